@@ -1,0 +1,1 @@
+"""What all stages must agree on: formats, metrics, sidecars, reports, errors. Layer 0 of the import law."""

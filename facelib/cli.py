@@ -1,0 +1,31 @@
+"""How every script ends: the error a user can mend, and the one place that prints it."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+
+class FaceError(Exception):
+    """Something the user can mend. One line: the rule, what was received, what to do next."""
+
+
+def run_cli(main: Callable[[], int]) -> None:
+    """Runs `main` and exits: 0-255 as it returns, 1 and one line for a `FaceError`, 130 for Ctrl-C.
+
+    A full disk is the user's to mend too, wherever it happens. Every other exception is our bug and
+    keeps its traceback.
+    """
+    try:
+        sys.exit(main())
+    except FaceError as error:
+        print(f"error: {' '.join(str(error).split(chr(10)))}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = f" while writing '{error.filename}'" if error.filename else ""
+        print(f"error: The disk is full{where} ({error.strerror}). Free some space and run the command again.", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,72 @@
+"""Files that are either whole or absent: atomic writes, hashes, and the checks every reader begins with."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facelib.cli import FaceError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; moves it into place on success, removes it on any failure."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FaceError(f"'{path.parent}' must be a folder to write '{path.name}' into. Received: a file.") from error
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        if error.filename in (None, str(part)):
+            error.filename = str(path)  # a full disk is reported with the name the user asked for
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes `data` to `path` atomically, making the folder when it is missing."""
+    with atomic_path(path) as part:
+        part.write_bytes(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes `value` to `path` as indented JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path, what: str) -> dict:
+    """Reads a JSON object. `what` names the file in errors, e.g. 'sidecar'."""
+    try:
+        value = json.loads(require_file(path, what).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FaceError(f"A {what} is a JSON object. '{path}' is not: {error}. Make it again.") from error
+    if not isinstance(value, dict):
+        raise FaceError(f"A {what} is a JSON object. '{path}' holds a {type(value).__name__}. Make it again.")
+    return value
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Returns `path` if it is a non-empty file. `what` names it in errors, e.g. 'frozen graph'."""
+    path = Path(path)
+    if path.is_dir():
+        raise FaceError(f"A {what} is a file. '{path}' is a folder: name a file in it.")
+    if not path.is_file():
+        raise FaceError(f"No {what} at '{path}'. Check the path.")
+    if path.stat().st_size == 0:
+        raise FaceError(f"The {what} '{path}' is empty (0 bytes). Make or copy it again.")
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
