@@ -1,0 +1,115 @@
+"""Which pairs of images make a verification set: balanced, without repeats, identities disjoint between folds."""
+
+import numpy as np
+
+from facelib.cli import FaceError
+
+
+def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Draws `num_pairs` verification pairs, half of them genuine, in `folds` blocks of equal size.
+
+    No identity stands in two blocks, so that an unshuffled KFold(folds) never tunes a threshold on a person
+    it is then tested on. No pair is drawn twice. Within a block the genuine pairs come first, as in LFW; they
+    are spread over the identities as evenly as their numbers of images allow. A function of its arguments.
+
+    Args:
+        labels: int [num_images], the identity of each image.
+        num_pairs: P, a positive multiple of 2 * folds. LFW has 6000.
+    Returns:
+        `(idx int64 [2P], is_same bool [P])`: pair k is of images `idx[2k]` and `idx[2k + 1]`.
+    Raises:
+        FaceError: if P is no such multiple, or the images do not suffice for P different pairs.
+    """
+    if num_pairs < 1 or num_pairs % (2 * folds):
+        raise FaceError(
+            f"The number of pairs must be a multiple of {2 * folds}: {folds} folds, half of each genuine. "
+            f"Received: {num_pairs}. Ask for {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
+        )
+    rng = np.random.default_rng([seed, 0x9A125])
+    groups = _images_by_identity(np.asarray(labels))
+    blocks = _split_identities(groups, folds, rng)
+    wanted = num_pairs // (2 * folds)
+    possible = min(min(_num_genuine(block), _num_impostor(block)) for block in blocks)
+    if wanted > possible:
+        raise FaceError(
+            f"{num_pairs} different pairs in {folds} folds without shared identities need more faces than "
+            f"{len(groups)} identities with {len(labels)} images give. "
+            + (
+                f"Ask for at most {possible * 2 * folds} pairs."
+                if possible
+                else "Add identities with 2 images or more."
+            )
+        )
+    idx, is_same = [], []
+    for block in blocks:
+        idx += [_genuine_pairs(block, wanted, rng), _impostor_pairs(block, wanted, rng)]
+        is_same += [np.ones(wanted, bool), np.zeros(wanted, bool)]
+    return np.concatenate(idx).reshape(-1).astype(np.int64), np.concatenate(is_same)
+
+
+def _images_by_identity(labels: np.ndarray) -> list[np.ndarray]:
+    """Image indices of each identity, in label order."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else []
+
+
+def _split_identities(groups: list[np.ndarray], folds: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """Deals the identities to `folds` blocks, largest first and to and fro, so that all blocks get like shares."""
+    shuffled = rng.permutation(len(groups))
+    order = shuffled[np.argsort([-len(groups[i]) for i in shuffled], kind="stable")] if len(groups) else shuffled
+    blocks: list[list[np.ndarray]] = [[] for _ in range(folds)]
+    for position, i in enumerate(order):
+        turn, seat = divmod(position, folds)
+        blocks[seat if turn % 2 == 0 else folds - 1 - seat].append(groups[i])
+    return blocks
+
+
+def _num_genuine(block: list[np.ndarray]) -> int:
+    return sum(len(group) * (len(group) - 1) // 2 for group in block)
+
+
+def _num_impostor(block: list[np.ndarray]) -> int:
+    sizes = [len(group) for group in block]
+    return (sum(sizes) ** 2 - sum(size * size for size in sizes)) // 2
+
+
+def _genuine_pairs(block: list[np.ndarray], wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """`wanted` different genuine pairs, int [wanted, 2]."""
+    capacity = np.array([len(group) * (len(group) - 1) // 2 for group in block])
+    pairs = []
+    for group, count in zip(block, _spread_evenly(capacity, wanted, rng), strict=True):
+        if count:
+            chosen = rng.choice(len(group) * (len(group) - 1) // 2, size=count, replace=False)
+            # Pair number t counts (1,0), (2,0), (2,1), (3,0), ...: row `high` starts at high * (high - 1) / 2.
+            high = np.floor((1 + np.sqrt(1 + 8.0 * chosen)) / 2).astype(np.int64)
+            high -= high * (high - 1) // 2 > chosen  # the square root may round up by one row
+            low = chosen - high * (high - 1) // 2
+            pairs.append(np.stack([group[low], group[high]], axis=1))
+    return rng.permutation(np.concatenate(pairs))
+
+
+def _spread_evenly(capacity: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Counts that sum to `wanted`, each at most its capacity, the smallest as large as they can be."""
+    counts = np.zeros_like(capacity)
+    while (missing := wanted - int(counts.sum())) > 0:
+        open_idx = np.flatnonzero(counts < capacity)
+        if missing < len(open_idx):
+            counts[rng.choice(open_idx, size=missing, replace=False)] += 1
+        else:
+            counts[open_idx] += np.minimum(capacity[open_idx] - counts[open_idx], missing // len(open_idx))
+    return counts
+
+
+def _impostor_pairs(block: list[np.ndarray], wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """`wanted` different impostor pairs, int [wanted, 2]; both identities of a pair are drawn uniformly."""
+    if _num_impostor(block) < 4 * wanted:  # drawing without repeats would crawl: number them all instead
+        images = np.concatenate(block)
+        owner = np.repeat(np.arange(len(block)), [len(group) for group in block])
+        left, right = np.nonzero(np.triu(owner[:, None] != owner[None, :]))
+        chosen = rng.choice(len(left), size=wanted, replace=False)
+        return np.stack([images[left[chosen]], images[right[chosen]]], axis=1)
+    seen: dict[tuple[int, int], None] = {}
+    while len(seen) < wanted:
+        first, second = sorted(rng.choice(len(block), size=2, replace=False))
+        seen[(int(rng.choice(block[first])), int(rng.choice(block[second])))] = None
+    return np.array(list(seen))
