@@ -1,0 +1,203 @@
+"""Opens the pickle inside a verification .bin without trusting it.
+
+A pickle is a program. Two gates stand before ours: every opcode must be one that a list of images needs, and every
+name it looks up becomes a stand-in of this file that checks its arguments. NumPy itself is never called, so nothing
+but lists, tuples, bytes, bools, ints and flat uint8 arrays (as their bytes) can come out, and no length that the file
+merely claims is ever allocated.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+
+OPCODES = frozenset(
+    # structure: numbers, containers, the memo
+    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 "
+    "EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
+    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "
+    # image bytes, as Python 2 (STRING), Python 3 and NumPy write them
+    "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 "
+    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    # names and calls: each name is a stand-in
+    "GLOBAL STACK_GLOBAL REDUCE BUILD".split()  # noqa: SIM905 - 47 quoted words are no easier to check
+)
+ITEM_BYTES = {"b1": 1, "u1": 1, "i1": 1, "i2": 2, "u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}
+
+
+class RefusedPickleError(pickle.UnpicklingError):
+    """The pickle asks for something that a list of images does not need."""
+
+
+def load_pickle(data: bytes) -> object:
+    """Returns what `data` (a whole pickle, any protocol) describes; uint8 arrays arrive as `bytes`.
+
+    Raises:
+        RefusedPickleError: it asks for anything but the types above.
+        Exception: nearly any kind, as the unpickler does on damaged data; the caller makes one message of them.
+    """
+    _check_opcodes(data)
+    return _materialise(_Unpickler(data).load())
+
+
+def _check_opcodes(data: bytes) -> None:
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if opcode.name not in OPCODES:
+            raise RefusedPickleError(f"opcode {opcode.name}")
+        # The C unpickler sizes its memo by the index it is told: honest writers number objects in order.
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
+            raise RefusedPickleError(f"memo index {int(argument)}")
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes):
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        self.encodable = len(data)
+
+    def encode(self, text, encoding="latin1") -> bytes:
+        """`_codecs.encode`: how Python 3 writes bytes for protocols below 3."""
+        if not isinstance(text, str) or _text(encoding) not in ("latin1", "latin-1"):
+            raise RefusedPickleError("_codecs.encode of something that is not bytes")
+        self.encodable -= len(text)
+        if self.encodable < 0:  # one long text, remembered and encoded a million times
+            raise RefusedPickleError("more bytes than the file has")
+        return text.encode("latin1")
+
+    def find_class(self, module: str, name: str) -> "_StandIn":
+        if (module, name) == ("_codecs", "encode"):
+            return _StandIn(self.encode)
+        stand_in = STAND_INS.get((module, name))
+        if stand_in is None:
+            raise RefusedPickleError(f"{module}.{name}")
+        return stand_in
+
+    def persistent_load(self, pid: object) -> None:
+        raise RefusedPickleError("a persistent id")
+
+
+class _StandIn:
+    """The callable that the pickle gets instead of the real one: no class and no state, so BUILD cannot change it."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call):
+        self._call = call
+
+    def __call__(self, *args):
+        return self._call(*args)
+
+    def __setstate__(self, state):
+        raise RefusedPickleError("BUILD on a name")
+
+
+class _Dtype:
+    """A one-word dtype: kind and width, e.g. 'u1'. Byte order comes with BUILD."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: str):
+        self.code, self.order = code, "little"
+
+    def __setstate__(self, state):
+        if not isinstance(state, tuple) or len(state) < 2 or _text(state[1]) not in ("|", "<", ">", "="):
+            raise RefusedPickleError("a dtype that is not a plain number")
+        self.order = "big" if _text(state[1]) == ">" else "little"
+
+
+class _Array:
+    """An array under construction: NumPy pickles first name the type, then BUILD it."""
+
+    __slots__ = ("dtype", "raw")
+
+    def __init__(self):
+        self.dtype, self.raw = None, b""
+
+    def __setstate__(self, state):
+        if not isinstance(state, tuple) or len(state) not in (4, 5):
+            raise RefusedPickleError("an array with a strange state")
+        shape, dtype, _, raw = state[-4:]
+        self.fill(raw, dtype, shape)
+
+    def fill(self, raw, dtype, shape):
+        if not isinstance(dtype, _Dtype) or dtype.code not in ("u1", "b1"):
+            raise RefusedPickleError("an array that is not of uint8 or bool")
+        if not isinstance(raw, bytes | bytearray) or not isinstance(shape, tuple) or not 1 <= len(shape) <= 2:
+            raise RefusedPickleError("an array that is not one row of bytes")
+        if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) != len(raw):
+            raise RefusedPickleError("an array whose shape disagrees with its bytes")
+        if len(shape) == 2 and 1 not in shape:  # older cv2.imencode gives [n, 1]
+            raise RefusedPickleError("an array that is not one row of bytes")
+        self.dtype, self.raw = dtype, raw
+
+
+def _text(value: object) -> object:
+    return value.decode("ascii") if isinstance(value, bytes) else value  # Python 2 writes its words as byte strings
+
+
+def _make_dtype(code, *flags) -> _Dtype:
+    code = _text(code)
+    if not isinstance(code, str) or code.lstrip("<>|=") not in ITEM_BYTES:
+        raise RefusedPickleError(f"dtype {str(code)[:20]!r}")
+    return _Dtype(code.lstrip("<>|="))
+
+
+def _reconstruct(kind, shape, code) -> _Array:
+    if kind is not NDARRAY:
+        raise RefusedPickleError("an array of a foreign type")
+    return _Array()
+
+
+def _from_buffer(raw, dtype, shape, order, *axes) -> _Array:
+    array = _Array()
+    array.fill(raw, dtype, shape)
+    return array
+
+
+def _scalar(dtype, raw) -> bool | int:
+    if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes) or len(raw) != ITEM_BYTES[dtype.code]:
+        raise RefusedPickleError("a NumPy scalar that is not a bool or an int")
+    value = int.from_bytes(raw, dtype.order, signed=dtype.code[0] == "i")
+    return value != 0 if dtype.code == "b1" else value
+
+
+def _empty_bytes(*args) -> bytes:
+    if args:
+        raise RefusedPickleError("a call of bytes")
+    return b""  # how Python 3 writes b"" for protocols below 3
+
+
+def _refuse_call(*args):
+    raise RefusedPickleError("a call of numpy.ndarray")
+
+
+NDARRAY = _StandIn(_refuse_call)
+STAND_INS = {
+    ("numpy", "ndarray"): NDARRAY,
+    ("numpy", "dtype"): _StandIn(_make_dtype),
+    ("builtins", "bytes"): _StandIn(_empty_bytes),
+    ("__builtin__", "bytes"): _StandIn(_empty_bytes),
+}
+for _package in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
+    STAND_INS[_package + ".multiarray", "_reconstruct"] = _StandIn(_reconstruct)
+    STAND_INS[_package + ".multiarray", "scalar"] = _StandIn(_scalar)
+    STAND_INS[_package + ".numeric", "_frombuffer"] = _StandIn(_from_buffer)
+
+
+def _materialise(value: object) -> object:
+    """Turns arrays into their content in the two levels a .bin has: a pair of lists."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return value
+    made = {}  # by identity: content that the pickle names many times is made once
+    return [
+        [_leaf(leaf, made) for leaf in part] if isinstance(part, list | tuple) else _leaf(part, made) for part in value
+    ]
+
+
+def _leaf(value: object, made: dict) -> object:
+    code, raw = (value.dtype and value.dtype.code, value.raw) if isinstance(value, _Array) else ("u1", value)
+    if not isinstance(raw, bytes | bytearray) or code is None:
+        return value
+    key = (id(raw), code)
+    if key not in made:
+        made[key] = bytes(raw) if code == "u1" else [byte != 0 for byte in raw]
+    return made[key]

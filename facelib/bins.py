@@ -1,0 +1,210 @@
+"""Verification sets: `.bin` files of image pairs, as the whole field exchanges them.
+
+A `.bin` is a pickle of `(images, is_same)`: 2N encoded images (JPEG or PNG), N truth values; pair k is images 2k and
+2k + 1. Pairs lie fold by fold, so the order matters.
+"""
+
+import os
+import pickle
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from facelib.bin_pickle import RefusedPickleError, load_pickle
+from facelib.cli import FaceError
+from facelib.files import require_file, write_bytes
+
+IMAGE_SIZE = (112, 112)  # height, width in pixels
+MAX_BIN_BYTES = 2 * 2**30  # a .bin is read whole; the largest public one has 0.1 GiB
+MAKE_HINT = "Make one from folders of faces: python make_bin.py FOLDERS OUT.bin"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One verification set.
+
+    images: 2N encoded images.   is_same: bool [N], pair k = images 2k and 2k + 1.   name: for tables, e.g. 'lfw'.
+    path: where it came from, for messages.
+    """
+
+    images: list[bytes]
+    is_same: np.ndarray
+    name: str
+    path: str = ""
+
+    def __len__(self) -> int:
+        return len(self.is_same)
+
+
+def load_bin(path: Path) -> Pairs:
+    """Reads a verification set, every variant of the format, and runs nothing that the file may contain.
+
+    Images come as `bytes`, as uint8 arrays of NumPy 1 or 2, or as Python 2 strings; truth values as bools, NumPy bools
+    or ints 0 and 1. Images are not decoded here; see `decode_images`.
+
+    Raises:
+        FaceError: not such a file, damaged, empty, or one that asks to call something.
+    """
+    path = require_file(path, "verification set")
+    if path.stat().st_size > MAX_BIN_BYTES:
+        raise FaceError(f"A verification set has at most {MAX_BIN_BYTES:,} bytes. '{path}': {path.stat().st_size:,}.")
+    try:
+        content = load_pickle(path.read_bytes())
+    except RefusedPickleError as error:
+        raise FaceError(
+            f"'{path}' is not a plain list of images: its pickle asks for {error}. Nothing of it was run. "
+            f"Do not use this file. {MAKE_HINT}"
+        ) from error
+    except Exception as error:  # the unpickler raises nearly any type on damaged bytes
+        reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:160]
+        raise FaceError(f"'{path}' is damaged or no verification set ({reason}). Copy it again. {MAKE_HINT}") from error
+    images, is_same = _split_content(content, path)
+    return Pairs(images, is_same, path.stem, str(path))
+
+
+def write_bin(path: Path, images: Sequence[bytes], is_same: Sequence[bool]) -> None:
+    """Writes a verification set atomically, as `bytes` and bools: older tools read it too."""
+    if len(images) != 2 * len(is_same) or len(is_same) == 0:
+        raise FaceError(
+            f"A verification set has two images a pair and at least one pair. "
+            f"Received: {len(images)} images, {len(is_same)} pairs."
+        )
+    content = ([bytes(image) for image in images], [bool(value) for value in is_same])
+    write_bytes(path, pickle.dumps(content, protocol=4))
+
+
+def find_bins(valid: Path) -> list[Path]:
+    """The verification sets that `valid` names: a `.bin` itself, or all `*.bin` of a folder, sorted by name."""
+    valid = Path(valid)
+    if not valid.is_dir():
+        if not valid.exists():
+            raise FaceError(f"No verification set at '{valid}': name a .bin or a folder of them. {MAKE_HINT}")
+        return [require_file(valid, "verification set")]
+    paths = sorted(path for path in valid.glob("*.bin") if path.is_file())
+    if not paths:
+        raise FaceError(f"No .bin in the folder '{valid}'. {MAKE_HINT}")
+    return paths
+
+
+def decode_images(
+    images: Sequence[bytes],
+    size: tuple[int, int] = IMAGE_SIZE,
+    *,
+    source: str = "",
+    records: Sequence[int] | None = None,
+    num_threads: int | None = None,
+) -> np.ndarray:
+    """Decodes JPEG or PNG images to uint8 `[N, H, W, 3]`, RGB, on several threads.
+
+    Args:
+        size: (height, width) in pixels that every image must have.
+        source, records: the file and the record indices (default 0..N-1), for messages.
+        num_threads: default: one a core.
+
+    Raises:
+        FaceError: an image that is truncated, unreadable or of another size, named by file and record.
+    """
+    pixels = np.empty((len(images), *size, 3), np.uint8)
+    records = range(len(images)) if records is None else records
+
+    def decode(start: int) -> None:
+        for i in range(start, min(start + 64, len(images))):
+            pixels[i] = _decode_one(images[i], size, f"Record {records[i]} of '{source}'" if source else f"Image {i}")
+
+    num_threads = num_threads or os.cpu_count() or 1
+    if num_threads == 1 or len(images) <= 64:
+        for start in range(0, len(images), 64):
+            decode(start)
+    else:
+        with ThreadPoolExecutor(num_threads) as pool:
+            list(pool.map(decode, range(0, len(images), 64)))
+    return pixels
+
+
+def stream_images(
+    images: Sequence[bytes], chunk: int, size: tuple[int, int] = IMAGE_SIZE, **names
+) -> Iterator[np.ndarray]:
+    """Yields `decode_images` of `chunk` images at a time, the next chunk being decoded while one is in use."""
+    records = names.pop("records", None) or range(len(images))
+    starts = range(0, len(images), chunk)
+    decode = partial(decode_images, size=size, **names)
+    with ThreadPoolExecutor(1) as pool:
+        ahead = None
+        for start in starts:
+            job = pool.submit(decode, images[start : start + chunk], records=records[start : start + chunk])
+            if ahead is not None:
+                yield ahead.result()
+            ahead = job
+        if ahead is not None:
+            yield ahead.result()
+
+
+def _split_content(content: object, path: Path) -> tuple[list[bytes], np.ndarray]:
+    if not isinstance(content, list) or len(content) != 2 or not all(isinstance(part, list) for part in content):
+        raise FaceError(f"A verification set is a pair (images, is_same). '{path}' holds something else. {MAKE_HINT}")
+    images, truth = content
+    if not images:
+        raise FaceError(f"'{path}' has no images. {MAKE_HINT}")
+    if len(images) % 2 or len(images) != 2 * len(truth):
+        raise FaceError(
+            f"A verification set has two images a pair. '{path}' has {len(images)} images for {len(truth)} pairs. "
+            f"Copy it again. {MAKE_HINT}"
+        )
+    for i, image in enumerate(images):
+        if type(image) is not bytes:
+            raise FaceError(f"Images are bytes or uint8 arrays. Record {i} of '{path}' is a {type(image).__name__}.")
+    for k, value in enumerate(truth):
+        if type(value) not in (bool, int) or value not in (0, 1):
+            raise FaceError(f"Pairs are marked True or False. Pair {k} of '{path}' is marked {str(value)[:40]!r}.")
+    return images, np.array(truth, dtype=bool)
+
+
+def _decode_one(data: bytes, size: tuple[int, int], what: str) -> np.ndarray:
+    """One image as uint8 [H, W, 3], RGB. `what` names it in errors."""
+    if not data:
+        raise FaceError(f"{what} is empty (0 bytes). Make the file again.")
+    claimed = _claimed_size(data)
+    if claimed is not None and claimed != size:  # before decoding: 1 MB of PNG can claim a gigabyte of pixels
+        raise FaceError(_size_message(what, claimed, size))
+    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < 0:  # the decoder would fill the rest with gray
+        raise FaceError(f"{what} is a truncated JPEG ({len(data)} bytes, no end marker). Make the file again.")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise FaceError(f"{what} is not a readable JPEG or PNG ({len(data)} bytes). Make the file again.")
+    if image.shape[:2] != size:
+        raise FaceError(_size_message(what, image.shape[:2], size))
+    return image
+
+
+def _size_message(what: str, received: tuple[int, int], size: tuple[int, int]) -> str:
+    return (
+        f"Faces are {size[0]}x{size[1]} pixels. {what} has {received[0]}x{received[1]}. "
+        f"Align and crop the photos first: python align_faces.py PHOTOS OUT"
+    )
+
+
+def _claimed_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) by the header of a JPEG or PNG; None when it has none that can be read."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return height, width
+    position = 2
+    while data[:2] == b"\xff\xd8" and position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start-of-frame segment
+            return struct.unpack(">HH", data[position + 5 : position + 9])
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None
