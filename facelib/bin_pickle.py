@@ -11,17 +11,17 @@ import math
 import pickle
 import pickletools
 
-OPCODES = frozenset(
-    # structure: numbers, containers, the memo
-    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 "
-    "EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
-    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "
-    # image bytes, as Python 2 (STRING), Python 3 and NumPy write them
-    "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 "
-    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    # names and calls: each name is a stand-in
-    "GLOBAL STACK_GLOBAL REDUCE BUILD".split()  # noqa: SIM905 - 47 quoted words are no easier to check
-)
+# Structure (numbers, containers, the memo), image bytes as Python 2 (STRING), Python 3 and NumPy write them, and
+# names with their calls, each of which is a stand-in.
+OPCODE_NAMES = """
+    PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1
+    EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
+    STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+    UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+OPCODES = frozenset(OPCODE_NAMES.split())
 ITEM_BYTES = {"b1": 1, "u1": 1, "i1": 1, "i2": 2, "u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}
 
 
@@ -188,9 +188,11 @@ def _materialise(value: object) -> object:
     if not isinstance(value, list | tuple) or len(value) != 2:
         return value
     made = {}  # by identity: content that the pickle names many times is made once
-    return [
-        [_leaf(leaf, made) for leaf in part] if isinstance(part, list | tuple) else _leaf(part, made) for part in value
-    ]
+    return [_list(part, made) if isinstance(part, list | tuple) else _leaf(part, made) for part in value]
+
+
+def _list(value: list | tuple, made: dict) -> list:
+    return [_leaf(part, made) for part in value]
 
 
 def _leaf(value: object, made: dict) -> object:

@@ -1,0 +1,187 @@
+"""Sidecars: `X.json` beside every artefact `X`, saying what it eats, what it gives, and what it was made from.
+
+The hash in it is the contract: an artefact that was changed after its sidecar is refused.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from facelib.cli import FaceError
+from facelib.files import read_json, require_file, sha256_of, write_json
+
+# Landmarks of the 112x112 crop, pixels (x, y): left eye, right eye, nose, left and right mouth corner.
+# Source: InsightFace, python-package/insightface/utils/face_align.py.
+TEMPLATE_112 = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
+PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "onnx", "onnxruntime")
+IO_CHOICES = {"layout": ("nhwc", "nchw"), "colour": ("rgb", "bgr"), "pixels": ("raw", "pm1", "imagenet")}
+
+
+@dataclass(frozen=True)
+class Io:
+    """How to feed an artefact.
+
+    input, output: tensor names.   dtype: 'float32' or 'uint8', what the input takes.   layout: 'nhwc' | 'nchw'.
+    colour: 'rgb' | 'bgr'.   pixels: 'raw' 0..255 | 'pm1' (x - 127.5) / 128 | 'imagenet' (x / 255 - mean) / std.
+    size: (height, width) in pixels.   embedding_size: D, 0 when not known.
+    """
+
+    input: str = "input_1"
+    output: str = "embeddings"
+    dtype: str = "float32"
+    layout: str = "nhwc"
+    colour: str = "rgb"
+    pixels: str = "raw"
+    size: tuple[int, int] = (112, 112)
+    embedding_size: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The `io` object of a sidecar."""
+        return {**self.__dict__, "size": list(self.size)}
+
+    @classmethod
+    def from_dict(cls, value: dict, where: str) -> "Io":
+        """Reads the `io` object of a sidecar. `where` names the file in errors."""
+        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        size = known.get("size", [112, 112])
+        if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+            raise FaceError(
+                f"The sidecar '{where}' says io.size={size!r}; it is [height, width]. Make the artefact again."
+            )
+        for name, choices in IO_CHOICES.items():
+            if known.get(name, choices[0]) not in choices:
+                raise FaceError(
+                    f"The sidecar '{where}' says io.{name}={known[name]!r}; it is one of {', '.join(choices)}. "
+                    f"Make the artefact again."
+                )
+        return cls(**{**known, "size": tuple(size)})
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a sidecar says. `path`: the JSON file.   `rest`: all its keys as they stand, extra ones included."""
+
+    path: Path
+    kind: str
+    sha256: str
+    io: Io
+    licence: str | None = None
+    training_data: Any = None
+    rest: dict = field(default_factory=dict)
+
+
+def sidecar_path(artefact: Path) -> Path:
+    """`X` -> `X.json`."""
+    artefact = Path(artefact)
+    return artefact.with_name(artefact.name + ".json")
+
+
+def write_sidecar(
+    artefact: Path,
+    *,
+    kind: str,
+    made_from: Path | None,
+    io: Io | dict,
+    licence: str | None = None,
+    training_data: Any = None,
+    **extra: Any,
+) -> Path:
+    """Writes `X.json` for the finished artefact `X`, atomically; returns its path.
+
+    Args:
+        kind: e.g. 'h5', 'frozen_pb', 'optimized_pb', 'tflite_int8', 'onnx'.
+        made_from: the parent artefact; its hash is recorded, and its licence and training data are inherited unless
+            given here.
+        io: how to feed it; see `Io`.
+        extra: more keys, JSON values, e.g. `calibration={...}`.
+    """
+    artefact = require_file(artefact, f"{kind} artefact")
+    parent = read_sidecar(made_from) if made_from is not None else None
+    value = {
+        "kind": kind,
+        "sha256": sha256_of(artefact),
+        "made_from": _describe_parent(Path(made_from), artefact) if made_from is not None else None,
+        "made_by": {"argv": _tidy_argv(), "git_commit": git_commit(), "versions": package_versions()},
+        "io": io.as_dict() if isinstance(io, Io) else Io.from_dict(io, str(sidecar_path(artefact))).as_dict(),
+        "template": [list(point) for point in TEMPLATE_112],
+        "licence": licence if licence is not None else (parent.licence if parent else None),
+        "training_data": training_data if training_data is not None else (parent.training_data if parent else None),
+        **extra,
+    }
+    write_json(sidecar_path(artefact), value)
+    return sidecar_path(artefact)
+
+
+def read_sidecar(artefact: Path) -> Sidecar | None:
+    """The sidecar of `artefact`, or None when it has none. Does not look at the artefact itself."""
+    path = sidecar_path(artefact)
+    if not path.is_file():
+        return None
+    value = read_json(path, "sidecar")
+    sha256, io = value.get("sha256"), value.get("io")
+    if not isinstance(sha256, str) or not isinstance(io, dict):
+        raise FaceError(f"A sidecar has 'sha256' and 'io'. '{path}' has not: remove it, or make '{artefact}' again.")
+    return Sidecar(
+        path, str(value.get("kind")), sha256, Io.from_dict(io, str(path)),
+        value.get("licence"), value.get("training_data"), value,
+    )  # fmt: skip
+
+
+def check_sidecar(artefact: Path) -> Sidecar | None:
+    """As `read_sidecar`, and refuses an artefact that is not the one its sidecar was written for."""
+    artefact = require_file(artefact, "model")
+    sidecar = read_sidecar(artefact)
+    if sidecar is not None and sha256_of(artefact) != sidecar.sha256:
+        raise FaceError(
+            f"'{artefact}' was changed after its sidecar '{sidecar.path.name}' was written (SHA-256 disagrees). "
+            f"Make it again, or remove the sidecar and say by flags how to feed it."
+        )
+    return sidecar
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, with '+changes' when files differ from it; None outside git."""
+    root = Path(__file__).resolve().parent.parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return commit + ("+changes" if ask("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape an artefact, those that are installed."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def portable_path(path: Path, start: Path) -> str:
+    """`path` relative to the folder `start`; its bare name when that would climb out of more than two folders."""
+    relative = os.path.relpath(Path(path).resolve(), Path(start).resolve())
+    return Path(path).name if relative.startswith(os.path.join("..", "..", "..")) else Path(relative).as_posix()
+
+
+def _describe_parent(parent: Path, artefact: Path) -> dict[str, Any]:
+    parent = require_file(parent, "parent artefact")
+    return {"path": portable_path(parent, artefact.parent), "sha256": sha256_of(parent)}
+
+
+def _tidy_argv() -> list[str]:
+    """The command, its script by name alone and absolute paths by their name: a sidecar travels."""
+    return [Path(word).name if i == 0 or os.path.isabs(word) else word for i, word in enumerate(sys.argv)]
