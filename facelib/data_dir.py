@@ -1,0 +1,237 @@
+"""The data directory: sharded TFRecords, an index of every record, and meta.json. Also opens older TFRecords.
+
+    meta.json                            counts, class names, image size, source, shard hashes; written last
+    index.npy                            INDEX_DTYPE [N], sorted by (shard, offset); opened as a memory map
+    train-00000-of-000NN.tfrecord        features image_raw (JPEG or PNG bytes as they came) and label (int64)
+
+The index costs 18 bytes a record, and none of it is resident until it is touched.
+"""
+
+import hashlib
+import os
+import threading
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from facelib import tfrecord_layouts
+from facelib.cli import FaceError
+from facelib.files import read_json, require_file
+from facelib.tfrecord import FRAME_BYTES, BadRecord, decode_example, decode_image_example, open_frame
+
+FORMAT_VERSION = 1
+META, INDEX = "meta.json", "index.npy"
+INDEX_DTYPE = np.dtype([("shard", "<u2"), ("offset", "<u4"), ("length", "<u4"), ("label", "<i8")])
+MAX_SHARD_BYTES = 2**32 - 1  # offset is a uint32
+_MAX_OPEN_FILES = 512  # below the usual limit of 1024 a process
+
+Image = bytes | np.ndarray
+
+
+class Records:
+    """Labelled face images that can be read in any order, from any thread.
+
+    Attributes:
+        path: what was opened.      index: INDEX_DTYPE [N], read-only.      labels: int64 [N], 0 .. num_classes-1.
+        num_classes, class_names: identities; names are folder names or the ids of the source.
+        files: the record files.    is_data_dir: False for the TFRecords of older systems.
+        meta: meta.json of a data directory, else {}.
+    """
+
+    def __init__(
+        self, path, files, index, class_names, *, meta=None, bases=None, parts=None, layout=None, label_ids=None
+    ):
+        """`parts[shard]` is the file of a shard and `bases[shard]` its first byte there: files above 4 GiB are several
+        shards. `layout` and `label_ids` (stored label of each class) are given for older TFRecords only."""
+        self.path, self.files, self.index, self.class_names = path, files, index, class_names
+        self.meta = meta or {}
+        self.labels = index["label"]
+        self.num_classes = len(class_names)
+        self.is_data_dir = layout is None
+        self._parts = parts if parts is not None else list(range(len(files)))
+        self._bases = bases if bases is not None else [0] * len(files)
+        self._layout, self._label_ids = layout, label_ids
+        self._handles: list[int | None] = [None] * len(files)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, i: int) -> tuple[Image, int]:
+        """Record `i`: (JPEG or PNG bytes, or uint8 [H, W, 3] RGB where the file holds raw pixels; label).
+
+        Both checksums, the length and the label are verified against the index.
+
+        Raises:
+            FaceError: any disagreement. Names the shard and the record.
+        """
+        shard, offset, length, label = self.index[i].item()
+        data = self._pread(self._parts[shard], length + FRAME_BYTES, self._bases[shard] + offset)
+        try:
+            return self._decode(open_frame(data, length), label, shard), label
+        except BadRecord as error:
+            raise self._damaged(i, error) from error
+
+    def read_block(self, start: int, stop: int) -> list[tuple[Image, int]]:
+        """Records `start` to `stop`, read in sequence: one system call for each contiguous run within a shard."""
+        rows = self.index[start:stop]
+        shards, offsets = rows["shard"], rows["offset"].astype(np.int64)
+        ends = offsets + rows["length"] + FRAME_BYTES
+        is_cut = (shards[1:] != shards[:-1]) | (offsets[1:] != ends[:-1])
+        cuts = [0, *(np.flatnonzero(is_cut) + 1).tolist(), len(rows)]
+        records = []
+        for first, last in pairwise(cuts):
+            if first == last:
+                continue
+            shard, origin = int(shards[first]), int(offsets[first])
+            data = self._pread(self._parts[shard], int(ends[last - 1]) - origin, self._bases[shard] + origin)
+            view = memoryview(data)
+            for k, (_, offset, length, label) in enumerate(rows[first:last].tolist(), start + first):
+                at = offset - origin
+                try:
+                    payload = open_frame(view[at : at + length + FRAME_BYTES], length)
+                    records.append((self._decode(payload, label, shard), label))
+                except BadRecord as error:
+                    raise self._damaged(k, error) from error
+        return records
+
+    def describe(self, i: int) -> str:
+        """Where record `i` lies, for messages: 'train-00003-of-00008.tfrecord record 17 (offset 81920)'."""
+        i = range(len(self.index))[i]
+        shard = int(self.index["shard"][i])
+        part = self._parts[shard]
+        first = int(np.searchsorted(self.index["shard"], self._parts.index(part)))
+        return (
+            f"{self.files[part].name} record {i - first} (offset {self._bases[shard] + int(self.index['offset'][i])})"
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the index and the files' names and sizes, as 64 hex digits: the same data, in the same order."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.index).view(np.uint8))
+        for file in self.files:
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+    def _decode(self, payload: memoryview, label: int, shard: int) -> Image:
+        image = decode_image_example(payload, label)
+        if image is not None and (self._layout is None or (self._label_ids is None and image[:2] == b"\xff\xd8")):
+            return image
+        features = decode_example(payload)
+        layout = self._layout or tfrecord_layouts.LAYOUTS[0]
+        if layout.label_key is not None:
+            stored = tfrecord_layouts.read_label(layout, features)
+            expected = label if self._label_ids is None else int(self._label_ids[label])
+            if stored != expected:
+                raise BadRecord(f"its label is {stored} where the index says {expected}")
+        return tfrecord_layouts.read_image(layout, features, self.files[self._parts[shard]].parent)
+
+    def _damaged(self, i: int, error: BadRecord) -> FaceError:
+        advice = "Run prepare_data.py again, or copy the files again." if self.is_data_dir else "Make or copy it again."
+        return FaceError(f"Index and record must agree. '{self.path}', {self.describe(i)}: {error}. {advice}")
+
+    def _pread(self, file: int, size: int, offset: int) -> bytes:
+        handle = self._handles[file]
+        if handle is None:
+            handle = self._open(file)
+            if file >= _MAX_OPEN_FILES:
+                try:
+                    return _pread_all(handle, size, offset)
+                finally:
+                    os.close(handle)
+        return _pread_all(handle, size, offset)
+
+    def _open(self, file: int) -> int:
+        with self._lock:
+            if self._handles[file] is not None:
+                return self._handles[file]
+            try:
+                handle = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise FaceError(f"Record file '{self.files[file]}' cannot be opened: {error.strerror}.") from error
+            if file < _MAX_OPEN_FILES:
+                self._handles[file] = handle
+            return handle
+
+    def __del__(self):
+        for handle in getattr(self, "_handles", ()):
+            if handle is not None:
+                os.close(handle)
+
+
+def _pread_all(handle: int, size: int, offset: int) -> bytes:
+    """`size` bytes, or fewer at the end of the file. One system call, unless it is interrupted or above 2 GiB."""
+    data = os.pread(handle, size, offset)
+    if len(data) == size or not data:
+        return data
+    pieces = [data]
+    got = len(data)
+    while got < size and (data := os.pread(handle, size - got, offset + got)):
+        pieces.append(data)
+        got += len(data)
+    return b"".join(pieces)
+
+
+def shard_name(shard: int, num_shards: int) -> str:
+    """The file name of a shard."""
+    return f"train-{shard:05d}-of-{num_shards:05d}.tfrecord"
+
+
+def is_data_dir(path: Path) -> bool:
+    """Whether `path` is a finished data directory."""
+    return (Path(path) / META).is_file()
+
+
+def open_records(path: Path) -> Records:
+    """Opens a data directory, an older TFRecord file, a folder of them, or the index text file of a TFace set.
+
+    A data directory opens at once. Older TFRecords have no index, so every record is walked: about 100,000 a second.
+
+    Raises:
+        FaceError: nothing there, cut short, or sizes and hashes that disagree with meta.json.
+    """
+    path = Path(path)
+    if is_data_dir(path):
+        return _open_data_dir(path)
+    if not path.exists():
+        raise FaceError(f"No training data at '{path}'. Make them with: python prepare_data.py SOURCE {path}")
+    from facelib.older_tfrecords import open_older  # only older data pay for it
+
+    return open_older(path)
+
+
+def _open_data_dir(path: Path) -> Records:
+    meta = read_json(path / META, "data directory's meta.json")
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise FaceError(
+            f"This MobileArc reads data directories of version {FORMAT_VERSION}. '{path}' has version "
+            f"{meta.get('format_version')}. Run prepare_data.py again."
+        )
+    again = "Run prepare_data.py again, or copy the directory again."
+    try:
+        shards = [(str(s["name"]), int(s["bytes"])) for s in meta["shards"]]
+        names, count, sha = list(map(str, meta["class_names"])), int(meta["num_images"]), meta["index"]["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FaceError(f"'{path / META}' lacks what a data directory needs ({error!r}). {again}") from error
+    for name, size in shards:
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            received = "It is missing" if found is None else f"It has {found}"
+            raise FaceError(f"Shard '{file}' must have {size} bytes, as meta.json says. {received}. {again}")
+    index = _open_index(path / INDEX, again)
+    if len(index) != count or hashlib.sha256(index.view(np.uint8)).hexdigest() != sha:
+        raise FaceError(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
+    return Records(path, [path / name for name, _ in shards], index, names, meta=meta)
+
+
+def _open_index(path: Path, again: str) -> np.ndarray:
+    try:
+        index = np.load(require_file(path, "index of a data directory"), mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise FaceError(f"'{path}' is no index of a data directory: {error}. {again}") from error
+    if index.dtype != INDEX_DTYPE or index.ndim != 1:
+        raise FaceError(f"'{path}' is no index of a data directory: it holds {index.dtype}. {again}")
+    return index.view(np.ndarray)

@@ -1,0 +1,166 @@
+"""Opens the TFRecords of older systems (tfrecord_layouts.py) as `Records`: one walk finds places and labels."""
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from facelib import tfrecord_layouts
+from facelib.cli import FaceError
+from facelib.data_dir import INDEX_DTYPE, MAX_SHARD_BYTES, Records
+from facelib.files import require_file
+from facelib.tfrecord import FRAME_BYTES, BadRecord, decode_example, map_file, scan
+from facelib.tfrecord_layouts import Layout
+
+SUFFIXES = (".tfrecord", ".tfrecords", ".tfr")
+
+
+def list_tfrecords(folder: Path) -> list[Path]:
+    """The TFRecord files of a folder, in name order."""
+    return sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
+
+
+def open_older(path: Path) -> Records:
+    """Opens a TFRecord file, a folder of them, or a TFace index text file (`name \\t shard \\t offset \\t label`).
+
+    Labels become 0 .. C-1 in the order of the stored ones, whose values become the class names.
+    """
+    if path.is_file() and path.suffix == ".txt":
+        return _open_tface(path)
+    files = list_tfrecords(path) if path.is_dir() else [require_file(path, "TFRecord file")]
+    if not files:
+        raise FaceError(
+            f"No data directory and no TFRecord file ({', '.join(SUFFIXES)}) in '{path}'. "
+            "Make a data directory with: python prepare_data.py SOURCE OUT"
+        )
+    layout = None
+    columns: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+    for k, file in enumerate(files):
+        layout, offsets, lengths, labels = _scan_file(file, layout)
+        columns.append((k, offsets, lengths, labels))
+    if layout is None or not sum(len(column[1]) for column in columns):
+        raise FaceError(f"'{path}' holds no image records. Make or copy it again.")
+    if layout.label_key is None:
+        return _find_tface_index(path, files)
+    return _build(path, files, columns, layout)
+
+
+def _scan_file(file: Path, layout: Layout | None) -> tuple[Layout | None, np.ndarray, np.ndarray, np.ndarray]:
+    offsets, lengths = scan(file)
+    keep, labels = np.ones(len(offsets), bool), array("q")
+    with map_file(file) as data:
+        view = memoryview(data)
+        try:
+            for i, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
+                features = decode_example(view[offset + 12 : offset + 12 + length])
+                if tfrecord_layouts.is_header(features):
+                    keep[i] = False
+                    continue
+                layout = layout or tfrecord_layouts.find_layout(features)
+                if layout.label_key is None:
+                    break  # labels come from the TFace index
+                labels.append(tfrecord_layouts.read_label(layout, features))
+        except BadRecord as error:
+            raise FaceError(
+                f"Every record is a tf.train.Example with an image and a label. '{file}' record {i} (offset {offset}): "
+                f"{error}. Make or copy it again."
+            ) from error
+        finally:
+            features = None  # its memoryviews would keep the map open
+            view.release()
+    return layout, offsets[keep], lengths[keep], np.frombuffer(labels, np.int64)
+
+
+def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
+    """Joins (file number, offsets, lengths, stored labels) into one index. Files above 4 GiB become several shards."""
+    bases, parts, rows = [], [], []
+    for file, offsets, lengths, labels in columns:
+        order = np.argsort(offsets, kind="stable")
+        offsets, lengths, labels = offsets[order], lengths[order], labels[order]
+        start = 0
+        while start < len(offsets):
+            base = int(offsets[start])
+            stop = int(np.searchsorted(offsets + lengths + FRAME_BYTES, base + MAX_SHARD_BYTES, side="right"))
+            part = np.empty(stop - start, INDEX_DTYPE)
+            part["shard"], part["offset"] = len(bases), offsets[start:stop] - base
+            part["length"], part["label"] = lengths[start:stop], labels[start:stop]
+            rows.append(part)
+            bases.append(base)
+            parts.append(file)
+            start = stop
+    index = np.concatenate(rows)
+    ids, contiguous = np.unique(index["label"], return_inverse=True)
+    if ids[0] < 0:
+        where = int(np.argmin(index["label"]))
+        raise FaceError(f"Labels count from 0. '{path}' record {where} has label {ids[0]}. Make the file again.")
+    index["label"] = contiguous
+    index.flags.writeable = False
+    has_gaps = ids[-1] != len(ids) - 1
+    label_ids = ids if has_gaps else None
+    names = [str(label) for label in ids.tolist()]
+    return Records(path, files, index, names, bases=bases, parts=parts, layout=layout, label_ids=label_ids)
+
+
+# -------------------------------------------------------------------------------------------- TFace
+
+
+def _find_tface_index(path: Path, files: list[Path]) -> Records:
+    name = files[0].name.rsplit("-", 1)[0]
+    folder = files[0].parent
+    for candidate in (folder / f"{name}.txt", folder.parent / f"{name}.txt"):
+        if candidate.is_file():
+            return _open_tface(candidate)
+    raise FaceError(
+        f"'{path}' has images without labels, as TFace writes them. Give its index text file instead of it "
+        f"(lines 'name TAB shard TAB offset TAB label'), usually {name}.txt."
+    )
+
+
+def _open_tface(path: Path) -> Records:
+    names, shards, offsets, labels = [], array("q"), array("q"), array("q")
+    ids: dict[str, int] = {}
+    with open(require_file(path, "TFace index"), encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.rstrip("\r\n").split("\t")
+            try:
+                name, shard, offset, label = fields
+                shards.append(int(shard))
+                offsets.append(int(offset))
+                labels.append(int(label))
+            except ValueError as error:
+                raise FaceError(
+                    f"A TFace index has lines of 'name TAB shard TAB offset TAB label'. '{path}' line {number}: "
+                    f"{line.strip()[:80]!r}. Make it with TFace's convert_new_index.py."
+                ) from error
+            names.append(ids.setdefault(name, len(ids)))
+    if not names:
+        raise FaceError(f"'{path}' has no lines. Make it with TFace's convert_new_index.py.")
+    table = np.stack([np.array(names), np.frombuffer(shards, np.int64)], 1)
+    pairs, which = np.unique(table, axis=0, return_inverse=True)
+    offsets, labels = np.frombuffer(offsets, np.int64), np.frombuffer(labels, np.int64)
+    files = [_tface_shard(path, list(ids)[name], shard) for name, shard in pairs.tolist()]
+    columns = []
+    for k, file in enumerate(files):
+        mine = which.reshape(-1) == k
+        starts, lengths = scan(file)
+        place = np.searchsorted(starts, offsets[mine])
+        is_there = place < len(starts)
+        is_there[is_there] = starts[place[is_there]] == offsets[mine][is_there]
+        if not is_there.all():
+            offset = int(offsets[mine][~is_there][0])
+            raise FaceError(
+                f"'{path}' names offset {offset} of '{file.name}', where no record begins. Make the index again."
+            )
+        columns.append((k, offsets[mine], lengths[place], labels[mine]))
+    return _build(path, files, columns, tfrecord_layouts.LAYOUTS[-1])
+
+
+def _tface_shard(path: Path, name: str, shard: int) -> Path:
+    file = f"{name}-{shard:05d}.tfrecord"
+    places = [path.parent / name / file, path.parent / file, path.parent.parent / name / file]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FaceError(
+        f"'{path}' names the shard '{file}', which is not beside it. Looked for: {', '.join(map(str, places))}."
+    )

@@ -1,0 +1,280 @@
+"""TFRecord files and tf.train.Example messages as bytes, without TensorFlow.
+
+A TFRecord frame is `uint64 length | uint32 crc(length) | payload | uint32 crc(payload)`, little-endian; each crc is the
+CRC-32C rotated right by 15 bits plus 0xa282ead8. A tf.train.Example is the protobuf message
+`features{ map<string, bytes_list | float_list | int64_list> }`.
+
+Source: tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/{example,feature}.proto.
+"""
+
+import mmap
+import struct
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from crc32c import crc32c
+
+from facelib.cli import FaceError
+from facelib.files import require_file
+
+FRAME_BYTES = 16  # what a frame adds to its payload
+_HEAD = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+_IMAGE_KEY = b"\n\timage_raw\x12"
+
+Feature = list[bytes] | list[int] | np.ndarray
+
+
+class BadRecord(ValueError):
+    """Why one record cannot be read. Whoever knows the file and the record number makes it a `FaceError`."""
+
+
+def masked_crc(data: bytes | memoryview) -> int:
+    """CRC-32C of `data` in the masked form that TFRecord stores."""
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(payload: bytes) -> bytes:
+    """One TFRecord frame around `payload`."""
+    size = struct.pack("<Q", len(payload))
+    return b"".join((size, _CRC.pack(masked_crc(size)), payload, _CRC.pack(masked_crc(payload))))
+
+
+def open_frame(data: bytes | memoryview, length: int) -> memoryview:
+    """The payload of the frame `data`, both checksums verified. `length`: what the index says the payload has.
+
+    Raises:
+        BadRecord: cut short, another length than the index says, or a checksum that fails.
+    """
+    if len(data) != length + FRAME_BYTES:
+        raise BadRecord(f"the file ends after {len(data)} of its {length + FRAME_BYTES} bytes")
+    size, size_crc = _HEAD.unpack_from(data)
+    view = memoryview(data)
+    if masked_crc(view[:8]) != size_crc:
+        raise BadRecord("the checksum of its length fails: the bytes changed, or the index points elsewhere")
+    if size != length:
+        raise BadRecord(f"it has {size} bytes where the index says {length}")
+    payload = view[12:-4]
+    crc = crc32c(payload)
+    if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != _CRC.unpack_from(data, length + 12)[0]:
+        raise BadRecord("its checksum fails: the bytes changed after they were written")
+    return payload
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """A read-only memory map of a file that is not empty. Raises FaceError when it is missing or empty."""
+    with open(require_file(path, "record file"), "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def scan(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Walks the frames of a TFRecord file: (offsets int64 [N] of the frames, lengths int64 [N] of the payloads).
+
+    The checksum of every length is verified; that of the payload is when the record is read.
+
+    Raises:
+        FaceError: not a TFRecord, or cut short. Names the record and the byte.
+    """
+    offsets, lengths = array("q"), array("q")
+    with map_file(path) as data:
+        position, end = 0, len(data)
+        while position < end:
+            if position + FRAME_BYTES > end:
+                raise FaceError(_cut_short(path, len(offsets), position, end))
+            length, crc = _HEAD.unpack_from(data, position)
+            if masked_crc(data[position : position + 8]) != crc:
+                what = "It is no TFRecord file" if not offsets else "The file is damaged there"
+                raise FaceError(
+                    f"Every TFRecord frame begins with a length and its checksum. "
+                    f"'{path}' record {len(offsets)} (offset {position}) does not. {what}: make or copy it again."
+                )
+            if position + FRAME_BYTES + length > end:
+                raise FaceError(_cut_short(path, len(offsets), position, end))
+            offsets.append(position)
+            lengths.append(length)
+            position += FRAME_BYTES + length
+    return np.frombuffer(offsets, np.int64), np.frombuffer(lengths, np.int64)
+
+
+def _cut_short(path: Path, record: int, position: int, end: int) -> str:
+    return (
+        f"A TFRecord file ends with a whole record. '{path}' is cut short in record {record} "
+        f"(offset {position}, the file has {end} bytes). Make or copy it again."
+    )
+
+
+# ------------------------------------------------------------------------------------- tf.train.Example
+
+
+def varint(value: int) -> bytes:
+    """Protobuf's base-128 integer. Negative int64 values take ten bytes, as protobuf writes them."""
+    value &= 0xFFFFFFFFFFFFFFFF
+    if value < 0x80:
+        return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _delimited(tag: bytes, *parts: bytes) -> bytes:
+    return b"".join((tag, varint(sum(map(len, parts))), *parts))
+
+
+def encode_example(features: Mapping[str, bytes | int | Sequence[bytes] | Sequence[int] | np.ndarray]) -> bytes:
+    """A tf.train.Example. Values: bytes or list of bytes, int or list of int, float32 array (a float_list)."""
+    entries = []
+    for key, value in features.items():
+        if isinstance(value, np.ndarray):
+            body = _delimited(b"\x12", _delimited(b"\n", value.astype("<f4").tobytes()))
+        else:
+            values = [value] if isinstance(value, bytes | int) else list(value)
+            if values and isinstance(values[0], bytes):
+                body = _delimited(b"\n", *(_delimited(b"\n", item) for item in values))
+            else:
+                body = _delimited(b"\x1a", _delimited(b"\n", *map(varint, values)))
+        entries.append(_delimited(b"\n", _delimited(b"\n", key.encode()), _delimited(b"\x12", body)))
+    return _delimited(b"\n", *entries)
+
+
+def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
+    value = data[position]
+    position += 1
+    if value < 0x80:
+        return value, position
+    value &= 0x7F
+    for shift in range(7, 70, 7):
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, position
+    raise BadRecord("it holds an integer of more than ten bytes")
+
+
+def _fields(data: memoryview):
+    """Yields (field number, wire type, value) of one protobuf message; the value of wire type 2 is a memoryview."""
+    position, end = 0, len(data)
+    while position < end:
+        tag, position = _read_varint(data, position)
+        wire = tag & 7
+        if wire == 2:
+            length, position = _read_varint(data, position)
+            stop = position + length
+        elif wire == 0:
+            value, position = _read_varint(data, position)
+            yield tag >> 3, wire, value
+            continue
+        elif wire in (1, 5):
+            stop = position + (8 if wire == 1 else 4)
+        else:
+            raise BadRecord("it is no protobuf message")
+        if stop > end:
+            raise BadRecord("a field is longer than the message")
+        yield tag >> 3, wire, data[position:stop]
+        position = stop
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _decode_feature(data: memoryview) -> Feature:
+    value: Feature = []
+    for kind, _, body in _fields(data):
+        if kind == 1:
+            value = [item for number, _, item in _fields(body) if number == 1]
+        elif kind == 2:
+            value = np.frombuffer(b"".join(item for number, _, item in _fields(body) if number == 1), "<f4")
+        elif kind == 3:
+            value = []
+            for number, wire, item in _fields(body):
+                if number != 1:
+                    continue
+                if wire == 0:
+                    value.append(_signed(item))
+                    continue
+                position = 0
+                while position < len(item):
+                    number_, position = _read_varint(item, position)
+                    value.append(_signed(number_))
+    return value
+
+
+def decode_example(payload: bytes | memoryview) -> dict[str, Feature]:
+    """The features of a tf.train.Example: lists of memoryview (bytes), of int, or a float32 array.
+
+    Raises:
+        BadRecord: the payload is no tf.train.Example.
+    """
+    features: dict[str, Feature] = {}
+    try:
+        for _, _, body in _fields(memoryview(payload)):
+            for number, _, entry in _fields(body):
+                if number != 1:
+                    continue
+                pair = {field: value for field, _, value in _fields(entry)}
+                features[bytes(pair.get(1, b"")).decode()] = _decode_feature(pair.get(2, memoryview(b"")))
+    except BadRecord:
+        raise
+    except (IndexError, TypeError, ValueError) as error:
+        raise BadRecord("it is no tf.train.Example") from error
+    return features
+
+
+# ------------------------------------------------------------- our own record: image_raw, then label
+
+
+def _label_entry(label: int) -> bytes:
+    value = varint(label)
+    size = len(value)
+    return b"\n%c\n\x05label\x12%c\x1a%c\n%c%b" % (13 + size, 4 + size, 2 + size, size, value)
+
+
+def encode_image_example(image: bytes, label: int) -> bytes:
+    """`encode_example({"image_raw": image, "label": label})`, the same bytes in a quarter of the time."""
+    tail = _label_entry(label)
+    size = len(image)
+    size_bytes = varint(size)
+    inner = size + 1 + len(size_bytes)
+    inner_bytes = varint(inner)
+    feature = inner + 1 + len(inner_bytes)
+    feature_bytes = varint(feature)
+    entry = feature + 12 + len(feature_bytes)
+    entry_bytes = varint(entry)
+    total = varint(entry + 1 + len(entry_bytes) + len(tail))
+    return b"".join(
+        (
+            b"\n",
+            total,
+            b"\n",
+            entry_bytes,
+            _IMAGE_KEY,
+            feature_bytes,
+            b"\n",
+            inner_bytes,
+            b"\n",
+            size_bytes,
+            image,
+            tail,
+        )
+    )
+
+
+def decode_image_example(payload: memoryview, label: int) -> bytes | None:
+    """The image that `encode_image_example` wrote with this `label`; None when the bytes are of another form."""
+    if payload[6:18] == _IMAGE_KEY and payload[24] > 0x7F:  # lengths of two varint bytes: images of 128 to 16,320 bytes
+        size, start = payload[24] & 0x7F | payload[25] << 7, 26
+    elif payload[8:20] == _IMAGE_KEY and payload[28] > 0x7F and payload[29] > 0x7F:  # three bytes: up to 2 MiB
+        size, start = payload[28] & 0x7F | (payload[29] & 0x7F) << 7 | payload[30] << 14, 31
+    else:
+        return None
+    stop = start + size
+    return bytes(payload[start:stop]) if payload[stop:] == _label_entry(label) else None

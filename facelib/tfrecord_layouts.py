@@ -1,0 +1,103 @@
+"""The TFRecord layouts of older face projects, told apart by their feature keys.
+
+| origin | image | label | colour of raw pixels |
+|---|---|---|---|
+| auroua mx2tfrecords, S0, S1, S3, S4h, ours | `image_raw` JPEG/PNG, or raw (auroua `_old`) | `label` | BGR |
+| LeonFaith | `image` raw | `label` | RGB |
+| peteryuX | `image/encoded`, or a path in `image/filename` | `image/source_id` | - |
+| TFace torchkit | `image` JPEG | none: an index text file has it | - |
+| leondgarse distillation | a path in `image_names`, after one header record | `image_classes` | - |
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facelib.tfrecord import BadRecord, Feature
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which feature keys hold the image and the label. `label_key` None: labels come from outside."""
+
+    name: str
+    image_key: str
+    label_key: str | None
+    is_path: bool = False
+    is_raw_bgr: bool = False
+
+
+LAYOUTS = (
+    Layout("image_raw", "image_raw", "label", is_raw_bgr=True),
+    Layout("image", "image", "label"),
+    Layout("peteryuX", "image/encoded", "image/source_id"),
+    Layout("peteryuX with paths", "image/filename", "image/source_id", is_path=True),
+    Layout("distillation", "image_names", "image_classes", is_path=True),
+    Layout("TFace", "image", None),
+)
+
+
+def is_header(features: dict[str, Feature]) -> bool:
+    """Whether this is the header record of a distillation file: counts, no image."""
+    return "classes" in features and "total" in features and "image_names" not in features
+
+
+def find_layout(features: dict[str, Feature]) -> Layout:
+    """The first layout whose keys are all there. Raises BadRecord, naming the keys found."""
+    for layout in LAYOUTS:
+        if layout.image_key in features and (layout.label_key is None or layout.label_key in features):
+            return layout
+    keys = ", ".join(sorted(features)) or "none"
+    raise BadRecord(f"its feature keys fit no known layout (received: {keys}; ours are image_raw and label)")
+
+
+def read_label(layout: Layout, features: dict[str, Feature]) -> int:
+    """The label as stored. Raises BadRecord unless there is exactly one int64."""
+    value = features.get(layout.label_key)
+    if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], int):
+        raise BadRecord(f"its feature '{layout.label_key}' is not one int64")
+    return value[0]
+
+
+def read_image(layout: Layout, features: dict[str, Feature], folder: Path) -> bytes | np.ndarray:
+    """JPEG/PNG bytes, or uint8 [H, W, 3] RGB where the record holds raw pixels.
+
+    `folder`: where the record file lies; relative image paths are looked up there and in the folders above.
+    """
+    value = features.get(layout.image_key)
+    if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], bytes | memoryview):
+        raise BadRecord(f"its feature '{layout.image_key}' is not one byte string")
+    data = bytes(value[0])
+    if layout.is_path:
+        return _read_path(data, folder)
+    if data[:2] == b"\xff\xd8" or data[:4] == b"\x89PNG":
+        return data
+    height, width = (_one_int(features, key) for key in ("height", "width"))
+    if height is None or width is None:
+        height = width = math.isqrt(len(data) // 3)
+    if not data or height * width * 3 != len(data):
+        raise BadRecord(f"its image is neither JPEG nor PNG nor raw pixels ({len(data)} bytes)")
+    pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
+    return np.ascontiguousarray(pixels[..., ::-1]) if layout.is_raw_bgr else pixels
+
+
+def _one_int(features: dict[str, Feature], key: str) -> int | None:
+    value = features.get(key)
+    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], int) else None
+
+
+def _read_path(name: bytes, folder: Path) -> bytes:
+    try:
+        path = Path(name.decode())
+    except UnicodeDecodeError as error:
+        raise BadRecord("its image path is not UTF-8") from error
+    for candidate in [path] if path.is_absolute() else [parent / path for parent in [folder, *folder.parents]]:
+        try:
+            return candidate.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise BadRecord(f"its image file '{candidate}' cannot be read ({error})") from error
+    raise BadRecord(f"it names the image file '{path}', which is not there (looked in '{folder}' and above)")
