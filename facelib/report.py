@@ -1,0 +1,237 @@
+"""The report of one artefact: the table that is printed, the JSON that is written, and the gate between two of them.
+
+Every number of the table comes from the same object as the JSON.
+"""
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facelib import metrics
+from facelib.cli import FaceError
+from facelib.files import read_json, write_json
+
+NUM_ROC_POINTS = 200
+HISTOGRAM_EDGES = np.linspace(0.0, 4.0, 81)  # squared L2 of unit vectors, steps of 0.05
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """The measures of one verification set; rates as fractions, distances as squared L2 of unit vectors."""
+
+    name: str
+    pairs: int
+    genuine: int
+    accuracy: metrics.FoldAccuracy
+    auc: float
+    eer: float
+    vr: tuple[metrics.FoldTar, ...]
+    vr_all_pairs: tuple[metrics.OperatingPoint | None, ...]
+    dist_max: float
+    dist_min: float
+    roc: dict[str, list[float]]
+    histogram: dict[str, list]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; what a set cannot resolve is null."""
+        vr = {}
+        for fold, whole in zip(self.vr, self.vr_all_pairs, strict=True):
+            vr[f"{fold.far_target:g}"] = {
+                "vr": fold.tar,
+                "vr_std": fold.tar_std,
+                "far": fold.far,
+                "ci95": list(fold.ci95) if fold.ci95 else None,
+                "threshold": _finite(fold.threshold),
+                "vr_all_pairs": whole and whole.tar,
+                "threshold_all_pairs": _finite(whole.threshold) if whole else None,
+                "needs_impostors": fold.needs_impostors,
+            }
+        return {
+            "pairs": self.pairs,
+            "genuine": self.genuine,
+            "acc": self.accuracy.mean,
+            "acc_std": self.accuracy.std,
+            "acc_folds": self.accuracy.accuracies.tolist(),
+            "auc": self.auc,
+            "eer": self.eer,
+            "vr": vr,
+            "dist_max": self.dist_max,
+            "dist_min": self.dist_min,
+            "roc": self.roc,
+            "histogram": self.histogram,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one artefact scored, and how fast it was.
+
+    artifact: path or name.   sha256, size_bytes: None for a model that is no file.   ms_per_image, images_per_s: the
+    runtime alone, without decoding.   mean_norm: of the raw embeddings; None when the runtime hides them.
+    flip: whether the mirrored face was added.
+    """
+
+    artifact: str
+    kind: str
+    sets: tuple[SetResult, ...]
+    sha256: str | None = None
+    size_bytes: int | None = None
+    images_per_s: float | None = None
+    ms_per_image: float | None = None
+    threads: int | None = None
+    mean_norm: float | None = None
+    flip: bool = False
+    extra: dict = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `X.report.json`."""
+        head = {name: value for name, value in self.__dict__.items() if name not in ("sets", "extra")}
+        return {**head, **self.extra, "sets": {result.name: result.as_dict() for result in self.sets}}
+
+    def table(self) -> str:
+        """The table of all test scripts, as text."""
+        return format_table(self.sets)
+
+    def write(self, path: Path) -> None:
+        """Writes the JSON atomically."""
+        write_json(path, self.as_dict())
+
+
+def measure_set(name: str, distances: np.ndarray, is_same: np.ndarray, fars: tuple[float, ...] = (1e-3,)) -> SetResult:
+    """All measures of one set.
+
+    Args:
+        distances: float [P], squared L2 of unit vectors.   is_same: bool [P].   fars: each in (0, 1].
+    """
+    is_same = np.asarray(is_same, bool)
+    try:
+        num_impostors = int(np.count_nonzero(~is_same))
+        return SetResult(
+            name=name,
+            pairs=len(is_same),
+            genuine=int(is_same.sum()),
+            accuracy=metrics.kfold_accuracy(distances, is_same),
+            auc=metrics.auc(distances, is_same),
+            eer=metrics.eer(distances, is_same),
+            vr=tuple(metrics.kfold_tar_at_far(distances, is_same, far) for far in fars),
+            vr_all_pairs=tuple(
+                metrics.tar_at_far(distances, is_same, far) if metrics.can_resolve(num_impostors, far) else None
+                for far in fars
+            ),
+            dist_max=float(np.max(distances)),
+            dist_min=float(np.min(distances)),
+            roc=_thin_roc(metrics.roc(distances, is_same), num_impostors),
+            histogram=_histogram(distances, is_same),
+        )
+    except FaceError as error:
+        raise FaceError(f"Set '{name}': {error}") from error
+
+
+def format_table(sets: tuple[SetResult, ...]) -> str:
+    """Rows of `sets` under the field's six columns; a set has one line for each FAR asked for."""
+    header = ("data set", "AUC", "ACC", "VR @ FAR", "dist max", "dist min")
+    rows = [header]
+    for result in sets:
+        acc = f"{result.accuracy.mean:1.3f}+-{result.accuracy.std:1.3f}"
+        first, *more = [format_vr(vr) for vr in result.vr] or [""]
+        rows.append((result.name, f"{result.auc:.5f}", acc, first, f"{result.dist_max:.5f}", f"{result.dist_min:.5f}"))
+        rows += [("", "", "", vr, "", "") for vr in more]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-+-".join("-" * width for width in widths), *lines[1:]])
+
+
+def format_vr(vr: metrics.FoldTar) -> str:
+    """'0.98767+-0.00716 @ FAR=0.00100' (the FAR measured on the test folds), or why there is no number."""
+    if vr.tar is None:
+        return f"n/a @ FAR={vr.far_target:g}: needs >= {vr.needs_impostors} impostors"
+    return f"{vr.tar:2.5f}+-{vr.tar_std:2.5f} @ FAR={vr.far:2.5f}"
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Reads `X.report.json`."""
+    report = read_json(path, "report")
+    if not isinstance(report.get("sets"), dict) or not report["sets"]:
+        raise FaceError(f"A report has 'sets'. '{path}' has none: name the X.report.json of a test script.")
+    for name, result in report["sets"].items():
+        if not isinstance(result, dict) or not isinstance(result.get("acc"), int | float):
+            raise FaceError(f"A report says 'acc' for each set. '{path}' does not for '{name}'. Make it again.")
+        if not isinstance(result.get("vr"), dict) or not all(isinstance(vr, dict) for vr in result["vr"].values()):
+            raise FaceError(f"A report says 'vr' for each set. '{path}' does not for '{name}'. Make it again.")
+    return report
+
+
+def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: float) -> list[str]:
+    """What `report` does worse than `reference` allows; empty when it passes.
+
+    Args:
+        report, reference: content of report files.
+        max_acc_drop, max_vr_drop: allowed losses in percentage points: 0.5 lets 99.4 % fall to 98.9 %.
+
+    Raises:
+        FaceError: nothing in common to compare, or measured on other pairs or in another way.
+    """
+    common = [name for name in reference["sets"] if name in report["sets"]]
+    if not common:
+        raise FaceError(
+            f"No set stands in both reports: {', '.join(report['sets'])} against {', '.join(reference['sets'])}. "
+            f"Test both with the same --valid."
+        )
+    if bool(report.get("flip")) != bool(reference.get("flip")):
+        raise FaceError("One report adds the mirrored face, the other does not. Test both with --flip or both without.")
+    failures = []
+    for name in common:
+        new, old = report["sets"][name], reference["sets"][name]
+        if (new.get("pairs"), new.get("genuine")) != (old.get("pairs"), old.get("genuine")):
+            raise FaceError(
+                f"Set '{name}' has {new.get('pairs')} pairs here and {old.get('pairs')} in the reference. "
+                f"Test both with the same .bin."
+            )
+        failures += _find_drop(f"{name}: ACC", new.get("acc"), old.get("acc"), max_acc_drop)
+        new_vr, old_vr = new.get("vr", {}), old.get("vr", {})
+        fars = [far for far in old_vr if far in new_vr]
+        if not fars:
+            raise FaceError(
+                f"Set '{name}' has no FAR in both reports: {list(new_vr)} against {list(old_vr)}. Use --far."
+            )
+        for far in fars:
+            new_rate, old_rate = new_vr[far].get("vr"), old_vr[far].get("vr")
+            if old_rate is not None:  # where the reference has no number, there is nothing to lose
+                failures += _find_drop(f"{name}: VR@FAR={far}", new_rate, old_rate, max_vr_drop)
+    return failures
+
+
+def _find_drop(what: str, new: Any, old: Any, allowed: float) -> list[str]:
+    if not isinstance(new, int | float) or not isinstance(old, int | float):
+        return [f"{what} cannot be compared: {new} against {old}"]
+    drop = 100 * (old - new)
+    if drop <= allowed + 1e-9:
+        return []
+    return [f"{what} {100 * new:.2f} % against {100 * old:.2f} %: {drop:.2f} points lost, {allowed:g} allowed"]
+
+
+def _thin_roc(curve: metrics.Roc, num_impostors: int) -> dict[str, list[float]]:
+    """About 200 points of the ROC, log-spaced in FAR from one impostor to all of them; each is a point of the curve."""
+    wanted = np.geomspace(1 / num_impostors, 1.0, NUM_ROC_POINTS)
+    picked = np.unique(np.searchsorted(curve.far, wanted * (1 + 1e-12), side="right") - 1)
+    return {"far": curve.far[picked].tolist(), "tar": curve.tar[picked].tolist()}
+
+
+def _histogram(distances: np.ndarray, is_same: np.ndarray) -> dict[str, list]:
+    clipped = np.clip(distances, HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1])
+    counts = {name: np.histogram(clipped[mask], HISTOGRAM_EDGES)[0].tolist()
+              for name, mask in (("genuine", is_same), ("impostor", ~is_same))}  # fmt: skip
+    return {"edges": [round(float(edge), 6) for edge in HISTOGRAM_EDGES], **counts}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None  # JSON has no infinity
+
+
+def report_path(artefact: Path) -> Path:
+    """`X` -> `X.report.json`."""
+    return Path(os.fspath(artefact) + ".report.json")
