@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -109,7 +110,7 @@ def embed_pairs(
     Raises:
         FaceError: an unreadable image or an embedding that is not finite or zero, named by record.
     """
-    return _embed_timed(embedder, pairs, flip, progress, threads)[0]
+    return _embed_timed(embedder, pairs, flip, progress, threads).rows
 
 
 def evaluate_bins(
@@ -121,16 +122,17 @@ def evaluate_bins(
     progress: bool = True,
     threads: int | None = None,
 ) -> Evaluation:
-    """Measures `embedder` on the verification sets at `paths`, one after another. `flip`, `threads`: as `embed_pairs`."""
-    results, num_images, seconds, norms = [], 0, 0.0, []
+    """Measures `embedder` on the verification sets at `paths`, one after another; see `embed_pairs` for the rest."""
+    results, num_distinct, seconds, norm_sum = [], 0, 0.0, 0.0
     for path in paths:
         pairs = load_bin(path)
-        embeddings, num_distinct, took, norm = _embed_timed(embedder, pairs, flip, progress, threads)
-        results.append(measure_set(pairs.name, pair_distances(embeddings), pairs.is_same, tuple(fars)))
-        num_images, seconds = num_images + num_distinct * (2 if flip else 1), seconds + took
-        norms.append(norm * num_distinct if norm is not None else None)
-        num_normed = num_images // (2 if flip else 1)
-    mean_norm = sum(norms) / num_normed if norms and None not in norms else None
+        embedded = _embed_timed(embedder, pairs, flip, progress, threads)
+        results.append(measure_set(pairs.name, pair_distances(embedded.rows), pairs.is_same, tuple(fars)))
+        num_distinct += embedded.num_distinct
+        seconds += embedded.seconds
+        norm_sum += embedded.norm_sum
+    mean_norm = norm_sum / num_distinct if hasattr(embedder, "raw") and num_distinct else None
+    num_images = num_distinct * (2 if flip else 1)
     return Evaluation(tuple(results), num_images, seconds, mean_norm)
 
 
@@ -209,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_keras(path: Path, io: Io, threads: int) -> Embedder:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the table is the output, not TensorFlow's greetings
     return KerasEmbedder(path, io, threads=threads)
 
 
@@ -228,11 +231,8 @@ def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namesp
     other.add_argument("--input", metavar="NAME", help="input tensor (default: input_1)")
     other.add_argument("--output", metavar="NAME", help="output tensor (default: embeddings)")
     other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
-    other.add_argument(
-        "--pixels",
-        choices=("raw", "pm1", "imagenet"),
-        help="0..255, (x-127.5)/128, or ImageNet statistics (default: raw)",
-    )
+    pixels_help = "0..255, (x-127.5)/128, or ImageNet statistics (default: raw)"
+    other.add_argument("--pixels", choices=("raw", "pm1", "imagenet"), help=pixels_help)
     other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
     other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")
     args = parser.parse_args(argv)
@@ -255,10 +255,17 @@ def _parse_crop(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _embed_timed(
-    embedder: Embedder, pairs: Pairs, flip: bool, progress: bool, threads: int | None
-) -> tuple[np.ndarray, int, float, float | None]:
-    """(embeddings [2N, D], distinct images, seconds in the runtime, mean norm or None). See `embed_pairs`."""
+class _Embedded(NamedTuple):
+    """rows: float32 [2N, D].   num_distinct: images.   seconds: in the runtime.   norm_sum: of the distinct images."""
+
+    rows: np.ndarray
+    num_distinct: int
+    seconds: float
+    norm_sum: float
+
+
+def _embed_timed(embedder: Embedder, pairs: Pairs, flip: bool, progress: bool, threads: int | None) -> _Embedded:
+    """See `embed_pairs`."""
     first_record = {}
     for record, image in enumerate(pairs.images):
         first_record.setdefault(image, record)
@@ -277,9 +284,9 @@ def _embed_timed(
             bar.update(len(chunk))
     plain = _checked_rows(np.concatenate(rows), pairs, records)
     total = _checked_rows(plain + np.concatenate(mirrored), pairs, records) if flip else plain
-    mean_norm = float(np.linalg.norm(plain, axis=1).mean()) if hasattr(embedder, "raw") else None
     position = {image: i for i, image in enumerate(images)}
-    return total[[position[image] for image in pairs.images]], len(images), seconds, mean_norm
+    norm_sum = float(np.linalg.norm(plain.astype(np.float64), axis=1).sum())
+    return _Embedded(total[[position[image] for image in pairs.images]], len(images), seconds, norm_sum)
 
 
 def _stream(pairs: Pairs, images: list[bytes], records: list[int], threads: int | None) -> Iterator[np.ndarray]:
