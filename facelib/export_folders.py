@@ -1,0 +1,49 @@
+"""A data directory (or older TFRecords) -> identity folders of image files."""
+
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from facelib.cli import FaceError
+from facelib.sources import Source
+from facelib.tfrecord import BadRecord
+from facelib.working_folder import working_folder
+
+
+def export_folders(source: Source, out: Path, progress: bool = True) -> int:
+    """Writes `out/<class name>/<record>.jpg|png`, the bytes as they are; returns the number of images.
+
+    Whole or not at all. Class names that are all numbers are padded with zeros, so that folders sort as labels do.
+
+    Raises:
+        FaceError: a record that cannot be read, or class names that are no folder names.
+    """
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise FaceError(f"FOLDERS is a new folder. '{out}' exists: choose another name.")
+    folders = folder_names(source.class_names)
+    labels = source.labels.tolist()
+    with working_folder(out) as root:
+        for label in sorted(set(labels)):
+            (root / folders[label]).mkdir(parents=True, exist_ok=True)
+        for i in tqdm(range(len(source)), unit=" images", desc="export", disable=not progress, leave=False):
+            try:
+                image = source.read(i)
+            except BadRecord as error:
+                raise FaceError(f"{source.describe(i)}: {error} ('{source.path}').") from error
+            suffix = "jpg" if image[:2] == b"\xff\xd8" else "png"
+            (root / folders[labels[i]] / f"{i:08d}.{suffix}").write_bytes(image)
+    return len(source)
+
+
+def folder_names(class_names: list[str]) -> list[str]:
+    """A safe relative folder for each class name, all different."""
+    if all(name.isascii() and name.isdigit() for name in class_names):
+        width = max(map(len, class_names), default=0)
+        padded = [name.zfill(width) for name in class_names]
+        return padded if len(set(padded)) == len(padded) else class_names
+    for name in class_names:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or "\0" in name or ".." in parts or any(p.startswith(".") for p in parts):
+            raise FaceError(f"A class name must be a folder name that is not hidden. Received: {name!r}.")
+    return class_names

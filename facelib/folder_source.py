@@ -1,0 +1,183 @@
+"""Faces as single files: an identity-folder tree, or a list of `id;path` lines."""
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.files import require_file
+from facelib.tfrecord import BadRecord
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Images all the same: reading one says that it is neither JPEG nor PNG, and --skip-bad skips it.
+OTHER_IMAGES = (".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".heic")
+
+
+class _Names:
+    """Many strings as one byte string and their ends: 5.8 million paths without as many Python objects."""
+
+    def __init__(self, names: Iterable[bytes]):
+        blob, ends = bytearray(), array("q", [0])
+        for name in names:
+            blob += name
+            ends.append(len(blob))
+        self._blob, self._ends = bytes(blob), np.frombuffer(ends, np.int64)
+
+    @classmethod
+    def of(cls, blob: bytearray, ends: array) -> Self:
+        names = cls(())
+        names._blob, names._ends = bytes(blob), np.frombuffer(ends, np.int64)
+        return names
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int) -> str:
+        return os.fsdecode(self._blob[self._ends[i] : self._ends[i + 1]])
+
+
+def _read_image_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise BadRecord(f"the file cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+class FolderSource:
+    """A tree in which every folder with images is an identity; its path below the root is the class name.
+
+    Class names and file names are in sorted order. Hidden files and folders do not count.
+    """
+
+    kind = "identity folders"
+
+    def __init__(self, path: Path):
+        self.path, self.notes, self.image_size = path, [], None
+        folders = sorted(_walk(path), key=lambda folder: folder.name)
+        self._folders = [folder for folder in folders if len(folder.images)]
+        if not self._folders:
+            raise FaceError(
+                f"No images ({', '.join(IMAGE_SUFFIXES)}) in folders below '{path}', nor a train.rec, TFRecords or a "
+                "data directory. Face data are one folder per identity, with images in it."
+            )
+        if not self._folders[0].name:
+            raise FaceError(
+                f"Each identity has a folder of its own. '{path}' has images outside of them, such as "
+                f"'{self._folders[0].images[0]}'. Move them into identity folders."
+            )
+        for count, what in (
+            (sum(not len(folder.images) and not folder.has_folders for folder in folders), "folders without images"),
+            (sum(folder.num_other for folder in folders), "files that are no images"),
+        ):
+            if count:
+                self.notes.append(f"{count} {what} skipped")
+        self.class_names = [folder.name for folder in self._folders]
+        counts = [len(folder.images) for folder in self._folders]
+        self._starts = np.cumsum([0, *counts])
+        self.labels = np.repeat(np.arange(len(counts)), counts)
+        digest = hashlib.sha256(b"folders")
+        for folder in self._folders:
+            digest.update(os.fsencode(folder.name) + b"\0" + folder.digest)
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def file_of(self, i: int) -> Path:
+        """The image file of record `i`."""
+        label = int(self.labels[i])
+        return self.path / self.class_names[label] / self._folders[label].images[i - int(self._starts[label])]
+
+    def read(self, i: int) -> bytes:
+        return _read_image_file(self.file_of(i))
+
+    def describe(self, i: int) -> str:
+        return f"'{self.file_of(i)}'"
+
+
+@dataclass(frozen=True)
+class _Folder:
+    name: str  # below the root, "" for the root itself
+    images: _Names  # sorted
+    digest: bytes  # of the image names and sizes
+    num_other: int
+    has_folders: bool
+
+
+def _walk(root: Path) -> Iterator[_Folder]:
+    stack = [""]
+    while stack:
+        name = stack.pop()
+        images, num_other, folders = [], 0, []
+        try:
+            with os.scandir(root / name) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        folders.append(f"{name}/{entry.name}" if name else entry.name)
+                    elif entry.name.lower().endswith(IMAGE_SUFFIXES + OTHER_IMAGES):
+                        size = entry.stat().st_size if entry.is_file() else 0  # a broken link has none
+                        images.append((os.fsencode(entry.name), size))
+                    else:
+                        num_other += 1
+        except OSError as error:
+            raise FaceError(f"The folder '{root / name}' cannot be read: {error.strerror}.") from error
+        images.sort()
+        digest = hashlib.sha256(repr(images).encode()).digest()
+        yield _Folder(name, _Names(image for image, _ in images), digest, num_other, bool(folders))
+        stack += folders
+
+
+class ListSource:
+    """A text file of lines `id;path` (cls_train.txt). Relative paths count from the folder of the list."""
+
+    kind = "list"
+
+    def __init__(self, path: Path):
+        self.path, self.notes, self.image_size = path, [], None
+        ids, names, ends = array("q"), bytearray(), array("q", [0])
+        with open(require_file(path, "list of faces"), "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                line = line.strip()
+                if not line:
+                    continue
+                label, _, name = line.partition(b";")
+                name = name.strip()
+                if not label.strip().isdigit() or not name or len(label) > 18:
+                    raise FaceError(
+                        f"A list of faces has lines 'id;path', the id a whole number from 0. "
+                        f"'{path}' line {number}: {line[:80].decode(errors='replace')!r}. Mend the line."
+                    )
+                ids.append(int(label))
+                names += name
+                ends.append(len(names))
+        if not ids:
+            raise FaceError(f"The list '{path}' has no lines 'id;path'. Make it again.")
+        values, self.labels = np.unique(np.frombuffer(ids, np.int64), return_inverse=True)
+        self.class_names = [str(value) for value in values.tolist()]
+        self._names = _Names.of(names, ends)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(b"list" + self.path.read_bytes()).hexdigest()
+
+    def file_of(self, i: int) -> Path:
+        """The image file of line `i`."""
+        return self.path.parent / self._names[i]
+
+    def read(self, i: int) -> bytes:
+        return _read_image_file(self.file_of(i))
+
+    def describe(self, i: int) -> str:
+        return f"'{self.file_of(i)}'"

@@ -1,0 +1,45 @@
+"""Image size from the first bytes of a JPEG or PNG, and whether its end is there: all without decoding."""
+
+import struct
+
+from facelib.tfrecord import BadRecord
+
+# Start-of-frame markers of the JPEGs that OpenCV decodes: baseline, extended, progressive (C4, C8, CC are no frames).
+_FRAMES = {0xC0, 0xC1, 0xC2}
+_TRAILING = 64  # bytes that some programs leave after the end marker
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """(height, width) in pixels of JPEG or PNG bytes, from its header.
+
+    Raises:
+        BadRecord: empty, neither format, no frame header, or without its end (cut short).
+    """
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_size(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        if len(data) < 45 or data[12:16] != b"IHDR" or data[-8:-4] != b"IEND":
+            raise BadRecord("the PNG is cut short or damaged")
+        width, height = struct.unpack_from(">II", data, 16)
+        return height, width
+    raise BadRecord("the image is empty" if not data else f"neither JPEG nor PNG (begins with {data[:4].hex(' ')})")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    if data[-2:] != b"\xff\xd9" and b"\xff\xd9" not in data[-_TRAILING:]:
+        raise BadRecord("the JPEG is cut short: its end marker is missing")
+    at, end = 2, len(data) - 9
+    while at < end:
+        if data[at] != 0xFF:
+            break
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
+            if height and width:
+                return height, width
+            break
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    raise BadRecord("the JPEG is damaged: it has no frame header")

@@ -1,0 +1,261 @@
+"""MXNet RecordIO (.rec with or without .idx), read and written without mxnet.
+
+A record is `uint32 magic | uint32 cflag << 29 | length | bytes | zeros to a multiple of 4`, little-endian. Where the
+payload itself holds the magic word at a multiple of 4, the writer cuts it out and stores parts (cflag 1 first,
+2 middle, 3 last; 0 whole); the reader puts it back. The payload of a face set is `IRHeader flag u32, label f32, id u64,
+id2 u64`, then `flag` float32 labels, then the image. The .idx has text lines `key TAB offset`.
+
+Source: dmlc-core/src/recordio.cc, mxnet/recordio.py.
+"""
+
+import os
+import struct
+import warnings
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.files import atomic_path, require_file
+from facelib.tfrecord import BadRecord, map_file
+
+MAGIC = 0xCED7230A
+_MAGIC_BYTES = struct.pack("<I", MAGIC)
+_PART = struct.Struct("<II")
+_IR = struct.Struct("<IfQQ")
+MAX_LENGTH = (1 << 29) - 1
+FLOAT32_EXACT = 1 << 24  # above it, float32 skips integers
+
+
+class Header(NamedTuple):
+    """An IRHeader. labels: the scalar label as a list of one, or the `flag` labels of the array."""
+
+    flag: int
+    labels: list[float]
+    id: int
+    id2: int
+
+
+def pack(image: bytes, label: float | Sequence[float], record_id: int, id2: int = 0) -> bytes:
+    """The payload of one face: IRHeader, labels when there are several, image bytes."""
+    if isinstance(label, int | float):
+        return _IR.pack(0, label, record_id, id2) + image
+    return _IR.pack(len(label), 0.0, record_id, id2) + np.asarray(label, "<f4").tobytes() + image
+
+
+def unpack(payload: bytes) -> tuple[Header, bytes]:
+    """(IRHeader, image bytes) of a payload. Raises BadRecord when it is shorter than its header says."""
+    if len(payload) < _IR.size:
+        raise BadRecord(f"it has {len(payload)} bytes, fewer than the {_IR.size} of a header")
+    flag, label, record_id, id2 = _IR.unpack_from(payload)
+    if not flag:
+        return Header(0, [label], record_id, id2), payload[24:]
+    end = _IR.size + 4 * flag
+    if len(payload) < end:
+        raise BadRecord(f"its header says {flag} labels, but only {len(payload) - 24} bytes follow")
+    return Header(flag, np.frombuffer(payload, "<f4", flag, 24).tolist(), record_id, id2), payload[end:]
+
+
+def encode_record(payload: bytes) -> bytes:
+    """`payload` as one RecordIO record, in parts where it holds the magic word at a multiple of 4."""
+    if len(payload) > MAX_LENGTH:
+        raise FaceError(f"A RecordIO record has at most {MAX_LENGTH} bytes. Received: {len(payload)}.")
+    out, start = [], 0
+    found = payload.find(_MAGIC_BYTES)
+    while found >= 0:
+        if found % 4:
+            found = payload.find(_MAGIC_BYTES, found + 1)
+            continue
+        out += [_PART.pack(MAGIC, (2 if start else 1) << 29 | (found - start)), payload[start:found]]
+        start = found + 4
+        found = payload.find(_MAGIC_BYTES, start)
+    last = payload[start:]
+    out += [_PART.pack(MAGIC, (3 if start else 0) << 29 | len(last)), last, bytes(-len(last) % 4)]
+    return b"".join(out)
+
+
+def write_rec(path: Path, payloads: Sequence[bytes]) -> None:
+    """Writes `path` (.rec) and the .idx beside it; the keys are 0, 1, 2, ..."""
+    with atomic_path(path) as rec, atomic_path(Path(path).with_suffix(".idx")) as idx:
+        offsets, at = [], 0
+        with open(rec, "wb") as file:
+            for payload in payloads:
+                offsets.append(at)
+                at += file.write(encode_record(payload))
+        idx.write_text("".join(f"{key}\t{offset}\n" for key, offset in enumerate(offsets)))
+
+
+def face_payloads(images: Sequence[bytes], labels: Sequence[int]) -> list[bytes]:
+    """The payloads of an InsightFace train.rec: header record, images sorted by label (0 .. C-1), identity records."""
+    count, classes = len(images), max(labels) + 1
+    payloads = [pack(b"", [count + 1, count + 1 + classes], 0)]
+    payloads += [pack(image, label, key) for key, (image, label) in enumerate(zip(images, labels, strict=True), 1)]
+    starts = np.searchsorted(labels, np.arange(classes + 1)) + 1
+    return payloads + [pack(b"", starts[c : c + 2].tolist(), count + 1 + c) for c in range(classes)]
+
+
+class RecordFile:
+    """A .rec opened for random access; every record header is checked on opening.
+
+    Attributes:
+        keys, offsets: int64 [N], from the .idx, or counted in file order when there is none. Sorted by key.
+        flags: uint32 [N].   labels: float32 [N], the scalar label, or the first of the array.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._map = map_file(self.path)
+        if len(self._map) % 4:
+            raise FaceError(
+                f"A RecordIO file is a multiple of 4 bytes long. '{path}' has {len(self._map)}: copy it again."
+            )
+        self._words = np.frombuffer(self._map, "<u4")
+        if self._words[0] != MAGIC:
+            raise FaceError(f"A RecordIO file begins with {MAGIC:#010x}. '{path}' begins with {self._words[0]:#010x}.")
+        self.idx_path = self.path.with_suffix(".idx")
+        self.has_idx = self.idx_path.is_file()
+        if self.has_idx:
+            self.keys, self.offsets = read_idx(self.idx_path)
+        else:
+            self.offsets = self._walk()
+            self.keys = np.arange(len(self.offsets))
+        self._check_headers()
+        self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __del__(self):
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+    def read(self, position: int) -> bytes:
+        """The payload of the record at `position` in `keys`, parts joined."""
+        offset, size = int(self.offsets[position]), int(self.sizes[position])
+        data = os.pread(self._handle, size, offset)
+        if len(data) != size:
+            raise FaceError(
+                f"'{self.path}' became shorter while it was read ({self.describe(position)}). Copy it again."
+            )
+        magic, lrec = _PART.unpack_from(data)
+        if magic != MAGIC:
+            raise FaceError(f"'{self.path}' changed while it was read ({self.describe(position)}). Copy it again.")
+        if lrec >> 29 == 0:
+            return data[8 : 8 + lrec]
+        parts, at = [], 0
+        while at < size:
+            _, lrec = _PART.unpack_from(data, at)
+            length = lrec & MAX_LENGTH
+            parts.append(data[at + 8 : at + 8 + length])
+            at += 8 + length + (-length) % 4
+        return _MAGIC_BYTES.join(parts)
+
+    def describe(self, position: int) -> str:
+        """Where a record lies, for messages."""
+        return f"record {self.keys[position]} (offset {self.offsets[position]})"
+
+    def _walk(self) -> np.ndarray:
+        offsets, at, end = array("q"), 0, len(self._map)
+        while at < end:
+            offsets.append(at)
+            at = self._end_of(at, len(offsets) - 1)
+        return np.frombuffer(offsets, np.int64)
+
+    def _end_of(self, offset: int, key: int) -> int:
+        """Where the record that begins at byte `offset` ends, all its parts followed."""
+        at, end, is_first = offset, len(self._map), True
+        while True:
+            if at + 8 > end:
+                raise self._broken(key, offset, "it is cut short")
+            magic, lrec = _PART.unpack_from(self._map, at)
+            cflag, length = lrec >> 29, lrec & MAX_LENGTH
+            if magic != MAGIC:
+                raise self._broken(key, offset, "no record begins there")
+            if (cflag in (0, 1)) != is_first or cflag > 3:
+                raise self._broken(key, offset, f"its parts are out of order (flag {cflag})")
+            at += 8 + length + (-length) % 4
+            if at > end:
+                raise self._broken(key, offset, "it is cut short")
+            if cflag in (0, 3):
+                return at
+            is_first = False
+
+    def _broken(self, key: int, offset: int, why: str) -> FaceError:
+        advice = f" If only the .idx is wrong, delete '{self.idx_path.name}': it is not needed." if self.has_idx else ""
+        return FaceError(
+            f"'{self.path}' ({len(self._map)} bytes), record {key} at offset {offset}: {why}. "
+            f"Copy the file again.{advice}"
+        )
+
+    def _check_headers(self) -> None:
+        """Checks all record headers at once, and fills `sizes`, `flags` and `labels`. Touches one page a record."""
+        order = np.argsort(self.offsets, kind="stable")
+        offsets, keys, words = self.offsets[order], self.keys[order], self._words
+        is_outside = (offsets < 0) | (offsets % 4 != 0) | (offsets + 8 > len(self._map))
+        if is_outside.any():
+            k = int(np.argmax(is_outside))
+            raise self._broken(keys[k], offsets[k], "the .idx points outside the file or between its words")
+        at = offsets // 4
+        magic, lrec = words[at], words[at + 1]
+        cflag = lrec >> 29
+        length = (lrec & MAX_LENGTH).astype(np.int64)
+        ends = offsets + 8 + (length + 3) // 4 * 4
+        is_wrong = (magic != MAGIC) | (cflag > 1)
+        if is_wrong.any():
+            k = int(np.argmax(is_wrong))
+            raise self._broken(keys[k], offsets[k], "no record begins there")
+        for k in np.flatnonzero(cflag):
+            ends[k] = self._end_of(int(offsets[k]), int(keys[k]))
+        following = np.append(offsets[1:], len(self._map))
+        if (ends > following).any():
+            k = int(np.argmax(ends > following))
+            why = "it is cut short" if ends[k] > len(self._map) else "it runs into the next record of the .idx"
+            raise self._broken(keys[k], offsets[k], why)
+        last = len(words) - 1
+        flags, scalars = words[np.minimum(at + 2, last)], words[np.minimum(at + 3, last)]
+        labels = np.where(flags > 0, words[np.minimum(at + 8, last)], scalars).view("<f4")
+        for k in np.flatnonzero((cflag > 0) & (length < 28)):  # the magic word stands inside the header itself
+            flags[k], labels[k] = self._slow_label(int(offsets[k]), int(ends[k]))
+        self.num_unlisted_bytes = int((following - ends).sum()) + int(offsets[0])
+        self.sizes, self.flags, self.labels = (np.empty(len(at), kind) for kind in (np.int64, np.uint32, np.float32))
+        self.sizes[order], self.flags[order], self.labels[order] = ends - offsets, flags, labels
+
+    def _slow_label(self, offset: int, end: int) -> tuple[int, float]:
+        parts, at = [], offset
+        while at < end:
+            length = _PART.unpack_from(self._map, at)[1] & MAX_LENGTH
+            parts.append(self._map[at + 8 : at + 8 + length])
+            at += 8 + length + (-length) % 4
+        payload = _MAGIC_BYTES.join(parts)
+        try:
+            header, _ = unpack(payload)
+        except BadRecord:
+            return 0, float("nan")  # reading the record says what is wrong with it
+        return header.flag, header.labels[0]
+
+
+def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(keys, offsets), int64 [N] each, of a .idx file, sorted by key. FaceError unless it is pairs of integers."""
+    text = require_file(path, "RecordIO index").read_bytes()
+    hint = f"Copy it again, or delete it: a .rec can be read without. File: '{path}'."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            values = np.fromstring(text.decode("ascii"), np.int64, sep=" ")
+    except (DeprecationWarning, ValueError) as error:
+        raise FaceError(f"A .idx has lines of 'key TAB offset', both integers. This one has others. {hint}") from error
+    if len(values) % 2 or text.count(b"\n") + (not text.endswith(b"\n")) != len(values) // 2:
+        raise FaceError(f"A .idx has two integers a line. This one has {len(values)} in all: it is cut short. {hint}")
+    keys, offsets = values[0::2], values[1::2]
+    order = np.argsort(keys, kind="stable")
+    keys, offsets = keys[order], offsets[order]
+    if len(np.unique(keys)) != len(keys):
+        raise FaceError(
+            f"Every key of a .idx stands there once. Key {keys[1:][keys[1:] == keys[:-1]][0]} is repeated. {hint}"
+        )
+    if len(np.unique(offsets)) != len(offsets):
+        raise FaceError(f"Every offset of a .idx stands there once, but some are repeated. {hint}")
+    return keys, offsets

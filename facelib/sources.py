@@ -1,0 +1,225 @@
+"""Anything that holds labelled faces -> a `Source`: count, labels, class names, and the encoded image of any record."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.data_dir import Records, is_data_dir, open_records
+from facelib.files import require_file
+from facelib.folder_source import FolderSource, ListSource
+from facelib.older_tfrecords import SUFFIXES, list_tfrecords
+from facelib.recordio import FLOAT32_EXACT, RecordFile, unpack
+from facelib.tfrecord import BadRecord
+
+_SAMPLE_BYTES = 1 << 20
+
+
+class Source(Protocol):
+    """Labelled faces on disk, of any format.
+
+    kind: the format, for messages.   path: what was opened.   notes: lines the user should see.
+    labels: int64 [N], each an index of `class_names`; classes without images are possible.
+    image_size: (height, width) the source declares, or None.
+    fingerprint: 64 hex digits that change when the source does (sizes, names, and samples of large files).
+    `read(i)` gives JPEG or PNG bytes, or raises BadRecord when the record cannot be read. `describe(i)` says where.
+    """
+
+    kind: str
+    path: Path
+    notes: list[str]
+    labels: np.ndarray
+    class_names: list[str]
+    image_size: tuple[int, int] | None
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+    def read(self, i: int) -> bytes: ...
+    def describe(self, i: int) -> str: ...
+
+
+def open_source(path: Path) -> Source:
+    """Opens an identity-folder tree, an InsightFace directory or .rec, a `cls_train.txt` list, TFRecords, or a data
+    directory. What it is follows from its name and content.
+
+    Raises:
+        FaceError: nothing there, none of these, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FaceError(f"No face data at '{path}'. Check the path.")
+    if path.is_dir():
+        if is_data_dir(path) or list_tfrecords(path):
+            return RecordsSource(open_records(path))
+        recs = sorted(path.glob("*.rec"))
+        if recs:
+            train = path / "train.rec"
+            if train not in recs and len(recs) > 1:
+                raise FaceError(f"'{path}' has {len(recs)} .rec files and none is train.rec. Name the one you mean.")
+            return RecSource(train if train in recs else recs[0])
+        return FolderSource(path)
+    require_file(path, "data set")
+    if path.suffix in (".rec", ".idx"):
+        return RecSource(require_file(path.with_suffix(".rec"), "RecordIO file"))
+    if path.suffix in SUFFIXES:
+        return RecordsSource(open_records(path))
+    if path.suffix in (".txt", ".lst", ".csv"):
+        return RecordsSource(open_records(path)) if _is_tface_index(path) else ListSource(path)
+    if path.suffix == ".bin":
+        raise FaceError(
+            f"'{path}' is a verification set: it has pairs, not identities, so nothing can be trained on it."
+        )
+    raise FaceError(
+        f"Face data are a folder of identity folders, an InsightFace directory or .rec, a list 'id;path' (.txt), "
+        f"TFRecords ({', '.join(SUFFIXES)}) or a data directory. '{path}' is none of these."
+    )
+
+
+def _is_tface_index(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.readline().count(b"\t") == 3
+
+
+def sample_hash(digest, path: Path) -> None:
+    """Adds a file's name, size, first and last MiB to `digest`: hashing 30 GB would take longer than reading them."""
+    size = path.stat().st_size
+    digest.update(f"{path.name} {size}\n".encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(_SAMPLE_BYTES))
+        file.seek(max(0, size - _SAMPLE_BYTES))
+        digest.update(file.read())
+
+
+class RecSource:
+    """An InsightFace train.rec (header record, images, identity records) or a flat im2rec file. See recordio.py."""
+
+    def __init__(self, path: Path):
+        self.path, self.notes, self.image_size = path, [], None
+        self.file = RecordFile(path)
+        num_classes = None
+        first = int(np.searchsorted(self.file.keys, 0)) if 0 in self.file.keys[:1] else 0
+        self._positions = np.arange(len(self.file))
+        self.kind = "flat RecordIO"
+        if self.file.flags[first] == 2 and not unpack(self._payload(first))[1]:
+            self.kind = "InsightFace RecordIO"
+            num_classes = self._read_header(first)
+        elif self.file.num_unlisted_bytes:
+            raise FaceError(
+                f"'{self.file.idx_path}' leaves out {self.file.num_unlisted_bytes} bytes of the .rec. "
+                "Copy both again, or delete the .idx: it is not needed."
+            )
+        self.labels = self._check_labels(self.file.labels[self._positions], num_classes)
+        num_classes = num_classes or int(self.labels.max()) + 1
+        self._read_property(num_classes)
+        self.class_names = [str(label) for label in range(num_classes)]
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def read(self, i: int) -> bytes:
+        return unpack(self.file.read(int(self._positions[i])))[1]
+
+    def describe(self, i: int) -> str:
+        return f"{self.path.name} {self.file.describe(int(self._positions[i]))}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(b"rec")
+        sample_hash(digest, self.path)
+        if self.file.has_idx:
+            digest.update(self.file.idx_path.read_bytes())
+        return digest.hexdigest()
+
+    def _payload(self, position: int) -> bytes:
+        try:
+            payload = self.file.read(position)
+            unpack(payload)
+        except BadRecord as error:
+            raise FaceError(f"'{self.path}' {self.file.describe(position)}: {error}. Copy the file again.") from error
+        return payload
+
+    def _read_header(self, position: int) -> int:
+        """Reads record 0, `[N + 1, N + 1 + C]`; keeps the images, keys 1 .. N. Returns C."""
+        (stop, end), bound = unpack(self._payload(position))[0].labels, FLOAT32_EXACT
+        if not (1 < stop < end <= bound and stop == int(stop) and end == int(end)):
+            raise FaceError(
+                f"Record 0 of an InsightFace .rec holds [images + 1, images + 1 + identities], whole numbers up to "
+                f"{bound:,} (float32 counts no further). '{self.path}' has [{stop:.9g}, {end:.9g}]. Write larger sets "
+                "with im2rec, without this record."
+            )
+        keys = np.arange(1, int(stop))
+        self._positions = np.searchsorted(self.file.keys, keys)
+        is_there = self._positions < len(self.file)
+        is_there[is_there] = self.file.keys[self._positions[is_there]] == keys[is_there]
+        if not is_there.all():
+            where = self.file.idx_path if self.file.has_idx else self.path
+            raise FaceError(
+                f"Record 0 of '{self.path}' promises {len(keys)} images. '{where}' lacks {int((~is_there).sum())} of "
+                f"them, the first with key {keys[~is_there][0]}. Copy the .rec and .idx again."
+            )
+        return int(end) - int(stop)
+
+    def _check_labels(self, labels: np.ndarray, num_classes: int | None) -> np.ndarray:
+        bound = FLOAT32_EXACT if num_classes is None else num_classes
+        is_bad = ~((labels >= 0) & (labels < bound) & (labels == np.floor(labels)))
+        if is_bad.any():
+            i = int(np.argmax(is_bad))
+            raise FaceError(
+                f"Labels are whole numbers from 0 to {bound - 1:,}"
+                + (
+                    " (float32 is exact no further)"
+                    if num_classes is None
+                    else f" (record 0: {num_classes} identities)"
+                )
+                + f". '{self.path}', {self.describe(i)}, has {labels[i]:.9g}; {int(is_bad.sum())} such records. "
+                "Make the .rec again."
+            )
+        return labels.astype(np.int64)
+
+    def _read_property(self, num_classes: int) -> None:
+        """The `property` file beside the .rec: 'classes,height,width'."""
+        file = self.path.with_name("property")
+        if not file.is_file():
+            return
+        try:
+            classes, height, width = (int(value) for value in file.read_text().strip().split(","))
+        except ValueError:
+            self.notes.append(f"'{file}' is not 'classes,height,width' and was not used")
+            return
+        self.image_size = height, width
+        if classes != num_classes:
+            self.notes.append(f"'{file}' says {classes} identities, the .rec has {num_classes}: the .rec counts")
+
+
+class RecordsSource:
+    """A data directory or the TFRecords of an older system. Raw pixels become PNG, which loses nothing."""
+
+    def __init__(self, records: Records):
+        self.records, self.path, self.notes = records, records.path, []
+        self.kind = "data directory" if records.is_data_dir else "TFRecord"
+        self.labels, self.class_names = records.labels, records.class_names
+        size = records.meta.get("image_size")
+        self.image_size = tuple(size) if size else None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read(self, i: int) -> bytes:
+        try:
+            image, _ = self.records.read(i)
+        except FaceError as error:
+            raise BadRecord(str(error)) from error
+        if isinstance(image, bytes):
+            return image
+        return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+    def describe(self, i: int) -> str:
+        return self.records.describe(i)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.records.fingerprint

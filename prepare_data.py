@@ -1,0 +1,124 @@
+"""Turn any face data into a data directory (sharded, indexed TFRecords), look into face data, or write folders back.
+
+    python prepare_data.py SOURCE OUT              SOURCE: folder of identity folders, InsightFace directory or .rec,
+                                                   list of 'id;path' lines, older TFRecords, data directory
+    python prepare_data.py inspect PATH [--sheet PNG]        counts and a contact sheet, of any of these or a .bin
+    python prepare_data.py export DATA FOLDERS               identity folders again, the image bytes as they came
+
+The image bytes are kept as they are. A finished conversion is not repeated; an interrupted one leaves nothing.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from facelib.cli import run_cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = {"inspect": inspect, "export": export}.get(argv[0] if argv else "")
+    return command(argv[1:]) if command else prepare(argv)
+
+
+def prepare(argv: list[str]) -> int:
+    """SOURCE OUT: converts, and says what came of it and what to type next."""
+    args = _parse_prepare(argv)
+    from facelib.convert import BAD_RECORDS, convert
+
+    done = convert(
+        args.source,
+        args.out,
+        shards=args.shards,
+        min_images=args.min_images,
+        max_images=args.max_images,
+        image_size=args.image_size,
+        seed=args.seed,
+        skip_bad=args.skip_bad,
+        decode_all=args.decode_all,
+        progress=args.progress,
+    )
+    for note in done.notes:
+        print(f"note: {note}")
+    verb = "already there, nothing to do:" if done.was_finished else "wrote"
+    shards = f"{done.num_shards} shard{'s' * (done.num_shards != 1)}"
+    print(f"{verb} {done.out}: {done.num_images:,} images, {done.num_classes:,} identities, {shards}")
+    if done.num_bad:
+        bad = (done.out / BAD_RECORDS).read_text(errors="surrogateescape").splitlines()
+        shown = [f"  {line.encode(errors='replace').decode()}" for line in bad[:10]]
+        print(f"skipped {done.num_bad} bad images (all of them: {done.out / BAD_RECORDS}):", *shown, sep="\n")
+    print(
+        f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
+    )
+    return 0
+
+
+def inspect(argv: list[str]) -> int:
+    """PATH [--sheet PNG]: prints counts, images per identity and encodings; draws a sample."""
+    parser = argparse.ArgumentParser(prog="prepare_data.py inspect", description=inspect.__doc__)
+    parser.add_argument("path", type=Path, help="face data of any format, or a verification .bin")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
+    parser.add_argument("--seed", type=int, default=0, help="which faces are shown (default: %(default)s)")
+    args = parser.parse_args(argv)
+    from facelib.contact_sheet import save_png
+    from facelib.inspect_data import check_sheet_path, inspect_data
+
+    check_sheet_path(args.sheet)
+    result = inspect_data(args.path, args.seed)
+    print(*result.lines, sep="\n")
+    if args.sheet:
+        save_png(args.sheet, result.sheet())
+        print(f"wrote {args.sheet}")
+    return 0
+
+
+def export(argv: list[str]) -> int:
+    """DATA FOLDERS: writes identity folders from a data directory or any other face data."""
+    parser = argparse.ArgumentParser(prog="prepare_data.py export", description=export.__doc__)
+    parser.add_argument("data", type=Path, help="data directory, or face data of another format")
+    parser.add_argument("folders", type=Path, help="folder to make")
+    parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
+    args = parser.parse_args(argv)
+    from facelib.export_folders import export_folders
+    from facelib.sources import open_source
+
+    count = export_folders(open_source(args.data), args.folders, args.progress)
+    print(f"wrote {args.folders}: {count:,} images")
+    return 0
+
+
+def _parse_prepare(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="face data of any format (a folder called inspect: ./inspect)")
+    parser.add_argument("out", type=Path, help="data directory to make")
+    parser.add_argument("--shards", type=int, metavar="N", help="number of files (default: one per 16,384 images)")
+    parser.add_argument("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer images")
+    parser.add_argument("--max-images", type=int, metavar="N", help="keep a seeded choice of N images an identity")
+    parser.add_argument("--image-size", type=_size, metavar="H,W", help="in pixels (default: the source's, or 112,112)")
+    parser.add_argument("--seed", type=int, default=0, help="of order and choice (default: %(default)s)")
+    parser.add_argument(
+        "--skip-bad",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="leave bad images out and list them, instead of stopping at the first",
+    )
+    parser.add_argument(
+        "--decode-all",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="decode every image as a check, on all cores (otherwise: its header and its end)",
+    )
+    parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
+    return parser.parse_args(argv)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """'112,112' -> (112, 112)."""
+    height, width = (int(value) for value in text.split(","))
+    return height, width
+
+
+if __name__ == "__main__":
+    run_cli(main)
