@@ -1,0 +1,81 @@
+"""Convolution blocks that the mobile backbones share, with one activation and padding rule a net. Names Keras."""
+
+import math
+
+import keras
+from keras import layers
+
+from facelib.layers import FusedBatchNorm, activation
+
+
+class Blocks:
+    """Builds convolution + BN + activation. All tensors are NHWC; convolutions carry no bias.
+
+    Args:
+        activation: prelu | relu | relu6 | leaky_relu, after every block that is not linear.
+        padding: 'same' = TensorFlow's, which pads 0 before and 1 after at stride 2 on even maps; 'symmetric' = 1
+            and 1, as PyTorch pads and as the K210 demands.
+    """
+
+    def __init__(self, activation, padding, bn_momentum=0.9):
+        if padding not in ("same", "symmetric"):
+            raise ValueError(f"padding is 'same' or 'symmetric'. Received: padding={padding!r}")
+        self.activation = activation
+        self.padding = padding
+        self.bn_momentum = bn_momentum
+
+    def conv(self, x, filters, kernel, stride, name, linear=False):
+        """`kernel` x `kernel` convolution, BN, and the activation unless `linear`."""
+        x, padding = self._pad(x, kernel, stride, name)
+        x = layers.Conv2D(
+            filters, kernel, stride, padding=padding, use_bias=False, kernel_initializer="he_normal", name=name
+        )(x)
+        return self._finish(x, name, linear)
+
+    def depthwise(self, x, stride, name):
+        """3x3 depthwise convolution, BN, activation."""
+        x, padding = self._pad(x, 3, stride, name)
+        return self._finish(self._depthwise_conv(x, 3, stride, padding, name), name, linear=False)
+
+    def global_depthwise(self, x, name, linear=True):
+        """GDConv: one weight per position and channel in place of average pooling (MobileFaceNets, section 3.1)."""
+        kernel = (x.shape[1], x.shape[2])
+        return self._finish(self._depthwise_conv(x, kernel, 1, "valid", name), name, linear)
+
+    def bottleneck(self, x, expansion, filters, stride, name):
+        """1x1 up, 3x3 depthwise, linear 1x1 down; the input is added when the shapes agree (MobileNetV2, figure 4)."""
+        y = self.conv(x, expansion * x.shape[-1], 1, 1, f"{name}_expand") if expansion > 1 else x
+        y = self.depthwise(y, stride, f"{name}_dw")
+        y = self.conv(y, filters, 1, 1, f"{name}_project", linear=True)
+        if stride == 1 and x.shape[-1] == filters:
+            y = layers.Add(name=f"{name}_add")([x, y])
+        return y
+
+    def _depthwise_conv(self, x, kernel, stride, padding, name):
+        # Keras's he_normal counts all C input channels; a depthwise filter sees one.
+        fan_in = math.prod(kernel) if isinstance(kernel, tuple) else kernel * kernel
+        he_normal = keras.initializers.RandomNormal(stddev=math.sqrt(2.0 / fan_in))
+        return layers.DepthwiseConv2D(
+            kernel, stride, padding=padding, use_bias=False, depthwise_initializer=he_normal, name=name
+        )(x)
+
+    def _pad(self, x, kernel, stride, name):
+        if self.padding == "symmetric" and kernel == 3 and stride == 2:
+            return layers.ZeroPadding2D(1, name=f"{name}_pad")(x), "valid"
+        return x, "same"
+
+    def _finish(self, x, name, linear):
+        x = FusedBatchNorm(momentum=self.bn_momentum, name=f"{name}_bn")(x)
+        return x if linear else activation(self.activation, f"{name}_act")(x)
+
+
+def embedding_output(x):
+    """[N, 1, 1, D] -> the model's output: float32 [N, D], before L2 normalisation, whatever the dtype policy."""
+    x = layers.Flatten(name="flatten")(x)
+    return layers.Activation("linear", dtype="float32", name="embeddings")(x)
+
+
+def divisible(channels, divisor=8):
+    """The multiple of `divisor` nearest to `channels`, at least one and never below 90 % of it."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,0 +1,165 @@
+"""The layers that Keras 3 lacks or lowers badly, shared by all backbones. Names TensorFlow.
+
+Keras 3's BatchNormalization lowers to Mul/AddV2/Rsqrt, which trains slower and which no graph tool
+folds; its PReLU lowers to Relu/Neg/Mul, for which XNNPACK has no int8 kernel. These two say the same
+in ops that train faster and convert well.
+"""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="face")
+class PixelScale(keras.layers.Layer):
+    """Raw pixels to the network's range: `y = (x - mean) / std`, per channel. The first layer of every backbone.
+
+    Args:
+        mean, std: one number, or three in RGB order, in pixel units (0..255).
+
+    Call: float `[N, H, W, 3]` in 0..255, RGB -> the same shape in the compute dtype.
+    """
+
+    def __init__(self, mean=127.5, std=128.0, **kwargs):
+        super().__init__(**kwargs)
+        self.mean = mean
+        self.std = std
+
+    def call(self, images):
+        images = tf.cast(images, "float32")  # 0..255 minus 127.5 needs more than float16's 11 bits near the ends
+        return tf.cast((images - tf.constant(self.mean, "float32")) / tf.constant(self.std, "float32"), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "mean": self.mean, "std": self.std}
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FusedBatchNorm(keras.layers.Layer):
+    """Batch normalisation over N, H, W through the one fused TensorFlow op.
+
+    `y = gamma * (x - mean) / sqrt(var + epsilon) + beta`; in training `mean`, `var` are the batch's and
+    `moving = momentum * moving + (1 - momentum) * batch`. A layer with `trainable=False` uses the moving
+    ones, as Keras's own does. Parameters stay float32 under a mixed policy.
+
+    Args:
+        momentum: share of the moving statistics kept each step.
+        epsilon: added to the variance. cuDNN wants at least 1.001e-5.
+
+    Call: float `[N, H, W, C]` -> same.
+
+    Reference: Ioffe & Szegedy, Batch Normalization, https://arxiv.org/abs/1502.03167, algorithm 1.
+    """
+
+    def __init__(self, momentum=0.9, epsilon=1e-3, **kwargs):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.autocast = False  # the op takes float16 activations with float32 parameters
+
+    def build(self, input_shape):
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones", dtype="float32")
+        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros", dtype="float32")
+        self.moving_mean = self.add_weight(name="moving_mean", shape=shape, trainable=False, dtype="float32")
+        self.moving_variance = self.add_weight(
+            name="moving_variance", shape=shape, initializer="ones", trainable=False, dtype="float32"
+        )
+
+    def call(self, x, training=False):
+        use_batch = bool(training) and self.trainable
+        stats = {} if use_batch else {"mean": _tensor(self.moving_mean), "variance": _tensor(self.moving_variance)}
+        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x, _tensor(self.gamma), _tensor(self.beta), epsilon=self.epsilon, is_training=use_batch, **stats
+        )
+        if use_batch:
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving.value * self.momentum + batch * (1.0 - self.momentum))
+        return y
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
+
+
+def _tensor(variable):
+    return tf.convert_to_tensor(variable.value)
+
+
+@tf.custom_gradient
+def prelu(x, slope):
+    """max(x, slope * x), which is PReLU while every slope is at most 1; the form for training.
+
+    XLA turns the element-wise work into one pass forward and one backward, and the slope's gradient, a sum
+    over N, H and W, is a matmul with a row of ones: it runs on the BLAS threads, where TensorFlow's
+    reduction over leading axes is many times slower on a CPU.
+
+    Args:
+        x: float `[..., C]`.   slope: float `[C]`, same dtype, each <= 1.
+    """
+
+    def gradient(upstream):
+        dx, dslope = _prelu_gradient(x, slope, upstream)
+        dslope = tf.reshape(dslope, [-1, slope.shape[0]])
+        ones = tf.ones([1, tf.shape(dslope)[0]], dslope.dtype)
+        return dx, tf.reshape(tf.matmul(ones, dslope), [slope.shape[0]])
+
+    return _prelu_forward(x, slope), gradient
+
+
+@tf.function(jit_compile=True)
+def _prelu_forward(x, slope):
+    return tf.maximum(x, x * slope)
+
+
+@tf.function(jit_compile=True)
+def _prelu_gradient(x, slope, upstream):
+    return tf.where(x > 0.0, upstream, upstream * slope), upstream * tf.minimum(x, 0.0)
+
+
+@keras.saving.register_keras_serializable(package="face")
+class AtMostOne(keras.constraints.Constraint):
+    """Keeps PReLU slopes <= 1, where `max(x, a*x)` is exact. Trained slopes lie far below."""
+
+    def __call__(self, slope):
+        return keras.ops.minimum(slope, 1.0)
+
+
+@keras.saving.register_keras_serializable(package="face")
+class PReLU(keras.layers.Layer):
+    """One learned slope per channel for negative inputs: `y = max(x, a_c * x)` with `a_c <= 1`.
+
+    Converts to int8 as Mul and Maximum, both of which XNNPACK runs; a PRELU op it does not.
+
+    Call: float `[..., C]` -> same.
+
+    Reference: He et al., Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852, eq. 1.
+    """
+
+    def build(self, input_shape):
+        self.alpha = self.add_weight(
+            name="alpha", shape=(input_shape[-1],), initializer=keras.initializers.Constant(0.25), constraint=AtMostOne()
+        )
+
+    def call(self, x, training=False):
+        slope = tf.cast(_tensor(self.alpha), x.dtype)
+        return prelu(x, slope) if training else tf.maximum(x, x * slope)  # converters know the plain ops
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def activation(kind, name):
+    """A fresh activation layer: 'prelu', 'relu', 'relu6' or 'leaky_relu' (slope 0.1, exact in the K210's tables)."""
+    layers = {
+        "prelu": lambda: PReLU(name=name),
+        "relu": lambda: keras.layers.ReLU(name=name),
+        "relu6": lambda: keras.layers.ReLU(6.0, name=name),
+        "leaky_relu": lambda: keras.layers.LeakyReLU(0.1, name=name),
+    }
+    if kind not in layers:
+        raise ValueError(f"activation is one of {', '.join(layers)}. Received: activation={kind!r}")
+    return layers[kind]()

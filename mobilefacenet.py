@@ -1,0 +1,65 @@
+"""MobileFaceNet: the paper's table, with the switches that phones and the K210 ask for. Names Keras.
+
+Reference: Chen et al., MobileFaceNets, https://arxiv.org/abs/1804.07573, table 1.
+"""
+
+import keras
+from keras import layers
+
+from facelib.blocks import Blocks, divisible, embedding_output
+from facelib.layers import PixelScale
+
+# Table 1: expansion t, channels c, repeats n, stride s of each bottleneck group.
+BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+
+
+def mobilefacenet(
+    embedding_size=128,
+    activation="prelu",
+    stem="paper",
+    padding="same",
+    width=1.0,
+    dropout=0.0,
+    pixel_mean=127.5,
+    pixel_std=128.0,
+    image_size=(112, 112),
+):
+    """Builds the embedder.
+
+    With the defaults: 1,003,136 trainable and 1,022,720 total parameters, 221.0 M multiply-adds at 112x112.
+
+    Args:
+        embedding_size: length D of the output vector.
+        activation: prelu (paper) | relu | relu6 | leaky_relu.
+        stem: 'paper' = conv, depthwise; 'separable' = a 1x1 convolution more after the depthwise one,
+            as sirius-ai, foamliu and others build it.
+        padding: 'same' | 'symmetric'; see `facelib.blocks.Blocks`.
+        width: multiplies every channel count but the embedding's; results are multiples of 8.
+        dropout: rate before the embedding convolution.
+        pixel_mean, pixel_std: the input scaling, in pixel units; one number or three (RGB).
+        image_size: height and width, multiples of 16.
+
+    Returns:
+        `keras.Model`: float `[N, H, W, 3]` raw RGB 0..255 -> float32 `[N, D]`, *before* L2 normalisation.
+    """
+    if stem not in ("paper", "separable"):
+        raise ValueError(f"stem is 'paper' or 'separable'. Received: stem={stem!r}")
+    if any(side % 16 for side in image_size):
+        raise ValueError(f"image_size needs multiples of 16. Received: image_size={image_size!r}")
+    net = Blocks(activation, padding)
+    inputs = keras.Input((*image_size, 3), name="input_1")
+    x = PixelScale(pixel_mean, pixel_std, name="pixel_scale")(inputs)
+    x = net.conv(x, divisible(64 * width), 3, 2, "stem_conv")
+    x = net.depthwise(x, 1, "stem_dw")
+    if stem == "separable":
+        x = net.conv(x, divisible(64 * width), 1, 1, "stem_pw")
+    for group, (expansion, channels, repeats, stride) in enumerate(BOTTLENECKS, start=1):
+        for block in range(1, repeats + 1):
+            name = f"group{group}_block{block}"
+            x = net.bottleneck(x, expansion, divisible(channels * width), stride if block == 1 else 1, name)
+    x = net.conv(x, divisible(512 * width), 1, 1, "head_conv")
+    x = net.global_depthwise(x, "gdc")
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    x = net.conv(x, embedding_size, 1, 1, "embedding_conv", linear=True)
+    return keras.Model(inputs, embedding_output(x), name="mobilefacenet")
