@@ -169,8 +169,8 @@ def _paint_marks(canvas: Canvas, who: "Identity") -> None:
     for x, y, radius in who.moles:
         canvas.disc(x, y, radius, radius, shade(who.skin_colour, 0.38))
     for x, y, angle, length in who.scars:
-        half = np.array([np.cos(angle), np.sin(angle)]) * length / 2
-        canvas.stroke([(x, y) - half, (x, y) + half], mix(who.skin_colour, (240, 190, 190), 0.6), 1.3)
+        place, reach = np.array([x, y]), np.array([np.cos(angle), np.sin(angle)]) * length / 2
+        canvas.stroke([place - reach, place + reach], mix(who.skin_colour, (240, 190, 190), 0.6), 1.3)
 
 
 def _paint_eye(canvas: Canvas, who: "Identity", shot: "Shot", side: int) -> None:
@@ -198,7 +198,7 @@ def _paint_eye(canvas: Canvas, who: "Identity", shot: "Shot", side: int) -> None
     lid = smooth(place([*upper, lower[0]]), is_closed=False)
     canvas.stroke(lid, shade(mix(who.hair_colour, (40, 25, 20), 0.6), 0.6), who.lash_width)
     if who.lid_fold:
-        canvas.stroke(lid + (0, -who.lid_fold), shade(skin, 0.72), 0.6)
+        canvas.stroke(lid - np.array([0, who.lid_fold]), shade(skin, 0.72), 0.6)
     if who.eye_bags:
         canvas.stroke(
             place([(-width * 0.7, height + 2), (0, height + 3.4), (width * 0.7, height + 2)]), shade(skin, 0.8), 0.8
@@ -340,7 +340,7 @@ def _paint_occluder(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
     if shot.occluder == "bar":
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         bar = np.array([(-80, -6), (80, -6), (80, 6), (-80, 6)]) @ turn
-        canvas.fill(bar + (x, y), shot.clothes_colour, 14)
+        canvas.fill(bar + np.array([x, y]), shot.clothes_colour, 14)
     elif shot.occluder == "hand":
         skin = shade(who.skin_colour, 0.95)
         side = np.sign(x) or 1

@@ -142,8 +142,8 @@ def draw_identity(seed: int, identity_idx: int = 0) -> Identity:
         hairline_y=between(-31, -17), hairline_peak=between(-6, 8), hair_parting=between(-7, 7),
         sideburn_y=between(-14, 14), fringe=between(2, 5) * chance(0.3),
         beard=str(rng.choice(("none", "moustache", "goatee", "full"), p=(0.68, 0.1, 0.1, 0.12))),
-        glasses_habit=0.75 * chance(0.22), glasses_size=min(between(10, 14), eye - 2), glasses_aspect=between(0.62, 1.0),
-        glasses_squareness=between(2, 6), glasses_width=between(0.8, 2.2),
+        glasses_habit=0.75 * chance(0.22), glasses_size=min(between(10, 14), eye - 2),
+        glasses_aspect=between(0.62, 1.0), glasses_squareness=between(2, 6), glasses_width=between(0.8, 2.2),
         glasses_colour=_between_neighbours(((24, 22, 24), (120, 60, 40), (150, 140, 120), (40, 50, 110)), rng),
         freckles=tuple((between(-24, 24), between(10, 27)) for _ in range(num_freckles)),
         moles=tuple((between(-27, 27), between(-16, 50), between(0.9, 1.9)) for _ in range(num_moles)),
@@ -159,17 +159,17 @@ def draw_shot(identity: Identity, rng: np.random.Generator) -> Shot:
     brightness = between(0.6, 1.3)
     warmth = bell(0, 0.13)
     return Shot(
-        yaw=float(np.clip(bell(0, 0.24), -0.6, 0.6)), pitch=float(np.clip(bell(0, 0.13), -0.35, 0.35)),
+        yaw=float(np.clip(bell(0, 0.2), -0.5, 0.5)), pitch=float(np.clip(bell(0, 0.11), -0.3, 0.3)),
         roll=bell(0, 0.035), zoom=between(0.95, 1.05), shift=(bell(0, 1.0), bell(0, 1.0)),
         smile=max(0.0, bell(0.2, 0.5)), mouth_opening=max(0.0, bell(-1.0, 3.2)),
         eye_opening=0.15 if chance(0.07) else between(0.7, 1.1), gaze=(bell(0, 0.6), bell(0, 0.5)),
         brow_raise=bell(0, 1.0), frown=bell(0, 0.6), glasses=glasses, is_shaved=chance(0.15),
-        occluder=str(rng.choice(("none", "bar", "hand"), p=(0.88, 0.06, 0.06))),
+        occluder=str(rng.choice(("none", "bar", "hand"), p=(0.9, 0.05, 0.05))),
         occluder_place=(between(-30, 30), between(-24, 52), between(0, np.pi)),
         clothes_colour=tuple(between(20, 235, 3).tolist()),
         gain=tuple((brightness * (1 + np.array([warmth, bell(0, 0.05), -warmth]))).tolist()),
         light_slope=(bell(0, 0.22), bell(0, 0.15)), gamma=between(0.7, 1.4),
-        blur=abs(bell(0, 0.6)), noise=between(1, 8),
+        blur=abs(bell(0, 0.6)), noise=between(1, 7),
     )  # fmt: skip
 
 

@@ -1,0 +1,142 @@
+"""Toy faces in the file formats of the field: identity folders, InsightFace .rec, older TFRecord, verification .bin.
+
+    python -m facelib.toy_data toy/train --format folders --identities 200 --images 15
+    python -m facelib.toy_data toy/valid/toy.bin --format bin --identities 150 --images 8 --num-pairs 1200
+
+A .bin is of held-out identities unless --first-identity says otherwise.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from facelib.bins import write_bin
+from facelib.cli import FaceError, run_cli
+from facelib.files import atomic_path
+from facelib.pairs import sample_pairs
+from facelib.recordio import face_payloads, write_rec
+from facelib.tfrecord import encode_image_example, frame
+from facelib.toy_faces import encode_jpeg, toy_face
+from facelib.working_folder import working_folder
+
+HELD_OUT_IDENTITY = 1_000_000  # the first identity of verification sets: no training set comes near it
+
+
+@dataclass(frozen=True)
+class ToySet:
+    """`num_images` pictures of each of `num_identities` people, from `first_identity` on, in world `seed`."""
+
+    num_identities: int
+    num_images: int
+    first_identity: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.num_identities < 1 or self.num_images < 1 or self.first_identity < 0 or self.seed < 0:
+            raise FaceError(
+                "A toy set has at least 1 identity of at least 1 image, and no negative number. "
+                f"Received: identities={self.num_identities}, images={self.num_images}, "
+                f"first identity={self.first_identity}, seed={self.seed}."
+            )
+
+    def __len__(self) -> int:
+        return self.num_identities * self.num_images
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [len(self)], 0 .. num_identities - 1, ascending."""
+        return np.repeat(np.arange(self.num_identities), self.num_images)
+
+    def jpeg(self, position: int) -> bytes:
+        """JPEG of the picture at `position`, RGB 112 x 112. Quality 60 to 95, as the picture's numbers say."""
+        identity, image = divmod(position, self.num_images)
+        identity += self.first_identity
+        quality = int(np.random.default_rng([self.seed, identity, image, 2]).integers(60, 96))
+        return encode_jpeg(toy_face(self.seed, identity, image), quality)
+
+    def jpegs(self) -> Iterator[bytes]:
+        """All pictures in label order, with a progress bar."""
+        return (self.jpeg(i) for i in tqdm(range(len(self)), desc="drawing faces", unit="face", disable=None))
+
+
+def write_folders(out: Path, faces: ToySet) -> None:
+    """Writes `out`/0001/0001.jpg and so on; folder names are identity numbers from 1. Whole or absent."""
+    _refuse_filled(out)
+    with working_folder(out) as folder:
+        for position, jpeg in enumerate(faces.jpegs()):
+            identity, image = divmod(position, faces.num_images)
+            file = folder / f"{faces.first_identity + identity + 1:04d}" / f"{image + 1:04d}.jpg"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(jpeg)
+
+
+def write_insightface(out: Path, faces: ToySet) -> None:
+    """Writes `out`/train.rec, train.idx and property, as InsightFace lays out its training sets. Whole or absent."""
+    _refuse_filled(out)
+    with working_folder(out) as folder:
+        write_rec(folder / "train.rec", face_payloads(list(faces.jpegs()), faces.labels.tolist()))
+        (folder / "property").write_text(f"{faces.num_identities},112,112\n")
+
+
+def write_tfrecord(out: Path, faces: ToySet) -> None:
+    """Writes one TFRecord of `image_raw` (JPEG) and `label` (from 0), identity by identity, as older systems do."""
+    with atomic_path(out) as part, open(part, "wb") as file:
+        for jpeg, label in zip(faces.jpegs(), faces.labels.tolist(), strict=True):
+            file.write(frame(encode_image_example(jpeg, label)))
+
+
+def write_pairs(out: Path, faces: ToySet, num_pairs: int) -> None:
+    """Writes a verification .bin: 10 folds that share no identity, half of the pairs genuine."""
+    idx, is_same = sample_pairs(faces.labels, num_pairs, faces.seed)
+    positions, places = np.unique(idx, return_inverse=True)  # only the pictures that are needed, each drawn once
+    progress = tqdm(positions.tolist(), desc="drawing pairs", unit="face", disable=None)
+    jpegs = [faces.jpeg(position) for position in progress]
+    write_bin(out, [jpegs[place] for place in places], is_same)
+
+
+WRITERS: dict[str, Callable[[Path, ToySet], None]] = {
+    "folders": write_folders,
+    "rec": write_insightface,
+    "tfrecord": write_tfrecord,
+}
+
+
+def _refuse_filled(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FaceError(f"OUT must be a new or empty folder. '{out}' exists: remove it or choose another name.")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder (folders, rec) or file (tfrecord, bin) to write")
+    parser.add_argument("--format", choices=[*WRITERS, "bin"], default="folders")
+    parser.add_argument("--identities", type=int, default=200, help="how many people (default: 200)")
+    parser.add_argument("--images", type=int, default=15, help="pictures of each (default: 15)")
+    parser.add_argument("--first-identity", type=int, help=f"default: 0, for bin {HELD_OUT_IDENTITY}")
+    parser.add_argument("--num-pairs", type=int, default=1200, help="pairs of a bin (default: 1200)")
+    parser.add_argument("--seed", type=int, default=0, help="which world of toy people (default: 0)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    first = args.first_identity
+    if first is None:
+        first = HELD_OUT_IDENTITY if args.format == "bin" else 0
+    faces = ToySet(args.identities, args.images, first, args.seed)
+    if args.format == "bin":
+        write_pairs(args.out, faces, args.num_pairs)
+        print(f"wrote {args.out}: {args.num_pairs} pairs of {args.identities} identities")
+    else:
+        WRITERS[args.format](args.out, faces)
+        print(f"wrote {args.out}: {len(faces)} images of {args.identities} identities")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
