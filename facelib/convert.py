@@ -75,7 +75,7 @@ def convert(
     Args:
         shards: number of files; by default one for each 16,384 images.
         min_images, max_images: identities with fewer images are dropped; of those with more, a seeded choice is kept.
-        image_size: (height, width) in pixels that every image must have; by default what the source declares, or 112x112.
+        image_size: (height, width) in pixels of every image; by default what the source declares, or 112x112.
         seed: of the order and that choice. The same source and options give the same bytes.
         skip_bad: leave unreadable images out, and list them in bad_records.txt, instead of stopping at the first.
         decode_all: decode every image as a check, on all cores, instead of looking at its header and end only.
@@ -128,12 +128,17 @@ def _check_out(out: Path, source_path: Path, source: Source) -> None:
 def _already_there(out: Path, made_from: dict) -> Conversion:
     meta = read_json(out / META, "data directory's meta.json")
     old = meta.get("source") or {}
-    for key, what in (("hash", "other face data"), ("options", "other options")):
-        if old.get(key) != made_from[key]:
-            detail = f"{old.get('path')!r}" if key == "hash" else json.dumps(old.get(key))
-            raise FaceError(
-                f"'{out}' was made from {what} ({detail}). Choose another OUT, or delete it to make it again."
-            )
+    differences = []
+    if old.get("hash") != made_from["hash"]:
+        differences.append(f"other face data ({old.get('path')!r}, a {old.get('kind')})")
+    options = old.get("options") or {}
+    for name, value in made_from["options"].items():
+        if options.get(name) != value:
+            differences.append(f"--{name.replace('_', '-')} {json.dumps(options.get(name))}")
+    if differences:
+        raise FaceError(
+            f"'{out}' was made with {', '.join(differences)}. Choose another OUT, or delete it to make it again."
+        )
     records = open_records(out)  # checks that everything is there
     shards = len(records.files)
     return Conversion(out, len(records), records.num_classes, shards, meta.get("num_bad", 0), was_finished=True)
@@ -189,7 +194,7 @@ def _fill_buckets(source, keep, num_shards, seed, folder: Path, check: "_Checker
         pending[k].clear()
         waiting[k] = 0
 
-    with tqdm(total=len(keep), unit=" images", desc="read", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(keep), unit=" images", desc="read", disable=None if progress else True, leave=False) as bar:
         for start in range(0, len(keep), _CHUNK):
             chunk = keep[start : start + _CHUNK].tolist()
             images = check(chunk)
@@ -273,7 +278,7 @@ def _write_data_dir(source, buckets: _Buckets, folder: Path, out: Path, made_fro
     num_shards = len(buckets.names)
     index = np.zeros(int((labels >= 0).sum()), INDEX_DTYPE)
     shards, filled = [], 0
-    with tqdm(total=len(index), unit=" images", desc="write", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(index), unit=" images", desc="write", disable=None if progress else True, leave=False) as bar:
         for k, bucket in enumerate(buckets.names):
             mine = np.flatnonzero(buckets.shard == k)
             path = folder / shard_name(k, num_shards)

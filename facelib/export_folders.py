@@ -26,7 +26,9 @@ def export_folders(source: Source, out: Path, progress: bool = True) -> int:
     with working_folder(out) as root:
         for label in sorted(set(labels)):
             (root / folders[label]).mkdir(parents=True, exist_ok=True)
-        for i in tqdm(range(len(source)), unit=" images", desc="export", disable=not progress, leave=False):
+        for i in tqdm(
+            range(len(source)), unit=" images", desc="export", disable=None if progress else True, leave=False
+        ):
             try:
                 image = source.read(i)
             except BadRecord as error:

@@ -212,7 +212,7 @@ class RecordsSource:
         try:
             image, _ = self.records.read(i)
         except FaceError as error:
-            raise BadRecord(str(error)) from error
+            raise error.__cause__ if isinstance(error.__cause__, BadRecord) else error from None
         if isinstance(image, bytes):
             return image
         return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,0 +1,142 @@
+"""Make a verification set (.bin) from a folder of identity folders, with drawn pairs or those of a pairs.txt.
+
+    python make_bin.py FOLDERS valid_dataset/mine.bin --num-pairs 6000
+    python make_bin.py lfw_aligned valid_dataset/lfw.bin --pairs pairs.txt
+
+Drawn pairs: half genuine, in 10 blocks for 10-fold evaluation, no identity in two blocks, no pair twice.
+Images are aligned 112x112 JPEG or PNG; their bytes are kept as they are.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from facelib.cli import FaceError, run_cli
+
+FOLDS = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    from facelib.bins import write_bin
+
+    check_out(args.out)
+    if args.pairs:
+        images, is_same = listed_pairs(args.folders, args.pairs, args.image_size)
+    else:
+        images, is_same = drawn_pairs(args.folders, args.num_pairs, args.seed, args.image_size)
+    write_bin(args.out, images, is_same)
+    genuine = sum(map(bool, is_same))
+    print(f"wrote {args.out}: {len(is_same):,} pairs, {genuine:,} genuine, {len(set(images)):,} different images")
+    print(f"next: python evaluate_data.py MODEL.h5 --valid {args.out}")
+    return 0
+
+
+def check_out(out: Path) -> None:
+    """Raises FaceError unless OUT can be the name of a verification set."""
+    if out.suffix != ".bin":
+        raise FaceError(f"A verification set is called NAME.bin: NAME stands in the tables. Received: '{out}'.")
+    if out.is_dir():
+        raise FaceError(f"OUT is a file to be made. '{out}' is a folder: choose another name.")
+
+
+def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tuple[int, int]):
+    """(encoded images [2P], is_same bool [P]), drawn from an identity-folder tree.
+
+    `num_pairs` None: as many as go, up to the 6,000 of LFW.
+    """
+    import numpy as np
+
+    from facelib.folder_source import FolderSource
+    from facelib.pairs import sample_pairs
+    from facelib.tfrecord import BadRecord
+
+    if not folders.is_dir():
+        raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
+    source = FolderSource(folders)
+    if num_pairs is None:
+        num_pairs = most_pairs(source.labels, seed)
+    idx, is_same = sample_pairs(source.labels, num_pairs, seed, FOLDS)
+    read = {}
+    for i in np.unique(idx).tolist():
+        try:
+            read[i] = checked(source.read(i), image_size)
+        except BadRecord as error:
+            raise FaceError(f"{source.describe(i)}: {error}. Mend or remove it.") from error
+    return [read[i] for i in idx.tolist()], is_same
+
+
+def most_pairs(labels, seed: int) -> int:
+    """The largest number of pairs up to LFW's 6,000 that `sample_pairs` can draw from these labels."""
+    from facelib.pairs import sample_pairs
+
+    step = 2 * FOLDS
+    low, high = 1, 6000 // step
+    try:
+        sample_pairs(labels, high * step, seed, FOLDS)
+        return high * step
+    except FaceError:
+        while low < high:  # low: possible or 1; high: impossible
+            middle = (low + high) // 2
+            try:
+                sample_pairs(labels, middle * step, seed, FOLDS)
+                low = middle + 1
+            except FaceError:
+                high = middle
+        return max(1, low - 1) * step
+
+
+def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
+    """(encoded images [2P], is_same bool [P]), in the order of pairs.txt."""
+    from facelib.pairs_txt import find_shot, read_pairs_txt
+    from facelib.tfrecord import BadRecord
+
+    if not folders.is_dir():
+        raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
+    pairs, is_same = read_pairs_txt(pairs_txt)
+    read = {}
+    for shot in dict.fromkeys(shot for pair in pairs for shot in pair):
+        file = find_shot(folders, shot)
+        try:
+            read[shot] = checked(file.read_bytes(), image_size)
+        except BadRecord as error:
+            raise FaceError(f"'{file}': {error}. Mend or remove it.") from error
+    return [read[shot] for pair in pairs for shot in pair], is_same
+
+
+def checked(image: bytes, image_size: tuple[int, int]) -> bytes:
+    """`image`, when it is a whole JPEG or PNG of `image_size` (height, width). Raises BadRecord otherwise."""
+    from facelib.image_header import read_size
+    from facelib.tfrecord import BadRecord
+
+    height, width = read_size(image)
+    if (height, width) != image_size:
+        wanted = "x".join(map(str, image_size))
+        raise BadRecord(f"the image is {height}x{width}, but all must be {wanted}: align photos with align_faces.py")
+    return image
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, help="folder of identity folders of aligned faces")
+    parser.add_argument("out", type=Path, help="the .bin to make")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--pairs", type=Path, metavar="TXT", help="use the pairs of this list, in the form of LFW's")
+    which.add_argument(
+        "--num-pairs", type=int, metavar="N", help="draw N pairs, a multiple of 20 (default: as many as go, up to 6000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default: %(default)s)")
+    parser.add_argument(
+        "--image-size", type=size, default=(112, 112), metavar="H,W", help="in pixels (default: 112,112)"
+    )
+    return parser.parse_args(argv)
+
+
+def size(text: str) -> tuple[int, int]:
+    """'112,112' -> (112, 112)."""
+    height, width = (int(value) for value in text.split(","))
+    return height, width
+
+
+if __name__ == "__main__":
+    run_cli(main)
