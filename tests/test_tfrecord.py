@@ -1,0 +1,131 @@
+"""TFRecord framing and tf.train.Example, against TensorFlow's own writer, reader and protobuf."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facelib.cli import FaceError
+from facelib.tfrecord import (
+    BadRecord,
+    decode_example,
+    decode_image_example,
+    encode_example,
+    encode_image_example,
+    frame,
+    open_frame,
+    scan,
+)
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+FEATURES = st.dictionaries(
+    st.text(st.characters(codec="utf-8"), max_size=8),
+    st.one_of(st.lists(st.binary(max_size=300), min_size=1, max_size=3), st.lists(INT64, min_size=1, max_size=5)),
+    max_size=4,
+)
+
+
+def as_plain(features):
+    return {key: [bytes(v) if isinstance(v, memoryview) else v for v in values] for key, values in features.items()}
+
+
+@given(FEATURES)
+@settings(max_examples=200, deadline=None)
+def test_an_example_comes_back_as_it_was_written(features):
+    assert as_plain(decode_example(encode_example(features))) == features
+
+
+@given(FEATURES)
+@settings(max_examples=50, deadline=None)
+def test_tensorflow_parses_our_example_and_we_parse_its(features):
+    tf = pytest.importorskip("tensorflow")
+    example = tf.train.Example.FromString(encode_example(features))
+    found = {
+        key: list(value.bytes_list.value or value.int64_list.value) for key, value in example.features.feature.items()
+    }
+
+    assert found == features
+    assert as_plain(decode_example(example.SerializeToString())) == features
+
+
+def test_a_float_list_comes_back_from_tensorflow():
+    tf = pytest.importorskip("tensorflow")
+    values = np.array([0.5, -3.25, 1e-20], np.float32)
+    example = tf.train.Example.FromString(encode_example({"embedding": values}))
+
+    np.testing.assert_array_equal(np.float32(example.features.feature["embedding"].float_list.value), values)
+    np.testing.assert_array_equal(decode_example(example.SerializeToString())["embedding"], values)
+
+
+@given(
+    st.one_of(st.integers(0, 400), st.integers(16_200, 16_500), st.integers(2_097_000, 2_097_200)),
+    st.integers(0, 2**40),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_fast_form_of_our_record_is_the_general_one(size, label):
+    image = b"\xff\xd8" + bytes(size)
+    payload = encode_image_example(image, label)
+
+    assert payload == encode_example({"image_raw": image, "label": label})
+    assert decode_image_example(memoryview(payload), label) in (image, None)
+    assert decode_image_example(memoryview(payload), label + 1) is None
+    if 200 < size < 16_250 or 16_400 < size < 2_097_000:
+        assert decode_image_example(memoryview(payload), label) == image
+
+
+def test_tensorflow_reads_our_frames_and_we_scan_its_file(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    payloads = [b"", b"x", bytes(range(256)) * 9]
+    ours, theirs = tmp_path / "ours.tfrecord", tmp_path / "theirs.tfrecord"
+    ours.write_bytes(b"".join(map(frame, payloads)))
+    with tf.io.TFRecordWriter(str(theirs)) as writer:
+        for payload in payloads:
+            writer.write(payload)
+
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert [item.numpy() for item in tf.data.TFRecordDataset(str(ours))] == payloads
+    offsets, lengths = scan(theirs)
+    data = theirs.read_bytes()
+    found = [
+        bytes(open_frame(data[o : o + n + 16], n)) for o, n in zip(offsets.tolist(), lengths.tolist(), strict=True)
+    ]
+    assert found == payloads
+
+
+def test_a_file_cut_at_any_byte_is_an_error_or_whole_records(tmp_path):
+    data = b"".join(map(frame, [b"abc", b"", b"defgh"]))
+    ends = {19, 35, 56}
+    file = tmp_path / "cut.tfrecord"
+    for size in range(len(data)):
+        file.write_bytes(data[:size])
+        if size in ends:
+            assert len(scan(file)[0]) == sorted(ends).index(size) + 1
+        else:
+            with pytest.raises(FaceError, match=r"cut short|empty"):
+                scan(file)
+
+
+def test_every_flipped_bit_of_a_frame_is_noticed():
+    data = frame(b"some payload")
+    for bit in range(len(data) * 8):
+        broken = bytearray(data)
+        broken[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BadRecord):
+            open_frame(bytes(broken), 12)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_an_example_or_a_bad_record(data):
+    with contextlib.suppress(BadRecord):
+        decode_example(data)
+
+
+def test_a_file_that_is_no_tfrecord_is_named(tmp_path):
+    file = tmp_path / "photo.tfrecord"
+    file.write_bytes(b"\xff\xd8\xff\xe0" * 20)
+
+    with pytest.raises(FaceError, match=r"photo\.tfrecord' record 0 \(offset 0\).*no TFRecord"):
+        scan(file)
