@@ -195,9 +195,7 @@ def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: flo
         new_vr, old_vr = new.get("vr", {}), old.get("vr", {})
         fars = [far for far in old_vr if far in new_vr]
         if not fars:
-            raise FaceError(
-                f"Set '{name}' has no FAR in both reports: {list(new_vr)} against {list(old_vr)}. Use --far."
-            )
+            raise FaceError(f"Set '{name}': no FAR stands in both reports ({list(new_vr)}, {list(old_vr)}). Use --far.")
         for far in fars:
             new_rate, old_rate = new_vr[far].get("vr"), old_vr[far].get("vr")
             if old_rate is not None:  # where the reference has no number, there is nothing to lose

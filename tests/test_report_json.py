@@ -1,0 +1,140 @@
+"""The report: table and JSON are the same numbers, and the gate lets nothing worse pass."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_curve
+
+from facelib.cli import FaceError
+from facelib.report import Report, compare, measure_set, read_report, report_path
+
+
+def draw_set(num_pairs=4000, seed=0):
+    random = np.random.default_rng(seed)
+    is_same = np.arange(num_pairs) // (num_pairs // 20) % 2 == 0  # fold by fold, as in LFW
+    return np.clip(random.normal(1.6 - 0.9 * is_same, 0.3), 0, 4), is_same
+
+
+@pytest.fixture
+def report():
+    distances, is_same = draw_set()
+    return Report(
+        "x.tflite", "tflite_int8", (measure_set("lfw", distances, is_same, (1e-3, 1e-4)),), "00", 5, 10.0, 100.0
+    )
+
+
+def test_the_json_has_the_keys_of_the_contract(report, tmp_path):
+    report.write(tmp_path / "x.report.json")
+
+    value = read_report(tmp_path / "x.report.json")
+
+    assert {"artifact", "sha256", "kind", "images_per_s", "sets"} <= set(value)
+    assert {"size_bytes", "ms_per_image", "threads", "mean_norm"} <= set(value)
+    lfw = value["sets"]["lfw"]
+    assert {"pairs", "genuine", "acc", "acc_std", "auc", "eer", "vr", "dist_max", "dist_min"} <= set(lfw)
+    assert (lfw["pairs"], lfw["genuine"]) == (4000, 2000)
+    low, high = lfw["vr"]["0.001"]["ci95"]
+    assert 0 < low < lfw["vr"]["0.001"]["vr"] < high < 1
+    assert lfw["vr"]["0.0001"]["vr"] is None
+    assert "Infinity" not in (tmp_path / "x.report.json").read_text()
+
+
+def test_the_table_shows_the_numbers_of_the_json_in_the_fields_formats(report):
+    header, _, first, second = report.table().split("\n")
+    lfw = report.as_dict()["sets"]["lfw"]
+
+    assert [cell.strip() for cell in header.split("|")] == [
+        "data set",
+        "AUC",
+        "ACC",
+        "VR @ FAR",
+        "dist max",
+        "dist min",
+    ]
+    cells = [cell.strip() for cell in first.split("|")]
+    assert cells[0] == "lfw" and float(cells[1]) == pytest.approx(lfw["auc"], abs=5e-6)
+    assert cells[2] == f"{lfw['acc']:.3f}+-{lfw['acc_std']:.3f}"
+    vr = lfw["vr"]["0.001"]
+    assert cells[3] == f"{vr['vr']:.5f}+-{vr['vr_std']:.5f} @ FAR={vr['far']:.5f}"
+    assert (float(cells[4]), float(cells[5])) == pytest.approx((lfw["dist_max"], lfw["dist_min"]), abs=5e-6)
+    assert "n/a @ FAR=0.0001: needs >= 11112 impostors" in second
+
+
+def test_the_roc_of_the_json_is_a_part_of_scikit_learns():
+    distances, is_same = draw_set(2000, 3)
+    curve = measure_set("lfw", distances, is_same).roc
+
+    far, tar, _ = roc_curve(is_same, -distances, drop_intermediate=False)
+    points = set(zip(far.round(12), tar.round(12), strict=True))
+    assert 20 < len(curve["far"]) <= 200
+    assert all((round(f, 12), round(t, 12)) in points for f, t in zip(curve["far"], curve["tar"], strict=True))
+    assert curve["far"] == sorted(curve["far"]) and curve["far"][-1] == 1.0
+    for f, t in zip(curve["far"], curve["tar"], strict=True):
+        assert t == pytest.approx(tar[far <= f].max())  # the loosest threshold of that FAR
+
+
+def test_the_histogram_counts_every_pair_once():
+    distances, is_same = draw_set()
+
+    histogram = measure_set("lfw", distances, is_same).histogram
+
+    assert (sum(histogram["genuine"]), sum(histogram["impostor"])) == (2000, 2000)
+    in_bin = is_same & (distances >= 0.7) & (distances < 0.75)
+    assert histogram["genuine"][histogram["edges"].index(0.7)] == in_bin.sum() > 0
+
+
+def test_a_set_that_cannot_be_measured_is_named():
+    with pytest.raises(FaceError, match="Set 'tiny'"):
+        measure_set("tiny", np.array([0.1, 0.2]), np.array([True, False]))
+
+
+def make_report(acc=0.994, rate=0.987, **changes):
+    lfw = {"pairs": 6000, "genuine": 3000, "acc": acc, "vr": {"0.001": {"vr": rate}}, **changes}
+    return {"flip": False, "sets": {"lfw": lfw}}
+
+
+@pytest.mark.parametrize(
+    "acc, vr, words",
+    [
+        (0.994, 0.987, None),
+        (0.999, 0.999, None),
+        (0.989, 0.967, None),  # exactly the allowed loss
+        (0.9889, 0.987, "lfw: ACC 98.89 % against 99.40 %: 0.51 points lost, 0.5 allowed"),
+        (0.994, 0.96, "lfw: VR@FAR=0.001 96.00 % against 98.70 %: 2.70 points lost, 2 allowed"),
+        (float("nan"), 0.987, "ACC"),
+        (0.994, float("nan"), "VR"),
+        (0.994, None, "VR@FAR=0.001 cannot be compared"),
+    ],
+)
+def test_the_gate_names_set_numbers_and_the_allowed_loss(acc, vr, words):
+    failures = compare(make_report(acc, vr), make_report(), 0.5, 2.0)
+
+    assert len(failures) == (words is not None)
+    assert words is None or words in failures[0]
+
+
+@pytest.mark.parametrize(
+    "report, words",
+    [
+        ({"flip": False, "sets": {"agedb_30": make_report()["sets"]["lfw"]}}, "No set stands in both"),
+        ({**make_report(), "flip": True}, "mirrored"),
+        (make_report(pairs=600), "600 pairs here and 6000"),
+        (make_report(vr={"0.01": {"vr": 1.0}}), "no FAR stands in both"),
+    ],
+)
+def test_what_cannot_be_compared_never_passes(report, words):
+    with pytest.raises(FaceError, match=words):
+        compare(report, make_report(), 0.5, 2.0)
+
+
+@pytest.mark.parametrize("value", [{}, {"sets": {}}, {"sets": {"lfw": 1}}, {"sets": {"lfw": {"acc": 1, "vr": 2}}}])
+def test_a_file_that_is_no_report_is_refused(tmp_path, value):
+    (tmp_path / "r.json").write_text(json.dumps(value))
+
+    with pytest.raises(FaceError, match="A report"):
+        read_report(tmp_path / "r.json")
+
+
+def test_the_report_lies_beside_its_artefact(tmp_path):
+    assert report_path(tmp_path / "x.tflite") == tmp_path / "x.tflite.report.json"
