@@ -48,26 +48,22 @@ def open_older(path: Path) -> Records:
 def _scan_file(file: Path, layout: Layout | None) -> tuple[Layout | None, np.ndarray, np.ndarray, np.ndarray]:
     offsets, lengths = scan(file)
     keep, labels = np.ones(len(offsets), bool), array("q")
-    with map_file(file) as data:
-        view = memoryview(data)
-        try:
-            for i, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
-                features = decode_example(view[offset + 12 : offset + 12 + length])
-                if tfrecord_layouts.is_header(features):
-                    keep[i] = False
-                    continue
-                layout = layout or tfrecord_layouts.find_layout(features)
-                if layout.label_key is None:
-                    break  # labels come from the TFace index
-                labels.append(tfrecord_layouts.read_label(layout, features))
-        except BadRecord as error:
-            raise FaceError(
-                f"Every record is a tf.train.Example with an image and a label. '{file}' record {i} (offset {offset}): "
-                f"{error}. Make or copy it again."
-            ) from error
-        finally:
-            features = None  # its memoryviews would keep the map open
-            view.release()
+    view = memoryview(map_file(file))  # not closed by hand: an error's traceback may still hold parts of it
+    try:
+        for i, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
+            features = decode_example(view[offset + 12 : offset + 12 + length])
+            if tfrecord_layouts.is_header(features):
+                keep[i] = False
+                continue
+            layout = layout or tfrecord_layouts.find_layout(features)
+            if layout.label_key is None:
+                break  # labels come from the TFace index
+            labels.append(tfrecord_layouts.read_label(layout, features))
+    except BadRecord as error:
+        raise FaceError(
+            f"Every record is a tf.train.Example with an image and a label. '{file}' record {i} (offset {offset}): "
+            f"{error}. Make or copy it again."
+        ) from error
     return layout, offsets[keep], lengths[keep], np.frombuffer(labels, np.int64)
 
 
