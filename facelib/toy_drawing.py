@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from facelib.sidecar import TEMPLATE_112
+
 if TYPE_CHECKING:
     from facelib.toy_faces import Identity, Shot
 
 SIZE = 112
-# Left eye, right eye, nose tip, left and right mouth corner in the ArcFace crop.
-# Deng et al., https://arxiv.org/abs/1801.07698; the five points every aligned 112 x 112 data set uses.
-TEMPLATE = np.array([[38.29, 51.70], [73.53, 51.50], [56.03, 71.74], [41.55, 92.37], [70.73, 92.20]])
+TEMPLATE = np.array(TEMPLATE_112)  # where aligned crops have eyes, nose and mouth corners
 SUPERSAMPLING = 2  # painted at 224 x 224 with anti-aliased edges, then averaged down
 SHIFT = 4  # fractional bits of polygon corners
 TURNS = np.linspace(0, 2 * np.pi, 16, endpoint=False)
