@@ -182,6 +182,18 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
 test_main.__test__ = False  # pytest collects functions by their name
 
 
+def add_io_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how to feed a model without a sidecar; `choose_io` reads them."""
+    other = parser.add_argument_group("models without a sidecar")
+    other.add_argument("--input", metavar="NAME", help="input tensor (default: input_1)")
+    other.add_argument("--output", metavar="NAME", help="output tensor (default: embeddings)")
+    other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
+    pixels_help = "0..255, (x-127.5)/128, or ImageNet statistics (default: raw)"
+    other.add_argument("--pixels", choices=("raw", "pm1", "imagenet"), help=pixels_help)
+    other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
+    other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")
+
+
 def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
     """How to feed the artefact: from its sidecar, else from the third-party flags; the two must not disagree."""
     flags = {
@@ -227,14 +239,7 @@ def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namesp
     add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help="percentage points (default: %(default)s)")
     add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help="percentage points (default: %(default)s)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: all cores, %(default)s)")
-    other = parser.add_argument_group("models without a sidecar")
-    other.add_argument("--input", metavar="NAME", help="input tensor (default: input_1)")
-    other.add_argument("--output", metavar="NAME", help="output tensor (default: embeddings)")
-    other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
-    pixels_help = "0..255, (x-127.5)/128, or ImageNet statistics (default: raw)"
-    other.add_argument("--pixels", choices=("raw", "pm1", "imagenet"), help=pixels_help)
-    other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
-    other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")
+    add_io_flags(parser)
     args = parser.parse_args(argv)
     args.far = tuple(dict.fromkeys(args.far or DEFAULT_FARS))
     for far in args.far:

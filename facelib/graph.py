@@ -1,0 +1,177 @@
+"""TensorFlow graph files (.pb): read, write, freeze, run. Names TensorFlow.
+
+A frozen graph is a GraphDef without variables: one Placeholder in, one tensor out.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.files import require_file, write_bytes
+
+INPUT, OUTPUT = "input_1", "embeddings"
+MAX_LISTED = 5
+_NO_RESULT = ("Const", "NoOp", "Assert", "Placeholder")
+
+
+def quiet_tensorflow() -> None:
+    """Keeps TensorFlow's greetings and converter chatter out of a script's output. Call before its first import."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def load_graph(path: Path):
+    """Reads a frozen GraphDef.
+
+    Raises:
+        FaceError: missing, empty, truncated, a SavedModel, or any other file.
+    """
+    import tensorflow as tf
+
+    path = Path(path)
+    if path.is_dir() and (path / "saved_model.pb").is_file():
+        raise FaceError(f"'{path}' is a SavedModel, a folder. Name a frozen graph: python h5_2_pb.py MODEL.h5")
+    data = require_file(path, "frozen graph").read_bytes()
+    graph = tf.compat.v1.GraphDef()
+    try:
+        graph.ParseFromString(data)
+    except Exception as error:  # protobuf's DecodeError is a class of its own in each implementation
+        if type(error).__name__ != "DecodeError":
+            raise
+        raise FaceError(f"'{path}' is no TensorFlow graph, or a damaged one. Make or copy it again.") from error
+    if not graph.node or not all(node.op for node in graph.node):
+        is_saved_model = path.name == "saved_model.pb" or b"serve" in data[-4096:]
+        hint = "It looks like a SavedModel: freeze its model with h5_2_pb.py" if is_saved_model else "Make it again"
+        raise FaceError(f"'{path}' holds no TensorFlow graph. {hint}.")
+    variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
+    if variables:
+        raise FaceError(
+            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as '{variables[0]}': "
+            f"freeze it first (h5_2_pb.py does)."
+        )
+    return graph
+
+
+def save_graph(graph, path: Path) -> None:
+    """Writes a GraphDef atomically."""
+    write_bytes(path, graph.SerializeToString(deterministic=True))
+
+
+def freeze(model):
+    """A Keras model -> GraphDef with Placeholder `input_1` float32 [None, H, W, 3] and output node `embeddings`.
+
+    Computes in float32 also where the model was trained in mixed precision.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    def forward(input_1):
+        return tf.identity(model(input_1, training=False), name=OUTPUT)
+
+    spec = tf.TensorSpec([None, *model.inputs[0].shape[1:]], tf.float32, name=INPUT)
+    frozen = convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(spec))
+    return prune(frozen.graph.as_graph_def(), [OUTPUT])
+
+
+def prune(graph, outputs: list[str]):
+    """The part of `graph` that `outputs` (node names) depend on, in the same order."""
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph.node}
+    needed, stack = set(), list(outputs)
+    while stack:
+        name = stack.pop()
+        if name not in needed:
+            needed.add(name)
+            stack += [node_of(reference) for reference in nodes[name].input]
+    pruned = tf.compat.v1.GraphDef()
+    pruned.versions.CopyFrom(graph.versions)
+    pruned.library.CopyFrom(graph.library)
+    pruned.node.extend(node for node in graph.node if node.name in needed)
+    return pruned
+
+
+def node_of(reference: str) -> str:
+    """'^a/b' or 'a/b:1' -> 'a/b': the node that an input or tensor name refers to."""
+    return reference.lstrip("^").partition(":")[0]
+
+
+def check_names(graph, path: Path, input_name: str, output_name: str) -> None:
+    """Raises a FaceError that lists the candidates when `graph` has no such input or output, or needs more inputs."""
+    nodes = {node.name: node for node in graph.node}
+    placeholders = [node.name for node in graph.node if node.op == "Placeholder"]
+    used = {node_of(reference) for node in graph.node for reference in node.input}
+    sinks = [node.name for node in graph.node if node.name not in used and node.op not in _NO_RESULT]
+    if node_of(input_name) not in nodes:
+        raise FaceError(f"'{path}' has no node '{input_name}'. Its inputs: {_listed(placeholders)}. Use --input NAME.")
+    if node_of(output_name) not in nodes:
+        raise FaceError(f"'{path}' has no node '{output_name}'. Its outputs: {_listed(sinks)}. Use --output NAME.")
+    needed = [node.name for node in prune(graph, [node_of(output_name)]).node if node.op == "Placeholder"]
+    if node_of(input_name) not in needed:
+        raise FaceError(
+            f"'{output_name}' of '{path}' does not depend on '{input_name}' but on: {_listed(needed)}. Use --input NAME."
+        )
+    if len(needed) > 1:
+        raise FaceError(f"An embedder has one input. '{output_name}' of '{path}' needs {_listed(needed)}.")
+
+
+def input_size(graph, input_name: str) -> tuple[int, int] | None:
+    """(height, width) of an NHWC Placeholder; None where the graph leaves it open."""
+    node = next(node for node in graph.node if node.name == node_of(input_name))
+    dims = [dim.size for dim in node.attr["shape"].shape.dim]
+    return (dims[1], dims[2]) if len(dims) == 4 and min(dims[1:3]) > 0 else None
+
+
+def open_graph(graph, path: Path, input_name: str = INPUT, output_name: str = OUTPUT, threads: int | None = None):
+    """A GraphDef as a function: float [N, H, W, C] (or as its Placeholder says) -> its output as a NumPy array.
+
+    Args:
+        path: names the graph in errors.   threads: of this graph alone; None = all cores.
+    """
+    import tensorflow as tf
+
+    check_names(graph, path, input_name, output_name)
+    with tf.Graph().as_default() as inside:
+        try:
+            tf.import_graph_def(graph, name="")
+        except (ValueError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise FaceError(f"This TensorFlow cannot load the graph '{path}' ({reason}).") from error
+        source, target = (inside.get_tensor_by_name(_tensor_name(name)) for name in (input_name, output_name))
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=threads or 0, inter_op_parallelism_threads=1, use_per_session_threads=True
+    )
+    call = tf.compat.v1.Session(graph=inside, config=config).make_callable(target, [source])
+    dtype = source.dtype.as_numpy_dtype
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        try:
+            return call(np.asarray(pixels, dtype))
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            raise FaceError(
+                f"'{path}' takes {source.shape}, the faces come as {list(pixels.shape)}, and TensorFlow says: "
+                f"{' '.join(str(error).split())[:160]}. Check --crop and --layout."
+            ) from error
+
+    return run
+
+
+def open_frozen(
+    path: Path, input: str = INPUT, output: str = OUTPUT, threads: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`open_graph` of the graph file at `path`."""
+    return open_graph(load_graph(path), path, input, output, threads)
+
+
+def _tensor_name(name: str) -> str:
+    return name if ":" in name else f"{name}:0"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[-MAX_LISTED:]) + more if names else "none"
