@@ -108,13 +108,17 @@ class RecordFile:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._map = map_file(self.path)
+        if self._map[:4] != _MAGIC_BYTES:
+            raise FaceError(
+                f"A RecordIO file begins with {_MAGIC_BYTES.hex(' ')}. '{path}' begins with {self._map[:4].hex(' ')}. "
+                "Check the path."
+            )
         if len(self._map) % 4:
             raise FaceError(
-                f"A RecordIO file is a multiple of 4 bytes long. '{path}' has {len(self._map)}: copy it again."
+                f"A RecordIO file is a multiple of 4 bytes long. '{path}' has {len(self._map)}: it is cut short. "
+                "Copy it again."
             )
         self._words = np.frombuffer(self._map, "<u4")
-        if self._words[0] != MAGIC:
-            raise FaceError(f"A RecordIO file begins with {MAGIC:#010x}. '{path}' begins with {self._words[0]:#010x}.")
         self.idx_path = self.path.with_suffix(".idx")
         self.has_idx = self.idx_path.is_file()
         if self.has_idx:
