@@ -13,7 +13,7 @@ from pathlib import Path
 from evaluate_data import add_io_flags, choose_io, load_model
 from facelib.cli import FaceError, run_cli
 from facelib.graph import INPUT, OUTPUT, freeze, open_graph, quiet_tensorflow, save_graph
-from facelib.parity import check_parity, parity_faces
+from facelib.parity import check_parity, parity_faces, parity_record
 from facelib.sidecar import check_sidecar, write_sidecar
 
 
@@ -83,11 +83,6 @@ def check_slopes(model, path: Path) -> None:
 def model_call(model):
     """The model as a function of arrays, in inference mode."""
     return lambda pixels: model(pixels, training=False).numpy()
-
-
-def parity_record(cosines) -> dict:
-    """What a sidecar says about a parity check."""
-    return {"faces": len(cosines), "min_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A frozen graph is a GraphDef without variables: one Placeholder in, one tensor o
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +20,20 @@ _NO_RESULT = ("Const", "NoOp", "Assert", "Placeholder")
 
 
 def quiet_tensorflow() -> None:
-    """Keeps TensorFlow's greetings and converter chatter out of a script's output. Call before its first import."""
+    """Imports TensorFlow without its greetings and converter chatter; a script calls it before anything imports it.
+
+    The C++ side greets on stderr before any log level counts, so that descriptor is turned away during the import.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

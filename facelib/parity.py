@@ -30,9 +30,9 @@ def row_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def check_parity(
-    what: str, kind: str, convert_: Callable[[np.ndarray], np.ndarray], original: Callable, pixels: np.ndarray
+    what: str, kind: str, converted: Callable[[np.ndarray], np.ndarray], original: Callable, pixels: np.ndarray
 ) -> np.ndarray:
-    """Cosines of `convert_(pixels)` to `original(pixels)`.
+    """Cosines of `converted(pixels)` to `original(pixels)`.
 
     Args:
         what: names the pair in the error, e.g. "'a.pb' and 'b.h5'".   kind: of the new artefact; see `MIN_COSINE`.
@@ -41,7 +41,7 @@ def check_parity(
     Raises:
         FaceError: the worst is below the floor of `kind`, or not finite.
     """
-    cosines = row_cosines(convert_(pixels), original(pixels))
+    cosines = row_cosines(converted(pixels), original(pixels))
     floor = MIN_COSINE.get(kind)
     if not np.isfinite(cosines).all() or (floor is not None and cosines.min() < floor):
         raise FaceError(
@@ -49,6 +49,11 @@ def check_parity(
             f"{int(cosines.argmin())} of {len(cosines)}. Nothing was written; test the original first."
         )
     return cosines
+
+
+def parity_record(cosines: np.ndarray) -> dict:
+    """What a sidecar says about a parity check."""
+    return {"faces": len(cosines), "min_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
 
 
 def _fit(face: np.ndarray, size: tuple[int, int]) -> np.ndarray:
