@@ -35,7 +35,8 @@ figcaption { color: var(--soft); font-size: .85rem; margin-top: .5rem; }
 details { margin-top: .6rem; } summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; font-size: .82rem; line-height: 1.4; margin: .6rem 0 0; }
 @media (max-width: 40rem) { table { font-size: .84rem; } th, td { padding: .4rem .38rem; }
-  th { white-space: normal; font-size: .74rem; } td:first-child { white-space: normal; } .delta { font-size: .7rem; } }
+  th { white-space: normal; font-size: .74rem; } th span { white-space: nowrap; }
+  td:first-child { white-space: normal; } .delta { font-size: .7rem; } }
 """
 
 
@@ -101,7 +102,8 @@ def _stage_table(rows: Sequence[Row]) -> str:
     threads = {row.threads for row in rows if row.threads}
     heads = ["stage", *(["set"] if has_sets else []), "size", "ms", "ACC", "AUC"]
     heads += [f"VR@FAR={format_far(far)}" for far in fars]
-    cells = "".join(f"<th{' class=name' if head == 'set' else ''}>{escape(head)}</th>" for head in heads)
+    heads = [escape(head).replace("@", "@<wbr><span>") + "</span>" * ("@" in head) for head in heads]
+    cells = "".join(f"<th{' class=name' if head == 'set' else ''}>{head}</th>" for head in heads)
     lines = [f"<tr>{cells}</tr>"]
     for row in rows:
         first = row.first
@@ -154,7 +156,9 @@ def _set_section(run: Run, set_name: str) -> str:
     results = [stage.report["sets"].get(set_name, {}) for stage in run.stages]
     figures = []
     if any(result.get("roc") for result in results):
-        caption = "ROC of each stage. Dotted: the FAR of the table. Curves that coincide hide one another."
+        caption = (
+            "ROC of each stage. Dotted: the FAR of the table. Equal curves lie on one another, the first the widest."
+        )
         figures.append(_figure(lambda theme: plot_roc(run.stages, set_name, theme), caption, f"roc {set_name}"))
     if any(result.get("histogram") for result in results):
         caption = "Distances of same-person and of different-person pairs. Dotted: the threshold of the smallest FAR."

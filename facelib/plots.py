@@ -104,7 +104,7 @@ def plot_curve(steps: Sequence[dict[str, Any]], key: str, title: str, theme: str
         ax.plot(x, y, color=colours.series[0], alpha=0.25, linewidth=1)
         ax.plot(x, _smooth(y), color=colours.series[0], linewidth=2)
     if key == "accuracy":
-        ax.set_ylim(0, 100)
+        ax.set_ylim(0, 101)
     elif key == "learning_rate" or (len(y) and y.min() >= 0):
         ax.set_ylim(bottom=0)
     _label(ax, colours, "step", title)
@@ -138,7 +138,7 @@ def plot_roc(stages: Sequence[Stage], set_name: str, theme: str = "light") -> by
     """ROC of every stage on one set, FAR on a log axis. Steps: a rate holds until the next one is measured."""
     figure, (ax,), colours = _begin(theme, height=3.3)
     smallest, lowest = 1.0, 1.0
-    widths = np.linspace(4.5, 1.3, len(stages))  # the first lies widest below, so that equal curves all show
+    widths = np.linspace(4.5, 1.5, len(stages))  # the first lies widest below, so that equal curves all show
     for stage, width, colour, dashes in zip(stages, widths, _cycle(colours.series), _cycle(_DASHES), strict=False):
         curve = stage.report["sets"].get(set_name, {}).get("roc") or {}
         far, tar = np.array(curve.get("far", ()), float), np.array(curve.get("tar", ()), float)
