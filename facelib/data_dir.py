@@ -9,6 +9,7 @@ The index costs 18 bytes a record, and none of it is resident until it is touche
 
 import hashlib
 import os
+import struct
 import threading
 from functools import cached_property
 from itertools import pairwise
@@ -19,11 +20,12 @@ import numpy as np
 from facelib import tfrecord_layouts
 from facelib.cli import FaceError
 from facelib.files import read_json, require_file
-from facelib.tfrecord import FRAME_BYTES, BadRecord, decode_example, decode_image_example, open_frame
+from facelib.tfrecord import FRAME_BYTES, BadRecord, check_frame, decode_example, image_of_frame, payload_of
 
 FORMAT_VERSION = 1
 META, INDEX = "meta.json", "index.npy"
 INDEX_DTYPE = np.dtype([("shard", "<u2"), ("offset", "<u4"), ("length", "<u4"), ("label", "<i8")])
+_ROW = struct.Struct("<HIIq")  # INDEX_DTYPE
 MAX_SHARD_BYTES = 2**32 - 1  # offset is a uint32
 _MAX_OPEN_FILES = 512  # below the usual limit of 1024 a process
 
@@ -48,6 +50,7 @@ class Records:
         self.path, self.files, self.index, self.class_names = path, files, index, class_names
         self.meta = meta or {}
         self.labels = index["label"]
+        self._rows = memoryview(index.view(np.uint8))  # unpacking a row from bytes takes a fifth of the time
         self.num_classes = len(class_names)
         self.is_data_dir = layout is None
         self._parts = parts if parts is not None else list(range(len(files)))
@@ -67,10 +70,13 @@ class Records:
         Raises:
             FaceError: any disagreement. Names the shard and the record.
         """
-        shard, offset, length, label = self.index[i].item()
+        if not -len(self._rows) <= i * _ROW.size < len(self._rows):
+            raise IndexError(f"record {i} of {len(self)}")
+        shard, offset, length, label = _ROW.unpack_from(self._rows, i * _ROW.size)
         data = self._pread(self._parts[shard], length + FRAME_BYTES, self._bases[shard] + offset)
         try:
-            return self._decode(open_frame(data, length), label, shard), label
+            check_frame(data, length)
+            return self._decode(data, label, shard), label
         except BadRecord as error:
             raise self._damaged(i, error) from error
 
@@ -91,8 +97,9 @@ class Records:
             for k, (_, offset, length, label) in enumerate(rows[first:last].tolist(), start + first):
                 at = offset - origin
                 try:
-                    payload = open_frame(view[at : at + length + FRAME_BYTES], length)
-                    records.append((self._decode(payload, label, shard), label))
+                    frame = bytes(view[at : at + length + FRAME_BYTES])
+                    check_frame(frame, length)
+                    records.append((self._decode(frame, label, shard), label))
                 except BadRecord as error:
                     raise self._damaged(k, error) from error
         return records
@@ -115,11 +122,11 @@ class Records:
             digest.update(f"{file.name} {file.stat().st_size}\n".encode())
         return digest.hexdigest()
 
-    def _decode(self, payload: memoryview, label: int, shard: int) -> Image:
-        image = decode_image_example(payload, label)
+    def _decode(self, frame: bytes, label: int, shard: int) -> Image:
+        image = image_of_frame(frame, label)
         if image is not None and (self._layout is None or (self._label_ids is None and image[:2] == b"\xff\xd8")):
             return image
-        features = decode_example(payload)
+        features = decode_example(payload_of(frame))
         layout = self._layout or tfrecord_layouts.LAYOUTS[0]
         if layout.label_key is not None:
             stored = tfrecord_layouts.read_label(layout, features)

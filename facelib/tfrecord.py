@@ -43,8 +43,8 @@ def frame(payload: bytes) -> bytes:
     return b"".join((size, _CRC.pack(masked_crc(size)), payload, _CRC.pack(masked_crc(payload))))
 
 
-def open_frame(data: bytes | memoryview, length: int) -> memoryview:
-    """The payload of the frame `data`, both checksums verified. `length`: what the index says the payload has.
+def check_frame(data: bytes, length: int) -> None:
+    """Verifies both checksums of the frame `data`. `length`: what the index says its payload has.
 
     Raises:
         BadRecord: cut short, another length than the index says, or a checksum that fails.
@@ -52,16 +52,19 @@ def open_frame(data: bytes | memoryview, length: int) -> memoryview:
     if len(data) != length + FRAME_BYTES:
         raise BadRecord(f"the file ends after {len(data)} of its {length + FRAME_BYTES} bytes")
     size, size_crc = _HEAD.unpack_from(data)
-    view = memoryview(data)
-    if masked_crc(view[:8]) != size_crc:
+    crc = crc32c(data[:8])  # masked_crc written out: this runs once a record and epoch
+    if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != size_crc:
         raise BadRecord("the checksum of its length fails: the bytes changed, or the index points elsewhere")
     if size != length:
         raise BadRecord(f"it has {size} bytes where the index says {length}")
-    payload = view[12:-4]
-    crc = crc32c(payload)
+    crc = crc32c(memoryview(data)[12:-4])
     if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != _CRC.unpack_from(data, length + 12)[0]:
         raise BadRecord("its checksum fails: the bytes changed after they were written")
-    return payload
+
+
+def payload_of(data: bytes) -> memoryview:
+    """The payload of a frame, not verified."""
+    return memoryview(data)[12:-4]
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -116,6 +119,8 @@ def varint(value: int) -> bytes:
         return bytes((value,))
     if value < 0x4000:
         return bytes((value & 0x7F | 0x80, value >> 7))
+    if value < 0x200000:
+        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -232,10 +237,13 @@ def decode_example(payload: bytes | memoryview) -> dict[str, Feature]:
 # ------------------------------------------------------------- our own record: image_raw, then label
 
 
+# What stands before the varint of a label, by the number of its bytes.
+_LABEL_HEADS = [b"\n%c\n\x05label\x12%c\x1a%c\n%c" % (13 + n, 4 + n, 2 + n, n) for n in range(11)]
+
+
 def _label_entry(label: int) -> bytes:
     value = varint(label)
-    size = len(value)
-    return b"\n%c\n\x05label\x12%c\x1a%c\n%c%b" % (13 + size, 4 + size, 2 + size, size, value)
+    return _LABEL_HEADS[len(value)] + value
 
 
 def encode_image_example(image: bytes, label: int) -> bytes:
@@ -250,31 +258,20 @@ def encode_image_example(image: bytes, label: int) -> bytes:
     entry = feature + 12 + len(feature_bytes)
     entry_bytes = varint(entry)
     total = varint(entry + 1 + len(entry_bytes) + len(tail))
-    return b"".join(
-        (
-            b"\n",
-            total,
-            b"\n",
-            entry_bytes,
-            _IMAGE_KEY,
-            feature_bytes,
-            b"\n",
-            inner_bytes,
-            b"\n",
-            size_bytes,
-            image,
-            tail,
-        )
-    )
+    head = b"\n%b\n%b%b%b\n%b\n%b" % (total, entry_bytes, _IMAGE_KEY, feature_bytes, inner_bytes, size_bytes)
+    return b"".join((head, image, tail))
 
 
-def decode_image_example(payload: memoryview, label: int) -> bytes | None:
-    """The image that `encode_image_example` wrote with this `label`; None when the bytes are of another form."""
-    if payload[6:18] == _IMAGE_KEY and payload[24] > 0x7F:  # lengths of two varint bytes: images of 128 to 16,320 bytes
-        size, start = payload[24] & 0x7F | payload[25] << 7, 26
-    elif payload[8:20] == _IMAGE_KEY and payload[28] > 0x7F and payload[29] > 0x7F:  # three bytes: up to 2 MiB
-        size, start = payload[28] & 0x7F | (payload[29] & 0x7F) << 7 | payload[30] << 14, 31
+def image_of_frame(data: bytes, label: int) -> bytes | None:
+    """The image in a frame of what `encode_image_example` wrote with this `label`; None for bytes of another form."""
+    if (
+        data.startswith(_IMAGE_KEY, 18) and data[36] > 0x7F
+    ):  # lengths of two varint bytes: images of 128 to 16,320 bytes
+        start = 38
+        stop = start + (data[36] & 0x7F | data[37] << 7)
+    elif data.startswith(_IMAGE_KEY, 20) and data[40] > 0x7F and data[41] > 0x7F:  # three bytes: up to 2 MiB
+        start = 43
+        stop = start + (data[40] & 0x7F | (data[41] & 0x7F) << 7 | data[42] << 14)
     else:
         return None
-    stop = start + size
-    return bytes(payload[start:stop]) if payload[stop:] == _label_entry(label) else None
+    return data[start:stop] if data[stop:-4] == _label_entry(label) else None

@@ -12,7 +12,7 @@ import pytest
 
 from facelib.cli import FaceError
 from facelib.convert import convert
-from facelib.data_dir import INDEX_DTYPE, open_records
+from facelib.data_dir import INDEX_DTYPE, Records, open_records
 from facelib.recordio import face_payloads, write_rec
 
 LABELS = [0, 0, 0, 1, 1, 2, 3, 3, 3, 3]
@@ -163,8 +163,9 @@ def test_an_index_cut_or_changed_anywhere_is_noticed(copy):
 
 def test_an_index_whose_label_disagrees_with_the_shard_is_noticed(copy):
     records = open_records(copy)
-    records.index = records.index.copy()
-    records.index["label"][3] += 1
+    index = records.index.copy()
+    index["label"][3] += 1
+    records = Records(copy, records.files, index, [*records.class_names, "one more"])
 
     with pytest.raises(FaceError, match=r"record 3 .*label is \d where the index says"):
         records.read(3)
