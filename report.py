@@ -9,8 +9,12 @@ export/.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facelib.cli import FaceError, run_cli
+
+if TYPE_CHECKING:
+    from facelib.run_summary import Run
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -18,7 +22,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path, help="the --out of train.py")
     parser.add_argument("--out", type=Path, help="where to write the page (default: RUN_DIR/report.html)")
-    parser.add_argument("--data", type=Path, help="training data to show faces of (default: what the recipe names)")
+    parser.add_argument(
+        "--data", type=Path, help="training data to show faces of (default: what the run was trained on)"
+    )
     parser.add_argument("--faces", action=argparse.BooleanOptionalAction, default=True,
                         help="show a contact sheet of training faces; they are then part of the page")  # fmt: skip
     return parser.parse_args(argv)
@@ -32,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from facelib.run_summary import format_table, read_run, stage_rows
 
     run = read_run(args.run_dir)
-    sheet = draw_sheet(args.data, run.config) if args.faces else None
+    sheet = draw_sheet(args.data, run) if args.faces else None
     write_training_plots(args.run_dir)
     out = args.out or args.run_dir / "report.html"
     write_bytes(out, render_report(run, sheet).encode())
@@ -44,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def draw_sheet(data: Path | None, config: dict) -> bytes | None:
-    """A JPEG contact sheet of the training data, RGB; None when no data are named or the recipe's are gone."""
+def draw_sheet(data: Path | None, run: "Run") -> bytes | None:
+    """A JPEG contact sheet of the training data, RGB; None when no data are named or the run's are gone."""
     import cv2
 
     from facelib.inspect_data import inspect_data
 
-    named = data or data_of(config)
+    named = data or data_of(run)
     if named is None:
         return None
     try:
@@ -62,12 +68,13 @@ def draw_sheet(data: Path | None, config: dict) -> bytes | None:
     return cv2.imencode(".jpg", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
-def data_of(config: dict) -> Path | None:
-    """The data directory that a config.toml names: `data = "DIR"`, or `path` or `dir` in its table [data]."""
-    value = config.get("data")
-    if isinstance(value, dict):
-        value = value.get("path") or value.get("dir")
-    return Path(value) if isinstance(value, str) and value else None
+def data_of(run: "Run") -> Path | None:
+    """The training data that provenance.json or config.toml names: `data = "DIR"`, or `path` in a table [data]."""
+    for said in (run.provenance.get("data"), run.config.get("data")):
+        value = said.get("path") if isinstance(said, dict) else said
+        if isinstance(value, str) and value:
+            return Path(value)
+    return None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from facelib.cli import FaceError
 from facelib.html_report import render_report
 from facelib.plots import plot_curve, write_training_plots
 from facelib.report import Report, measure_set
-from facelib.run_summary import format_far, read_metrics, read_run, stage_rows
+from facelib.run_summary import Run, format_far, read_metrics, read_run, stage_rows
 from facelib.toy_data import ToySet, write_folders
 
 STAGES = ("export/optimized_int8.tflite", "export/frozen.pb", "embedder.h5")  # not in pipeline order
@@ -204,6 +204,21 @@ def test_a_folder_without_a_run_is_refused(tmp_path, make, message):
     with pytest.raises(FaceError, match=message):
         script.main([str(folder)])
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "provenance", "expected"),
+    [
+        ({"data": "a"}, {}, "a"),
+        ({"data": {"path": "b", "batch_size": 64}}, {}, "b"),
+        ({"data": {"batch_size": 64}}, {"data": {"path": "c", "fingerprint": "0"}}, "c"),
+        ({}, {}, None),
+    ],
+)
+def test_the_training_data_are_found_in_provenance_or_recipe(tmp_path, config, provenance, expected):
+    found = script.data_of(Run(tmp_path, config=config, provenance=provenance))
+
+    assert found == (expected and Path(expected))
 
 
 def test_named_data_that_are_missing_are_an_error_but_the_recipes_may_be_gone(run, tmp_path):
