@@ -1,0 +1,73 @@
+"""Real crops that show a quantiser which values a network sees: the same ones for the same source, seed and count."""
+
+from pathlib import Path
+
+import numpy as np
+
+from facelib.bins import load_bin
+from facelib.cli import FaceError
+from facelib.files import sha256_of
+from facelib.folder_source import IMAGE_SUFFIXES
+from facelib.pixels import crop_centre
+from facelib.sources import open_source
+from facelib.tfrecord import BadRecord
+
+
+def load_crops(
+    path: Path, count: int, seed: int, size: tuple[int, int] = (112, 112)
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Draws `count` crops without repetition, or takes all where there are fewer.
+
+    Args:
+        path: a data directory, older TFRecords, an InsightFace directory, identity folders, a flat folder of images,
+            or a verification .bin (whose distinct images count once).
+        size: (height, width) in pixels, cut from the centre of larger crops.
+
+    Returns: uint8 [count, *size, 3], RGB; and what a sidecar says about them: source, fingerprint, seed, count.
+
+    Raises:
+        FaceError: nothing there, or a crop that cannot be read or is too small.
+    """
+    if count < 1:
+        raise FaceError(f"Calibration needs at least one crop. Received: --num-calibration {count}.")
+    path = Path(path)
+    total, read, fingerprint = _open(path)
+    picked = np.sort(np.random.default_rng(seed).permutation(total)[:count])
+    crops = np.empty((len(picked), *size, 3), np.uint8)
+    for k, record in enumerate(picked.tolist()):
+        crops[k] = crop_centre(_decode(read, record, path)[None], size)[0]
+    return crops, {"source": path.name, "fingerprint": fingerprint, "seed": seed, "count": len(picked)}
+
+
+def _open(path: Path):
+    """(number of images, function of a record index that gives bytes or pixels, fingerprint)."""
+    if path.suffix == ".bin":
+        images = list(dict.fromkeys(load_bin(path).images))
+        return len(images), images.__getitem__, sha256_of(path)
+    files = _list_flat_images(path)
+    if files:
+        return len(files), lambda i: files[i].read_bytes(), f"{len(files)} files"
+    source = open_source(path)
+    return len(source), source.read, source.fingerprint
+
+
+def _list_flat_images(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+
+
+def _decode(read, record: int, path: Path) -> np.ndarray:
+    """One image, uint8 [H, W, 3], RGB."""
+    import cv2
+
+    try:
+        image = read(record)
+    except (BadRecord, OSError) as error:
+        raise FaceError(f"Calibration image {record} of '{path}' cannot be read: {error}.") from error
+    if isinstance(image, np.ndarray):
+        return image
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB) if image else None
+    if pixels is None:
+        raise FaceError(f"Calibration image {record} of '{path}' is no JPEG or PNG, or a damaged one.")
+    return pixels
