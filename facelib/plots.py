@@ -37,7 +37,7 @@ _THEMES = {
 }  # fmt: skip
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 3)), (0, (9, 2)), "-.")
 _WIDTH, _HEIGHT = 4.6, 3.0  # inches
-_DPI = 200
+_DPI = 160
 _SMOOTHING_POINTS = 60  # a training curve is averaged over 1/60 of its length
 
 
