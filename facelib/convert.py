@@ -87,7 +87,7 @@ def convert(
     options = {"shards": shards, "min_images": min_images, "max_images": max_images, "seed": seed}
     options |= {"skip_bad": skip_bad, "decode_all": decode_all, "image_size": image_size and list(image_size)}
     _check_options(shards, min_images, max_images, seed)
-    source = open_source(source_path)
+    source = open_source(source_path, skip_bad)
     _check_out(out, Path(source_path), source)
     made_from = {"path": str(source.path), "kind": source.kind, "hash": source.fingerprint, "options": options}
     if (out / META).exists():
@@ -183,7 +183,7 @@ def _fill_buckets(source, keep, num_shards, seed, folder: Path, check: "_Checker
     position = np.random.default_rng([seed, 0]).permutation(len(keep)).astype(np.uint32)
     shard = (position.astype(np.int64) * num_shards // len(keep)).astype(np.uint16)
     names = [folder / f"bucket-{k:05d}" for k in range(num_shards)]
-    lengths, bad = np.zeros(len(keep), np.uint32), []
+    lengths, bad = np.zeros(len(keep), np.uint32), list(source.bad)
     pending: list[list[bytes]] = [[] for _ in range(num_shards)]
     waiting = [0] * num_shards
     limit = max(1 << 16, min(4 << 20, _BUFFER_BYTES // num_shards))
@@ -212,7 +212,7 @@ def _fill_buckets(source, keep, num_shards, seed, folder: Path, check: "_Checker
             bar.update(len(chunk))
     for k in range(num_shards):
         flush(k)
-    if len(bad) == len(keep):
+    if not lengths.any():
         raise FaceError(f"'{source.path}' has no usable image ({len(bad)} bad). The first: {bad[0]}.")
     return _Buckets(names, shard, position, lengths, source.labels[keep], check.size, bad)
 

@@ -59,7 +59,7 @@ class FolderSource:
     kind = "identity folders"
 
     def __init__(self, path: Path):
-        self.path, self.notes, self.image_size = path, [], None
+        self.path, self.notes, self.bad, self.image_size = path, [], [], None
         folders = sorted(_walk(path), key=lambda folder: folder.name)
         self._folders = [folder for folder in folders if len(folder.images)]
         if not self._folders:
@@ -142,7 +142,7 @@ class ListSource:
     kind = "list"
 
     def __init__(self, path: Path):
-        self.path, self.notes, self.image_size = path, [], None
+        self.path, self.notes, self.bad, self.image_size = path, [], [], None
         ids, names, ends = array("q"), bytearray(), array("q", [0])
         with open(require_file(path, "list of faces"), "rb") as lines:
             for number, line in enumerate(lines, 1):

@@ -20,13 +20,14 @@ def list_tfrecords(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
 
 
-def open_older(path: Path) -> Records:
+def open_older(path: Path, bad: list[str] | None = None) -> Records:
     """Opens a TFRecord file, a folder of them, or a TFace index text file (`name \\t shard \\t offset \\t label`).
 
     Labels become 0 .. C-1 in the order of the stored ones, whose values become the class names.
+    With `bad` given, records that cannot be read are lines in it instead of an error.
     """
     if path.is_file() and path.suffix == ".txt":
-        return _open_tface(path)
+        return _open_tface(path, bad)
     files = list_tfrecords(path) if path.is_dir() else [require_file(path, "TFRecord file")]
     if not files:
         raise FaceError(
@@ -36,21 +37,22 @@ def open_older(path: Path) -> Records:
     layout = None
     columns: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
     for k, file in enumerate(files):
-        layout, offsets, lengths, labels = _scan_file(file, layout)
+        layout, offsets, lengths, labels = _scan_file(file, layout, bad)
         columns.append((k, offsets, lengths, labels))
     if layout is None or not sum(len(column[1]) for column in columns):
         raise FaceError(f"'{path}' holds no image records. Make or copy it again.")
     if layout.label_key is None:
-        return _find_tface_index(path, files)
+        return _find_tface_index(path, files, bad)
     return _build(path, files, columns, layout)
 
 
-def _scan_file(file: Path, layout: Layout | None) -> tuple[Layout | None, np.ndarray, np.ndarray, np.ndarray]:
-    offsets, lengths = scan(file)
+def _scan_file(file: Path, layout: Layout | None, bad: list[str] | None):
+    """(layout, offsets, lengths, stored labels) of the image records of one file."""
+    offsets, lengths = scan(file, bad)
     keep, labels = np.ones(len(offsets), bool), array("q")
     view = memoryview(map_file(file))  # not closed by hand: an error's traceback may still hold parts of it
-    try:
-        for i, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
+    for i, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
+        try:
             features = decode_example(view[offset + 12 : offset + 12 + length])
             if tfrecord_layouts.is_header(features):
                 keep[i] = False
@@ -59,11 +61,14 @@ def _scan_file(file: Path, layout: Layout | None) -> tuple[Layout | None, np.nda
             if layout.label_key is None:
                 break  # labels come from the TFace index
             labels.append(tfrecord_layouts.read_label(layout, features))
-    except BadRecord as error:
-        raise FaceError(
-            f"Every record is a tf.train.Example with an image and a label. '{file}' record {i} (offset {offset}): "
-            f"{error}. Make or copy it again."
-        ) from error
+        except BadRecord as error:
+            if bad is None or layout is None:
+                raise FaceError(
+                    f"Every record is a tf.train.Example with an image and a label. '{file}' record {i} "
+                    f"(offset {offset}): {error}. Make or copy it again."
+                ) from error
+            keep[i] = False
+            bad.append(f"{file.name} record {i} (offset {offset}): {error}")
     return layout, offsets[keep], lengths[keep], np.frombuffer(labels, np.int64)
 
 
@@ -100,19 +105,19 @@ def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
 # -------------------------------------------------------------------------------------------- TFace
 
 
-def _find_tface_index(path: Path, files: list[Path]) -> Records:
+def _find_tface_index(path: Path, files: list[Path], bad) -> Records:
     name = files[0].name.rsplit("-", 1)[0]
     folder = files[0].parent
     for candidate in (folder / f"{name}.txt", folder.parent / f"{name}.txt"):
         if candidate.is_file():
-            return _open_tface(candidate)
+            return _open_tface(candidate, bad)
     raise FaceError(
         f"'{path}' has images without labels, as TFace writes them. Give its index text file instead of it "
         f"(lines 'name TAB shard TAB offset TAB label'), usually {name}.txt."
     )
 
 
-def _open_tface(path: Path) -> Records:
+def _open_tface(path: Path, bad: list[str] | None = None) -> Records:
     names, shards, offsets, labels = [], array("q"), array("q"), array("q")
     ids: dict[str, int] = {}
     with open(require_file(path, "TFace index"), encoding="utf-8", errors="replace") as lines:
@@ -138,10 +143,14 @@ def _open_tface(path: Path) -> Records:
     columns = []
     for k, file in enumerate(files):
         mine = which.reshape(-1) == k
-        starts, lengths = scan(file)
+        starts, lengths = scan(file, bad)
         place = np.searchsorted(starts, offsets[mine])
         is_there = place < len(starts)
         is_there[is_there] = starts[place[is_there]] == offsets[mine][is_there]
+        if bad is not None:
+            bad += [f"{file.name} offset {offset}: no record begins there" for offset in offsets[mine][~is_there]]
+            mine[mine] = is_there
+            place, is_there = place[is_there], is_there[is_there]
         if not is_there.all():
             offset = int(offsets[mine][~is_there][0])
             raise FaceError(

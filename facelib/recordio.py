@@ -102,23 +102,25 @@ class RecordFile:
 
     Attributes:
         keys, offsets: int64 [N], from the .idx, or counted in file order when there is none. Sorted by key.
+        sizes: int64 [N], bytes of the record in the file.
         flags: uint32 [N].   labels: float32 [N], the scalar label, or the first of the array.
+        bad: with `skip_bad`, a line for each record that cannot be found; without, the first is an error.
     """
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
+    def __init__(self, path: Path, skip_bad: bool = False):
+        self.path, self.skip_bad, self.bad = Path(path), skip_bad, []
         self._map = map_file(self.path)
         if self._map[:4] != _MAGIC_BYTES:
             raise FaceError(
                 f"A RecordIO file begins with {_MAGIC_BYTES.hex(' ')}. '{path}' begins with {self._map[:4].hex(' ')}. "
                 "Check the path."
             )
-        if len(self._map) % 4:
+        if len(self._map) % 4 and not skip_bad:
             raise FaceError(
                 f"A RecordIO file is a multiple of 4 bytes long. '{path}' has {len(self._map)}: it is cut short. "
                 "Copy it again."
             )
-        self._words = np.frombuffer(self._map, "<u4")
+        self._words = np.frombuffer(self._map, "<u4", len(self._map) // 4)
         self.idx_path = self.path.with_suffix(".idx")
         self.has_idx = self.idx_path.is_file()
         if self.has_idx:
@@ -126,7 +128,8 @@ class RecordFile:
         else:
             self.offsets = self._walk()
             self.keys = np.arange(len(self.offsets))
-        self._check_headers()
+        self._keep_readable()
+        self._read_headers()
         self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __len__(self) -> int:
@@ -162,11 +165,25 @@ class RecordFile:
         return f"record {self.keys[position]} (offset {self.offsets[position]})"
 
     def _walk(self) -> np.ndarray:
+        """The offsets of all records, found one after the other."""
         offsets, at, end = array("q"), 0, len(self._map)
         while at < end:
-            offsets.append(at)
-            at = self._end_of(at, len(offsets) - 1)
+            try:
+                stop = self._end_of(at, len(offsets))
+                offsets.append(at)
+                at = stop
+            except FaceError as error:
+                self._skip(error)
+                at = self._next_start(at + 4)
         return np.frombuffer(offsets, np.int64)
+
+    def _next_start(self, at: int) -> int:
+        """The first place from `at` on where a record may begin: payloads hold no magic word at a multiple of 4."""
+        while (at := self._map.find(_MAGIC_BYTES, at)) >= 0:
+            if at % 4 == 0 and at + 8 <= len(self._map) and self._map[at + 7] >> 5 < 2:
+                return at
+            at += 1
+        return len(self._map)
 
     def _end_of(self, offset: int, key: int) -> int:
         """Where the record that begins at byte `offset` ends, all its parts followed."""
@@ -194,42 +211,56 @@ class RecordFile:
             f"Copy the file again.{advice}"
         )
 
-    def _check_headers(self) -> None:
-        """Checks all record headers at once, and fills `sizes`, `flags` and `labels`. Touches one page a record."""
-        order = np.argsort(self.offsets, kind="stable")
-        offsets, keys, words = self.offsets[order], self.keys[order], self._words
-        is_outside = (offsets < 0) | (offsets % 4 != 0) | (offsets + 8 > len(self._map))
-        if is_outside.any():
-            k = int(np.argmax(is_outside))
-            raise self._broken(keys[k], offsets[k], "the .idx points outside the file or between its words")
-        at = offsets // 4
-        magic, lrec = words[at], words[at + 1]
-        cflag = lrec >> 29
-        length = (lrec & MAX_LENGTH).astype(np.int64)
-        ends = offsets + 8 + (length + 3) // 4 * 4
-        is_wrong = (magic != MAGIC) | (cflag > 1)
-        if is_wrong.any():
-            k = int(np.argmax(is_wrong))
-            raise self._broken(keys[k], offsets[k], "no record begins there")
-        for k in np.flatnonzero(cflag):
-            ends[k] = self._end_of(int(offsets[k]), int(keys[k]))
-        following = np.append(offsets[1:], len(self._map))
-        if (ends > following).any():
-            k = int(np.argmax(ends > following))
-            why = "it is cut short" if ends[k] > len(self._map) else "it runs into the next record of the .idx"
-            raise self._broken(keys[k], offsets[k], why)
-        last = len(words) - 1
-        flags, scalars = words[np.minimum(at + 2, last)], words[np.minimum(at + 3, last)]
-        labels = np.where(flags > 0, words[np.minimum(at + 8, last)], scalars).view("<f4")
-        for k in np.flatnonzero((cflag > 0) & (length < 28)):  # the magic word stands inside the header itself
-            flags[k], labels[k] = self._slow_label(int(offsets[k]), int(ends[k]))
-        self.num_unlisted_bytes = int((following - ends).sum()) + int(offsets[0])
-        self.sizes, self.flags, self.labels = (np.empty(len(at), kind) for kind in (np.int64, np.uint32, np.float32))
-        self.sizes[order], self.flags[order], self.labels[order] = ends - offsets, flags, labels
+    def _skip(self, error: FaceError) -> None:
+        if not self.skip_bad:
+            raise error
+        self.bad.append(str(error))
 
-    def _slow_label(self, offset: int, end: int) -> tuple[int, float]:
+    def _drop(self, is_bad: np.ndarray, why: str) -> None:
+        """Takes the records of a mask [N] out of keys and offsets; without `skip_bad` the first of them is an error."""
+        for k in np.flatnonzero(is_bad)[np.argsort(self.offsets[is_bad], kind="stable")].tolist():
+            self._skip(self._broken(self.keys[k], self.offsets[k], why))
+        if is_bad.any():
+            self.keys, self.offsets = self.keys[~is_bad], self.offsets[~is_bad]
+
+    def _keep_readable(self) -> None:
+        """Checks that a whole record begins at every offset, all at once. Touches one page a record."""
+        end = len(self._map)
+        is_outside = (self.offsets < 0) | (self.offsets % 4 != 0) | (self.offsets + 8 > end)
+        self._drop(is_outside, "the .idx points outside the file or between its words")
+        is_start = (self._words[self.offsets // 4] == MAGIC) & (self._words[self.offsets // 4 + 1] >> 30 == 0)
+        self._drop(~is_start, "no record begins there")
+        lrec = self._words[self.offsets // 4 + 1]
+        stops = self.offsets + 8 + ((lrec & MAX_LENGTH).astype(np.int64) + 3) // 4 * 4
+        for k in np.flatnonzero(lrec >> 29).tolist():
+            try:
+                stops[k] = self._end_of(int(self.offsets[k]), int(self.keys[k]))
+            except FaceError:
+                if not self.skip_bad:
+                    raise
+                stops[k] = end + 1  # dropped below
+        following = np.append(np.sort(self.offsets), end)
+        following = following[np.searchsorted(following, self.offsets) + 1]
+        self.sizes = stops - self.offsets
+        is_long = stops > following
+        self.sizes = self.sizes[~is_long]
+        self._drop(is_long, "it is cut short, or runs into the next record")
+        if not len(self.keys):
+            raise FaceError(f"'{self.path}' has no whole record. Copy it again.")
+        self.num_unlisted_bytes = end - int(self.sizes.sum())
+
+    def _read_headers(self) -> None:
+        """Fills `flags` and `labels` from the IRHeaders, all at once."""
+        at, last = self.offsets // 4, len(self._words) - 1
+        self.flags, scalars = self._words[np.minimum(at + 2, last)], self._words[np.minimum(at + 3, last)]
+        self.labels = np.where(self.flags > 0, self._words[np.minimum(at + 8, last)], scalars).view("<f4")
+        lrec = self._words[at + 1]
+        for k in np.flatnonzero((lrec >> 29 > 0) & (lrec & MAX_LENGTH < 28)):  # the magic word stands in the header
+            self.flags[k], self.labels[k] = self._slow_label(int(self.offsets[k]), int(self.sizes[k]))
+
+    def _slow_label(self, offset: int, size: int) -> tuple[int, float]:
         parts, at = [], offset
-        while at < end:
+        while at < offset + size:
             length = _PART.unpack_from(self._map, at)[1] & MAX_LENGTH
             parts.append(self._map[at + 8 : at + 8 + length])
             at += 8 + length + (-length) % 4

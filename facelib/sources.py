@@ -12,7 +12,7 @@ from facelib.cli import FaceError
 from facelib.data_dir import Records, is_data_dir, open_records
 from facelib.files import require_file
 from facelib.folder_source import FolderSource, ListSource
-from facelib.older_tfrecords import SUFFIXES, list_tfrecords
+from facelib.older_tfrecords import SUFFIXES, list_tfrecords, open_older
 from facelib.recordio import FLOAT32_EXACT, RecordFile, unpack
 from facelib.tfrecord import BadRecord
 
@@ -25,6 +25,7 @@ class Source(Protocol):
     kind: the format, for messages.   path: what was opened.   notes: lines the user should see.
     labels: int64 [N], each an index of `class_names`; classes without images are possible.
     image_size: (height, width) the source declares, or None.
+    bad: records that could not be found, a line each; see `open_source`.
     fingerprint: 64 hex digits that change when the source does (sizes, names, and samples of large files).
     `read(i)` gives JPEG or PNG bytes, or raises BadRecord when the record cannot be read. `describe(i)` says where.
     """
@@ -32,6 +33,7 @@ class Source(Protocol):
     kind: str
     path: Path
     notes: list[str]
+    bad: list[str]
     labels: np.ndarray
     class_names: list[str]
     image_size: tuple[int, int] | None
@@ -42,9 +44,11 @@ class Source(Protocol):
     def describe(self, i: int) -> str: ...
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, skip_bad: bool = False) -> Source:
     """Opens an identity-folder tree, an InsightFace directory or .rec, a `cls_train.txt` list, TFRecords, or a data
     directory. What it is follows from its name and content.
+
+    `skip_bad`: records that cannot even be found (a cut .rec or TFRecord file) are lines of `source.bad`, no error.
 
     Raises:
         FaceError: nothing there, none of these, or damaged.
@@ -54,21 +58,21 @@ def open_source(path: Path) -> Source:
         raise FaceError(f"No face data at '{path}'. Check the path.")
     if path.is_dir():
         if is_data_dir(path) or list_tfrecords(path):
-            return RecordsSource(open_records(path))
+            return _open_tfrecords(path, skip_bad)
         recs = sorted(path.glob("*.rec"))
         if recs:
             train = path / "train.rec"
             if train not in recs and len(recs) > 1:
                 raise FaceError(f"'{path}' has {len(recs)} .rec files and none is train.rec. Name the one you mean.")
-            return RecSource(train if train in recs else recs[0])
+            return RecSource(train if train in recs else recs[0], skip_bad)
         return FolderSource(path)
     require_file(path, "data set")
     if path.suffix in (".rec", ".idx"):
-        return RecSource(require_file(path.with_suffix(".rec"), "RecordIO file"))
+        return RecSource(require_file(path.with_suffix(".rec"), "RecordIO file"), skip_bad)
     if path.suffix in SUFFIXES:
-        return RecordsSource(open_records(path))
+        return _open_tfrecords(path, skip_bad)
     if path.suffix in (".txt", ".lst", ".csv"):
-        return RecordsSource(open_records(path)) if _is_tface_index(path) else ListSource(path)
+        return _open_tfrecords(path, skip_bad) if _is_tface_index(path) else ListSource(path)
     if path.suffix == ".bin":
         raise FaceError(
             f"'{path}' is a verification set: it has pairs, not identities, so nothing can be trained on it."
@@ -77,6 +81,11 @@ def open_source(path: Path) -> Source:
         f"Face data are a folder of identity folders, an InsightFace directory or .rec, a list 'id;path' (.txt), "
         f"TFRecords ({', '.join(SUFFIXES)}) or a data directory. '{path}' is none of these."
     )
+
+
+def _open_tfrecords(path: Path, skip_bad: bool) -> "RecordsSource":
+    bad: list[str] | None = [] if skip_bad else None
+    return RecordsSource(open_records(path) if is_data_dir(path) else open_older(path, bad), bad)
 
 
 def _is_tface_index(path: Path) -> bool:
@@ -97,9 +106,10 @@ def sample_hash(digest, path: Path) -> None:
 class RecSource:
     """An InsightFace train.rec (header record, images, identity records) or a flat im2rec file. See recordio.py."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, skip_bad: bool = False):
         self.path, self.notes, self.image_size = path, [], None
-        self.file = RecordFile(path)
+        self.file = RecordFile(path, skip_bad)
+        self.bad = self.file.bad
         num_classes = None
         first = int(np.searchsorted(self.file.keys, 0)) if 0 in self.file.keys[:1] else 0
         self._positions = np.arange(len(self.file))
@@ -107,12 +117,12 @@ class RecSource:
         if self.file.flags[first] == 2 and not unpack(self._payload(first))[1]:
             self.kind = "InsightFace RecordIO"
             num_classes = self._read_header(first)
-        elif self.file.num_unlisted_bytes:
+        elif self.file.num_unlisted_bytes and not skip_bad:
             raise FaceError(
                 f"'{self.file.idx_path}' leaves out {self.file.num_unlisted_bytes} bytes of the .rec. "
                 "Copy both again, or delete the .idx: it is not needed."
             )
-        self.labels = self._check_labels(self.file.labels[self._positions], num_classes)
+        self.labels = self._check_labels(num_classes, skip_bad)
         num_classes = num_classes or int(self.labels.max()) + 1
         self._read_property(num_classes)
         self.class_names = [str(label) for label in range(num_classes)]
@@ -151,11 +161,18 @@ class RecSource:
                 f"{bound:,} (float32 counts no further). '{self.path}' has [{stop:.9g}, {end:.9g}]. Write larger sets "
                 "with im2rec, without this record."
             )
+        if self.file.bad and not self.file.has_idx:  # keys are counted, so they say nothing: images are what has pixels
+            payload_bytes = np.where(self.file.flags > 0, 32 + 4 * self.file.flags.astype(np.int64), 32)
+            self._positions = np.flatnonzero(self.file.sizes > payload_bytes)
+            return int(end) - int(stop)
         keys = np.arange(1, int(stop))
         self._positions = np.searchsorted(self.file.keys, keys)
         is_there = self._positions < len(self.file)
         is_there[is_there] = self.file.keys[self._positions[is_there]] == keys[is_there]
-        if not is_there.all():
+        if self.file.skip_bad and not is_there.all():
+            self._positions = self._positions[is_there]
+            self.notes.append(f"record 0 promises {len(keys)} images, of which {int((~is_there).sum())} are not there")
+        elif not is_there.all():
             where = self.file.idx_path if self.file.has_idx else self.path
             raise FaceError(
                 f"Record 0 of '{self.path}' promises {len(keys)} images. '{where}' lacks {int((~is_there).sum())} of "
@@ -163,10 +180,14 @@ class RecSource:
             )
         return int(end) - int(stop)
 
-    def _check_labels(self, labels: np.ndarray, num_classes: int | None) -> np.ndarray:
+    def _check_labels(self, num_classes: int | None, skip_bad: bool) -> np.ndarray:
+        labels = self.file.labels[self._positions]
         bound = FLOAT32_EXACT if num_classes is None else num_classes
         is_bad = ~((labels >= 0) & (labels < bound) & (labels == np.floor(labels)))
-        if is_bad.any():
+        if skip_bad and not is_bad.all():
+            self.bad += [f"{self.describe(i)}: label {labels[i]:.9g}" for i in np.flatnonzero(is_bad).tolist()]
+            self._positions, labels = self._positions[~is_bad], labels[~is_bad]
+        elif is_bad.any():
             i = int(np.argmax(is_bad))
             raise FaceError(
                 f"Labels are whole numbers from 0 to {bound - 1:,}"
@@ -198,8 +219,8 @@ class RecSource:
 class RecordsSource:
     """A data directory or the TFRecords of an older system. Raw pixels become PNG, which loses nothing."""
 
-    def __init__(self, records: Records):
-        self.records, self.path, self.notes = records, records.path, []
+    def __init__(self, records: Records, bad: list[str] | None = None):
+        self.records, self.path, self.notes, self.bad = records, records.path, [], bad or []
         self.kind = "data directory" if records.is_data_dir else "TFRecord"
         self.labels, self.class_names = records.labels, records.class_names
         size = records.meta.get("image_size")

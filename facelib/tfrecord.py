@@ -62,6 +62,12 @@ def check_frame(data: bytes, length: int) -> None:
         raise BadRecord("its checksum fails: the bytes changed after they were written")
 
 
+def open_frame(data: bytes, length: int) -> memoryview:
+    """The payload of a frame, verified as `check_frame` does."""
+    check_frame(data, length)
+    return payload_of(data)
+
+
 def payload_of(data: bytes) -> memoryview:
     """The payload of a frame, not verified."""
     return memoryview(data)[12:-4]
@@ -73,10 +79,11 @@ def map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def scan(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def scan(path: Path, bad: list[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Walks the frames of a TFRecord file: (offsets int64 [N] of the frames, lengths int64 [N] of the payloads).
 
-    The checksum of every length is verified; that of the payload is when the record is read.
+    The checksum of every length is verified; that of the payload is when the record is read. Where a length is wrong,
+    the rest of the file is lost: an error, or with `bad` given, a line in it.
 
     Raises:
         FaceError: not a TFRecord, or cut short. Names the record and the byte.
@@ -85,28 +92,23 @@ def scan(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with map_file(path) as data:
         position, end = 0, len(data)
         while position < end:
-            if position + FRAME_BYTES > end:
-                raise FaceError(_cut_short(path, len(offsets), position, end))
-            length, crc = _HEAD.unpack_from(data, position)
-            if masked_crc(data[position : position + 8]) != crc:
-                what = "It is no TFRecord file" if not offsets else "The file is damaged there"
-                raise FaceError(
-                    f"Every TFRecord frame begins with a length and its checksum. "
-                    f"'{path}' record {len(offsets)} (offset {position}) does not. {what}: make or copy it again."
-                )
-            if position + FRAME_BYTES + length > end:
-                raise FaceError(_cut_short(path, len(offsets), position, end))
+            length, problem = 0, ""
+            if position + FRAME_BYTES <= end:
+                length, crc = _HEAD.unpack_from(data, position)
+                if masked_crc(data[position : position + 8]) != crc:
+                    problem = "is damaged in" if offsets else "is no TFRecord file: see"
+            if not problem and position + FRAME_BYTES + length > end:
+                problem = "is cut short in"
+            if problem:
+                where = f"'{path}' {problem} record {len(offsets)} (offset {position}, the file has {end} bytes)"
+                if bad is None or not offsets:
+                    raise FaceError(f"A TFRecord file is made of whole frames. {where}. Make or copy it again.")
+                bad.append(f"{where}: lost from there on")
+                break
             offsets.append(position)
             lengths.append(length)
             position += FRAME_BYTES + length
     return np.frombuffer(offsets, np.int64), np.frombuffer(lengths, np.int64)
-
-
-def _cut_short(path: Path, record: int, position: int, end: int) -> str:
-    return (
-        f"A TFRecord file ends with a whole record. '{path}' is cut short in record {record} "
-        f"(offset {position}, the file has {end} bytes). Make or copy it again."
-    )
 
 
 # ------------------------------------------------------------------------------------- tf.train.Example

@@ -1,5 +1,6 @@
 """A folder that is whole or absent: filled under a hidden name beside its place, then renamed."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -24,9 +25,11 @@ def working_folder(out: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise FaceError(f"OUT cannot be made: a part of its path '{folder.parent}' is a file.") from error
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise FaceError(
-            f"OUT cannot be made: '{folder.parent}' is not writable for you. Choose another place."
+            f"'{folder.parent}' is not writable for you ({error.strerror}). Choose another place."
         ) from error
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -34,6 +37,8 @@ def working_folder(out: Path) -> Iterator[Path]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FaceError(f"Another conversion is writing '{out}' at this moment. Wait for it, or end it.") from error
+        if not folder.exists():  # renamed between our open and our lock
+            raise FaceError(f"Another conversion wrote '{out}' at this moment. Run the command again.")
         for leftover in folder.iterdir():  # of a killed run
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         try:

@@ -14,6 +14,7 @@ from facelib.cli import FaceError
 from facelib.convert import convert
 from facelib.data_dir import INDEX_DTYPE, Records, open_records
 from facelib.recordio import face_payloads, write_rec
+from facelib.sources import open_source
 
 LABELS = [0, 0, 0, 1, 1, 2, 3, 3, 3, 3]
 
@@ -341,3 +342,15 @@ def test_an_older_file_above_4_gib_is_read_beyond_it(tmp_path):
     assert [records.read(i) for i in (0, 1)] == [(jpeg(1), 0)] * 2
     assert records.describe(1) == f"big.tfrecord record 1 (offset {far})"
     assert records.read_block(0, 2) == [(jpeg(1), 0)] * 2
+
+
+def test_skip_bad_keeps_the_records_before_the_end_of_a_cut_file(tmp_path):
+    file = tmp_path / "a.tfrecord"
+    offsets = write_older(file, [{"image_raw": jpeg(k), "label": k} for k in range(3)])
+    file.write_bytes(file.read_bytes()[:-4])
+    source = open_source(file, skip_bad=True)
+
+    assert [source.read(i) for i in range(len(source))] == [jpeg(0), jpeg(1)]
+    assert f"record 2 (offset {offsets[2]}" in source.bad[0]
+    with pytest.raises(FaceError, match="cut short"):
+        open_source(file)

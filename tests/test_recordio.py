@@ -200,3 +200,28 @@ def test_a_header_record_that_float32_cannot_hold_is_refused(tmp_path):
 def test_any_payload_is_a_face_or_a_bad_record(data):
     with contextlib.suppress(BadRecord):
         unpack(data)
+
+
+@pytest.mark.parametrize("has_idx", [True, False])
+def test_skip_bad_saves_what_a_damaged_rec_still_holds(tmp_path, has_idx):
+    path = tmp_path / "train.rec"
+    images = [jpeg(10 * k) for k in range(6)]
+    write_rec(path, face_payloads(images, [0, 0, 1, 1, 2, 2]))
+    offsets = RecordFile(path).offsets
+    data = bytearray(path.read_bytes())
+    data[offsets[3] : offsets[3] + 8] = bytes(8)  # image 2 loses its record header
+    path.write_bytes(data[: offsets[6] + 100])  # and the file ends within image 5
+    if not has_idx:
+        path.with_suffix(".idx").unlink()
+    source = open_source(path, skip_bad=True)
+
+    assert [source.read(i) for i in range(len(source))] == [images[k] for k in (0, 1, 3, 4)]
+    assert source.labels.tolist() == [0, 0, 1, 2]
+    assert f"offset {offsets[3]}:" in source.bad[0] and f"offset {offsets[6]}:" in "".join(source.bad)
+
+
+def test_skip_bad_leaves_labels_out_that_are_no_class(tmp_path):
+    source = open_source(write_flat(tmp_path / "a.rec", [0, -1.0, 1]), skip_bad=True)
+
+    assert source.labels.tolist() == [0, 1]
+    assert source.bad == [f"a.rec record 1 (offset {RecordFile(tmp_path / 'a.rec').offsets[1]}): label -1"]

@@ -131,5 +131,5 @@ def test_a_file_that_is_no_tfrecord_is_named(tmp_path):
     file = tmp_path / "photo.tfrecord"
     file.write_bytes(b"\xff\xd8\xff\xe0" * 20)
 
-    with pytest.raises(FaceError, match=r"photo\.tfrecord' record 0 \(offset 0\).*no TFRecord"):
+    with pytest.raises(FaceError, match=r"photo\.tfrecord' is no TFRecord file: see record 0 \(offset 0"):
         scan(file)
