@@ -104,11 +104,11 @@ class RecordFile:
         keys, offsets: int64 [N], from the .idx, or counted in file order when there is none. Sorted by key.
         sizes: int64 [N], bytes of the record in the file.
         flags: uint32 [N].   labels: float32 [N], the scalar label, or the first of the array.
-        bad: with `skip_bad`, a line for each record that cannot be found; without, the first is an error.
+        bad: with `skip_bad`, {key: why} of the records that cannot be found; without, the first is an error.
     """
 
     def __init__(self, path: Path, skip_bad: bool = False):
-        self.path, self.skip_bad, self.bad = Path(path), skip_bad, []
+        self.path, self.skip_bad, self.bad = Path(path), skip_bad, {}
         self._map = map_file(self.path)
         if self._map[:4] != _MAGIC_BYTES:
             raise FaceError(
@@ -173,7 +173,7 @@ class RecordFile:
                 offsets.append(at)
                 at = stop
             except FaceError as error:
-                self._skip(error)
+                self._skip(-len(self.bad) - 1, error)  # no key: the next good record is counted on from the last
                 at = self._next_start(at + 4)
         return np.frombuffer(offsets, np.int64)
 
@@ -211,15 +211,15 @@ class RecordFile:
             f"Copy the file again.{advice}"
         )
 
-    def _skip(self, error: FaceError) -> None:
+    def _skip(self, key: int, error: FaceError) -> None:
         if not self.skip_bad:
             raise error
-        self.bad.append(str(error))
+        self.bad[key] = str(error)
 
     def _drop(self, is_bad: np.ndarray, why: str) -> None:
         """Takes the records of a mask [N] out of keys and offsets; without `skip_bad` the first of them is an error."""
         for k in np.flatnonzero(is_bad)[np.argsort(self.offsets[is_bad], kind="stable")].tolist():
-            self._skip(self._broken(self.keys[k], self.offsets[k], why))
+            self._skip(int(self.keys[k]), self._broken(self.keys[k], self.offsets[k], why))
         if is_bad.any():
             self.keys, self.offsets = self.keys[~is_bad], self.offsets[~is_bad]
 

@@ -109,7 +109,7 @@ class RecSource:
     def __init__(self, path: Path, skip_bad: bool = False):
         self.path, self.notes, self.image_size = path, [], None
         self.file = RecordFile(path, skip_bad)
-        self.bad = self.file.bad
+        self.bad = list(self.file.bad.values())
         num_classes = None
         first = int(np.searchsorted(self.file.keys, 0)) if 0 in self.file.keys[:1] else 0
         self._positions = np.arange(len(self.file))
@@ -171,7 +171,10 @@ class RecSource:
         is_there[is_there] = self.file.keys[self._positions[is_there]] == keys[is_there]
         if self.file.skip_bad and not is_there.all():
             self._positions = self._positions[is_there]
-            self.notes.append(f"record 0 promises {len(keys)} images, of which {int((~is_there).sum())} are not there")
+            missing = keys[~is_there].tolist()  # identity records may be missing too, but nothing needs them
+            self.bad = [
+                self.file.bad.get(key, f"{self.path.name} record {key}: it is not in the .idx") for key in missing
+            ]
         elif not is_there.all():
             where = self.file.idx_path if self.file.has_idx else self.path
             raise FaceError(
