@@ -6,7 +6,6 @@ Reference: Deng et al., ArcFace, https://arxiv.org/abs/1801.07698, eq. 3.
 import math
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 # Inside the square root of sin = sqrt(1 - cos^2): keeps d(sin)/d(cos) finite at cos = +-1. At this size sin is
@@ -86,7 +85,9 @@ class ArcFace(keras.layers.Layer):
 
     def build(self, embeddings_shape, labels_shape=None):
         self.centres = self.add_weight(
-            name="centres", shape=(self.num_classes, embeddings_shape[-1]), initializer=keras.initializers.RandomNormal(0, 0.01)
+            name="centres",
+            shape=(self.num_classes, embeddings_shape[-1]),
+            initializer=keras.initializers.RandomNormal(0, 0.01),
         )
 
     def call(self, embeddings, labels, margin=None):
@@ -99,6 +100,18 @@ class ArcFace(keras.layers.Layer):
         logits = self.scale * tf.tensor_scatter_nd_update(cosines, target_idx, target)
         return logits, cosines
 
+    def loss_and_accuracy(self, embeddings, labels, margin):
+        """Mean softmax cross-entropy with the margin, and the share of rows nearest to their own centre *without* it.
+
+        With the margin the accuracy starts at 0 and stays low for long, which many take for a failure.
+
+        Args and shapes: as the call. Returns two float32 scalars.
+        """
+        logits, cosines = self(embeddings, labels, margin)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        nearest = tf.argmax(cosines, axis=1, output_type=tf.int32)
+        return loss, tf.reduce_mean(tf.cast(nearest == tf.cast(labels, tf.int32), tf.float32))
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -107,19 +120,3 @@ class ArcFace(keras.layers.Layer):
             "scale": self.scale,
             "past_pi": self.past_pi,
         }
-
-
-def softmax_loss(logits, labels):
-    """Mean cross-entropy from logits and sparse labels. float32 `[B, C]`, int `[B]` -> scalar."""
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-
-
-def accuracy_without_margin(cosines, labels):
-    """Share of rows whose nearest class centre is their own. With the margin it starts at 0 and stays low for long."""
-    nearest = tf.argmax(cosines, axis=1, output_type=tf.int32)
-    return tf.reduce_mean(tf.cast(nearest == tf.cast(labels, tf.int32), tf.float32))
-
-
-def margin_at(step, margin, warmup_steps):
-    """The margin after `step` steps: rises linearly from 0 to `margin` over `warmup_steps`. Radians, Python float."""
-    return float(margin * np.clip(step / warmup_steps, 0.0, 1.0)) if warmup_steps else float(margin)

@@ -26,7 +26,9 @@ class PixelScale(keras.layers.Layer):
 
     def call(self, images):
         images = tf.cast(images, "float32")  # 0..255 minus 127.5 needs more than float16's 11 bits near the ends
-        return tf.cast((images - tf.constant(self.mean, "float32")) / tf.constant(self.std, "float32"), self.compute_dtype)
+        return tf.cast(
+            (images - tf.constant(self.mean, "float32")) / tf.constant(self.std, "float32"), self.compute_dtype
+        )
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -141,7 +143,10 @@ class PReLU(keras.layers.Layer):
 
     def build(self, input_shape):
         self.alpha = self.add_weight(
-            name="alpha", shape=(input_shape[-1],), initializer=keras.initializers.Constant(0.25), constraint=AtMostOne()
+            name="alpha",
+            shape=(input_shape[-1],),
+            initializer=keras.initializers.Constant(0.25),
+            constraint=AtMostOne(),
         )
 
     def call(self, x, training=False):

@@ -1,0 +1,230 @@
+"""Training batches: an exact global shuffle, decoding in threads, and a position that is a number.
+
+Each epoch visits every record exactly once, in an order that is a function of (seed, epoch) alone: a permutation of all
+records, not a shuffle buffer, because records of the field's files lie identity by identity. So step k of epoch e is
+computable, a run resumes there at once, and it sees the batches that it would have seen.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import cv2
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.data_dir import Records, open_records
+
+BLOCK_RECORDS = 128  # one read of about 0.6 MB
+POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs
+KEPT_POOLS = 3  # batches in flight reach over one boundary
+
+Augment = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: uint8 [B, H, W, 3], RGB.   labels: int32 [B].   record_idx: uint32 [B], for messages.
+
+    `epoch` and `step` say where it stands; `step` counts from 0 within the epoch.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    record_idx: np.ndarray
+    epoch: int
+    step: int
+
+
+def record_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
+    """The epoch's order: a permutation of all records, uint32 [num_records], a function of its arguments alone."""
+    order = np.arange(num_records, dtype=np.uint32)
+    np.random.default_rng([seed, epoch]).shuffle(order)
+    return order
+
+
+def block_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
+    """As `record_order`, for slow disks: blocks of records are permuted, and records only within a pool of blocks.
+
+    Records already lie in a seeded random order, so what a block holds together is chance, not identity.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    starts = np.arange(0, num_records, BLOCK_RECORDS)
+    rng.shuffle(starts)
+    order = (starts[:, None] + np.arange(BLOCK_RECORDS)).astype(np.uint32).ravel()
+    order = order[order < num_records]  # the last block may be short
+    for first in range(0, num_records, POOL_RECORDS):
+        rng.shuffle(order[first : first + POOL_RECORDS])
+    return order
+
+
+def record_keys(record_idx: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """One random uint64 for each record of an epoch, from which its augmentation follows. `[B]` -> `[B]`.
+
+    SplitMix64's finaliser over a counter: Steele et al., https://doi.org/10.1145/2714064.2660195, figure 19.
+    """
+    mask = 2**64 - 1
+    base = np.uint64((seed * 0x9E3779B97F4A7C15 + epoch * 0xD1342543DE82EF95) & mask)
+    z = (record_idx.astype(np.uint64) + base) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def random_flip(image: np.ndarray, key: int) -> np.ndarray:
+    """Mirrors left and right when the key's top bit is set. uint8 [H, W, 3] -> same."""
+    return cv2.flip(image, 1) if key >> 63 else image
+
+
+def decode_image(image: bytes | np.ndarray) -> np.ndarray | None:
+    """JPEG or PNG bytes -> uint8 [H, W, 3], RGB; None when they cannot be decoded. Arrays pass through."""
+    if isinstance(image, np.ndarray):
+        return image
+    return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+class TrainingData:
+    """Batches of a data directory, or of the TFRecords of an older system.
+
+    An epoch has `steps_per_epoch` batches whose sizes differ by at most one, none larger than `batch_size`: every
+    record is in exactly one of them and none is a tiny remainder, which batch normalisation would suffer from.
+
+    Args:
+        path: what `prepare_data.py` wrote, or older TFRecords.
+        batch_size: records a step, at most.
+        seed: of the order and of the augmentation.
+        shuffle: 'records' = exact and global; 'blocks' = permuted blocks read in sequence.
+        augment: pure function of (image, key); None for no augmentation.
+        image_size: (H, W) that every image must have.
+        num_threads: that read and decode; default all cores.
+    """
+
+    def __init__(
+        self,
+        path: Path | Records,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: str = "records",
+        augment: Augment | None = random_flip,
+        image_size: tuple[int, int] = (112, 112),
+        num_threads: int | None = None,
+    ):
+        if shuffle not in ("records", "blocks"):
+            raise FaceError(f"shuffle is 'records' or 'blocks'. Received: shuffle='{shuffle}'.")
+        if batch_size < 1:
+            raise FaceError(f"A batch holds at least one record. Received: batch_size={batch_size}.")
+        self.records = path if isinstance(path, Records) else open_records(path)
+        self.batch_size, self.seed, self.shuffle, self.augment = batch_size, seed, shuffle, augment
+        self.image_size = tuple(image_size)
+        self.num_threads = num_threads or os.cpu_count() or 1
+        self.steps_per_epoch = -(-len(self.records) // batch_size)
+        self._pools = _Pools(self.records) if shuffle == "blocks" else None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The records in the order of `epoch`: uint32 [N]."""
+        make = record_order if self.shuffle == "records" else block_order
+        return make(len(self), self.seed, epoch)
+
+    def bounds(self, step: int) -> tuple[int, int]:
+        """First and last + 1 position, in the epoch's order, of the batch of `step`."""
+        return step * len(self) // self.steps_per_epoch, (step + 1) * len(self) // self.steps_per_epoch
+
+    def batches(self, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `start_step` on."""
+        return self._run((epoch, step) for step in range(start_step, self.steps_per_epoch))
+
+    def stream(self, epoch: int = 0, start_step: int = 0, *, last_epoch: int) -> Iterator[Batch]:
+        """The batches from step `start_step` of `epoch` to the end of `last_epoch`, without a pause between epochs."""
+        positions = ((e, s) for e in range(epoch, last_epoch + 1) for s in range(self.steps_per_epoch))
+        return self._run(p for p in positions if p >= (epoch, start_step))
+
+    def _run(self, positions: Iterator[tuple[int, int]]) -> Iterator[Batch]:
+        pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+        pending, order, order_epoch = deque(), None, None
+        try:
+            for epoch, step in positions:
+                if epoch != order_epoch:  # one order at a time: 4 bytes a record
+                    order, order_epoch = None, epoch
+                    order = self.order(epoch)
+                first, last = self.bounds(step)
+                pending.append(pool.submit(self._load, order[first:last].copy(), first, epoch, step, order))
+                if len(pending) > 2 * self.num_threads:
+                    yield pending.popleft().result()
+            order = None
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, record_idx: np.ndarray, first: int, epoch: int, step: int, order: np.ndarray) -> Batch:
+        images = np.empty((len(record_idx), *self.image_size, 3), np.uint8)
+        labels = np.empty(len(record_idx), np.int32)
+        keys = record_keys(record_idx, self.seed, epoch).tolist()
+        if self._pools:
+            records = self._pools.read(epoch, order, first, first + len(record_idx))
+        else:
+            records = map(self.records.read, record_idx.tolist())
+        for i, (encoded, label) in enumerate(records):
+            image = decode_image(encoded)
+            if image is None or image.shape != images.shape[1:]:
+                raise self._bad_image(int(record_idx[i]), image)
+            images[i] = self.augment(image, keys[i]) if self.augment else image
+            labels[i] = label
+        return Batch(images, labels, record_idx, epoch, step)
+
+    def _bad_image(self, record: int, image: np.ndarray | None) -> FaceError:
+        where = f"'{self.records.path}', {self.records.describe(record)}"
+        advice = "Run prepare_data.py again with --decode-all --skip-bad."
+        if image is None:
+            return FaceError(f"Every record holds a JPEG or PNG that decodes. {where} does not. {advice}")
+        height, width = self.image_size
+        return FaceError(
+            f"The network takes {height}x{width} images. {where} is {image.shape[0]}x{image.shape[1]}. "
+            f"Align the faces first, or set model.image_size."
+        )
+
+
+class _Pools:
+    """Reads records for 'blocks': a pool of blocks at a time, each block in one sequential read."""
+
+    def __init__(self, records: Records):
+        self.records = records
+        self._lock = Lock()
+        self._pools: dict[tuple[int, int], Future] = {}
+
+    def read(self, epoch: int, order: np.ndarray, first: int, last: int) -> list[tuple[bytes | np.ndarray, int]]:
+        """The records at positions `first` to `last` of the epoch's order."""
+        read = []
+        for pool in range(first // POOL_RECORDS, (last - 1) // POOL_RECORDS + 1):
+            start, stop = max(first, pool * POOL_RECORDS), min(last, (pool + 1) * POOL_RECORDS)
+            loaded = self._pool(epoch, order, pool)
+            read += [loaded[record] for record in order[start:stop].tolist()]
+        return read
+
+    def _pool(self, epoch: int, order: np.ndarray, pool: int) -> dict:
+        with self._lock:
+            is_mine = (epoch, pool) not in self._pools
+            future = self._pools.setdefault((epoch, pool), Future())
+            while len(self._pools) > KEPT_POOLS:
+                del self._pools[next(iter(self._pools))]
+        if is_mine:  # the others wait for this pool alone, not for the lock
+            try:
+                future.set_result(self._load(order[pool * POOL_RECORDS : (pool + 1) * POOL_RECORDS]))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+    def _load(self, wanted: np.ndarray) -> dict:
+        loaded = {}
+        for block in np.unique(wanted // BLOCK_RECORDS).tolist():
+            start, stop = block * BLOCK_RECORDS, min((block + 1) * BLOCK_RECORDS, len(self.records))
+            loaded.update(zip(range(start, stop), self.records.read_block(start, stop), strict=True))
+        return loaded
