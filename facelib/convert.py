@@ -12,11 +12,9 @@ that is renamed at the end; a lock on it tells a running conversion from a kille
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -31,7 +29,7 @@ from facelib.data_dir import (
     shard_name,
 )
 from facelib.files import read_json, write_json
-from facelib.image_header import read_size
+from facelib.image_checker import ImageChecker
 from facelib.sources import Source, open_source
 from facelib.tfrecord import BadRecord, encode_image_example, frame, map_file
 from facelib.working_folder import working_folder
@@ -98,7 +96,7 @@ def convert(
         raise FaceError(
             f"Every shard has a record at least. --shards {num_shards} is more than the {len(keep)} images."
         )
-    check = _Checker(source, image_size or source.image_size or DEFAULT_SIZE, decode_all)
+    check = ImageChecker(source, image_size or source.image_size or DEFAULT_SIZE, decode_all)
     with working_folder(out) as folder:
         buckets = _fill_buckets(source, keep, num_shards, seed, folder, check, skip_bad, progress)
         return _write_data_dir(source, buckets, folder, out, made_from, min_images, progress)
@@ -179,7 +177,7 @@ class _Buckets:
     bad: list[str]
 
 
-def _fill_buckets(source, keep, num_shards, seed, folder: Path, check: "_Checker", skip_bad, progress) -> _Buckets:
+def _fill_buckets(source, keep, num_shards, seed, folder: Path, check: ImageChecker, skip_bad, progress) -> _Buckets:
     position = np.random.default_rng([seed, 0]).permutation(len(keep)).astype(np.uint32)
     shard = (position.astype(np.int64) * num_shards // len(keep)).astype(np.uint16)
     names = [folder / f"bucket-{k:05d}" for k in range(num_shards)]
@@ -226,41 +224,6 @@ def _write_all(file, data: bytes) -> None:
     except OSError as error:
         error.filename = error.filename or file.name
         raise
-
-
-class _Checker:
-    """Reads records and checks that each is a whole image of `size` (height, width)."""
-
-    def __init__(self, source: Source, size: tuple[int, int], decode_all: bool):
-        self.source, self.size = source, tuple(size)
-        self._pool = ThreadPoolExecutor(os.cpu_count()) if decode_all else None
-
-    def __call__(self, records: list[int]) -> list[bytes | BadRecord]:
-        images = [self._read(i) for i in records]
-        if self._pool:
-            images = list(self._pool.map(_decode_check, images))
-        return images
-
-    def _read(self, i: int) -> bytes | BadRecord:
-        try:
-            image = self.source.read(i)
-            found = read_size(image)
-            if found == self.size:
-                return image
-            (height, width), (wanted_height, wanted_width) = found, self.size
-            return BadRecord(
-                f"the image is {height}x{width}, but all must be {wanted_height}x{wanted_width}: "
-                "align photos with align_faces.py"
-            )
-        except BadRecord as error:
-            return error
-
-
-def _decode_check(image: bytes | BadRecord) -> bytes | BadRecord:
-    if isinstance(image, BadRecord):
-        return image
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
-    return BadRecord("the image cannot be decoded") if pixels is None else image
 
 
 # -------------------------------------------------------------------------------- pass 2: buckets -> shards

@@ -111,12 +111,11 @@ class RecSource:
         self.file = RecordFile(path, skip_bad)
         self.bad = list(self.file.bad.values())
         num_classes = None
-        first = int(np.searchsorted(self.file.keys, 0)) if 0 in self.file.keys[:1] else 0
         self._positions = np.arange(len(self.file))
         self.kind = "flat RecordIO"
-        if self.file.flags[first] == 2 and not unpack(self._payload(first))[1]:
+        if self.file.flags[0] == 2 and not unpack(self._payload(0))[1]:
             self.kind = "InsightFace RecordIO"
-            num_classes = self._read_header(first)
+            num_classes = self._read_header(0)
         elif self.file.num_unlisted_bytes and not skip_bad:
             raise FaceError(
                 f"'{self.file.idx_path}' leaves out {self.file.num_unlisted_bytes} bytes of the .rec. "

@@ -303,7 +303,7 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(tmp_path, monkeypatc
 def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path, moment):
     make_folders(tmp_path / "faces", {"a": 4, "b": 4})
     patch = {
-        "read": "convert._Checker.__call__ = lambda *a: os.kill(os.getpid(), 9)",
+        "read": "convert.ImageChecker.__call__ = lambda *a: os.kill(os.getpid(), 9)",
         "write": "convert._write_shard = lambda *a: os.kill(os.getpid(), 9)",
         "end": "os.rename = lambda *a: os.kill(os.getpid(), 9)",
     }[moment]
