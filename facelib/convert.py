@@ -128,7 +128,7 @@ def _already_there(out: Path, made_from: dict) -> Conversion:
     old = meta.get("source") or {}
     differences = []
     if old.get("hash") != made_from["hash"]:
-        differences.append(f"other face data ({old.get('path')!r}, a {old.get('kind')})")
+        differences.append(f"other face data ({old.get('path')!r}, {old.get('kind')})")
     options = old.get("options") or {}
     for name, value in made_from["options"].items():
         if options.get(name) != value:

@@ -97,6 +97,14 @@ def face_payloads(images: Sequence[bytes], labels: Sequence[int]) -> list[bytes]
     return payloads + [pack(b"", starts[c : c + 2].tolist(), count + 1 + c) for c in range(classes)]
 
 
+class _BrokenRecord(FaceError):
+    """A record that does not begin or end where it should. line: the same for a list of bad records."""
+
+    def __init__(self, message: str, line: str):
+        super().__init__(message)
+        self.line = line
+
+
 class RecordFile:
     """A .rec opened for random access; every record header is checked on opening.
 
@@ -172,7 +180,7 @@ class RecordFile:
                 stop = self._end_of(at, len(offsets))
                 offsets.append(at)
                 at = stop
-            except FaceError as error:
+            except _BrokenRecord as error:
                 self._skip(-len(self.bad) - 1, error)  # no key: the next good record is counted on from the last
                 at = self._next_start(at + 4)
         return np.frombuffer(offsets, np.int64)
@@ -204,17 +212,18 @@ class RecordFile:
                 return at
             is_first = False
 
-    def _broken(self, key: int, offset: int, why: str) -> FaceError:
+    def _broken(self, key: int, offset: int, why: str) -> "_BrokenRecord":
+        where = f"record {key} (offset {offset}"
         advice = f" If only the .idx is wrong, delete '{self.idx_path.name}': it is not needed." if self.has_idx else ""
-        return FaceError(
-            f"'{self.path}' ({len(self._map)} bytes), record {key} at offset {offset}: {why}. "
-            f"Copy the file again.{advice}"
+        return _BrokenRecord(
+            f"'{self.path}' {where}, the file has {len(self._map)} bytes): {why}. Copy the file again.{advice}",
+            f"{self.path.name} {where}): {why}",
         )
 
-    def _skip(self, key: int, error: FaceError) -> None:
+    def _skip(self, key: int, error: "_BrokenRecord") -> None:
         if not self.skip_bad:
             raise error
-        self.bad[key] = str(error)
+        self.bad[key] = error.line
 
     def _drop(self, is_bad: np.ndarray, why: str) -> None:
         """Takes the records of a mask [N] out of keys and offsets; without `skip_bad` the first of them is an error."""

@@ -219,8 +219,8 @@ def test_skip_bad_saves_what_a_damaged_rec_still_holds(tmp_path, has_idx):
     assert source.labels.tolist() == [0, 0, 1, 2]
     assert (
         len(source.bad) == 2
-        and f"offset {offsets[3]}:" in source.bad[0]
-        and f"offset {offsets[6]}:" in "".join(source.bad)
+        and f"offset {offsets[3]})" in source.bad[0]
+        and f"offset {offsets[6]})" in "".join(source.bad)
     )
 
 
