@@ -1,13 +1,16 @@
 """Files that are either whole or absent: atomic writes, hashes, and the checks every reader begins with."""
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from facelib.cli import FaceError
+
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -18,6 +21,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise FaceError(f"'{path.parent}' must be a folder to write '{path.name}' into. Received: a file.") from error
+    except OSError as error:
+        if error.errno in NOT_WRITABLE:
+            raise FaceError(f"'{path}' cannot be written: {error.strerror}. Choose another place.") from error
+        raise
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -27,9 +34,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename in (None, str(part)):
             error.filename = str(path)  # a full disk is reported with the name the user asked for
+        if error.errno in NOT_WRITABLE:
+            raise FaceError(f"'{path}' cannot be written: {error.strerror}. Choose another place.") from error
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or the disk is read-only and it never was
+            part.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
