@@ -15,7 +15,7 @@ import pytest
 
 import prepare_data
 from facelib.bins import write_bin
-from facelib.cli import FaceError
+from facelib.cli import FaceError, run_cli
 from facelib.convert import convert, select
 from facelib.data_dir import open_records
 from facelib.image_header import read_size
@@ -441,3 +441,21 @@ def test_the_header_gives_the_size_that_decoding_gives(shape, kind, is_grey):
             read_size(data[:size])
         if size > 400:
             break
+
+
+def test_a_missing_permission_is_one_line(capsys):
+    def main():
+        raise PermissionError(13, "Permission denied", "/secret/train.rec")
+
+    with pytest.raises(SystemExit) as end:
+        run_cli(main)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("error: '/secret/train.rec': Permission denied.")
+
+
+def test_a_reader_that_stops_early_sees_no_traceback(tmp_path):
+    make_folders(tmp_path / "faces", {"a": 1})
+    command = f"{sys.executable} prepare_data.py inspect {tmp_path / 'faces'} | true"
+    ended = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert ended.stderr == ""
