@@ -17,7 +17,8 @@ from tqdm import tqdm
 from facelib.bins import Pairs, find_bins, load_bin, stream_images
 from facelib.cli import FaceError, run_cli
 from facelib.embedder import Embedder, RuntimeEmbedder
-from facelib.files import require_file, sha256_of
+from facelib.files import sha256_of
+from facelib.keras_files import load_model
 from facelib.metrics import pair_distances
 from facelib.report import Report, SetResult, compare, measure_set, read_report, report_path
 from facelib.sidecar import Io, Sidecar, check_sidecar
@@ -79,22 +80,6 @@ class KerasEmbedder(RuntimeEmbedder):
             raise FaceError(
                 f"The model takes {shape}, the faces come as {pixels.shape}: check --crop and --layout."
             ) from error
-
-
-def load_model(path: Path):
-    """Reads a Keras model for inference; our own layers are known by name, code inside the file is not run."""
-    import keras
-
-    import facelib.layers  # noqa: F401 - registers our layers with Keras
-
-    path = require_file(path, "model")
-    try:
-        return keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FaceError(
-            f"'{path}' is not a Keras model that this project can read ({reason}). Train it again."
-        ) from error
 
 
 def embed_pairs(

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evaluate_data import add_io_flags, choose_io, load_model
+from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
 from facelib.graph import INPUT, OUTPUT, freeze, open_graph, quiet_tensorflow, save_graph
+from facelib.keras_files import load_model
 from facelib.parity import check_parity, parity_faces, parity_record
 from facelib.sidecar import check_sidecar, write_sidecar
 

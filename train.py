@@ -2,7 +2,7 @@
 
 python train.py                                            toy faces that it draws itself, a few minutes
 python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --out runs/small
-python train.py recipes/small_mobilefacenet.toml --data DATA --out runs/x --set stage.0.epochs=8 --set model.activation=relu
+python train.py recipes/small_mobilefacenet.toml --data DATA --out runs/x --set model.activation=relu
 
 Ctrl-C or SIGTERM writes a checkpoint and ends; `n` + Enter ends after this epoch.
 """
@@ -18,6 +18,7 @@ from facelib.bins import find_bins
 from facelib.cli import FaceError, run_cli
 from facelib.convert import convert
 from facelib.data_dir import open_records
+from facelib.graph import quiet_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe
 from facelib.run_dir import RunDir
 from facelib.toy_data import ToySet, write_folders, write_pairs
@@ -42,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from facelib.trainer import Trainer  # TensorFlow comes with it: only now that all arguments are right
 
     embedder, head, last_layers = build(recipe, records.num_classes)
-    print(f"{len(records):,} images, {records.num_classes:,} identities; {recipe.model.backbone} with "
-          f"{embedder.count_params():,} parameters, head {head.count_params():,}; {len(bins)} verification sets")  # fmt: skip
+    print(
+        f"{len(records):,} images, {records.num_classes:,} identities, {len(bins)} verification sets; "
+        f"{recipe.model.backbone} of {embedder.count_params():,} parameters, head of {head.count_params():,}"
+    )
     data = TrainingData(
         records,
         recipe.data.batch_size,
@@ -66,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare_tensorflow(recipe: Recipe) -> None:
     """Seeds and precision; the environment must be set before TensorFlow is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Without it every activation is fresh memory from the system: a quarter of a CPU training step goes to page faults.
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+    quiet_tensorflow()
     import keras
     import tensorflow as tf
 

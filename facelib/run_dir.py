@@ -64,8 +64,9 @@ class RunDir:
     def _check_same(self, config: Path, recipe: Recipe, fingerprint: str) -> None:
         changed = differences(load_recipe(config), recipe)
         if changed:
+            some = "; ".join(changed[:3]) + (" ..." if changed[3:] else "")
             raise FaceError(
-                f"'{self.path}' was begun with another recipe ({'; '.join(changed[:3])}{' ...' if changed[3:] else ''}). "
+                f"'{self.path}' was begun with another recipe ({some}). "
                 f"Give the same recipe to resume it, or another --out to start anew."
             )
         begun_with = read_json(self.path / "provenance.json", "provenance").get("data", {}).get("fingerprint")

@@ -1,4 +1,4 @@
-"""Learning rate and margin as functions of the step. Nothing here has a state, so a resumed run is on the same curve."""
+"""Learning rate and margin as functions of the step: no state, so a resumed run is on the same curve."""
 
 import math
 

@@ -102,9 +102,9 @@ class Trainer:
                 self._save()  # the evaluation may take longer than a scheduler's patience
                 self._end_epoch()
             if stop.now or (is_last and stop.after_epoch):
-                path = self._save()
-                print(f"\nstopped by {stop.now or 'n + Enter'} at epoch {at['epoch'] + 1}, step {at['step']}; wrote {path}\n"
-                      f"next: the same command again continues there")  # fmt: skip
+                why, where = stop.now or "n + Enter", f"epoch {at['epoch'] + 1}, step {at['step']}"
+                print(f"\nstopped by {why} at {where}; wrote {self._save()}")
+                print("next: the same command again continues there")
                 return False
             if is_last or at["global_step"] % self.checkpoint_every == 0:
                 self._save()
@@ -129,7 +129,7 @@ class Trainer:
         self.callbacks.on_train_batch_end(batch.step)
         at["step"] += 1
         at["global_step"] += 1
-        self._pending.append((at["global_step"], batch.record_idx, loss, accuracy, rate))
+        self._pending.append((at["global_step"], batch.record_idx, loss, accuracy))
         if at["global_step"] % self.log_every == 0:
             self._look_at_losses(bar)
         bar.update(len(batch.labels))
@@ -137,8 +137,10 @@ class Trainer:
     def _look_at_losses(self, bar: tqdm | None = None) -> None:
         """Fetches the pending losses; not at every step, so that a GPU need not wait for Python."""
         pending, self._pending = self._pending, []
+        if not pending:
+            return
         num_images = 0
-        for step, record_idx, loss, accuracy, rate in pending:
+        for step, record_idx, loss, accuracy in pending:
             loss, accuracy = float(loss), float(accuracy)
             if not math.isfinite(loss):
                 raise self._non_finite(step, record_idx, loss)
@@ -148,7 +150,7 @@ class Trainer:
         seconds, self._clock = max(now - self._clock, 1e-9), now
         self.position["seconds"] += seconds
         if bar is not None:
-            epoch = self.position["epoch"] + 1
+            epoch, rate = self.position["epoch"] + 1, float(self.optimizer.learning_rate)
             values = {
                 "loss": loss,
                 "accuracy": accuracy,
@@ -162,11 +164,12 @@ class Trainer:
     def _non_finite(self, step: int, record_idx: np.ndarray, loss: float) -> FaceError:
         records = ", ".join(self.data.records.describe(int(i)) for i in record_idx[:4])
         good = list_checkpoints(self.run.checkpoints)
+        at = self.position
         return FaceError(
-            f"The loss must stay finite. Received: {loss} at step {step} (epoch {self.position['epoch'] + 1}), with records "
+            f"The loss must stay finite. Received: {loss} at step {step} (epoch {at['epoch'] + 1}), with records "
             f"{', '.join(map(str, record_idx.tolist()))} (the first: {records}). Last good checkpoint: "
-            f"{good[-1] if good else 'none yet'}. Lower stage.{self.position['stage']}.learning_rate or lengthen its "
-            f"warmup_steps, into another --out."
+            f"{good[-1] if good else 'none yet'}. Lower stage.{at['stage']}.learning_rate or lengthen its warmup_steps, "
+            f"and give another --out."
         )
 
     def _end_epoch(self) -> None:
@@ -175,8 +178,10 @@ class Trainer:
         number = at["epoch"] + 1
         images, loss, accuracy = self.sums
         logs = {"loss": loss / images, "accuracy": accuracy / images}
-        print(f"epoch {number}: loss {logs['loss']:.4f}, accuracy without margin {100 * logs['accuracy']:.2f} %, "
-              f"{at['seconds'] / 60:.1f} min, {images / at['seconds']:.1f} images/s")  # fmt: skip
+        print(
+            f"epoch {number}: loss {logs['loss']:.4f}, accuracy without margin {100 * logs['accuracy']:.2f} %, "
+            f"{at['seconds'] / 60:.1f} min, {images / at['seconds']:.1f} images/s"
+        )
         evaluation = self.evaluate(self.embedder) if self.evaluate else None
         sets = {}
         if evaluation:
@@ -268,14 +273,22 @@ class Trainer:
 
     def _write_h5(self, model: keras.Model, path: Path, number: int, sets: dict) -> None:
         with atomic_path(path) as part:
-            with_suffix = part.with_suffix(".h5")  # Keras chooses the format by the name
-            model.save(with_suffix)
-            os.replace(with_suffix, part)
+            named_h5 = part.with_suffix(".h5")  # Keras chooses the format by the name
+            try:
+                model.save(named_h5)
+                os.replace(named_h5, part)
+            finally:
+                named_h5.unlink(missing_ok=True)
         size = tuple(self.embedder.input_shape[1:3])
         io = Io(size=size, embedding_size=self.embedder.output_shape[-1])
         meta = self.data.records.meta
-        training_data = {"source": meta.get("source", {}).get("path"), "num_images": len(self.data),
-                         "num_classes": self.data.records.num_classes, "fingerprint": self.data.records.fingerprint}  # fmt: skip
+        records = self.data.records
+        training_data = {
+            "source": meta.get("source", {}).get("path"),
+            "num_images": len(records),
+            "num_classes": records.num_classes,
+            "fingerprint": records.fingerprint,
+        }
         accuracies = {name: result["acc"] for name, result in sets.items()}
         extra = {"recipe": self.recipe.name, "epoch": number, "acc": accuracies}
         write_sidecar(path, kind="h5", made_from=None, io=io, training_data=training_data, **extra)

@@ -1,0 +1,47 @@
+"""Trained models on disk (.h5): how they are read for inference. Names Keras."""
+
+from pathlib import Path
+
+from facelib.cli import FaceError
+from facelib.files import require_file
+
+
+def load_model(path: Path):
+    """Reads a Keras model for inference; our own layers are known by name, code inside the file is not run.
+
+    Of an epoch-NNN.h5, which has the class centres on top, the embedder alone is returned.
+    """
+    import keras
+
+    import facelib.layers  # noqa: F401 - registers our layers with Keras
+
+    path = require_file(path, "model")
+    try:
+        model = keras.models.load_model(path, compile=False, custom_objects={"face>ArcFace": _head_stand_in()})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FaceError(
+            f"'{path}' is not a Keras model that this project can read ({reason}). Train it again."
+        ) from error
+    names = [layer.name for layer in model.layers]
+    if len(model.inputs) == 2 and "embeddings" in names:
+        return keras.Model(model.inputs[0], model.get_layer("embeddings").output, name=path.stem)
+    return model
+
+
+def _head_stand_in():
+    """A layer that takes a training head's place and weights in a file that is read for its embedder."""
+    import keras
+
+    class Head(keras.layers.Layer):
+        def __init__(self, num_classes, margin, scale, past_pi, **kwargs):
+            super().__init__(**kwargs)
+            self.num_classes = num_classes
+
+        def build(self, embeddings_shape, labels_shape=None):
+            self.centres = self.add_weight(name="centres", shape=(self.num_classes, embeddings_shape[-1]))
+
+        def call(self, embeddings, labels):
+            return embeddings @ keras.ops.transpose(self.centres), embeddings
+
+    return Head
