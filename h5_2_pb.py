@@ -12,9 +12,10 @@ from pathlib import Path
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
-from facelib.graph import INPUT, OUTPUT, freeze, open_graph, quiet_tensorflow, save_graph
+from facelib.graph import INPUT, OUTPUT, freeze, open_graph, save_graph
 from facelib.keras_files import load_model
 from facelib.parity import check_parity, parity_faces, parity_record
+from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import check_sidecar, write_sidecar
 
 

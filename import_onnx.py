@@ -14,10 +14,10 @@ import numpy as np
 
 from facelib.cli import FaceError, run_cli
 from facelib.files import atomic_path
-from facelib.graph import quiet_tensorflow
 from facelib.onnx_graph import Convolution, input_size, list_convolutions, load_onnx
 from facelib.parity import parity_faces
 from facelib.pixels import IMAGENET_MEAN, IMAGENET_STD
+from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import Io, write_sidecar
 
 MAX_DIFFERENCE = 1e-4  # of any output, relative to the largest
@@ -52,10 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = build(found, pixels, size, args.model)
     copy_weights(found, model, args.model)
     difference = check_outputs(model, onnx_model, pixels, size, args.model)
-    with atomic_path(args.out) as part:
-        renamed = part.with_suffix(".h5")  # Keras chooses the format by the suffix
-        model.save(renamed)
-        renamed.replace(part)
+    save_h5(model, args.out)
     write_sidecar(
         args.out,
         kind="h5",
@@ -70,6 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"outputs agree within {difference:.1e} on {NUM_FACES} faces")
     print(f"wrote {args.out}; next: python evaluate_data.py {args.out} or python h5_2_pb.py {args.out}")
     return 0
+
+
+def save_h5(model, path: Path) -> None:
+    """Writes the model as .h5, atomically."""
+    with atomic_path(path) as part:
+        named_h5 = part.with_suffix(".h5")  # Keras chooses the format by the name
+        try:
+            model.save(named_h5)
+            named_h5.replace(part)
+        finally:
+            named_h5.unlink(missing_ok=True)
 
 
 def guess_pixels(found: list[Convolution]) -> str:
@@ -88,7 +96,9 @@ def build(found: list[Convolution], pixels: str, size: tuple[int, int], path: Pa
 
     kinds = {conv.activation for conv in found} - {"linear"}
     if len(kinds) != 1:
-        raise FaceError(f"A MobileFaceNet has one kind of activation. '{path}' has: {', '.join(sorted(kinds)) or 'none'}.")
+        raise FaceError(
+            f"A MobileFaceNet has one kind of activation. '{path}' has {', '.join(sorted(kinds)) or 'none'}."
+        )
     strided = [conv for conv in found if conv.strides[0] == 2]
     is_symmetric = all(conv.pads == (1, 1, 1, 1) for conv in strided)
     mean, std = SCALINGS[pixels]
@@ -122,7 +132,9 @@ def copy_weights(found: list[Convolution], model, path: Path) -> None:
             )
         _copy_one(conv, layer, model, path)
     if len(found) != len(targets):
-        raise FaceError(f"'{path}' is no MobileFaceNet: it has {len(found)} convolutions, MobileFaceNet {len(targets)}.")
+        raise FaceError(
+            f"'{path}' is no MobileFaceNet: {len(found)} convolutions where MobileFaceNet has {len(targets)}."
+        )
 
 
 def _find_difference(conv: Convolution, layer, model) -> str:
@@ -146,7 +158,7 @@ def _find_difference(conv: Convolution, layer, model) -> str:
 
 
 def _pads_of(layer, model) -> tuple[int, int, int, int]:
-    """ONNX pads (top, left, bottom, right) of a Keras convolution with TensorFlow's padding, and of one padded before."""
+    """The ONNX pads (top, left, bottom, right) that say what a Keras convolution, or the layer before it, pads."""
     if layer.padding == "valid":
         return (1, 1, 1, 1) if layer.strides[0] == 2 else (0, 0, 0, 0)
     totals = [max(size - 1, 0) if layer.strides[0] == 1 else max(size - 2, 0) for size in layer.kernel_size]

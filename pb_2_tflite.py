@@ -4,7 +4,7 @@ python pb_2_tflite.py runs/demo/export/optimized.pb --mode int8 --calibration DA
 
 float    float32 throughout
 fp16     weights stored in 16 bits, half the size
-dynamic  weights in int8, activations quantised as they come, a quarter of the size
+dynamic  weights in int8 but for the few of depthwise kernels, activations quantised as they come, a third of the size
 int8     all integer: uint8 pixels in, int8 embedding out; ranges measured on --calibration crops
 """
 
@@ -19,9 +19,11 @@ from evaluate_data import add_io_flags, choose_io
 from facelib.calibration import load_crops
 from facelib.cli import FaceError, run_cli
 from facelib.files import require_file, write_bytes
-from facelib.graph import check_names, input_size, load_graph, node_of, open_graph, quiet_tensorflow
+from facelib.float_depthwise import restore_depthwise
+from facelib.graph import check_names, input_size, load_graph, node_of, open_graph
 from facelib.parity import check_parity, parity_faces, parity_record
 from facelib.pixels import to_model_input
+from facelib.quiet import quiet_stderr, quiet_tensorflow
 from facelib.sidecar import Io, check_sidecar, write_sidecar
 from facelib.tflite import Lite
 
@@ -94,6 +96,13 @@ def convert(graph, io: Io, shape: tuple[int, ...], mode: str, crops: np.ndarray 
     Args:
         crops: uint8 [N, H, W, 3], RGB, for int8.
     """
+    if mode == "dynamic":
+        return restore_depthwise(_convert_as("dynamic", graph, io, shape), _convert_as("float", graph, io, shape))
+    return _convert_as(mode, graph, io, shape, crops)
+
+
+def _convert_as(mode: str, graph, io: Io, shape: tuple[int, ...], crops: np.ndarray | None = None) -> bytes:
+    """TensorFlow's converter alone."""
     import tensorflow as tf
 
     source, target = node_of(io.input), node_of(io.output)
@@ -116,7 +125,8 @@ def convert(graph, io: Io, shape: tuple[int, ...], mode: str, crops: np.ndarray 
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.int8
     try:
-        return converter.convert()
+        with quiet_stderr():
+            return converter.convert()
     except Exception as error:  # the converter raises a type of its own
         if type(error).__name__ != "ConverterError":
             raise

@@ -9,7 +9,8 @@ from pathlib import Path
 from evaluate_data import BATCH_SIZE, test_main
 from facelib.cli import run_cli
 from facelib.embedder import RuntimeEmbedder
-from facelib.graph import open_frozen, quiet_tensorflow
+from facelib.graph import open_frozen
+from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import Io
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.graph import node_of, prune
 
-_PURE = frozenset(
-    "Rsqrt Sqrt Square Add AddV2 Sub Mul RealDiv Neg Maximum Minimum Reshape Identity Cast ExpandDims Squeeze".split()
-)
+_PURE = ("Rsqrt", "Sqrt", "Square", "Add", "AddV2", "Sub", "Mul", "RealDiv", "Neg", "Maximum", "Minimum", "Reshape",
+         "Identity", "Cast", "ExpandDims", "Squeeze")  # fmt: skip
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 MAX_FOLDED_BYTES = 64 << 20

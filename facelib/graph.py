@@ -3,9 +3,6 @@
 A frozen graph is a GraphDef without variables: one Placeholder in, one tensor out.
 """
 
-import logging
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,25 +14,6 @@ from facelib.files import require_file, write_bytes
 INPUT, OUTPUT = "input_1", "embeddings"
 MAX_LISTED = 5
 _NO_RESULT = ("Const", "NoOp", "Assert", "Placeholder")
-
-
-def quiet_tensorflow() -> None:
-    """Imports TensorFlow without its greetings and converter chatter; a script calls it before anything imports it.
-
-    The C++ side greets on stderr before any log level counts, so that descriptor is turned away during the import.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        import tensorflow  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-    for name in ("tensorflow", "absl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def load_graph(path: Path):
@@ -127,7 +105,7 @@ def check_names(graph, path: Path, input_name: str, output_name: str) -> None:
     needed = [node.name for node in prune(graph, [node_of(output_name)]).node if node.op == "Placeholder"]
     if node_of(input_name) not in needed:
         raise FaceError(
-            f"'{output_name}' of '{path}' does not depend on '{input_name}' but on: {_listed(needed)}. Use --input NAME."
+            f"'{output_name}' of '{path}' does not depend on '{input_name}' but on {_listed(needed)}. Use --input NAME."
         )
     if len(needed) > 1:
         raise FaceError(f"An embedder has one input. '{output_name}' of '{path}' needs {_listed(needed)}.")

@@ -151,7 +151,8 @@ def _add_to(convolution: Convolution, node, attributes, constants, path: Path) -
             raise FaceError(f"'{path}': '{node.name}' clips to {low}..{high}; ReLU6 is 0..6.")
         convolution.activation, convolution.max_value = "relu", float(high)
     elif node.op_type == "PRelu":
-        convolution.activation, convolution.slope = "prelu", np.asarray(constants[node.input[1]], np.float32).reshape(-1)
+        slope = np.asarray(constants[node.input[1]], np.float32)
+        convolution.activation, convolution.slope = "prelu", slope.reshape(-1)
     elif node.op_type == "LeakyRelu":
         convolution.activation, convolution.slope = "leaky_relu", float(attributes.get("alpha", 0.01))
     else:

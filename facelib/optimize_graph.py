@@ -22,11 +22,11 @@ from facelib.graph import (
     node_of,
     open_graph,
     prune,
-    quiet_tensorflow,
     save_graph,
 )
 from facelib.parity import check_parity, parity_faces, parity_record
 from facelib.pixels import to_model_input
+from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import Io, check_sidecar, write_sidecar
 
 
@@ -64,9 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     before, after = len(frozen.node), len(optimized.node)
     if sidecar:
         nodes = {"before": before, "after": after}
-        write_sidecar(
-            out, kind="optimized_pb", made_from=args.graph, io=io, nodes=nodes, parity=parity_record(cosines)
-        )
+        write_sidecar(out, kind="optimized_pb", made_from=args.graph, io=io, nodes=nodes, parity=parity_record(cosines))
     print(f"{before} nodes -> {after} ({100 * (1 - after / before):.0f} % fewer); worst cosine {cosines.min():.7f}")
     print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: python pb_2_tflite.py {out} --mode float")
     return 0

@@ -6,6 +6,7 @@ import numpy as np
 
 from facelib.cli import FaceError
 from facelib.files import require_file
+from facelib.quiet import quiet_stderr
 
 MAGIC = b"TFL3"  # bytes 4..8 of a .tflite
 
@@ -27,8 +28,9 @@ class Lite:
         if data[4:8] != MAGIC:
             raise FaceError(f"A TFLite model has 'TFL3' at byte 4. {name} has not: name the .tflite of pb_2_tflite.py.")
         try:
-            self._interpreter = Interpreter(model_content=data, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with quiet_stderr():
+                self._interpreter = Interpreter(model_content=data, num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise FaceError(f"LiteRT cannot load {name} ({reason}). Make or copy it again.") from error
