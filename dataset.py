@@ -6,7 +6,7 @@ computable, a run resumes there at once, and it sees the batches that it would h
 """
 
 import os
-from collections import deque
+from collections import ChainMap, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from facelib.data_dir import Records, open_records
 
 BLOCK_RECORDS = 128  # one read of about 0.6 MB
 POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs
-KEPT_POOLS = 3  # batches in flight reach over one boundary
+_ORDER = 0x0DE2  # keeps this generator apart from prepare_data's, whose equal draws would undo its shuffle
 
 Augment = Callable[[np.ndarray, int], np.ndarray]
 
@@ -43,7 +43,7 @@ class Batch:
 def record_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
     """The epoch's order: a permutation of all records, uint32 [num_records], a function of its arguments alone."""
     order = np.arange(num_records, dtype=np.uint32)
-    np.random.default_rng([seed, epoch]).shuffle(order)
+    np.random.default_rng([_ORDER, seed, epoch]).shuffle(order)
     return order
 
 
@@ -52,11 +52,14 @@ def block_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
 
     Records already lie in a seeded random order, so what a block holds together is chance, not identity.
     """
-    rng = np.random.default_rng([seed, epoch])
+    rng = np.random.default_rng([_ORDER, seed, epoch])
     starts = np.arange(0, num_records, BLOCK_RECORDS)
     rng.shuffle(starts)
-    order = (starts[:, None] + np.arange(BLOCK_RECORDS)).astype(np.uint32).ravel()
-    order = order[order < num_records]  # the last block may be short
+    order, filled = np.empty(num_records, np.uint32), 0
+    for start in starts.tolist():  # in place: 4 bytes a record, no copies
+        stop = min(start + BLOCK_RECORDS, num_records)
+        order[filled : filled + stop - start] = np.arange(start, stop)
+        filled += stop - start
     for first in range(0, num_records, POOL_RECORDS):
         rng.shuffle(order[first : first + POOL_RECORDS])
     return order
@@ -123,7 +126,8 @@ class TrainingData:
         self.image_size = tuple(image_size)
         self.num_threads = num_threads or os.cpu_count() or 1
         self.steps_per_epoch = -(-len(self.records) // batch_size)
-        self._pools = _Pools(self.records) if shuffle == "blocks" else None
+        in_flight = (2 * self.num_threads + 1) * batch_size
+        self._pools = _Pools(self.records, 2 + -(-in_flight // POOL_RECORDS)) if shuffle == "blocks" else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -155,7 +159,8 @@ class TrainingData:
                     order, order_epoch = None, epoch
                     order = self.order(epoch)
                 first, last = self.bounds(step)
-                pending.append(pool.submit(self._load, order[first:last].copy(), first, epoch, step, order))
+                pools = self._pools and self._pools.of_batch(order, first, last)  # copies, so that the order can go
+                pending.append(pool.submit(self._load, order[first:last].copy(), epoch, step, pools))
                 if len(pending) > 2 * self.num_threads:
                     yield pending.popleft().result()
             order = None
@@ -164,12 +169,12 @@ class TrainingData:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, record_idx: np.ndarray, first: int, epoch: int, step: int, order: np.ndarray) -> Batch:
+    def _load(self, record_idx: np.ndarray, epoch: int, step: int, pools: dict[int, np.ndarray] | None) -> Batch:
         images = np.empty((len(record_idx), *self.image_size, 3), np.uint8)
         labels = np.empty(len(record_idx), np.int32)
         keys = record_keys(record_idx, self.seed, epoch).tolist()
-        if self._pools:
-            records = self._pools.read(epoch, order, first, first + len(record_idx))
+        if pools:
+            records = self._pools.read(epoch, pools, record_idx)
         else:
             records = map(self.records.read, record_idx.tolist())
         for i, (encoded, label) in enumerate(records):
@@ -195,29 +200,31 @@ class TrainingData:
 class _Pools:
     """Reads records for 'blocks': a pool of blocks at a time, each block in one sequential read."""
 
-    def __init__(self, records: Records):
-        self.records = records
+    def __init__(self, records: Records, num_kept: int):
+        self.records, self.num_kept = records, num_kept
         self._lock = Lock()
         self._pools: dict[tuple[int, int], Future] = {}
 
-    def read(self, epoch: int, order: np.ndarray, first: int, last: int) -> list[tuple[bytes | np.ndarray, int]]:
-        """The records at positions `first` to `last` of the epoch's order."""
-        read = []
-        for pool in range(first // POOL_RECORDS, (last - 1) // POOL_RECORDS + 1):
-            start, stop = max(first, pool * POOL_RECORDS), min(last, (pool + 1) * POOL_RECORDS)
-            loaded = self._pool(epoch, order, pool)
-            read += [loaded[record] for record in order[start:stop].tolist()]
-        return read
+    @staticmethod
+    def of_batch(order: np.ndarray, first: int, last: int) -> dict[int, np.ndarray]:
+        """The pools that hold positions `first` to `last` of the order, by number: copies of their records' numbers."""
+        numbers = range(first // POOL_RECORDS, (last - 1) // POOL_RECORDS + 1)
+        return {k: order[k * POOL_RECORDS : (k + 1) * POOL_RECORDS].copy() for k in numbers}
 
-    def _pool(self, epoch: int, order: np.ndarray, pool: int) -> dict:
+    def read(self, epoch: int, pools: dict[int, np.ndarray], record_idx: np.ndarray) -> list[tuple]:
+        """The records `record_idx`, in that order, out of these pools."""
+        loaded = ChainMap(*(self._pool(epoch, number, wanted) for number, wanted in pools.items()))
+        return [loaded[record] for record in record_idx.tolist()]
+
+    def _pool(self, epoch: int, number: int, wanted: np.ndarray) -> dict:
         with self._lock:
-            is_mine = (epoch, pool) not in self._pools
-            future = self._pools.setdefault((epoch, pool), Future())
-            while len(self._pools) > KEPT_POOLS:
+            is_mine = (epoch, number) not in self._pools
+            future = self._pools.setdefault((epoch, number), Future())
+            while len(self._pools) > self.num_kept:
                 del self._pools[next(iter(self._pools))]
         if is_mine:  # the others wait for this pool alone, not for the lock
             try:
-                future.set_result(self._load(order[pool * POOL_RECORDS : (pool + 1) * POOL_RECORDS]))
+                future.set_result(self._load(wanted))
             except BaseException as error:
                 future.set_exception(error)
         return future.result()
