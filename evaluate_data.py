@@ -312,7 +312,8 @@ def _next_command(kind: str, model: Path) -> str:
         "frozen_pb": f"./optimize_pb.sh {model}",
         "optimized_pb": f"python pb_2_tflite.py {model} --mode int8",
     }
-    return commands.get(kind, f"python predict.py A.jpg B.jpg --model {model}")
+    run = model.parent.parent if model.parent.name == "export" else model.parent
+    return commands.get(kind, f"python report.py {run}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from facelib.bins import find_bins
 from facelib.cli import FaceError, run_cli
 from facelib.convert import convert
 from facelib.data_dir import open_records
-from facelib.graph import quiet_tensorflow
+from facelib.quiet import quiet_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe
 from facelib.run_dir import RunDir
 from facelib.toy_data import ToySet, write_folders, write_pairs
