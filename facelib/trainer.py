@@ -168,7 +168,7 @@ class Trainer:
         return FaceError(
             f"The loss must stay finite. Received: {loss} at step {step} (epoch {at['epoch'] + 1}), with records "
             f"{', '.join(map(str, record_idx.tolist()))} (the first: {records}). Last good checkpoint: "
-            f"{good[-1] if good else 'none yet'}. Lower stage.{at['stage']}.learning_rate or lengthen its warmup_steps, "
+            f"{good[-1] if good else 'none yet'}. Lower stage.{at['stage']}.learning_rate or lengthen warmup_steps, "
             f"and give another --out."
         )
 
