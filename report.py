@@ -69,12 +69,9 @@ def draw_sheet(data: Path | None, run: "Run") -> bytes | None:
 
 
 def data_of(run: "Run") -> Path | None:
-    """The training data that provenance.json or config.toml names: `data = "DIR"`, or `path` in a table [data]."""
-    for said in (run.provenance.get("data"), run.config.get("data")):
-        value = said.get("path") if isinstance(said, dict) else said
-        if isinstance(value, str) and value:
-            return Path(value)
-    return None
+    """The training data that provenance.json names, relative to the run directory."""
+    said = run.provenance.get("data", {}).get("path")
+    return run.path / said if said else None
 
 
 if __name__ == "__main__":

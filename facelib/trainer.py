@@ -92,6 +92,7 @@ class Trainer:
         at, bar = self.position, None
         if at["step"] == self.data.steps_per_epoch:  # ended between the last step of an epoch and its evaluation
             self._end_epoch()
+            self._save()
         for batch in self.data.stream(at["epoch"], at["step"], last_epoch=last_epoch):
             bar = bar or self._begin_epoch(last_epoch)
             self._take_step(batch, (batch.epoch - first_epoch) * self.data.steps_per_epoch + batch.step, bar)

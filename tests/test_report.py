@@ -215,19 +215,11 @@ def test_a_folder_without_a_run_is_refused(tmp_path, make, message):
     assert not (folder / "report.html").exists()
 
 
-@pytest.mark.parametrize(
-    ("config", "provenance", "expected"),
-    [
-        ({"data": "a"}, {}, "a"),
-        ({"data": {"path": "b", "batch_size": 64}}, {}, "b"),
-        ({"data": {"batch_size": 64}}, {"data": {"path": "c", "fingerprint": "0"}}, "c"),
-        ({}, {}, None),
-    ],
-)
-def test_the_training_data_are_found_in_provenance_or_recipe(tmp_path, config, provenance, expected):
-    found = script.data_of(Run(tmp_path, config=config, provenance=provenance))
+def test_the_training_data_are_found_from_the_run_directory(tmp_path):
+    run = Run(tmp_path / "run", provenance={"data": {"path": "../data", "fingerprint": "0"}})
 
-    assert found == (expected and Path(expected))
+    assert script.data_of(run).resolve() == (tmp_path / "data").resolve()
+    assert script.data_of(Run(tmp_path)) is None
 
 
 def test_named_data_that_are_missing_are_an_error_but_the_recipes_may_be_gone(run, tmp_path):
