@@ -24,20 +24,18 @@ def load_graph(path: Path):
     """
     import tensorflow as tf
 
-    path = Path(path)
-    if path.is_dir() and (path / "saved_model.pb").is_file():
-        raise FaceError(f"'{path}' is a SavedModel, a folder. Name a frozen graph: python h5_2_pb.py MODEL.h5")
     data = require_file(path, "frozen graph").read_bytes()
+    hint = "Make or copy it again"
+    if Path(path).name == "saved_model.pb":
+        hint = "It belongs to a SavedModel: freeze the Keras model instead (python h5_2_pb.py MODEL.h5)"
     graph = tf.compat.v1.GraphDef()
     try:
         graph.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError is a class of its own in each implementation
         if type(error).__name__ != "DecodeError":
             raise
-        raise FaceError(f"'{path}' is no TensorFlow graph, or a damaged one. Make or copy it again.") from error
+        raise FaceError(f"'{path}' is no TensorFlow graph, or a damaged one. {hint}.") from error
     if not graph.node or not all(node.op for node in graph.node):
-        is_saved_model = path.name == "saved_model.pb" or b"serve" in data[-4096:]
-        hint = "It looks like a SavedModel: freeze its model with h5_2_pb.py" if is_saved_model else "Make it again"
         raise FaceError(f"'{path}' holds no TensorFlow graph. {hint}.")
     variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
     if variables:

@@ -34,6 +34,7 @@ class Lite:
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise FaceError(f"LiteRT cannot load {name} ({reason}). Make or copy it again.") from error
+        self._name = name
         self._input = _pick(self._interpreter.get_input_details(), input, name, "input")
         self._output = _pick(self._interpreter.get_output_details(), output, name, "output")
         self.shape, self.dtype = tuple(self._input["shape"].tolist()), np.dtype(self._input["dtype"])
@@ -51,8 +52,12 @@ class Lite:
             limits = np.iinfo(self.dtype)
             steps = np.rint(pixels / np.float32(self.scale or 1) + self.zero_point)
             pixels = np.clip(steps, limits.min, limits.max)
-        self._interpreter.set_tensor(self._input["index"], pixels.astype(self.dtype, copy=False))
-        self._interpreter.invoke()
+        try:
+            self._interpreter.set_tensor(self._input["index"], pixels.astype(self.dtype, copy=False))
+            self._interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise FaceError(f"LiteRT cannot run {self._name} ({reason}). Make or copy it again.") from error
         output = self._interpreter.get_tensor(self._output["index"])
         if output.dtype.kind not in "iu":
             return output

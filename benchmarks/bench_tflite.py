@@ -1,0 +1,78 @@
+"""int8 against float TFLite, one thread: median of 60 runs each, taken in turn, after 5 warm-ups.
+
+python benchmarks/bench_tflite.py runs/demo/export/model_float.tflite runs/demo/export/model_int8.tflite
+
+Prints one JSON line a model: the ratio is to the first. Other work on the machine slows int8 more than float: look at
+`busy`, the share of all cores in use meanwhile; on two idle cores it is 0.5.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from facelib.cli import run_cli
+from facelib.tflite import Lite
+from facelib.toy_faces import toy_face
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path, nargs="+", metavar="TFLITE", help="the first is the measure of the rest")
+    parser.add_argument("--runs", type=int, default=60, help="of each model (default: %(default)s)")
+    args = parser.parse_args(argv)
+    lites = [Lite(path) for path in args.models]
+    face = toy_face(0, 0, 0)[None]
+    before = read_cpu()
+    milliseconds = np.array([[time_once(lite, face) for lite in lites] for _ in range(args.runs + 5)])[5:]
+    busy, idle = (after - start for after, start in zip(read_cpu(), before, strict=True))
+    medians = np.median(milliseconds, axis=0)
+    for path, median, times in zip(args.models, medians, milliseconds.T, strict=True):
+        result = {
+            "name": "tflite",
+            "model": path.name,
+            "ms": round(median, 3),
+            "iqr_ms": np.percentile(times, [25, 75]).round(3).tolist(),
+            "times_faster": round(medians[0] / median, 3),
+            "busy": round(busy / max(1, busy + idle), 2),
+            "threads": 1,
+            "machine": machine(),
+        }
+        print(json.dumps(result))
+    return 0
+
+
+def time_once(lite: Lite, face: np.ndarray) -> float:
+    """Milliseconds of one face."""
+    pixels = face.astype(lite.dtype)
+    started = time.perf_counter()
+    lite(pixels)
+    return 1000 * (time.perf_counter() - started)
+
+
+def read_cpu() -> tuple[int, int]:
+    """(busy, idle) ticks of all cores so far; zeros where the system does not say."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return 0, 0
+    ticks = [int(word) for word in stat.read_text().split("\n")[0].split()[1:8]]
+    return sum(ticks) - ticks[3] - ticks[4], ticks[3] + ticks[4]
+
+
+def machine() -> str:
+    """Processor and number of cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().split("\n") if info.is_file() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+    return f"{model}, {sum(line.startswith('processor') for line in lines) or '?'} cores"
+
+
+if __name__ == "__main__":
+    run_cli(main)
