@@ -4,9 +4,12 @@ Arrays are stored under their variables' own names and in no layout of any devic
 machine that wrote it.
 """
 
+import io
 import json
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,10 @@ from facelib.cli import FaceError
 from facelib.files import atomic_path
 
 KEPT = 2  # the last good one, and the one before in case the disk lies
+# What zipfile and NumPy raise over damaged bytes, by where the damage lies.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile
+)  # fmt: skip
 _NAME = re.compile(r"step-(\d{9})\.npz")
 
 
@@ -35,12 +42,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Reads (arrays, state)."""
+    """Reads (arrays, state).
+
+    Member by member and not by np.load, which reads no further than an array's header asks and so never gets to the
+    checksum when the header is what was damaged.
+    """
+    arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                member = io.BytesIO(archive.read(name))
+                arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
         return arrays, json.loads(arrays.pop("state.json").tobytes())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise FaceError(
             f"The checkpoint '{path}' is damaged ({error}). Delete this file: the run resumes from the one before it."
         ) from error
