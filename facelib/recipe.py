@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import types
 import typing
@@ -142,7 +143,9 @@ def _toml(value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace(
+            "\x7f", "\\u007f"
+        )  # a JSON string is a TOML string but for DEL
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value)
@@ -159,6 +162,7 @@ def _override(values: dict, text: str) -> None:
     *parents, last = key.split(".")
     target = values
     for depth, part in enumerate(parents):
+        _require_table(target, parents[:depth], text, can_be_list=True)
         if isinstance(target, list):
             if not part.isdecimal() or int(part) >= len(target):
                 raise FaceError(
@@ -169,11 +173,15 @@ def _override(values: dict, text: str) -> None:
             target = target.setdefault("stage", [{}])
         else:
             target = target.setdefault(part, {})
-    if not isinstance(target, dict):
+    _require_table(target, parents, text)
+    target[last] = parsed
+
+
+def _require_table(target, parents: list[str], text: str, can_be_list: bool = False) -> None:
+    if not isinstance(target, dict) and not (can_be_list and isinstance(target, list)):
         raise FaceError(
             f"--set {text}: '{'.'.join(parents)}' is no table of keys. Name a key, such as stage.0.epochs=2."
         )
-    target[last] = parsed
 
 
 def _build(cls, values, prefix: str, source: str):
@@ -216,7 +224,17 @@ def _check(recipe: Recipe, source: str) -> None:
             (0 <= stage.margin < 1.5708, f"stage.{i}.margin is in radians, in [0, pi/2)", stage.margin),
             (stage.scale > 0, f"stage.{i}.scale is above 0", stage.scale),
             (stage.learning_rate > 0, f"stage.{i}.learning_rate is above 0", stage.learning_rate),
+            (0 <= stage.momentum < 1, f"stage.{i}.momentum is in [0, 1)", stage.momentum),
+            (0 < stage.lr_drop <= 1, f"stage.{i}.lr_drop is in (0, 1]", stage.lr_drop),
+            (
+                0 <= stage.final_learning_rate <= stage.learning_rate,
+                f"stage.{i}.final_learning_rate is from 0 to learning_rate",
+                stage.final_learning_rate,
+            ),
         ]
+        at_least_0 = ("weight_decay", "last_layer_decay", "clip_norm", "warmup_steps", "margin_warmup_steps")
+        for key in at_least_0:
+            rules.append((getattr(stage, key) >= 0, f"stage.{i}.{key} is at least 0", getattr(stage, key)))
     for is_met, rule, received in rules:
         if not is_met:
             raise FaceError(f"{source}: {rule}. Received: {received}.")
