@@ -7,13 +7,17 @@ from facelib.recipe import StageConfig
 
 
 def make_optimizer(stage: StageConfig):
-    """A Keras optimizer without weight decay of its own, wrapped for loss scaling under float16."""
+    """A Keras optimizer without weight decay of its own, wrapped for loss scaling under float16.
+
+    The names are fixed: Keras would number them (sgd, sgd_1, ...) by what the process made before, and a checkpoint
+    of a later stage would not fit the process that resumes it.
+    """
     if stage.optimizer == "adamw":  # the decoupled decay is in `apply_gradients`, which knows the last layers
-        optimizer = keras.optimizers.Adam(stage.learning_rate)
+        optimizer = keras.optimizers.Adam(stage.learning_rate, name="adam")
     else:
-        optimizer = keras.optimizers.SGD(stage.learning_rate, momentum=stage.momentum)
+        optimizer = keras.optimizers.SGD(stage.learning_rate, momentum=stage.momentum, name="sgd")
     if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
     return optimizer
 
 

@@ -1,5 +1,7 @@
 """The run directory of a training: full recipe, provenance, metrics, and what makes a second start a resume."""
 
+import errno
+import fcntl
 import json
 import os
 import platform
@@ -9,53 +11,103 @@ from pathlib import Path
 
 from facelib.checkpoint import list_checkpoints
 from facelib.cli import FaceError
-from facelib.files import read_json, write_bytes, write_json
+from facelib.files import NOT_WRITABLE, read_json, write_bytes, write_json
 from facelib.recipe import Recipe, differences, load_recipe, to_toml
 from facelib.sidecar import git_commit, package_versions
+
+# What a run that saved no model yet may have left: it is begun anew, with whatever recipe.
+_BEGINNINGS = {"provenance.json", "config.toml", "metrics.jsonl", "tensorboard", "checkpoint", "plots", "report.html"}
 
 
 class RunDir:
     """Opens `path` for a training of `recipe` on data with `fingerprint`, or continues the one that is there.
 
+    One process at a time: the folder is locked until `close` or the end of the process, however it ends.
+
     Attributes:
-        checkpoints: folder of the checkpoints.   is_resumed: whether one was there.
+        checkpoints: folder of the checkpoints.
 
     Raises:
-        FaceError: another recipe or other data began this run; or the folder holds something else.
+        FaceError: another recipe or other data began this run; the folder holds something else; or another process
+            trains into it.
     """
 
     def __init__(self, path: Path, recipe: Recipe, data: Path, fingerprint: str):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoint"
+        self._handle = self._lock()
+        try:
+            self._open(recipe, data, fingerprint)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, recipe: Recipe, data: Path, fingerprint: str) -> None:
         config = self.path / "config.toml"
-        self.is_resumed = config.is_file() and bool(list_checkpoints(self.checkpoints))
-        if self.path.exists() and not self.path.is_dir():
-            raise FaceError(f"--out is a folder for the run. '{self.path}' is a file: choose another name.")
-        if config.is_file():
+        names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+        is_begun = bool(list_checkpoints(self.checkpoints)) or any(self.path.glob("*.h5"))
+        if is_begun and config.is_file():
             self._check_same(config, recipe, fingerprint)
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif names and ("provenance.json" not in names or names - _BEGINNINGS):
             raise FaceError(
                 f"--out is a new folder or a run to continue. '{self.path}' holds other files: choose another."
             )
+        self._remove_leftovers()
         session = {"argv": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "git_commit": git_commit()}
         sessions = [*self._sessions(), {**session, "machine": _machine(), "versions": package_versions()}]
         data_name = os.path.relpath(data, self.path.resolve()) if Path(data).exists() else str(data)
         provenance = {"data": {"path": data_name, "fingerprint": fingerprint}, "sessions": sessions}
         write_json(self.path / "provenance.json", provenance)
-        if not config.is_file():
+        if not is_begun:
             write_bytes(config, to_toml(recipe).encode())
+
+    def close(self) -> None:
+        """Lets another process continue the run."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     def log(self, **line) -> None:
         """Appends one object to metrics.jsonl."""
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drops the metrics of steps after `step`: a resumed run takes and logs them again."""
+    def forget_after(self, step: int, num_epochs: int) -> None:
+        """Drops what a resumed run logs again: metrics of steps after `step`, and of epochs after `num_epochs`."""
         path = self.path / "metrics.jsonl"
         if path.is_file():
             lines = path.read_bytes().splitlines(keepends=True)
-            write_bytes(path, b"".join(line for line in lines if _step_of(line) <= step))
+            write_bytes(path, b"".join(line for line in lines if _is_before(line, step, num_epochs)))
+
+    def _lock(self) -> int:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise FaceError(
+                f"--out is a folder for the run. '{self.path}' or a part of its path is a file: choose another name."
+            ) from error
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            raise FaceError(f"'{self.path}' cannot be written: {error.strerror}. Choose another place.") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                return handle  # a file system without locks
+            os.close(handle)
+            raise FaceError(
+                f"Another process trains into '{self.path}' at this moment. Wait for it, or give another --out."
+            ) from error
+        return handle
+
+    def _remove_leftovers(self) -> None:
+        """Files that a killed process was writing; the lock says that nobody is."""
+        for folder in (self.path, self.checkpoints, self.path / "plots"):
+            for pattern in (".*.part", ".*.h5"):
+                for leftover in folder.glob(pattern):
+                    leftover.unlink(missing_ok=True)
 
     def _sessions(self) -> list[dict]:
         path = self.path / "provenance.json"
@@ -77,12 +129,14 @@ class RunDir:
             )
 
 
-def _step_of(line: bytes) -> float:
-    """The step of a metrics line; infinite for a line that a killed process left half-written."""
+def _is_before(line: bytes, step: int, num_epochs: int) -> bool:
+    """Whether a metrics line is of what is done; never for one that a killed process or a full disk left cut."""
     try:
-        return json.loads(line)["step"]
+        entry = json.loads(line)
+        is_done = entry["kind"] != "epoch" or entry["epoch"] <= num_epochs
+        return is_done and entry["step"] <= step and line.endswith(b"\n")
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return False
 
 
 def _machine() -> dict:

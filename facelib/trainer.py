@@ -4,10 +4,12 @@ Not `Model.fit`: that cannot stop and resume inside an epoch exactly, and does n
 (keras-team/keras#20585). One position (epoch, step) names the next batch; everything else is in the checkpoint.
 """
 
+import errno
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import keras
@@ -32,7 +34,8 @@ class Trainer:
 
     Args:
         embedder: Keras model, float raw RGB pixels [N, H, W, 3] -> float32 [N, D].
-        head: built layer with `loss_and_accuracy(embeddings, labels, margin)`, e.g. `ArcFace`.
+        head: built layer with `loss_and_accuracy(embeddings, labels, margin)`, e.g. `ArcFace`; each stage sets its
+            `margin`, `scale` and `past_pi`.
         last_layers: variables after the global operator; the head's are added. See `weight_decays`.
         data: `dataset.TrainingData`.
         evaluate: embedder -> evaluation with `.results` and `.table()`, run after each epoch; None to skip.
@@ -59,16 +62,20 @@ class Trainer:
         self.evaluate, self.checkpoint_every, self.log_every = evaluate, checkpoint_every, log_every
         self.last_layers = [*last_layers, *head.trainable_variables]
         self.callbacks = keras.callbacks.CallbackList(list(callbacks), model=embedder)
-        self.tensorboard = tf.summary.create_file_writer(str(run.path / "tensorboard"))
-        self.position = {"stage": 0, "epoch": 0, "step": 0, "global_step": 0, "best": [], "seconds": 0.0}
+        with self._writing_tensorboard():
+            self.tensorboard = tf.summary.create_file_writer(str(run.path / "tensorboard"))
+        self.position = {"stage": 0, "epoch": 0, "step": 0, "global_step": 0, "seconds": 0.0}
+        self.position |= {"best": [], "best_on": []}  # score of embedder.h5, and the sets that it is a mean of
         self.sums = np.zeros(3)  # of this epoch: images, loss x images, accuracy x images
         self._pending: list[tuple] = []  # steps whose loss has not been looked at
+        self._looked_at = (0, np.zeros(0, np.uint32))  # step and records of the last loss that was fetched
         self._clock = time.perf_counter()
         checkpoints = list_checkpoints(run.checkpoints)
         arrays, state = load_checkpoint(checkpoints[-1]) if checkpoints else (None, None)
         self._begin_stage(state["position"]["stage"] if state else 0)
         if state:
             self._restore(arrays, state, checkpoints[-1])
+        run.forget_after(self.position["global_step"], self.position["epoch"])
 
     # ------------------------------------------------------------------ the loop
 
@@ -93,22 +100,27 @@ class Trainer:
         if at["step"] == self.data.steps_per_epoch:  # ended between the last step of an epoch and its evaluation
             self._end_epoch()
             self._save()
-        for batch in self.data.stream(at["epoch"], at["step"], last_epoch=last_epoch):
-            bar = bar or self._begin_epoch(last_epoch)
-            self._take_step(batch, (batch.epoch - first_epoch) * self.data.steps_per_epoch + batch.step, bar)
-            is_last = at["step"] == self.data.steps_per_epoch
-            if is_last:
-                bar.close()
-                bar = None
-                self._save()  # the evaluation may take longer than a scheduler's patience
-                self._end_epoch()
-            if stop.now or (is_last and stop.after_epoch):
-                why, where = stop.now or "n + Enter", f"epoch {at['epoch'] + 1}, step {at['step']}"
-                print(f"\nstopped by {why} at {where}; wrote {self._save()}")
-                print("next: the same command again continues there")
-                return False
-            if is_last or at["global_step"] % self.checkpoint_every == 0:
-                self._save()
+        with closing(self.data.stream(at["epoch"], at["step"], last_epoch=last_epoch)) as batches:
+            try:
+                for batch in batches:
+                    bar = bar or self._begin_epoch(last_epoch)
+                    self._take_step(batch, (batch.epoch - first_epoch) * self.data.steps_per_epoch + batch.step, bar)
+                    is_last = at["step"] == self.data.steps_per_epoch
+                    if is_last:
+                        bar.close()
+                        bar = None
+                        self._save()  # the evaluation may take longer than a scheduler's patience
+                        self._end_epoch()
+                    if stop.now or (is_last and stop.after_epoch):
+                        why, where = stop.now or "n + Enter", f"epoch {at['epoch'] + 1}, step {at['step']}"
+                        print(f"\nstopped by {why} at {where}; wrote {self._save()}")
+                        print("next: the same command again continues there")
+                        return False
+                    if is_last or at["global_step"] % self.checkpoint_every == 0:
+                        self._save()
+            finally:
+                if bar is not None:
+                    bar.close()  # an error message begins a line of its own
         return True
 
     def _begin_epoch(self, last_epoch: int) -> tqdm:
@@ -143,8 +155,9 @@ class Trainer:
         num_images = 0
         for step, record_idx, loss, accuracy in pending:
             loss, accuracy = float(loss), float(accuracy)
+            self._looked_at = (step, record_idx)
             if not math.isfinite(loss):
-                raise self._non_finite(step, record_idx, loss)
+                raise self._non_finite("loss", loss)
             self.sums += np.array([1.0, loss, accuracy]) * len(record_idx)
             num_images += len(record_idx)
         now = time.perf_counter()
@@ -162,12 +175,13 @@ class Trainer:
             self._log_tensorboard(step, values)
             bar.set_postfix(loss=f"{loss:.3f}", acc=f"{100 * accuracy:.1f}%", lr=f"{rate:.4f}", refresh=False)
 
-    def _non_finite(self, step: int, record_idx: np.ndarray, loss: float) -> FaceError:
+    def _non_finite(self, what: str, received: object) -> FaceError:
+        step, record_idx = self._looked_at
         records = ", ".join(self.data.records.describe(int(i)) for i in record_idx[:4])
         good = list_checkpoints(self.run.checkpoints)
         at = self.position
         return FaceError(
-            f"The loss must stay finite. Received: {loss} at step {step} (epoch {at['epoch'] + 1}), with records "
+            f"The {what} must stay finite. Received: {received} at step {step} (epoch {at['epoch'] + 1}), with records "
             f"{', '.join(map(str, record_idx.tolist()))} (the first: {records}). Last good checkpoint: "
             f"{good[-1] if good else 'none yet'}. Lower stage.{at['stage']}.learning_rate or lengthen warmup_steps, "
             f"and give another --out."
@@ -195,21 +209,34 @@ class Trainer:
         )
         self._log_tensorboard(at["global_step"], {f"epoch_{k}": v for k, v in logs.items()})
         self._log_tensorboard(at["global_step"], {f"{n}_acc": r["acc"] for n, r in sets.items()})
+        with self._writing_tensorboard():
+            self.tensorboard.flush()
         write_training_plots(self.run.path)
         self.callbacks.on_epoch_end(at["epoch"], logs)
         at.update(epoch=number, step=0, seconds=0.0)
         self.sums = np.zeros(3)
 
     def _log_tensorboard(self, step: int, values: dict) -> None:
-        with self.tensorboard.as_default(step):
+        with self._writing_tensorboard(), self.tensorboard.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
+
+    @contextmanager
+    def _writing_tensorboard(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.ResourceExhaustedError as error:  # TensorFlow's word for a full disk
+            folder = str(self.run.path / "tensorboard")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
+        except tf.errors.OpError as error:
+            raise FaceError(f"TensorBoard's log in '{self.run.path}' cannot be written: {error.message}.") from error
 
     # ------------------------------------------------------------------ the step
 
     def _begin_stage(self, number: int) -> None:
         self.position["stage"] = number
         stage = self.recipe.stage[number]
+        self.head.margin, self.head.scale, self.head.past_pi = stage.margin, stage.scale, stage.past_pi
         variables = list(self.head.trainable_variables)
         if not stage.freeze_backbone:
             variables = [*self.embedder.trainable_variables, *variables]
@@ -246,6 +273,9 @@ class Trainer:
         self._look_at_losses()  # a step that went wrong is never checkpointed
         state = {"position": self.position, "sums": self.sums.tolist()}
         arrays = {name: variable.numpy() for name, variable in self._variables().items()}
+        for name, array in arrays.items():  # a last good checkpoint must be good
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise self._non_finite("weights", name)
         return save_checkpoint(self.run.checkpoints, self.position["global_step"], arrays, state)
 
     def _restore(self, arrays: dict, state: dict, path: Path) -> None:
@@ -257,8 +287,7 @@ class Trainer:
             )
         for name, variable in variables.items():
             variable.assign(arrays[name])
-        self.position, self.sums = state["position"], np.array(state["sums"])
-        self.run.forget_after(self.position["global_step"])
+        self.position, self.sums = self.position | state["position"], np.array(state["sums"])
         print(f"resuming at epoch {self.position['epoch'] + 1}, step {self.position['step']}, from {path}")
 
     def _save_epoch(self, number: int, sets: dict) -> None:
@@ -268,8 +297,8 @@ class Trainer:
         with_head = keras.Model([self.embedder.input, labels], logits, name="training")
         self._write_h5(with_head, self.run.path / f"epoch-{number:03d}.h5", number, sets)
         score = [np.mean([r[key] for r in sets.values()]) for key in ("acc", "auc")] if sets else [number]
-        if list(score) >= list(at["best"]):
-            at["best"] = [float(value) for value in score]
+        if at["best_on"] != sorted(sets) or score >= at["best"]:  # scores on other sets cannot be compared
+            at.update(best=[float(value) for value in score], best_on=sorted(sets))
             self._write_h5(self.embedder, self.run.path / "embedder.h5", number, sets)
 
     def _write_h5(self, model: keras.Model, path: Path, number: int, sets: dict) -> None:
