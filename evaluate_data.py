@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from facelib.bins import Pairs, find_bins, load_bin, stream_images
+from facelib.bins import Pairs, decode_images, find_bins, load_bin, stream_images
 from facelib.cli import FaceError, run_cli
 from facelib.embedder import Embedder, RuntimeEmbedder
 from facelib.files import sha256_of
@@ -119,6 +119,18 @@ def evaluate_bins(
     mean_norm = norm_sum / num_distinct if hasattr(embedder, "raw") and num_distinct else None
     num_images = num_distinct * (2 if flip else 1)
     return Evaluation(tuple(results), num_images, seconds, mean_norm)
+
+
+def check_bins(paths: Sequence[Path]) -> None:
+    """Reads each verification set, decodes its first pair and counts its pairs, so that no training ends over one.
+
+    Raises:
+        FaceError: what `load_bin`, `decode_images` and the metrics refuse.
+    """
+    for path in paths:
+        pairs = load_bin(path)
+        decode_images(pairs.images[:2], source=pairs.path)
+        measure_set(pairs.name, np.zeros(len(pairs)), pairs.is_same)
 
 
 def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, description: str, kind: str) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import TrainingData, random_flip
-from evaluate_data import DEFAULT_VALID, KerasEmbedder, evaluate_bins
+from evaluate_data import DEFAULT_VALID, KerasEmbedder, check_bins, evaluate_bins
 from facelib.bins import find_bins
 from facelib.cli import FaceError, run_cli
 from facelib.convert import convert
@@ -33,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = load_recipe(args.recipe, args.set)
     out = args.out or Path("runs") / recipe.name
     if args.data is None:
-        args.data, args.valid = draw_toy_data(Path("runs") / "toy_data")
+        args.data, toy_valid = draw_toy_data(Path("runs") / "toy_data")
+        args.valid = args.valid or toy_valid
     bins = find_valid(args.valid)
+    check_bins(bins)
     records = open_records(args.data)
     if records.num_classes < 2:
         raise FaceError(f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}.")
@@ -144,7 +146,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise FaceError(f"--{flag.replace('_', '-')} is at least 1. Received: {value}.")
-    if args.data is None and args.recipe != TOY_RECIPE:
+    if args.data is None and args.recipe.resolve() != TOY_RECIPE.resolve():
         raise FaceError("A recipe of your own needs data. Give --data DIR, as prepare_data.py writes it.")
     return args
 
