@@ -37,7 +37,7 @@ def run_cli(main: Callable[[], int]) -> None:
             raise
         where = f" while writing '{error.filename}'" if error.filename else ""
         print(
-            f"error: The disk is full{where} ({error.strerror}). Free some space and run the command again.",
+            f"error: The disk is full{where} ({os.strerror(error.errno)}). Free some space and run the command again.",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -17,6 +17,8 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; moves it into place on success, removes it on any failure."""
     path = Path(path)
+    if path.is_dir():
+        raise FaceError(f"A file is to be written. '{path}' is a folder: name a file in it.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
