@@ -194,7 +194,7 @@ def is_data_dir(path: Path) -> bool:
 def open_records(path: Path) -> Records:
     """Opens a data directory, an older TFRecord file, a folder of them, or the index text file of a TFace set.
 
-    A data directory opens at once. Older TFRecords have no index, so every record is walked: about 100,000 a second.
+    A data directory opens at once. Older TFRecords have no index, so every record is walked: about 34,000 a second.
 
     Raises:
         FaceError: nothing there, cut short, or sizes and hashes that disagree with meta.json.

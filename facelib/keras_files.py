@@ -5,6 +5,8 @@ from pathlib import Path
 from facelib.cli import FaceError
 from facelib.files import require_file
 
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)  # h5py and Keras
+
 
 def load_model(path: Path):
     """Reads a Keras model for inference; our own layers are known by name, code inside the file is not run.
@@ -18,7 +20,7 @@ def load_model(path: Path):
     path = require_file(path, "model")
     try:
         model = keras.models.load_model(path, compile=False, custom_objects={"face>ArcFace": _head_stand_in()})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise FaceError(
             f"'{path}' is not a Keras model that this project can read ({reason}). Train it again."
