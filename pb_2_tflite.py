@@ -33,7 +33,7 @@ NUM_PARITY_CROPS = 32
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("graph", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
+    parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
     parser.add_argument("--mode", choices=MODES, default="float", help="default: %(default)s")
     calibration_help = "a data directory, TFRecords, folder of crops or .bin; int8 needs it"
     parser.add_argument("--calibration", type=Path, metavar="DATA", help=calibration_help)
@@ -46,29 +46,29 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    require_file(args.graph, "frozen graph")
-    out = args.out or args.graph.parent / f"model_{args.mode}.tflite"
-    io = choose_io(check_sidecar(args.graph), args)
+    require_file(args.model, "frozen graph")
+    out = args.out or args.model.parent / f"model_{args.mode}.tflite"
+    io = choose_io(check_sidecar(args.model), args)
     check_request(args, io)
     crops, calibration = None, None
     if args.calibration:
         crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size)
     quiet_tensorflow()
-    graph = load_graph(args.graph)
-    check_names(graph, args.graph, io.input, io.output)
+    graph = load_graph(args.model)
+    check_names(graph, args.model, io.input, io.output)
     size = input_size(graph, io.input) or io.size
     model = convert(graph, io, (1, *size, 3), args.mode, crops)
     lite = Lite(model, input=io.input, output=io.output)
     if args.mode == "int8":
-        check_integer(lite, args.graph)
+        check_integer(lite, args.model)
     faces = parity_faces(size) if crops is None else crops[:NUM_PARITY_CROPS]
     kind = f"tflite_{args.mode}"
-    run = open_graph(graph, args.graph, io.input, io.output)
-    cosines = check_parity(f"'{out}' and '{args.graph}'", kind, embed_one_by_one(lite), run, to_model_input(faces, io))
+    run = open_graph(graph, args.model, io.input, io.output)
+    cosines = check_parity(f"'{out}' and '{args.model}'", kind, embed_one_by_one(lite), run, to_model_input(faces, io))
     write_bytes(out, model)
     io = replace(io, size=size, dtype="uint8" if args.mode == "int8" else "float32")
     record = {"calibration": calibration} if args.mode == "int8" else {}
-    write_sidecar(out, kind=kind, made_from=args.graph, io=io, parity=parity_record(cosines), **record)
+    write_sidecar(out, kind=kind, made_from=args.model, io=io, parity=parity_record(cosines), **record)
     if args.mode == "int8":
         print(f"calibrated on {calibration['count']} crops of {args.calibration}; uint8 input of scale 1, zero point 0")
     on = "toy faces" if crops is None else "crops"
@@ -85,9 +85,9 @@ def check_request(args: argparse.Namespace, io: Io) -> None:
             "a folder of 112x112 crops, or a .bin."
         )
     if args.mode == "int8" and io.pixels != "raw":
-        raise FaceError(f"An int8 model takes raw pixels 0..255. '{args.graph}' takes {io.pixels}. Use --mode dynamic.")
+        raise FaceError(f"An int8 model takes raw pixels 0..255. '{args.model}' takes {io.pixels}. Use --mode dynamic.")
     if io.layout != "nhwc":
-        raise FaceError(f"TFLite models are NHWC. '{args.graph}' is {io.layout}.")
+        raise FaceError(f"TFLite models are NHWC. '{args.model}' is {io.layout}.")
 
 
 def convert(graph, io: Io, shape: tuple[int, ...], mode: str, crops: np.ndarray | None) -> bytes:

@@ -39,6 +39,7 @@ def main(argv=None) -> int:
             "ms": round(median, 3),
             "iqr_ms": np.percentile(times, [25, 75]).round(3).tolist(),
             "times_faster": round(medians[0] / median, 3),
+            "best_ms": round(times.min(), 3),
             "busy": round(busy / max(1, busy + idle), 2),
             "threads": 1,
             "machine": machine(),

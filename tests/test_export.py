@@ -170,6 +170,7 @@ def test_a_changed_artefact_is_refused_by_every_script(chain, tmp_path):
         (tmp_path / f"{name}.json").write_bytes((chain.export / f"{name}.json").read_bytes())
         for script in scripts:
             words = ["--valid", str(chain.bin)] if script in (pb_test, tflite_test) else []
+            words = [str(tmp_path / "out.pb")] if script is optimize_graph else words
             with pytest.raises(FaceError, match="changed after its sidecar"):
                 script.main([str(changed), *words])
 
@@ -211,6 +212,14 @@ def test_the_gate_passes_its_own_report_and_stops_what_is_worse(chain, tmp_path)
 def test_int8_asks_for_calibration(chain):
     with pytest.raises(FaceError, match="--calibration DATA"):
         pb_2_tflite.main([str(chain.export / "optimized.pb"), "--mode", "int8"])
+
+
+def test_converting_asks_how_to_feed_a_graph_without_sidecar(chain, tmp_path):
+    (tmp_path / "a.pb").write_bytes((chain.export / "optimized.pb").read_bytes())
+    with pytest.raises(FaceError, match="no sidecar"):
+        pb_2_tflite.main([str(tmp_path / "a.pb")])
+    assert pb_2_tflite.main([str(tmp_path / "a.pb"), "--pixels", "raw"]) == 0
+    assert check_sidecar(tmp_path / "model_float.tflite").io.pixels == "raw"
 
 
 def test_slopes_above_one_are_refused(chain, tmp_path):
