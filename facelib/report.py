@@ -162,7 +162,31 @@ def read_report(path: Path) -> dict[str, Any]:
             raise FaceError(f"A report says 'acc' for each set. '{path}' does not for '{name}'. Make it again.")
         if not isinstance(result.get("vr"), dict) or not all(isinstance(vr, dict) for vr in result["vr"].values()):
             raise FaceError(f"A report says 'vr' for each set. '{path}' does not for '{name}'. Make it again.")
+        where = f"'{path}', set '{name}'"
+        _require_numbers(result, ("acc_std", "auc", "eer"), where)
+        for far, vr in result["vr"].items():
+            _require_numbers({"FAR": _number_or_text(far)}, ("FAR",), where)
+            _require_numbers(vr, ("vr",), where)
+        roc = result.get("roc") or {"far": [], "tar": []}
+        columns = [roc.get("far"), roc.get("tar")] if isinstance(roc, dict) else [None]
+        if not all(isinstance(column, list) for column in columns) or len(columns[0]) != len(columns[1]):
+            raise FaceError(f"The 'roc' of a report has two lists of equal length. {where}: it has not. Make it again.")
+    _require_numbers(report, ("size_bytes", "ms_per_image", "images_per_s", "threads"), f"'{path}'")
     return report
+
+
+def _require_numbers(values: dict, keys: tuple[str, ...], where: str) -> None:
+    for key in keys:
+        value = values.get(key)
+        if value is not None and not isinstance(value, int | float):
+            raise FaceError(f"A report says {key} as a number. {where}: {str(value)[:40]!r}. Make it again.")
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: float) -> list[str]:

@@ -58,10 +58,14 @@ def read_run(path: Path) -> Run:
             f"name the --out of train.py."
         )
     provenance = path / "provenance.json"
+    said = read_json(provenance, "provenance") if provenance.is_file() else {}
+    data = said.get("data", {})
+    if not isinstance(data, dict) or not isinstance(data.get("path", ""), str):
+        raise FaceError(f"provenance.json names its data as {{'path': TEXT}}. '{provenance}' does not. Remove it.")
     return Run(
         path=path,
         config=_read_toml(path / "config.toml"),
-        provenance=read_json(provenance, "provenance") if provenance.is_file() else {},
+        provenance=said,
         steps=steps,
         epochs=epochs,
         stages=stages,

@@ -215,6 +215,15 @@ def test_a_folder_without_a_run_is_refused(tmp_path, make, message):
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize("said", [{"data": 5}, {"data": {"path": 5}}])
+def test_a_provenance_that_was_edited_by_hand_is_refused(tmp_path, said):
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "step", "step": 1, "epoch": 1, "loss": 2.0}\n')
+    (tmp_path / "provenance.json").write_text(json.dumps(said))
+
+    with pytest.raises(FaceError, match="names its data"):
+        read_run(tmp_path)
+
+
 def test_the_training_data_are_found_from_the_run_directory(tmp_path):
     run = Run(tmp_path / "run", provenance={"data": {"path": "../data", "fingerprint": "0"}})
 

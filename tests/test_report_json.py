@@ -138,3 +138,23 @@ def test_a_file_that_is_no_report_is_refused(tmp_path, value):
 
 def test_the_report_lies_beside_its_artefact(tmp_path):
     assert report_path(tmp_path / "x.tflite") == tmp_path / "x.tflite.report.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r["sets"]["lfw"]["vr"].update(low={"vr": 0.5}), "FAR as a number"),
+        (lambda r: r["sets"]["lfw"]["vr"]["0.001"].update(vr="y"), "vr as a number"),
+        (lambda r: r["sets"]["lfw"].update(auc="high"), "auc as a number"),
+        (lambda r: r["sets"]["lfw"]["roc"].update(tar=[]), "two lists of equal length"),
+        (lambda r: r["sets"]["lfw"].update(roc=7), "two lists of equal length"),
+        (lambda r: r.update(size_bytes="big"), "size_bytes as a number"),
+    ],
+)
+def test_a_report_that_was_edited_by_hand_is_refused_by_key(report, tmp_path, change, words):
+    value = json.loads(json.dumps(report.as_dict()))
+    change(value)
+    (tmp_path / "x.report.json").write_text(json.dumps(value))
+
+    with pytest.raises(FaceError, match=words):
+        read_report(tmp_path / "x.report.json")
