@@ -173,10 +173,7 @@ class TrainingData:
         images = np.empty((len(record_idx), *self.image_size, 3), np.uint8)
         labels = np.empty(len(record_idx), np.int32)
         keys = record_keys(record_idx, self.seed, epoch).tolist()
-        if pools:
-            records = self._pools.read(epoch, pools, record_idx)
-        else:
-            records = map(self.records.read, record_idx.tolist())
+        records = self._pools.read(epoch, pools, record_idx) if pools else map(self.records.read, record_idx.tolist())
         for i, (encoded, label) in enumerate(records):
             image = decode_image(encoded)
             if image is None or image.shape != images.shape[1:]:
