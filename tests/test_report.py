@@ -57,8 +57,9 @@ def build_run(tmp_path):
     (folder / "export").mkdir(parents=True)
     write_log(folder)
     write_folders(tmp_path / "faces", ToySet(2, 2))
-    (folder / "config.toml").write_text(f'seed = 7\ndata = "{tmp_path}/faces"\n[[stage]]\nloss = "arcface"\n')
-    (folder / "provenance.json").write_text('{"git": "0123abcd", "note": "<script>alert(1)</script>"}')
+    (folder / "config.toml").write_text('seed = 7\n[[stage]]\nloss = "arcface"\n')
+    provenance = {"git": "0123abcd", "data": {"path": "../faces"}, "note": "<script>alert(1)</script>"}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
     is_same = np.tile([True, False], 100)
     for noise, name in enumerate(STAGES[::-1]):
         distances = np.where(is_same, 0.8, 1.6) + rng.normal(0, 0.2 + 0.1 * noise, 200)
