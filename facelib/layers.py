@@ -58,16 +58,14 @@ class FusedBatchNorm(keras.layers.Layer):
         super().__init__(**kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
-        self.autocast = False  # the op takes float16 activations with float32 parameters
 
     def build(self, input_shape):
-        shape = (input_shape[-1],)
-        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones", dtype="float32")
-        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros", dtype="float32")
-        self.moving_mean = self.add_weight(name="moving_mean", shape=shape, trainable=False, dtype="float32")
-        self.moving_variance = self.add_weight(
-            name="moving_variance", shape=shape, initializer="ones", trainable=False, dtype="float32"
-        )
+        # The op takes float16 activations with float32 parameters, so these are not cast.
+        common = {"shape": (input_shape[-1],), "dtype": "float32", "autocast": False}
+        self.gamma = self.add_weight(name="gamma", initializer="ones", **common)
+        self.beta = self.add_weight(name="beta", initializer="zeros", **common)
+        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", trainable=False, **common)
+        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", trainable=False, **common)
 
     def call(self, x, training=False):
         use_batch = bool(training) and self.trainable
