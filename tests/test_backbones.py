@@ -1,0 +1,325 @@
+"""MobileFaceNet and my_mobilenet: parameters and multiply-adds counted by hand from the tables they come from."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from facelib.blocks import Blocks, divisible
+from mobilefacenet import mobilefacenet
+from my_mobilenet import my_mobilenet
+
+# MobileFaceNets, table 1: expansion, channels, repeats, stride.
+PAPER = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
+
+
+class HandCount:
+    """Adds up parameters and multiply-adds, layer by layer, from shapes alone."""
+
+    def __init__(self, side):
+        self.side = side
+        self.trainable = self.statistics = self.multiply_adds = 0
+
+    def conv(self, kernel, inputs, outputs, stride=1, bias=False):
+        self.side = math.ceil(self.side / stride)
+        self.trainable += kernel**2 * inputs * outputs + (outputs if bias else 0)
+        self.multiply_adds += self.side**2 * kernel**2 * inputs * outputs
+
+    def depthwise(self, kernel, channels, stride=1, bias=False):
+        self.side = 1 if kernel == 7 else math.ceil(self.side / stride)
+        self.trainable += kernel**2 * channels + (channels if bias else 0)
+        self.multiply_adds += self.side**2 * kernel**2 * channels
+
+    def bn(self, channels):
+        self.trainable += 2 * channels
+        self.statistics += 2 * channels
+
+    def prelu(self, channels):
+        self.trainable += channels
+
+    def bottleneck(self, inputs, expansion, outputs, stride):
+        middle = inputs * expansion
+        if expansion > 1:
+            self.conv(1, inputs, middle)
+            self.bn(middle)
+            self.prelu(middle)
+        self.depthwise(3, middle, stride)
+        self.bn(middle)
+        self.prelu(middle)
+        self.conv(1, middle, outputs)
+        self.bn(outputs)
+
+    def groups(self, inputs, table):
+        for expansion, outputs, repeats, stride in table:
+            for repeat in range(repeats):
+                self.bottleneck(inputs, expansion, outputs, stride if repeat == 0 else 1)
+                inputs = outputs
+
+
+def count_paper(embedding_size=128, side=112, separable=False):
+    count = HandCount(side)
+    count.conv(3, 3, 64, stride=2)
+    count.bn(64)
+    count.prelu(64)
+    count.depthwise(3, 64)
+    count.bn(64)
+    count.prelu(64)
+    if separable:
+        count.conv(1, 64, 64)
+        count.bn(64)
+        count.prelu(64)
+    count.groups(64, PAPER)
+    count.conv(1, 128, 512)
+    count.bn(512)
+    count.prelu(512)
+    count.depthwise(7, 512)
+    count.bn(512)
+    count.conv(1, 512, embedding_size)
+    count.bn(embedding_size)
+    return count
+
+
+def count_my_mobilenet(embedding_size=512):
+    """seed_systems.md 2.1: stem 56, block0 without expansion, and the older order at the end: conv, PReLU, BN."""
+    count = HandCount(112)
+    count.conv(3, 3, 56, stride=2)
+    count.bn(56)
+    count.prelu(56)
+    count.groups(56, [(1, 64, 1, 2)])
+    count.groups(64, [(2, 64, 4, 1), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)])
+    count.conv(1, 128, 512)
+    count.bn(512)
+    count.prelu(512)
+    count.depthwise(7, 512, bias=True)
+    count.prelu(512)
+    count.bn(512)
+    count.conv(1, 512, embedding_size, bias=True)
+    count.prelu(embedding_size)
+    return count
+
+
+def parameters(model):
+    """(trainable, all)"""
+    trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
+    return trainable, trainable + sum(math.prod(v.shape) for v in model.non_trainable_variables)
+
+
+def multiply_adds(model):
+    """Of the convolutions, from their kernels' and outputs' shapes."""
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+            _, height, width, _ = layer.output.shape
+            total += height * width * math.prod(layer.kernel.shape)
+    return total
+
+
+@pytest.fixture(scope="module")
+def paper_net():
+    return mobilefacenet()
+
+
+def test_mobilefacenet_is_the_papers_net(paper_net):
+    assert parameters(paper_net) == (1_003_136, 1_022_720)
+    assert multiply_adds(paper_net) == pytest.approx(221.0e6, rel=1e-3)
+
+
+def test_the_hand_count_agrees(paper_net):
+    count = count_paper()
+
+    assert (count.trainable, count.trainable + count.statistics) == parameters(paper_net)
+    assert count.multiply_adds == multiply_adds(paper_net)
+
+
+@pytest.mark.parametrize(
+    "options, millions, mega_madds",
+    [
+        ({"embedding_size": 256}, 1.069, None),
+        ({"embedding_size": 512}, 1.2005, 221.2),
+        ({"image_size": (96, 96)}, None, 162.4),
+        ({"stem": "separable"}, None, 233.8),
+    ],
+)
+def test_the_variants_have_the_known_counts(options, millions, mega_madds):
+    model = mobilefacenet(**options)
+
+    side = options.get("image_size", (112,))[0]
+    count = count_paper(options.get("embedding_size", 128), side, "stem" in options)
+    if side == 96:  # the global kernel is 6x6 then
+        count.trainable -= (49 - 36) * 512
+        count.multiply_adds -= (49 - 36) * 512
+    assert parameters(model) == (count.trainable, count.trainable + count.statistics)
+    assert multiply_adds(model) == count.multiply_adds
+    if millions:
+        assert parameters(model)[0] / 1e6 == pytest.approx(millions, abs=6e-4)
+    if mega_madds:
+        assert multiply_adds(model) / 1e6 == pytest.approx(mega_madds, rel=1e-3)
+
+
+@pytest.mark.parametrize("embedding_size", [128, 512])
+def test_my_mobilenet_has_the_counts_of_its_table(embedding_size):
+    model, count = my_mobilenet(embedding_size), count_my_mobilenet(embedding_size)
+
+    assert parameters(model) == (count.trainable, count.trainable + count.statistics)
+    assert multiply_adds(model) == count.multiply_adds
+
+
+def test_my_mobilenet_shares_its_slopes():
+    slopes = [v for v in my_mobilenet().trainable_variables if v.name == "alpha"]
+
+    assert len(slopes) == 1 + 1 + 14 * 2 + 1 + 1 + 1  # stem, block0, 14 blocks of two, head, global, embedding
+    assert all(len(v.shape) == 1 for v in slopes)
+
+
+@pytest.mark.parametrize("build, size", [(mobilefacenet, 128), (my_mobilenet, 512)])
+def test_input_and_output_are_the_contract(build, size):
+    model = build()
+
+    assert model.inputs[0].name == "input_1"
+    assert model.inputs[0].shape == (None, 112, 112, 3)
+    assert model.output_names == ["embeddings"]
+    assert (model.output.shape, model.output.dtype) == ((None, size), "float32")
+
+
+def test_the_output_is_finite_and_not_normalised():
+    model = mobilefacenet(width=0.25, image_size=(32, 32))
+    faces = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype("float32")
+
+    embeddings = model(faces).numpy()
+
+    assert embeddings.shape == (8, 128)
+    assert np.isfinite(embeddings).all()
+    norms = np.linalg.norm(embeddings, axis=1)
+    assert np.abs(norms - 1).max() > 0.01
+    assert norms.std() > 0
+
+
+def test_each_row_depends_on_its_own_image_alone():
+    model = mobilefacenet(width=0.25, image_size=(32, 32))
+    faces = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
+
+    together = model(faces).numpy()
+
+    for k in range(4):
+        np.testing.assert_allclose(model(faces[k : k + 1])[0], together[k], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [mobilefacenet, my_mobilenet])
+@pytest.mark.parametrize("kind, layer", [("relu", "ReLU"), ("relu6", "ReLU"), ("leaky_relu", "LeakyReLU")])
+def test_another_activation_has_no_slopes(build, kind, layer):
+    model = build(activation=kind, width=0.25, image_size=(32, 32))
+    kinds = [type(x).__name__ for x in model.layers]
+
+    assert layer in kinds
+    assert "PReLU" not in kinds
+    assert not any(v.name == "alpha" for v in model.variables)
+
+
+def test_width_multiplies_the_channels_but_not_the_embedding():
+    model = mobilefacenet(width=0.5, image_size=(32, 32), embedding_size=64)
+
+    assert model.get_layer("stem_conv").filters == 32
+    assert model.get_layer("group2_block1_project").filters == 64
+    assert model.get_layer("head_conv").filters == 256
+    assert model.output.shape == (None, 64)
+
+
+def test_dropout_works_in_training_alone():
+    model = mobilefacenet(dropout=0.5, width=0.25, image_size=(32, 32))
+    faces = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
+
+    assert model.get_layer("dropout").rate == 0.5
+    np.testing.assert_array_equal(model(faces), model(faces))
+
+
+def test_pixel_scaling_is_the_first_layer():
+    model = mobilefacenet(pixel_mean=[1.0, 2.0, 3.0], pixel_std=64.0, width=0.25, image_size=(32, 32))
+
+    first = model.layers[1]
+    assert (first.mean, first.std) == ([1.0, 2.0, 3.0], 64.0)
+
+
+@pytest.mark.parametrize("build", [mobilefacenet, my_mobilenet])
+def test_a_saved_backbone_is_the_same_backbone(build, tmp_path):
+    model = build(width=0.25, image_size=(32, 32), embedding_size=16)
+    faces = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
+
+    model.save(tmp_path / "m.h5")
+
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "m.h5")(faces), model(faces))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"stem": "wide"}, "stem is 'paper' or 'separable'. Received: stem='wide'"),
+        ({"padding": "valid"}, "padding is 'same' or 'symmetric'. Received: padding='valid'"),
+        ({"activation": "elu"}, "activation is one of"),
+        ({"image_size": (112, 100)}, "image_size needs multiples of 16. Received: image_size=(112, 100)"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError) as caught:
+        mobilefacenet(**options)
+    assert message in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------- padding
+
+
+def numpy_conv(image, kernel, stride, before, after):
+    """Convolution of [H, W, C] with [3, 3, C, F] after zero padding: loops, as one would explain it."""
+    padded = np.pad(image, ((before, after), (before, after), (0, 0)))
+    side = (padded.shape[0] - 3) // stride + 1
+    out = np.zeros((side, side, kernel.shape[-1]))
+    for row in range(side):
+        for column in range(side):
+            window = padded[row * stride : row * stride + 3, column * stride : column * stride + 3]
+            out[row, column] = np.tensordot(window, kernel, 3)
+    return out
+
+
+@pytest.mark.parametrize("padding, before, after", [("symmetric", 1, 1), ("same", 0, 1)])
+@pytest.mark.parametrize("is_depthwise", [False, True])
+def test_stride_2_pads_as_pytorch_or_as_tensorflow(padding, before, after, is_depthwise):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(8, 8, 2))
+    inputs = keras.Input((8, 8, 2))
+    blocks = Blocks("relu", padding)
+    block = blocks.depthwise(inputs, 2, "c") if is_depthwise else blocks.conv(inputs, 5, 3, 2, "c")
+    model = keras.Model(inputs, block)
+    conv = keras.Model(inputs, model.get_layer("c").output)
+    kernel = rng.normal(size=model.get_layer("c").kernel.shape)
+    model.get_layer("c").kernel.assign(kernel)
+
+    found = conv(image[None].astype("float32"))[0]
+
+    if is_depthwise:
+        parts = [numpy_conv(image[..., k : k + 1], kernel[:, :, k : k + 1], 2, before, after) for k in range(2)]
+        expected = np.concatenate(parts, axis=-1)
+    else:
+        expected = numpy_conv(image, kernel, 2, before, after)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("build", [mobilefacenet, my_mobilenet])
+def test_both_paddings_give_maps_of_the_same_size(build):
+    same, symmetric = (build(padding=p, width=0.25, image_size=(64, 64)) for p in ("same", "symmetric"))
+
+    shapes = [
+        {x.name: x.output.shape for x in model.layers if not x.name.endswith("_pad")} for model in (same, symmetric)
+    ]
+    assert shapes[0] == shapes[1]
+    assert parameters(same) == parameters(symmetric)
+    num_padded = sum(isinstance(x, keras.layers.ZeroPadding2D) for x in symmetric.layers)
+    assert num_padded == 4  # one at each halving: 64 -> 32 -> 16 -> 8 -> 4
+
+
+@pytest.mark.parametrize(
+    "channels, expected", [(57.6, 56), (64, 64), (16, 16), (3, 8), (12, 16), (11, 16), (35, 32), (19, 24)]
+)
+def test_channels_are_multiples_of_8_and_at_least_nine_tenths(channels, expected):
+    assert divisible(channels) == expected
+    assert divisible(channels) >= 0.9 * channels
