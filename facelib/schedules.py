@@ -8,9 +8,10 @@ from facelib.recipe import StageConfig
 def learning_rate_at(stage: StageConfig, step: int, steps_per_epoch: int) -> float:
     """The learning rate of `step`, counted from 0 at the stage's start.
 
-    Linear warm-up from learning_rate / warmup_steps; then half a cosine down to final_learning_rate at the stage's last
-    step (Loshchilov & Hutter, SGDR, https://arxiv.org/abs/1608.03983, eq. 5 without restarts), or 'step': multiplied by
-    lr_drop at every epoch of lr_drop_epochs that has begun. It never rises after the warm-up.
+    Linear warm-up from learning_rate / warmup_steps; then half a cosine down to final_learning_rate, which the step
+    after the stage's last would have (Loshchilov & Hutter, SGDR, https://arxiv.org/abs/1608.03983, eq. 5 without
+    restarts), or 'step': multiplied by lr_drop at every epoch of lr_drop_epochs that has begun. It never rises after
+    the warm-up.
     """
     if step < stage.warmup_steps:
         return stage.learning_rate * (step + 1) / stage.warmup_steps

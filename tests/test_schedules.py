@@ -1,0 +1,209 @@
+"""Learning rate, margin, weight decay and the optimizer step, against formulas and NumPy."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facelib.optimizing import apply_gradients, make_optimizer, weight_decays
+from facelib.recipe import StageConfig
+from facelib.schedules import learning_rate_at, margin_at
+
+# ------------------------------------------------------------------------------------------------ schedules
+
+stages = st.builds(
+    StageConfig,
+    epochs=st.integers(1, 6),
+    learning_rate=st.floats(1e-4, 1.0),
+    final_learning_rate=st.floats(0, 1e-4),
+    warmup_steps=st.integers(0, 30),
+    schedule=st.sampled_from(["cosine", "step"]),
+    lr_drop_epochs=st.lists(st.floats(0, 8), max_size=4).map(tuple),
+    lr_drop=st.floats(0.01, 1.0),
+)
+
+
+@given(stages, st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_the_rate_rises_only_while_warming_up(stage, steps_per_epoch):
+    rates = np.array([learning_rate_at(stage, k, steps_per_epoch) for k in range(stage.epochs * steps_per_epoch + 3)])
+
+    assert np.all(np.diff(rates[: stage.warmup_steps]) > 0)
+    assert np.all(np.diff(rates[stage.warmup_steps :]) <= 1e-15)
+    assert rates.min() >= 0
+    assert rates.max() <= stage.learning_rate * (1 + 1e-12)
+
+
+def test_the_warm_up_is_linear_and_ends_at_the_peak():
+    stage = StageConfig(learning_rate=0.4, warmup_steps=4, epochs=10)
+
+    rates = [learning_rate_at(stage, k, 10) for k in range(5)]
+
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_the_cosine_begins_at_the_peak_is_half_way_in_the_middle_and_ends_at_the_final_rate():
+    stage = StageConfig(learning_rate=0.3, final_learning_rate=0.1, warmup_steps=20, epochs=4)
+    steps_per_epoch = 30  # 100 steps after the warm-up
+
+    assert learning_rate_at(stage, 20, steps_per_epoch) == pytest.approx(0.3)
+    assert learning_rate_at(stage, 45, steps_per_epoch) == pytest.approx(0.1 + 0.2 * (1 + math.cos(math.pi / 4)) / 2)
+    assert learning_rate_at(stage, 70, steps_per_epoch) == pytest.approx(0.2)
+    assert learning_rate_at(stage, 120, steps_per_epoch) == pytest.approx(0.1)
+    assert learning_rate_at(stage, 500, steps_per_epoch) == pytest.approx(0.1)
+
+
+def test_the_step_schedule_drops_where_an_epoch_begins():
+    stage = StageConfig(learning_rate=1.0, schedule="step", lr_drop_epochs=(1, 2.5), lr_drop=0.1, epochs=4)
+
+    rates = [learning_rate_at(stage, k, 10) for k in (0, 9, 10, 24, 25, 39)]
+
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_margin_rises_linearly_and_stays():
+    stage = StageConfig(margin=0.4, margin_warmup_steps=400)
+
+    assert [margin_at(stage, k) for k in (0, 100, 200, 400, 10_000)] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.4])
+    assert margin_at(StageConfig(margin=0.5), 0) == 0.5
+
+
+# ----------------------------------------------------------------------------------------------- weight decay
+
+
+def test_decay_is_on_the_kernels_alone_and_tenfold_on_the_last_layers():
+    from face_loss_k import ArcFace
+    from mobilefacenet import mobilefacenet
+
+    model = mobilefacenet(width=0.25, image_size=(32, 32))
+    head = ArcFace(10)
+    head.build((None, 128), (None,))
+    variables = [*model.trainable_variables, *head.trainable_variables]
+    last = [*model.get_layer("embedding_conv").trainable_variables, *head.trainable_variables]
+
+    decays = weight_decays(variables, last, StageConfig(weight_decay=4e-5, last_layer_decay=10.0))
+
+    found = {v.path: d for v, d in zip(variables, decays, strict=True) if d}
+    # Table 1: stem conv and depthwise, 15 bottlenecks of 3, conv1x1, GDConv, linear conv1x1; and the class centres.
+    assert len(found) == 2 + 15 * 3 + 3 + 1
+    tenfold = {path for path, d in found.items() if d == pytest.approx(4e-4)}
+    assert tenfold == {"embedding_conv/kernel", head.centres.path}
+    assert all(d == pytest.approx(4e-5) for path, d in found.items() if path not in tenfold)
+    assert not any(word in path for path in found for word in ("gamma", "beta", "alpha", "bias"))
+
+
+# ------------------------------------------------------------------------------------------- one optimizer step
+
+
+def kernel(values):
+    return keras.Variable(np.asarray(values, "float32"), name="kernel")
+
+
+def run(stage, values, gradients, decays, rates=None):
+    """The variables after steps with the same gradients, as NumPy arrays."""
+    variables = [kernel(v) for v in values]
+    optimizer = make_optimizer(stage)
+    optimizer.build(variables)
+    for rate in rates or [stage.learning_rate]:
+        optimizer.learning_rate = rate
+        apply_gradients(optimizer, variables, [tf.constant(g, tf.float32) for g in gradients], decays, stage)
+    return [v.numpy() for v in variables]
+
+
+VALUES = [np.array([1.0, -2.0, 3.0]), np.array([[0.5, -0.25]])]
+GRADIENTS = [np.array([0.1, 0.2, -0.3]), np.array([[-0.4, 0.5]])]
+DECAYS = [0.01, 0.0]
+
+
+def test_sgd_adds_the_decay_to_the_gradient_and_keeps_momentum():
+    stage = StageConfig(optimizer="sgd", momentum=0.9, clip_norm=0.0)
+    rates = [0.1, 0.1, 0.05]
+
+    found = run(stage, VALUES, GRADIENTS, DECAYS, rates)
+
+    for value, gradient, decay, ours in zip(VALUES, GRADIENTS, DECAYS, found, strict=True):
+        velocity = 0.0
+        for rate in rates:
+            velocity = 0.9 * velocity - rate * (gradient + decay * value)
+            value = value + velocity
+        np.testing.assert_allclose(ours, value, rtol=1e-5)
+
+
+def test_adamw_decays_the_weight_and_not_the_gradient():
+    stage = StageConfig(optimizer="adamw", clip_norm=0.0)
+    rates = [0.01, 0.02, 0.01]
+
+    found = run(stage, VALUES, GRADIENTS, DECAYS, rates)
+
+    for value, gradient, decay, ours in zip(VALUES, GRADIENTS, DECAYS, found, strict=True):
+        first = second = 0.0  # Loshchilov & Hutter, algorithm 2, with the rate as its schedule multiplier
+        for t, rate in enumerate(rates, 1):
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            adam = (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-7)
+            value = value - rate * (adam + decay * value)
+        np.testing.assert_allclose(ours, value, rtol=1e-4)
+
+
+def test_gradients_are_clipped_by_their_norm_together_and_before_the_decay():
+    stage = StageConfig(optimizer="sgd", momentum=0.0, learning_rate=1.0, clip_norm=0.5)
+    norm = math.sqrt(sum((10 * g**2).sum() * 10 for g in GRADIENTS))
+
+    found = run(stage, VALUES, [10 * g for g in GRADIENTS], DECAYS)
+
+    assert norm > 0.5
+    for value, gradient, decay, ours in zip(VALUES, GRADIENTS, DECAYS, found, strict=True):
+        np.testing.assert_allclose(ours, value - 10 * gradient * 0.5 / norm - decay * value, rtol=1e-5)
+
+
+def test_small_gradients_are_not_clipped():
+    stage = StageConfig(optimizer="sgd", momentum=0.0, learning_rate=1.0, clip_norm=5.0)
+
+    found = run(stage, VALUES, GRADIENTS, [0.0, 0.0])
+
+    for value, gradient, ours in zip(VALUES, GRADIENTS, found, strict=True):
+        np.testing.assert_allclose(ours, value - gradient, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_loss_scaling_changes_nothing_but_the_range(optimizer):
+    stage = StageConfig(optimizer=optimizer, clip_norm=0.5, momentum=0.0, learning_rate=0.1)
+    plain = run(stage, VALUES, GRADIENTS, DECAYS)
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        scaling = make_optimizer(stage)
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
+    variables = [kernel(v) for v in VALUES]
+    scaling.build(variables)
+    scaling.learning_rate = 0.1
+    scale = float(scaling.scale_loss(tf.constant(1.0)))
+
+    scaled = [tf.constant(g * scale, tf.float32) for g in GRADIENTS]
+    apply_gradients(scaling, variables, scaled, DECAYS, stage)
+
+    assert scale > 1
+    for ours, expected in zip(variables, plain, strict=True):
+        np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_an_overflow_under_loss_scaling_skips_the_step(optimizer):
+    stage = StageConfig(optimizer=optimizer, clip_norm=5.0)
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        scaling = make_optimizer(stage)
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
+    variables = [kernel(VALUES[0])]
+    scaling.build(variables)
+
+    apply_gradients(scaling, variables, [tf.constant([np.inf, 0.0, 0.0])], [0.0], stage)
+
+    np.testing.assert_array_equal(variables[0].numpy(), VALUES[0].astype("float32"))
