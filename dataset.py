@@ -190,7 +190,7 @@ class TrainingData:
         height, width = self.image_size
         return FaceError(
             f"The network takes {height}x{width} images. {where} is {image.shape[0]}x{image.shape[1]}. "
-            f"Align the faces first, or set model.image_size."
+            f"Align the faces first."
         )
 
 
