@@ -217,10 +217,8 @@ def _check(recipe: Recipe, source: str) -> None:
     rules += [(recipe.model.width > 0, "model.width is above 0", recipe.model.width)]
     rules += [(0 <= recipe.model.dropout < 1, "model.dropout is in [0, 1)", recipe.model.dropout)]
     rules += [(recipe.data.batch_size >= 2, "data.batch_size is at least 2", recipe.data.batch_size)]
-    is_plain = (
-        bool(recipe.name) and f"n{recipe.name}".replace("-", "_").isidentifier()
-    )  # it names the default run directory
-    rules += [(is_plain, "name is letters, digits, - and _", repr(recipe.name))]
+    is_plain = Path(recipe.name).name == recipe.name and recipe.name not in ("", "..")
+    rules += [(is_plain, "name is that of a folder in runs/", repr(recipe.name))]
     rules += [(recipe.seed >= 0, "seed is at least 0", recipe.seed)]
     for i, stage in enumerate(recipe.stage):
         rules += [
