@@ -344,6 +344,9 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         "convert._write_shard = lambda *a: print('at work', flush=True) or time.sleep(60)\n"
         f"cli.run_cli(lambda: prepare_data.main([{str(tmp_path / 'faces')!r}, {str(tmp_path / 'data')!r}]))"
     )
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code
+    )  # a background job ignores it
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"at work\n"
     time.sleep(0.1)
