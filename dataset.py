@@ -15,6 +15,7 @@ from threading import Lock
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from facelib.cli import FaceError
 from facelib.data_dir import Records, open_records
@@ -83,10 +84,19 @@ def random_flip(image: np.ndarray, key: int) -> np.ndarray:
     return cv2.flip(image, 1) if key >> 63 else image
 
 
-def decode_image(image: bytes | np.ndarray) -> np.ndarray | None:
-    """JPEG or PNG bytes -> uint8 [H, W, 3], RGB; None when they cannot be decoded. Arrays pass through."""
+def decode_image(image: bytes | np.ndarray, buffer: np.ndarray) -> np.ndarray | None:
+    """JPEG or PNG bytes -> uint8 [H, W, 3], RGB, written into `buffer` where it fits; None when they cannot be decoded.
+
+    JPEGs go through simplejpeg, which gives libjpeg-turbo's pixels as OpenCV does, but without a copy and at less cost
+    a call: a fifth of the time. Arrays pass through.
+    """
     if isinstance(image, np.ndarray):
         return image
+    if image[:2] == b"\xff\xd8":
+        try:
+            return simplejpeg.decode_jpeg(image, "RGB", buffer=buffer, strict=False)
+        except ValueError:  # another size than the buffer's, or not decodable: OpenCV tells which
+            pass
     return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
@@ -175,10 +185,13 @@ class TrainingData:
         keys = record_keys(record_idx, self.seed, epoch).tolist()
         records = self._pools.read(epoch, pools, record_idx) if pools else map(self.records.read, record_idx.tolist())
         for i, (encoded, label) in enumerate(records):
-            image = decode_image(encoded)
+            image = decode_image(encoded, images[i])
             if image is None or image.shape != images.shape[1:]:
                 raise self._bad_image(int(record_idx[i]), image)
-            images[i] = self.augment(image, keys[i]) if self.augment else image
+            if self.augment:
+                image = self.augment(image, keys[i])
+            if not np.may_share_memory(image, images):
+                images[i] = image
             labels[i] = label
         return Batch(images, labels, record_idx, epoch, step)
 

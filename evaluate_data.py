@@ -20,6 +20,7 @@ from facelib.embedder import Embedder, RuntimeEmbedder
 from facelib.files import sha256_of
 from facelib.keras_files import load_model
 from facelib.metrics import pair_distances
+from facelib.quiet import quiet_tensorflow
 from facelib.report import Report, SetResult, compare, measure_set, read_report, report_path
 from facelib.sidecar import Io, Sidecar, check_sidecar
 
@@ -220,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_keras(path: Path, io: Io, threads: int) -> Embedder:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the table is the output, not TensorFlow's greetings
+    quiet_tensorflow()
     return KerasEmbedder(path, io, threads=threads)
 
 

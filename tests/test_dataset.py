@@ -21,6 +21,7 @@ from facelib.cli import FaceError
 from facelib.convert import convert
 from facelib.data_dir import INDEX_DTYPE, open_records
 from facelib.recordio import face_payloads, write_rec
+from facelib.toy_faces import toy_face
 
 SIZE = (16, 16)
 NUM_CLASSES, IMAGES_EACH = 60, 30
@@ -381,3 +382,16 @@ def test_batches_have_bounds_that_touch(data_dir):
 
     assert (bounds[0][0], bounds[-1][1]) == (0, NUM_IMAGES)
     assert all(before[1] == after[0] for before, after in pairwise(bounds))
+
+
+@pytest.mark.parametrize("quality", [50, 80, 95])
+@pytest.mark.parametrize("subsampling", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
+def test_pixels_are_those_of_opencv(quality, subsampling):
+    face = toy_face(0, 1, 2)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, subsampling]
+    for suffix in (".jpg", ".png"):
+        encoded = cv2.imencode(suffix, face, options if suffix == ".jpg" else [])[1].tobytes()
+
+        decoded = dataset.decode_image(encoded, np.empty((112, 112, 3), np.uint8))
+
+        np.testing.assert_array_equal(decoded, cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB))
