@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.cli import FaceError, run_cli
-from facelib.files import atomic_path
+from facelib.keras_files import save_h5
 from facelib.onnx_graph import Convolution, input_size, list_convolutions, load_onnx
 from facelib.parity import parity_faces
 from facelib.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -67,17 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"outputs agree within {difference:.1e} on {NUM_FACES} faces")
     print(f"wrote {args.out}; next: python evaluate_data.py {args.out} or python h5_2_pb.py {args.out}")
     return 0
-
-
-def save_h5(model, path: Path) -> None:
-    """Writes the model as .h5, atomically."""
-    with atomic_path(path) as part:
-        named_h5 = part.with_suffix(".h5")  # Keras chooses the format by the name
-        try:
-            model.save(named_h5)
-            named_h5.replace(part)
-        finally:
-            named_h5.unlink(missing_ok=True)
 
 
 def guess_pixels(found: list[Convolution]) -> str:

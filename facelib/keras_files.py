@@ -1,11 +1,22 @@
-"""Trained models on disk (.h5): how they are read for inference. Names Keras."""
+"""Models on disk (.h5): how they are written, and read for inference. Names Keras."""
 
 from pathlib import Path
 
 from facelib.cli import FaceError
-from facelib.files import require_file
+from facelib.files import atomic_path, require_file
 
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)  # h5py and Keras
+
+
+def save_h5(model, path: Path) -> None:
+    """Writes a Keras model as .h5, atomically."""
+    with atomic_path(path) as part:
+        named_h5 = part.with_suffix(".h5")  # Keras chooses the format by the name
+        try:
+            model.save(named_h5)
+            named_h5.replace(part)
+        finally:
+            named_h5.unlink(missing_ok=True)
 
 
 def load_model(path: Path):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from facelib.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from facelib.cli import FaceError
-from facelib.files import atomic_path
+from facelib.keras_files import save_h5
 from facelib.optimizing import apply_gradients, make_optimizer, weight_decays
 from facelib.plots import write_training_plots
 from facelib.recipe import Recipe
@@ -302,13 +302,7 @@ class Trainer:
             self._write_h5(self.embedder, self.run.path / "embedder.h5", number, sets)
 
     def _write_h5(self, model: keras.Model, path: Path, number: int, sets: dict) -> None:
-        with atomic_path(path) as part:
-            named_h5 = part.with_suffix(".h5")  # Keras chooses the format by the name
-            try:
-                model.save(named_h5)
-                os.replace(named_h5, part)
-            finally:
-                named_h5.unlink(missing_ok=True)
+        save_h5(model, path)
         size = tuple(self.embedder.input_shape[1:3])
         io = Io(size=size, embedding_size=self.embedder.output_shape[-1])
         meta = self.data.records.meta
