@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 import cv2
 import numpy as np
@@ -136,8 +135,6 @@ class TrainingData:
         self.image_size = tuple(image_size)
         self.num_threads = num_threads or os.cpu_count() or 1
         self.steps_per_epoch = -(-len(self.records) // batch_size)
-        in_flight = (2 * self.num_threads + 1) * batch_size
-        self._pools = _Pools(self.records, 2 + -(-in_flight // POOL_RECORDS)) if shuffle == "blocks" else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -161,7 +158,8 @@ class TrainingData:
         return self._run(p for p in positions if p >= (epoch, start_step))
 
     def _run(self, positions: Iterator[tuple[int, int]]) -> Iterator[Batch]:
-        pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+        executor = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+        pools = _Pools(self.records, executor) if self.shuffle == "blocks" else None
         pending, order, order_epoch = deque(), None, None
         try:
             for epoch, step in positions:
@@ -169,22 +167,22 @@ class TrainingData:
                     order, order_epoch = None, epoch
                     order = self.order(epoch)
                 first, last = self.bounds(step)
-                pools = self._pools and self._pools.of_batch(order, first, last)  # copies, so that the order can go
-                pending.append(pool.submit(self._load, order[first:last].copy(), epoch, step, pools))
+                held = pools and pools.of_batch(order, epoch, first, last)
+                pending.append(executor.submit(self._load, order[first:last].copy(), epoch, step, held))
                 if len(pending) > 2 * self.num_threads:
                     yield pending.popleft().result()
             order = None
             while pending:
                 yield pending.popleft().result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, record_idx: np.ndarray, epoch: int, step: int, pools: dict[int, np.ndarray] | None) -> Batch:
+    def _load(self, record_idx: np.ndarray, epoch: int, step: int, pools: list[Future] | None) -> Batch:
         images = np.empty((len(record_idx), *self.image_size, 3), np.uint8)
         labels = np.empty(len(record_idx), np.int32)
         keys = record_keys(record_idx, self.seed, epoch).tolist()
-        records = self._pools.read(epoch, pools, record_idx) if pools else map(self.records.read, record_idx.tolist())
-        for i, (encoded, label) in enumerate(records):
+        read = ChainMap(*(pool.result() for pool in pools)).__getitem__ if pools else self.records.read
+        for i, (encoded, label) in enumerate(map(read, record_idx.tolist())):
             image = decode_image(encoded, images[i])
             if image is None or image.shape != images.shape[1:]:
                 raise self._bad_image(int(record_idx[i]), image)
@@ -208,36 +206,27 @@ class TrainingData:
 
 
 class _Pools:
-    """Reads records for 'blocks': a pool of blocks at a time, each block in one sequential read."""
+    """Reads records for 'blocks': a pool of blocks at a time, one pool ahead, each block in one sequential read."""
 
-    def __init__(self, records: Records, num_kept: int):
-        self.records, self.num_kept = records, num_kept
-        self._lock = Lock()
-        self._pools: dict[tuple[int, int], Future] = {}
+    def __init__(self, records: Records, executor: ThreadPoolExecutor):
+        self.records, self.executor = records, executor
+        self._futures: dict[tuple[int, int], Future] = {}
 
-    @staticmethod
-    def of_batch(order: np.ndarray, first: int, last: int) -> dict[int, np.ndarray]:
-        """The pools that hold positions `first` to `last` of the order, by number: copies of their records' numbers."""
-        numbers = range(first // POOL_RECORDS, (last - 1) // POOL_RECORDS + 1)
-        return {k: order[k * POOL_RECORDS : (k + 1) * POOL_RECORDS].copy() for k in numbers}
+    def of_batch(self, order: np.ndarray, epoch: int, first: int, last: int) -> list[Future]:
+        """The pools that hold positions `first` to `last` of the order, each {record: (image, label)}.
 
-    def read(self, epoch: int, pools: dict[int, np.ndarray], record_idx: np.ndarray) -> list[tuple]:
-        """The records `record_idx`, in that order, out of these pools."""
-        loaded = ChainMap(*(self._pool(epoch, number, wanted) for number, wanted in pools.items()))
-        return [loaded[record] for record in record_idx.tolist()]
+        They and the next one stand in the executor's queue before the batch does, so a thread that waits for one waits
+        for another thread, never for itself. A pool lives as long as a batch holds it.
+        """
+        pools = range(first // POOL_RECORDS, (last - 1) // POOL_RECORDS + 1)
+        ahead = range(pools.start, min(pools.stop + 1, -(-len(order) // POOL_RECORDS)))
+        known = self._futures
+        self._futures = {(epoch, k): known.get((epoch, k)) or self._begin(order, k) for k in ahead}
+        return [self._futures[epoch, k] for k in pools]
 
-    def _pool(self, epoch: int, number: int, wanted: np.ndarray) -> dict:
-        with self._lock:
-            is_mine = (epoch, number) not in self._pools
-            future = self._pools.setdefault((epoch, number), Future())
-            while len(self._pools) > self.num_kept:
-                del self._pools[next(iter(self._pools))]
-        if is_mine:  # the others wait for this pool alone, not for the lock
-            try:
-                future.set_result(self._load(wanted))
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
+    def _begin(self, order: np.ndarray, number: int) -> Future:
+        wanted = order[number * POOL_RECORDS : (number + 1) * POOL_RECORDS].copy()  # so that the order can go
+        return self.executor.submit(self._load, wanted)
 
     def _load(self, wanted: np.ndarray) -> dict:
         loaded = {}

@@ -30,7 +30,7 @@ from facelib.data_dir import Records, open_records  # noqa: E402
 from facelib.toy_data import ToySet, write_insightface  # noqa: E402
 
 ROUNDS = 5
-NUM_IMAGES = 4000  # of one measurement, at most
+NUM_IMAGES = 16384  # of one measurement, at most: whole pools of "blocks"
 TOYS = ToySet(100, 30)
 
 
