@@ -16,17 +16,15 @@ from tqdm import tqdm
 
 from facelib.bins import Pairs, decode_images, find_bins, load_bin, stream_images
 from facelib.cli import FaceError, run_cli
-from facelib.embedder import Embedder, RuntimeEmbedder
+from facelib.embedder import Embedder
 from facelib.files import sha256_of
-from facelib.keras_files import load_model
 from facelib.metrics import pair_distances
-from facelib.quiet import quiet_tensorflow
 from facelib.report import Report, SetResult, compare, measure_set, read_report, report_path
+from facelib.runtimes import open_keras
 from facelib.sidecar import Io, Sidecar, check_sidecar
 
 DEFAULT_VALID = Path("valid_dataset")
 DEFAULT_FARS = (1e-3,)
-BATCH_SIZE = 64
 CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels
 
 OpenEmbedder = Callable[[Path, Io, int], Embedder]
@@ -44,43 +42,6 @@ class Evaluation:
     def table(self) -> str:
         """The table that is printed."""
         return Report("", "", self.results).table()
-
-
-class KerasEmbedder(RuntimeEmbedder):
-    """An `Embedder` over a Keras model: float32 pixels [N, 112, 112, 3] as `io` says -> float32 [N, D].
-
-    Args:
-        model: a Keras model, or the path of an .h5. A live model is used as it is at each call, so one embedder
-            serves all epochs of a training without being compiled again.
-        io: how it is fed; our own models take raw RGB pixels.
-        threads: TensorFlow threads; only the first model of a process can set it.
-    """
-
-    def __init__(self, model, io: Io | None = None, *, batch_size: int = BATCH_SIZE, threads: int | None = None):
-        import tensorflow as tf
-
-        if threads is not None:
-            _set_tensorflow_threads(threads)
-        self.model = load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
-        inputs = self.model.inputs
-        if len(inputs) != 1 or len(self.model.outputs) != 1:
-            raise FaceError(
-                f"An embedder has one input and one output. '{self.model.name}' has {len(inputs)} and "
-                f"{len(self.model.outputs)}: name the embedder.h5 of the run, which has no training head."
-            )
-        super().__init__(self.model.name, io or Io(), batch_size)
-        self._call = tf.function(lambda pixels: self.model(pixels, training=False), reduce_retracing=True)
-
-    def run(self, pixels: np.ndarray) -> np.ndarray:
-        try:
-            return self._call(np.asarray(pixels, np.float32)).numpy()
-        except ValueError as error:
-            shape = tuple(self.model.inputs[0].shape)
-            if shape[1:] == pixels.shape[1:]:
-                raise
-            raise FaceError(
-                f"The model takes {shape}, the faces come as {pixels.shape}: check --crop and --layout."
-            ) from error
 
 
 def embed_pairs(
@@ -217,12 +178,7 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return test_main(argv, _open_keras, __doc__, "h5")
-
-
-def _open_keras(path: Path, io: Io, threads: int) -> Embedder:
-    quiet_tensorflow()
-    return KerasEmbedder(path, io, threads=threads)
+    return test_main(argv, open_keras, __doc__, "h5")
 
 
 def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
@@ -307,16 +263,6 @@ def _checked_rows(embeddings: np.ndarray, pairs: Pairs, records: list[int]) -> n
             f"Check how the model is fed, or train it again."
         )
     return embeddings
-
-
-def _set_tensorflow_threads(threads: int) -> None:
-    import tensorflow as tf
-
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:  # TensorFlow runs already, with the threads it was given first
-        return
 
 
 def _next_command(kind: str, model: Path) -> str:

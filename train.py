@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import TrainingData, random_flip
-from evaluate_data import DEFAULT_VALID, KerasEmbedder, check_bins, evaluate_bins
+from evaluate_data import DEFAULT_VALID, check_bins, evaluate_bins
 from facelib.bins import find_bins
 from facelib.cli import FaceError, run_cli
 from facelib.convert import convert
@@ -21,6 +21,7 @@ from facelib.data_dir import open_records
 from facelib.quiet import quiet_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe
 from facelib.run_dir import RunDir
+from facelib.runtimes import KerasEmbedder
 from facelib.toy_data import ToySet, write_folders, write_pairs
 
 TOY_RECIPE = Path(__file__).parent / "recipes" / "toy.toml"

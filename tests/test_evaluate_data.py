@@ -15,7 +15,9 @@ import evaluate_data
 from facelib.bins import Pairs, load_bin, write_bin
 from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
+from facelib.keras_files import load_model
 from facelib.metrics import pair_distances
+from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, write_sidecar
 
 ROOT = Path(__file__).parents[1]
@@ -243,7 +245,7 @@ def test_an_h5_is_tested_and_gives_the_vectors_of_keras_itself(toy, tmp_path, ke
     assert evaluate_data.main([str(path), "--valid", str(toy)]) == 0
 
     faces = np.random.default_rng(1).integers(0, 256, (70, 112, 112, 3), np.uint8)
-    embedder = evaluate_data.KerasEmbedder(path)
+    embedder = KerasEmbedder(path)
     expected = keras_model.predict(faces.astype("float32"), verbose=0)
     np.testing.assert_allclose(embedder.raw(faces), expected, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(embedder(faces), axis=1), 1, rtol=1e-5)
@@ -251,7 +253,7 @@ def test_an_h5_is_tested_and_gives_the_vectors_of_keras_itself(toy, tmp_path, ke
 
 
 def test_a_live_model_is_followed_through_its_training(keras_model):
-    embedder = evaluate_data.KerasEmbedder(keras_model)
+    embedder = KerasEmbedder(keras_model)
     faces = np.full((1, 112, 112, 3), 9, np.uint8)
     before, dense = embedder.raw(faces), keras_model.get_layer("embeddings")
 
@@ -270,7 +272,7 @@ def test_a_file_that_is_no_keras_model_and_one_with_code_inside_get_one_line(tmp
 
     for path in (broken, hostile):
         with pytest.raises(FaceError, match=r"is not a Keras model"):
-            evaluate_data.load_model(path)
+            load_model(path)
 
 
 def test_a_model_with_its_training_head_is_refused():
@@ -280,7 +282,7 @@ def test_a_model_with_its_training_head_is_refused():
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs[0]))
 
     with pytest.raises(FaceError, match="one input and one output"):
-        evaluate_data.KerasEmbedder(model)
+        KerasEmbedder(model)
 
 
 def test_pairs_may_come_from_memory(toy):

@@ -26,6 +26,7 @@ from facelib.cli import FaceError
 from facelib.files import sha256_of
 from facelib.graph import load_graph
 from facelib.parity import row_cosines
+from facelib.runtimes import GraphEmbedder, TfliteEmbedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, write_sidecar
 from facelib.tflite import Lite
 from facelib.toy_faces import encode_jpeg, toy_face
@@ -40,12 +41,12 @@ EMBEDDING_SIZE = 16
 
 # artefact, its embedder, lowest cosine to the .h5 on toy faces of a net with random weights and statistics
 CONTRACT = [
-    ("frozen.pb", pb_test.GraphEmbedder, 0.99999),
-    ("optimized.pb", pb_test.GraphEmbedder, 0.99999),
-    ("model_float.tflite", tflite_test.TfliteEmbedder, 0.9999),
-    ("model_fp16.tflite", tflite_test.TfliteEmbedder, 0.9995),
-    ("model_dynamic.tflite", tflite_test.TfliteEmbedder, 0.995),
-    ("model_int8.tflite", tflite_test.TfliteEmbedder, 0.9),  # 0.97 on toy faces; the noise image is the worst
+    ("frozen.pb", GraphEmbedder, 0.99999),
+    ("optimized.pb", GraphEmbedder, 0.99999),
+    ("model_float.tflite", TfliteEmbedder, 0.9999),
+    ("model_fp16.tflite", TfliteEmbedder, 0.9995),
+    ("model_dynamic.tflite", TfliteEmbedder, 0.995),
+    ("model_int8.tflite", TfliteEmbedder, 0.9),  # 0.97 on toy faces; the noise image is the worst
 ]
 
 

@@ -1,0 +1,18 @@
+"""Test an ONNX model on verification sets: the table and report of evaluate_data.py.
+
+python onnx_test.py model.onnx --color rgb --pixels imagenet --layout nchw --valid valid_dataset/
+"""
+
+from collections.abc import Sequence
+
+from evaluate_data import test_main
+from facelib.cli import run_cli
+from facelib.runtimes import OnnxEmbedder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return test_main(argv, OnnxEmbedder, __doc__, "onnx")
+
+
+if __name__ == "__main__":
+    run_cli(main)
