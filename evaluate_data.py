@@ -5,27 +5,28 @@ python evaluate_data.py runs/demo/embedder.h5 --valid valid_dataset/
 
 import argparse
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from facelib.bins import Pairs, decode_images, find_bins, load_bin, stream_images
+from facelib.attributes import group_faces, read_attributes
+from facelib.bins import decode_images
 from facelib.cli import FaceError, run_cli
+from facelib.embed_images import Embedded, embed_images
 from facelib.embedder import Embedder
 from facelib.files import sha256_of
+from facelib.measure import PROTOCOLS, measure_folder, measure_pairs
 from facelib.metrics import pair_distances
-from facelib.report import Report, SetResult, compare, measure_set, read_report, report_path
+from facelib.report import Report, SetResult, compare, format_thresholds, read_report, report_path
 from facelib.runtimes import open_keras
 from facelib.sidecar import Io, Sidecar, check_sidecar
+from facelib.thresholds import write_thresholds
+from facelib.valid_sets import FaceSet, find_sets
 
 DEFAULT_VALID = Path("valid_dataset")
 DEFAULT_FARS = (1e-3,)
-CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels
 
 OpenEmbedder = Callable[[Path, Io, int], Embedder]
 
@@ -43,56 +44,72 @@ class Evaluation:
         """The table that is printed."""
         return Report("", "", self.results).table()
 
-
-def embed_pairs(
-    embedder: Embedder, pairs: Pairs, *, flip: bool = False, progress: bool = False, threads: int | None = None
-) -> np.ndarray:
-    """Embeds both images of every pair; each distinct image once (LFW has 12,000 entries, 7,701 images).
-
-    Args:
-        flip: add the embedding of the mirrored image.   threads: for decoding.
-
-    Returns: float32 [2N, D], not normalised where the embedder offers raw vectors. See `pair_distances`.
-
-    Raises:
-        FaceError: an unreadable image or an embedding that is not finite or zero, named by record.
-    """
-    return _embed_timed(embedder, pairs, flip, progress, threads).rows
+    def thresholds(self, flip: bool) -> dict[str, dict]:
+        """What the sidecar says for deployment: see `facelib.thresholds.write_thresholds`."""
+        return {
+            result.name: {
+                "sha256": result.source["sha256"],
+                "impostors": result.pairs - result.genuine,
+                "flip": flip,
+                "far": result.thresholds,
+            }
+            for result in self.results
+        }
 
 
-def evaluate_bins(
+def evaluate_sets(
     embedder: Embedder,
-    paths: Sequence[Path],
+    sets: Sequence[Callable[[], FaceSet]],
     *,
     fars: Sequence[float] = DEFAULT_FARS,
+    protocol: str = "exact",
     flip: bool = False,
+    attributes: dict[str, str] | None = None,
     progress: bool = True,
     threads: int | None = None,
 ) -> Evaluation:
-    """Measures `embedder` on the verification sets at `paths`, one after another; see `embed_pairs` for the rest."""
-    results, num_distinct, seconds, norm_sum = [], 0, 0.0, 0.0
-    for path in paths:
-        pairs = load_bin(path)
-        embedded = _embed_timed(embedder, pairs, flip, progress, threads)
-        results.append(measure_set(pairs.name, pair_distances(embedded.rows), pairs.is_same, tuple(fars)))
+    """Measures `embedder` on verification sets, one after another.
+
+    Args:
+        sets: what `find_sets` gave.   fars: of the VR.   protocol: of listed pairs, 'exact' | 'insightface'.
+        flip: add the embedding of the mirrored image.   attributes: {identity or image: group}.
+        threads: for decoding.
+    """
+    results, num_distinct, seconds, norms = [], 0, 0.0, []
+    for load in sets:
+        faces = load()
+        label = faces.name if progress else None
+        embedded = embed_images(embedder, faces.images, where=faces.where, flip=flip, progress=label, threads=threads)
+        results.append(_measure(faces, embedded, fars, protocol, attributes))
         num_distinct += embedded.num_distinct
         seconds += embedded.seconds
-        norm_sum += embedded.norm_sum
-    mean_norm = norm_sum / num_distinct if hasattr(embedder, "raw") and num_distinct else None
-    num_images = num_distinct * (2 if flip else 1)
-    return Evaluation(tuple(results), num_images, seconds, mean_norm)
+        norms += [embedded.norms] if embedded.norms is not None else []
+    mean_norm = float(np.concatenate(norms).mean()) if norms else None
+    return Evaluation(tuple(results), num_distinct * (2 if flip else 1), seconds, mean_norm)
 
 
-def check_bins(paths: Sequence[Path]) -> None:
-    """Reads each verification set, decodes its first pair and counts its pairs, so that no training ends over one.
+def check_sets(sets: Sequence[Callable[[], FaceSet]]) -> None:
+    """Reads each verification set, decodes its first images and measures it blindly, so that no training ends over one.
 
     Raises:
-        FaceError: what `load_bin`, `decode_images` and the metrics refuse.
+        FaceError: what the readers and the metrics refuse.
     """
-    for path in paths:
-        pairs = load_bin(path)
-        decode_images(pairs.images[:2], source=pairs.path)
-        measure_set(pairs.name, np.zeros(len(pairs)), pairs.is_same)
+    for load in sets:
+        faces = load()
+        decode_images(faces.images[:2], source=faces.where)
+        blind = np.random.default_rng(0).normal(size=(len(faces.images), 2)).astype(np.float32)
+        _measure(faces, Embedded(blind, None, len(blind), 0.0), DEFAULT_FARS, "exact", None)
+
+
+def _measure(
+    faces: FaceSet, embedded: Embedded, fars: Sequence[float], protocol: str, attributes: dict[str, str] | None
+) -> SetResult:
+    groups = group_faces(attributes, faces.names, faces.identities, faces.where) if attributes else None
+    common = {"norms": embedded.norms, "groups": groups, "images": faces.names, "source": faces.source}
+    if faces.labels is not None:
+        return measure_folder(faces.name, embedded.rows, faces.labels, fars, **common)
+    distances = pair_distances(embedded.rows)
+    return measure_pairs(faces.name, distances, faces.is_same, fars, protocol=protocol, **common)
 
 
 def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, description: str, kind: str) -> int:
@@ -104,12 +121,16 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
         kind: of artefact, when no sidecar says it, e.g. 'tflite'.
     """
     args = _parse_args(argv, description)
-    paths = find_bins(args.valid)
+    sets = find_sets(args.valid, args.pairs, letterbox=args.letterbox)
+    attributes = read_attributes(args.attributes) if args.attributes else None
     reference = read_report(args.against) if args.against else None
     sidecar = check_sidecar(args.model)
     io = choose_io(sidecar, args)
     embedder = open_embedder(args.model, io, args.threads)
-    evaluation = evaluate_bins(embedder, paths, fars=args.far, flip=args.flip, threads=args.threads)
+    evaluation = evaluate_sets(
+        embedder, sets, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
+        threads=args.threads,
+    )  # fmt: skip
     report = Report(
         artifact=args.model.name,
         kind=sidecar.kind if sidecar else kind,
@@ -124,7 +145,9 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
     )
     path = args.report or report_path(args.model)
     report.write(path)
+    calibrated = write_thresholds(args.model, evaluation.thresholds(args.flip))
     print(report.table())
+    print(format_thresholds(report.sets))
     print(
         f"{report.size_bytes / 2**20:.2f} MiB, {report.ms_per_image:.2f} ms an image "
         f"({report.images_per_s:.0f} images/s, {args.threads} threads)"
@@ -134,7 +157,8 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
         if failures:
             raise FaceError(f"'{args.model}' is worse than '{args.against}' allows: {'; '.join(failures)}.")
         print(f"no worse than {args.against} by {args.max_acc_drop:g} points of ACC, {args.max_vr_drop:g} of VR")
-    print(f"wrote {path}; next: {_next_command(report.kind, args.model)}")
+    also = f" and the thresholds in {calibrated}" if calibrated else ""
+    print(f"wrote {path}{also}; next: {_next_command(report.kind, args.model)}")
     return 0
 
 
@@ -186,6 +210,11 @@ def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namesp
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="the artefact to test")
     add("--valid", type=Path, default=DEFAULT_VALID, metavar="DIR_OR_BIN", help="sets (default: %(default)s/)")
+    add("--pairs", type=Path, metavar="TXT", help="pair list in LFW's form; --valid is the folder of its photos")
+    add("--letterbox", action=argparse.BooleanOptionalAction, default=False, help="fit photos of any size, grey beside")
+    add("--attributes", type=Path, metavar="CSV", help="ACC and VR by group; lines: identity or image,group")
+    protocol_help = "of 10-fold ACC and VR; insightface: its threshold grids, for old tables (default: %(default)s)"
+    add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
     add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
     add("--far", type=float, nargs="+", action="extend", metavar="RATE", help="VR at these FARs (default: 0.001)")
     add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")
@@ -212,57 +241,6 @@ def _parse_crop(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"H,W in pixels, such as 112,96. Received: {text}")
     return int(height), int(width)
-
-
-class _Embedded(NamedTuple):
-    """rows: float32 [2N, D].   num_distinct: images.   seconds: in the runtime.   norm_sum: of the distinct images."""
-
-    rows: np.ndarray
-    num_distinct: int
-    seconds: float
-    norm_sum: float
-
-
-def _embed_timed(embedder: Embedder, pairs: Pairs, flip: bool, progress: bool, threads: int | None) -> _Embedded:
-    """See `embed_pairs`."""
-    first_record = {}
-    for record, image in enumerate(pairs.images):
-        first_record.setdefault(image, record)
-    images, records = list(first_record), list(first_record.values())
-    embed = getattr(embedder, "raw", embedder)
-    rows, mirrored, seconds = [], [], 0.0
-    with tqdm(total=len(images), desc=pairs.name, unit="img", disable=None if progress else True, leave=False) as bar:
-        for chunk in _stream(pairs, images, records, threads):
-            if not rows:
-                embed(chunk[:1])  # compiles and warms up, outside the clock
-            started = time.perf_counter()
-            rows.append(np.asarray(embed(chunk), np.float32))
-            if flip:
-                mirrored.append(np.asarray(embed(np.ascontiguousarray(chunk[:, :, ::-1])), np.float32))
-            seconds += time.perf_counter() - started
-            bar.update(len(chunk))
-    plain = _checked_rows(np.concatenate(rows), pairs, records)
-    total = _checked_rows(plain + np.concatenate(mirrored), pairs, records) if flip else plain
-    position = {image: i for i, image in enumerate(images)}
-    norm_sum = float(np.linalg.norm(plain.astype(np.float64), axis=1).sum())
-    return _Embedded(total[[position[image] for image in pairs.images]], len(images), seconds, norm_sum)
-
-
-def _stream(pairs: Pairs, images: list[bytes], records: list[int], threads: int | None) -> Iterator[np.ndarray]:
-    return stream_images(images, CHUNK_IMAGES, source=pairs.path or pairs.name, records=records, num_threads=threads)
-
-
-def _checked_rows(embeddings: np.ndarray, pairs: Pairs, records: list[int]) -> np.ndarray:
-    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
-    is_bad = ~(np.isfinite(norms) & (norms > 0))
-    if is_bad.any():
-        i = int(np.argmax(is_bad))
-        raise FaceError(
-            f"The model gave {'a zero' if norms[i] == 0 else 'a non-finite'} embedding for record {records[i]} of "
-            f"'{pairs.path or pairs.name}' ({int(is_bad.sum())} of {len(norms)} images). "
-            f"Check how the model is fed, or train it again."
-        )
-    return embeddings
 
 
 def _next_command(kind: str, model: Path) -> str:

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import TrainingData, random_flip
-from evaluate_data import DEFAULT_VALID, check_bins, evaluate_bins
-from facelib.bins import find_bins
+from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
 from facelib.cli import FaceError, run_cli
 from facelib.convert import convert
 from facelib.data_dir import open_records
@@ -23,6 +22,7 @@ from facelib.recipe import ModelConfig, Recipe, load_recipe
 from facelib.run_dir import RunDir
 from facelib.runtimes import KerasEmbedder
 from facelib.toy_data import ToySet, write_folders, write_pairs
+from facelib.valid_sets import find_sets
 
 TOY_RECIPE = Path(__file__).parent / "recipes" / "toy.toml"
 TOY_TRAIN, TOY_VALID = ToySet(160, 15), ToySet(100, 8, first_identity=1_000_000)
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.data is None:
         args.data, toy_valid = draw_toy_data(Path("runs") / "toy_data")
         args.valid = args.valid or toy_valid
-    bins = find_valid(args.valid)
-    check_bins(bins)
+    sets = find_valid(args.valid)
+    check_sets(sets)
     records = open_records(args.data)
     if records.num_classes < 2:
         raise FaceError(f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}.")
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     embedder, head, last_layers = build(recipe, records.num_classes)
     print(
-        f"{len(records):,} images, {records.num_classes:,} identities, {len(bins)} verification sets; "
+        f"{len(records):,} images, {records.num_classes:,} identities, {len(sets)} verification sets; "
         f"{recipe.model.backbone} of {embedder.count_params():,} parameters, head of {head.count_params():,}"
     )
     data = TrainingData(
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = KerasEmbedder(embedder)
     trainer = Trainer(
         recipe, embedder, head, last_layers, data,
-        evaluate=(lambda _: evaluate_bins(measured, bins)) if bins else None,
+        evaluate=(lambda _: evaluate_sets(measured, sets)) if sets else None,
         run=run, checkpoint_every=args.checkpoint_every, log_every=args.log_every,
     )  # fmt: skip
     if trainer.fit():
@@ -111,11 +111,11 @@ def build_embedder(model: ModelConfig):
     return mobilefacenet(**options)
 
 
-def find_valid(valid: Path | None) -> list[Path]:
+def find_valid(valid: Path | None) -> list:
     """The verification sets; none at all is allowed only where nobody named a folder."""
-    if valid is not None:
-        return find_bins(valid)
-    return sorted(DEFAULT_VALID.glob("*.bin"))
+    if valid is None and not any(DEFAULT_VALID.glob("*.bin")):
+        return []
+    return find_sets(valid or DEFAULT_VALID)
 
 
 def draw_toy_data(folder: Path) -> tuple[Path, Path]:

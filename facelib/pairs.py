@@ -27,7 +27,7 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
         )
     rng = np.random.default_rng([seed, 0x9A125])
     groups = _images_by_identity(np.asarray(labels))
-    blocks = _split_identities(groups, folds, rng)
+    blocks = split_identities(groups, folds, rng)
     wanted = num_pairs // (2 * folds)
     possible = min(min(_num_genuine(block), _num_impostor(block)) for block in blocks)
     if wanted > possible:
@@ -53,7 +53,7 @@ def _images_by_identity(labels: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else []
 
 
-def _split_identities(groups: list[np.ndarray], folds: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
+def split_identities(groups: list[np.ndarray], folds: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
     """Deals the identities to `folds` blocks, largest first and to and fro, so that all blocks get like shares."""
     shuffled = rng.permutation(len(groups))
     order = shuffled[np.argsort([-len(groups[i]) for i in shuffled], kind="stable")] if len(groups) else shuffled

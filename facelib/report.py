@@ -5,36 +5,47 @@ Every number of the table comes from the same object as the JSON.
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facelib import metrics
 from facelib.cli import FaceError
 from facelib.files import read_json, write_json
+from facelib.folds import FoldAccuracy, FoldTar
+from facelib.metrics import OperatingPoint
 
-NUM_ROC_POINTS = 200
 HISTOGRAM_EDGES = np.linspace(0.0, 4.0, 81)  # squared L2 of unit vectors, steps of 0.05
 
 
 @dataclass(frozen=True)
 class SetResult:
-    """The measures of one verification set; rates as fractions, distances as squared L2 of unit vectors."""
+    """The measures of one verification set; rates as fractions, distances as squared L2 of unit vectors.
+
+    The rest as docs/report.md says; what was not measured is None.
+    """
 
     name: str
     pairs: int
     genuine: int
-    accuracy: metrics.FoldAccuracy
+    protocol: str
+    accuracy: FoldAccuracy
     auc: float
     eer: float
-    vr: tuple[metrics.FoldTar, ...]
-    vr_all_pairs: tuple[metrics.OperatingPoint | None, ...]
+    vr: tuple[FoldTar, ...]
+    vr_all_pairs: tuple[OperatingPoint | None, ...]
+    thresholds: dict[str, dict[str, Any]]
     dist_max: float
     dist_min: float
     roc: dict[str, list[float]]
     histogram: dict[str, list]
+    hardest: dict[str, list]
+    source: dict[str, Any] | None = None
+    norms: dict[str, list] | None = None
+    groups: dict[str, Any] | None = None
+    identification: dict[str, Any] | None = None
+    identities: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; what a set cannot resolve is null."""
@@ -50,19 +61,26 @@ class SetResult:
                 "threshold_all_pairs": _finite(whole.threshold) if whole else None,
                 "needs_impostors": fold.needs_impostors,
             }
+        optional = ("source", "norms", "groups", "identification", "identities")
         return {
+            "protocol": self.protocol,
             "pairs": self.pairs,
             "genuine": self.genuine,
             "acc": self.accuracy.mean,
             "acc_std": self.accuracy.std,
+            "acc_ci95": list(self.accuracy.ci95),
             "acc_folds": self.accuracy.accuracies.tolist(),
+            "acc_threshold": _finite(float(self.accuracy.thresholds.mean())),
             "auc": self.auc,
             "eer": self.eer,
             "vr": vr,
+            "thresholds": self.thresholds,
             "dist_max": self.dist_max,
             "dist_min": self.dist_min,
             "roc": self.roc,
             "histogram": self.histogram,
+            "hardest": self.hardest,
+            **{name: getattr(self, name) for name in optional if getattr(self, name) is not None},
         }
 
 
@@ -85,12 +103,16 @@ class Report:
     threads: int | None = None
     mean_norm: float | None = None
     flip: bool = False
-    extra: dict = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The content of `X.report.json`."""
-        head = {name: value for name, value in self.__dict__.items() if name not in ("sets", "extra")}
-        return {**head, **self.extra, "sets": {result.name: result.as_dict() for result in self.sets}}
+    def as_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        """The content of `X.report.json`, which names the sets by their paths from `folder`, where it will lie."""
+        head = {name: value for name, value in self.__dict__.items() if name != "sets"}
+        sets = {result.name: result.as_dict() for result in self.sets}
+        for result in sets.values():
+            if folder is not None and "source" in result:
+                path = os.path.relpath(result["source"]["path"], Path(folder).resolve())
+                result["source"] = {**result["source"], "path": Path(path).as_posix()}
+        return {**head, "sets": sets}
 
     def table(self) -> str:
         """The table of all test scripts, as text."""
@@ -98,37 +120,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Writes the JSON atomically."""
-        write_json(path, self.as_dict())
-
-
-def measure_set(name: str, distances: np.ndarray, is_same: np.ndarray, fars: tuple[float, ...] = (1e-3,)) -> SetResult:
-    """All measures of one set.
-
-    Args:
-        distances: float [P], squared L2 of unit vectors.   is_same: bool [P].   fars: each in (0, 1].
-    """
-    is_same = np.asarray(is_same, bool)
-    try:
-        num_impostors = int(np.count_nonzero(~is_same))
-        return SetResult(
-            name=name,
-            pairs=len(is_same),
-            genuine=int(is_same.sum()),
-            accuracy=metrics.kfold_accuracy(distances, is_same),
-            auc=metrics.auc(distances, is_same),
-            eer=metrics.eer(distances, is_same),
-            vr=tuple(metrics.kfold_tar_at_far(distances, is_same, far) for far in fars),
-            vr_all_pairs=tuple(
-                metrics.tar_at_far(distances, is_same, far) if metrics.can_resolve(num_impostors, far) else None
-                for far in fars
-            ),
-            dist_max=float(np.max(distances)),
-            dist_min=float(np.min(distances)),
-            roc=_thin_roc(metrics.roc(distances, is_same), num_impostors),
-            histogram=_histogram(distances, is_same),
-        )
-    except FaceError as error:
-        raise FaceError(f"Set '{name}': {error}") from error
+        write_json(path, self.as_dict(Path(path).parent))
 
 
 def format_table(sets: tuple[SetResult, ...]) -> str:
@@ -136,7 +128,7 @@ def format_table(sets: tuple[SetResult, ...]) -> str:
     header = ("data set", "AUC", "ACC", "VR @ FAR", "dist max", "dist min")
     rows = [header]
     for result in sets:
-        acc = f"{result.accuracy.mean:1.3f}+-{result.accuracy.std:1.3f}"
+        acc = f"{result.accuracy.mean:1.4f}+-{result.accuracy.std:1.4f} {format_interval(result.accuracy.ci95)}"
         first, *more = [format_vr(vr) for vr in result.vr] or [""]
         rows.append((result.name, f"{result.auc:.5f}", acc, first, f"{result.dist_max:.5f}", f"{result.dist_min:.5f}"))
         rows += [("", "", "", vr, "", "") for vr in more]
@@ -145,11 +137,26 @@ def format_table(sets: tuple[SetResult, ...]) -> str:
     return "\n".join([lines[0], "-+-".join("-" * width for width in widths), *lines[1:]])
 
 
-def format_vr(vr: metrics.FoldTar) -> str:
-    """'0.98767+-0.00716 @ FAR=0.00100' (the FAR measured on the test folds), or why there is no number."""
+def format_vr(vr: FoldTar) -> str:
+    """'0.98767+-0.00716 [0.9811, 0.9922] @ FAR=0.00100' (the FAR of the test folds), or why there is no number."""
     if vr.tar is None:
         return f"n/a @ FAR={vr.far_target:g}: needs >= {vr.needs_impostors} impostors"
-    return f"{vr.tar:2.5f}+-{vr.tar_std:2.5f} @ FAR={vr.far:2.5f}"
+    return f"{vr.tar:2.5f}+-{vr.tar_std:2.5f} {format_interval(vr.ci95)} @ FAR={vr.far:2.5f}"
+
+
+def format_interval(ci95: tuple[float, float]) -> str:
+    """'[0.9811, 0.9922]', a 95 % interval."""
+    return f"[{ci95[0]:.4f}, {ci95[1]:.4f}]"
+
+
+def format_thresholds(sets: tuple[SetResult, ...]) -> str:
+    """One line a set and FAR: where to draw the line in deployment."""
+    return "\n".join(
+        f"{result.name}: FAR {far}: same person at squared L2 <= {t['distance']:.4f} (cosine >= {t['cosine']:.4f}), "
+        f"VR {t['vr']:.4f}; true FAR in [{t['far_ci95'][0]:.2g}, {t['far_ci95'][1]:.2g}]"
+        for result in sets
+        for far, t in result.thresholds.items()
+    )
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -215,6 +222,11 @@ def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: flo
                 f"Set '{name}' has {new.get('pairs')} pairs here and {old.get('pairs')} in the reference. "
                 f"Test both with the same .bin."
             )
+        if "protocol" in old and new.get("protocol") != old["protocol"]:
+            raise FaceError(
+                f"Set '{name}' was measured by the protocol '{new.get('protocol')}' here and '{old['protocol']}' in the "
+                f"reference. Test both with the same --protocol."
+            )
         failures += _find_drop(f"{name}: ACC", new.get("acc"), old.get("acc"), max_acc_drop)
         new_vr, old_vr = new.get("vr", {}), old.get("vr", {})
         fars = [far for far in old_vr if far in new_vr]
@@ -234,20 +246,6 @@ def _find_drop(what: str, new: Any, old: Any, allowed: float) -> list[str]:
     if drop <= allowed + 1e-9:
         return []
     return [f"{what} {100 * new:.2f} % against {100 * old:.2f} %: {drop:.2f} points lost, {allowed:g} allowed"]
-
-
-def _thin_roc(curve: metrics.Roc, num_impostors: int) -> dict[str, list[float]]:
-    """About 200 points of the ROC, log-spaced in FAR from one impostor to all of them; each is a point of the curve."""
-    wanted = np.geomspace(1 / num_impostors, 1.0, NUM_ROC_POINTS)
-    picked = np.unique(np.searchsorted(curve.far, wanted * (1 + 1e-12), side="right") - 1)
-    return {"far": curve.far[picked].tolist(), "tar": curve.tar[picked].tolist()}
-
-
-def _histogram(distances: np.ndarray, is_same: np.ndarray) -> dict[str, list]:
-    clipped = np.clip(distances, HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1])
-    counts = {name: np.histogram(clipped[mask], HISTOGRAM_EDGES)[0].tolist()
-              for name, mask in (("genuine", is_same), ("impostor", ~is_same))}  # fmt: skip
-    return {"edges": [round(float(edge), 6) for edge in HISTOGRAM_EDGES], **counts}
 
 
 def _finite(value: float | None) -> float | None:

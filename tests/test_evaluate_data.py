@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 import evaluate_data
-from facelib.bins import Pairs, load_bin, write_bin
+from facelib.bins import load_bin, write_bin
 from facelib.cli import FaceError
+from facelib.embed_images import embed_images
 from facelib.embedder import RuntimeEmbedder
 from facelib.keras_files import load_model
 from facelib.metrics import pair_distances
 from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, write_sidecar
+from facelib.valid_sets import find_sets
 
 ROOT = Path(__file__).parents[1]
 PRETRAINED = ROOT.parent / "shared" / "data" / "pretrained" / "mobilefacenet_relu6_128.onnx"
@@ -91,7 +93,7 @@ def test_the_numbers_are_those_of_embedding_every_entry_by_itself(toy):
 
     for flip in (False, True):
         rows = [embed.run(face[None])[0] + (embed.run(face[None, :, ::-1])[0] if flip else 0) for face in pixels]
-        embeddings = evaluate_data.embed_pairs(MeanColour(None, Io(), 1), pairs, flip=flip)
+        embeddings = embed_images(MeanColour(None, Io(), 1), pairs.images, where=pairs.path, flip=flip).rows
         np.testing.assert_allclose(embeddings, rows, rtol=1e-5, atol=1e-3)
 
     run_main(toy / "model.fake", "--valid", toy / "toy.bin")
@@ -105,7 +107,7 @@ def test_each_distinct_image_is_embedded_once_in_batches_of_one_size(toy):
     pairs = load_bin(toy / "toy.bin")
     embedder = MeanColour(None, Io(), 1)
 
-    evaluate_data.embed_pairs(embedder, pairs)
+    embed_images(embedder, pairs.images, where=pairs.path)
 
     num_distinct = len(set(pairs.images))
     assert num_distinct == 91
@@ -116,10 +118,12 @@ def test_an_embedder_without_raw_vectors_serves_too(toy):
     pairs = load_bin(toy / "toy.bin")
     whole = MeanColour(None, Io(), 1)
 
-    unit = evaluate_data.embed_pairs(lambda images: whole(images), pairs)
+    unit = embed_images(lambda images: whole(images), pairs.images, where=pairs.path).rows
 
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(pair_distances(unit), pair_distances(evaluate_data.embed_pairs(whole, pairs)), atol=1e-6)
+    np.testing.assert_allclose(
+        pair_distances(unit), pair_distances(embed_images(whole, pairs.images, where=pairs.path).rows), atol=1e-6
+    )
 
 
 def test_the_gate_passes_the_same_model_and_stops_a_worse_one(toy, capsys):
@@ -151,7 +155,7 @@ def test_an_embedding_without_direction_names_its_image(toy, value, words):
 
     target = cv2.imdecode(np.frombuffer(pairs.images[7], np.uint8), cv2.IMREAD_COLOR_RGB).astype(np.float32)
     with pytest.raises(FaceError, match=words) as error:
-        evaluate_data.embed_pairs(Broken(None, Io(), 1), pairs)
+        embed_images(Broken(None, Io(), 1), pairs.images, where=pairs.path)
     assert "record 7 of" in str(error.value)
 
 
@@ -213,9 +217,9 @@ def test_an_output_that_is_no_embedding_is_refused(toy):
             return np.zeros((3, 4))
 
     with pytest.raises(FaceError, match="--output"):
-        evaluate_data.embed_pairs(Strange(None, Io(), 1), load_bin(toy / "toy.bin"))
+        embed_images(Strange(None, Io(), 1), load_bin(toy / "toy.bin").images, where="toy")
     with pytest.raises(FaceError, match="embedding_size=128, the model gives 6"):
-        evaluate_data.embed_pairs(MeanColour(None, Io(embedding_size=128), 1), load_bin(toy / "toy.bin"))
+        embed_images(MeanColour(None, Io(embedding_size=128), 1), load_bin(toy / "toy.bin").images, where="toy")
 
 
 def test_help_needs_no_tensorflow():
@@ -288,7 +292,7 @@ def test_a_model_with_its_training_head_is_refused():
 def test_pairs_may_come_from_memory(toy):
     pairs = load_bin(toy / "toy.bin")
 
-    rows = evaluate_data.embed_pairs(MeanColour(None, Io(), 1), Pairs(pairs.images[:4], pairs.is_same[:2], "few"))
+    rows = embed_images(MeanColour(None, Io(), 1), pairs.images[:4], where="few").rows
 
     assert rows.shape == (4, 6)
 
@@ -307,7 +311,7 @@ def test_the_pretrained_model_scores_on_lfw_what_its_notes_say():
             return session.run(None, {"input0": pixels})[0]
 
     io = Io("input0", "output0", layout="nchw", pixels="imagenet", embedding_size=128)
-    result = evaluate_data.evaluate_bins(Onnx("onnx", io, 1), [lfw], progress=False).results[0]
+    result = evaluate_data.evaluate_sets(Onnx("onnx", io, 1), find_sets(lfw), progress=False).results[0]
 
     assert result.auc == pytest.approx(0.99909, abs=5e-6)
     assert result.vr_all_pairs[0].tar == pytest.approx(0.9873, abs=5e-5)

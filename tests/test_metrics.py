@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.model_selection import KFold
 
 from facelib import metrics
 from facelib.cli import FaceError
+from facelib.folds import kfold_accuracy
 
 
 def draw_pairs(seed: int, num_pairs: int, num_levels: int | None = None):
@@ -88,75 +87,6 @@ def test_tar_at_far_is_the_best_over_all_thresholds_that_keep_the_far(pairs, far
     assert point.far == np.mean(distances[~is_same] <= point.threshold) <= far
 
 
-def brute_force_folds(distances, is_same, folds):
-    """The definition, word by word, over every pair of threshold and fold."""
-    thresholds, accuracies = [], []
-    for train, test in KFold(folds).split(distances):
-        candidates = [-np.inf, *np.unique(distances[train])]
-        scores = [np.mean((distances[train] <= t) == is_same[train]) for t in candidates]
-        thresholds.append(candidates[int(np.argmax(scores))])
-        accuracies.append(np.mean((distances[test] <= thresholds[-1]) == is_same[test]))
-    return np.mean(accuracies), np.std(accuracies), thresholds
-
-
-@pytest.mark.parametrize("case", CASES[:3])
-@pytest.mark.parametrize("folds", [10, 3])
-def test_fold_accuracy_is_that_of_brute_force_over_scikit_learns_folds(case, folds):
-    distances, is_same = draw_pairs(*case)
-
-    result = metrics.kfold_accuracy(distances, is_same, folds)
-
-    mean, std, thresholds = brute_force_folds(distances, is_same, folds)
-    assert (result.mean, result.std) == pytest.approx((mean, std), abs=1e-12)
-    np.testing.assert_array_equal(result.thresholds, thresholds)
-
-
-@given(pair_lists.filter(lambda pairs: len(pairs) >= 10))
-@settings(deadline=None)
-def test_fold_accuracy_of_short_lists_full_of_ties_is_that_of_brute_force(pairs):
-    distances, is_same = as_arrays(pairs)
-
-    mean, std, thresholds = brute_force_folds(distances, is_same, 10)
-
-    result = metrics.kfold_accuracy(distances, is_same)
-    assert (result.mean, result.std) == pytest.approx((mean, std), abs=1e-12)
-    np.testing.assert_array_equal(result.thresholds, thresholds)
-
-
-def test_tar_of_folds_takes_each_threshold_from_the_other_folds():
-    distances, is_same = draw_pairs(5, 900, 50)
-
-    result = metrics.kfold_tar_at_far(distances, is_same, 0.01)
-
-    tars, fars, accepted = [], [], 0
-    for train, test in KFold(10).split(distances):
-        fine = [t for t in np.unique(distances) if np.mean(distances[train][~is_same[train]] <= t) <= 0.01]
-        threshold = max(t for t in fine if t in distances[train])
-        tars.append(np.mean(distances[test][is_same[test]] <= threshold))
-        fars.append(np.mean(distances[test][~is_same[test]] <= threshold))
-        accepted += np.sum(distances[test][is_same[test]] <= threshold)
-    assert (result.tar, result.tar_std, result.far) == pytest.approx((np.mean(tars), np.std(tars), np.mean(fars)))
-    interval = binomtest(int(accepted), int(is_same.sum())).proportion_ci(method="wilson")
-    assert result.ci95 == pytest.approx((interval.low, interval.high), abs=1e-12)
-
-
-def test_a_far_that_the_set_cannot_resolve_is_never_a_number():
-    distances, is_same = draw_pairs(6, 1000)
-
-    result = metrics.kfold_tar_at_far(distances, is_same, 1e-3)
-
-    assert result.tar is None and result.ci95 is None and result.threshold is None
-    assert result.needs_impostors == 1112  # nine tenths of them are 1000
-
-
-def test_the_needed_impostors_are_just_enough():
-    for far, folds in ((1e-3, 10), (0.1, 10), (0.3, 3), (1e-4, 10)):
-        needed = metrics.impostors_needed(far, folds)
-        for count, is_enough in ((needed, True), (needed - 1, False)):
-            longest_fold = -(-count // folds)
-            assert metrics.can_resolve(count - longest_fold, far) == is_enough
-
-
 @pytest.mark.parametrize("measure", [metrics.auc, metrics.eer, lambda d, s: metrics.tar_at_far(d, s, 0.5).tar])
 @given(pairs=pair_lists.filter(lambda pairs: sum(not same for _, same in pairs) > 1), random=st.randoms())
 @settings(deadline=None, max_examples=50)
@@ -168,18 +98,6 @@ def test_neither_order_nor_scale_of_distances_matters(measure, pairs, random):
     assert measure(np.exp(distances) - 3, is_same) == measure(distances, is_same)
 
 
-@given(pair_lists.filter(lambda pairs: len(pairs) >= 10))
-@settings(deadline=None, max_examples=50)
-def test_fold_accuracy_does_not_depend_on_the_scale_nor_on_order_within_a_fold(pairs):
-    distances, is_same = as_arrays(pairs)
-    swapped = np.concatenate([fold[::-1] for fold in np.array_split(np.arange(len(pairs)), 10)])
-
-    expected = metrics.kfold_accuracy(distances, is_same)
-
-    assert metrics.kfold_accuracy(np.exp(distances), is_same).mean == expected.mean
-    assert metrics.kfold_accuracy(distances[swapped], is_same[swapped]).mean == expected.mean
-
-
 def test_a_perfect_and_a_reversed_order_have_the_rates_one_expects():
     distances, is_same = np.arange(40.0), np.arange(40) < 20
     mixed = np.arange(40) % 2 == 0
@@ -188,7 +106,7 @@ def test_a_perfect_and_a_reversed_order_have_the_rates_one_expects():
     assert (metrics.auc(-distances, is_same), metrics.eer(-distances, is_same)) == (0.0, 1.0)
     assert metrics.tar_at_far(distances, is_same, 0.05) == (1.0, 0.05, 20.0)
     perfect = np.where(mixed, 0.0, 4.0)
-    assert metrics.kfold_accuracy(perfect, mixed)[:2] == (1.0, 0.0)
+    assert kfold_accuracy(perfect, mixed)[:2] == (1.0, 0.0)
 
 
 def test_distances_are_squared_and_between_unit_vectors():
@@ -219,7 +137,7 @@ def test_zero_and_endless_embeddings_are_refused_by_row():
 def test_fewer_pairs_than_folds_and_strange_fars_are_refused():
     distances, is_same = draw_pairs(0, 9)
     with pytest.raises(FaceError, match="at least 10 pairs"):
-        metrics.kfold_accuracy(distances, is_same)
+        kfold_accuracy(distances, is_same)
     for far in (0, -1, 1.5, float("nan")):
         with pytest.raises(FaceError, match="rate above 0"):
             metrics.tar_at_far(distances, is_same, far)

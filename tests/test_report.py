@@ -16,8 +16,9 @@ import pytest
 import report as script
 from facelib.cli import FaceError
 from facelib.html_report import render_report
+from facelib.measure import measure_pairs
 from facelib.plots import plot_curve, write_training_plots
-from facelib.report import Report, measure_set
+from facelib.report import Report
 from facelib.run_summary import Run, format_far, read_metrics, read_run, stage_rows
 from facelib.toy_data import ToySet, write_folders
 
@@ -63,7 +64,7 @@ def build_run(tmp_path):
     is_same = np.tile([True, False], 100)
     for noise, name in enumerate(STAGES[::-1]):
         distances = np.where(is_same, 0.8, 1.6) + rng.normal(0, 0.2 + 0.1 * noise, 200)
-        measured = measure_set("toy", distances, is_same, (1e-1, 5e-2))
+        measured = measure_pairs("toy", distances, is_same, (1e-1, 5e-2))
         Report(name, "any", (measured,), size_bytes=2**20 * (3 - noise), ms_per_image=4.5, threads=2).write(
             folder / f"{name}.report.json"
         )

@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from facelib.cli import FaceError
-from facelib.report import Report, compare, measure_set, read_report, report_path
+from facelib.measure import measure_pairs
+from facelib.report import Report, compare, format_interval, read_report, report_path
 
 
 def draw_set(num_pairs=4000, seed=0):
@@ -20,7 +21,7 @@ def draw_set(num_pairs=4000, seed=0):
 def report():
     distances, is_same = draw_set()
     return Report(
-        "x.tflite", "tflite_int8", (measure_set("lfw", distances, is_same, (1e-3, 1e-4)),), "00", 5, 10.0, 100.0
+        "x.tflite", "tflite_int8", (measure_pairs("lfw", distances, is_same, (1e-3, 1e-4)),), "00", 5, 10.0, 100.0
     )
 
 
@@ -54,16 +55,16 @@ def test_the_table_shows_the_numbers_of_the_json_in_the_fields_formats(report):
     ]
     cells = [cell.strip() for cell in first.split("|")]
     assert cells[0] == "lfw" and float(cells[1]) == pytest.approx(lfw["auc"], abs=5e-6)
-    assert cells[2] == f"{lfw['acc']:.3f}+-{lfw['acc_std']:.3f}"
+    assert cells[2] == f"{lfw['acc']:.4f}+-{lfw['acc_std']:.4f} {format_interval(lfw['acc_ci95'])}"
     vr = lfw["vr"]["0.001"]
-    assert cells[3] == f"{vr['vr']:.5f}+-{vr['vr_std']:.5f} @ FAR={vr['far']:.5f}"
+    assert cells[3] == f"{vr['vr']:.5f}+-{vr['vr_std']:.5f} {format_interval(vr['ci95'])} @ FAR={vr['far']:.5f}"
     assert (float(cells[4]), float(cells[5])) == pytest.approx((lfw["dist_max"], lfw["dist_min"]), abs=5e-6)
     assert "n/a @ FAR=0.0001: needs >= 11112 impostors" in second
 
 
 def test_the_roc_of_the_json_is_a_part_of_scikit_learns():
     distances, is_same = draw_set(2000, 3)
-    curve = measure_set("lfw", distances, is_same).roc
+    curve = measure_pairs("lfw", distances, is_same).roc
 
     far, tar, _ = roc_curve(is_same, -distances, drop_intermediate=False)
     points = set(zip(far.round(12), tar.round(12), strict=True))
@@ -77,7 +78,7 @@ def test_the_roc_of_the_json_is_a_part_of_scikit_learns():
 def test_the_histogram_counts_every_pair_once():
     distances, is_same = draw_set()
 
-    histogram = measure_set("lfw", distances, is_same).histogram
+    histogram = measure_pairs("lfw", distances, is_same).histogram
 
     assert (sum(histogram["genuine"]), sum(histogram["impostor"])) == (2000, 2000)
     in_bin = is_same & (distances >= 0.7) & (distances < 0.75)
@@ -86,7 +87,7 @@ def test_the_histogram_counts_every_pair_once():
 
 def test_a_set_that_cannot_be_measured_is_named():
     with pytest.raises(FaceError, match="Set 'tiny'"):
-        measure_set("tiny", np.array([0.1, 0.2]), np.array([True, False]))
+        measure_pairs("tiny", np.array([0.1, 0.2]), np.array([True, False]))
 
 
 def make_report(acc=0.994, rate=0.987, **changes):
@@ -158,3 +159,8 @@ def test_a_report_that_was_edited_by_hand_is_refused_by_key(report, tmp_path, ch
 
     with pytest.raises(FaceError, match=words):
         read_report(tmp_path / "x.report.json")
+
+
+def test_two_protocols_are_not_compared():
+    with pytest.raises(FaceError, match="protocol 'insightface' here and 'exact' in the reference"):
+        compare(make_report(protocol="insightface"), make_report(protocol="exact"), 0.5, 2)

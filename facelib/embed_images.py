@@ -1,0 +1,82 @@
+"""Embedding many encoded images with one embedder: each distinct image once, decoded while the runtime works."""
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from facelib.bins import stream_images
+from facelib.cli import FaceError
+from facelib.embedder import Embedder
+
+CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels
+
+
+class Embedded(NamedTuple):
+    """rows: float32 [N, D], not normalised where the embedder offers raw vectors.
+
+    norms: float64 [N], of the raw vectors without flip; None when the runtime hides them.   num_distinct: images.
+    seconds: in the runtime alone.
+    """
+
+    rows: np.ndarray
+    norms: np.ndarray | None
+    num_distinct: int
+    seconds: float
+
+
+def embed_images(
+    embedder: Embedder,
+    images: Iterable[bytes],
+    *,
+    where: str,
+    flip: bool = False,
+    progress: str | None = None,
+    threads: int | None = None,
+) -> Embedded:
+    """Embeds JPEG or PNG images; equal bytes once (LFW's .bin has 12,000 entries, 7,701 images).
+
+    Args:
+        where: names the set in errors.   flip: add the embedding of the mirrored image.
+        progress: label of the bar; None for none.   threads: for decoding.
+
+    Raises:
+        FaceError: an unreadable image or an embedding that is not finite or zero, named by record.
+    """
+    first_record: dict[bytes, int] = {}
+    images = list(images)
+    for record, image in enumerate(images):
+        first_record.setdefault(image, record)
+    distinct, records = list(first_record), list(first_record.values())
+    embed = getattr(embedder, "raw", embedder)
+    rows, mirrored, seconds = [], [], 0.0
+    with tqdm(total=len(distinct), desc=progress, unit="img", disable=None if progress else True, leave=False) as bar:
+        for chunk in stream_images(distinct, CHUNK_IMAGES, source=where, records=records, num_threads=threads):
+            if not rows:
+                embed(chunk[:1])  # compiles and warms up, outside the clock
+            started = time.perf_counter()
+            rows.append(np.asarray(embed(chunk), np.float32))
+            if flip:
+                mirrored.append(np.asarray(embed(np.ascontiguousarray(chunk[:, :, ::-1])), np.float32))
+            seconds += time.perf_counter() - started
+            bar.update(len(chunk))
+    plain = _checked(np.concatenate(rows), where, records)
+    total = _checked(plain + np.concatenate(mirrored), where, records) if flip else plain
+    position = {image: i for i, image in enumerate(distinct)}
+    place = [position[image] for image in images]
+    norms = np.linalg.norm(plain.astype(np.float64), axis=1)[place] if hasattr(embedder, "raw") else None
+    return Embedded(total[place], norms, len(distinct), seconds)
+
+
+def _checked(embeddings: np.ndarray, where: str, records: list[int]) -> np.ndarray:
+    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
+    is_bad = ~(np.isfinite(norms) & (norms > 0))
+    if is_bad.any():
+        i = int(np.argmax(is_bad))
+        raise FaceError(
+            f"The model gave {'a zero' if norms[i] == 0 else 'a non-finite'} embedding for record {records[i]} of "
+            f"'{where}' ({int(is_bad.sum())} of {len(norms)} images). Check how the model is fed, or train it again."
+        )
+    return embeddings

@@ -1,0 +1,145 @@
+"""The 10-fold protocol of LFW, exact: a threshold is chosen on nine folds and measured on the tenth.
+
+Folds are contiguous, as scikit-learn's unshuffled KFold has them: verification sets lie fold by fold.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.intervals import cluster_interval
+from facelib.metrics import REJECT_ALL, can_resolve, check_pairs, tar_at_far
+
+NUM_FOLDS = 10
+
+
+class FoldAccuracy(NamedTuple):
+    """mean, std: over folds (population std), as fractions.   ci95: of the pooled decisions.
+
+    thresholds, accuracies: float64 [folds].
+    """
+
+    mean: float
+    std: float
+    ci95: tuple[float, float]
+    thresholds: np.ndarray
+    accuracies: np.ndarray
+
+    @classmethod
+    def of(cls, thresholds: np.ndarray, accuracies: np.ndarray, sizes: np.ndarray) -> "FoldAccuracy":
+        """From what each fold gave. `sizes`: int [folds], its pairs."""
+        interval = cluster_interval(np.rint(accuracies * sizes), sizes)
+        return cls(float(accuracies.mean()), float(accuracies.std()), interval, thresholds, accuracies)
+
+
+@dataclass(frozen=True)
+class FoldTar:
+    """TAR measured on folds that did not choose the threshold; `tar is None` when the set cannot resolve the FAR.
+
+    tar, far: means over test folds.   tar_std: population std.   ci95: of the pooled accepts, folds as clusters.
+    threshold: mean over folds.   needs_impostors: how many impostor pairs the set would need.
+    """
+
+    far_target: float
+    tar: float | None
+    tar_std: float | None
+    far: float | None
+    ci95: tuple[float, float] | None
+    threshold: float | None
+    needs_impostors: int
+
+
+def kfold_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int = NUM_FOLDS) -> FoldAccuracy:
+    """Accuracy on each of `folds` contiguous folds, at the threshold that is best on the other folds.
+
+    All candidates are tried: reject-all, then the distinct distances of the train folds, ascending; the first that
+    reaches the best train accuracy is taken. Folds as scikit-learn's unshuffled KFold. This is the LFW protocol
+    without its grid.
+
+    Args:
+        distances: float [P], smaller is more alike.   is_same: bool [P].
+    """
+    distances, is_same = check_pairs(distances, is_same)
+    fold = fold_of(len(distances), folds)
+    order = np.argsort(distances, kind="stable")
+    ranked, ranked_same, ranked_fold = distances[order], is_same[order], fold[order]
+    thresholds, accuracies = np.empty(folds), np.empty(folds)
+    for k in range(folds):
+        train = ranked_fold != k
+        thresholds[k] = _best_threshold(ranked[train], ranked_same[train])
+        test = fold == k
+        accuracies[k] = np.mean((distances[test] <= thresholds[k]) == is_same[test])
+    return FoldAccuracy.of(thresholds, accuracies, count_folds(fold, folds))
+
+
+def kfold_tar_at_far(distances: np.ndarray, is_same: np.ndarray, far: float, folds: int = NUM_FOLDS) -> FoldTar:
+    """TAR (VR) and FAR on each test fold at the loosest threshold whose FAR on the train folds is <= `far`.
+
+    A FAR that some train folds cannot resolve (fewer than 1 / far impostors) gives `tar=None`: never a number.
+    A fold without genuine (impostor) pairs has no TAR (FAR) and stays out of that mean.
+    """
+    distances, is_same = check_pairs(distances, is_same)
+    fold = fold_of(len(distances), folds)
+    thresholds = np.empty(folds)
+    for k in range(folds):
+        test = fold == k
+        if not can_resolve(np.count_nonzero(~is_same & ~test), far):
+            return no_tar(far, impostors_needed(far, folds))
+        thresholds[k] = tar_at_far(distances[~test], is_same[~test], far).threshold
+    return pool_tar(far, thresholds, distances <= thresholds[fold], is_same, fold, folds)
+
+
+def no_tar(far: float, needs_impostors: int) -> FoldTar:
+    """The result where the set cannot resolve `far`."""
+    return FoldTar(far, None, None, None, None, None, needs_impostors)
+
+
+def pool_tar(
+    far: float, thresholds: np.ndarray, is_accepted: np.ndarray, is_same: np.ndarray, fold: np.ndarray, folds: int
+) -> FoldTar:
+    """The result of the decisions `is_accepted` bool [P], each made at the threshold of its fold (float [folds])."""
+    genuine, impostor = count_folds(fold[is_same], folds), count_folds(fold[~is_same], folds)
+    hits, alarms = count_folds(fold[is_same & is_accepted], folds), count_folds(fold[~is_same & is_accepted], folds)
+    tars = hits[genuine > 0] / genuine[genuine > 0]
+    fars = alarms[impostor > 0] / impostor[impostor > 0]
+    return FoldTar(
+        far_target=far,
+        tar=float(tars.mean()),
+        tar_std=float(tars.std()),
+        far=float(fars.mean()),
+        ci95=cluster_interval(hits, genuine),
+        threshold=float(thresholds.mean()),
+        needs_impostors=impostors_needed(far, folds),
+    )
+
+
+def impostors_needed(far: float, folds: int = NUM_FOLDS) -> int:
+    """Impostor pairs, spread evenly over folds, that leave 1 / far of them in every set of train folds."""
+    train = math.ceil(1 / far - 1e-9)
+    return train + math.ceil(train / (folds - 1))
+
+
+def fold_of(num_pairs: int, folds: int) -> np.ndarray:
+    """int8/int64 [P]: the fold of each pair, contiguous, the first `num_pairs % folds` folds one longer."""
+    if not 2 <= folds <= num_pairs:
+        raise FaceError(f"{folds}-fold accuracy needs at least {folds} pairs. Received: {num_pairs}. Use more pairs.")
+    sizes = np.full(folds, num_pairs // folds)
+    sizes[: num_pairs % folds] += 1
+    return np.repeat(np.arange(folds), sizes)
+
+
+def count_folds(fold: np.ndarray, folds: int) -> np.ndarray:
+    """int64 [folds]: how many of `fold` are in each."""
+    return np.bincount(fold, minlength=folds)
+
+
+def _best_threshold(ranked: np.ndarray, ranked_same: np.ndarray) -> float:
+    """The first threshold of best accuracy. `ranked`: distances, ascending; `ranked_same`: bool, same order."""
+    gained = np.cumsum(np.where(ranked_same, 1, -1))  # accepting one more pair wins a genuine, loses an impostor
+    is_candidate = np.append(ranked[1:] != ranked[:-1], True)  # the last of each tie group
+    candidates, gains = ranked[is_candidate], gained[is_candidate]
+    best = int(np.argmax(gains))
+    return float(candidates[best]) if gains[best] > 0 else REJECT_ALL

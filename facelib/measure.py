@@ -1,0 +1,253 @@
+"""From distances or embeddings to a `SetResult`: every measure of one set, of listed pairs or of all pairs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from facelib import grid_protocol
+from facelib.all_pairs import NUM_HARDEST, AllPairs
+from facelib.attributes import MIN_PAIRS
+from facelib.cli import FaceError
+from facelib.folds import NUM_FOLDS, FoldTar, count_folds, fold_of, kfold_accuracy, kfold_tar_at_far
+from facelib.identification import identify, split_open_set
+from facelib.intervals import cluster_interval, wilson_interval
+from facelib.metrics import Scores, can_resolve, normalize
+from facelib.report import HISTOGRAM_EDGES, SetResult
+from facelib.thresholds import calibrate
+
+PROTOCOLS = {
+    "exact": (kfold_accuracy, kfold_tar_at_far),
+    "insightface": (grid_protocol.grid_accuracy, grid_protocol.grid_tar_at_far),
+}
+NUM_ROC_POINTS = 200
+NUM_NORM_BINS = 10
+
+
+def measure_pairs(
+    name: str,
+    distances: np.ndarray,
+    is_same: np.ndarray,
+    fars: Sequence[float] = (1e-3,),
+    *,
+    protocol: str = "exact",
+    norms: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    images: Sequence[str] | None = None,
+    source: dict[str, Any] | None = None,
+) -> SetResult:
+    """All measures of listed pairs, which lie fold by fold.
+
+    Args:
+        distances: float [P], squared L2 of unit vectors.   is_same: bool [P].   fars: each in (0, 1].
+        protocol: of ACC and VR: 'exact' | 'insightface'.
+        norms: float [2P] of the raw embeddings.   groups: str [2P], '' = none.   images: [2P] names; default: numbers.
+        source: where the set came from.
+    """
+    distances, is_same = np.asarray(distances), np.asarray(is_same, bool)
+    fold_accuracy, fold_tar = PROTOCOLS[protocol]
+    try:
+        accuracy = fold_accuracy(distances, is_same)
+        scores = Scores.of(distances, is_same)
+        vr = tuple(fold_tar(distances, is_same, far) for far in fars)
+    except FaceError as error:
+        raise FaceError(f"Set '{name}': {error}") from error
+    threshold = float(accuracy.thresholds.mean())
+    fold = fold_of(len(distances), NUM_FOLDS)
+    genuine_of_fold = count_folds(fold[is_same], NUM_FOLDS)
+
+    def tar_interval(t: float) -> tuple[float, float]:
+        return cluster_interval(count_folds(fold[is_same & (distances <= t)], NUM_FOLDS), genuine_of_fold)
+
+    def describe(pair: int) -> dict[str, Any]:
+        ends = [2 * pair, 2 * pair + 1]
+        return {
+            "pair": pair,
+            "images": [images[i] for i in ends] if images else ends,
+            "distance": distances[pair].item(),
+        }
+
+    return SetResult(
+        **_common(name, scores, fars, tar_interval),
+        protocol=protocol,
+        accuracy=accuracy,
+        vr=vr,
+        hardest={
+            "false_accepts": [describe(i) for i in _first(np.where(is_same, np.inf, distances))],
+            "false_rejects": [describe(i) for i in _first(np.where(is_same, -distances, np.inf))],
+        },
+        norms=(
+            _by_norm(norms.reshape(-1, 2).min(axis=1), (distances <= threshold) == is_same)
+            if norms is not None
+            else None
+        ),
+        groups=_pair_groups(groups, distances, is_same, threshold, vr) if groups is not None else None,
+        source=source,
+    )
+
+
+def measure_folder(
+    name: str,
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    fars: Sequence[float] = (1e-3,),
+    *,
+    norms: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    images: Sequence[str],
+    source: dict[str, Any] | None = None,
+) -> SetResult:
+    """All measures of all pairs of faces of known identity, and open-set identification among them.
+
+    Args:
+        embeddings: float [N, D].   labels: int [N].   groups: str [N], '' = none.   images: [N] names.
+        The rest as in `measure_pairs`. ACC is balanced, and the norms are those of genuine pairs.
+    """
+    try:
+        pairs = AllPairs(embeddings, labels)
+    except FaceError as error:
+        raise FaceError(f"Set '{name}': {error}") from error
+    accuracy = pairs.kfold_accuracy()
+    threshold = float(accuracy.thresholds.mean())
+    vr = tuple(pairs.kfold_tar_at_far(far) for far in fars)
+
+    def describe(hard) -> dict[str, Any]:
+        ends = [hard.first, hard.second]
+        return {"pair": None, "images": [images[i] for i in ends], "distance": hard.distance}
+
+    sizes = np.unique_counts(labels).counts
+    return SetResult(
+        **_common(name, pairs.scores, fars, pairs.tar_interval),
+        protocol="all-pairs",
+        accuracy=accuracy,
+        vr=vr,
+        hardest={
+            "false_accepts": [describe(hard) for hard in pairs.closest_impostors],
+            "false_rejects": [describe(hard) for hard in pairs.farthest_genuine],
+        },
+        norms=(
+            _by_norm(norms[pairs.genuine_rows].min(axis=1), pairs.genuine <= threshold) if norms is not None else None
+        ),
+        groups=_folder_groups(groups, embeddings, labels, threshold, vr) if groups is not None else None,
+        identification=_identification(embeddings, labels),
+        identities={"count": len(sizes), "images": len(labels), "single": int((sizes == 1).sum()),
+                    "median_images": float(np.median(sizes)), "max_images": int(sizes.max())},
+        source=source,
+    )  # fmt: skip
+
+
+def _common(
+    name: str, scores: Scores, fars: Sequence[float], tar_interval: Callable[[float], tuple[float, float]]
+) -> dict[str, Any]:
+    """What follows from the sorted scores alone. `tar_interval(threshold)`: of the TAR there."""
+    num_impostors = len(scores.impostor)
+    return {
+        "name": name,
+        "pairs": len(scores.genuine) + num_impostors,
+        "genuine": len(scores.genuine),
+        "auc": scores.auc(),
+        "eer": scores.eer(),
+        "vr_all_pairs": tuple(scores.tar_at_far(far) if can_resolve(num_impostors, far) else None for far in fars),
+        "thresholds": calibrate(scores, tar_interval),
+        "dist_max": float(max(scores.genuine[-1], scores.impostor[-1])),
+        "dist_min": float(min(scores.genuine[0], scores.impostor[0])),
+        "roc": _thin_roc(scores, tar_interval),
+        "histogram": {
+            "edges": [round(float(edge), 6) for edge in HISTOGRAM_EDGES],
+            "genuine": _histogram(scores.genuine),
+            "impostor": _histogram(scores.impostor),
+        },
+    }
+
+
+def _thin_roc(scores: Scores, tar_interval: Callable[[float], tuple[float, float]]) -> dict[str, list[float]]:
+    """About 200 points of the ROC, log-spaced in FAR from one impostor to all of them; each is a point of the curve."""
+    counts = np.geomspace(1, len(scores.impostor), NUM_ROC_POINTS).round().astype(np.int64)
+    points = {(p.far, p.tar): p for p in map(scores.point_at, np.unique(np.append(0, counts)).tolist())}
+    points = [points[key] for key in sorted(points)]
+    intervals = [tar_interval(point.threshold) for point in points]
+    return {
+        "far": [point.far for point in points],
+        "tar": [point.tar for point in points],
+        "tar_low": [low for low, _ in intervals],
+        "tar_high": [high for _, high in intervals],
+    }
+
+
+def _histogram(ranked: np.ndarray) -> list[int]:
+    """Counts of ascending distances between the edges; those outside go to the ends."""
+    inner = np.searchsorted(ranked, HISTOGRAM_EDGES[1:-1].astype(ranked.dtype), side="left")
+    return np.diff(np.concatenate([[0], inner, [len(ranked)]])).tolist()
+
+
+def _first(keys: np.ndarray) -> list[int]:
+    """Where the smallest finite keys are, smallest first."""
+    order = np.argsort(keys, kind="stable")[:NUM_HARDEST]
+    return [int(i) for i in order if np.isfinite(keys[i])]
+
+
+def _by_norm(norms: np.ndarray, is_right: np.ndarray) -> dict[str, list]:
+    """Pairs in bins of equal count by the smaller norm of their faces, and the wrong decisions in each."""
+    edges = np.unique(np.quantile(norms, np.linspace(0, 1, NUM_NORM_BINS + 1)))
+    bin_of = np.clip(np.searchsorted(edges, norms, side="right") - 1, 0, max(len(edges) - 2, 0))
+    num_bins = max(len(edges) - 1, 1)
+    return {
+        "edges": edges.tolist() if len(edges) > 1 else [float(edges[0]), float(edges[0])],
+        "pairs": np.bincount(bin_of, minlength=num_bins).tolist(),
+        "errors": np.bincount(bin_of[~is_right], minlength=num_bins).tolist(),
+    }
+
+
+# ------------------------------------------------------------------------------------------- groups, identification
+
+
+def _pair_groups(groups, distances, is_same, threshold: float, vr: Sequence[FoldTar]) -> dict[str, Any]:
+    first, second = groups[0::2], groups[1::2]
+    found = {}
+    for name in sorted(set(groups.tolist()) - {""}):
+        mask = (first == name) & (second == name)
+        found[name] = _group(distances[mask & is_same], distances[mask & ~is_same], threshold, vr)
+    return found
+
+
+def _folder_groups(groups, embeddings, labels, threshold: float, vr: Sequence[FoldTar]) -> dict[str, Any]:
+    found = {}
+    for name in sorted(set(groups.tolist()) - {""}):
+        rows = np.flatnonzero(groups == name)
+        unit = normalize(embeddings[rows]).astype(np.float32)
+        upper = np.triu_indices(len(rows), 1)
+        distances = np.clip(2.0 - 2.0 * (unit @ unit.T), 0.0, 4.0)[upper]
+        is_same = (labels[rows][:, None] == labels[rows][None, :])[upper]
+        found[name] = _group(distances[is_same], distances[~is_same], threshold, vr)
+    return found
+
+
+def _group(genuine: np.ndarray, impostor: np.ndarray, threshold: float, vr: Sequence[FoldTar]) -> dict[str, Any]:
+    """ACC, VR and FAR of one group at the thresholds of the whole set; null where it has too few pairs.
+
+    ACC is balanced, so that groups with other shares of genuine pairs can be compared.
+    """
+    result = {"pairs": len(genuine) + len(impostor), "genuine": len(genuine), "acc": None, "acc_ci95": None, "vr": {}}
+    if min(len(genuine), len(impostor)) < MIN_PAIRS:
+        return result
+    tar, far = _rate(genuine, threshold), _rate(impostor, threshold)
+    result["acc"] = (tar["rate"] + 1.0 - far["rate"]) / 2
+    result["acc_ci95"] = [(tar["ci95"][0] + 1 - far["ci95"][1]) / 2, (tar["ci95"][1] + 1 - far["ci95"][0]) / 2]
+    for one in vr:
+        if one.tar is not None:
+            tar, far = _rate(genuine, one.threshold), _rate(impostor, one.threshold)
+            result["vr"][f"{one.far_target:g}"] = {
+                "vr": tar["rate"], "ci95": tar["ci95"], "far": far["rate"], "far_ci95": far["ci95"],
+            }  # fmt: skip
+    return result
+
+
+def _rate(distances: np.ndarray, threshold: float) -> dict[str, Any]:
+    accepted = int(np.count_nonzero(distances <= threshold))
+    return {"rate": accepted / len(distances), "ci95": list(wilson_interval(accepted, len(distances)))}
+
+
+def _identification(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    gallery, probes = split_open_set(labels, seed=0)
+    unit = normalize(embeddings).astype(np.float32)
+    return identify(unit[gallery], labels[gallery], unit[probes], labels[probes]).as_dict()

@@ -1,0 +1,116 @@
+"""Thresholds for deployment: calibrated on a verification set, kept in the artefact's sidecar, used by predict.py.
+
+For each FAR: the loosest distance at which no more of *all* the impostor pairs of the set are accepted. How far that
+can be trusted follows from the number of impostor pairs alone, so the interval stands beside it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facelib.cli import FaceError
+from facelib.files import write_json
+from facelib.intervals import wilson_interval
+from facelib.metrics import Scores, can_resolve
+from facelib.sidecar import read_sidecar
+
+DEPLOYMENT_FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """One deployable threshold: the same person when squared L2 <= `distance`, which is cosine >= `cosine`.
+
+    set_name: where it came from, with its number of impostor pairs.   far: what it was asked for.
+    distance_ci95, far_ci95: intervals of the threshold for `far`, and of the true FAR at `distance`.
+    flip: whether the embedding of the mirrored face is added.
+    """
+
+    set_name: str
+    impostors: int
+    far: float
+    distance: float
+    cosine: float
+    distance_ci95: tuple[float, float]
+    far_ci95: tuple[float, float]
+    flip: bool = False
+
+
+def calibrate(
+    scores: Scores, tar_interval: Callable[[float], tuple[float, float]], fars: Sequence[float] = DEPLOYMENT_FARS
+) -> dict[str, dict[str, Any]]:
+    """{"0.001": {"distance", "cosine", "distance_ci95", "far_ci95", "vr", "vr_ci95"}} for each FAR the set resolves.
+
+    The interval of the threshold: the distances that accept as many impostor pairs as the ends of Wilson's interval of
+    the FAR (the sign-test interval of a quantile). A threshold below all distances is left out: it cannot be told.
+    `tar_interval(threshold)` gives that of the VR.
+    """
+    found = {}
+    num_impostors = len(scores.impostor)
+    for far in fars:
+        if not can_resolve(num_impostors, far):
+            continue
+        point = scores.tar_at_far(far)
+        if not math.isfinite(point.threshold):
+            continue
+        low, high = wilson_interval(round(point.far * num_impostors), num_impostors)
+        ends = [scores.impostor[min(math.floor(end * num_impostors), num_impostors - 1)] for end in (low, high)]
+        found[f"{far:g}"] = {
+            "distance": point.threshold,
+            "cosine": 1.0 - point.threshold / 2,
+            "distance_ci95": [float(min(ends[0], point.threshold)), float(max(ends[1], point.threshold))],
+            "far_ci95": [low, high],
+            "vr": point.tar,
+            "vr_ci95": list(tar_interval(point.threshold)),
+        }
+    return found
+
+
+def write_thresholds(artefact: Path, sets: dict[str, dict[str, Any]]) -> Path | None:
+    """Puts calibrated thresholds into the sidecar of `artefact`, beside those of other sets; None when it has none.
+
+    Args:
+        sets: {set name: {"sha256", "impostors", "flip", "far": what `calibrate` gave}}.
+    """
+    sidecar = read_sidecar(artefact)
+    if sidecar is None:
+        return None
+    write_json(sidecar.path, {**sidecar.rest, "thresholds": {**sidecar.rest.get("thresholds", {}), **sets}})
+    return sidecar.path
+
+
+def read_thresholds(artefact: Path, far: float, set_name: str | None = None) -> Calibrated:
+    """The threshold of `artefact` for `far`, of the set `set_name`, or of the one with most impostor pairs.
+
+    Raises:
+        FaceError: the sidecar has none, not for this set, or not for this FAR.
+    """
+    sidecar = read_sidecar(artefact)
+    sets = sidecar.rest.get("thresholds") if sidecar else None
+    mend = f"Calibrate it: run the test script of '{artefact}' with --valid, or say --threshold DISTANCE"
+    if not isinstance(sets, dict) or not sets:
+        raise FaceError(f"'{artefact}' has no calibrated threshold. {mend}.")
+    if set_name is not None and set_name not in sets:
+        raise FaceError(f"'{artefact}' is not calibrated on '{set_name}' but on {', '.join(sets)}. {mend}.")
+    try:
+        name = set_name or max(sets, key=lambda key: (f"{far:g}" in sets[key]["far"], sets[key]["impostors"]))
+        values, chosen = sets[name], sets[name]["far"].get(f"{far:g}")
+        if chosen is None:
+            raise FaceError(
+                f"'{name}' gave no threshold for FAR={far:g} but for {', '.join(values['far']) or 'none'}: it has "
+                f"{values['impostors']:,} impostor pairs. Ask for one of these, or calibrate on a larger set."
+            )
+        return Calibrated(
+            set_name=name,
+            impostors=int(values["impostors"]),
+            far=far,
+            distance=float(chosen["distance"]),
+            cosine=float(chosen["cosine"]),
+            distance_ci95=tuple(map(float, chosen["distance_ci95"])),
+            far_ci95=tuple(map(float, chosen["far_ci95"])),
+            flip=bool(values["flip"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FaceError(f"The thresholds in '{sidecar.path}' are damaged ({error!r}). {mend}.") from error

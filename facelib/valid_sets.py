@@ -1,0 +1,133 @@
+"""Verification sets in the forms people have them: .bin files, a pair list with its photos, a folder of identities."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from facelib.bins import IMAGE_SIZE, find_bins, load_bin
+from facelib.cli import FaceError
+from facelib.files import sha256_of
+from facelib.folder_source import IMAGE_SUFFIXES, FolderSource
+from facelib.pairs_txt import find_shot, read_pairs_txt
+
+_GREY = 128  # of the bars beside a letterboxed image
+
+
+@dataclass(frozen=True)
+class FaceSet:
+    """Faces and what is known of them: listed pairs (`is_same`) or identities (`labels`).
+
+    images: encoded, JPEG or PNG; of listed pairs [2P], pair k is images 2k and 2k + 1.   is_same: bool [P] or None.
+    labels: int [N] or None.   names: of the images, entry numbers for a .bin.   identities: who is on each image, where
+    that is known.   where: for messages.   source: what a report says of it; its path is absolute here.
+    """
+
+    name: str
+    images: list[bytes]
+    names: list[str]
+    where: str
+    is_same: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    identities: list[str] | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+def find_sets(valid: Path, pairs_txt: Path | None = None, *, letterbox: bool = False) -> list[Callable[[], FaceSet]]:
+    """What `valid` names, each read when it is called: one set in memory at a time.
+
+    Args:
+        valid: a .bin, a folder of them, or a folder of identity folders.
+        pairs_txt: a list of pairs in LFW's form; `valid` is then the folder of its photos.
+        letterbox: scale photos of another size to fit and fill the rest with grey, instead of refusing them.
+
+    Raises:
+        FaceError: nothing of the kind there.
+    """
+    valid = Path(valid)
+    if pairs_txt is not None:
+        if not valid.is_dir():
+            raise FaceError(f"With --pairs, --valid is the folder of the photos. There is none at '{valid}'.")
+        return [partial(_load_listed, valid, pairs_txt, letterbox)]
+    if valid.is_dir() and not any(valid.glob("*.bin")) and _has_identities(valid):
+        return [partial(_load_folder, valid, letterbox)]
+    if letterbox:
+        raise FaceError(f"--letterbox is for photos: folders, or --pairs. '{valid}' has .bin files. Leave it out.")
+    return [partial(_load_bin, path) for path in find_bins(valid)]
+
+
+def _load_bin(path: Path) -> FaceSet:
+    pairs = load_bin(path)
+    names = [str(i) for i in range(len(pairs.images))]
+    source = {"path": str(path.resolve()), "sha256": sha256_of(path)}
+    return FaceSet(pairs.name, pairs.images, names, str(path), is_same=pairs.is_same, source=source)
+
+
+def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:
+    shots, is_same = read_pairs_txt(pairs_txt)
+    files = {shot: find_shot(folder, shot) for shot in dict.fromkeys(shot for pair in shots for shot in pair)}
+    read = {shot: _read(file, letterbox) for shot, file in files.items()}
+    flat = [shot for pair in shots for shot in pair]
+    return FaceSet(
+        pairs_txt.stem,
+        [read[shot] for shot in flat],
+        [files[shot].relative_to(folder).as_posix() for shot in flat],
+        str(pairs_txt),
+        is_same=is_same,
+        identities=[name for name, _ in flat],
+        source={"path": str(folder.resolve()), "sha256": sha256_of(pairs_txt)},
+    )
+
+
+def _load_folder(folder: Path, letterbox: bool) -> FaceSet:
+    source = FolderSource(folder)
+    files = [source.file_of(i) for i in range(len(source))]
+    return FaceSet(
+        folder.resolve().name,
+        [_read(file, letterbox) for file in files],
+        [file.relative_to(folder).as_posix() for file in files],
+        str(folder),
+        labels=source.labels,
+        identities=[source.class_names[label] for label in source.labels.tolist()],
+        source={"path": str(folder.resolve()), "sha256": source.fingerprint},
+    )
+
+
+def _has_identities(folder: Path) -> bool:
+    return any(
+        file.suffix.lower() in IMAGE_SUFFIXES
+        for child in folder.iterdir()
+        if child.is_dir()
+        for file in child.rglob("*")
+    )
+
+
+def _read(file: Path, letterbox: bool) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise FaceError(f"The photo '{file}' cannot be read: {error.strerror}. Mend or remove it.") from error
+    return letterboxed(data, str(file)) if letterbox else data
+
+
+def letterboxed(image: bytes, where: str, size: tuple[int, int] = IMAGE_SIZE) -> bytes:
+    """An encoded image fitted into `size` (height, width) without distortion, grey 128 beside it, as a PNG.
+
+    One that has this size already is returned as it is.
+    """
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) if image else None
+    if pixels is None:
+        raise FaceError(f"'{where}' is not a readable JPEG or PNG ({len(image)} bytes). Mend or remove it.")
+    if pixels.shape[:2] == size:
+        return image
+    scale = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    fitted = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    canvas = np.full((*size, 3), _GREY, np.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    canvas[top : top + height, left : left + width] = fitted
+    return cv2.imencode(".png", canvas)[1].tobytes()
