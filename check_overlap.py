@@ -1,0 +1,204 @@
+"""Which identities of a training set also appear in a verification set? Scores on that set would be too good.
+
+    python check_overlap.py data/ms1m lfw.bin --model embedder.h5 --out overlap.csv --sheet overlap.png
+
+TRAIN: a data directory, identity folders, .rec, ...: the mean embedding of each identity, over --max-images faces.
+VALID: a .bin or identity folders: every distinct image is compared with every identity.
+
+T identities x V images at false-accept rate f give T*V*f hits by chance: 22 thousand for 2,818 x 7,701 at 1e-3. So the
+threshold is by default the distance at which --chance-hits (1) are expected, learnt from these very comparisons
+by a normal law. Lookalikes make it a few times as many: the sheet is for the last word.
+"""
+
+import argparse
+import csv
+import math
+import os
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluate_data import add_io_flags, choose_io
+from facelib.cli import FaceError, run_cli
+from facelib.contact_sheet import contact_sheet, decode_or_blank, save_png
+from facelib.decision import decide_by
+from facelib.face_vectors import Centres, Photos, class_centres, embed_photos
+from facelib.files import write_bytes
+from facelib.inspect_data import check_sheet_path
+from facelib.overlap import Chance, Hits, find_hits, open_verification
+from facelib.photos import FaceCutter, UnusablePhotoError
+from facelib.runtimes import open_embedder
+from facelib.sidecar import check_sidecar
+from facelib.sources import Source, open_source
+from facelib.tfrecord import BadRecord
+
+SHOWN_ROWS = 20  # identities in the printed table and on the sheet
+SHEET_FACES = 4  # of each side in a row of the sheet
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    source, valid = open_source(args.train), open_verification(args.valid)
+    io = choose_io(check_sidecar(args.model), args)
+    decision = decide_by(args.model, args.far, args.threshold) if (args.far, args.threshold) != (None, None) else None
+    flip = bool(decision and decision.flip)
+    embedder = open_embedder(args.model, io, args.threads)
+    sample = sample_records(source.labels, args.max_images, args.seed)
+    bad: list[str] = []
+    found = list(embed_photos(valid, range(len(valid)), embedder, flip, bad=bad, desc="verification"))
+    centres = class_centres(embed_photos(source, sample, embedder, flip, bad=bad, desc="training"), source.labels)
+    if not found or not len(centres.labels):
+        side = args.valid if not found else args.train
+        raise FaceError(f"Nothing of '{side}' could be embedded; the first of {len(bad)} bad images: {bad[0]}")
+    compared = Compared(source, sample, centres, valid, np.concatenate([numbers for numbers, _ in found]))
+    images = np.concatenate([vectors for _, vectors in found])
+    distance = decision.distance if decision else None
+    chance = Chance(centres.vectors, images, args.seed) if decision is None else None
+    if chance is not None:
+        distance = chance.distance_for(args.chance_hits)
+    hits = find_hits(centres.vectors, images, distance)
+    print_bad(bad)
+    comparisons = f"{len(centres.labels):,} identities x {len(images):,} images"
+    print(f"{comparisons} = {len(centres.labels) * len(images):,} comparisons within distance {distance:.4f}")
+    if chance is not None:
+        print(
+            f"expected by chance: about {chance.hits_within(distance):.3g} hits; lookalikes make it a few times as many"
+        )
+    elif decision.far is not None:
+        expected = decision.far * len(centres.labels) * len(images)
+        print(f"{decision}\nexpected by chance: about {expected:,.3g} hits (comparisons x FAR)")
+    report(compared, hits, args)
+    return 0
+
+
+class Compared(NamedTuple):
+    """What the rows of the hits mean. sample: records of `source` that were embedded.   valid_idx: int64 [V]."""
+
+    source: Source
+    sample: np.ndarray
+    centres: Centres
+    valid: Photos
+    valid_idx: np.ndarray
+
+
+def sample_records(labels: np.ndarray, max_images: int, seed: int) -> np.ndarray:
+    """int64, ascending: a seeded choice of at most `max_images` records of each identity."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # by identity, shuffled within
+    sorted_labels = labels[order]
+    first = np.flatnonzero(np.r_[True, sorted_labels[1:] != sorted_labels[:-1]])
+    rank = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
+    return np.sort(order[rank < max_images])
+
+
+def report(compared: Compared, hits: Hits, args: argparse.Namespace) -> None:
+    """Prints the table; writes the CSV and the sheet; says what to do next."""
+    if args.out:
+        write_bytes(args.out, csv_of(compared, hits).encode("utf-8", "backslashreplace"))
+    identities = list(dict.fromkeys(hits.centres.tolist()))  # closest first
+    if not identities:
+        print("no identity of the training set appears in the verification set")
+        return
+    print(f"{len(identities):,} identities of the training set, {len(set(hits.images.tolist())):,} images:")
+    print(f"  {'identity':<24} {'distance':>8} {'cosine':>7} {'images':>6}  closest verification image")
+    for centre in identities[:SHOWN_ROWS]:
+        at = np.flatnonzero(hits.centres == centre)
+        name = compared.source.class_names[compared.centres.labels[centre]]
+        nearest, distance = hits.images[at[0]], hits.distances[at[0]]
+        where = compared.valid.describe(int(compared.valid_idx[nearest]))
+        print(f"  {name:<24} {distance:8.4f} {1 - distance / 2:7.4f} {len(at):6d}  {where}")
+    if len(identities) > SHOWN_ROWS:
+        print(f"  ... and {len(identities) - SHOWN_ROWS:,} more identities{'' if args.out else ': --out CSV has all'}")
+    if args.out:
+        print(f"wrote {args.out}: {len(hits.distances):,} pairs")
+    if args.sheet:
+        save_png(args.sheet, sheet_of(compared, hits, identities[:SHOWN_ROWS]))
+        print(f"wrote {args.sheet}: training faces left, verification images right")
+    print(
+        f"next: look at {args.sheet or 'the faces (--sheet PNG)'}; to leave identities out: python prepare_data.py "
+        f"export {args.train} FOLDERS, remove their folders, python prepare_data.py FOLDERS OUT"
+    )
+
+
+def csv_of(compared: Compared, hits: Hits) -> str:
+    """One line a pair, closest first."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["identity", "faces_in_centre", "verification_image", "distance", "cosine"])
+    for centre, image, distance in zip(*(part.tolist() for part in hits), strict=True):
+        label, where = compared.centres.labels[centre], compared.valid.describe(int(compared.valid_idx[image]))
+        name, count = compared.source.class_names[label], compared.centres.counts[centre]
+        writer.writerow([name, count, where, f"{distance:.5f}", f"{1 - distance / 2:.5f}"])
+    return text.getvalue()
+
+
+def sheet_of(compared: Compared, hits: Hits, identities: list[int]) -> np.ndarray:
+    """uint8 [H, W, 3] RGB: a row for each of `identities`: training faces, a gap, verification images by distance."""
+    images, captions = [], []
+    blank = np.full((112, 112, 3), 255, np.uint8)
+    labels = compared.source.labels[compared.sample]
+    num_right = min(SHEET_FACES, max(np.sum(hits.centres == centre) for centre in identities))
+    for centre in identities:
+        label = compared.centres.labels[centre]
+        records = compared.sample[labels == label][:SHEET_FACES].tolist()
+        at = np.flatnonzero(hits.centres == centre)[:SHEET_FACES]
+        shown = compared.valid_idx[hits.images[at]].tolist()
+        left = [face_of(compared.source, i) for i in records]
+        right = [face_of(compared.valid, i) for i in shown]
+        before, after = SHEET_FACES - len(left), num_right - len(right)
+        images += [*[blank] * before, *left, blank, *right, *[blank] * after]
+        captions += [*[""] * before, compared.source.class_names[label], *[""] * len(left)]
+        captions += [f"distance {distance:.3f}" for distance in hits.distances[at]] + [""] * after
+    return contact_sheet(images, captions, SHEET_FACES + 1 + num_right)
+
+
+def face_of(photos: Photos, i: int) -> np.ndarray:
+    """uint8 [112, 112, 3] RGB: the face that was embedded; a crossed-out square for an image that was left out."""
+    try:
+        return FaceCutter()(photos.read(i), photos.describe(i))
+    except (UnusablePhotoError, BadRecord):
+        return decode_or_blank(b"")
+
+
+def print_bad(bad: list[str]) -> None:
+    """Says which images were left out."""
+    for line in bad[:10]:
+        print(f"left out: {line}")
+    if len(bad) > 10:
+        print(f"left out: {len(bad) - 10:,} more images")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("train", type=Path, metavar="TRAIN", help="training faces of any format that prepare_data.py takes")
+    add("valid", type=Path, metavar="VALID", help="a .bin, or identity folders")
+    add("--model", type=Path, required=True, metavar="X", help=".h5, .pb, .tflite or .onnx")
+    add("--max-images", type=int, default=5, metavar="N", help="faces of an identity (default: %(default)s)")
+    add("--seed", type=int, default=0, help="which of them (default: %(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--chance-hits", type=float, default=1.0, metavar="N", help="take the distance with so many (default: 1)"
+    )
+    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="squared L2, 0 to 4, instead")
+    which.add_argument("--far", type=float, metavar="RATE", help="the model's calibrated threshold instead")
+    add("--out", type=Path, metavar="CSV", help="where to write all pairs")
+    add("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: %(default)s)")
+    add_io_flags(parser)
+    args = parser.parse_args(argv)
+    check_sheet_path(args.sheet)
+    if args.max_images < 1:
+        raise FaceError(f"An identity's centre takes one face or more. Received: --max-images {args.max_images}.")
+    if not (math.isfinite(args.chance_hits) and args.chance_hits > 0):
+        raise FaceError(f"--chance-hits is a number above 0, such as 0.1. Received: {args.chance_hits:g}.")
+    if args.threads < 1:
+        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
+    return args
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,109 @@
+"""Faces -> unit vectors, as the calibration embeds them; and the mean vector of each identity of a source."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from facelib.cli import FaceError
+from facelib.embedder import Embedder
+from facelib.photos import FaceCutter, UnusablePhotoError
+from facelib.tfrecord import BadRecord
+
+CHUNK_IMAGES = 256  # cut at a time: 10 MB of pixels
+
+
+class Photos(Protocol):
+    """Encoded images by number; every `facelib.sources.Source` is one. `describe(i)` says where image i lies."""
+
+    def __len__(self) -> int: ...
+    def read(self, i: int) -> bytes: ...
+    def describe(self, i: int) -> str: ...
+
+
+def unit_vectors(embedder: Embedder, faces: np.ndarray, flip: bool, places: Sequence[str]) -> np.ndarray:
+    """Unit embeddings, float32 [N, D].
+
+    Args:
+        faces: uint8 [N, 112, 112, 3], RGB.
+        flip: add the raw embedding of the mirrored face before normalising, as `evaluate_data.py --flip` does.
+        places: where each face came from, for errors.
+
+    Raises:
+        FaceError: an embedding that is zero or not finite.
+    """
+    embed = getattr(embedder, "raw", embedder)
+    raw = np.asarray(embed(faces), np.float64)
+    if flip:
+        raw = raw + embed(np.ascontiguousarray(faces[:, :, ::-1]))
+    norms = np.linalg.norm(raw, axis=1, keepdims=True)
+    is_bad = ~(np.isfinite(norms) & (norms > 0))[:, 0]
+    if is_bad.any():
+        i = int(np.argmax(is_bad))
+        raise FaceError(
+            f"An embedding has a finite length above 0. '{embedder.name}' gave one of {norms[i, 0]:g} for {places[i]} "
+            f"({int(is_bad.sum())} of {len(norms)} faces). Check how the model is fed, or train it again."
+        )
+    return (raw / norms).astype(np.float32)
+
+
+def embed_photos(
+    photos: Photos, numbers: Sequence[int], embedder: Embedder, flip: bool, *, bad: list[str], desc: str | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (numbers int64 [n], unit vectors float32 [n, D]), `CHUNK_IMAGES` photos at a time, in order.
+
+    Photos without a usable face are left out; each is a line of `bad`. `desc`: name of a progress bar, or none.
+    """
+    cut = FaceCutter()
+    with tqdm(total=len(numbers), desc=desc, unit="img", disable=None if desc else True, leave=False) as bar:
+        for start in range(0, len(numbers), CHUNK_IMAGES):
+            chunk = numbers[start : start + CHUNK_IMAGES]
+            faces, kept = [], []
+            for i in map(int, chunk):
+                try:
+                    faces.append(cut(photos.read(i), photos.describe(i)))
+                    kept.append(i)
+                except UnusablePhotoError as error:
+                    bad.append(str(error))
+                except BadRecord as error:
+                    bad.append(f"{photos.describe(i)}: {error}")
+            if kept:
+                places = [photos.describe(i) for i in kept]
+                yield np.array(kept), unit_vectors(embedder, np.stack(faces), flip, places)
+            bar.update(len(chunk))
+
+
+class Centres(NamedTuple):
+    """labels, counts: int64 [C], identities and how many faces each is the mean of.   vectors: float32 [C, D]."""
+
+    labels: np.ndarray
+    counts: np.ndarray
+    vectors: np.ndarray
+
+
+def class_centres(embedded: Iterator[tuple[np.ndarray, np.ndarray]], labels: np.ndarray) -> Centres:
+    """The mean unit vector of every identity that has a face, itself of unit length.
+
+    Args:
+        embedded: as `embed_photos` yields.   labels: int64 [N], identity of each photo.
+    """
+    num_classes = int(labels.max()) + 1
+    sums, counts = None, np.zeros(num_classes, np.int64)
+    for numbers, vectors in embedded:
+        if sums is None:
+            sums = np.zeros((num_classes, vectors.shape[1]), np.float32)
+        np.add.at(sums, labels[numbers], vectors)
+        np.add.at(counts, labels[numbers], 1)
+    present = np.flatnonzero(counts)
+    if sums is None or not len(present):
+        return Centres(present, counts[present], np.zeros((0, 0), np.float32))
+    centres = sums[present]
+    norms = np.linalg.norm(centres, axis=1, keepdims=True)
+    if (norms < 1e-6).any():
+        i = int(np.argmin(norms))
+        raise FaceError(
+            f"Faces of one identity point in a common direction. Those of identity {present[i]} cancel out: look at "
+            f"its photos, or test the model."
+        )
+    return Centres(present, counts[present], centres / norms)

@@ -1,0 +1,145 @@
+"""Galleries of enrolled identities: one unit vector each.
+
+    GALLERY          .npy, float16 [N, D], rows of unit length: opens as a memory map, 256 bytes an identity at D = 128
+    GALLERY.json     names, photos an identity, the model by path and hash, how it is fed, the threshold, the hash of
+                     GALLERY; written last, so that half a gallery is refused
+
+float16 moves a squared distance by 3e-5 as a rule (D = 128) and by 2**-10 at most: thresholds have intervals of 0.1.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.decision import Decision
+from facelib.files import atomic_path, read_json, require_file, sha256_of, write_json
+from facelib.sidecar import Io, git_commit, package_versions, sidecar_path
+
+KIND, FORMAT_VERSION = "gallery", 1
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """vectors: float16 [N, D], a read-only memory map.   names: N, in the order of the rows.   num_photos: N ints.
+
+    model, model_sha256: what enrolled it, and must search it.   io: how it is fed.   flip: mirrored faces are added.
+    decision: the threshold at enrolling, None when the model had none.
+    """
+
+    path: Path
+    vectors: np.ndarray
+    names: list[str]
+    num_photos: list[int]
+    model: Path
+    model_sha256: str
+    io: Io
+    flip: bool
+    decision: Decision | None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def check_gallery_path(path: Path) -> None:
+    """Raises FaceError when `path` holds something that is no gallery: enrolling would overwrite it."""
+    if path.is_dir():
+        raise FaceError(f"A gallery is a file. '{path}' is a folder: name a file in it, such as '{path}/people.npy'.")
+    if path.exists() and not _is_gallery_json(sidecar_path(path)):
+        raise FaceError(f"'{path}' is there and is no gallery. It is not overwritten: choose another name.")
+
+
+def write_gallery(
+    path: Path,
+    vectors: np.ndarray,
+    names: list[str],
+    num_photos: list[int],
+    *,
+    model: Path,
+    io: Io,
+    flip: bool,
+    decision: Decision | None,
+) -> None:
+    """Writes GALLERY and GALLERY.json, each atomically. `vectors`: float [N, D], rows of unit length.
+
+    Raises:
+        FaceError: a name that is no Unicode text.
+    """
+    for name in names:
+        if not name.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise FaceError(f"The name of an identity is printable text. Received: {name!r}. Rename the folder.")
+    with atomic_path(path) as part:
+        with open(part, "wb") as file:
+            np.save(file, np.ascontiguousarray(vectors, np.float16))
+        sha256 = sha256_of(part)
+    value = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "sha256": sha256,
+        "model": {
+            "path": os.path.relpath(Path(model).resolve(), path.resolve().parent),
+            "sha256": sha256_of(model),
+            "io": io.as_dict(),
+        },
+        "flip": flip,
+        "decision": decision.as_dict() if decision else None,
+        "made_by": {"git_commit": git_commit(), "versions": package_versions()},
+        "num_photos": num_photos,
+        "names": names,
+    }
+    write_json(sidecar_path(path), value)
+
+
+def open_gallery(path: Path) -> Gallery:
+    """Opens and verifies a gallery.
+
+    Raises:
+        FaceError: missing, cut short, changed, or not what `write_gallery` wrote.
+    """
+    path = require_file(path, "gallery")
+    json_path = sidecar_path(path)
+    again = "Enrol again: python predict.py enroll FOLDERS GALLERY --model X"
+    if not json_path.is_file():
+        raise FaceError(f"'{path}' is no gallery: '{json_path.name}' is not beside it. Copy both files. {again}")
+    value = read_json(json_path, "gallery's description")
+    if value.get("kind") != KIND or value.get("format_version") != FORMAT_VERSION:
+        raise FaceError(f"'{path}' is no gallery of version {FORMAT_VERSION}, says '{json_path.name}'. {again}")
+    if sha256_of(path) != value.get("sha256"):
+        raise FaceError(f"'{path}' was changed or cut short after it was written (SHA-256 disagrees). {again}")
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        names, num_photos, model = list(value["names"]), list(value["num_photos"]), value["model"]
+        if vectors.dtype != np.float16 or vectors.ndim != 2 or not len(vectors) == len(names) == len(num_photos):
+            raise ValueError(f"{len(names)} names for {vectors.dtype} {list(vectors.shape)}")
+        if not len(vectors):
+            raise ValueError("it is empty")
+        return Gallery(
+            path, vectors, names, num_photos,
+            model=path.parent / model["path"],
+            model_sha256=str(model["sha256"]),
+            io=Io.from_dict(model["io"], str(json_path)),
+            flip=bool(value["flip"]),
+            decision=Decision.from_dict(value["decision"]) if value["decision"] else None,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, EOFError) as error:
+        raise FaceError(f"The gallery '{path}' is damaged ({' '.join(str(error).split())}). {again}") from error
+
+
+def check_gallery_model(gallery: Gallery, model: Path | None) -> Path:
+    """The model to search with: `model`, or the one that the gallery names; by content the one that enrolled it."""
+    chosen = model or gallery.model
+    if model is None and not chosen.is_file():
+        raise FaceError(f"'{gallery.path}' was made with '{chosen}', which is not there. Name it: --model X")
+    if sha256_of(require_file(chosen, "model")) != gallery.model_sha256:
+        raise FaceError(
+            f"A gallery is searched with the very model that made it. '{gallery.path}' was made with "
+            f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is another. Use that one, or "
+            f"enrol again: python predict.py enroll FOLDERS {gallery.path} --model {chosen}"
+        )
+    return chosen
+
+
+def _is_gallery_json(path: Path) -> bool:
+    return path.is_file() and read_json(path, "gallery's description").get("kind") == KIND

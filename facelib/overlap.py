@@ -1,0 +1,113 @@
+"""Which identities of one set of faces also appear in another, and how many hits chance alone would give.
+
+Compared are the mean vector of every training identity and every verification image: millions of comparisons, so the
+threshold of a verification set (FAR 1e-3 or so) would give thousands of chance hits. The cosines of strangers are
+nearly normal in many dimensions, and nearly all comparisons are of strangers, so their own middle and upper percentile
+give the threshold at which chance is expected to hit once. The far tail of real faces is heavier, because of lookalikes:
+2,818 identities against LFW with a MobileFaceNet had 5 hits where 1 was expected, one of them the same person by sight.
+Learning that tail itself would learn the overlap that is looked for.
+"""
+
+from pathlib import Path
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from facelib.bins import load_bin
+from facelib.cli import FaceError
+from facelib.face_vectors import Photos
+from facelib.sources import open_source
+
+MIN_COMPARISONS = 10_000  # fewer say too little about chance
+MAX_HITS = 1_000_000
+_SAMPLE = 2_000  # images and centres from which the cosines of strangers are learnt
+_UPPER = 0.99  # an identity that does appear is 1 / identities of its comparisons: far less than what lies above
+_BLOCK_CELLS = 16_000_000  # cosines held at a time: 64 MB
+
+
+class BinPhotos:
+    """The distinct images of a verification set, in the order in which they first appear."""
+
+    def __init__(self, path: Path):
+        first_record = {}
+        for record, image in enumerate(load_bin(path).images):
+            first_record.setdefault(image, record)
+        self.name, self._images, self._records = path.name, list(first_record), list(first_record.values())
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, i: int) -> bytes:
+        return self._images[i]
+
+    def describe(self, i: int) -> str:
+        return f"{self.name} record {self._records[i]}"
+
+
+def open_verification(path: Path) -> Photos:
+    """A `.bin`, or whatever `open_source` opens."""
+    return BinPhotos(path) if path.suffix == ".bin" else open_source(path)
+
+
+class Hits(NamedTuple):
+    """centres, images: int64 [K], rows of the two arrays compared.   distances: float32 [K], ascending, squared L2."""
+
+    centres: np.ndarray
+    images: np.ndarray
+    distances: np.ndarray
+
+
+def find_hits(centres: np.ndarray, images: np.ndarray, distance: float) -> Hits:
+    """All pairs of rows at squared L2 <= `distance`, closest first.
+
+    Args:
+        centres, images: float32 [T, D] and [V, D], unit rows. Memory: 64 MB beside them and the hits.
+
+    Raises:
+        FaceError: more than `MAX_HITS`.
+    """
+    found, num_found = [], 0
+    rows = max(1, _BLOCK_CELLS // len(centres))
+    for start in range(0, len(images), rows):
+        distances = 2.0 - 2.0 * (images[start : start + rows] @ centres.T)
+        at_image, at_centre = np.nonzero(distances <= distance)
+        found.append((at_centre, at_image + start, distances[at_image, at_centre]))
+        num_found += len(at_centre)
+        if num_found > MAX_HITS:
+            raise FaceError(
+                f"Within distance {distance:g} lie more than {MAX_HITS:,} pairs: that is no overlap but a loose "
+                f"threshold. Use a smaller one."
+            )
+    at_centre, at_image, distances = (np.concatenate(part) for part in zip(*found, strict=True))
+    order = np.lexsort((at_image, at_centre, distances))
+    return Hits(at_centre[order], at_image[order], np.maximum(distances[order], 0.0))
+
+
+class Chance:
+    """How close strangers come: a normal law through the median and the 99th percentile of the sets' own cosines."""
+
+    def __init__(self, centres: np.ndarray, images: np.ndarray, seed: int = 0):
+        """`centres`, `images`: float32 [T, D], [V, D], unit rows; at most 2,000 of each are looked at."""
+        self.comparisons = len(centres) * len(images)
+        if self.comparisons < MIN_COMPARISONS:
+            raise FaceError(
+                f"How close strangers come is learnt from {MIN_COMPARISONS:,} comparisons or more. Received: "
+                f"{len(centres)} identities x {len(images)} images. Use --threshold DISTANCE or --far RATE."
+            )
+        rng = np.random.default_rng(seed)
+        some = [rows[rng.permutation(len(rows))[:_SAMPLE]] for rows in (images, centres)]
+        middle, upper = np.quantile(some[0] @ some[1].T, [0.5, _UPPER])
+        self._law = NormalDist(float(middle), max(1e-6, float(upper - middle)) / NormalDist().inv_cdf(_UPPER))
+
+    def distance_for(self, num_hits: float) -> float:
+        """The squared L2 distance within which `num_hits` chance hits are expected."""
+        share = min(num_hits / self.comparisons, 0.5)
+        # The upper tail by symmetry: 1 - share would lose the digits of a share of 1e-9.
+        cosine = 2 * self._law.mean - self._law.inv_cdf(share)
+        return max(0.0, 2.0 - 2.0 * cosine)
+
+    def hits_within(self, distance: float) -> float:
+        """Chance hits expected within a squared L2 distance."""
+        cosine = 1.0 - distance / 2.0
+        return self.comparisons * self._law.cdf(2 * self._law.mean - cosine)

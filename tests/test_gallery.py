@@ -1,0 +1,151 @@
+"""Galleries: what was enrolled comes back, and anything changed, cut or mismatched is one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from facelib.cli import FaceError
+from facelib.decision import Decision
+from facelib.files import sha256_of
+from facelib.gallery import check_gallery_model, check_gallery_path, open_gallery, write_gallery
+from facelib.sidecar import Io
+from facelib.thresholds import Calibrated
+
+DECISION = Decision(1.25, Calibrated("lfw", 3000, 1e-3, 1.25, 0.375, (1.2, 1.3), (3e-4, 3e-3), True))
+NAMES = ["Ada", "Zoë/Ωmega", 'bob\'s, "x"']
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    """A gallery of three, its model in a folder beside its own."""
+    model = tmp_path / "models" / "x.onnx"
+    model.parent.mkdir()
+    model.write_bytes(b"weights")
+    path = tmp_path / "people" / "g.npy"
+    write_gallery(
+        path, vectors(), NAMES, [1, 2, 3], model=model, io=Io(layout="nchw", size=(112, 96)), flip=True,
+        decision=DECISION,
+    )  # fmt: skip
+    return path
+
+
+def vectors():
+    rows = np.random.default_rng(0).standard_normal((3, 16))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def change(gallery, **keys):
+    path = gallery.with_name("g.npy.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+def test_a_gallery_comes_back_as_it_was_written(gallery):
+    again = open_gallery(gallery)
+
+    assert again.names == NAMES and again.num_photos == [1, 2, 3] and len(again) == 3
+    assert again.io == Io(layout="nchw", size=(112, 96)) and again.flip and again.decision == DECISION
+    assert isinstance(again.vectors, np.memmap) and again.vectors.dtype == np.float16
+    np.testing.assert_array_equal(np.load(gallery), vectors().astype(np.float16))  # any NumPy reads it
+
+
+def test_half_precision_moves_a_squared_distance_by_3e_5_as_a_rule():
+    rng = np.random.default_rng(3)
+    a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.standard_normal((2, 5000, 128)))
+
+    moved = 2.0 * np.abs((a * b).sum(1) - (a * b.astype(np.float16).astype(np.float64)).sum(1))
+
+    assert np.median(moved) < 3e-5 and moved.max() < 2**-10
+
+
+def test_a_gallery_finds_its_model_after_both_moved_together(gallery, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("models", "people"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    moved = open_gallery(tmp_path / "elsewhere" / "people" / "g.npy")
+
+    assert check_gallery_model(moved, None).read_bytes() == b"weights"
+
+
+def test_another_model_is_refused_and_a_copy_is_not(gallery, tmp_path):
+    opened = open_gallery(gallery)
+    (tmp_path / "copy.onnx").write_bytes(b"weights")
+    (tmp_path / "other.onnx").write_bytes(b"other weights")
+
+    assert check_gallery_model(opened, tmp_path / "copy.onnx") == tmp_path / "copy.onnx"
+    with pytest.raises(FaceError, match="very model that made it"):
+        check_gallery_model(opened, tmp_path / "other.onnx")
+    opened.model.unlink()
+    with pytest.raises(FaceError, match="--model X"):
+        check_gallery_model(opened, None)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda g: g.write_bytes(g.read_bytes()[:-1]),
+        lambda g: g.write_bytes(g.read_bytes()[:-1] + b"\xff"),
+        lambda g: g.write_bytes(b""),
+        lambda g: g.unlink(),
+        lambda g: g.with_name("g.npy.json").unlink(),
+        lambda g: g.with_name("g.npy.json").write_text("{"),
+        lambda g: g.with_name("g.npy.json").write_text("[]"),
+        lambda g: change(g, kind="h5"),
+        lambda g: change(g, format_version=2),
+        lambda g: change(g, names=["a", "b"]),
+        lambda g: change(g, names=None),
+        lambda g: change(g, num_photos=[1]),
+        lambda g: change(g, model={"path": "x"}),
+        lambda g: change(g, decision={"distance": 1}),
+        lambda g: change(g, model={"path": "x", "sha256": "0", "io": None}),
+    ],
+)
+def test_a_damaged_gallery_is_refused_in_one_line(gallery, spoil):
+    spoil(gallery)
+
+    with pytest.raises(FaceError) as caught:
+        open_gallery(gallery)
+    assert "g.npy" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [np.zeros((3, 4), np.float32), np.zeros(3, np.float16), np.zeros((0, 4), np.float16)])
+def test_rows_of_another_type_or_number_are_refused(gallery, rows):
+    np.save(gallery, rows)
+    change(gallery, sha256=sha256_of(gallery))
+
+    with pytest.raises(FaceError, match="damaged"):
+        open_gallery(gallery)
+
+
+def test_a_run_killed_between_the_two_files_leaves_nothing_that_opens(gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr("facelib.gallery.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_gallery(
+            gallery, -vectors(), NAMES, [1, 1, 1], model=tmp_path / "models" / "x.onnx", io=Io(), flip=False,
+            decision=None,
+        )  # fmt: skip
+
+    with pytest.raises(FaceError, match="SHA-256"):
+        open_gallery(gallery)
+
+
+def test_enrolling_overwrites_galleries_alone(gallery, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"precious")
+
+    check_gallery_path(gallery)
+    check_gallery_path(tmp_path / "new.npy")
+    with pytest.raises(FaceError, match="not overwritten"):
+        check_gallery_path(tmp_path / "photo.jpg")
+    with pytest.raises(FaceError, match="folder"):
+        check_gallery_path(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\udcff", "\x1b[31m"])
+def test_a_name_that_could_not_be_printed_is_refused_before_anything_is_written(tmp_path, name):
+    (tmp_path / "m").write_bytes(b"m")
+
+    with pytest.raises(FaceError, match="printable"):
+        write_gallery(
+            tmp_path / "g.npy", np.eye(1), [name], [1], model=tmp_path / "m", io=Io(), flip=False, decision=None
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -1,0 +1,73 @@
+"""Brute-force search: NumPy and faiss against a float64 sort of the stored rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facelib.cli import FaceError
+from facelib.nearest import Nearest
+
+
+def unit_rows(rng, count, size):
+    rows = rng.standard_normal((count, size))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def truth(vectors, query, top):
+    """(rows, cosines) in float64; equal cosines by row."""
+    cosines = vectors.astype(np.float64) @ query.astype(np.float64)
+    rows = np.lexsort((np.arange(len(cosines)), -cosines))[:top]
+    return rows, cosines[rows]
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 200), size=st.integers(1, 40), top=st.integers(1, 10))
+def test_numpy_finds_what_a_float64_sort_finds(seed, count, size, top):
+    rng = np.random.default_rng(seed)
+    vectors, query = unit_rows(rng, count, size).astype(np.float16), unit_rows(rng, 1, size)[0].astype(np.float32)
+
+    found = Nearest(vectors, large=1000)(query, top)
+
+    _, cosines = truth(vectors, query, top)
+    assert len(found.rows) == min(top, count)
+    np.testing.assert_allclose(found.cosines, cosines, atol=1e-6)
+    np.testing.assert_allclose(truth(vectors[found.rows], query, top)[1], cosines, atol=1e-6)
+
+
+def test_faiss_finds_the_same_rows_as_a_float64_sort_on_every_query():
+    rng = np.random.default_rng(1)
+    vectors = unit_rows(rng, 20_000, 128).astype(np.float16)
+    near = vectors[:20].astype(np.float64) + 0.05 * rng.standard_normal((20, 128))
+    queries = np.concatenate([near / np.linalg.norm(near, axis=1, keepdims=True), unit_rows(rng, 20, 128)])
+    nearest = Nearest(vectors, large=1)
+
+    exact = vectors.astype(np.float64) @ queries.astype(np.float32).astype(np.float64).T
+
+    for query, cosines in zip(queries.astype(np.float32), exact.T, strict=True):
+        found, rows = nearest(query, 5), np.argsort(-cosines)[:6]
+        np.testing.assert_allclose(found.cosines, cosines[rows[:5]], atol=1e-6)
+        if np.diff(cosines[rows]).max() < -1e-6:  # else two rows tie within float32
+            assert found.rows.tolist() == rows[:5].tolist()
+
+
+@pytest.mark.parametrize("large", [1, 1000])
+def test_a_search_on_a_memory_map_reads_the_file_as_it_is(tmp_path, large):
+    vectors = unit_rows(np.random.default_rng(2), 50, 8).astype(np.float16)
+    np.save(tmp_path / "g.npy", vectors)
+
+    found = Nearest(np.load(tmp_path / "g.npy", mmap_mode="r"), large)(vectors[7].astype(np.float32), 99)
+
+    assert found.rows[0] == 7 and sorted(found.rows.tolist()) == list(range(50))
+
+
+def test_equal_rows_come_in_their_order():
+    vectors = np.array([[0, 1], [1, 0], [0, 1], [0, 1]], np.float16)
+
+    assert Nearest(vectors)(np.array([0, 1], np.float32), 4).rows.tolist() == [0, 2, 3, 1]
+
+
+@pytest.mark.parametrize("query", [np.ones(3, np.float32), np.ones((1, 4), np.float32), np.full(4, np.nan, np.float32)])
+def test_a_query_of_another_size_or_with_nan_is_refused(query):
+    with pytest.raises(FaceError, match="4 finite numbers"):
+        Nearest(np.eye(4, dtype=np.float16))(query, 1)
