@@ -224,7 +224,7 @@ def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: flo
             )
         if "protocol" in old and new.get("protocol") != old["protocol"]:
             raise FaceError(
-                f"Set '{name}' was measured by the protocol '{new.get('protocol')}' here and '{old['protocol']}' in the "
+                f"Set '{name}' has the protocol '{new.get('protocol')}' here and '{old['protocol']}' in the "
                 f"reference. Test both with the same --protocol."
             )
         failures += _find_drop(f"{name}: ACC", new.get("acc"), old.get("acc"), max_acc_drop)

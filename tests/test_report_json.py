@@ -162,5 +162,5 @@ def test_a_report_that_was_edited_by_hand_is_refused_by_key(report, tmp_path, ch
 
 
 def test_two_protocols_are_not_compared():
-    with pytest.raises(FaceError, match="protocol 'insightface' here and 'exact' in the reference"):
+    with pytest.raises(FaceError, match="has the protocol 'insightface' here and 'exact' in the reference"):
         compare(make_report(protocol="insightface"), make_report(protocol="exact"), 0.5, 2)
