@@ -102,7 +102,8 @@ def report(compared: Compared, hits: Hits, args: argparse.Namespace) -> None:
     if not identities:
         print("no identity of the training set appears in the verification set")
         return
-    print(f"{len(identities):,} identities of the training set, {len(set(hits.images.tolist())):,} images:")
+    count = "1 identity" if len(identities) == 1 else f"{len(identities):,} identities"
+    print(f"{count} of the training set, close to {len(set(hits.images.tolist())):,} verification images:")
     print(f"  {'identity':<24} {'distance':>8} {'cosine':>7} {'images':>6}  closest verification image")
     for centre in identities[:SHOWN_ROWS]:
         at = np.flatnonzero(hits.centres == centre)

@@ -3,7 +3,7 @@
 Compared are the mean vector of every training identity and every verification image: millions of comparisons, so the
 threshold of a verification set (FAR 1e-3 or so) would give thousands of chance hits. The cosines of strangers are
 nearly normal in many dimensions, and nearly all comparisons are of strangers, so their own middle and upper percentile
-give the threshold at which chance is expected to hit once. The far tail of real faces is heavier, because of lookalikes:
+give the threshold at which chance is expected to hit once. The tail of real faces is heavier, for lookalikes:
 2,818 identities against LFW with a MobileFaceNet had 5 hits where 1 was expected, one of them the same person by sight.
 Learning that tail itself would learn the overlap that is looked for.
 """

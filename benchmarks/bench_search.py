@@ -1,0 +1,129 @@
+"""Milliseconds of one 1:N search: median of 50 queries after 5 warm-ups, one query at a time, engines in turn.
+
+    python benchmarks/bench_search.py [--rows 1000000] [--size 128]
+
+`gallery`: what predict.py search does (float16 rows, faiss when large). `numpy float32`: one matrix product and a
+partial sort, from memory and from a memory-mapped file. `open_s`: seconds to open, verify and load a gallery, once a
+process. `recall`: share of the 5 nearest rows of the float32 vectors, in float64, that the engine also gives. `busy`:
+share of all cores in use meanwhile. Files lie in the system's temporary folder: 0.8 GB for a million rows.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from facelib.cli import run_cli
+from facelib.gallery import open_gallery, write_gallery
+from facelib.nearest import Nearest
+from facelib.sidecar import Io
+
+WARMUPS, REPEATS, TOP = 5, 50, 5
+BLOCK = 100_000  # rows
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="identities (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=128, metavar="D", help="of an embedding (default: %(default)s)")
+    args = parser.parse_args(argv)
+    vectors, queries = draw(args.rows, args.size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_files(Path(folder), vectors)
+        mapped = np.load(Path(folder) / "float32.npy", mmap_mode="r")
+        started = time.perf_counter()
+        nearest = Nearest(open_gallery(path).vectors)
+        opened = time.perf_counter() - started
+        engines = {
+            "gallery": lambda query: nearest(query, TOP).rows,
+            "numpy float32": lambda query: numpy_top(vectors, query),
+            "numpy float32, memory map": lambda query: numpy_top(mapped, query),
+        }
+        measure(engines, vectors, queries, opened)
+    return 0
+
+
+def measure(engines: dict, vectors: np.ndarray, queries: np.ndarray, opened: float) -> None:
+    """Prints one JSON line an engine."""
+    truth = [set(exact_top(vectors, query)) for query in queries]
+    milliseconds, hits = {name: [] for name in engines}, dict.fromkeys(engines, 0)
+    before = cpu_ticks()
+    for i, query in enumerate(queries):
+        for name, search in engines.items():
+            started = time.perf_counter()
+            rows = search(query)
+            if i >= WARMUPS:
+                milliseconds[name].append(1000 * (time.perf_counter() - started))
+            hits[name] += len(truth[i] & set(rows.tolist()))
+    busy, idle = (after - start for after, start in zip(cpu_ticks(), before, strict=True))
+    for name, times in milliseconds.items():
+        result = {
+            "name": "search",
+            "engine": name,
+            "rows": len(vectors),
+            "size": vectors.shape[1],
+            "ms": round(float(np.median(times)), 2),
+            "iqr_ms": np.percentile(times, [25, 75]).round(2).tolist(),
+            "best_ms": round(min(times), 2),
+            "recall": hits[name] / (TOP * len(queries)),
+            "open_s": round(opened, 2) if name == "gallery" else None,
+            "busy": round(busy / max(1, busy + idle), 2),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        }
+        print(json.dumps(result))
+
+
+def draw(num_rows: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """float32 unit rows [N, D] and queries [Q, D]: each another photo of somebody enrolled, at cosine about 0.7."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((num_rows, size), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = vectors[rng.integers(num_rows, size=WARMUPS + REPEATS)]
+    queries = near + rng.standard_normal(near.shape, np.float32) / np.sqrt(np.float32(size))
+    return vectors, queries / np.linalg.norm(queries, axis=1, keepdims=True)
+
+
+def write_files(folder: Path, vectors: np.ndarray) -> Path:
+    """A gallery of `vectors`, and the same rows in float32 beside it."""
+    np.save(folder / "float32.npy", vectors)
+    (folder / "model").write_bytes(b"none")
+    names = [f"identity {i}" for i in range(len(vectors))]
+    write_gallery(
+        folder / "gallery.npy", vectors, names, [1] * len(vectors), model=folder / "model", io=Io(), flip=False,
+        decision=None,
+    )  # fmt: skip
+    return folder / "gallery.npy"
+
+
+def numpy_top(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """The nearest rows by one product and a partial sort."""
+    cosines = vectors @ query
+    rows = np.argpartition(cosines, -TOP)[-TOP:]
+    return rows[np.argsort(-cosines[rows])]
+
+
+def exact_top(vectors: np.ndarray, query: np.ndarray) -> list[int]:
+    """The nearest rows in float64, block by block."""
+    blocks = (vectors[i : i + BLOCK].astype(np.float64) @ query for i in range(0, len(vectors), BLOCK))
+    return np.argsort(-np.concatenate(list(blocks)))[:TOP].tolist()
+
+
+def cpu_ticks() -> tuple[int, int]:
+    """(busy, idle) ticks of all cores so far; zeros where the system does not say."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return 0, 0
+    ticks = [int(word) for word in stat.read_text().split("\n")[0].split()[1:8]]
+    return sum(ticks) - ticks[3] - ticks[4], ticks[3] + ticks[4]
+
+
+if __name__ == "__main__":
+    run_cli(main)
