@@ -141,6 +141,7 @@ def sheet_of(compared: Compared, hits: Hits, identities: list[int]) -> np.ndarra
     images, captions = [], []
     blank = np.full((112, 112, 3), 255, np.uint8)
     labels = compared.source.labels[compared.sample]
+    num_left = min(SHEET_FACES, max(np.sum(labels == compared.centres.labels[centre]) for centre in identities))
     num_right = min(SHEET_FACES, max(np.sum(hits.centres == centre) for centre in identities))
     for centre in identities:
         label = compared.centres.labels[centre]
@@ -149,11 +150,11 @@ def sheet_of(compared: Compared, hits: Hits, identities: list[int]) -> np.ndarra
         shown = compared.valid_idx[hits.images[at]].tolist()
         left = [face_of(compared.source, i) for i in records]
         right = [face_of(compared.valid, i) for i in shown]
-        before, after = SHEET_FACES - len(left), num_right - len(right)
+        before, after = num_left - len(left), num_right - len(right)
         images += [*[blank] * before, *left, blank, *right, *[blank] * after]
         captions += [*[""] * before, compared.source.class_names[label], *[""] * len(left)]
         captions += [f"distance {distance:.3f}" for distance in hits.distances[at]] + [""] * after
-    return contact_sheet(images, captions, SHEET_FACES + 1 + num_right)
+    return contact_sheet(images, captions, num_left + 1 + num_right)
 
 
 def face_of(photos: Photos, i: int) -> np.ndarray:

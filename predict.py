@@ -22,7 +22,14 @@ from facelib.decision import Decision, decide_by
 from facelib.embedder import Embedder
 from facelib.face_vectors import class_centres, embed_photos, unit_vectors
 from facelib.files import require_file, write_bytes
-from facelib.gallery import Gallery, check_gallery_model, check_gallery_path, open_gallery, write_gallery
+from facelib.gallery import (
+    Gallery,
+    check_gallery_model,
+    check_gallery_path,
+    check_names,
+    open_gallery,
+    write_gallery,
+)
 from facelib.nearest import Nearest
 from facelib.photos import FaceCutter
 from facelib.runtimes import open_embedder
@@ -71,6 +78,7 @@ def enroll(argv: list[str]) -> int:
     args = parse(parser, argv)
     check_gallery_path(args.gallery)
     source = open_source(args.folders)
+    check_names(source.class_names)
     decision = threshold_or_none(args)
     embedder, io = open_model(args)
     flip = bool(decision and decision.flip)

@@ -1,11 +1,12 @@
-"""Milliseconds of one 1:N search: median of 50 queries after 5 warm-ups, one query at a time, engines in turn.
+"""Milliseconds of one 1:N search: median of 50 queries, one at a time, in 5 rounds of 10 after 3 warm-ups each.
 
     python benchmarks/bench_search.py [--rows 1000000] [--size 128]
 
 `gallery`: what predict.py search does (float16 rows, faiss when large). `numpy float32`: one matrix product and a
 partial sort, from memory and from a memory-mapped file. `open_s`: seconds to open, verify and load a gallery, once a
 process. `recall`: share of the 5 nearest rows of the float32 vectors, in float64, that the engine also gives. `busy`:
-share of all cores in use meanwhile. Files lie in the system's temporary folder: 0.8 GB for a million rows.
+share of all cores in use meanwhile. Rounds, because the threads of one engine spin on for some 30 ms and would slow a
+query of the next. Files lie in the system's temporary folder: 0.8 GB for a million rows.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from facelib.gallery import open_gallery, write_gallery
 from facelib.nearest import Nearest
 from facelib.sidecar import Io
 
-WARMUPS, REPEATS, TOP = 5, 50, 5
+ROUNDS, QUERIES, WARMUPS, TOP = 5, 10, 3, 5
 BLOCK = 100_000  # rows
 
 
@@ -56,13 +57,15 @@ def measure(engines: dict, vectors: np.ndarray, queries: np.ndarray, opened: flo
     truth = [set(exact_top(vectors, query)) for query in queries]
     milliseconds, hits = {name: [] for name in engines}, dict.fromkeys(engines, 0)
     before = cpu_ticks()
-    for i, query in enumerate(queries):
+    for first in range(0, len(queries), QUERIES):
         for name, search in engines.items():
-            started = time.perf_counter()
-            rows = search(query)
-            if i >= WARMUPS:
+            for query in queries[:WARMUPS]:
+                search(query)
+            for i in range(first, first + QUERIES):
+                started = time.perf_counter()
+                rows = search(queries[i])
                 milliseconds[name].append(1000 * (time.perf_counter() - started))
-            hits[name] += len(truth[i] & set(rows.tolist()))
+                hits[name] += len(truth[i] & set(rows.tolist()))
     busy, idle = (after - start for after, start in zip(cpu_ticks(), before, strict=True))
     for name, times in milliseconds.items():
         result = {
@@ -86,7 +89,7 @@ def draw(num_rows: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((num_rows, size), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    near = vectors[rng.integers(num_rows, size=WARMUPS + REPEATS)]
+    near = vectors[rng.integers(num_rows, size=ROUNDS * QUERIES)]
     queries = near + rng.standard_normal(near.shape, np.float32) / np.sqrt(np.float32(size))
     return vectors, queries / np.linalg.norm(queries, axis=1, keepdims=True)
 

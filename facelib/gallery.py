@@ -51,6 +51,13 @@ def check_gallery_path(path: Path) -> None:
         raise FaceError(f"'{path}' is there and is no gallery. It is not overwritten: choose another name.")
 
 
+def check_names(names: list[str]) -> None:
+    """Raises FaceError unless every name is one line of Unicode text."""
+    for name in names:
+        if not name.isprintable():  # lone surrogates, which stand for broken UTF-8, are not
+            raise FaceError(f"The name of an identity is printable text. Received: {name!r}. Rename the folder.")
+
+
 def write_gallery(
     path: Path,
     vectors: np.ndarray,
@@ -67,9 +74,7 @@ def write_gallery(
     Raises:
         FaceError: a name that is no Unicode text.
     """
-    for name in names:
-        if not name.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise FaceError(f"The name of an identity is printable text. Received: {name!r}. Rename the folder.")
+    check_names(names)
     with atomic_path(path) as part:
         with open(part, "wb") as file:
             np.save(file, np.ascontiguousarray(vectors, np.float16))

@@ -165,7 +165,7 @@ def test_identities_in_both_sets_are_found_and_no_others(toy, tmp_path, capsys, 
     place = rows[0]["verification_image"]
     assert place.startswith("v.bin record ") if valid == "v.bin" else f"/{int(rows[0]['identity'][1:])}/" in place
     sheet = cv2.imread(str(tmp_path / "o.png"))
-    assert sheet.shape == (3 * (112 + 16 + 4) + 4, (4 + 1 + 3) * (112 + 4) + 4, 3)
+    assert sheet.shape == (3 * (112 + 16 + 4) + 4, (3 + 1 + 3) * (112 + 4) + 4, 3)
 
 
 def test_without_overlap_it_says_so_and_writes_an_empty_table(toy, tmp_path, capsys):
