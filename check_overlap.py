@@ -24,7 +24,7 @@ import numpy as np
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
 from facelib.contact_sheet import contact_sheet, decode_or_blank, save_png
-from facelib.decision import decide_by
+from facelib.decision import about, decide_by
 from facelib.face_vectors import Centres, Photos, class_centres, embed_photos
 from facelib.files import write_bytes
 from facelib.inspect_data import check_sheet_path
@@ -64,12 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     comparisons = f"{len(centres.labels):,} identities x {len(images):,} images"
     print(f"{comparisons} = {len(centres.labels) * len(images):,} comparisons within distance {distance:.4f}")
     if chance is not None:
-        print(
-            f"expected by chance: about {chance.hits_within(distance):.3g} hits; lookalikes make it a few times as many"
-        )
+        expected = about(chance.hits_within(distance))
+        print(f"expected by chance: about {expected} hits; lookalikes make it a few times as many")
     elif decision.far is not None:
-        expected = decision.far * len(centres.labels) * len(images)
-        print(f"{decision}\nexpected by chance: about {expected:,.3g} hits (comparisons x FAR)")
+        expected = about(decision.far * len(centres.labels) * len(images))
+        print(f"{decision}\nexpected by chance: about {expected} hits (comparisons x FAR)")
     report(compared, hits, args)
     return 0
 

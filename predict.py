@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
-from facelib.decision import Decision, decide_by
+from facelib.decision import Decision, about, decide_by
 from facelib.embedder import Embedder
 from facelib.face_vectors import class_centres, embed_photos, unit_vectors
 from facelib.files import require_file, write_bytes
@@ -139,7 +139,7 @@ def search(argv: list[str]) -> int:
     expected = (decision.far or 0.0) * len(gallery)
     if expected > MANY_CHANCE_HITS:
         print(
-            f"note: {len(gallery):,} comparisons at that FAR take a stranger for {expected:.2g} people on average; "
+            f"note: {len(gallery):,} comparisons at that FAR take a stranger for {about(expected)} people on average; "
             f"choose a smaller --far or a --threshold"
         )
     return 0

@@ -54,6 +54,11 @@ class Decision:
         return cls(float(value["distance"]), calibrated)
 
 
+def about(count: float) -> str:
+    """An expected number, as precise as it deserves: '0.06', '1,000'."""
+    return f"{count:,.0f}" if count >= 10 else f"{count:.2g}"
+
+
 def decide_by(model: Path, far: float | None, threshold: float | None) -> Decision:
     """`threshold` when given, else the calibrated one of `model` at `far` (default: `DEFAULT_FAR`).
 

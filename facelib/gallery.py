@@ -120,6 +120,8 @@ def open_gallery(path: Path) -> Gallery:
             raise ValueError(f"{len(names)} names for {vectors.dtype} {list(vectors.shape)}")
         if not len(vectors):
             raise ValueError("it is empty")
+        if not all(type(name) is str for name in names) or not all(type(count) is int for count in num_photos):
+            raise ValueError("names are texts, num_photos are whole numbers")
         return Gallery(
             path, vectors, names, num_photos,
             model=path.parent / model["path"],

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from facelib.cli import FaceError
 from facelib.decision import Decision
@@ -94,6 +96,7 @@ def test_another_model_is_refused_and_a_copy_is_not(gallery, tmp_path):
         lambda g: change(g, format_version=2),
         lambda g: change(g, names=["a", "b"]),
         lambda g: change(g, names=None),
+        lambda g: change(g, names=[1, 2, 3]),
         lambda g: change(g, num_photos=[1]),
         lambda g: change(g, model={"path": "x"}),
         lambda g: change(g, decision={"distance": 1}),
@@ -106,6 +109,23 @@ def test_a_damaged_gallery_is_refused_in_one_line(gallery, spoil):
     with pytest.raises(FaceError) as caught:
         open_gallery(gallery)
     assert "g.npy" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_changed_byte_is_refused_or_leaves_a_gallery(gallery, data):
+    file = gallery.with_name(data.draw(st.sampled_from(["g.npy", "g.npy.json"])))
+    whole = file.read_bytes()
+    at, byte = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 255))
+    file.write_bytes(whole[:at] + bytes([byte]) + whole[at + 1 :])
+    try:
+        again = open_gallery(gallery)
+    except FaceError as error:
+        assert "g.npy" in str(error) and "\n" not in str(error)
+    else:  # the same byte, or a letter of a name
+        assert again.vectors.shape == (3, 16) and len(again.names) == 3 and all(map(str.strip, again.names))
+    finally:
+        file.write_bytes(whole)
 
 
 @pytest.mark.parametrize("rows", [np.zeros((3, 4), np.float32), np.zeros(3, np.float16), np.zeros((0, 4), np.float16)])
