@@ -24,7 +24,7 @@ import numpy as np
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
 from facelib.contact_sheet import contact_sheet, decode_or_blank, save_png
-from facelib.decision import about, decide_by
+from facelib.decision import Decision, about, decide_by
 from facelib.face_vectors import Centres, Photos, class_centres, embed_photos
 from facelib.files import write_bytes
 from facelib.inspect_data import check_sheet_path
@@ -52,25 +52,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     centres = class_centres(embed_photos(source, sample, embedder, flip, bad=bad, desc="training"), source.labels)
     if not found or not len(centres.labels):
         side = args.valid if not found else args.train
-        raise FaceError(f"Nothing of '{side}' could be embedded; the first of {len(bad)} bad images: {bad[0]}")
+        raise FaceError(f"Nothing of '{side}' could be embedded; the last of {len(bad)} bad images: {bad[-1]}")
     compared = Compared(source, sample, centres, valid, np.concatenate([numbers for numbers, _ in found]))
     images = np.concatenate([vectors for _, vectors in found])
-    distance = decision.distance if decision else None
-    chance = Chance(centres.vectors, images, args.seed) if decision is None else None
-    if chance is not None:
-        distance = chance.distance_for(args.chance_hits)
+    distance, expected = choose_distance(decision, centres.vectors, images, args)
     hits = find_hits(centres.vectors, images, distance)
     print_bad(bad)
     comparisons = f"{len(centres.labels):,} identities x {len(images):,} images"
     print(f"{comparisons} = {len(centres.labels) * len(images):,} comparisons within distance {distance:.4f}")
-    if chance is not None:
-        expected = about(chance.hits_within(distance))
-        print(f"expected by chance: about {expected} hits; lookalikes make it a few times as many")
-    elif decision.far is not None:
-        expected = about(decision.far * len(centres.labels) * len(images))
-        print(f"{decision}\nexpected by chance: about {expected} hits (comparisons x FAR)")
+    if expected:
+        print(f"expected by chance: {expected}")
     report(compared, hits, args)
     return 0
+
+
+def choose_distance(
+    decision: Decision | None, centres: np.ndarray, images: np.ndarray, args: argparse.Namespace
+) -> tuple[float, str]:
+    """(squared L2 distance, how many hits chance gives within it): as asked for, else learnt from the comparisons."""
+    if decision is None:
+        chance = Chance(centres, images, args.seed)
+        distance = chance.distance_for(args.chance_hits)
+        return distance, f"about {about(chance.hits_within(distance))} hits; lookalikes make it a few times as many"
+    if decision.far is None:
+        return decision.distance, ""
+    return decision.distance, f"about {about(decision.far * len(centres) * len(images))} hits; {decision}"
 
 
 class Compared(NamedTuple):
@@ -192,6 +198,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_io_flags(parser)
     args = parser.parse_args(argv)
     check_sheet_path(args.sheet)
+    if args.out and args.out.is_dir():
+        raise FaceError(f"--out names the CSV to be written. '{args.out}' is a folder: name a file in it.")
     if args.max_images < 1:
         raise FaceError(f"An identity's centre takes one face or more. Received: --max-images {args.max_images}.")
     if not (math.isfinite(args.chance_hits) and args.chance_hits > 0):

@@ -227,6 +227,7 @@ def test_unreadable_images_are_listed_and_left_out(toy, tmp_path, capsys):
         (["train", "v.bin", "--model", "X.onnx", "--chance-hits", "nan"], "above 0"),
         (["train", "v.bin", "--model", "X.onnx", "--max-images", "0"], "one face or more"),
         (["train", "v.bin", "--model", "X.onnx", "--sheet", "x.jpg"], ".png"),
+        (["train", "v.bin", "--model", "X.onnx", "--out", "train"], "is a folder"),
         (["train", "v.bin", "--model", "X.onnx", "--far", "0.001"], "no calibrated threshold"),
         (["train", "broken", "--model", "X.onnx", "--threshold", "1"], "Nothing of 'broken'"),
     ],
