@@ -1,9 +1,10 @@
-"""Put a run into one table and one page: RUN_DIR -> the stage table, RUN_DIR/report.html and RUN_DIR/plots/*.png.
+"""Put a run, or artefacts beside each other, into one table and one page that needs no network.
 
     python report.py runs/2026-11-22_0405_mobilefacenet
+    python report.py A.report.json B.report.json --out compare.html
 
-Reads config.toml, provenance.json, metrics.jsonl, and the *.report.json that the test scripts wrote, there and in
-export/.
+Of a run it reads config.toml, provenance.json, metrics.jsonl, and the *.report.json that the test scripts wrote, there
+and in export/; writes RUN_DIR/report.html and RUN_DIR/plots/*.png.
 """
 
 import argparse
@@ -14,40 +15,74 @@ from typing import TYPE_CHECKING
 from facelib.cli import FaceError, run_cli
 
 if TYPE_CHECKING:
+    from facelib.hardest_pairs import FaceFinder
     from facelib.run_summary import Run
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_dir", type=Path, help="the --out of train.py")
+    parser.add_argument("paths", type=Path, nargs="+", metavar="RUN_DIR_OR_REPORT",
+                        help="the --out of train.py, or *.report.json files")  # fmt: skip
     parser.add_argument("--out", type=Path, help="where to write the page (default: RUN_DIR/report.html)")
+    parser.add_argument(
+        "--valid", type=Path, metavar="DIR_OR_BIN", help="where the verification sets are now, for the hardest pairs"
+    )
     parser.add_argument(
         "--data", type=Path, help="training data to show faces of (default: what the run was trained on)"
     )
     parser.add_argument("--faces", action=argparse.BooleanOptionalAction, default=True,
-                        help="show a contact sheet of training faces; they are then part of the page")  # fmt: skip
-    return parser.parse_args(argv)
+                        help="show faces: hardest pairs, training data; they are then part of the page")  # fmt: skip
+    args = parser.parse_args(argv)
+    if args.valid is not None and not args.valid.exists():
+        raise FaceError(f"--valid is a .bin or a folder. There is nothing at '{args.valid}'.")
+    if len(args.paths) == 1 and not args.paths[0].is_file():
+        args.out = args.out or args.paths[0] / "report.html"
+    elif args.out is None:
+        raise FaceError("Artefacts are compared on a page of their own. Say where: --out compare.html.")
+    elif args.data is not None:
+        raise FaceError("Training data belong to a run. Leave out --data, or name one RUN_DIR.")
+    elif args.out.resolve() in [path.resolve() for path in args.paths]:
+        raise FaceError(f"--out would overwrite the report '{args.out}'. Name another file.")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    from facelib.comparable import group_comparable, warnings_of
     from facelib.files import write_bytes
-    from facelib.html_report import render_report
-    from facelib.plots import write_training_plots
-    from facelib.run_summary import format_table, read_run, stage_rows
+    from facelib.hardest_pairs import FaceFinder
+    from facelib.run_summary import read_artefacts, read_run
+    from facelib.stage_table import format_table, stage_rows
 
-    run = read_run(args.run_dir)
-    sheet = draw_sheet(args.data, run) if args.faces else None
-    write_training_plots(args.run_dir)
-    out = args.out or args.run_dir / "report.html"
-    write_bytes(out, render_report(run, sheet).encode())
-    rows = stage_rows(run.stages)
+    finder = FaceFinder(args.valid) if args.faces else None
+    if args.paths[0].is_file() or len(args.paths) > 1:
+        from facelib.html_report import render_artefacts
+
+        stages = read_artefacts(args.paths)
+        page = render_artefacts(stages, finder)
+    else:
+        run = read_run(args.paths[0])
+        stages, page = run.stages, render_run(run, args, finder)
+    write_bytes(args.out, page.encode())
+    for line in warnings_of(group_comparable(stages)):
+        print(f"warning: {line}")
+    rows = stage_rows(stages)
     print(
         format_table(rows) if rows else "No stage was tested yet: run evaluate_data.py, pb_test.py or tflite_test.py."
     )
-    print(f"wrote {out}")
+    print(f"wrote {args.out}")
     return 0
+
+
+def render_run(run: "Run", args: argparse.Namespace, finder: "FaceFinder | None") -> str:
+    """The page of a run; its training plots are written as files too."""
+    from facelib.html_report import render_report
+    from facelib.training_plots import write_training_plots
+
+    page = render_report(run, draw_sheet(args.data, run) if args.faces else None, finder)
+    write_training_plots(run.path)
+    return page
 
 
 def draw_sheet(data: Path | None, run: "Run") -> bytes | None:

@@ -2,15 +2,18 @@
 
 import json
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from facelib.cli import FaceError
 from facelib.files import read_json, sha256_of
 from facelib.report import read_report
+from facelib.report_check import check_figures, check_ijb
 
 REPORT_SUFFIX = ".report.json"
+IJB_SUFFIX = ".ijb.report.json"
 # Artefacts in the order in which the pipeline makes them.
 _TFLITE_ORDER = ("float.tflite", "fp16.tflite", "dynamic.tflite", "int8.tflite", ".tflite")
 _STAGE_ORDER = ("embedder.h5", ".h5", "frozen.pb", ".pb", *_TFLITE_ORDER, ".onnx", ".om", ".kmodel")
@@ -21,12 +24,13 @@ class Stage:
     """One tested artefact.
 
     name: file name of the artefact.   report: content of its report file.   is_stale: the artefact was made again
-    after it was tested.
+    after it was tested.   folder: of the report file; the paths in it are relative to this.
     """
 
     name: str
     report: dict[str, Any]
     is_stale: bool = False
+    folder: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Run:
     steps: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl, in order of the step
     epochs: list[dict[str, Any]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)  # in pipeline order
+    ijb: list[Stage] = field(default_factory=list)  # reports of evaluate_ijb.py
 
 
 def read_run(path: Path) -> Run:
@@ -51,8 +56,8 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise FaceError(f"RUN_DIR is a folder that train.py made. Received: '{path}'.")
     steps, epochs = read_metrics(path / "metrics.jsonl")
-    stages = _read_stages(path)
-    if not (steps or epochs or stages):
+    stages, ijb = _read_stages(path)
+    if not (steps or epochs or stages or ijb):
         raise FaceError(
             f"A run directory has a metrics.jsonl or a *{REPORT_SUFFIX}. '{path}' has neither: "
             f"name the --out of train.py."
@@ -69,7 +74,40 @@ def read_run(path: Path) -> Run:
         steps=steps,
         epochs=epochs,
         stages=stages,
+        ijb=ijb,
     )
+
+
+def read_artefacts(paths: Sequence[Path]) -> list[Stage]:
+    """Reads report files, in their order; names are those of the artefacts, with folders where two are equal.
+
+    Raises:
+        FaceError: a file that is no report, or one that is given twice.
+    """
+    files = [Path(path) for path in paths]
+    for i, file in enumerate(files):
+        if file.resolve() in [other.resolve() for other in files[:i]]:
+            raise FaceError(f"Artefacts are compared with others. '{file}' is named twice: name each report once.")
+        if file.is_dir() or not file.name.endswith(REPORT_SUFFIX) or file.name.endswith(IJB_SUFFIX):
+            raise FaceError(f"Artefacts are compared by their X{REPORT_SUFFIX} files. Received: '{file}'.")
+    stages = [_read_stage(file) for file in files]
+    names = distinct_names([stage.folder.resolve() / stage.name for stage in stages])
+    return [replace(stage, name=name) for stage, name in zip(stages, names, strict=True)]
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as many as tell it from the others: /a/x.pb /b/x.pb /y.pb -> a/x.pb b/x.pb y.pb.
+
+    Paths are absolute; equal ones keep equal names.
+    """
+    names = []
+    for path in paths:
+        others = {other for other in paths if other != path}
+        depth = 1
+        while any(other.parts[-depth:] == path.parts[-depth:] for other in others):
+            depth += 1
+        names.append("/".join(path.parts[-depth:]))
+    return names
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -105,109 +143,33 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise FaceError(f"config.toml is TOML. '{path}' is not: {error}.") from error
 
 
-def _read_stages(run: Path) -> list[Stage]:
-    stages = []
+def _read_stages(run: Path) -> tuple[list[Stage], list[Stage]]:
+    stages, ijb = [], []
     for folder in (run, run / "export"):
         for file in sorted(folder.glob(f"*{REPORT_SUFFIX}")):
-            report, artefact = read_report(file), file.with_name(file.name.removesuffix(REPORT_SUFFIX))
-            expected = report.get("sha256")
-            is_stale = bool(expected) and artefact.is_file() and sha256_of(artefact) != expected
-            stages.append(Stage(artefact.name, report, is_stale))
-    return sorted(stages, key=lambda stage: (_stage_rank(stage.name), stage.name))
+            (ijb if file.name.endswith(IJB_SUFFIX) else stages).append(_read_stage(file))
+    return tuple(sorted(found, key=lambda stage: (_stage_rank(stage.name), stage.name)) for found in (stages, ijb))
+
+
+def _read_stage(file: Path) -> Stage:
+    is_ijb = file.name.endswith(IJB_SUFFIX)
+    report = check_ijb(read_json(file, "report"), file) if is_ijb else check_figures(read_report(file), file)
+    artefact = file.with_name(file.name.removesuffix(IJB_SUFFIX if is_ijb else REPORT_SUFFIX))
+    expected = report.get("sha256")
+    is_stale = bool(expected) and artefact.is_file() and sha256_of(artefact) != expected
+    return Stage(artefact.name, report, is_stale, file.parent)
 
 
 def _stage_rank(name: str) -> int:
     return next((i for i, ending in enumerate(_STAGE_ORDER) if name.endswith(ending)), len(_STAGE_ORDER))
 
 
-# ---------------------------------------------------------------------------------------------- the table
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the stage table: an artefact on one verification set. Rates are fractions; None = not measured.
-
-    vr: {FAR as the report writes it: VR@FAR}.   first: the same set's row of the first stage, None for itself.
-    """
-
-    stage: str
-    set_name: str
-    size_bytes: int | None
-    ms_per_image: float | None
-    threads: int | None
-    acc: float
-    auc: float | None
-    vr: dict[str, float | None]
-    is_stale: bool
-    first: "Row | None" = None
-
-
-def stage_rows(stages: list[Stage]) -> list[Row]:
-    """The rows of the stage table, set by set within a stage."""
-    rows: list[Row] = []
-    first: dict[str, Row] = {}
-    for stage in stages:
-        for name, result in stage.report["sets"].items():
-            row = Row(
-                stage=stage.name,
-                set_name=name,
-                size_bytes=stage.report.get("size_bytes"),
-                ms_per_image=stage.report.get("ms_per_image"),
-                threads=stage.report.get("threads"),
-                acc=result["acc"],
-                auc=result.get("auc"),
-                vr={far: value.get("vr") for far, value in result.get("vr", {}).items()},
-                is_stale=stage.is_stale,
-                first=first.get(name),
-            )
-            first.setdefault(name, row)
-            rows.append(row)
-    return rows
-
-
-def all_fars(rows: list[Row]) -> list[str]:
-    """Every FAR that a row has, largest first."""
-    return sorted({far for row in rows for far in row.vr}, key=float, reverse=True)
-
-
-def format_far(far: str) -> str:
-    """'0.001' -> '1e-3'."""
-    exponent = f"{float(far):e}"
-    mantissa, power = exponent.split("e")
-    return f"{float(mantissa):g}e{int(power)}"
-
-
-def format_size(size_bytes: int | None) -> str:
-    """Bytes as '3.98 MiB'; '-' for None."""
-    return "-" if size_bytes is None else f"{size_bytes / 2**20:.2f} MiB"
-
-
-def format_percent(rate: float | None) -> str:
-    """A fraction as '99.37'; '-' for None."""
-    return "-" if rate is None else f"{100 * rate:.2f}"
-
-
-def format_table(rows: list[Row]) -> str:
-    """The stage table as text: stage | size | ms | ACC | AUC | VR@FAR. ACC and VR in %, ms for one image."""
-    fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
-    lines = [["stage", *(["set"] if has_sets else []), "size", "ms", "ACC", "AUC",
-              *(f"VR@FAR={format_far(far)}" for far in fars)]]  # fmt: skip
-    for row in rows:
-        cells = [row.stage + "*" * row.is_stale, *([row.set_name] if has_sets else []), format_size(row.size_bytes)]
-        cells += ["-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}", format_percent(row.acc)]
-        cells += ["-" if row.auc is None else f"{row.auc:.5f}", *(format_percent(row.vr.get(far)) for far in fars)]
-        lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    num_names = 2 if has_sets else 1
-
-    def join(cells):
-        texts = [
-            cell.ljust(w) if i < num_names else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return " | ".join(texts).rstrip()
-
-    text = "\n".join([join(lines[0]), "-+-".join("-" * width for width in widths), *map(join, lines[1:])])
-    if any(row.is_stale for row in rows):
-        text += "\n* the artefact was made again after this test: run its test script again"
-    return text
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """{'a': {'b': 1}, 'c': [{'d': 2}]} -> [('a.b', 1), ('c.0.d', 2)]."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        items = enumerate(value)
+    else:
+        return [(prefix, value)]
+    return [pair for key, item in items for pair in flatten(item, f"{prefix}.{key}" if prefix else str(key))]

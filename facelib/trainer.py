@@ -21,12 +21,12 @@ from facelib.checkpoint import list_checkpoints, load_checkpoint, save_checkpoin
 from facelib.cli import FaceError
 from facelib.keras_files import save_h5
 from facelib.optimizing import apply_gradients, make_optimizer, weight_decays
-from facelib.plots import write_training_plots
 from facelib.recipe import Recipe
 from facelib.run_dir import RunDir
 from facelib.schedules import learning_rate_at, margin_at
 from facelib.sidecar import Io, write_sidecar
 from facelib.stopping import StopRequests
+from facelib.training_plots import write_training_plots
 
 
 class Trainer:

@@ -17,10 +17,11 @@ import report as script
 from facelib.cli import FaceError
 from facelib.html_report import render_report
 from facelib.measure import measure_pairs
-from facelib.plots import plot_curve, write_training_plots
 from facelib.report import Report
-from facelib.run_summary import Run, format_far, read_metrics, read_run, stage_rows
+from facelib.run_summary import Run, read_metrics, read_run
+from facelib.stage_table import format_far, stage_rows
 from facelib.toy_data import ToySet, write_folders
+from facelib.training_plots import plot_curves, write_training_plots
 
 STAGES = ("export/optimized_int8.tflite", "export/frozen.pb", "embedder.h5")  # not in pipeline order
 
@@ -99,7 +100,8 @@ def test_the_page_needs_no_network_and_holds_every_figure(finished):
     assert page.fetched and all(address.startswith("data:image/") for address in page.fetched)
     assert not re.search(r"url\(|@import|https?://", text)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
-    names = ("loss", "accuracy", "learning_rate", "verification", "roc toy", "scores toy", "training faces")
+    names = ("loss", "accuracy", "learning_rate", "verification", "roc toy", "det toy", "scores toy", "folds toy",
+             "training faces")  # fmt: skip
     assert [alt.split(":")[0].split(",")[0] for alt in page.alts] == list(names)
     for address in page.fetched:
         image = cv2.imdecode(np.frombuffer(base64.b64decode(address.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
@@ -111,7 +113,7 @@ def test_the_page_says_light_and_dark_and_suits_a_telephone(finished):
     text = (finished / "report.html").read_text()
 
     assert 'name="viewport" content="width=device-width' in text
-    assert text.count('media="(prefers-color-scheme: dark)"') == 6  # one for each of the six plots
+    assert text.count('media="(prefers-color-scheme: dark)"') == 8  # one for each of the eight plots
 
 
 def test_stages_stand_in_pipeline_order_with_changes_against_the_first(finished):
@@ -128,7 +130,7 @@ def test_stages_stand_in_pipeline_order_with_changes_against_the_first(finished)
             (row[3], result["acc"], first["acc"]),
             (row[5], result["vr"]["0.1"]["vr"], first["vr"]["0.1"]["vr"]),
         ):
-            shown, change = re.fullmatch(r"([\d.]+)([+−±][\d.]+) pt", cell).groups()
+            shown, change = re.fullmatch(r"([\d.]+)([+−±][\d.]+) pt\[.+, .+\]", cell).groups()
             assert float(shown) == pytest.approx(100 * value, abs=0.006)
             change = float(change.replace("−", "-").replace("±", ""))
             assert change == pytest.approx(100 * (value - reference), abs=0.006)
@@ -142,7 +144,7 @@ def test_the_terminal_shows_one_table_with_the_numbers_of_the_reports(run, capsy
         "stage", "size", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2"]  # fmt: skip
     acc = json.loads((run / "embedder.h5.report.json").read_text())["sets"]["toy"]["acc"]
     cells = [cell.strip() for cell in lines[2].split("|")]
-    assert cells[:4] == ["embedder.h5", "3.00 MiB", "4.50", f"{100 * acc:.2f}"]
+    assert cells[:3] == ["embedder.h5", "3.00 MiB", "4.50"] and cells[3].startswith(f"{100 * acc:.2f} [")
 
 
 def test_what_the_run_says_is_text_not_markup(finished):
@@ -198,8 +200,8 @@ def test_steps_repeated_after_a_resume_count_once_and_a_cut_line_does_not(tmp_pa
 def test_a_loss_that_is_not_finite_does_not_break_the_curve():
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": None}]
 
-    assert plot_curve(lines, "loss", "loss").startswith(b"\x89PNG")
-    assert plot_curve([], "loss", "loss").startswith(b"\x89PNG")
+    assert plot_curves([("", lines)], "loss", "loss").startswith(b"\x89PNG")
+    assert plot_curves([("", [])], "loss", "loss").startswith(b"\x89PNG")
 
 
 def test_no_log_makes_no_plot(tmp_path):

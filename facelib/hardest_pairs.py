@@ -1,0 +1,97 @@
+"""The pictures behind a report's hardest pairs: the set is looked for, checked, and its faces cut small for a page."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from facelib.bins import load_bin
+from facelib.cli import FaceError
+from facelib.contact_sheet import decode_or_blank
+from facelib.files import sha256_of
+from facelib.folder_source import FolderSource
+
+_SIDE = 112  # pixels, of the longer side
+_JPEG_QUALITY = 82
+
+ReadFace = Callable[[int | str], bytes]  # entry of the .bin, or path below the folder -> encoded image
+
+
+class FacesMissing(FaceError):
+    """The faces of a report cannot be shown. The message says why, for the page."""
+
+
+@dataclass
+class FaceFinder:
+    """Finds the images of verification sets, each set once.
+
+    valid: where the sets are now, a folder or a .bin; asked after the place that the report names.
+    """
+
+    valid: Path | None = None
+    _found: dict[tuple[str, Path], ReadFace | str] = field(default_factory=dict)
+
+    def find(self, result: dict[str, Any], folder: Path) -> ReadFace:
+        """What reads a face of this set of a report.
+
+        Args:
+            result: one set of a report.   folder: of the report file.
+
+        Raises:
+            FacesMissing: the report does not say where, nothing is there, or it is not what was tested.
+        """
+        source = result.get("source") or {}
+        if not source.get("path"):
+            raise FacesMissing("The report does not say which images it used: test the artefact again.")
+        key = (source.get("sha256") or "", (folder / source["path"]).resolve())
+        if key not in self._found:
+            try:
+                self._found[key] = self._open(source, folder, result.get("protocol") == "all-pairs")
+            except FaceError as error:
+                self._found[key] = str(error)
+        reader = self._found[key]
+        if isinstance(reader, str):
+            raise FacesMissing(reader)
+        return reader
+
+    def _open(self, source: dict[str, Any], folder: Path, is_folder_set: bool) -> ReadFace:
+        named = folder / source["path"]
+        places = [named]
+        if self.valid is not None:
+            places += [self.valid, self.valid / named.name]
+        is_bin = named.suffix == ".bin"
+        places = [place for place in places if (place.is_file() if is_bin else place.is_dir())]
+        if not places:
+            raise FacesMissing(f"'{named.name}' is no longer where it was tested. Say where it is: --valid DIR_OR_BIN.")
+        expected = source.get("sha256")
+        for place in places:
+            if is_bin and expected in (None, sha256_of(place)):
+                images = load_bin(place).images
+                return lambda entry: images[int(entry)]
+            # Of a pair list, the hash is that of the list: its photos are looked up by their names alone.
+            if not is_bin and (not is_folder_set or expected in (None, FolderSource(place).fingerprint)):
+                root = place.resolve()
+                return lambda name: _read_below(root, str(name))
+        raise FacesMissing(
+            f"'{named.name}' was changed since the test (its sha256 is another): test the artefact again."
+        )
+
+
+def thumbnail(image: bytes) -> bytes:
+    """An encoded image of any size as a small JPEG; a crossed-out square for what cannot be decoded."""
+    pixels = decode_or_blank(image)
+    scale = _SIDE / max(pixels.shape[:2])
+    if scale < 1:
+        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
+
+
+def _read_below(root: Path, name: str) -> bytes:
+    """The bytes of an image below `root`; none for a name that leads out of it or to nothing."""
+    file = (root / name).resolve()
+    if not file.is_relative_to(root) or not file.is_file():
+        return b""
+    return file.read_bytes()

@@ -1,0 +1,200 @@
+"""The figures of verification: ROC, DET, score histograms, folds, error against norm. All from the numbers of reports.
+
+Every function takes `results`: (name, result), where result is a set of a report as docs/report.md says, and returns
+PNG bytes. `theme` is 'light' or 'dark'. What a result lacks is not drawn.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from facelib.figure import Drawing, begin, finish, label, legend_below, styles
+
+Results = Sequence[tuple[str, dict[str, Any]]]
+
+_MAX_BANDS = 3  # more intervals on one another are mud
+_DET_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 2e-2, 5e-2, 0.1, 0.2, 0.4)
+_HIGHEST_DET = 0.5
+_DEVIATE = NormalDist().inv_cdf
+
+
+def plot_roc(results: Results, theme: str = "light") -> bytes:
+    """TAR against FAR, FAR on a log axis, with the 95 % interval of the TAR as a band. Steps: a rate holds until the
+    next one is measured. Bands of the first and last line only where there are more than three lines.
+    """
+    figure, (ax,), colours = begin(theme, height=3.2)
+    smallest, lowest = 1.0, 1.0
+    widths = np.linspace(3.6, 1.4, len(results))  # the first lies widest below, so that equal curves all show
+    for i, ((name, result), width, style) in enumerate(zip(results, widths, styles(colours), strict=False)):
+        curve = {key: np.array(values, float) for key, values in (result.get("roc") or {}).items()}
+        is_shown = curve.get("far", np.zeros(0)) > 0  # a log axis has no 0
+        if not is_shown.any():
+            continue
+        far, tar = curve["far"][is_shown], curve["tar"][is_shown]
+        bottom = tar
+        if "tar_low" in curve and (len(results) <= _MAX_BANDS or i in (0, len(results) - 1)):
+            bottom, top = curve["tar_low"][is_shown], curve["tar_high"][is_shown]
+            ax.fill_between(far, 100 * bottom, 100 * top, step="post", color=style.color, alpha=0.16, linewidth=0)
+        ax.step(far, 100 * tar, where="post", color=style.color, linestyle=style.dashes, linewidth=width, label=name)
+        smallest, lowest = min(smallest, far.min()), min(lowest, bottom.min())
+    ax.set_xscale("log")
+    ax.set_xlim(min(smallest, 0.1), 1)
+    margin = 0.04 * (1 - lowest) + 1e-4
+    ax.set_ylim(100 * (lowest - margin), 100 * (1 + margin))
+    for far in {far for _, result in results for far in result.get("vr") or {}}:
+        ax.axvline(float(far), color=colours.text, linewidth=0.8, linestyle=":", alpha=0.7)
+    label(ax, colours, "false accept rate (FAR)", "true accept rate = VR, %")
+    legend_below(figure, ax, colours)
+    return finish(figure)
+
+
+def plot_det(results: Results, theme: str = "light") -> bytes:
+    """Detection error trade-off: FNMR = 1 - TAR against FMR = FAR, both on normal-deviate axes, where scores that are
+    normally distributed give straight lines (Martin et al. 1997). Dotted: equal errors.
+    """
+    figure, (ax,), colours = begin(theme, height=3.2)
+    widths = np.linspace(3.6, 1.4, len(results))
+    points = [_det_points(result) for _, result in results]
+    for (name, _), (fmr, fnmr), width, style in zip(results, points, widths, styles(colours), strict=False):
+        if len(fmr):
+            ax.step(*map(_deviates, (fmr, fnmr)), where="post", color=style.color, linestyle=style.dashes,
+                    linewidth=width, label=name)  # fmt: skip
+    smallest = [min(column.min() for column in axis if len(column)) for axis in zip(*_filled(points), strict=True)]
+    largest = max(fnmr.max() for _, fnmr in _filled(points))
+    limits = ((smallest[0], _HIGHEST_DET), (smallest[1], max(largest, 2 * smallest[1])))
+    for axis, set_limits, (low, high) in zip((ax.xaxis, ax.yaxis), (ax.set_xlim, ax.set_ylim), limits, strict=True):
+        low, high = _deviates([low * 0.8, min(high * 1.1, 0.99)])
+        ticks = [tick for tick in _DET_TICKS if low <= _DEVIATE(tick) <= high]
+        axis.set_ticks(_deviates(ticks), [f"{100 * tick:g}" for tick in ticks])
+        set_limits(low, high)
+    ax.axline((0, 0), slope=1, color=colours.text, linewidth=0.8, linestyle=":", alpha=0.7)
+    label(ax, colours, "false match rate (FMR), %", "false non-match rate (FNMR), %")
+    legend_below(figure, ax, colours)
+    return finish(figure)
+
+
+def plot_scores(results: Results, theme: str = "light") -> bytes:
+    """Distances of genuine and impostor pairs, one panel a line; dotted: the threshold at the smallest FAR."""
+    results = [(name, result) for name, result in results if result.get("histogram")]
+    panel = 1.15 if len(results) <= 4 else 0.85
+    figure, axes, colours = begin(theme, height=0.9 + panel * len(results), rows=len(results))
+    highest = 0.0
+    for ax, (name, result) in zip(axes, results, strict=True):
+        edges = np.array(result["histogram"]["edges"], float)
+        for kind, colour, hatch in (("genuine", colours.genuine, None), ("impostor", colours.impostor, "////")):
+            counts = np.array(result["histogram"][kind], float)
+            share = 100 * counts / max(1.0, counts.sum())
+            ax.stairs(share, edges, fill=True, facecolor=colour, alpha=0.4, hatch=hatch, edgecolor=colours.ground,
+                      linewidth=0)  # fmt: skip
+            ax.stairs(share, edges, color=colour, linewidth=1.3, label=kind)
+            if counts.any():
+                highest = max(highest, edges[np.flatnonzero(counts)[-1] + 1])
+        threshold = _threshold_of_smallest_far(result)
+        if threshold is not None:
+            ax.axvline(threshold, color=colours.text, linestyle=":", linewidth=1.2)
+        ax.set_title(name, fontsize=9, color=colours.text, loc="left", pad=3)
+        ax.set_ylim(bottom=0)
+    axes[0].set_xlim(0, highest or 4)
+    figure.supylabel("% of pairs", color=colours.text, fontsize=10)
+    label(axes[-1], colours, "squared L2 distance of unit embeddings")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8.5,
+        labelcolor=colours.text, frameon=False,
+    )  # fmt: skip
+    return finish(figure)
+
+
+def plot_folds(results: Results, theme: str = "light") -> bytes:
+    """Accuracy of each fold, and right of them their mean with its 95 % interval, in %."""
+    figure, (ax,), colours = begin(theme)
+    num_folds = max(len(result.get("acc_folds") or ()) for _, result in results)
+    offsets = np.linspace(-0.3, 0.3, len(results)) if len(results) > 1 else [0.0]
+    for (name, result), offset, style in zip(results, offsets, styles(colours), strict=False):
+        if not result.get("acc_folds"):
+            continue
+        folds = 100 * np.array(result["acc_folds"], float)
+        look = {"color": style.color, "marker": style.marker, "markersize": 4.5, "linestyle": ""}
+        ax.plot(np.arange(len(folds)) + 1 + offset, folds, label=name, **look)
+        mean = 100 * result["acc"]
+        low, high = result.get("acc_ci95") or (mean / 100, mean / 100)
+        errors = [[max(0.0, mean - 100 * low)], [max(0.0, 100 * high - mean)]]
+        ax.errorbar([num_folds + 1.5 + offset], [mean], yerr=errors, elinewidth=1.4, capsize=2, **look)
+    ax.axvline(num_folds + 0.75, color=colours.grid, linewidth=1)
+    ax.set_xticks([*range(1, num_folds + 1), num_folds + 1.5], [*map(str, range(1, num_folds + 1)), "mean"])
+    ax.grid(False, axis="x")
+    label(ax, colours, "fold", "ACC, %")
+    legend_below(figure, ax, colours)
+    return finish(figure)
+
+
+def plot_norms(results: Results, theme: str = "light") -> bytes:
+    """Share of the pairs decided wrongly, against the smaller embedding norm of their faces: bins of equal count."""
+    figure, (ax,), colours = begin(theme)
+    widths = np.linspace(2.6, 1.4, len(results))
+    for (name, result), width, style in zip(results, widths, styles(colours), strict=False):
+        if not result.get("norms"):
+            continue
+        edges, pairs, errors = (np.array(result["norms"][key], float) for key in ("edges", "pairs", "errors"))
+        share = np.where(pairs > 0, 100 * errors / np.maximum(pairs, 1), np.nan)
+        ax.plot((edges[1:] + edges[:-1]) / 2, share, color=style.color, linestyle=style.dashes, marker=style.marker,
+                markersize=4.5, linewidth=width, label=name)  # fmt: skip
+    ax.set_ylim(bottom=0)
+    label(ax, colours, "smaller embedding norm of the pair", "wrong decisions, %")
+    legend_below(figure, ax, colours)
+    return finish(figure)
+
+
+def verification_figures(results: Results) -> list[Drawing]:
+    """Each figure that at least one result has numbers for."""
+    is_folder = any(result.get("protocol") == "all-pairs" for _, result in results)
+    bands = "" if len(results) <= _MAX_BANDS else " of the first and last"
+    has_bands = any("tar_low" in (result.get("roc") or {}) for _, result in results)
+    kind = "genuine pairs" if is_folder else "pairs"
+    figures: list[tuple[str, Callable, Callable[[dict], Any], str]] = [
+        ("roc", plot_roc, _has_roc,
+         "ROC. " + f"Band: 95 % interval{bands}. " * has_bands + "Dotted: the FARs of the table. Equal curves lie on "
+         "one another, the first the widest."),
+        ("det", plot_det, lambda result: len(_det_points(result)[0]),
+         "DET, the same errors on normal-deviate axes: nearer the lower left corner is better. Dotted: equal errors."),
+        ("scores", plot_scores, lambda result: result.get("histogram"),
+         "Distances of same-person and of different-person pairs. Dotted: the threshold of the smallest FAR."),
+        ("folds", plot_folds, lambda result: result.get("acc_folds"),
+         "Accuracy of each fold; right, their mean with its 95 % interval."),
+        ("norms", plot_norms, lambda result: result.get("norms"),
+         f"Wrong decisions against the smaller raw embedding norm of the two faces, each point a tenth of the {kind}. "
+         "A short embedding is often a poor picture."),
+    ]  # fmt: skip
+    return [
+        (key, caption, partial(draw, results))
+        for key, draw, has_numbers, caption in figures
+        if any(has_numbers(result) for _, result in results)
+    ]
+
+
+def _has_roc(result: dict[str, Any]) -> bool:
+    return any(far > 0 for far in (result.get("roc") or {}).get("far", ()))
+
+
+def _det_points(result: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(FMR, FNMR) of the points that normal-deviate axes can show: both above 0, FMR up to a half."""
+    roc = result.get("roc") or {"far": [], "tar": []}
+    fmr, fnmr = np.array(roc["far"], float), 1 - np.array(roc["tar"], float)
+    is_shown = (fmr > 0) & (fmr <= _HIGHEST_DET) & (fnmr > 0) & (fnmr < 1)
+    return fmr[is_shown], fnmr[is_shown]
+
+
+def _filled(points: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [pair for pair in points if len(pair[0])]
+
+
+def _deviates(rates: Sequence[float]) -> np.ndarray:
+    return np.array([_DEVIATE(float(rate)) for rate in rates])
+
+
+def _threshold_of_smallest_far(result: dict[str, Any]) -> float | None:
+    vr = result.get("vr") or {}
+    measured = [far for far in vr if vr[far].get("threshold") is not None]
+    return vr[min(measured, key=float)]["threshold"] if measured else None
