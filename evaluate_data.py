@@ -19,7 +19,7 @@ from facelib.embedder import Embedder
 from facelib.files import sha256_of
 from facelib.measure import PROTOCOLS, measure_folder, measure_pairs
 from facelib.metrics import pair_distances
-from facelib.report import Report, SetResult, compare, format_thresholds, read_report, report_path
+from facelib.report import Report, SetResult, compare, read_report, report_path
 from facelib.runtimes import open_keras
 from facelib.sidecar import Io, Sidecar, check_sidecar
 from facelib.thresholds import write_thresholds
@@ -147,7 +147,8 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
     report.write(path)
     calibrated = write_thresholds(args.model, evaluation.thresholds(args.flip))
     print(report.table())
-    print(format_thresholds(report.sets))
+    if findings := report.findings():
+        print(findings)
     print(
         f"{report.size_bytes / 2**20:.2f} MiB, {report.ms_per_image:.2f} ms an image "
         f"({report.images_per_s:.0f} images/s, {args.threads} threads)"

@@ -15,6 +15,7 @@ from facelib.cli import FaceError
 from facelib.files import read_json, write_json
 from facelib.folds import FoldAccuracy, FoldTar
 from facelib.metrics import OperatingPoint
+from facelib.report_text import format_findings, format_table
 
 HISTOGRAM_EDGES = np.linspace(0.0, 4.0, 81)  # squared L2 of unit vectors, steps of 0.05
 
@@ -118,45 +119,13 @@ class Report:
         """The table of all test scripts, as text."""
         return format_table(self.sets)
 
+    def findings(self) -> str:
+        """What is printed under the table: thresholds for deployment, groups, identification."""
+        return format_findings(self.sets)
+
     def write(self, path: Path) -> None:
         """Writes the JSON atomically."""
         write_json(path, self.as_dict(Path(path).parent))
-
-
-def format_table(sets: tuple[SetResult, ...]) -> str:
-    """Rows of `sets` under the field's six columns; a set has one line for each FAR asked for."""
-    header = ("data set", "AUC", "ACC", "VR @ FAR", "dist max", "dist min")
-    rows = [header]
-    for result in sets:
-        acc = f"{result.accuracy.mean:1.4f}+-{result.accuracy.std:1.4f} {format_interval(result.accuracy.ci95)}"
-        first, *more = [format_vr(vr) for vr in result.vr] or [""]
-        rows.append((result.name, f"{result.auc:.5f}", acc, first, f"{result.dist_max:.5f}", f"{result.dist_min:.5f}"))
-        rows += [("", "", "", vr, "", "") for vr in more]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-+-".join("-" * width for width in widths), *lines[1:]])
-
-
-def format_vr(vr: FoldTar) -> str:
-    """'0.98767+-0.00716 [0.9811, 0.9922] @ FAR=0.00100' (the FAR of the test folds), or why there is no number."""
-    if vr.tar is None:
-        return f"n/a @ FAR={vr.far_target:g}: needs >= {vr.needs_impostors} impostors"
-    return f"{vr.tar:2.5f}+-{vr.tar_std:2.5f} {format_interval(vr.ci95)} @ FAR={vr.far:2.5f}"
-
-
-def format_interval(ci95: tuple[float, float]) -> str:
-    """'[0.9811, 0.9922]', a 95 % interval."""
-    return f"[{ci95[0]:.4f}, {ci95[1]:.4f}]"
-
-
-def format_thresholds(sets: tuple[SetResult, ...]) -> str:
-    """One line a set and FAR: where to draw the line in deployment."""
-    return "\n".join(
-        f"{result.name}: FAR {far}: same person at squared L2 <= {t['distance']:.4f} (cosine >= {t['cosine']:.4f}), "
-        f"VR {t['vr']:.4f}; true FAR in [{t['far_ci95'][0]:.2g}, {t['far_ci95'][1]:.2g}]"
-        for result in sets
-        for far, t in result.thresholds.items()
-    )
 
 
 def read_report(path: Path) -> dict[str, Any]:

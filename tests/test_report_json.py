@@ -8,7 +8,8 @@ from sklearn.metrics import roc_curve
 
 from facelib.cli import FaceError
 from facelib.measure import measure_pairs
-from facelib.report import Report, compare, format_interval, read_report, report_path
+from facelib.report import Report, compare, read_report, report_path
+from facelib.report_text import format_interval
 
 
 def draw_set(num_pairs=4000, seed=0):

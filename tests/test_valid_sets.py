@@ -64,7 +64,9 @@ def test_a_folder_of_identities_is_measured_on_all_its_pairs(toy, people, capsys
     assert result["identities"] == {"count": 30, "images": 90, "single": 0, "median_images": 3.0, "max_images": 3}
     assert {"rank", "fnir"} <= set(result["identification"])
     assert all(name.endswith(".png") for name in result["hardest"]["false_accepts"][0]["images"])
-    assert "people" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "people: 30 identities, 90 images (3 in the middle, 3 at most; 0 identities with one)" in printed
+    assert "people: 1:N, 15 enrolled, 30 probes: rank-1" in printed and "people: FAR 0.01: same person at" in printed
 
 
 def test_a_pair_list_with_its_photos_gives_what_its_bin_gives(toy, people, tmp_path):  # noqa: F811
@@ -129,13 +131,13 @@ def test_a_damaged_photo_is_named(toy, people):  # noqa: F811
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").write_bytes(b"no image")
 
-    with pytest.raises(FaceError, match="Record 0 of '.*pairs.txt' is not a readable JPEG or PNG"):
+    with pytest.raises(FaceError, match=r"Record 0 of '.*pairs.txt' is not a readable JPEG or PNG"):
         run_main(toy / "model.fake", "--valid", people, "--pairs", pairs)
-    with pytest.raises(FaceError, match="P00_0001.png' is not a readable JPEG or PNG"):
+    with pytest.raises(FaceError, match=r"P00_0001.png' is not a readable JPEG or PNG"):
         run_main(toy / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox")
 
 
-def test_the_groups_of_people_are_found_by_their_folders(toy, people, tmp_path):  # noqa: F811
+def test_the_groups_of_people_are_found_by_their_folders(toy, people, tmp_path, capsys):  # noqa: F811
     rows = [f"P{person:02d},{'low' if person < 15 else 'high'}" for person in range(30)]
     (tmp_path / "groups.csv").write_text("name,group\n" + "\n".join(rows))
 
@@ -143,6 +145,11 @@ def test_the_groups_of_people_are_found_by_their_folders(toy, people, tmp_path):
 
     groups = read(toy)["sets"]["people"]["groups"]
     assert {name: value["pairs"] for name, value in groups.items()} == {"high": 990, "low": 990}
+    printed = capsys.readouterr().out
+    for name, group in groups.items():
+        assert f"group {name}: 990 pairs, balanced ACC {group['acc']:.4f}" in printed
+    gap = 100 * abs(groups["high"]["acc"] - groups["low"]["acc"])
+    assert f"gap between groups: {gap:.2f} points" in printed
 
 
 def test_the_old_grid_protocol_changes_acc_and_says_so(toy):  # noqa: F811
@@ -166,5 +173,5 @@ def test_the_report_names_the_set_from_its_own_folder_and_the_sidecar_gets_thres
 def test_a_folder_without_bins_or_identities_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(FaceError, match="No .bin in the folder"):
+    with pytest.raises(FaceError, match=r"No .bin in the folder"):
         find_sets(tmp_path / "empty")
