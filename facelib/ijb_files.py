@@ -26,6 +26,7 @@ PROTOCOLS = ("1:1", "1:N")
 SETS = ("ijbc", "ijbb")
 GALLERIES = {"ijbc": ("G1", "G2"), "ijbb": ("S1", "S2")}
 CHUNK_BYTES = 2**24
+MIN_SPREAD = 1e-3  # pixels; landmarks all at one place fix no face
 MAX_NAMED = 40  # line numbers, or ranges of them, in one message
 _PAIR_LINES = re.compile(rb"(?:\d{1,18}+[ \t]++\d{1,18}+[ \t]++[01][ \t]*+\r?+\n)*+")
 
@@ -103,10 +104,12 @@ def read_faces(paths: IjbPaths) -> IjbFaces:
         numbers = np.array(columns[1:], np.float32)
         if len(numbers) != 11 or not np.isfinite(numbers).all() or numbers[10] < 0 or columns[0] in number_of:
             raise ValueError
+        if np.ptp(numbers[:10].reshape(5, 2), axis=0).max() < MIN_SPREAD:
+            raise ValueError
         number_of[columns[0]] = len(number_of)
         values.frombytes(numbers.tobytes())
 
-    rule = "Each image stands once, as 'NAME x1 y1 ... x5 y5 SCORE', the score not negative"
+    rule = "Each image stands once, as 'NAME x1 y1 ... x5 y5 SCORE', points apart, the score not negative"
     _read_lines(paths.points, rule, str.split, take_points)
     rows = array("q")
 

@@ -119,6 +119,7 @@ def test_a_file_of_bad_lines_makes_a_short_message(tmp_path):
         ("name_5pts_score.txt", [f"1.jpg {POINTS}"], "1 other line: 1 .*'1.jpg 38"),
         ("name_5pts_score.txt", [f"1.jpg {POINTS} 1", f"1.jpg {POINTS} 1"], "stands once.*: 2 "),
         ("name_5pts_score.txt", [f"1.jpg {POINTS} nan", f"2.jpg {POINTS} -1", "3.jpg a"], "3 other lines: 1-3 "),
+        ("name_5pts_score.txt", [f"1.jpg {POINTS} 1", "2.jpg" + " 50" * 10 + " 1"], "points apart.* 2 "),
         ("face_tid_mid.txt", ["1.jpg 10 7", "9.jpg 10 7", "2.jpg ten 7"], "2 other lines: 2-3 .*'9.jpg 10 7'"),
         ("face_tid_mid.txt", [f"1.jpg {10**30} 7"], "1 other line: 1 "),
         ("1N_gallery_G1.csv", ["TEMPLATE_ID,SUBJECT_ID", "10,1", "10,2", "11,1", "x,1", "10"], "4 other lines: 3-6 "),

@@ -1,0 +1,108 @@
+"""Seconds and memory of IJB-C's 1:1 scores at full size, and of a 1:N search in a large gallery. Random vectors.
+
+    python benchmarks/bench_ijb_scores.py [--pairs N] [--gallery G] [--probes P]
+
+Templates 23,124 x 512, 15,658,489 pairs of 3,531 gallery and 19,593 probe templates in random order, 19,557 genuine.
+`score_pairs` takes blocks of the template matrix; `gathers` is the other way, pairs sorted by their first template and
+two rows fetched for each. `verify` is the table: six FARs, AUC, EER. Then `identify`: 1,000,000 x 128 gallery, 10,000
+probes, half of them mated. One run each; peak is of the whole process so far, inputs is what the arrays take.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from facelib.cli import run_cli  # noqa: E402
+from facelib.identification import identify  # noqa: E402
+from facelib.ijb import score_pairs, verify  # noqa: E402
+
+TEMPLATES, GALLERY_TEMPLATES, SIZE = 23_124, 3_531, 512
+GENUINE = 19_557
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=15_658_489, metavar="N", help="of templates (%(default)s)")
+    parser.add_argument("--gallery", type=int, default=1_000_000, metavar="G", help="rows to search (%(default)s)")
+    parser.add_argument("--probes", type=int, default=10_000, metavar="P", help="searches (%(default)s)")
+    args = parser.parse_args(argv)
+    measure_pairs(args.pairs)
+    measure_search(args.gallery, args.probes)
+    print(
+        f"{len(os.sched_getaffinity(0))} cores, {cpu_name()}, Python {platform.python_version()}, NumPy "
+        f"{np.__version__}, load {os.getloadavg()[0]:.1f}, {time.strftime('%F')}"
+    )
+    return 0
+
+
+def measure_pairs(num_pairs: int) -> None:
+    random = np.random.default_rng(0)
+    templates = draw_unit(random, TEMPLATES, SIZE)
+    first = random.integers(0, GALLERY_TEMPLATES, num_pairs, dtype=np.int32)
+    second = random.integers(GALLERY_TEMPLATES, TEMPLATES, num_pairs, dtype=np.int32)
+    is_same = np.zeros(num_pairs, bool)
+    is_same[random.permutation(num_pairs)[: max(1, num_pairs * GENUINE // 15_658_489)]] = True
+    inputs = sum(part.nbytes for part in (templates, first, second, is_same))
+    scores = clock("score_pairs", inputs, score_pairs, templates, first, second)
+    clock("verify", inputs, verify, scores, is_same)
+    other = clock("gathers", inputs, gather_scores, templates, first, second)
+    print(json.dumps({"largest difference of the two ways": float(np.abs(scores - other).max())}))
+
+
+def gather_scores(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosines of pairs, two rows fetched for each: the way `score_pairs` is compared to."""
+    order = np.argsort(first.astype(np.uint16), kind="stable")
+    scores = np.empty(len(first), np.float32)
+    for begin in range(0, len(order), 2**15):
+        some = order[begin : begin + 2**15]
+        scores[some] = np.einsum("ij,ij->i", templates[first[some]], templates[second[some]])
+    return scores
+
+
+def measure_search(num_gallery: int, num_probes: int) -> None:
+    random = np.random.default_rng(1)
+    gallery, probes = draw_unit(random, num_gallery, 128), draw_unit(random, num_probes, 128)
+    num_mated = num_probes // 2
+    probes[:num_mated] += 1.5 * gallery[:num_mated]
+    ids = np.where(np.arange(num_probes) < num_mated, np.arange(num_probes), -1)
+    clock("identify", gallery.nbytes + probes.nbytes, identify, gallery, np.arange(num_gallery), probes, ids)
+
+
+def clock(name: str, inputs: int, function, *arguments):
+    """Runs it once and prints a line; returns what it gave."""
+    started, worked = time.perf_counter(), time.process_time()
+    value = function(*arguments)
+    line = {
+        "name": name,
+        "seconds": round(time.perf_counter() - started, 2),
+        "core_seconds": round(time.process_time() - worked, 2),
+        "inputs_mb": round(inputs / 1e6),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
+    }
+    print(json.dumps(line), flush=True)
+    return value
+
+
+def draw_unit(random: np.random.Generator, num_rows: int, size: int) -> np.ndarray:
+    rows = random.standard_normal((num_rows, size), np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    run_cli(main)
