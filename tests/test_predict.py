@@ -361,3 +361,19 @@ def test_two_photos_of_one_person_are_found_and_a_stranger_is_not(tmp_path, caps
 
     assert firsts == [*(folder.name for folder in people[:5]), "unknown"]
     assert description["names"] == [folder.name for folder in people[:5]] and description["decision"] is None
+
+
+@needs_faces
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="shared/data/raw/photos is not here")
+def test_a_photo_that_is_no_crop_is_found_by_the_crops_of_that_person(tmp_path, capsys):
+    pytest.importorskip("mtcnn")
+    people = [folder for folder in sorted(CROPS.iterdir()) if len(list(folder.iterdir())) > 1][:4]
+    for folder in people:
+        save(tmp_path / "people" / folder.name / "1.png", cv2.imread(str(max(folder.iterdir())))[:, :, ::-1])
+    flags = ["--color", "rgb", "--pixels", "imagenet", "--layout", "nchw"]
+    run(capsys, "enroll", tmp_path / "people", tmp_path / "g.npy", "--model", PRETRAINED, *flags)
+    photo = min((PHOTOS / people[0].name).iterdir())
+
+    out = run(capsys, "search", photo, tmp_path / "g.npy", "--threshold", 1.2)
+
+    assert decode_photo(photo.read_bytes(), "").shape[:2] != (112, 112) and out.startswith(f"{people[0].name}:")
