@@ -1,0 +1,103 @@
+"""Cut aligned 112x112 faces out of photos: folders in, the same folders out.
+
+    python align_faces.py PHOTOS OUT                   PHOTOS: a folder per identity, or one flat folder
+    python align_faces.py PHOTOS OUT --face largest    where the photos are not framed around the person they are of
+
+A face is found with five landmarks (MTCNN) and turned, scaled and shifted onto ArcFace's template. Crops are JPEGs of
+quality 95 with the names of the photos. The same command again does what is missing; photos that cannot be read or
+show no face are listed in OUT/skipped.csv.
+"""
+
+import argparse
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facelib.cli import FaceError, run_cli
+
+if TYPE_CHECKING:
+    from facelib.align_folders import Outcome
+
+SHOWN = 5  # photos without a crop that the summary names
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    from facelib.align_folders import align_folders
+
+    started = time.monotonic()
+    outcome = align_folders(args.photos, args.out, rule=args.face, workers=args.workers, progress=args.progress)
+    print_summary(outcome, args.out, time.monotonic() - started)
+    return 0
+
+
+def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
+    """What was done, what was not and why, and what to type next."""
+    from facelib.align_folders import SKIPPED
+
+    where = shlex.quote(str(out))
+    if outcome.num_other:
+        print(f"note: {outcome.num_other:,} files that are no images by their suffix")
+    if outcome.num_written:
+        speed = f" in {seconds:.0f} s, {outcome.num_written / seconds:.1f} a second"
+        there = f", {outcome.num_before:,} were there" if outcome.num_before else ""
+        print(printable(f"wrote {out}: {outcome.num_written:,} crops of {outcome.num_photos:,} photos{there}{speed}"))
+    else:
+        print(printable(f"no new crop: {out} has {outcome.num_before:,} crops of {outcome.num_photos:,} photos"))
+    if outcome.skipped:
+        bad = len(outcome.skipped) - outcome.num_faceless
+        print(
+            printable(
+                f"no crop of {len(outcome.skipped):,} photos ({outcome.num_faceless:,} without a face, {bad:,} that "
+                f"cannot be read), all in {out / SKIPPED}:"
+            )
+        )
+        for photo, why in sorted(outcome.skipped.items())[:SHOWN]:
+            print(printable(f"  {photo}: {why}"))
+    lost = sorted(outcome.folders - outcome.folders_with_crop)
+    if lost and outcome.folders_with_crop:
+        print(printable(f"{len(lost):,} of {len(outcome.folders):,} folders have no crop at all, such as '{lost[0]}'"))
+    if not outcome.folders_with_crop:
+        raise FaceError(
+            f"No photo gave a crop. Are the faces upright and larger than 20 pixels? See '{out / SKIPPED}'."
+        )
+    if outcome.folders == {""}:
+        print(f"next: python predict.py A.jpg B.jpg --model MODEL, with two crops of {where}")
+    else:
+        print(f"next: python prepare_data.py {where} DATA")
+
+
+def printable(text: str) -> str:
+    """`text` for any terminal: file names need not be UTF-8."""
+    return text.encode(errors="replace").decode()
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, or of folders of photos")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to complete")
+    parser.add_argument(
+        "--face",
+        choices=("central", "largest"),
+        default="central",
+        help="of several faces take the largest, or weigh size against distance from the middle (default: central)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="processes, each of one thread and about 1 GB (default: one a core, %(default)s)",
+    )
+    parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        raise FaceError(f"At least one process does the work. Received: --workers {args.workers}.")
+    return args
+
+
+if __name__ == "__main__":
+    run_cli(main)
