@@ -93,40 +93,36 @@ def group_comparable(stages: Sequence[Stage]) -> list[Block]:
                 found.append(block)
             block.stages.append(stage)
         if len(found) > 1:
-            found = [Block(name, f"{name} ({i})", block.measurement, block.stages) for i, block in enumerate(found, 1)]
+            found = [Block(name, f"{name} #{i}", block.measurement, block.stages) for i, block in enumerate(found, 1)]
         blocks += found
     return blocks
 
 
 def warnings_of(blocks: Sequence[Block]) -> list[str]:
-    """One line for each set whose results must not be compared, and for each whose pairs are not known."""
-    lines = []
-    for name in dict.fromkeys(block.set_name for block in blocks):
-        first, *others = [block for block in blocks if block.set_name == name]
-        for other in others:
-            what = " and ".join(_MEANINGS[key] for key in first.measurement.differences(other.measurement))
+    """One line for each block that must not be compared with the first of its set, or whose pairs are not all known."""
+    lines, firsts = [], {}
+    for block in blocks:
+        first = firsts.setdefault(block.set_name, block)
+        different = first.measurement.differences(block.measurement)
+        if different:
+            how = " and ".join(_MEANINGS[key] for key in different)
+            who = f"{block.title} ({_names(block.stages)})"
+            lines.append(f"{who} was measured {how} than {first.title}: do not compare them.")
+        unknown = [stage for stage in block.stages if Measurement.of(stage, block.set_name).sha256 is None]
+        if 0 < len(unknown) < len(block.stages):
             lines.append(
-                f"{name}: {_names(other)} {_was(other)} measured {what} {_names(first)}: do not compare them. "
-                f"Test all with the same --valid, --protocol and --flip."
+                f"{block.title}: only the number of pairs is known to be that of the others, the reports do not say "
+                f"which: {_names(unknown)}."
             )
-        for block in (first, *others):
-            unknown = [stage for stage in block.stages if Measurement.of(stage, name).sha256 is None]
-            if len(block.stages) > 1 and 0 < len(unknown) < len(block.stages):
-                named = Block(name, name, block.measurement, unknown)
-                lines.append(
-                    f"{name}: the report of {_names(named)} does not say which pairs were used: only their "
-                    f"number is known to be equal."
-                )
+    if len(firsts) < len(blocks):
+        lines.append("Test all with the same --valid, --protocol and --flip to compare them.")
     return lines
 
 
-_MEANINGS = {"pairs": "on other pairs than", "protocol": "by another protocol than", "flip": "with another --flip than"}
+_MEANINGS = {"pairs": "on other pairs", "protocol": "by another protocol", "flip": "with another --flip"}
+_MAX_NAMES = 4
 
 
-def _names(block: Block) -> str:
-    names = [stage.name for stage in block.stages]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
-
-
-def _was(block: Block) -> str:
-    return "was" if len(block.stages) == 1 else "were"
+def _names(stages: Sequence[Stage]) -> str:
+    more = f" and {len(stages) - _MAX_NAMES} more" if stages[_MAX_NAMES:] else ""
+    return ", ".join(stage.name for stage in stages[:_MAX_NAMES]) + more

@@ -16,32 +16,38 @@ body { margin: 0 auto; padding: 1.2rem clamp(.7rem, 3vw, 2rem) 3rem; max-width: 
   color: var(--text); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.45rem; line-height: 1.25; margin: .4rem 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.12rem; margin: 2rem 0 .7rem; } h3 { font-size: 1rem; margin: 1.3rem 0 .5rem; }
+.scroll + .soft { margin-bottom: .8rem; }
 h4 { font-size: .88rem; margin: .7rem 0 .4rem; font-weight: 600; }
 p { margin: .3rem 0; } .soft { color: var(--soft); font-size: .9rem; overflow-wrap: anywhere; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem; }
 .warning { background: var(--warn); border: 1px solid var(--bad); border-left-width: .35rem; border-radius: .6rem;
   padding: .6rem .9rem; margin: .8rem 0; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; padding: 0; } details .scroll { margin-top: .6rem; }
+.scroll { overflow-x: auto; padding: 0; background: linear-gradient(90deg, var(--card) 1rem, transparent 2rem) 0 / 2rem,
+  linear-gradient(-90deg, var(--card) 1rem, transparent 2rem) 100% / 2rem,
+  linear-gradient(90deg, var(--line), transparent) 0 / .8rem, linear-gradient(-90deg, var(--line), transparent)
+  100% / .8rem, var(--card); background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
+details .scroll { margin-top: .6rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .5rem .8rem; text-align: right; white-space: nowrap; vertical-align: top; }
+th, td { padding: .5rem .6rem; text-align: right; white-space: nowrap; vertical-align: top; }
 th { font-size: .82rem; color: var(--soft); font-weight: 600; border-bottom: 1px solid var(--line); }
 tr + tr td { border-top: 1px solid var(--line); }
 tr.goes-on td { border-top: none; padding-top: .1rem; } tr.total td { font-weight: 600; }
-.name { text-align: left; } td:first-child { font-weight: 600; }
-td.long { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
+.name { text-align: left; } td:first-child { font-weight: 600; min-width: 9rem; }
 .delta { display: block; font-size: .78rem; color: var(--soft); font-weight: 400; }
-.good { color: var(--good); } .bad { color: var(--bad); }
+.wrap { white-space: normal; min-width: 6.5rem; } .good { color: var(--good); } .bad { color: var(--bad); }
 .figures { columns: 2 21rem; column-gap: .9rem; } .figures figure { break-inside: avoid; margin: 0 0 .9rem; }
 figure { margin: 0; } img { display: block; width: 100%; height: auto; border-radius: .3rem; }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .5rem; }
+.photo img { max-width: 34rem; }
 .pairs { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fill, minmax(8.4rem, 1fr)); }
-.pair div { display: grid; grid-template-columns: 1fr 1fr; gap: 2px; } .pair figcaption { margin-top: .2rem; }
+.pair div { display: grid; grid-template-columns: 1fr 1fr; gap: 2px; }
+.pair figcaption { margin-top: .2rem; line-height: 1.3; } .pair b { font-weight: 600; }
 .pair span { color: var(--soft); font-size: .8rem; overflow-wrap: anywhere; }
 details { margin-top: .6rem; } summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; font-size: .82rem; line-height: 1.4; margin: .6rem 0 0; }
-@media (max-width: 40rem) { table { font-size: .84rem; } th, td { padding: .4rem .38rem; }
-  th { white-space: normal; font-size: .74rem; } th span { white-space: nowrap; }
-  td.name { white-space: normal; } .delta { font-size: .7rem; } }
+@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding: .4rem .26rem; }
+  th { white-space: normal; font-size: .7rem; } th span { white-space: nowrap; }
+  td:first-child { min-width: 0; } td.name, .delta { white-space: normal; } .delta { font-size: .7rem; } }
 """
 
 
@@ -79,7 +85,7 @@ def figure(drawing: Drawing, where: str = "") -> str:
 def photo_figure(jpeg: bytes, alt: str, caption: str) -> str:
     """A photo with its caption."""
     picture = f'<img alt="{escape(alt)}" src="{data_url(jpeg, "jpeg")}">'
-    return f'<figure class="card">{picture}<figcaption>{escape(caption)}</figcaption></figure>'
+    return f'<figure class="card photo">{picture}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def data_url(image: bytes, kind: str) -> str:

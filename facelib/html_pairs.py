@@ -63,8 +63,8 @@ def _pair(pair: dict[str, Any], read: ReadFace, threshold: float | None, is_impo
     if threshold is not None:
         is_accepted = pair["distance"] <= threshold
         kind = "bad" if is_accepted == is_impostor else "good"
-        verdict = f"{'≤' if is_accepted else '&gt;'} {threshold:.3f}: {'accepted' if is_accepted else 'rejected'}"
-        caption += f' <span class="{kind}">{verdict}</span>'
+        caption += f" {'≤' if is_accepted else '&gt;'} {threshold:.3f}"
+        caption += f'<br><b class="{kind}">{"accepted" if is_accepted else "rejected"}</b>'
     names = " / ".join(str(name) for name in pair["images"])
     return (
         f'<figure class="pair"><div>{faces}</div><figcaption>{caption}<br><span>{escape(names)}</span>'

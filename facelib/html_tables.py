@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from facelib.comparable import Block
@@ -14,28 +15,26 @@ from facelib.stage_table import (
     format_interval,
     format_needs,
     format_percent,
-    format_size,
 )
 
 _MAX_OPEN_ROWS = 12
 _OBSTACLES = {"pairs": "other pairs", "protocol": "other protocol", "flip": "other flip"}
 
 
-def stage_table(rows: Sequence[Row]) -> str:
-    """Size, speed, ACC, AUC and VR of every stage and set, with changes against the first."""
+def stage_table(rows: Sequence[Row], title: str = "stage") -> str:
+    """Size, speed, ACC, AUC and VR of every stage and set, with changes against the first. `title`: of the names."""
     fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
-    has_how = any(row.how for row in rows)
-    heads = ["stage", *(["set"] if has_sets else []), *(["tested"] if has_how else []), "size", "ms", "ACC", "AUC"]
+    has_how = any(row.how != "exact" for row in rows)
+    heads = [title, *(["set"] if has_sets else []), *(["tested"] if has_how else []), "MiB", "ms", "ACC", "AUC"]
     heads += [f"VR@FAR={format_far(far)}" for far in fars]
-    lines = []
-    for row in rows:
+    lines: list[list[str]] = []
+    goes_on = [before.stage == row.stage for before, row in pairwise(rows)]
+    for row, is_told in zip(rows, [False, *goes_on], strict=True):
         before = row.reference
         stale = small("made again since this test" if row.is_stale else "", "bad")
-        cells = [name_cell(row.stage) + stale, *([escape(row.set_name)] if has_sets else [])]
-        cells += [escape(row.how or "-")] if has_how else []
-        cells.append(format_size(row.size_bytes) + _ratio(row.size_bytes, row.first and row.first.size_bytes))
-        speed = "-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}"
-        cells.append(speed + _ratio(row.ms_per_image, row.first and row.first.ms_per_image))
+        cells = ["" if is_told else name_cell(row.stage) + stale, *([escape(row.set_name)] if has_sets else [])]
+        cells += [escape(row.how)] if has_how else []
+        cells += ["", ""] if is_told else _size_and_speed(row)
         unlike = small(", ".join(_OBSTACLES[key] for key in row.obstacles), "bad")
         interval = small(format_interval(row.acc_ci95))
         cells.append(format_percent(row.acc) + _points(row.acc, before and before.acc) + interval + unlike)
@@ -48,8 +47,17 @@ def stage_table(rows: Sequence[Row]) -> str:
         note += f" on {max(threads)} thread{'s' * (max(threads) != 1)}"
     note += ". Small print: [95 % interval]"
     if any(row.first for row in rows):
-        note += ", change against the first stage (pt = percentage points, × = times)"
-    return f'{table(heads, lines, 1 + has_sets + has_how)}<p class="soft">{escape(note)}.</p>'
+        note += ", change against the first (pt = percentage points, × = times)"
+    classes = ["", *("goes-on" * is_told for is_told in goes_on)]
+    content = table(heads, lines, 1 + has_sets + has_how, classes.__getitem__)
+    return f'{content}<p class="soft">{escape(note)}.</p>'
+
+
+def _size_and_speed(row: Row) -> list[str]:
+    size = "-" if row.size_bytes is None else f"{row.size_bytes / 2**20:.2f}"
+    size += _ratio(row.size_bytes, row.first and row.first.size_bytes)
+    speed = "-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}"
+    return [size, speed + _ratio(row.ms_per_image, row.first and row.first.ms_per_image)]
 
 
 def rate_cell(vr: dict[str, Any] | None, first: dict[str, Any] | None = None) -> str:
@@ -57,7 +65,7 @@ def rate_cell(vr: dict[str, Any] | None, first: dict[str, Any] | None = None) ->
     if vr is None:
         return "-"
     if vr.get("vr") is None:
-        return "n/a" + small(format_needs(vr).replace("needs >= ", "needs ≥ "))
+        return "n/a" + small(format_needs(vr).replace(">=", "≥"), "wrap")
     return (
         format_percent(vr["vr"]) + _points(vr["vr"], first and first.get("vr")) + small(format_interval(vr.get("ci95")))
     )
@@ -113,7 +121,7 @@ def _identification_lines(found: Sequence[tuple[str, dict[str, Any]]]) -> tuple[
             miss = (one.get("fnir") or {}).get(fpir) or {}
             if miss.get("fnir") is None:
                 needs = miss.get("needs_unmated")
-                cells.append("n/a" + small(f"needs ≥ {needs:,} unmated" if needs else ""))
+                cells.append("n/a" + small(f"needs ≥ {needs:,} unmated" if needs else "", "wrap"))
                 continue
             threshold = miss.get("threshold")
             at = f"distance ≤ {threshold:.4f}" if threshold is not None else ""
@@ -229,8 +237,8 @@ def _points(value: float | None, first: float | None) -> str:
     points = round(100 * (value - first), 2)
     kind = "good" if points > 0 else "bad" if points <= -0.1 else ""
     sign = "+" if points > 0 else "−" if points < 0 else "±"
-    return small(f"{sign}{abs(points):.2f} pt", kind)
+    return small(f"{sign}{abs(points):.2f}\N{NO-BREAK SPACE}pt", kind)
 
 
 def _ratio(value: float | None, first: float | None) -> str:
-    return "" if not value or not first else small(f"{value / first:.2f} ×")
+    return "" if not value or not first else small(f"{value / first:.2f}\N{NO-BREAK SPACE}×")

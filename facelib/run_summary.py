@@ -91,7 +91,9 @@ def read_artefacts(paths: Sequence[Path]) -> list[Stage]:
         if file.is_dir() or not file.name.endswith(REPORT_SUFFIX) or file.name.endswith(IJB_SUFFIX):
             raise FaceError(f"Artefacts are compared by their X{REPORT_SUFFIX} files. Received: '{file}'.")
     stages = [_read_stage(file) for file in files]
-    names = distinct_names([stage.folder.resolve() / stage.name for stage in stages])
+    full = [stage.folder.resolve() / stage.name for stage in stages]
+    without = [path.parents[1] / path.name if path.parent.name == "export" else path for path in full]
+    names = distinct_names(without if len(set(without)) == len(full) else full)  # RUN/X says enough of RUN/export/X
     return [replace(stage, name=name) for stage, name in zip(stages, names, strict=True)]
 
 

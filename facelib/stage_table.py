@@ -43,9 +43,8 @@ class Row:
 
     @property
     def how(self) -> str:
-        """What is special about the test: '', 'flip', 'insightface' or both."""
-        special = [self.measurement.protocol] if self.measurement.protocol != "exact" else []
-        return ", ".join(special + (["flip"] if self.measurement.flip else []))
+        """Protocol and flip: 'exact', 'insightface, flip'."""
+        return self.measurement.protocol + ", flip" * self.measurement.flip
 
 
 def stage_rows(stages: Sequence[Stage]) -> list[Row]:
@@ -115,24 +114,27 @@ def format_rate(vr: dict[str, Any] | None) -> str:
 def format_table(rows: Sequence[Row]) -> str:
     """The stage table as text: stage | size | ms | ACC | AUC | VR@FAR. ACC and VR in %, ms for one image."""
     fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
-    has_how = any(row.how for row in rows)
+    has_how = any(row.how != "exact" for row in rows)
     lines = [["stage", *(["set"] if has_sets else []), *(["tested"] if has_how else []), "size", "ms", "ACC", "AUC",
               *(f"VR@FAR={format_far(far)}" for far in fars)]]  # fmt: skip
     for row in rows:
         cells = [row.stage + "*" * row.is_stale, *([row.set_name] if has_sets else [])]
-        cells += [row.how or "-"] if has_how else []
+        cells += [row.how] if has_how else []
         cells.append(format_size(row.size_bytes))
         acc = f"{format_percent(row.acc)} {format_interval(row.acc_ci95)}".rstrip()
         cells += ["-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}", acc]
         cells += ["-" if row.auc is None else f"{row.auc:.5f}", *(format_rate(row.vr.get(far)) for far in fars)]
         lines.append(cells)
-    text = format_columns(lines, 1 + has_sets + has_how)
+    return "\n".join([format_columns(lines, 1 + has_sets + has_how), *footnotes(rows)])
+
+
+def footnotes(rows: Sequence[Row]) -> list[str]:
+    """What 'n/a' and '*' mean in a table of `rows`."""
     unresolved = {(row.set_name, far): row.vr[far] for row in rows for far in row.vr if row.vr[far].get("vr") is None}
-    for (name, far), vr in unresolved.items():
-        text += f"\nn/a: {name} at FAR={format_far(far)} {format_needs(vr)}"
+    lines = [f"n/a: {name} at FAR={format_far(far)} {format_needs(vr)}" for (name, far), vr in unresolved.items()]
     if any(row.is_stale for row in rows):
-        text += "\n* the artefact was made again after this test: run its test script again"
-    return text
+        lines.append("* the artefact was made again after this test: run its test script again")
+    return lines
 
 
 def format_columns(lines: Sequence[Sequence[str]], num_names: int) -> str:

@@ -52,29 +52,30 @@ def plot_curves(runs: Sequence[tuple[str, Lines]], key: str, title: str, theme: 
 
 
 def plot_verification(runs: Sequence[tuple[str, Lines]], set_names: Sequence[str], theme: str = "light") -> bytes:
-    """ACC after each epoch (solid) and VR at the smallest FAR measured (dashed), in %.
+    """ACC after each epoch (solid) and VR at the smallest FAR that was measured (dashed), in %.
 
-    `runs`: (name, epoch lines). One colour for each run and set.
+    `runs`: (name, epoch lines): several sets of one run, or several runs on one set.
     """
     figure, (ax,), colours = begin(theme)
-    both = [(name, epochs, set_name) for name, epochs in runs for set_name in set_names]
-    for (name, epochs, set_name), style in zip(both, styles(colours), strict=False):
-        lines = [(line["epoch"], line["sets"][set_name]) for line in epochs if set_name in (line.get("sets") or {})]
-        if not lines:
-            continue
-        title = " ".join(([name] if len(runs) > 1 else []) + ([set_name] if len(set_names) > 1 or not runs[1:] else []))
-        ax.plot(*zip(*((epoch, 100 * result["acc"]) for epoch, result in lines), strict=True), color=style.color,
-                marker=style.marker, markersize=4.5, linewidth=2, label=f"{title} ACC")  # fmt: skip
-        fars = {far for _, result in lines for far, vr in result.get("vr", {}).items() if _rate(vr) is not None}
-        if fars:
-            far = min(fars, key=float)
-            rates = [(epoch, _rate(r.get("vr", {}).get(far))) for epoch, r in lines]
-            rates = [(epoch, 100 * rate) for epoch, rate in rates if rate is not None]
-            ax.plot(*zip(*rates, strict=True), color=style.color, marker=style.marker, markersize=4.5,
-                    linewidth=1.4, markerfacecolor=colours.ground, linestyle=(0, (4, 2)),
-                    label=f"{title} VR@FAR={float(far):g}")  # fmt: skip
+    lines = [
+        (name if len(runs) > 1 else set_name, _of_set(epochs, set_name))
+        for name, epochs in runs
+        for set_name in set_names
+    ]
+    fars = {
+        far for _, line in lines for _, result in line for far in result.get("vr", {}) if _rate(result, far) is not None
+    }
+    far = min(fars, key=float, default="")
+    for (name, line), style in zip(lines, styles(colours), strict=False):
+        accuracies = [(epoch, 100 * result["acc"]) for epoch, result in line]
+        rates = [(epoch, 100 * _rate(result, far)) for epoch, result in line if _rate(result, far) is not None]
+        look = {"color": style.color, "marker": style.marker, "markersize": 4.5}
+        if accuracies:
+            ax.plot(*zip(*accuracies, strict=True), linewidth=2, label=name, **look)
+        if rates:
+            ax.plot(*zip(*rates, strict=True), linewidth=1.4, linestyle=(0, (4, 2)), mfc=colours.ground, **look)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    label(ax, colours, "epoch", "%")
+    label(ax, colours, "epoch", f"ACC, VR@FAR={float(far):g} (dashed), %" if far else "ACC, %")
     legend_below(figure, ax, colours)
     return finish(figure)
 
@@ -88,7 +89,7 @@ def training_figures(runs: Sequence[tuple[str, Run]]) -> list[Drawing]:
             how = "running means" if len(runs) > 1 else "each logged step, and a running mean"
             figures.append((key, f"{caption}: {how}.", partial(plot_curves, steps, key, title)))
     names = list(dict.fromkeys(name for _, lines in epochs for line in lines for name in line.get("sets") or {}))
-    caption = "after each epoch: accuracy (solid) and VR at a fixed FAR (dashed)."
+    caption = "after each epoch: accuracy (solid) and VR at the smallest FAR measured (dashed)."
     if len(runs) == 1 and names:
         figures.append(("verification", f"Verification {caption}", partial(plot_verification, epochs, names)))
     elif names:
@@ -117,12 +118,18 @@ def _series(lines: Lines, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Running mean over a window that shrinks at both ends, so that no end is bent."""
-    reach = len(values) // (2 * _SMOOTHING_POINTS)
+    reach = max(len(values) // (2 * _SMOOTHING_POINTS), min(2, len(values) // 20))
     sums = np.concatenate([[0.0], np.cumsum(values)])
     place = np.arange(len(values))
     half = np.minimum(reach, np.minimum(place, len(values) - 1 - place))
     return (sums[place + half + 1] - sums[place - half]) / (2 * half + 1)
 
 
-def _rate(vr: dict | None) -> float | None:
+def _of_set(epochs: Lines, set_name: str) -> list[tuple[int, dict[str, Any]]]:
+    """(epoch, result) of one set."""
+    return [(line["epoch"], line["sets"][set_name]) for line in epochs if set_name in (line.get("sets") or {})]
+
+
+def _rate(result: dict[str, Any], far: str) -> float | None:
+    vr = result.get("vr", {}).get(far)
     return vr.get("vr") if isinstance(vr, dict) else None

@@ -16,7 +16,7 @@ from facelib.figure import Drawing, begin, finish, label, legend_below, styles
 Results = Sequence[tuple[str, dict[str, Any]]]
 
 _MAX_BANDS = 3  # more intervals on one another are mud
-_DET_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 2e-2, 5e-2, 0.1, 0.2, 0.4)
+_DET_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 2e-2, 5e-2, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)
 _HIGHEST_DET = 0.5
 _DEVIATE = NormalDist().inv_cdf
 
@@ -121,9 +121,9 @@ def plot_folds(results: Results, theme: str = "light") -> bytes:
         mean = 100 * result["acc"]
         low, high = result.get("acc_ci95") or (mean / 100, mean / 100)
         errors = [[max(0.0, mean - 100 * low)], [max(0.0, 100 * high - mean)]]
-        ax.errorbar([num_folds + 1.5 + offset], [mean], yerr=errors, elinewidth=1.4, capsize=2, **look)
-    ax.axvline(num_folds + 0.75, color=colours.grid, linewidth=1)
-    ax.set_xticks([*range(1, num_folds + 1), num_folds + 1.5], [*map(str, range(1, num_folds + 1)), "mean"])
+        ax.errorbar([num_folds + 2 + 3 * offset], [mean], yerr=errors, elinewidth=1.4, capsize=2, **look)
+    ax.axvline(num_folds + 0.75, color=colours.text, linewidth=0.8)
+    ax.set_xticks([*range(1, num_folds + 1), num_folds + 2], [*map(str, range(1, num_folds + 1)), "mean"])
     ax.grid(False, axis="x")
     label(ax, colours, "fold", "ACC, %")
     legend_below(figure, ax, colours)
@@ -159,10 +159,10 @@ def verification_figures(results: Results) -> list[Drawing]:
          "one another, the first the widest."),
         ("det", plot_det, lambda result: len(_det_points(result)[0]),
          "DET, the same errors on normal-deviate axes: nearer the lower left corner is better. Dotted: equal errors."),
-        ("scores", plot_scores, lambda result: result.get("histogram"),
-         "Distances of same-person and of different-person pairs. Dotted: the threshold of the smallest FAR."),
         ("folds", plot_folds, lambda result: result.get("acc_folds"),
          "Accuracy of each fold; right, their mean with its 95 % interval."),
+        ("scores", plot_scores, lambda result: result.get("histogram"),
+         "Distances of same-person and of different-person pairs. Dotted: the threshold of the smallest FAR."),
         ("norms", plot_norms, lambda result: result.get("norms"),
          f"Wrong decisions against the smaller raw embedding norm of the two faces, each point a tenth of the {kind}. "
          "A short embedding is often a poor picture."),

@@ -1,0 +1,38 @@
+"""Put several runs beside each other: what differs between their recipes, how they trained, what they score.
+
+    python compare_runs.py runs/margin_04 runs/margin_05 --out compare.html
+
+Compares embedder.h5 and the smallest int8 (or else the smallest) artefact of each run, by the *.report.json of the test
+scripts. Results that were measured on other pairs, by another protocol or with another --flip stand in tables apart.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from facelib.cli import run_cli
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="the --out of a train.py")
+    parser.add_argument("--out", type=Path, default=Path("compare.html"), help="the page (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    from facelib.files import write_bytes
+    from facelib.html_comparison import render_comparison
+    from facelib.run_comparison import compare_runs, format_comparison
+
+    comparison = compare_runs(args.runs)
+    write_bytes(args.out, render_comparison(comparison).encode())
+    print(format_comparison(comparison))
+    print(f"wrote {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

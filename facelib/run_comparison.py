@@ -1,0 +1,147 @@
+"""Several runs beside each other: what differs between their recipes, how they trained, and what they score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from facelib.cli import FaceError
+from facelib.comparable import Block, group_comparable, warnings_of
+from facelib.files import read_json
+from facelib.run_summary import Run, Stage, distinct_names, flatten, read_run
+from facelib.stage_table import (
+    all_fars,
+    footnotes,
+    format_columns,
+    format_far,
+    format_interval,
+    format_percent,
+    format_rate,
+    stage_rows,
+)
+
+EMBEDDER = "embedder.h5"
+_SEPARATOR = " · "
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A run and what the table says of it.
+
+    name: the folder's, with its parents' where two are equal.   best_epoch: whose weights embedder.h5 has; None when
+    its sidecar does not say.   stages: the artefacts compared, named after the run.
+    """
+
+    name: str
+    run: Run
+    best_epoch: int | None
+    stages: list[Stage]
+
+    @property
+    def minutes(self) -> float | None:
+        """Of all epochs together."""
+        seconds = [line["seconds"] for line in self.run.epochs if isinstance(line.get("seconds"), int | float)]
+        return sum(seconds) / 60 if seconds else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """runs: in the given order.   differing: {key of the recipe: its value in each run, None where it is absent}.
+    blocks: results that may be compared, with embedder.h5 and the smallest artefact of each run.
+    """
+
+    runs: list[NamedRun]
+    differing: dict[str, list[Any]]
+    blocks: list[Block]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why some results must not be compared, and what was not tested."""
+        missing = [run.name for run in self.runs if not any(map(is_embedder, run.stages))]
+        lines = [f"{name}: {EMBEDDER} was not tested. Run evaluate_data.py on it with --valid." for name in missing]
+        return warnings_of(self.blocks) + lines
+
+
+def compare_runs(paths: Sequence[Path]) -> Comparison:
+    """Reads two or more run directories.
+
+    Raises:
+        FaceError: fewer than two, one named twice, or one that is no run.
+    """
+    folders = [Path(path).resolve() for path in paths]
+    if len(set(folders)) != len(folders) or len(folders) < 2:
+        raise FaceError(f"Runs are compared with others: name at least two different ones. Received: {len(folders)}.")
+    runs = [
+        NamedRun(name, run := read_run(path), _best_epoch(run), _pick_stages(name, run))
+        for name, path in zip(distinct_names(folders), paths, strict=True)
+    ]
+    stages = [stage for run in runs for stage in run.stages]
+    return Comparison(runs, _differing([run.run for run in runs]), group_comparable(stages))
+
+
+def is_embedder(stage: Stage) -> bool:
+    """Whether a compared artefact is what training wrote, and not an export of it."""
+    return stage.name.endswith(_SEPARATOR + EMBEDDER)
+
+
+def format_comparison(comparison: Comparison) -> str:
+    """Text: warnings, the runs, and a table of results for each set and each way of measuring it."""
+    parts = [f"warning: {line}" for line in comparison.warnings]
+    lines = [["run", "differs in", "epochs", "minutes", "best epoch"]]
+    lines += [[run.name, *cells] for run, cells in zip(comparison.runs, run_cells(comparison), strict=True)]
+    parts.append(format_columns(lines, 2))
+    for block in comparison.blocks:
+        parts.append(f"\n{block.title}: {block.measurement}\n{_format_results(block)}")
+    return "\n".join(parts)
+
+
+def run_cells(comparison: Comparison) -> list[list[str]]:
+    """For each run: its differing keys with their values, epochs, minutes, best epoch."""
+    cells = []
+    for i, run in enumerate(comparison.runs):
+        differs = ", ".join(f"{key}={format_value(values[i])}" for key, values in comparison.differing.items())
+        minutes = "-" if run.minutes is None else f"{run.minutes:.1f}"
+        cells.append([differs or "nothing", str(len(run.run.epochs) or "-"), minutes, str(run.best_epoch or "-")])
+    return cells
+
+
+def format_value(value: Any) -> str:
+    """A value of a recipe; '-' for an absent one."""
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _format_results(block: Block) -> str:
+    rows = [row for row in stage_rows(block.stages) if row.set_name == block.set_name]
+    fars = all_fars(rows)
+    lines = [["run · artefact", "ACC", "AUC", *(f"VR@FAR={format_far(far)}" for far in fars)]]
+    for row in rows:
+        acc = f"{format_percent(row.acc)} {format_interval(row.acc_ci95)}".rstrip()
+        auc = "-" if row.auc is None else f"{row.auc:.5f}"
+        lines.append([row.stage + "*" * row.is_stale, acc, auc, *(format_rate(row.vr.get(far)) for far in fars)])
+    return "\n".join([format_columns(lines, 1), *footnotes(rows)])
+
+
+def _pick_stages(name: str, run: Run) -> list[Stage]:
+    """embedder.h5, and the smallest int8 artefact or else the smallest of all exports."""
+    exports = [stage for stage in run.stages if not stage.name.endswith(".h5")]
+    int8 = [stage for stage in exports if "int8" in stage.name]
+    smallest = sorted(int8 or exports, key=lambda stage: stage.report.get("size_bytes") or float("inf"))[:1]
+    picked = [stage for stage in run.stages if stage.name == EMBEDDER] + smallest
+    return [replace(stage, name=f"{name}{_SEPARATOR}{stage.name}") for stage in picked]
+
+
+def _best_epoch(run: Run) -> int | None:
+    sidecar = run.path / f"{EMBEDDER}.json"
+    said = read_json(sidecar, "sidecar").get("epoch") if sidecar.is_file() else None
+    return said if isinstance(said, int) else None
+
+
+def _differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Keys of the recipes, and the training data, in which the runs are not all equal."""
+    recipes = [dict(flatten(run.config)) for run in runs]
+    for recipe, run in zip(recipes, runs, strict=True):
+        fingerprint = run.provenance.get("data", {}).get("fingerprint")
+        recipe["data (fingerprint)"] = fingerprint[:8] if isinstance(fingerprint, str) else None
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe if key != "name")
+    values = {key: [recipe.get(key) for recipe in recipes] for key in keys}
+    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
