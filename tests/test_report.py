@@ -1,6 +1,7 @@
 """The page of a run: the stage table and every figure are in it, and it opens without a network."""
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -12,63 +13,32 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from simulated_runs import STAGES, build_run, write_faces, write_log
 
 import report as script
+from facelib import html_report
 from facelib.cli import FaceError
 from facelib.html_report import render_report
-from facelib.measure import measure_pairs
-from facelib.report import Report
 from facelib.run_summary import Run, read_metrics, read_run
 from facelib.stage_table import format_far, stage_rows
-from facelib.toy_data import ToySet, write_folders
 from facelib.training_plots import plot_curves, write_training_plots
-
-STAGES = ("export/optimized_int8.tflite", "export/frozen.pb", "embedder.h5")  # not in pipeline order
-
-
-def write_log(run, num_steps=30, epoch_steps=10):
-    lines = []
-    for step in range(1, num_steps + 1):
-        lines.append({"kind": "step", "step": step, "epoch": (step - 1) // epoch_steps + 1, "loss": 10 / step,
-                      "accuracy": step / num_steps, "learning_rate": 0.1, "images_per_s": 100.0})  # fmt: skip
-        if step % epoch_steps == 0:
-            sets = {
-                "toy": {"acc": 0.5 + step / 100, "acc_std": 0.01, "auc": 0.9, "eer": 0.1, "vr": {"0.1": {"vr": 0.5}}}
-            }
-            lines.append({"kind": "epoch", "step": step, "epoch": step // epoch_steps, "loss": 1.0, "accuracy": 0.5,
-                          "seconds": 60.0, "sets": sets})  # fmt: skip
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A run directory as training and three test scripts leave it."""
-    return build_run(tmp_path)
+def run(tmp_path, monkeypatch):
+    """A run directory as training and three test scripts leave it; its page gets names in place of drawn figures."""
+    monkeypatch.setattr(html_report, "figure", lambda drawing, where="": f"<p>{drawing[0]} {where}</p>")
+    write_faces(tmp_path)
+    return build_run(tmp_path / "toy <run>", tmp_path)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Such a run after report.py: only to be looked at."""
-    folder = build_run(tmp_path_factory.mktemp("finished"))
+    """Such a run, tested on a folder too, after report.py: only to be looked at."""
+    faces = tmp_path_factory.mktemp("finished")
+    write_faces(faces)
+    folder = build_run(faces / "toy <run>", faces, has_folder_set=True)
     assert script.main([str(folder)]) == 0
-    return folder
-
-
-def build_run(tmp_path):
-    folder, rng = tmp_path / "toy <run>", np.random.default_rng(0)
-    (folder / "export").mkdir(parents=True)
-    write_log(folder)
-    write_folders(tmp_path / "faces", ToySet(2, 2))
-    (folder / "config.toml").write_text('seed = 7\n[[stage]]\nloss = "arcface"\n')
-    provenance = {"git": "0123abcd", "data": {"path": "../faces"}, "note": "<script>alert(1)</script>"}
-    (folder / "provenance.json").write_text(json.dumps(provenance))
-    is_same = np.tile([True, False], 100)
-    for noise, name in enumerate(STAGES[::-1]):
-        distances = np.where(is_same, 0.8, 1.6) + rng.normal(0, 0.2 + 0.1 * noise, 200)
-        measured = measure_pairs("toy", distances, is_same, (1e-1, 5e-2))
-        Report(name, "any", (measured,), size_bytes=2**20 * (3 - noise), ms_per_image=4.5, threads=2).write(
-            folder / f"{name}.report.json"
-        )
     return folder
 
 
@@ -77,7 +47,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.fetched, self.alts, self.tags, self.cells = [], [], [], []
+        self.fetched, self.alts, self.tags, self.cells, self.is_in_cell = [], [], [], [], False
         self.feed(text)
         self.close()
 
@@ -88,9 +58,13 @@ class Page(HTMLParser):
         self.alts += [attrs["alt"]] if tag == "img" else []
         if tag in ("td", "th"):
             self.cells.append("")
+            self.is_in_cell = True
+
+    def handle_endtag(self, tag):
+        self.is_in_cell = self.is_in_cell and tag not in ("td", "th")
 
     def handle_data(self, data):
-        if self.cells:
+        if self.is_in_cell:
             self.cells[-1] += data
 
 
@@ -100,40 +74,91 @@ def test_the_page_needs_no_network_and_holds_every_figure(finished):
     assert page.fetched and all(address.startswith("data:image/") for address in page.fetched)
     assert not re.search(r"url\(|@import|https?://", text)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
-    names = ("loss", "accuracy", "learning_rate", "verification", "roc toy", "det toy", "scores toy", "folds toy",
-             "training faces")  # fmt: skip
-    assert [alt.split(":")[0].split(",")[0] for alt in page.alts] == list(names)
+    alts = [alt.split(":")[0] for alt in page.alts]
+    figures = [alt for alt in alts if not alt.startswith("face ")]
+    training = ["loss", "accuracy", "learning_rate", "verification"]
+    of_set = ["roc", "det", "folds", "scores", "norms"]
+    expected = [*training, *(f"{key} {name}" for name in ("toy", "people") for key in of_set)]
+    assert figures == [*expected, "training faces, one identity a row"]
+    hardest = sum(len(result["hardest"][key]) for result in distinct_results(finished) for key in result["hardest"])
+    assert alts.count("face 1") == alts.count("face 2") == hardest > 60
     for address in page.fetched:
         image = cv2.imdecode(np.frombuffer(base64.b64decode(address.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
         assert image is not None and image.std() > 3
     assert "seed = 7" in text and "stage.0.loss = arcface" in text and "0123abcd" in text
 
 
+def distinct_results(run):
+    """The results of a run, one of each set for those whose hardest pairs are the same."""
+    found = {}
+    for name in STAGES[::-1]:
+        for set_name, result in json.loads((run / f"{name}.report.json").read_text())["sets"].items():
+            images = [[pair["images"] for pair in pairs] for pairs in result["hardest"].values()]
+            found.setdefault(f"{set_name} {images}", result)
+    return list(found.values())
+
+
 def test_the_page_says_light_and_dark_and_suits_a_telephone(finished):
     text = (finished / "report.html").read_text()
 
     assert 'name="viewport" content="width=device-width' in text
-    assert text.count('media="(prefers-color-scheme: dark)"') == 8  # one for each of the eight plots
+    assert text.count('media="(prefers-color-scheme: dark)"') == 14  # one for each of the plots
 
 
 def test_stages_stand_in_pipeline_order_with_changes_against_the_first(finished):
     table = Page((finished / "report.html").read_text()).cells
-    rows = [table[i : i + 7] for i in range(0, 4 * 7, 7)]
+    heads = ["stage", "set", "tested", "MiB", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2", "VR@FAR=1e-4"]
+    rows = [table[i : i + 10] for i in range(0, 7 * 10, 10)]
     reports = [json.loads((finished / f"{name}.report.json").read_text()) for name in STAGES[::-1]]
 
-    assert [row[0] for row in rows] == ["stage", "embedder.h5", "frozen.pb", "optimized_int8.tflite"]
-    assert rows[0] == ["stage", "size", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2"]
+    assert rows[0] == heads
+    assert [row[0] for row in rows[1:]] == ["embedder.h5", "", "frozen.pb", "", "model_int8.tflite", ""]
     first = reports[0]["sets"]["toy"]
-    for row, report in zip(rows[2:], reports[1:], strict=True):
+    for row, report in zip(rows[3::2], reports[1:], strict=True):
         result = report["sets"]["toy"]
-        for cell, value, reference in (
-            (row[3], result["acc"], first["acc"]),
-            (row[5], result["vr"]["0.1"]["vr"], first["vr"]["0.1"]["vr"]),
+        vr = result["vr"]["0.1"]
+        for cell, value, reference, interval in (
+            (row[5], result["acc"], first["acc"], result["acc_ci95"]),
+            (row[7], vr["vr"], first["vr"]["0.1"]["vr"], vr["ci95"]),
         ):
-            shown, change = re.fullmatch(r"([\d.]+)([+−±][\d.]+) pt\[.+, .+\]", cell).groups()
-            assert float(shown) == pytest.approx(100 * value, abs=0.006)
-            change = float(change.replace("−", "-").replace("±", ""))
+            number, *interval_shown = re.fullmatch(r"([\d.]+)[+−±][\d.]+.pt\[([\d.]+), ([\d.]+)\]", cell).groups()
+            assert float(number) == pytest.approx(100 * value, abs=0.006)
+            assert [float(end) for end in interval_shown] == pytest.approx([100 * end for end in interval], abs=0.006)
+            change = float(re.search(r"[+−±][\d.]+", cell)[0].replace("−", "-").replace("±", ""))
             assert change == pytest.approx(100 * (value - reference), abs=0.006)
+
+
+def test_what_a_set_cannot_tell_is_said_with_what_it_would_take(finished):
+    cells = Page((finished / "report.html").read_text()).cells
+
+    assert "n/aneeds ≥ 11,112 impostors" in cells  # 10,000 in nine folds of ten
+
+
+def test_thresholds_groups_and_search_stand_in_tables_with_their_intervals(finished):
+    cells = Page((finished / "report.html").read_text()).cells
+    people = json.loads((finished / "embedder.h5.report.json").read_text())["sets"]["people"]
+    chosen, groups, search = people["thresholds"]["0.01"], people["groups"], people["identification"]
+
+    at = cells.index(f"{chosen['distance']:.4f}[{chosen['distance_ci95'][0]:.4f}, {chosen['distance_ci95'][1]:.4f}]")
+    assert cells[at - 1] == "1e-2" and cells[at + 1] == f"{chosen['cosine']:.4f}"
+    assert cells[at + 2] == f"[{chosen['far_ci95'][0]:.2g}, {chosen['far_ci95'][1]:.2g}]"
+    at = cells.index("odd <ones>")
+    odd, even = groups["odd <ones>"], groups["even"]
+    assert cells[at + 2].startswith(f"{100 * odd['acc']:.2f}[{100 * odd['acc_ci95'][0]:.2f}, ")
+    gap = cells.index("gap")
+    assert float(cells[gap + 2]) == pytest.approx(100 * abs(odd["acc"] - even["acc"]), abs=0.006)
+    rank = f"{100 * search['rank']['1']:.2f}[{100 * search['rank_ci95']['1'][0]:.2f}, "
+    assert any(cell.startswith(rank) for cell in cells)
+
+
+def test_the_closest_impostors_stand_with_their_distance_and_the_verdict(finished):
+    text = (finished / "report.html").read_text()
+    result = json.loads((finished / "embedder.h5.report.json").read_text())["sets"]["toy"]
+    closest, threshold = result["hardest"]["false_accepts"][0], result["acc_threshold"]
+
+    assert closest["distance"] <= threshold  # else this is no false accept, and the next line must change
+    shown = f'{closest["distance"]:.3f} ≤ {threshold:.3f}<br><b class="bad">accepted</b><br><span>'
+    assert shown + " / ".join(closest["images"]) in text
 
 
 def test_the_terminal_shows_one_table_with_the_numbers_of_the_reports(run, capsys):
@@ -141,10 +166,11 @@ def test_the_terminal_shows_one_table_with_the_numbers_of_the_reports(run, capsy
 
     lines = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in lines[0].split("|")] == [
-        "stage", "size", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2"]  # fmt: skip
+        "stage", "size", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2", "VR@FAR=1e-4"]  # fmt: skip
     acc = json.loads((run / "embedder.h5.report.json").read_text())["sets"]["toy"]["acc"]
     cells = [cell.strip() for cell in lines[2].split("|")]
     assert cells[:3] == ["embedder.h5", "3.00 MiB", "4.50"] and cells[3].startswith(f"{100 * acc:.2f} [")
+    assert cells[-1] == "n/a" and "n/a: toy at FAR=1e-4 needs >= 11,112 impostors" in lines
 
 
 def test_what_the_run_says_is_text_not_markup(finished):
@@ -236,11 +262,11 @@ def test_the_training_data_are_found_from_the_run_directory(tmp_path):
 
 
 def test_named_data_that_are_missing_are_an_error_but_the_recipes_may_be_gone(run, tmp_path):
-    shutil.rmtree(tmp_path / "faces")
+    shutil.rmtree(tmp_path / "people")
 
     assert script.main([str(run)]) == 0
     with pytest.raises(FaceError):
-        script.main([str(run), "--data", str(tmp_path / "faces")])
+        script.main([str(run), "--data", str(tmp_path / "people")])
 
 
 @pytest.mark.parametrize(("far", "text"), [("0.001", "1e-3"), ("0.1", "1e-1"), ("5e-05", "5e-5"), ("0.025", "2.5e-2")])
@@ -258,25 +284,75 @@ def test_help_answers_at_once_without_matplotlib():
     assert run.stdout.splitlines()[-1] == "False"
 
 
+def test_artefacts_of_different_runs_stand_on_one_page(run, tmp_path, capsys):
+    for name, noise in (("a", 0), ("b", 1)):
+        build_run(tmp_path / name, tmp_path, noise=noise)
+    reports = [str(tmp_path / run / "export" / "model_int8.tflite.report.json") for run in "ab"]
+
+    with pytest.raises(FaceError, match="--out compare"):
+        script.main(reports)
+    assert script.main([*reports, "--out", str(tmp_path / "page.html")]) == 0
+
+    out = capsys.readouterr().out
+    assert "a/model_int8.tflite" in out and "b/model_int8.tflite" in out and "warning" not in out
+    text = (tmp_path / "page.html").read_text()
+    assert "<p>roc toy</p>" in text and Page(text).cells.count("a/model_int8.tflite") == 2  # stages, thresholds
+    with pytest.raises(FaceError, match="named twice"):
+        script.main([reports[0], reports[0], "--out", str(tmp_path / "page.html")])
+    with pytest.raises(FaceError, match="overwrite"):
+        script.main([*reports, "--out", reports[0]])
+
+
+def test_no_faces_means_none(run):
+    script.main([str(run), "--no-faces"])
+
+    assert "image/jpeg" not in (run / "report.html").read_text()
+
+
+def test_a_report_of_ijb_makes_its_own_tables(run):
+    vr = {"vr": 0.5, "ci95": [0.4, 0.6], "far": 1e-4, "threshold": 0.7, "needs_impostors": 10_000}
+    miss = {"fnir": 0.2, "ci95": [0.1, 0.3], "fpir": 0.1, "threshold": 0.9, "needs_unmated": 10}
+    one = {"gallery": 20, "mated": 30, "unmated": 40, "rank": {"1": 0.9}, "rank_ci95": {"1": [0.8, 0.95]}}
+    pairs = {"pairs": 15_658_489, "genuine": 19_557, "auc": 0.99, "eer": 0.02, "vr": {"0.0001": vr}}
+    switches = {"set": "ijbc", "flip": True, "normalize": False, "detector_score": True}
+    ijb = {**switches, "verification": pairs, "identification": {"G1": {**one, "fnir": {"0.1": miss}}}}
+    (run / "embedder.h5.ijb.report.json").write_text(json.dumps(ijb))
+
+    cells = Page(render_report(read_run(run))).cells
+
+    at = cells.index("embedder.h5 · ijbc N1 D1 F1")
+    assert cells[at + 1 : at + 4] == ["15,658,489", "0.99000", "50.00[40.00, 60.00]"]
+    at = cells.index("embedder.h5 · G1")
+    assert cells[at + 4 : at + 6] == ["90.00[80.00, 95.00]", "20.00[10.00, 30.00]distance ≤ 0.9000"]
+    (run / "embedder.h5.ijb.report.json").write_text('{"verification": {"pairs": 3}}')
+    with pytest.raises(FaceError, match="'verification' is not"):
+        read_run(run)
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--window-size=500,900",
+)  # fmt: skip
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
-def test_a_browser_draws_the_page_at_telephone_width_without_sideways_scrolling(finished, tmp_path):
-    page = finished / "report.html"
-    probe = tmp_path / "probe.html"  # the page, and its own measure of itself as its title
-    is_drawn = "[...document.images].every(image => image.naturalWidth > 0)"
-    measure = f"document.title = [document.documentElement.scrollWidth, innerWidth, {is_drawn}]"
-    probe.write_text(page.read_text().replace("</body>", f"<script>onload=()=>{{{measure}}}</script></body>"))
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path}/chromium",
-        "--window-size=500,900",
-    ]
+def test_a_browser_draws_every_figure_at_telephone_width_without_sideways_scrolling(finished, tmp_path):
+    text = (finished / "report.html").read_text()
+    probe = tmp_path / "probe.html"  # the page in a frame as wide as a telephone, and what it measures of itself
+    measure = (
+        "const page = document.querySelector('iframe').contentDocument, images = [...page.images];"
+        "document.title = JSON.stringify([page.documentElement.scrollWidth, images.length,"
+        " images.filter(image => image.naturalWidth > 0 && image.complete).length])"
+    )
+    frame = f'<iframe style="width: 390px; height: 800px; border: none" srcdoc="{html.escape(text)}"></iframe>'
+    probe.write_text(f"{frame}<script>onload = () => {{ {measure} }}</script>")
 
-    dump = subprocess.run([CHROMIUM, *flags, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120)
+    dump = subprocess.run(
+        [CHROMIUM, *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path}/chromium", "--dump-dom", probe.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
 
-    width, window, is_drawn = re.search(r"<title>(\d+),(\d+),(\w+)</title>", dump.stdout).groups()
-    assert int(width) <= int(window) and is_drawn == "true"
+    width, num_images, num_drawn = json.loads(re.search(r"<title>(.+?)</title>", dump.stdout)[1])
+    assert width <= 390
+    assert num_drawn == num_images == len(Page(text).alts)

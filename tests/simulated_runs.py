@@ -1,0 +1,83 @@
+"""Run directories as training and the test scripts leave them, with simulated scores on drawn faces."""
+
+import json
+
+import numpy as np
+
+from facelib.bins import write_bin
+from facelib.files import sha256_of
+from facelib.folder_source import FolderSource
+from facelib.measure import measure_folder, measure_pairs
+from facelib.report import Report
+from facelib.toy_data import ToySet, write_folders
+
+STAGES = ("export/model_int8.tflite", "export/frozen.pb", "embedder.h5")  # not in pipeline order
+NUM_PAIRS = 200
+CONFIG = 'seed = 7\n[[stage]]\nloss = "arcface"\nmargin = {margin}\n'
+
+
+def write_faces(folder):
+    """`people`, a folder of identities, and `toy.bin`, pairs of its images."""
+    write_folders(folder / "people", ToySet(12, 4))
+    images = [file.read_bytes() for file in sorted((folder / "people").rglob("*.jpg"))]
+    write_bin(folder / "toy.bin", [images[i % len(images)] for i in range(2 * NUM_PAIRS)], is_same_pair())
+
+
+def is_same_pair():
+    return np.tile([True, False], NUM_PAIRS // 2)
+
+
+def write_log(run, num_steps=30, epoch_steps=10, loss=10.0):
+    lines = []
+    for step in range(1, num_steps + 1):
+        lines.append({"kind": "step", "step": step, "epoch": (step - 1) // epoch_steps + 1, "loss": loss / step,
+                      "accuracy": step / num_steps, "learning_rate": 0.1, "images_per_s": 100.0})  # fmt: skip
+        if step % epoch_steps == 0:
+            sets = {
+                "toy": {"acc": 0.5 + step / 100, "acc_std": 0.01, "auc": 0.9, "eer": 0.1, "vr": {"0.1": {"vr": 0.5}}}
+            }
+            lines.append({"kind": "epoch", "step": step, "epoch": step // epoch_steps, "loss": 1.0, "accuracy": 0.5,
+                          "seconds": 60.0, "sets": sets})  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def pair_result(faces, noise, protocol="exact"):
+    """Scores of toy.bin: two normal distributions, the wider the more `noise`."""
+    random, is_same = np.random.default_rng(0), is_same_pair()
+    distances = np.clip(np.where(is_same, 0.8, 1.6) + random.normal(0, 0.2 + 0.1 * noise, NUM_PAIRS), 0, 4)
+    path = faces / "toy.bin"
+    return measure_pairs(
+        "toy", distances, is_same, (1e-1, 5e-2, 1e-4), protocol=protocol, norms=random.gamma(9, 2, 2 * NUM_PAIRS),
+        images=[str(i) for i in range(2 * NUM_PAIRS)], source={"path": str(path), "sha256": sha256_of(path)},
+    )  # fmt: skip
+
+
+def folder_result(faces, noise):
+    """Scores of all pairs of `people`, two groups, and a search among them."""
+    source = FolderSource(faces / "people")
+    random = np.random.default_rng(1)
+    rows = random.normal(size=(12, 16))[source.labels] + (0.7 + 0.2 * noise) * random.normal(size=(len(source), 16))
+    names = [source.file_of(i).relative_to(source.path).as_posix() for i in range(len(source))]
+    return measure_folder(
+        "people", rows, source.labels, (1e-1,), norms=np.linalg.norm(rows, axis=1), images=names,
+        groups=np.where(source.labels % 2, "odd <ones>", "even"),
+        source={"path": str(source.path.resolve()), "sha256": source.fingerprint},
+    )  # fmt: skip
+
+
+def build_run(folder, faces, *, margin=0.5, noise=0.0, flip=False, protocol="exact", has_folder_set=False):
+    """A run directory whose three artefacts were tested on toy.bin, and on `people` when asked."""
+    (folder / "export").mkdir(parents=True)
+    write_log(folder, loss=10.0 + noise)
+    (folder / "config.toml").write_text(CONFIG.format(margin=margin))
+    (folder / "embedder.h5.json").write_text('{"kind": "h5", "epoch": 2}')
+    provenance = {
+        "git": "0123abcd", "data": {"path": "../people", "fingerprint": "ab" * 32}, "note": "<script>alert(1)</script>",
+    }  # fmt: skip
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    for i, name in enumerate(STAGES[::-1]):
+        sets = [pair_result(faces, noise + i, protocol)]
+        sets += [folder_result(faces, noise + i)] if has_folder_set else []
+        report = Report(name, "any", tuple(sets), size_bytes=2**20 * (3 - i), ms_per_image=4.5, threads=2, flip=flip)
+        report.write(folder / f"{name}.report.json")
+    return folder
