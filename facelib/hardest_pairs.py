@@ -57,7 +57,7 @@ class FaceFinder:
         return reader
 
     def _open(self, source: dict[str, Any], folder: Path, is_folder_set: bool) -> ReadFace:
-        named = folder / source["path"]
+        named = (folder / source["path"]).resolve()
         places = [named]
         if self.valid is not None:
             places += [self.valid, self.valid / named.name]

@@ -149,7 +149,7 @@ def group_table(block: Block) -> str:
             cells.append(acc + small(format_interval(one.get("acc_ci95"))))
             for far in fars:
                 vr = (one.get("vr") or {}).get(far)
-                cells += ["n/a", "n/a"] if not vr or vr.get("vr") is None else [
+                cells += ["n/a", "n/a"] if not vr or vr.get("vr") is None or vr.get("far") is None else [
                     format_percent(vr["vr"]) + small(format_interval(vr.get("ci95"))),
                     f"{100 * vr['far']:.3g}" + small(format_interval(vr.get("far_ci95"))),
                 ]  # fmt: skip
