@@ -157,7 +157,7 @@ def group_table(block: Block) -> str:
         gaps = [_gap([one.get("acc") for one in groups.values()])]
         for far in fars:
             rates = [(one.get("vr") or {}).get(far) or {} for one in groups.values()]
-            gaps += [_gap([rate.get("vr") for rate in rates]), _gap([rate.get("far") for rate in rates])]
+            gaps += [_gap([rate.get("vr") for rate in rates]), _gap([rate.get("far") for rate in rates], ".3g")]
         lines.append(["", "gap", "", *gaps])
         classes.append("goes-on total" if groups else "")
     heads = [
@@ -221,9 +221,9 @@ def _section(
     return folded(title, content, is_open=len(lines) <= _MAX_OPEN_ROWS)
 
 
-def _gap(rates: Sequence[float | None]) -> str:
+def _gap(rates: Sequence[float | None], form: str = ".2f") -> str:
     known = [rate for rate in rates if rate is not None]
-    return f"{100 * (max(known) - min(known)):.2f}" if len(known) > 1 else "-"
+    return f"{100 * (max(known) - min(known)):{form}}" if len(known) > 1 else "-"
 
 
 def _plain_interval(interval: Sequence[float] | None, form: str) -> str:

@@ -1,7 +1,6 @@
 """The page of a run: the stage table and every figure are in it, and it opens without a network."""
 
 import base64
-import html
 import json
 import re
 import shutil
@@ -327,32 +326,3 @@ def test_a_report_of_ijb_makes_its_own_tables(run):
     (run / "embedder.h5.ijb.report.json").write_text('{"verification": {"pairs": 3}}')
     with pytest.raises(FaceError, match="'verification' is not"):
         read_run(run)
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-CHROMIUM_FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=500,900",
-)  # fmt: skip
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
-def test_a_browser_draws_every_figure_at_telephone_width_without_sideways_scrolling(finished, tmp_path):
-    text = (finished / "report.html").read_text()
-    probe = tmp_path / "probe.html"  # the page in a frame as wide as a telephone, and what it measures of itself
-    measure = (
-        "const page = document.querySelector('iframe').contentDocument, images = [...page.images];"
-        "document.title = JSON.stringify([page.documentElement.scrollWidth, images.length,"
-        " images.filter(image => image.naturalWidth > 0 && image.complete).length])"
-    )
-    frame = f'<iframe style="width: 390px; height: 800px; border: none" srcdoc="{html.escape(text)}"></iframe>'
-    probe.write_text(f"{frame}<script>onload = () => {{ {measure} }}</script>")
-
-    dump = subprocess.run(
-        [CHROMIUM, *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path}/chromium", "--dump-dom", probe.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-    width, num_images, num_drawn = json.loads(re.search(r"<title>(.+?)</title>", dump.stdout)[1])
-    assert width <= 390
-    assert num_drawn == num_images == len(Page(text).alts)
