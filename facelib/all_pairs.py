@@ -12,8 +12,9 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.folds import NUM_FOLDS, FoldAccuracy, FoldTar, impostors_needed, no_tar
 from facelib.intervals import cluster_interval
-from facelib.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve, normalize
+from facelib.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve
 from facelib.pairs import split_identities
+from facelib.vectors import normalize
 
 MAX_PAIRS = 400_000_000  # 1.6 GB of distances, and as much again for the sorted copy
 NUM_HARDEST = 12

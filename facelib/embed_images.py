@@ -8,8 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from facelib.bins import stream_images
-from facelib.cli import FaceError
 from facelib.embedder import Embedder
+from facelib.vectors import check_norms
 
 CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels
 
@@ -72,11 +72,5 @@ def embed_images(
 
 def _checked(embeddings: np.ndarray, where: str, records: list[int]) -> np.ndarray:
     norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
-    is_bad = ~(np.isfinite(norms) & (norms > 0))
-    if is_bad.any():
-        i = int(np.argmax(is_bad))
-        raise FaceError(
-            f"The model gave {'a zero' if norms[i] == 0 else 'a non-finite'} embedding for record {records[i]} of "
-            f"'{where}' ({int(is_bad.sum())} of {len(norms)} images). Check how the model is fed, or train it again."
-        )
+    check_norms(norms, lambda i: f"record {records[i]} of '{where}'")
     return embeddings

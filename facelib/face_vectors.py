@@ -10,6 +10,7 @@ from facelib.cli import FaceError
 from facelib.embedder import Embedder
 from facelib.photos import FaceCutter, UnusablePhotoError
 from facelib.tfrecord import BadRecord
+from facelib.vectors import check_norms
 
 CHUNK_IMAGES = 256  # cut at a time: 10 MB of pixels
 
@@ -38,13 +39,7 @@ def unit_vectors(embedder: Embedder, faces: np.ndarray, flip: bool, places: Sequ
     if flip:
         raw = raw + embed(np.ascontiguousarray(faces[:, :, ::-1]))
     norms = np.linalg.norm(raw, axis=1, keepdims=True)
-    is_bad = ~(np.isfinite(norms) & (norms > 0))[:, 0]
-    if is_bad.any():
-        i = int(np.argmax(is_bad))
-        raise FaceError(
-            f"An embedding has a finite length above 0. '{embedder.name}' gave one of {norms[i, 0]:g} for {places[i]} "
-            f"({int(is_bad.sum())} of {len(norms)} faces). Check how the model is fed, or train it again."
-        )
+    check_norms(norms[:, 0], lambda i: places[i])
     return (raw / norms).astype(np.float32)
 
 

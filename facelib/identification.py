@@ -19,6 +19,7 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.intervals import wilson_interval
 from facelib.metrics import REJECT_ALL, Scores, can_resolve
+from facelib.vectors import check_norms
 
 BLOCK_ROWS = 4096  # of the gallery, compared at a time; an identity is never cut
 BLOCK_SCORES = 2**21  # held at a time: 8 MiB as float32
@@ -249,11 +250,5 @@ def _norms(what: str, rows: np.ndarray) -> np.ndarray:
     for begin in range(0, len(rows), BLOCK_ROWS):
         some = slice(begin, begin + BLOCK_ROWS)
         norms[some] = np.linalg.norm(rows[some].astype(np.float64), axis=1, keepdims=True)
-    is_bad = ~(np.isfinite(norms) & (norms > 0)).ravel()
-    if is_bad.any():
-        row = int(np.argmax(is_bad))
-        raise FaceError(
-            f"An embedding has a finite length above 0. Row {row} of the {what} has {norms[row, 0]:g} "
-            f"({int(is_bad.sum())} of {len(norms)} rows). Check the model."
-        )
+    check_norms(norms[:, 0], lambda row: f"row {row} of the {what}")
     return norms

@@ -15,6 +15,7 @@ from facelib.cli import FaceError
 from facelib.embedder import Embedder
 from facelib.ijb_files import IjbFaces
 from facelib.photos import decode_photo
+from facelib.vectors import check_norms
 
 CHUNK_IMAGES = 512  # aligned faces held at a time, twice: 38 MB of pixels
 
@@ -89,18 +90,8 @@ def embed_faces(
             seconds += time.perf_counter() - started
             norm_sum += float(np.linalg.norm(found.astype(np.float64), axis=1).sum())
             rows[done : done + len(found)] = found + mirrored
-            _check_rows(rows[done : done + len(found)], faces.images[done : done + len(found)])
+            norms = np.linalg.norm(rows[done : done + len(found)].astype(np.float64), axis=1)
+            check_norms(norms, lambda i, first=done: f"'{faces.images[first + i]}'")
             done += len(found)
             bar.update(len(found))
     return IjbEmbeddings(rows, seconds, norm_sum / num_images)
-
-
-def _check_rows(rows: np.ndarray, names: list[str]) -> None:
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-    is_bad = ~(np.isfinite(norms) & (norms > 0))
-    if is_bad.any():
-        i = int(np.argmax(is_bad))
-        raise FaceError(
-            f"The model gave {'a zero' if norms[i] == 0 else 'a non-finite'} embedding for '{names[i]}'. "
-            f"Check how the model is fed, or train it again."
-        )

@@ -12,9 +12,10 @@ from facelib.cli import FaceError
 from facelib.folds import NUM_FOLDS, FoldTar, count_folds, fold_of, kfold_accuracy, kfold_tar_at_far
 from facelib.identification import identify, split_open_set
 from facelib.intervals import cluster_interval, wilson_interval
-from facelib.metrics import Scores, can_resolve, normalize
+from facelib.metrics import Scores, can_resolve
 from facelib.report import HISTOGRAM_EDGES, SetResult
 from facelib.thresholds import calibrate
+from facelib.vectors import normalize
 
 PROTOCOLS = {
     "exact": (kfold_accuracy, kfold_tar_at_far),

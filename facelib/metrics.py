@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from facelib.cli import FaceError
+from facelib.vectors import normalize
 
 REJECT_ALL = -math.inf
 
@@ -41,16 +42,6 @@ def pair_distances(embeddings: np.ndarray) -> np.ndarray:
     """
     unit = normalize(embeddings)
     return np.square(unit[0::2] - unit[1::2]).sum(axis=1)
-
-
-def normalize(embeddings: np.ndarray) -> np.ndarray:
-    """Rows of unit L2 norm, float64 [N, D]."""
-    embeddings = np.asarray(embeddings, np.float64)
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    if not (np.isfinite(norms).all() and (norms > 0).all()):
-        row = int(np.flatnonzero(~(np.isfinite(norms) & (norms > 0)).ravel())[0])
-        raise FaceError(f"An embedding has a finite length above 0. Row {row} has {norms[row, 0]:g}. Check the model.")
-    return embeddings / norms
 
 
 class Scores:

@@ -114,5 +114,5 @@ def test_an_embedding_without_direction_is_refused_by_row(bad):
     embeddings, labels = draw_faces()
     embeddings[17] = bad
 
-    with pytest.raises(FaceError, match="Row 17"):
+    with pytest.raises(FaceError, match="row 17 "):
         AllPairs(embeddings, labels)
