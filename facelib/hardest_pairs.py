@@ -48,7 +48,7 @@ class FaceFinder:
         key = (source.get("sha256") or "", (folder / source["path"]).resolve())
         if key not in self._found:
             try:
-                self._found[key] = self._open(source, folder, result.get("protocol") == "all-pairs")
+                self._found[key] = self._open(result, key[1])
             except FaceError as error:
                 self._found[key] = str(error)
         reader = self._found[key]
@@ -56,27 +56,30 @@ class FaceFinder:
             raise FacesMissing(reader)
         return reader
 
-    def _open(self, source: dict[str, Any], folder: Path, is_folder_set: bool) -> ReadFace:
-        named = (folder / source["path"]).resolve()
-        places = [named]
-        if self.valid is not None:
-            places += [self.valid, self.valid / named.name]
-        is_bin = named.suffix == ".bin"
+    def _open(self, result: dict[str, Any], named: Path) -> ReadFace:
+        expected, is_bin = result["source"].get("sha256"), _is_of_bin(result)
+        places = [named, *([self.valid, self.valid / named.name] if self.valid is not None else [])]
         places = [place for place in places if (place.is_file() if is_bin else place.is_dir())]
         if not places:
             raise FacesMissing(f"'{named.name}' is no longer where it was tested. Say where it is: --valid DIR_OR_BIN.")
-        expected = source.get("sha256")
         for place in places:
             if is_bin and expected in (None, sha256_of(place)):
                 images = load_bin(place).images
                 return lambda entry: images[int(entry)]
             # Of a pair list, the hash is that of the list: its photos are looked up by their names alone.
-            if not is_bin and (not is_folder_set or expected in (None, FolderSource(place).fingerprint)):
+            is_listed = result.get("protocol") != "all-pairs"
+            if not is_bin and (is_listed or expected in (None, FolderSource(place).fingerprint)):
                 root = place.resolve()
                 return lambda name: _read_below(root, str(name))
         raise FacesMissing(
             f"'{named.name}' was changed since the test (its sha256 is another): test the artefact again."
         )
+
+
+def _is_of_bin(result: dict[str, Any]) -> bool:
+    """Whether the images of the hardest pairs are entry numbers, and not paths."""
+    pairs = [pair for pairs in (result.get("hardest") or {}).values() for pair in pairs]
+    return all(str(name).isdecimal() for pair in pairs for name in pair["images"])
 
 
 def thumbnail(image: bytes) -> bytes:

@@ -18,6 +18,7 @@ Results = Sequence[tuple[str, dict[str, Any]]]
 _MAX_BANDS = 3  # more intervals on one another are mud
 _DET_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 2e-2, 5e-2, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)
 _HIGHEST_DET = 0.5
+_DET_LABEL_ROOM = 0.075  # of the axis
 _DEVIATE = NormalDist().inv_cdf
 
 
@@ -67,8 +68,8 @@ def plot_det(results: Results, theme: str = "light") -> bytes:
     limits = ((smallest[0], _HIGHEST_DET), (smallest[1], max(largest, 2 * smallest[1])))
     for axis, set_limits, (low, high) in zip((ax.xaxis, ax.yaxis), (ax.set_xlim, ax.set_ylim), limits, strict=True):
         low, high = _deviates([low * 0.8, min(high * 1.1, 0.99)])
-        ticks = [tick for tick in _DET_TICKS if low <= _DEVIATE(tick) <= high]
-        axis.set_ticks(_deviates(ticks), [f"{100 * tick:g}" for tick in ticks])
+        ticks = _spread_ticks(low, high)
+        axis.set_ticks(_deviates(ticks), [_percent(tick) for tick in ticks])
         set_limits(low, high)
     ax.axline((0, 0), slope=1, color=colours.text, linewidth=0.8, linestyle=":", alpha=0.7)
     label(ax, colours, "false match rate (FMR), %", "false non-match rate (FNMR), %")
@@ -172,6 +173,21 @@ def verification_figures(results: Results) -> list[Drawing]:
         for key, draw, has_numbers, caption in figures
         if any(has_numbers(result) for _, result in results)
     ]
+
+
+def _spread_ticks(low: float, high: float) -> list[float]:
+    """Rates to label between two deviates, so far apart that their labels do not touch."""
+    ticks: list[float] = []
+    for tick in reversed(_DET_TICKS):
+        at = _DEVIATE(tick)
+        if low <= at <= high and (not ticks or _DEVIATE(ticks[-1]) - at >= _DET_LABEL_ROOM * (high - low)):
+            ticks.append(tick)
+    return ticks
+
+
+def _percent(rate: float) -> str:
+    """0.001 -> '0.1', 1e-6 -> '1e-4': short at both ends."""
+    return f"{100 * rate:g}" if rate >= 1e-4 else f"{100 * rate:.0e}".replace("e-0", "e-")
 
 
 def _has_roc(result: dict[str, Any]) -> bool:

@@ -71,6 +71,20 @@ def test_another_bin_of_that_name_is_refused(faces, pairs, tmp_path):
             finder.find(pairs, tmp_path / "run")
 
 
+def test_a_bin_may_have_any_name(faces, pairs, tmp_path):
+    shutil.copy(faces / "toy.bin", tmp_path / "pairs.pickle")
+    renamed = {**pairs, "source": {**pairs["source"], "path": "pairs.pickle"}}
+
+    assert FaceFinder().find(renamed, tmp_path)("0") == load_bin(faces / "toy.bin").images[0]
+
+
+def test_photos_of_a_pair_list_are_found_by_their_names(faces, people):
+    listed = {**people, "protocol": "exact", "source": {"path": "people", "sha256": "of the list"}}
+    name = people["hardest"]["false_accepts"][0]["images"][1]
+
+    assert FaceFinder().find(listed, faces)(name) == (faces / "people" / name).read_bytes()
+
+
 def test_a_folder_with_other_images_is_refused(faces, people, tmp_path):
     shutil.copytree(faces / "people", tmp_path / "people")
     next((tmp_path / "people").rglob("*.jpg")).write_bytes(b"")

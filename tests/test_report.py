@@ -288,6 +288,8 @@ def test_artefacts_of_different_runs_stand_on_one_page(run, tmp_path, capsys):
         build_run(tmp_path / name, tmp_path, noise=noise)
     reports = [str(tmp_path / run / "export" / "model_int8.tflite.report.json") for run in "ab"]
 
+    with pytest.raises(FaceError, match=r"compare_runs\.py"):
+        script.main([str(tmp_path / "a"), str(tmp_path / "b")])
     with pytest.raises(FaceError, match="--out compare"):
         script.main(reports)
     assert script.main([*reports, "--out", str(tmp_path / "page.html")]) == 0
