@@ -20,7 +20,7 @@ PROJECT = {"facelib"} | LAYER_1 | SCRIPT_NAMES
 
 # Beside the standard library. Those of LAZY are slow to import or not always installed: inside functions only.
 SMALL_LIBRARIES = {"numpy", "cv2", "tqdm", "crc32c", "simplejpeg"}
-LAZY = {"matplotlib", "faiss", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime"}
+LAZY = {"mtcnn", "matplotlib", "faiss", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime"}
 FRAMEWORKS = {"tensorflow": "TensorFlow", "keras": "Keras"}
 LAYER_1_MODELS = {"face_loss_k", "mobilefacenet", "my_mobilenet", "iresnet", "backbones"}  # may import Keras at the top
 
