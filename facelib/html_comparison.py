@@ -36,13 +36,15 @@ def _run_table(comparison: Comparison) -> str:
 
 
 def _difference_table(comparison: Comparison) -> str:
+    unknown = ", ".join(run.name for run in comparison.runs if not run.run.config)
+    note = f'<p class="soft">No recipe (config.toml): {escape(unknown)}.</p>' if unknown else ""
     if not comparison.differing:
-        return '<p class="soft">Recipes and training data are equal.</p>'
+        return f'<p class="soft">Recipes and training data are equal.</p>{note}'
     rows = [
         [name_cell(key), *(escape(format_value(value)) for value in values)]
         for key, values in comparison.differing.items()
     ]
-    return table(["recipe", *(run.name for run in comparison.runs)], rows)
+    return table(["recipe", *(run.name for run in comparison.runs)], rows) + note
 
 
 def _block_section(block: Block) -> str:

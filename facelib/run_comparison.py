@@ -22,6 +22,7 @@ from facelib.stage_table import (
 
 EMBEDDER = "embedder.h5"
 _SEPARATOR = " · "
+_MAX_KEYS = 3  # that the table of runs names; the others follow in a table of their own
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ def format_comparison(comparison: Comparison) -> str:
     lines = [["run", "differs in", "epochs", "minutes", "best epoch"]]
     lines += [[run.name, *cells] for run, cells in zip(comparison.runs, run_cells(comparison), strict=True)]
     parts.append(format_columns(lines, 2))
+    if len(comparison.differing) > _MAX_KEYS:
+        lines = [["key", *(run.name for run in comparison.runs)]]
+        lines += [[key, *map(format_value, values)] for key, values in comparison.differing.items()]
+        parts.append("\n" + format_columns(lines, 1))
     for block in comparison.blocks:
         parts.append(f"\n{block.title}: {block.measurement}\n{_format_results(block)}")
     return "\n".join(parts)
@@ -99,7 +104,9 @@ def run_cells(comparison: Comparison) -> list[list[str]]:
     """For each run: its differing keys with their values, epochs, minutes, best epoch."""
     cells = []
     for i, run in enumerate(comparison.runs):
-        differs = ", ".join(f"{key}={format_value(values[i])}" for key, values in comparison.differing.items())
+        differs = [f"{key}={format_value(values[i])}" for key, values in comparison.differing.items()]
+        more = [f"{len(differs) - _MAX_KEYS} more"] if differs[_MAX_KEYS:] else []
+        differs = ", ".join(differs[:_MAX_KEYS] + more) if run.run.config else "no recipe"
         minutes = "-" if run.minutes is None else f"{run.minutes:.1f}"
         cells.append([differs or "nothing", str(len(run.run.epochs) or "-"), minutes, str(run.best_epoch or "-")])
     return cells
@@ -137,11 +144,12 @@ def _best_epoch(run: Run) -> int | None:
 
 
 def _differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Keys of the recipes, and the training data, in which the runs are not all equal."""
+    """Keys of the recipes, and the training data, in which the runs that have a recipe are not all equal."""
     recipes = [dict(flatten(run.config)) for run in runs]
     for recipe, run in zip(recipes, runs, strict=True):
         fingerprint = run.provenance.get("data", {}).get("fingerprint")
         recipe["data (fingerprint)"] = fingerprint[:8] if isinstance(fingerprint, str) else None
     keys = dict.fromkeys(key for recipe in recipes for key in recipe if key != "name")
     values = {key: [recipe.get(key) for recipe in recipes] for key in keys}
-    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
+    known = [i for i, run in enumerate(runs) if run.config]
+    return {key: found for key, found in values.items() if any(found[i] != found[known[0]] for i in known)}

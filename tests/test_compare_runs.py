@@ -96,6 +96,26 @@ def test_other_training_data_are_a_difference(runs):
     assert compare_runs(runs[:2]).differing["data (fingerprint)"] == ["abababab", "cdcdcdcd"]
 
 
+def test_a_run_without_a_recipe_does_not_make_every_key_a_difference(runs, tmp_path, capsys):
+    (runs[1] / "config.toml").unlink()
+
+    text, _ = run_script(runs, tmp_path / "c.html", capsys)
+
+    assert list(compare_runs(runs).differing) == ["stage.0.margin"]
+    line = next(line for line in text.splitlines() if line.startswith("margin_05 "))
+    assert line.split(" | ")[1].strip() == "no recipe"
+
+
+def test_many_differences_follow_in_a_table_of_their_own(runs, tmp_path, capsys):
+    with open(runs[1] / "config.toml", "a") as file:
+        file.write("epochs = 9\nscale = 64.0\nmomentum = 0.5\nflag = true\n")
+
+    text, _ = run_script(runs[:2], tmp_path / "c.html", capsys)
+
+    assert "stage.0.margin=0.5, stage.0.epochs=9, stage.0.scale=64.0, 2 more" in text
+    assert re.search(r"^stage\.0\.flag +\| +- \| +true$", text, re.MULTILINE)
+
+
 def test_a_run_whose_embedder_was_not_tested_is_named(runs, tmp_path, capsys):
     (runs[1] / "embedder.h5.report.json").unlink()
 
