@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import import_onnx
-from evaluate_data import load_model
 from facelib.cli import FaceError
+from facelib.keras_files import load_model
 from facelib.onnx_graph import list_convolutions, load_onnx
 from facelib.sidecar import check_sidecar
 from facelib.toy_faces import toy_face
