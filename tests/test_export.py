@@ -13,7 +13,6 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-import evaluate_data
 import h5_2_pb
 import import_onnx
 import pb_2_tflite
@@ -25,6 +24,7 @@ from facelib.calibration import load_crops
 from facelib.cli import FaceError
 from facelib.files import sha256_of
 from facelib.graph import load_graph
+from facelib.keras_files import load_model
 from facelib.parity import row_cosines
 from facelib.runtimes import GraphEmbedder, TfliteEmbedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, write_sidecar
@@ -115,7 +115,7 @@ def test_the_faces_tell_these_embeddings_apart(chain):
 
 
 def test_the_saved_model_is_the_model_bit_for_bit(chain):
-    loaded = evaluate_data.load_model(chain.h5)
+    loaded = load_model(chain.h5)
     faces = chain.faces.astype("float32")
     np.testing.assert_array_equal(loaded(faces, training=False), chain.model(faces, training=False))
 
@@ -227,7 +227,7 @@ def test_converting_asks_how_to_feed_a_graph_without_sidecar(chain, tmp_path):
 
 
 def test_slopes_above_one_are_refused(chain, tmp_path):
-    model = evaluate_data.load_model(chain.h5)
+    model = load_model(chain.h5)
     slopes = model.get_layer("stem_conv_act").alpha
     slopes.assign(np.full(slopes.shape, 1.5))
     import_onnx.save_h5(model, tmp_path / "steep.h5")
@@ -297,7 +297,7 @@ def test_the_pretrained_net_keeps_its_embeddings_of_real_faces(tmp_path):
     export = run_chain(h5, LFW)
     faces, _ = load_crops(LFW, 64, seed=9)
 
-    reference = evaluate_data.load_model(h5)(faces.astype("float32"), training=False).numpy()
+    reference = load_model(h5)(faces.astype("float32"), training=False).numpy()
 
     floors = (0.99999, 0.99999, 0.9999, 0.9995, 0.995, 0.97)
     for (name, embedder, _), floor in zip(CONTRACT, floors, strict=True):
