@@ -11,6 +11,8 @@ show no face are listed in OUT/skipped.csv.
 import argparse
 import os
 import shlex
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     from facelib.align_folders import align_folders
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order: the processes end, the list is written
     started = time.monotonic()
     outcome = align_folders(args.photos, args.out, rule=args.face, workers=args.workers, progress=args.progress)
     print_summary(outcome, args.out, time.monotonic() - started)

@@ -6,7 +6,7 @@ from facelib.tfrecord import BadRecord
 
 # Start-of-frame markers of the JPEGs that OpenCV decodes: baseline, extended, progressive (C4, C8, CC are no frames).
 _FRAMES = {0xC0, 0xC1, 0xC2}
-_TRAILING = 64  # bytes that some programs leave after the end marker
+_TRAILING = 64  # bytes from the end where the end marker is looked for first
 
 
 def read_size(data: bytes) -> tuple[int, int]:
@@ -26,8 +26,7 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    if data[-2:] != b"\xff\xd9" and b"\xff\xd9" not in data[-_TRAILING:]:
-        raise BadRecord("the JPEG is cut short: its end marker is missing")
+    has_end = b"\xff\xd9" in data[-_TRAILING:]
     at, end = 2, len(data) - 9
     while at < end:
         if data[at] != 0xFF:
@@ -35,11 +34,15 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         marker = data[at + 1]
         if marker in _FRAMES:
             height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
-            if height and width:
+            # Telephones append whole films. Behind the frame header only the end is FF D9: the pixels never hold it.
+            has_end = has_end or data.find(b"\xff\xd9", at) >= 0
+            if has_end and height and width:
                 return height, width
             break
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
         at += 2 + (data[at + 2] << 8 | data[at + 3])
+    if not has_end:
+        raise BadRecord("the JPEG is cut short: its end marker is missing")
     raise BadRecord("the JPEG is damaged: it has no frame header")
