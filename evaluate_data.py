@@ -79,7 +79,9 @@ def evaluate_sets(
     for load in sets:
         faces = load()
         label = faces.name if progress else None
-        embedded = embed_images(embedder, faces.images, where=faces.where, flip=flip, progress=label, threads=threads)
+        embedded = embed_images(
+            embedder, faces.images, where=faces.where, names=faces.names, flip=flip, progress=label, threads=threads
+        )
         results.append(_measure(faces, embedded, fars, protocol, attributes))
         num_distinct += embedded.num_distinct
         seconds += embedded.seconds
@@ -96,7 +98,7 @@ def check_sets(sets: Sequence[Callable[[], FaceSet]]) -> None:
     """
     for load in sets:
         faces = load()
-        decode_images(faces.images[:2], source=faces.where)
+        decode_images(faces.images[:2], source=faces.where, records=faces.names[:2])
         blind = np.random.default_rng(0).normal(size=(len(faces.images), 2)).astype(np.float32)
         _measure(faces, Embedded(blind, None, len(blind), 0.0), DEFAULT_FARS, "exact", None)
 

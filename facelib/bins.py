@@ -98,14 +98,14 @@ def decode_images(
     size: tuple[int, int] = IMAGE_SIZE,
     *,
     source: str = "",
-    records: Sequence[int] | None = None,
+    records: Sequence[int | str] | None = None,
     num_threads: int | None = None,
 ) -> np.ndarray:
     """Decodes JPEG or PNG images to uint8 `[N, H, W, 3]`, RGB, on several threads.
 
     Args:
         size: (height, width) in pixels that every image must have.
-        source, records: the file and the record indices (default 0..N-1), for messages.
+        source, records: the file and its records' numbers or names (default 0..N-1), for messages.
         num_threads: default: one a core.
 
     Raises:

@@ -1,7 +1,7 @@
 """Embedding many encoded images with one embedder: each distinct image once, decoded while the runtime works."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ def embed_images(
     images: Iterable[bytes],
     *,
     where: str,
+    names: Sequence[str] | None = None,
     flip: bool = False,
     progress: str | None = None,
     threads: int | None = None,
@@ -39,7 +40,8 @@ def embed_images(
     """Embeds JPEG or PNG images; equal bytes once (LFW's .bin has 12,000 entries, 7,701 images).
 
     Args:
-        where: names the set in errors.   flip: add the embedding of the mirrored image.
+        where: names the set in errors.   names: of the images there; default: their numbers.
+        flip: add the embedding of the mirrored image.
         progress: label of the bar; None for none.   threads: for decoding.
 
     Raises:
@@ -49,7 +51,8 @@ def embed_images(
     images = list(images)
     for record, image in enumerate(images):
         first_record.setdefault(image, record)
-    distinct, records = list(first_record), list(first_record.values())
+    distinct = list(first_record)
+    records = [names[record] if names else record for record in first_record.values()]
     embed = getattr(embedder, "raw", embedder)
     rows, mirrored, seconds = [], [], 0.0
     with tqdm(total=len(distinct), desc=progress, unit="img", disable=None if progress else True, leave=False) as bar:
@@ -70,7 +73,7 @@ def embed_images(
     return Embedded(total[place], norms, len(distinct), seconds)
 
 
-def _checked(embeddings: np.ndarray, where: str, records: list[int]) -> np.ndarray:
+def _checked(embeddings: np.ndarray, where: str, records: list) -> np.ndarray:
     norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
     check_norms(norms, lambda i: f"record {records[i]} of '{where}'")
     return embeddings

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from facelib.cli import FaceError
-from facelib.files import write_json
+from facelib.files import require_file, write_json
 from facelib.intervals import wilson_interval
 from facelib.metrics import Scores, can_resolve
 from facelib.sidecar import read_sidecar
@@ -87,7 +87,7 @@ def read_thresholds(artefact: Path, far: float, set_name: str | None = None) -> 
     Raises:
         FaceError: the sidecar has none, not for this set, or not for this FAR.
     """
-    sidecar = read_sidecar(artefact)
+    sidecar = read_sidecar(require_file(artefact, "model"))
     sets = sidecar.rest.get("thresholds") if sidecar else None
     mend = f"Calibrate it: run the test script of '{artefact}' with --valid, or say --threshold DISTANCE"
     if not isinstance(sets, dict) or not sets:

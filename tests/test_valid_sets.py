@@ -94,7 +94,7 @@ def test_photos_of_another_size_are_refused_or_letterboxed(toy, people):  # noqa
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").write_bytes(face(1, (90, 90, 90), size=(60, 120)))
 
-    with pytest.raises(FaceError, match=r"Faces are 112x112 pixels. Record 0 of '.*pairs.txt' has 60x120"):
+    with pytest.raises(FaceError, match=r"Record P00/P00_0001.png of '.*pairs.txt' has 60x120"):
         run_main(toy / "model.fake", "--valid", people, "--pairs", pairs)
     assert run_main(toy / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox") == 0
 
@@ -131,7 +131,7 @@ def test_a_damaged_photo_is_named(toy, people):  # noqa: F811
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").write_bytes(b"no image")
 
-    with pytest.raises(FaceError, match=r"Record 0 of '.*pairs.txt' is not a readable JPEG or PNG"):
+    with pytest.raises(FaceError, match=r"Record P00/P00_0001.png of '.*pairs.txt' is not a readable JPEG or PNG"):
         run_main(toy / "model.fake", "--valid", people, "--pairs", pairs)
     with pytest.raises(FaceError, match=r"P00_0001.png' is not a readable JPEG or PNG"):
         run_main(toy / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox")
