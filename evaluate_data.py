@@ -212,7 +212,13 @@ def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namesp
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="the artefact to test")
-    add("--valid", type=Path, default=DEFAULT_VALID, metavar="DIR_OR_BIN", help="sets (default: %(default)s/)")
+    add(
+        "--valid",
+        type=Path,
+        default=DEFAULT_VALID,
+        metavar="DIR_OR_BIN",
+        help="a .bin, a folder of them, or a folder of identities (default: %(default)s/)",
+    )
     add("--pairs", type=Path, metavar="TXT", help="pair list in LFW's form; --valid is the folder of its photos")
     add("--letterbox", action=argparse.BooleanOptionalAction, default=False, help="fit photos of any size, grey beside")
     add("--attributes", type=Path, metavar="CSV", help="ACC and VR by group; lines: identity or image,group")
@@ -221,10 +227,11 @@ def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namesp
     add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
     add("--far", type=float, nargs="+", action="extend", metavar="RATE", help="VR at these FARs (default: 0.001)")
     add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: all cores, %(default)s)")
+    add = parser.add_argument_group("gate").add_argument
     add("--against", type=Path, metavar="REPORT", help="fail when worse than this report by more than:")
     add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help="percentage points (default: %(default)s)")
     add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help="percentage points (default: %(default)s)")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: all cores, %(default)s)")
     add_io_flags(parser)
     args = parser.parse_args(argv)
     args.far = tuple(dict.fromkeys(args.far or DEFAULT_FARS))
