@@ -397,7 +397,7 @@ def test_a_run_that_is_ended_leaves_whole_crops_and_no_process_and_the_next_one_
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[signal_]
     if signal_ != signal.SIGKILL:  # of which Python's own resource tracker complains
         assert stderr == ("interrupted\n" if signal_ == signal.SIGINT else "")
-    rest = align(root, out, rule="central")
+    rest = align(root, out)
     assert (rest.num_before, rest.num_written) == (len(crops), 24 - len(crops))
     assert not list(out.rglob("*.part"))
 
