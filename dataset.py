@@ -28,8 +28,9 @@ Augment = Callable[[np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Batch:
-    """images: uint8 [B, H, W, 3], RGB.   labels: int32 [B].   record_idx: uint32 [B], for messages.
+    """images: uint8 [B, H, W, 3], RGB.   labels: int32 [B].   record_idx: uint32 [B].   keys: uint64 [B].
 
+    The augmentation of each image follows from its key; the top bit says whether it was mirrored, where that is wanted.
     `epoch` and `step` say where it stands; `step` counts from 0 within the epoch.
     """
 
@@ -38,6 +39,7 @@ class Batch:
     record_idx: np.ndarray
     epoch: int
     step: int
+    keys: np.ndarray
 
 
 def record_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
@@ -180,18 +182,18 @@ class TrainingData:
     def _load(self, record_idx: np.ndarray, epoch: int, step: int, pools: list[Future] | None) -> Batch:
         images = np.empty((len(record_idx), *self.image_size, 3), np.uint8)
         labels = np.empty(len(record_idx), np.int32)
-        keys = record_keys(record_idx, self.seed, epoch).tolist()
+        keys = record_keys(record_idx, self.seed, epoch)
         read = ChainMap(*(pool.result() for pool in pools)).__getitem__ if pools else self.records.read
         for i, (encoded, label) in enumerate(map(read, record_idx.tolist())):
             image = decode_image(encoded, images[i])
             if image is None or image.shape != images.shape[1:]:
                 raise self._bad_image(int(record_idx[i]), image)
             if self.augment:
-                image = self.augment(image, keys[i])
+                image = self.augment(image, int(keys[i]))
             if not np.may_share_memory(image, images):
                 images[i] = image
             labels[i] = label
-        return Batch(images, labels, record_idx, epoch, step)
+        return Batch(images, labels, record_idx, epoch, step, keys)
 
     def _bad_image(self, record: int, image: np.ndarray | None) -> FaceError:
         where = f"'{self.records.path}', {self.records.describe(record)}"
