@@ -26,11 +26,12 @@ def load_model(path: Path):
     """
     import keras
 
-    import facelib.layers  # noqa: F401 - registers our layers with Keras
+    import facelib.adaptive_heads
+    import facelib.layers  # noqa: F401 - these register our layers with Keras
 
     path = require_file(path, "model")
     try:
-        model = keras.models.load_model(path, compile=False, custom_objects={"face>ArcFace": _head_stand_in()})
+        model = keras.models.load_model(path, compile=False)
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise FaceError(
@@ -40,21 +41,3 @@ def load_model(path: Path):
     if len(model.inputs) == 2 and "embeddings" in names:
         return keras.Model(model.inputs[0], model.get_layer("embeddings").output, name=path.stem)
     return model
-
-
-def _head_stand_in():
-    """A layer that takes a training head's place and weights in a file that is read for its embedder."""
-    import keras
-
-    class Head(keras.layers.Layer):
-        def __init__(self, num_classes, margin, scale, past_pi, **kwargs):
-            super().__init__(**kwargs)
-            self.num_classes = num_classes
-
-        def build(self, embeddings_shape, labels_shape=None):
-            self.centres = self.add_weight(name="centres", shape=(self.num_classes, embeddings_shape[-1]))
-
-        def call(self, embeddings, labels):
-            return embeddings @ keras.ops.transpose(self.centres), embeddings
-
-    return Head

@@ -85,12 +85,13 @@ def test_target_logit_turns_by_exactly_the_margin():
     np.testing.assert_allclose(logits, [[64 * math.cos(theta + margin), 64 * math.sin(theta)]], rtol=1e-5)
 
 
-def test_the_margin_of_the_call_replaces_that_of_the_layer():
-    head, face = head_at(0.7, margin=0.5, scale=1.0)
+def test_warmth_is_a_share_of_the_margin_and_of_the_way_to_the_scale():
+    head, face = head_at(0.7, margin=0.5, scale=64.0, warmup_scale=16.0)
 
-    for margin in (0.0, 0.2, tf.constant(0.2)):
-        logits, _ = head(face, np.array([0]), margin=margin)
-        assert logits[0, 0].numpy() == pytest.approx(math.cos(0.7 + float(margin)), rel=1e-5)
+    for warmth in (0.0, 0.4, tf.constant(0.4), 1.0):
+        logits, _ = head(face, np.array([0]), warmth=warmth)
+        scale = 16.0 + 48.0 * float(warmth)
+        assert logits[0, 0].numpy() == pytest.approx(scale * math.cos(0.7 + 0.5 * float(warmth)), rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- gradients
@@ -118,7 +119,7 @@ def test_the_loss_has_the_gradient_of_finite_differences(past_pi):
     head = made_head(centres, margin=0.4, scale=8.0, past_pi=past_pi)
     faces = tf.Variable(embeddings.astype("float32"))
     with tf.GradientTape() as tape:
-        loss, _ = head.loss_and_accuracy(faces, tf.constant(labels, tf.int32), 0.4)
+        loss, _ = head.loss_and_accuracy(faces, tf.constant(labels, tf.int32))
     by_face, by_centre = tape.gradient(loss, [faces, head.trainable_variables[0].value])
 
     def slope(which, i, j, h=1e-6):
@@ -144,7 +145,7 @@ def test_value_and_gradient_are_finite_at_the_poles(past_pi, margin, sign):
     head = made_head(centres, margin=margin, past_pi=past_pi)
     faces = tf.Variable([[sign * 2.0, 0.0, 0.0], [0.0, sign * 0.5, 0.0]])
     with tf.GradientTape() as tape:
-        loss, _ = head.loss_and_accuracy(faces, tf.constant([0, 1]), margin)
+        loss, _ = head.loss_and_accuracy(faces, tf.constant([0, 1]))
     gradients = tape.gradient(loss, [faces, head.centres.value])
 
     assert np.isfinite(loss)
@@ -155,7 +156,7 @@ def test_a_zero_embedding_has_a_finite_loss_and_gradient():
     head = made_head(np.eye(3), margin=0.5)
     faces = tf.Variable(tf.zeros([2, 3]))
     with tf.GradientTape() as tape:
-        loss, _ = head.loss_and_accuracy(faces, tf.constant([0, 2]), 0.5)
+        loss, _ = head.loss_and_accuracy(faces, tf.constant([0, 2]))
 
     assert np.isfinite(loss)
     assert np.isfinite(tape.gradient(loss, faces)).all()
@@ -224,7 +225,7 @@ def test_the_training_graph_makes_no_one_hot_matrix():
     def step(faces, labels):
         with tf.GradientTape() as tape:
             tape.watch(faces)
-            loss, accuracy = head.loss_and_accuracy(faces, labels, 0.5)
+            loss, accuracy = head.loss_and_accuracy(faces, labels)
         return loss, accuracy, tape.gradient(loss, [faces, head.centres.value])
 
     graph = step.get_concrete_function().graph
@@ -239,7 +240,7 @@ def test_labels_of_either_integer_type_are_taken(dtype):
     embeddings, centres, labels = wide_case()
     head = made_head(centres)
 
-    loss, _ = head.loss_and_accuracy(embeddings.astype("float32"), tf.constant(labels, dtype), 0.5)
+    loss, _ = head.loss_and_accuracy(embeddings.astype("float32"), tf.constant(labels, dtype))
 
     assert float(loss) == pytest.approx(
         reference_loss(embeddings, centres, labels, 0.5, 64.0, "mirror"), rel=1e-5
@@ -250,8 +251,8 @@ def test_the_accuracy_is_without_the_margin():
     head, face = head_at(0.6, margin=0.5, scale=64.0)  # nearer to x; with the margin, nearer to y: 1.1 > pi / 4
 
     logits, _ = head(face, np.array([0]))
-    _, accuracy = head.loss_and_accuracy(face, tf.constant([0]), 0.5)
-    _, wrong = head.loss_and_accuracy(face, tf.constant([1]), 0.5)
+    _, accuracy = head.loss_and_accuracy(face, tf.constant([0]))
+    _, wrong = head.loss_and_accuracy(face, tf.constant([1]))
 
     assert np.argmax(logits) == 1
     assert (float(accuracy), float(wrong)) == (1.0, 0.0)

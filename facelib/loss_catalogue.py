@@ -1,0 +1,106 @@
+"""The losses by the names that recipes give them, with their options and defaults. No TensorFlow.
+
+What each computes is in docs/losses.md and beside its code in face_loss_k.py.
+"""
+
+import difflib
+import math
+from dataclasses import dataclass, field
+
+from facelib.cli import FaceError
+
+PAST_PI = ("mirror", "linear", "none")
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """kind: 'margin' has class centres, 'metric' compares the faces of a batch.   options: name -> default."""
+
+    kind: str
+    options: dict = field(default_factory=dict)
+
+
+_COSINE = {"scale": 64.0, "sub_centres": 1, "interclass_filtering": 0.0}
+_ARC = {"margin": 0.5, "past_pi": "mirror", **_COSINE}
+_TRIPLET = {"margin": 0.35}
+
+LOSSES: dict[str, LossSpec] = {
+    "softmax": LossSpec("margin"),
+    "scale_softmax": LossSpec("margin", _COSINE),
+    "margin_softmax": LossSpec("margin", {"power": 2.0, "share": 0.4}),
+    "arcface": LossSpec("margin", _ARC),
+    "cosface": LossSpec("margin", {"margin": 0.35, **_COSINE}),
+    "combined": LossSpec("margin", {"margin1": 1.0, "margin2": 0.3, "margin3": 0.2, **_COSINE}),
+    "curricularface": LossSpec("margin", {**_ARC, "past_pi": "linear", "momentum": 0.01}),
+    "airface": LossSpec("margin", {"margin": 0.4, **_COSINE}),
+    "magface": LossSpec(
+        "margin",
+        {
+            "min_norm": 10.0, "max_norm": 110.0, "min_margin": 0.45, "max_margin": 0.8, "regularizer": 35.0,
+            "past_pi": "linear", **_COSINE,
+        },
+    ),
+    "adaface": LossSpec("margin", {"margin": 0.4, "concentration": 0.333, "momentum": 0.01, **_COSINE}),
+    "adacos": LossSpec("margin", {"is_dynamic": True, "sub_centres": 1, "interclass_filtering": 0.0}),
+    "batch_hard_triplet": LossSpec("metric", _TRIPLET),
+    "batch_all_triplet": LossSpec("metric", _TRIPLET),
+    "semi_hard_triplet": LossSpec("metric", _TRIPLET),
+}  # fmt: skip
+
+# option -> (what it must be, the rule). An angle beyond pi / 2 turns the target class away from its own face.
+_ANGLE = (lambda v: 0 <= v < math.pi / 2, "in [0, pi/2)")
+_SHARE = (lambda v: 0 < v < 1, "in (0, 1)")
+_ABOVE_0 = (lambda v: 0 < v < math.inf, "above 0")
+_RULES = {
+    "scale": _ABOVE_0,
+    "sub_centres": (lambda v: 1 <= v <= 100, "from 1 to 100"),
+    "interclass_filtering": (lambda v: 0 <= v < 1, "a cosine in [0, 1), 0 for none"),
+    "margin": _ANGLE,
+    "margin1": (lambda v: 1 <= v < 5, "in [1, 5)"),
+    "margin2": _ANGLE,
+    "margin3": (lambda v: 0 <= v < 1, "in [0, 1)"),
+    "min_margin": _ANGLE,
+    "max_margin": _ANGLE,
+    "min_norm": _ABOVE_0,
+    "max_norm": _ABOVE_0,
+    "regularizer": (lambda v: 0 <= v < math.inf, "at least 0"),
+    "momentum": _SHARE,
+    "concentration": _ABOVE_0,
+    "power": (lambda v: 1 <= v < math.inf, "at least 1"),
+    "share": (lambda v: 0 <= v <= 1, "in [0, 1]"),
+    "past_pi": (lambda v: v in PAST_PI, f"one of {', '.join(PAST_PI)}"),
+}
+
+
+def resolve_options(loss: str, given: dict) -> dict:
+    """All options of `loss`: its defaults with those `given` in their place.
+
+    Raises:
+        FaceError: an unknown loss or option, a value of another type or out of range.
+    """
+    if loss not in LOSSES:
+        near = difflib.get_close_matches(loss, LOSSES, 1, 0.0)[0]
+        raise FaceError(f"loss is one of {', '.join(LOSSES)}. Received: '{loss}'. Did you mean '{near}'?")
+    defaults = LOSSES[loss].options
+    options = dict(defaults)
+    for name, value in given.items():
+        if name not in defaults:
+            known = ", ".join(f"{key} = {default!r}" for key, default in defaults.items()) or "none at all"
+            raise FaceError(f"the options of loss '{loss}' are {known}. Received: {name} = {value!r}.")
+        options[name] = _checked(loss, name, value, type(defaults[name]))
+    if loss == "magface":
+        for low, high in (("min_norm", "max_norm"), ("min_margin", "max_margin")):
+            if options[low] >= options[high]:
+                raise FaceError(f"{low} is below {high}. Received: {options[low]:g} and {options[high]:g}.")
+    return options
+
+
+def _checked(loss: str, name: str, value, kind: type):
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise FaceError(f"'{name}' of loss '{loss}' is a {kind.__name__}. Received: {value!r}.")
+    is_met, rule = _RULES.get(name, (lambda v: True, ""))
+    if not is_met(value):
+        raise FaceError(f"'{name}' of loss '{loss}' is {rule}. Received: {value!r}.")
+    return value
