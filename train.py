@@ -12,15 +12,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset import TrainingData, random_flip
+from dataset import TrainingData
 from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
+from facelib.augment import make_augment
 from facelib.cli import FaceError, run_cli
 from facelib.convert import convert
-from facelib.data_dir import open_records
+from facelib.data_dir import Records, open_records
+from facelib.files import require_file
 from facelib.quiet import quiet_tensorflow
-from facelib.recipe import ModelConfig, Recipe, load_recipe
+from facelib.recipe import Recipe, load_recipe
 from facelib.run_dir import RunDir
 from facelib.runtimes import KerasEmbedder
+from facelib.sidecar import Io, check_sidecar
+from facelib.teacher import Teacher, open_teacher
 from facelib.toy_data import ToySet, write_folders, write_pairs
 from facelib.valid_sets import find_sets
 
@@ -38,31 +42,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.valid = args.valid or toy_valid
     sets = find_valid(args.valid)
     check_sets(sets)
+    for model in filter(None, (args.init_from, recipe.teacher)):
+        require_file(Path(model), "model")
     records = open_records(args.data)
     if records.num_classes < 2:
         raise FaceError(f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}.")
     run = RunDir(out, recipe, args.data, records.fingerprint)
     prepare_tensorflow(recipe)
-    from facelib.trainer import Trainer  # TensorFlow comes with it: only now that all arguments are right
+    from backbones import build_backbone  # TensorFlow comes with these: only now that all arguments are right
+    from face_loss_k import make_head
+    from facelib.trainer import Trainer
 
-    embedder, head, last_layers = build(recipe, records.num_classes)
+    embedder = build_backbone(recipe.model)
     print(
         f"{len(records):,} images, {records.num_classes:,} identities, {len(sets)} verification sets; "
-        f"{recipe.model.backbone} of {embedder.count_params():,} parameters, head of {head.count_params():,}"
+        f"{recipe.model.backbone} of {embedder.count_params():,} parameters"
     )
     data = TrainingData(
         records,
         recipe.data.batch_size,
         seed=recipe.seed,
         shuffle=recipe.data.shuffle,
-        augment=random_flip if recipe.data.flip else None,
+        augment=make_augment(recipe.data.augment, recipe.data.flip),
         num_threads=args.threads,
     )
     measured = KerasEmbedder(embedder)
     trainer = Trainer(
-        recipe, embedder, head, last_layers, data,
+        embedder, data, run, make_head=make_head, recipe=recipe,
         evaluate=(lambda _: evaluate_sets(measured, sets)) if sets else None,
-        run=run, checkpoint_every=args.checkpoint_every, log_every=args.log_every,
+        teacher=open_recipe_teacher(recipe, records, args.threads) if recipe.teacher else None,
+        initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
+        checkpoint_every=args.checkpoint_every, log_every=args.log_every,
     )  # fmt: skip
     if trainer.fit():
         best = run.path / "embedder.h5"
@@ -86,29 +96,18 @@ def prepare_tensorflow(recipe: Recipe) -> None:
     keras.mixed_precision.set_global_policy(recipe.precision)
 
 
-def build(recipe: Recipe, num_classes: int):
-    """The embedder, its head, and the embedder's variables after the global operator."""
-    from face_loss_k import ArcFace
-
-    embedder = build_embedder(recipe.model)
-    stage = recipe.stage[0]
-    head = ArcFace(num_classes, stage.margin, stage.scale, stage.past_pi, name="head")
-    head.build((None, recipe.model.embedding_size), (None,))
-    return embedder, head, embedder.get_layer("embedding_conv").trainable_variables
+def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None) -> Teacher:
+    """The recipe's teacher on these records, fed as its sidecar says, or as [teacher_io] does without one."""
+    path = Path(recipe.teacher)
+    sidecar = check_sidecar(path)
+    return open_teacher(path, sidecar.io if sidecar else Io(**vars(recipe.teacher_io)), records, threads=threads)
 
 
-def build_embedder(model: ModelConfig):
-    """The backbone that a recipe's [model] table describes."""
-    from mobilefacenet import mobilefacenet
-    from my_mobilenet import my_mobilenet
+def make_initialise(path: Path, class_names: Sequence[str]):
+    """What `Trainer` calls on a new run: weights of an older model, see `facelib.transfer`."""
+    from facelib.transfer import apply_init
 
-    options = {key: value for key, value in vars(model).items() if key != "backbone"}
-    if model.backbone == "my_mobilenet":
-        stem = options.pop("stem")
-        if stem != ModelConfig.stem:
-            raise FaceError(f"model.stem is an option of mobilefacenet. Received: stem='{stem}' for my_mobilenet.")
-        return my_mobilenet(**options)
-    return mobilefacenet(**options)
+    return lambda embedder, head: apply_init(embedder, head, path, class_names)
 
 
 def find_valid(valid: Path | None) -> list:
@@ -138,6 +137,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--data", type=Path, metavar="DIR", help="data directory or older TFRecords (default: toy faces, drawn)")
     add("--valid", type=Path, metavar="DIR_OR_BIN", help=f"verification sets (default: {DEFAULT_VALID}/*.bin)")
     add("--out", type=Path, metavar="RUN", help="run directory; one that exists is resumed (default: runs/<name>)")
+    add("--init-from", type=Path, metavar="H5", help="begin with the weights of embedder.h5, or of an epoch-NNN.h5 and its "
+        "class centres where identities are the same")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: stage.0.epochs=2")
     add("--checkpoint-every", type=int, default=1000, metavar="STEPS", help="besides after each epoch (%(default)s)")
     add("--log-every", type=int, default=20, metavar="STEPS", help="to metrics.jsonl and TensorBoard (%(default)s)")

@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from facelib.cli import run_cli  # noqa: E402
-from facelib.recipe import Recipe, StageConfig  # noqa: E402
+from facelib.recipe import Recipe, Stage  # noqa: E402
 
 BATCH, CLASSES, WARM_UP = 64, 1000, 3
-STAGE = StageConfig(optimizer="sgd", learning_rate=1e-4)
+STAGE = Stage(optimizer="sgd", learning_rate=1e-4)
 
 
 def main(argv=None) -> int:

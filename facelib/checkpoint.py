@@ -41,6 +41,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*.npz") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
+def step_of(path: Path) -> int:
+    """The step that a checkpoint was written after."""
+    return int(_NAME.fullmatch(Path(path).name)[1])
+
+
 def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Reads (arrays, state).
 

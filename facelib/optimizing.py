@@ -1,57 +1,109 @@
-"""Optimizers with weight decay where it belongs, and clipped gradients. Names TensorFlow."""
+"""Optimizers with weight decay where it belongs, clipped gradients, and a rate of its own for the backbone.
+
+Names TensorFlow.
+"""
+
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
-from facelib.recipe import StageConfig
+from facelib.stage import Stage
+
+_DECOUPLED = ("adamw", "lion")
 
 
-def make_optimizer(stage: StageConfig):
+def make_optimizer(stage: Stage, kind: str):
     """A Keras optimizer without weight decay of its own, wrapped for loss scaling under float16.
 
     The names are fixed: Keras would number them (sgd, sgd_1, ...) by what the process made before, and a checkpoint
     of a later stage would not fit the process that resumes it.
+
+    Args:
+        kind: sgd | adam | adamw | nadam | lion.
     """
-    if stage.optimizer == "adamw":  # the decoupled decay is in `apply_gradients`, which knows the last layers
-        optimizer = keras.optimizers.Adam(stage.learning_rate, name="adam")
-    else:
-        optimizer = keras.optimizers.SGD(stage.learning_rate, momentum=stage.momentum, name="sgd")
+    epsilon = 1e-7 if stage.epsilon is None else stage.epsilon
+    rate = stage.learning_rate
+    makers = {
+        "sgd": lambda: keras.optimizers.SGD(rate, momentum=stage.momentum, nesterov=stage.nesterov, name="sgd"),
+        "adam": lambda: keras.optimizers.Adam(rate, epsilon=epsilon, name="adam"),
+        "adamw": lambda: keras.optimizers.Adam(rate, epsilon=epsilon, name="adam"),  # `apply` decays, per variable
+        "nadam": lambda: keras.optimizers.Nadam(rate, epsilon=epsilon, name="nadam"),
+        "lion": lambda: keras.optimizers.Lion(rate, name="lion"),
+    }
+    optimizer = makers[kind]()
     if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
     return optimizer
 
 
-def weight_decays(variables, last_layers, stage: StageConfig) -> list[float]:
-    """The decay of each variable: `weight_decay` for kernels, times `last_layer_decay` for those of `last_layers`.
+def take_over(new, old) -> None:
+    """Copies what `old` has accumulated into `new`, both built, for every variable of the same path and shape."""
+    known = {v.path: v for v in old.variables}
+    for variable in new.variables:
+        if variable.path in known and known[variable.path].shape == variable.shape:
+            variable.assign(known[variable.path])
+
+
+def last_layers(embedder: keras.Model) -> list:
+    """The variables after the global operator: those of the last layer that has a kernel."""
+    with_kernel = [layer for layer in embedder.layers if any(v.name == "kernel" for v in layer.trainable_variables)]
+    return list(with_kernel[-1].trainable_variables) if with_kernel else []
+
+
+def weight_decays(variables, last: Sequence, stage: Stage) -> list[float]:
+    """The decay of each variable: `weight_decay` for kernels, times `last_layer_decay` for those of `last`.
 
     Biases, BN parameters and PReLU slopes have none: pulling a slope to 0 turns PReLU into ReLU, and pulling gamma
     to 0 does nothing that the next layer cannot undo.
 
     Args:
-        last_layers: the variables after the global operator and the class centres.
+        last: the variables after the global operator and the class centres.
     """
-    last = {id(v) for v in last_layers}
+    ids = {id(v) for v in last}
     kernels = {"kernel", "centres"}
     factor = {True: stage.last_layer_decay, False: 1.0}
-    return [stage.weight_decay * factor[id(v) in last] if v.name in kernels else 0.0 for v in variables]
+    return [stage.weight_decay * factor[id(v) in ids] if v.name in kernels else 0.0 for v in variables]
 
 
-def apply_gradients(optimizer, variables, gradients, decays, stage: StageConfig) -> None:
-    """Clips, decays and applies. SGD: L2, added to the gradient; AdamW: decoupled (Loshchilov & Hutter, 1711.05101).
+class Updater:
+    """Clips, decays and applies the gradients of one stage.
+
+    SGD, Adam and Nadam decay by L2, added to the gradient; AdamW and Lion decoupled (Loshchilov & Hutter,
+    https://arxiv.org/abs/1711.05101). The variables of `slow` move by `backbone_rate` of what the optimizer says.
 
     Args:
-        variables, gradients, decays: lists of equal length; the gradients are of the scaled loss where the optimizer
-            scales losses.
+        variables: those that this stage trains; the optimizer is built over these and perhaps more.
+        last: see `weight_decays`.   slow: the embedder's variables.
     """
-    scale = optimizer.dynamic_scale.value if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else 1.0
-    if stage.clip_norm:
-        gradients, _ = tf.clip_by_global_norm(gradients, stage.clip_norm * scale)
-    triples = list(zip(variables, gradients, decays, strict=True))
-    if stage.optimizer == "sgd":
-        gradients = [g + d * scale * v.value if d else g for v, g, d in triples]
-    else:
-        rate = tf.cast(optimizer.learning_rate, "float32")
-        for variable, _, decay in triples:
-            if decay:
-                variable.assign(variable.value * (1.0 - rate * decay))
-    optimizer.apply(gradients, variables)
+
+    def __init__(self, optimizer, kind: str, stage: Stage, variables: Sequence, last: Sequence, slow: Sequence):
+        self.optimizer, self.stage, self.variables = optimizer, stage, list(variables)
+        self.is_decoupled = kind in _DECOUPLED
+        self.decays = weight_decays(self.variables, last, stage)
+        ids = {id(v) for v in slow}
+        self.slow = [v for v in self.variables if id(v) in ids] if stage.backbone_rate != 1.0 else []
+
+    @property
+    def loss_scale(self):
+        """By what the loss and so the gradients are multiplied, under float16."""
+        is_scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        return self.optimizer.dynamic_scale.value if is_scaled else 1.0
+
+    def __call__(self, gradients: Sequence) -> None:
+        """Takes one step. `gradients`: of the scaled loss, one for each of `variables`."""
+        scale = self.loss_scale
+        if self.stage.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.stage.clip_norm * scale)
+        before = [tf.identity(v.value) for v in self.slow]
+        triples = list(zip(self.variables, gradients, self.decays, strict=True))
+        if self.is_decoupled:
+            rate = tf.cast(self.optimizer.learning_rate, "float32")
+            for variable, _, decay in triples:
+                if decay:
+                    variable.assign(variable.value * (1.0 - rate * decay))
+        else:
+            gradients = [g + d * scale * v.value if d else g for v, g, d in triples]
+        self.optimizer.apply(gradients, self.variables)
+        for variable, old in zip(self.slow, before, strict=True):
+            variable.assign(old + self.stage.backbone_rate * (variable.value - old))

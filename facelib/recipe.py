@@ -9,32 +9,41 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from facelib.augment_config import AugmentConfig
+from facelib.backbone_names import BACKBONES
 from facelib.cli import FaceError
 from facelib.files import require_file
+from facelib.recipe_rules import check_recipe
+from facelib.sidecar import IO_CHOICES
+from facelib.stage import Stage
 
-BACKBONES = ("mobilefacenet", "my_mobilenet")
 CHOICES = {
     "backbone": BACKBONES,
-    "activation": ("prelu", "relu", "relu6", "leaky_relu"),
+    "activation": ("prelu", "relu", "relu6", "leaky_relu", "own"),
+    "output_layer": ("GDC", "E", "GAP"),
     "stem": ("paper", "separable"),
     "padding": ("same", "symmetric"),
     "shuffle": ("records", "blocks"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
-    "loss": ("arcface",),
-    "past_pi": ("mirror", "linear", "none"),
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("cosine", "step"),
+    "optimizer": ("sgd", "adam", "adamw", "nadam", "lion"),
+    "schedule": ("cosine", "step", "polynomial", "plateau", "constant"),
+    "distill": ("cosine", "l2", "kl", "relational"),
+    **IO_CHOICES,
 }
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The embedder: a backbone and its options. `stem` is mobilefacenet's alone."""
+    """The embedder: a backbone and its options.
+
+    `stem` is mobilefacenet's alone; `output_layer` and activation 'own' are those of the keras.applications nets.
+    """
 
     backbone: str = "mobilefacenet"
     embedding_size: int = 128
     activation: str = "prelu"
     stem: str = "paper"
+    output_layer: str = "GDC"
     padding: str = "same"
     width: float = 1.0
     dropout: float = 0.0
@@ -42,55 +51,47 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """batch_size: images a step.   shuffle: 'records' (exact) or 'blocks' (slow disks).   flip: random mirror."""
+    """batch_size: images a step.   shuffle: 'records' (exact) or 'blocks' (slow disks).   flip: random mirror.
+
+    augment: docs/augmentation.md.
+    """
 
     batch_size: int = 128
     shuffle: str = "records"
     flip: bool = True
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """One stage of the schedule.
+class TeacherIo:
+    """How a teacher without a sidecar is fed, as the flags of the test scripts say; see `facelib.sidecar.Io`."""
 
-    epochs: passes over the data.   margin: radians, rising from 0 over margin_warmup_steps.   scale: logit radius.
-    learning_rate: peak, reached after warmup_steps; then 'cosine' to final_learning_rate at the stage's end, or 'step':
-    times lr_drop at each of lr_drop_epochs.   weight_decay: on kernels only, times last_layer_decay on the layers
-    after the global operator and on the class centres.   clip_norm: of all gradients together; 0 for none.
-    freeze_backbone: train the class centres alone.
-    """
-
-    loss: str = "arcface"
-    epochs: int = 1
-    margin: float = 0.5
-    scale: float = 64.0
-    margin_warmup_steps: int = 0
-    past_pi: str = "mirror"
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    learning_rate: float = 0.1
-    warmup_steps: int = 0
-    schedule: str = "cosine"
-    final_learning_rate: float = 0.0
-    lr_drop_epochs: tuple[float, ...] = ()
-    lr_drop: float = 0.1
-    weight_decay: float = 5e-4
-    last_layer_decay: float = 10.0
-    clip_norm: float = 5.0
-    freeze_backbone: bool = False
+    input: str = "input_1"
+    output: str = "embeddings"
+    layout: str = "nhwc"
+    colour: str = "rgb"
+    pixels: str = "raw"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training. seed: of weights, order and augmentation.   deterministic: bitwise repeatable, on the CPU."""
+    """A whole training.
+
+    seed: of weights, order and augmentation.   deterministic: bitwise repeatable, on the CPU.
+    nan_retries: how often a diverged training goes back to its last checkpoint, each time at half the learning rate.
+    teacher: any artefact whose embeddings are to be learned; "" for none.
+    """
 
     name: str = "unnamed"
     seed: int = 0
     precision: str = "float32"
     deterministic: bool = False
+    nan_retries: int = 3
+    teacher: str = ""
+    teacher_io: TeacherIo = field(default_factory=TeacherIo)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    stage: tuple[StageConfig, ...] = (StageConfig(),)
+    stage: tuple[Stage, ...] = (Stage(),)
 
 
 def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
@@ -107,16 +108,15 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(values, override)
     recipe = _build(Recipe, values, "", str(path))
-    _check(recipe, str(path))
+    check_recipe(recipe, str(path))
     return recipe
 
 
 def to_toml(recipe: Recipe) -> str:
     """The full recipe, defaults included, as TOML that `load_recipe` reads back to an equal one."""
-    lines = [f"{f.name} = {_toml(getattr(recipe, f.name))}" for f in dataclasses.fields(recipe) if not _is_table(f)]
-    tables = [("[model]", recipe.model), ("[data]", recipe.data), *(("[[stage]]", stage) for stage in recipe.stage)]
-    for header, table in tables:
-        lines += ["", header, *(f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(table).items())]
+    lines = _keys(recipe)
+    for path, table in _tables(recipe):
+        lines += ["", path, *_keys(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -135,8 +135,17 @@ def _flat(value, prefix=""):
     return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
-def _is_table(f) -> bool:
-    return f.name in ("model", "data", "stage")
+def _tables(recipe: Recipe) -> list[tuple[str, object]]:
+    """Every table below the top, with its header."""
+    tables = [("[teacher_io]", recipe.teacher_io), ("[model]", recipe.model), ("[data]", recipe.data)]
+    return [*tables, ("[data.augment]", recipe.data.augment), *(("[[stage]]", stage) for stage in recipe.stage)]
+
+
+def _keys(table) -> list[str]:
+    """The lines of a table's own keys; a value of None is a key left out."""
+    values = {f.name: getattr(table, f.name) for f in dataclasses.fields(table) if f.name != "stage"}
+    is_key = {name: value is not None and not dataclasses.is_dataclass(value) for name, value in values.items()}
+    return [f"{name} = {_toml(value)}" for name, value in values.items() if is_key[name]]
 
 
 def _toml(value) -> str:
@@ -146,7 +155,9 @@ def _toml(value) -> str:
         return json.dumps(value, ensure_ascii=False).replace(
             "\x7f", "\\u007f"
         )  # a JSON string is a TOML string but for DEL
-    if isinstance(value, tuple):
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value)
 
@@ -198,6 +209,8 @@ def _build(cls, values, prefix: str, source: str):
 def _convert(hint, value, key: str, source: str):
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, f"{key}.", source)
+    if isinstance(hint, types.UnionType):  # float | None: absent is None, which TOML cannot say otherwise
+        hint = typing.get_args(hint)[0]
     if isinstance(hint, types.GenericAlias):
         if not isinstance(value, list) or (not value and key == "stage"):
             raise FaceError(f"{source}: '{key}' must be a list of at least one item. Received: {value!r}.")
@@ -210,33 +223,3 @@ def _convert(hint, value, key: str, source: str):
     if choices and value not in choices:
         raise FaceError(f"{source}: '{key}' is one of {', '.join(choices)}. Received: '{value}'.")
     return value
-
-
-def _check(recipe: Recipe, source: str) -> None:
-    rules = [(recipe.model.embedding_size >= 1, "model.embedding_size is at least 1", recipe.model.embedding_size)]
-    rules += [(recipe.model.width > 0, "model.width is above 0", recipe.model.width)]
-    rules += [(0 <= recipe.model.dropout < 1, "model.dropout is in [0, 1)", recipe.model.dropout)]
-    rules += [(recipe.data.batch_size >= 2, "data.batch_size is at least 2", recipe.data.batch_size)]
-    is_plain = Path(recipe.name).name == recipe.name and recipe.name not in ("", "..")
-    rules += [(is_plain, "name is that of a folder in runs/", repr(recipe.name))]
-    rules += [(recipe.seed >= 0, "seed is at least 0", recipe.seed)]
-    for i, stage in enumerate(recipe.stage):
-        rules += [
-            (stage.epochs >= 1, f"stage.{i}.epochs is at least 1", stage.epochs),
-            (0 <= stage.margin < 1.5708, f"stage.{i}.margin is in radians, in [0, pi/2)", stage.margin),
-            (stage.scale > 0, f"stage.{i}.scale is above 0", stage.scale),
-            (stage.learning_rate > 0, f"stage.{i}.learning_rate is above 0", stage.learning_rate),
-            (0 <= stage.momentum < 1, f"stage.{i}.momentum is in [0, 1)", stage.momentum),
-            (0 < stage.lr_drop <= 1, f"stage.{i}.lr_drop is in (0, 1]", stage.lr_drop),
-            (
-                0 <= stage.final_learning_rate <= stage.learning_rate,
-                f"stage.{i}.final_learning_rate is from 0 to learning_rate",
-                stage.final_learning_rate,
-            ),
-        ]
-        at_least_0 = ("weight_decay", "last_layer_decay", "clip_norm", "warmup_steps", "margin_warmup_steps")
-        for key in at_least_0:
-            rules.append((getattr(stage, key) >= 0, f"stage.{i}.{key} is at least 0", getattr(stage, key)))
-    for is_met, rule, received in rules:
-        if not is_met:
-            raise FaceError(f"{source}: {rule}. Received: {received}.")

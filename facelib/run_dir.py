@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from facelib.checkpoint import list_checkpoints
+from facelib.checkpoint import list_checkpoints, step_of
 from facelib.cli import FaceError
 from facelib.files import NOT_WRITABLE, read_json, write_bytes, write_json
 from facelib.recipe import Recipe, differences, load_recipe, to_toml
@@ -45,7 +45,7 @@ class RunDir:
     def _open(self, recipe: Recipe, data: Path, fingerprint: str) -> None:
         config = self.path / "config.toml"
         names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
-        is_begun = bool(list_checkpoints(self.checkpoints)) or any(self.path.glob("*.h5"))
+        is_begun = any(step_of(path) for path in list_checkpoints(self.checkpoints)) or any(self.path.glob("*.h5"))
         if is_begun and config.is_file():
             self._check_same(config, recipe, fingerprint)
         elif names and ("provenance.json" not in names or names - _BEGINNINGS):
@@ -59,6 +59,8 @@ class RunDir:
         provenance = {"data": {"path": data_name, "fingerprint": fingerprint}, "sessions": sessions}
         write_json(self.path / "provenance.json", provenance)
         if not is_begun:
+            for untrained in list_checkpoints(self.checkpoints):
+                untrained.unlink()
             write_bytes(config, to_toml(recipe).encode())
 
     def close(self) -> None:
@@ -72,12 +74,12 @@ class RunDir:
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def forget_after(self, step: int, num_epochs: int) -> None:
-        """Drops what a resumed run logs again: metrics of steps after `step`, and of epochs after `num_epochs`."""
+    def forget_after(self, step: int, num_epochs: int, stage: int) -> None:
+        """Drops what a resumed run logs again: metrics of steps, epochs and stages after these."""
         path = self.path / "metrics.jsonl"
         if path.is_file():
             lines = path.read_bytes().splitlines(keepends=True)
-            write_bytes(path, b"".join(line for line in lines if _is_before(line, step, num_epochs)))
+            write_bytes(path, b"".join(line for line in lines if _is_before(line, step, num_epochs, stage)))
 
     def _lock(self) -> int:
         try:
@@ -129,11 +131,12 @@ class RunDir:
             )
 
 
-def _is_before(line: bytes, step: int, num_epochs: int) -> bool:
+def _is_before(line: bytes, step: int, num_epochs: int, stage: int) -> bool:
     """Whether a metrics line is of what is done; never for one that a killed process or a full disk left cut."""
     try:
         entry = json.loads(line)
         is_done = entry["kind"] != "epoch" or entry["epoch"] <= num_epochs
+        is_done &= entry["kind"] != "stage" or entry["stage"] <= stage
         return is_done and entry["step"] <= step and line.endswith(b"\n")
     except (ValueError, KeyError, TypeError):
         return False

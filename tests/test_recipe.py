@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.cli import FaceError
-from facelib.recipe import CHOICES, DataConfig, ModelConfig, Recipe, StageConfig, differences, load_recipe, to_toml
+from facelib.loss_catalogue import LOSSES
+from facelib.recipe import CHOICES, DataConfig, ModelConfig, Recipe, differences, load_recipe, to_toml
+from facelib.stage import Stage
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -44,7 +46,7 @@ def test_a_recipe_says_what_it_says_and_the_rest_is_default(load):
     assert recipe == Recipe(
         seed=3,
         model=ModelConfig(width=2.0),
-        stage=(StageConfig(epochs=2), StageConfig(lr_drop_epochs=(1.0, 2.5))),
+        stage=(Stage(epochs=2), Stage(lr_drop_epochs=(1.0, 2.5))),
     )
     assert type(recipe.model.width) is float
 
@@ -60,7 +62,7 @@ def test_a_recipe_says_what_it_says_and_the_rest_is_default(load):
         ("deterministic = 1", "'deterministic' must be bool. Received: 1"),
         ("[model]\nwidth = true", "'model.width' must be float. Received: True"),
         ("[model]\nactivation = 3", "'model.activation' must be str. Received: 3"),
-        ("[model]\nactivation = 'elu'", "is one of prelu, relu, relu6, leaky_relu. Received: 'elu'"),
+        ("[model]\nactivation = 'elu'", "is one of prelu, relu, relu6, leaky_relu, own. Received: 'elu'"),
         ("precision = 'fp16'", "'precision' is one of .*mixed_float16.* Received: 'fp16'"),
         ("model = 3", "'model' must be a table. Received: 3"),
         ("stage = []", "'stage' must be a list of at least one"),
@@ -72,7 +74,7 @@ def test_a_recipe_says_what_it_says_and_the_rest_is_default(load):
         ("[model]\ndropout = 1.0", r"dropout is in \[0, 1\). Received: 1.0"),
         ("[data]\nbatch_size = 1", "batch_size is at least 2. Received: 1"),
         ("[[stage]]\nepochs = 0", "stage.0.epochs is at least 1. Received: 0"),
-        ("[[stage]]\nmargin = 45.0", r"stage.0.margin is in radians, in \[0, pi/2\). Received: 45.0"),
+        ("[[stage]]\nmargin = 45.0", r"stage.0.margin is in \[0, pi/2\). Received: 45.0"),
         ("[[stage]]\nlearning_rate = nan", "stage.0.learning_rate is above 0. Received: nan"),
         ("[[stage]]\nscale = 0", "stage.0.scale is above 0"),
         ("[[stage]]\nmomentum = 1.0", r"stage.0.momentum is in \[0, 1\). Received: 1.0"),
@@ -83,6 +85,24 @@ def test_a_recipe_says_what_it_says_and_the_rest_is_default(load):
         ("[[stage]]\nmargin_warmup_steps = -1", "stage.0.margin_warmup_steps is at least 0"),
         ("[[stage]]\nlr_drop = 1.5", r"stage.0.lr_drop is in \(0, 1\]. Received: 1.5"),
         ("[[stage]]\nfinal_learning_rate = 0.2", "stage.0.final_learning_rate is from 0 to learning_rate"),
+        ("[[stage]]\nloss = 'arcfac'", "stage.0: .*'arcfac'.*arcface"),
+        ("[[stage]]\nloss_options = {marjin = 0.3}", "stage.0: .*margin = 0.5.*Received: marjin"),
+        ("[[stage]]\nloss = 'softmax'\nmargin = 0.3", "stage.0: .*softmax.*margin"),
+        ("[[stage]]\nloss = 'batch_hard_triplet'", "triplets need images_per_identity of 2 or more"),
+        ("[[stage]]\nloss = 'batch_hard_triplet'\nimages_per_identity = 4\ncenter_loss = 0.1",
+         "center_loss goes with a margin head, not with triplets. Received: loss = 'batch_hard_triplet'"),
+        ("[[stage]]\nloss = 'batch_all_triplet'\nimages_per_identity = 4\nfreeze_backbone = true",
+         "freeze_backbone leaves nothing to train without class centres"),
+        ("[[stage]]\nloss = 'semi_hard_triplet'\nimages_per_identity = 4\nmixup = 0.2", "mixup mixes classes"),
+        ("[[stage]]\nloss = 'semi_hard_triplet'\nimages_per_identity = 4\nmicro_batches = 2", "over a whole batch"),
+        ("[[stage]]\nloss = 'distill'", "needs a teacher and a distill_weight above 0. Received: teacher = ''"),
+        ("teacher = 'x'\n[[stage]]\nloss = 'distill'\ndistill_weight = 0", "distill_weight = 0"),
+        ("teacher = 'x'\n[[stage]]\nloss = 'distill'\nmargin = 0.3", "has no margin, scale or loss_options"),
+        ("teacher = 'x'\n[[stage]]\nloss = 'distill'\nlabel_smoothing = 0.1", "label_smoothing goes with a margin"),
+        ("[[stage]]\nfreeze_backbone = true\nfreeze_layers = ['stem']", "leave freeze_layers out"),
+        ("[[stage]]\nimages_per_identity = 80", "images_per_identity is from 1 to 64, half a batch. Received: 80"),
+        ("[[stage]]\nmicro_batches = 0", "micro_batches is from 1 to 64"),
+        ("[[stage]]\nema = 1.0", r"ema is in \[0, 1\)"),
         ("name = ", "A recipe is a TOML file"),
         ("[model]\n[model]", "A recipe is a TOML file"),
     ],
@@ -121,7 +141,7 @@ def test_set_changes_any_key(load):
 
 
 def test_set_reaches_the_stage_that_a_recipe_leaves_out(load):
-    assert load("seed = 1", "stage.0.epochs=4").stage == (StageConfig(epochs=4),)
+    assert load("seed = 1", "stage.0.epochs=4").stage == (Stage(epochs=4),)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +190,26 @@ def configs(cls, **special):
     return st.builds(cls, **strategies)
 
 
-stages = configs(
-    StageConfig,
-    learning_rate=st.floats(1.0, 1e9),
-    lr_drop_epochs=st.lists(st.floats(0, 1e6), max_size=4).map(tuple),
-)
+def with_loss(stage, loss):
+    """The stage with a margin head and without what does not go with every one."""
+    alone = {"margin": None, "scale": None, "freeze_layers": ()}
+    return dataclasses.replace(stage, loss=loss, loss_options={}, **alone)
+
+
+stages = st.builds(
+    with_loss,
+    configs(
+        Stage,
+        loss=st.just("arcface"),
+        distill=st.sampled_from(CHOICES["distill"]),
+        optimizer=st.none() | st.sampled_from(CHOICES["optimizer"]),
+        learning_rate=st.floats(1.0, 1e9),
+        lr_drop_epochs=st.lists(st.floats(0, 1e6), max_size=4).map(tuple),
+        images_per_identity=st.just(1),
+        micro_batches=st.just(1),
+    ),
+    st.sampled_from([name for name, spec in LOSSES.items() if spec.kind == "margin"]),
+) | st.just(Stage(loss_options={"margin": 0.3, "past_pi": "none"}, freeze_layers=("stem", 'a"b')))
 recipes = configs(
     Recipe,
     name=st.text(min_size=1).filter(lambda name: "/" not in name and name not in (".", "..")),
@@ -199,12 +234,13 @@ def test_to_toml_states_every_default():
 
     assert values["model"].keys() == {f.name for f in dataclasses.fields(ModelConfig)}
     assert values["data"].keys() == {f.name for f in dataclasses.fields(DataConfig)}
-    assert values["stage"][0].keys() == {f.name for f in dataclasses.fields(StageConfig)}
+    absent = {"margin", "scale", "warmup_scale", "optimizer", "epsilon"}  # None: the loss's or the optimizer's default
+    assert values["stage"][0].keys() == {f.name for f in dataclasses.fields(Stage)} - absent
 
 
 def test_differences_name_the_keys_and_both_values():
-    old = Recipe(stage=(StageConfig(epochs=2), StageConfig()))
-    new = Recipe(seed=4, model=ModelConfig(width=0.5), stage=(StageConfig(epochs=3, lr_drop_epochs=(1.0,)),))
+    old = Recipe(stage=(Stage(epochs=2), Stage()))
+    new = Recipe(seed=4, model=ModelConfig(width=0.5), stage=(Stage(epochs=3, lr_drop_epochs=(1.0,)),))
 
     found = differences(old, new)
 

@@ -9,19 +9,20 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.optimizing import apply_gradients, make_optimizer, weight_decays
-from facelib.recipe import StageConfig
-from facelib.schedules import learning_rate_at, margin_at
+from facelib.optimizing import Updater, last_layers, make_optimizer, take_over, weight_decays
+from facelib.schedules import Plateau, learning_rate_at, warmth_at
+from facelib.stage import Stage, optimizer_of
 
 # ------------------------------------------------------------------------------------------------ schedules
 
 stages = st.builds(
-    StageConfig,
+    Stage,
     epochs=st.integers(1, 6),
     learning_rate=st.floats(1e-4, 1.0),
     final_learning_rate=st.floats(0, 1e-4),
     warmup_steps=st.integers(0, 30),
-    schedule=st.sampled_from(["cosine", "step"]),
+    schedule=st.sampled_from(["cosine", "step", "polynomial", "plateau", "constant"]),
+    power=st.floats(0.5, 3.0),
     lr_drop_epochs=st.lists(st.floats(0, 8), max_size=4).map(tuple),
     lr_drop=st.floats(0.01, 1.0),
 )
@@ -39,7 +40,7 @@ def test_the_rate_rises_only_while_warming_up(stage, steps_per_epoch):
 
 
 def test_the_warm_up_is_linear_and_ends_at_the_peak():
-    stage = StageConfig(learning_rate=0.4, warmup_steps=4, epochs=10)
+    stage = Stage(learning_rate=0.4, warmup_steps=4, epochs=10)
 
     rates = [learning_rate_at(stage, k, 10) for k in range(5)]
 
@@ -47,7 +48,7 @@ def test_the_warm_up_is_linear_and_ends_at_the_peak():
 
 
 def test_the_cosine_begins_at_the_peak_is_half_way_in_the_middle_and_ends_at_the_final_rate():
-    stage = StageConfig(learning_rate=0.3, final_learning_rate=0.1, warmup_steps=20, epochs=4)
+    stage = Stage(learning_rate=0.3, final_learning_rate=0.1, warmup_steps=20, epochs=4)
     steps_per_epoch = 30  # 100 steps after the warm-up
 
     assert learning_rate_at(stage, 20, steps_per_epoch) == pytest.approx(0.3)
@@ -58,18 +59,44 @@ def test_the_cosine_begins_at_the_peak_is_half_way_in_the_middle_and_ends_at_the
 
 
 def test_the_step_schedule_drops_where_an_epoch_begins():
-    stage = StageConfig(learning_rate=1.0, schedule="step", lr_drop_epochs=(1, 2.5), lr_drop=0.1, epochs=4)
+    stage = Stage(learning_rate=1.0, schedule="step", lr_drop_epochs=(1, 2.5), lr_drop=0.1, epochs=4)
 
     rates = [learning_rate_at(stage, k, 10) for k in (0, 9, 10, 24, 25, 39)]
 
     assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_the_margin_rises_linearly_and_stays():
-    stage = StageConfig(margin=0.4, margin_warmup_steps=400)
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_polynomial_is_its_power_of_what_is_left(power):
+    stage = Stage(learning_rate=0.3, final_learning_rate=0.1, schedule="polynomial", power=power, warmup_steps=20, epochs=4)
 
-    assert [margin_at(stage, k) for k in (0, 100, 200, 400, 10_000)] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.4])
-    assert margin_at(StageConfig(margin=0.5), 0) == 0.5
+    rates = [learning_rate_at(stage, step, 30) for step in (20, 45, 95, 120)]
+
+    assert rates == pytest.approx([0.1 + 0.2 * left**power for left in (1.0, 0.75, 0.25, 0.0)])
+
+
+def test_the_warm_up_of_margin_and_scale_is_linear_and_stays():
+    stage = Stage(margin_warmup_steps=400)
+
+    assert [warmth_at(stage, k) for k in (0, 100, 200, 400, 10_000)] == pytest.approx([0.0, 0.25, 0.5, 1.0, 1.0])
+    assert warmth_at(Stage(), 0) == 1.0
+
+
+def test_a_plateau_drops_after_patience_epochs_without_a_better_score():
+    stage = Stage(schedule="plateau", lr_drop=0.5, patience=2)
+    plateau = Plateau()
+    factors = []
+    for score in (0.5, 0.6, 0.6, 0.55, 0.7, 0.7, 0.7, 0.7, 0.7):  # better, better, -, drop, better, -, drop, -, drop
+        plateau = Plateau(dict(plateau.state))  # as a resume does
+        factors.append(plateau.end_epoch(stage, score))
+
+    assert factors == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
+
+
+def test_an_absent_optimizer_is_the_one_of_the_stage_before():
+    stages = (Stage(), Stage(optimizer="adam"), Stage(), Stage(optimizer="lion"), Stage())
+
+    assert [optimizer_of(stages, i) for i in range(5)] == ["sgd", "adam", "adam", "lion", "lion"]
 
 
 # ----------------------------------------------------------------------------------------------- weight decay
@@ -83,9 +110,9 @@ def test_decay_is_on_the_kernels_alone_and_tenfold_on_the_last_layers():
     head = ArcFace(10)
     head.build((None, 128), (None,))
     variables = [*model.trainable_variables, *head.trainable_variables]
-    last = [*model.get_layer("embedding_conv").trainable_variables, *head.trainable_variables]
+    last = [*last_layers(model), *head.trainable_variables]
 
-    decays = weight_decays(variables, last, StageConfig(weight_decay=4e-5, last_layer_decay=10.0))
+    decays = weight_decays(variables, last, Stage(weight_decay=4e-5, last_layer_decay=10.0))
 
     found = {v.path: d for v, d in zip(variables, decays, strict=True) if d}
     # Table 1: stem conv and depthwise, 15 bottlenecks of 3, conv1x1, GDConv, linear conv1x1; and the class centres.
@@ -106,11 +133,13 @@ def kernel(values):
 def run(stage, values, gradients, decays, rates=None):
     """The variables after steps with the same gradients, as NumPy arrays."""
     variables = [kernel(v) for v in values]
-    optimizer = make_optimizer(stage)
+    optimizer = make_optimizer(stage, stage.optimizer)
     optimizer.build(variables)
+    update = Updater(optimizer, stage.optimizer, stage, variables, [], [])
+    update.decays = decays
     for rate in rates or [stage.learning_rate]:
         optimizer.learning_rate = rate
-        apply_gradients(optimizer, variables, [tf.constant(g, tf.float32) for g in gradients], decays, stage)
+        update([tf.constant(g, tf.float32) for g in gradients])
     return [v.numpy() for v in variables]
 
 
@@ -120,7 +149,7 @@ DECAYS = [0.01, 0.0]
 
 
 def test_sgd_adds_the_decay_to_the_gradient_and_keeps_momentum():
-    stage = StageConfig(optimizer="sgd", momentum=0.9, clip_norm=0.0)
+    stage = Stage(optimizer="sgd", momentum=0.9, clip_norm=0.0)
     rates = [0.1, 0.1, 0.05]
 
     found = run(stage, VALUES, GRADIENTS, DECAYS, rates)
@@ -134,7 +163,7 @@ def test_sgd_adds_the_decay_to_the_gradient_and_keeps_momentum():
 
 
 def test_adamw_decays_the_weight_and_not_the_gradient():
-    stage = StageConfig(optimizer="adamw", clip_norm=0.0)
+    stage = Stage(optimizer="adamw", clip_norm=0.0)
     rates = [0.01, 0.02, 0.01]
 
     found = run(stage, VALUES, GRADIENTS, DECAYS, rates)
@@ -149,8 +178,73 @@ def test_adamw_decays_the_weight_and_not_the_gradient():
         np.testing.assert_allclose(ours, value, rtol=1e-4)
 
 
+def test_nesterov_looks_ahead():
+    stage = Stage(optimizer="sgd", momentum=0.9, nesterov=True, clip_norm=0.0)
+
+    found = run(stage, VALUES, GRADIENTS, [0.0, 0.0], [0.1, 0.1])
+
+    for value, gradient, ours in zip(VALUES, GRADIENTS, found, strict=True):
+        velocity = 0.0
+        for _ in range(2):  # Sutskever et al., http://proceedings.mlr.press/v28/sutskever13.pdf, in Keras's form
+            velocity = 0.9 * velocity - 0.1 * gradient
+            value = value + 0.9 * velocity - 0.1 * gradient
+        np.testing.assert_allclose(ours, value, rtol=1e-5)
+
+
+def test_adam_takes_the_decay_into_the_gradient_and_its_epsilon_from_the_stage():
+    stage = Stage(optimizer="adam", epsilon=0.1, clip_norm=0.0, learning_rate=0.01)
+
+    found = run(stage, VALUES, GRADIENTS, DECAYS)
+
+    for value, gradient, decay, ours in zip(VALUES, GRADIENTS, DECAYS, found, strict=True):
+        whole = gradient + decay * value
+        # The first step with the epsilon-hat of Kingma & Ba, section 2, which Keras 1 to 3 take.
+        root = np.sqrt(0.001)
+        np.testing.assert_allclose(ours, value - 0.01 * root * whole / (root * np.abs(whole) + 0.1), rtol=1e-4)
+
+
+def test_lion_moves_by_the_sign_and_decays_apart():
+    stage = Stage(optimizer="lion", clip_norm=0.0, learning_rate=0.01)
+
+    found = run(stage, VALUES, GRADIENTS, DECAYS)
+
+    for value, gradient, decay, ours in zip(VALUES, GRADIENTS, DECAYS, found, strict=True):
+        np.testing.assert_allclose(ours, value * (1 - 0.01 * decay) - 0.01 * np.sign(gradient), rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadam", "lion"])
+def test_the_backbone_moves_by_its_share_of_the_step(optimizer):
+    stage = Stage(optimizer=optimizer, learning_rate=0.1, weight_decay=0.1)
+
+    def moved(rate):
+        variables = [kernel(v) for v in VALUES]
+        made = make_optimizer(stage, optimizer)
+        made.build(variables)
+        slow = Stage(optimizer=optimizer, learning_rate=0.1, weight_decay=0.1, backbone_rate=rate)
+        Updater(made, optimizer, slow, variables, [], variables[:1])([tf.constant(g, tf.float32) for g in GRADIENTS])
+        return [v.numpy() - start for v, start in zip(variables, VALUES, strict=True)]
+
+    np.testing.assert_allclose(moved(0.25)[0], 0.25 * moved(1.0)[0], rtol=1e-4)
+    np.testing.assert_allclose(moved(0.25)[1], moved(1.0)[1], rtol=1e-6)
+
+
+def test_what_an_optimizer_accumulated_is_taken_over_by_path():
+    variables = [keras.Variable(v.astype("float32"), name=f"layer_{i}") for i, v in enumerate(VALUES)]
+    old, new = (make_optimizer(Stage(), "sgd") for _ in range(2))
+    old.build(variables)
+    new.build(variables[:1])
+    old.apply([tf.constant(g, tf.float32) for g in GRADIENTS], variables)
+
+    take_over(new, old)
+
+    by_path = {v.path: v.numpy() for v in old.variables}
+    assert any(np.any(v.numpy()) for v in new.variables if "momentum" in v.path)
+    for variable in new.variables:
+        np.testing.assert_array_equal(variable.numpy(), by_path[variable.path])
+
+
 def test_gradients_are_clipped_by_their_norm_together_and_before_the_decay():
-    stage = StageConfig(optimizer="sgd", momentum=0.0, learning_rate=1.0, clip_norm=0.5)
+    stage = Stage(optimizer="sgd", momentum=0.0, learning_rate=1.0, clip_norm=0.5)
     norm = math.sqrt(sum((10 * g**2).sum() * 10 for g in GRADIENTS))
 
     found = run(stage, VALUES, [10 * g for g in GRADIENTS], DECAYS)
@@ -161,7 +255,7 @@ def test_gradients_are_clipped_by_their_norm_together_and_before_the_decay():
 
 
 def test_small_gradients_are_not_clipped():
-    stage = StageConfig(optimizer="sgd", momentum=0.0, learning_rate=1.0, clip_norm=5.0)
+    stage = Stage(optimizer="sgd", momentum=0.0, learning_rate=1.0, clip_norm=5.0)
 
     found = run(stage, VALUES, GRADIENTS, [0.0, 0.0])
 
@@ -171,12 +265,12 @@ def test_small_gradients_are_not_clipped():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_loss_scaling_changes_nothing_but_the_range(optimizer):
-    stage = StageConfig(optimizer=optimizer, clip_norm=0.5, momentum=0.0, learning_rate=0.1)
+    stage = Stage(optimizer=optimizer, clip_norm=0.5, momentum=0.0, learning_rate=0.1)
     plain = run(stage, VALUES, GRADIENTS, DECAYS)
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
-        scaling = make_optimizer(stage)
+        scaling = make_optimizer(stage, stage.optimizer)
     finally:
         keras.mixed_precision.set_dtype_policy(before)
     variables = [kernel(v) for v in VALUES]
@@ -185,7 +279,9 @@ def test_loss_scaling_changes_nothing_but_the_range(optimizer):
     scale = float(scaling.scale_loss(tf.constant(1.0)))
 
     scaled = [tf.constant(g * scale, tf.float32) for g in GRADIENTS]
-    apply_gradients(scaling, variables, scaled, DECAYS, stage)
+    update = Updater(scaling, optimizer, stage, variables, [], [])
+    update.decays = DECAYS
+    update(scaled)
 
     assert scale > 1
     for ours, expected in zip(variables, plain, strict=True):
@@ -194,16 +290,18 @@ def test_loss_scaling_changes_nothing_but_the_range(optimizer):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_an_overflow_under_loss_scaling_skips_the_step(optimizer):
-    stage = StageConfig(optimizer=optimizer, clip_norm=5.0)
+    stage = Stage(optimizer=optimizer, clip_norm=5.0)
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
-        scaling = make_optimizer(stage)
+        scaling = make_optimizer(stage, stage.optimizer)
     finally:
         keras.mixed_precision.set_dtype_policy(before)
     variables = [kernel(VALUES[0])]
     scaling.build(variables)
 
-    apply_gradients(scaling, variables, [tf.constant([np.inf, 0.0, 0.0])], [0.0], stage)
+    update = Updater(scaling, optimizer, stage, variables, [], [])
+    update.decays = [0.0]
+    update([tf.constant([np.inf, 0.0, 0.0])])
 
     np.testing.assert_array_equal(variables[0].numpy(), VALUES[0].astype("float32"))

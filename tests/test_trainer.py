@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from face_loss_k import ArcFace
+from face_loss_k import make_head
+from facelib import epoch_files
 from facelib import trainer as trainer_module
 from facelib.checkpoint import list_checkpoints, load_checkpoint
 from facelib.cli import FaceError
-from facelib.recipe import Recipe, StageConfig, load_recipe
+from facelib.recipe import Recipe, load_recipe
+from facelib.stage import Stage
 from facelib.run_dir import RunDir
 from facelib.sidecar import check_sidecar
 from facelib.trainer import Trainer
 
 STEPS, BATCH, CLASSES = 3, 4, 5
-STAGE = StageConfig(epochs=2, scale=8.0, margin=0.1, learning_rate=0.05)
+STAGE = Stage(epochs=2, scale=8.0, margin=0.1, learning_rate=0.05)
 RECIPE = Recipe(name="tiny", stage=(STAGE,))
 IMAGES = np.random.default_rng(0).integers(0, 256, (STEPS * BATCH, 6, 6, 3), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, CLASSES, STEPS * BATCH).astype(np.int32)
@@ -30,7 +32,8 @@ LABELS = np.random.default_rng(1).integers(0, CLASSES, STEPS * BATCH).astype(np.
 class Records(list):
     """What the trainer asks of the records."""
 
-    meta, num_classes, fingerprint = {}, CLASSES, "f"
+    meta, num_classes, fingerprint, path = {}, CLASSES, "f", Path("data")
+    class_names = [f"person {i}" for i in range(CLASSES)]
 
     def describe(self, i):
         return f"record {i}"
@@ -57,7 +60,13 @@ class Data:
                 if e * STEPS + s + 1 == self.fails_at:
                     raise OSError(errno.ENOSPC, "full")
                 idx = np.arange(*self.bounds(s))
-                yield SimpleNamespace(images=IMAGES[idx], labels=LABELS[idx], record_idx=idx, epoch=e, step=s)
+                keys = (idx.astype(np.uint64) + np.uint64(7 * e)) << np.uint64(63)  # every other image is mirrored
+                yield SimpleNamespace(
+                    images=IMAGES[idx], labels=LABELS[idx], record_idx=idx, epoch=e, step=s, keys=keys
+                )
+
+    def balanced(self, images_per_identity):
+        return self  # two pairs of one identity in each batch would do; the labels of a batch repeat by chance
 
 
 def evaluation(**accuracies):
@@ -74,11 +83,8 @@ def make_trainer(path, recipe=RECIPE, data=None, evaluate=None, **options):
     faces = keras.Input((6, 6, 3), name="input_1")
     x = keras.layers.Flatten(name="flat")(keras.layers.Rescaling(1 / 255, name="scaled")(faces))
     embedder = keras.Model(faces, keras.layers.Dense(4, name="embeddings")(x), name="tiny")
-    head = ArcFace(CLASSES, name="head")
-    head.build((None, 4), (None,))
-    run = RunDir(path, recipe, Path("data"), "f")
-    options = {"checkpoint_every": 1, "log_every": 1} | options
-    return Trainer(recipe, embedder, head, [], data or Data(), evaluate, run, **options)
+    options = {"checkpoint_every": 1, "log_every": 1, "make_head": make_head} | options
+    return Trainer(embedder, data or Data(), path, recipe=recipe, evaluate=evaluate, **options)
 
 
 def fit(*args, **options):
@@ -87,7 +93,8 @@ def fit(*args, **options):
     try:
         return made, made.fit()
     finally:
-        made.run.close()
+        if isinstance(made.run, RunDir):
+            made.run.close()
 
 
 def lines(path, kind):
@@ -108,7 +115,7 @@ def test_each_stage_has_its_own_scale(tmp_path):
 
     rows, centres = (
         v / np.linalg.norm(v, axis=1, keepdims=True)
-        for v in (made.embedder(IMAGES[:BATCH].astype("float32")).numpy(), made.head.centres.numpy())
+        for v in (made.embedder(IMAGES[:BATCH].astype("float32")).numpy(), made.parts.centres_head.centres.numpy())
     )
     for scale, step in ((1.0, 0), (64.0, STEPS)):
         logits = scale * rows @ centres.T
@@ -126,9 +133,297 @@ def test_a_run_resumes_in_its_second_stage(tmp_path, optimizer):
     resumed, is_complete = fit(tmp_path / "run", recipe)
 
     assert is_complete
-    for a, b in zip(resumed._variables().items(), whole._variables().items(), strict=True):
+    assert_equal_weights(resumed, whole)
+
+
+SCHEDULE = (
+    Stage(loss="softmax", epochs=1, optimizer="adam", learning_rate=0.01),
+    Stage(loss="softmax", epochs=1, center_loss=0.1, freeze_backbone=True, learning_rate=0.01),
+    Stage(loss="arcface", epochs=1, margin=0.2, scale=16.0, ema=0.9, optimizer="sgd", label_smoothing=0.1),
+    Stage(loss="batch_all_triplet", epochs=1, images_per_identity=2, ema=0.9, learning_rate=0.01),
+)
+
+
+def assert_equal_weights(one, other):
+    for a, b in zip(one.parts.variables().items(), other.parts.variables().items(), strict=True):
         assert a[0] == b[0]
         np.testing.assert_array_equal(a[1].numpy(), b[1].numpy(), err_msg=a[0])
+
+
+@pytest.mark.parametrize("fails_at", [2 * STEPS + 1, 2 * STEPS + 2, 3 * STEPS + 1, 3 * STEPS + 3])
+@pytest.mark.parametrize("checkpoint_every", [1, 1000])
+def test_softmax_center_arcface_triplet_killed_anywhere_is_the_uninterrupted_run(tmp_path, fails_at, checkpoint_every):
+    recipe = replace(RECIPE, stage=SCHEDULE)
+    whole, _ = fit(tmp_path / "whole", recipe)
+    with pytest.raises(OSError):
+        fit(tmp_path / "run", recipe, Data(fails_at=fails_at), checkpoint_every=checkpoint_every)
+
+    resumed, is_complete = fit(tmp_path / "run", recipe)
+
+    assert is_complete
+    assert_equal_weights(resumed, whole)
+    losses = [[line["loss"] for line in lines(tmp_path / name, "step")] for name in ("whole", "run")]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4 * STEPS
+    for name in ("whole", "run"):
+        found = [(line["stage"], line["loss"], line["optimizer"], line["epoch"]) for line in lines(tmp_path / name, "stage")]
+        assert found == [(0, "softmax", "adam", 1), (1, "softmax", "adam", 2), (2, "arcface", "sgd", 3),
+                         (3, "batch_all_triplet", "sgd", 4)]  # fmt: skip
+
+
+def test_a_frozen_backbone_stays_bit_for_bit_and_the_centres_do_not(tmp_path):
+    trained, _ = fit(tmp_path / "one", replace(RECIPE, stage=SCHEDULE[:1]))
+    made, _ = fit(tmp_path / "two", replace(RECIPE, stage=SCHEDULE[:2]))
+
+    for a, b in zip(trained.embedder.variables, made.embedder.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert np.abs(made.parts.centres_head.centres.numpy() - trained.parts.centres_head.centres.numpy()).max() > 1e-3
+
+
+def test_frozen_layers_stay_for_their_stage_alone(tmp_path):
+    frozen = replace(STAGE, epochs=1, freeze_layers=("embed",))
+    made, _ = fit(tmp_path / "one", replace(RECIPE, stage=(frozen,)))
+    keras.utils.set_random_seed(0)
+    start = make_trainer(tmp_path / "none").embedder.get_layer("embeddings").kernel.numpy()
+    both, _ = fit(tmp_path / "two", replace(RECIPE, stage=(frozen, replace(STAGE, epochs=1))))
+
+    np.testing.assert_array_equal(made.embedder.get_layer("embeddings").kernel.numpy(), start)
+    assert np.abs(both.embedder.get_layer("embeddings").kernel.numpy() - start).max() > 1e-4
+
+
+def test_a_layer_to_freeze_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(FaceError, match="beginnings of layer names. Received: 'stem'. The layers: embeddings"):
+        fit(tmp_path / "run", replace(RECIPE, stage=(replace(STAGE, freeze_layers=("stem",)),)))
+
+
+def test_stages_can_be_given_in_python(tmp_path):
+    in_recipe, _ = fit(tmp_path / "one", replace(RECIPE, stage=SCHEDULE[:2]))
+    made = make_trainer(tmp_path / "two")
+
+    assert made.fit(SCHEDULE[:2])
+
+    made.run.close()
+    assert_equal_weights(made, in_recipe)
+    assert len(load_recipe(tmp_path / "two" / "config.toml").stage) == 2
+    with pytest.raises(FaceError, match=r"fit: stage.0.epochs is at least 1. Received: 0"):
+        make_trainer(tmp_path / "three").fit([Stage(epochs=0)])
+
+
+def test_micro_batches_and_a_whole_batch_are_one_step(tmp_path):
+    plain = replace(STAGE, epochs=1, norm_penalty=0.01)
+    whole, _ = fit(tmp_path / "whole", replace(RECIPE, stage=(plain,)))
+    parts, _ = fit(tmp_path / "parts", replace(RECIPE, stage=(replace(plain, micro_batches=2),)))
+
+    for a, b in zip(whole.parts.variables().values(), parts.parts.variables().values(), strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-6)
+    losses = [[line["loss"] for line in lines(tmp_path / name, "step")] for name in ("whole", "parts")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_norm_penalty_is_the_mean_l1_norm(tmp_path):
+    still = replace(STAGE, epochs=1, learning_rate=1e-12)
+    made, _ = fit(tmp_path / "with", replace(RECIPE, stage=(replace(still, norm_penalty=0.5),)))
+    fit(tmp_path / "without", replace(RECIPE, stage=(still,)))
+
+    first = [lines(tmp_path / name, "step")[0]["loss"] for name in ("with", "without")]
+
+    norms = np.abs(made.embedder(IMAGES[:BATCH].astype("float32")).numpy()).sum(1)
+    assert first[0] - first[1] == pytest.approx(0.5 * norms.mean(), rel=1e-4)
+
+
+def test_the_average_is_what_is_saved_and_measured_and_training_goes_on_from_its_own_weights(tmp_path):
+    values, measured = [], []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            values.append(self.model.get_layer("embeddings").kernel.numpy())
+
+    def evaluate(model):
+        measured.append(model.get_layer("embeddings").kernel.numpy())
+        return evaluation(a=0.9)
+
+    recipe = replace(RECIPE, stage=(replace(STAGE, ema=0.5),))
+    start = make_trainer(tmp_path / "none").embedder.get_layer("embeddings").kernel.numpy()
+    made, _ = fit(tmp_path / "run", recipe, evaluate=evaluate, callbacks=[Watch()])
+    fit(tmp_path / "plain")
+
+    average = start
+    for step, value in enumerate(values):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * value
+        if (step + 1) % STEPS == 0:
+            np.testing.assert_allclose(measured[step // STEPS], average, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(made.embedder.get_layer("embeddings").kernel.numpy(), values[-1])
+    saved = keras.models.load_model(tmp_path / "run" / "embedder.h5", compile=False)
+    np.testing.assert_array_equal(saved.get_layer("embeddings").kernel.numpy(), measured[-1])
+    plain = [line["loss"] for line in lines(tmp_path / "plain", "step")]
+    assert [line["loss"] for line in lines(tmp_path / "run", "step")] == plain
+
+
+def test_sam_takes_the_gradient_at_the_worst_neighbour(tmp_path):
+    """On one weight matrix, w <- w - rate * grad(w + rho * grad(w) / |grad(w)|): eq. 2 of the SAM paper."""
+    stage = replace(STAGE, epochs=1, momentum=0.0, clip_norm=0.0, weight_decay=0.0, sam=0.5, learning_rate=0.1)
+    made = make_trainer(tmp_path / "run")
+    variables = list(made.embedder.trainable_variables)
+    head = make_head("arcface", CLASSES, {"margin": 0.1, "scale": 8.0}, None)
+    values = []
+
+    class FirstStep(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            values.append([v.numpy() for v in (*variables, made.parts.centres_head.centres)])
+
+        def on_train_batch_end(self, batch, logs=None):
+            values.append([v.numpy() for v in (*variables, made.parts.centres_head.centres)])
+
+    made.callbacks.append(FirstStep())
+    made.fit([stage])
+    made.run.close()
+
+    head.build((None, 4))
+    trained = [*variables, head.centres]
+
+    def gradients(at):
+        for variable, value in zip(trained, at, strict=True):
+            variable.assign(value)
+        with tf.GradientTape() as tape:
+            loss, _ = head.loss_and_accuracy(made.embedder(IMAGES[:BATCH]), LABELS[:BATCH])
+        return [g.numpy() for g in tape.gradient(loss, trained)]
+
+    first = gradients(values[0])
+    norm = np.sqrt(sum((g**2).sum() for g in first))
+    worst = gradients([v + 0.5 * g / norm for v, g in zip(values[0], first, strict=True)])
+    for start, gradient, found in zip(values[0], worst, values[1], strict=True):
+        np.testing.assert_allclose(found, start - 0.1 * gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_mixup_is_the_mean_of_both_losses_on_the_mixed_images(tmp_path):
+    still = replace(STAGE, epochs=1, learning_rate=1e-12, mixup=0.4)
+    made, _ = fit(tmp_path / "run", replace(RECIPE, stage=(still,)))
+    share = np.random.default_rng([RECIPE.seed, 0]).beta(0.4, 0.4)  # of the first step
+
+    images = IMAGES[:BATCH].astype("float32")
+    embeddings = made.embedder(share * images + (1 - share) * images[::-1])
+    head = made.parts.centres_head
+    losses = [float(head.loss_and_accuracy(embeddings, labels)[0]) for labels in (LABELS[:BATCH], LABELS[:BATCH][::-1])]
+
+    expected = share * losses[0] + (1 - share) * losses[1]
+    assert lines(tmp_path / "run", "step")[0]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_plateau_lowers_the_rate_and_a_resume_keeps_it_low(tmp_path):
+    stage = replace(STAGE, epochs=4, schedule="plateau", lr_drop=0.5, patience=1)
+    recipe = replace(RECIPE, stage=(stage,))
+    with pytest.raises(OSError):
+        fit(tmp_path / "run", recipe, Data(fails_at=2 * STEPS + 2), evaluate=lambda _: evaluation(a=0.9))
+    fit(tmp_path / "run", recipe, evaluate=lambda _: evaluation(a=0.9))
+
+    rates = [line["learning_rate"] for line in lines(tmp_path / "run", "step")]
+
+    assert rates == pytest.approx([0.05] * 2 * STEPS + [0.025] * STEPS + [0.0125] * STEPS)
+
+
+class SpoilOnce(keras.callbacks.Callback):
+    """Makes the weights infinite after batch `step`, `times` times."""
+
+    def __init__(self, step, times=1):
+        super().__init__()
+        self.step, self.left = step, times
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.step and self.left:
+            self.left -= 1
+            self.model.get_layer("embeddings").bias.assign([np.inf] * 4)
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 1000])
+def test_a_diverged_run_goes_back_and_on_at_half_the_rate(tmp_path, capsys, checkpoint_every):
+    steady = replace(STAGE, schedule="constant")
+
+    made, is_complete = fit(
+        tmp_path / "run", replace(RECIPE, stage=(steady,)), callbacks=[SpoilOnce(1)], checkpoint_every=checkpoint_every
+    )
+
+    assert is_complete
+    assert all(np.isfinite(v.numpy()).all() for v in made.parts.variables().values())
+    good = 1 if checkpoint_every == 1 else 0
+    rates = [line["learning_rate"] for line in lines(tmp_path / "run", "step")]
+    assert rates == pytest.approx([0.05] * good + [0.025] * (2 * STEPS - good))
+    assert [line["step"] for line in lines(tmp_path / "run", "rollback")] == [good]
+    assert "roll-back 1 of at most 3" in capsys.readouterr().out
+
+
+def test_roll_backs_are_bounded_and_a_kill_does_not_give_new_ones(tmp_path):
+    with pytest.raises(FaceError, match=r"must stay finite.*It was tried 4 times.*Lower stage.0.learning_rate"):
+        fit(tmp_path / "run", callbacks=[SpoilOnce(1, times=99)])
+    with pytest.raises(FaceError, match="It was tried 4 times"):
+        fit(tmp_path / "run", callbacks=[SpoilOnce(1, times=99)])
+    with pytest.raises(FaceError, match="It was tried 1 times"):
+        fit(tmp_path / "other", replace(RECIPE, nan_retries=0), callbacks=[SpoilOnce(1)])
+
+
+class Vectors:
+    """A teacher that knows `size` numbers of each record."""
+
+    def __init__(self, size):
+        self.size = size
+        self.rows = np.random.default_rng(5).normal(size=(STEPS * BATCH, 2, size)).astype(np.float32)
+        self.rows /= np.linalg.norm(self.rows, axis=-1, keepdims=True)
+
+    def targets(self, record_idx, is_flipped):
+        return self.rows[record_idx, is_flipped.astype(int)]
+
+
+@pytest.mark.parametrize("size", [4, 6])
+@pytest.mark.parametrize("loss", ["distill", "arcface"])
+def test_a_teacher_is_learned_alone_or_beside_a_margin_head(tmp_path, loss, size):
+    own = {} if loss == "distill" else {"margin": 0.1, "scale": 8.0}
+    stage = Stage(loss=loss, epochs=60, optimizer="adamw", learning_rate=0.02, weight_decay=0.0, **own)
+    recipe = replace(RECIPE, teacher="t", stage=(stage,), data=replace(RECIPE.data, flip=False))
+    teacher = Vectors(size)
+
+    made, _ = fit(tmp_path / "run", recipe, teacher=teacher, checkpoint_every=1000)
+
+    student = made.embedder(IMAGES).numpy()
+    if size != 4:
+        student = student @ made.parts.objective.distiller.projection.numpy()
+    student /= np.linalg.norm(student, axis=1, keepdims=True)
+    assert np.mean(np.sum(student * teacher.rows[:, 0], axis=1)) > (0.8 if size == 4 else 0.7)
+    losses = [line["loss"] for line in lines(tmp_path / "run", "step")]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_mirrored_face_has_the_teachers_vector_of_the_mirrored_face(tmp_path):
+    asked = []
+
+    class Asked(Vectors):
+        def targets(self, record_idx, is_flipped):
+            asked.append(is_flipped.tolist())
+            return super().targets(record_idx, is_flipped)
+
+    stage = Stage(loss="distill", epochs=1)
+    fit(tmp_path / "run", replace(RECIPE, teacher="t", stage=(stage,)), teacher=Asked(4))
+    fit(
+        tmp_path / "still",
+        replace(RECIPE, teacher="t", stage=(stage,), data=replace(RECIPE.data, flip=False)),
+        teacher=Asked(4),
+    )
+
+    assert asked == [[False, True, False, True]] * STEPS + [[False] * 4] * STEPS
+
+
+def test_a_new_run_begins_with_the_weights_it_is_given_and_a_resumed_one_does_not(tmp_path, capsys):
+    calls = []
+
+    def initialise(embedder, head):
+        calls.append(head.centres.shape)
+        return "begun with X"
+
+    with pytest.raises(OSError):
+        fit(tmp_path / "run", data=Data(fails_at=2), initialise=initialise)
+    fit(tmp_path / "run", initialise=initialise)
+
+    assert calls == [(CLASSES, 4)]
+    assert "begun with X" in capsys.readouterr().out
 
 
 def test_a_kill_between_an_epochs_metrics_and_its_checkpoint_repeats_neither(tmp_path, monkeypatch):
@@ -183,11 +478,11 @@ def test_a_kill_between_embedder_and_sidecar_is_mended_by_the_resume(tmp_path, m
             raise KeyboardInterrupt
         write_sidecar(path, **more)
 
-    write_sidecar = trainer_module.write_sidecar
-    monkeypatch.setattr(trainer_module, "write_sidecar", killed)
+    write_sidecar = epoch_files.write_sidecar
+    monkeypatch.setattr(epoch_files, "write_sidecar", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "run", evaluate=lambda _: evaluation(a=0.9))
-    monkeypatch.setattr(trainer_module, "write_sidecar", write_sidecar)
+    monkeypatch.setattr(epoch_files, "write_sidecar", write_sidecar)
 
     fit(tmp_path / "run", evaluate=lambda _: evaluation(a=0.9))
 
@@ -201,11 +496,11 @@ def test_weights_that_are_not_finite_are_never_checkpointed(tmp_path):
                 self.model.get_layer("embeddings").bias.assign([np.inf] * 4)
 
     with pytest.raises(FaceError, match=r"weights must stay finite.*embeddings/bias.*at step 2 .*records 4, 5, 6, 7"):
-        fit(tmp_path / "run", callbacks=[Spoil()])
+        fit(tmp_path / "run", replace(RECIPE, nan_retries=0), callbacks=[Spoil()])
 
     checkpoints = list_checkpoints(tmp_path / "run" / "checkpoint")
-    assert [path.stem for path in checkpoints] == ["step-000000001"]
-    assert all(np.isfinite(array).all() for array in load_checkpoint(checkpoints[0])[0].values())
+    assert [path.stem for path in checkpoints] == ["step-000000000", "step-000000001"]
+    assert all(np.isfinite(array).all() for path in checkpoints for array in load_checkpoint(path)[0].values())
 
 
 def test_a_full_disk_under_tensorboard_is_a_full_disk(tmp_path, monkeypatch):

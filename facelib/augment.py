@@ -1,0 +1,159 @@
+"""Augmentation of one face: a pure function of (image, key), so a resumed training sees the same images.
+
+Order: mirror, crop, photometric changes, what a bad camera or coder does, what hides a part of the face.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from facelib.augment_config import AugmentConfig
+from facelib.rand_augment import rand_augment
+
+GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma of R, G, B
+# Outline of a mask on the 112x112 template, pixels (x, y): nose bridge, cheeks, chin. The eyes lie at y = 52.
+MASK_OUTLINE = np.array([[56, 62], [78, 70], [84, 88], [72, 106], [56, 111], [40, 106], [28, 88], [34, 70]], np.float32)
+MASK_COLOURS = ((120, 170, 200), (235, 235, 235), (30, 30, 35), (150, 190, 160))  # RGB: surgical, white, black, green
+
+
+class Draws:
+    """Random numbers that follow from a 64-bit key alone: SplitMix64, a hundredth of the cost of a NumPy generator.
+
+    Steele et al., https://doi.org/10.1145/2714064.2660195, figure 17.
+    """
+
+    def __init__(self, key: int):
+        self.state = key
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """From [low, high)."""
+        mask = 0xFFFFFFFFFFFFFFFF
+        self.state = (self.state + 0x9E3779B97F4A7C15) & mask
+        z = self.state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return low + (high - low) * ((z ^ (z >> 31)) >> 11) * 2.0**-53
+
+    def integer(self, low: int, high: int) -> int:
+        """From low to high, both included."""
+        return low + int(self.uniform() * (high - low + 1))
+
+
+def make_augment(config: AugmentConfig, flip: bool) -> Callable[[np.ndarray, int], np.ndarray] | None:
+    """The function that a recipe's [data] table asks for; None when it asks for nothing.
+
+    It takes uint8 [H, W, 3], RGB, and a uint64 key, and returns the same shape; the image given is not changed. The
+    mirroring is the key's top bit, as `dataset.random_flip` has it, whatever else is done.
+    """
+    config = config.resolved()
+    steps = [step for name, step in _STEPS if getattr(config, name)]
+    if not steps and not flip:
+        return None
+
+    def augment(image: np.ndarray, key: int) -> np.ndarray:
+        if flip and key >> 63:
+            image = cv2.flip(image, 1)
+        draws = Draws(key)
+        for step in steps:
+            image = step(image, draws, config)
+        return image
+
+    return augment
+
+
+def _crop(image, draws, config):
+    """Shifts by up to `crop` of the side each way and resizes by up to as much; edge pixels are repeated."""
+    height, width = image.shape[:2]
+    zoom = 1.0 + draws.uniform(-config.crop, config.crop)
+    shift = [draws.uniform(-config.crop, config.crop) * side for side in (width, height)]
+    matrix = np.array(
+        [[zoom, 0, shift[0] + (1 - zoom) * width / 2], [0, zoom, shift[1] + (1 - zoom) * height / 2]], np.float32
+    )
+    return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _color(image, draws, config):
+    """Brightness and contrast as one straight line a pixel, saturation towards or away from the luma."""
+    brightness, contrast, saturation = (1.0 + draws.uniform(-config.color, config.color) for _ in range(3))
+    gain = brightness * contrast
+    mean = float(image.mean()) * brightness
+    # One 3x3 colour matrix: saturation s keeps s of the colour and 1 - s of the luma.
+    matrix = gain * (saturation * np.eye(3, dtype=np.float32) + (1.0 - saturation) * GRAY[None, :])
+    offset = np.full((3, 1), mean * (1.0 - contrast), np.float32)
+    return cv2.transform(image, np.hstack([matrix, offset]))
+
+
+def _gray(image, draws, config):
+    return _maybe(draws, config.gray, image, lambda: cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
+
+
+def _downsample(image, draws, config):
+    """Down to 0.25 - 0.75 of the side and up again, as faces from far away come."""
+
+    def change():
+        height, width = image.shape[:2]
+        share = draws.uniform(0.25, 0.75)
+        small = cv2.resize(image, (max(1, round(width * share)), max(1, round(height * share))), interpolation=cv2.INTER_AREA)
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    return _maybe(draws, config.downsample, image, change)
+
+
+def _blur(image, draws, config):
+    """Gaussian of 0.5 to 2 pixels."""
+    return _maybe(draws, config.blur, image, lambda: cv2.GaussianBlur(image, (0, 0), draws.uniform(0.5, 2.0)))
+
+
+def _jpeg(image, draws, config):
+    """Through a JPEG of quality 30 to 90."""
+
+    def change():
+        quality = [cv2.IMWRITE_JPEG_QUALITY, draws.integer(30, 90)]
+        _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+        return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+
+    return _maybe(draws, config.jpeg, image, change)
+
+
+def _rand_augment(image, draws, config):
+    return rand_augment(image, draws, config.rand_augment, config.rand_magnitude)
+
+
+def _cutout(image, draws, config):
+    """A gray square of a quarter to half of the side, anywhere. DeVries & Taylor, https://arxiv.org/abs/1708.04552."""
+
+    def change():
+        height, width = image.shape[:2]
+        side = round(draws.uniform(0.25, 0.5) * min(height, width))
+        top, left = draws.integer(0, height - side), draws.integer(0, width - side)
+        cut = image.copy()
+        cut[top : top + side, left : left + side] = 128
+        return cut
+
+    return _maybe(draws, config.cutout, image, change)
+
+
+def _mask(image, draws, config):
+    """A face mask over mouth and nose, where the alignment template has them, moved and coloured a little at random."""
+
+    def change():
+        height, width = image.shape[:2]
+        wobble = np.array([[draws.uniform(-2, 2), draws.uniform(-2, 2)] for _ in MASK_OUTLINE], np.float32)
+        points = (MASK_OUTLINE + wobble) * np.array([width, height], np.float32) / 112
+        colour = np.array(MASK_COLOURS[draws.integer(0, len(MASK_COLOURS) - 1)]) + draws.uniform(-20, 20)
+        masked = image.copy()
+        cv2.fillPoly(masked, [points.round().astype(np.int32)], np.clip(colour, 0, 255).tolist(), cv2.LINE_AA)
+        return masked
+
+    return _maybe(draws, config.mask, image, change)
+
+
+def _maybe(draws, probability, image, change):
+    return change() if draws.uniform() < probability else image
+
+
+_STEPS = (
+    ("crop", _crop), ("color", _color), ("gray", _gray), ("rand_augment", _rand_augment), ("downsample", _downsample),
+    ("blur", _blur), ("jpeg", _jpeg), ("mask", _mask), ("cutout", _cutout),
+)  # fmt: skip

@@ -1,0 +1,117 @@
+"""What a recipe may not say: values out of range, and combinations that mean nothing. All before anything is loaded."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facelib.augment_config import check_augment
+from facelib.cli import FaceError
+from facelib.loss_catalogue import LOSSES, resolve_options
+from facelib.stage import Stage
+
+if TYPE_CHECKING:
+    from facelib.recipe import Recipe
+
+Rule = tuple[bool, str, object]  # is met, the rule, what was received
+_AT_LEAST_0 = (
+    "weight_decay", "last_layer_decay", "clip_norm", "warmup_steps", "margin_warmup_steps", "center_loss",
+    "norm_penalty", "distill_weight", "backbone_rate", "mixup", "sam",
+)  # fmt: skip
+
+
+def check_recipe(recipe: "Recipe", source: str) -> None:
+    """Raises FaceError for the first rule that the recipe does not keep. `source` names it in the message."""
+    for is_met, rule, received in _rules(recipe):
+        if not is_met:
+            raise FaceError(f"{source}: {rule}. Received: {received}.")
+    for number, stage in enumerate(recipe.stage):
+        if stage.loss != "distill":
+            try:
+                resolve_options(stage.loss, stage.own_options)
+            except FaceError as error:
+                raise FaceError(f"{source}: stage.{number}: {error}") from error
+
+
+def _rules(recipe: "Recipe") -> list[Rule]:
+    is_plain = Path(recipe.name).name == recipe.name and recipe.name not in ("", "..")
+    model, data = recipe.model, recipe.data
+    rules = [
+        (is_plain, "name is that of a folder in runs/", repr(recipe.name)),
+        (recipe.seed >= 0, "seed is at least 0", recipe.seed),
+        (recipe.nan_retries >= 0, "nan_retries is at least 0", recipe.nan_retries),
+        (model.embedding_size >= 1, "model.embedding_size is at least 1", model.embedding_size),
+        (model.width > 0, "model.width is above 0", model.width),
+        (0 <= model.dropout < 1, "model.dropout is in [0, 1)", model.dropout),
+        (data.batch_size >= 2, "data.batch_size is at least 2", data.batch_size),
+        *check_augment(data.augment, "data.augment"),
+    ]
+    for number, stage in enumerate(recipe.stage):
+        rules += [(met, f"stage.{number}.{rule}", got) for met, rule, got in _ranges(stage, data.batch_size)]
+        rules += [(met, f"stage.{number}: {rule}", got) for met, rule, got in _combinations(stage, recipe)]
+    return rules
+
+
+def _ranges(stage: Stage, batch_size: int) -> list[Rule]:
+    margin, scale, warm = stage.margin, stage.scale, stage.warmup_scale
+    most = batch_size // 2
+    rules = [
+        (stage.epochs >= 1, "epochs is at least 1", stage.epochs),
+        (margin is None or 0 <= margin < math.pi / 2, "margin is in [0, pi/2)", margin),
+        (scale is None or scale > 0, "scale is above 0", scale),
+        (warm is None or warm > 0, "warmup_scale is above 0", warm),
+        (0 <= stage.label_smoothing < 1, "label_smoothing is in [0, 1)", stage.label_smoothing),
+        (stage.learning_rate > 0, "learning_rate is above 0", stage.learning_rate),
+        (0 <= stage.momentum < 1, "momentum is in [0, 1)", stage.momentum),
+        (stage.epsilon is None or stage.epsilon > 0, "epsilon is above 0", stage.epsilon),
+        (0 < stage.lr_drop <= 1, "lr_drop is in (0, 1]", stage.lr_drop),
+        (stage.power > 0, "power is above 0", stage.power),
+        (stage.patience >= 1, "patience is at least 1 epoch", stage.patience),
+        (0 <= stage.ema < 1, "ema is in [0, 1)", stage.ema),
+        (
+            0 <= stage.final_learning_rate <= stage.learning_rate,
+            "final_learning_rate is from 0 to learning_rate",
+            stage.final_learning_rate,
+        ),
+        (1 <= stage.images_per_identity <= most, f"images_per_identity is from 1 to {most}, half a batch",
+         stage.images_per_identity),
+        (1 <= stage.micro_batches <= most, f"micro_batches is from 1 to {most}, two images a part",
+         stage.micro_batches),
+    ]  # fmt: skip
+    return rules + [(getattr(stage, key) >= 0, f"{key} is at least 0", getattr(stage, key)) for key in _AT_LEAST_0]
+
+
+def _combinations(stage: Stage, recipe: "Recipe") -> list[Rule]:
+    is_metric = stage.loss in LOSSES and LOSSES[stage.loss].kind == "metric"
+    has_centres = stage.loss in LOSSES and not is_metric
+    loss = f"loss = '{stage.loss}'"
+    return [
+        (not (is_metric and stage.center_loss), "center_loss goes with a margin head, not with triplets", loss),
+        (
+            has_centres or not stage.freeze_backbone,
+            "freeze_backbone leaves nothing to train without class centres",
+            loss,
+        ),
+        (
+            not is_metric or stage.images_per_identity > 1,
+            "triplets need images_per_identity of 2 or more",
+            f"{loss} with images_per_identity = {stage.images_per_identity}",
+        ),
+        (not (is_metric and stage.micro_batches > 1), "triplets are formed over a whole batch: no micro_batches", loss),
+        (has_centres or not stage.mixup, "mixup mixes classes: it goes with a margin head", loss),
+        (has_centres or not stage.label_smoothing, "label_smoothing goes with a margin head", loss),
+        (
+            stage.loss != "distill" or (bool(recipe.teacher) and stage.distill_weight > 0),
+            "loss = 'distill' needs a teacher and a distill_weight above 0",
+            f"teacher = '{recipe.teacher}', distill_weight = {stage.distill_weight:g}",
+        ),
+        (
+            stage.loss != "distill" or not stage.own_options,
+            "loss = 'distill' has no margin, scale or loss_options",
+            ", ".join(stage.own_options),
+        ),
+        (
+            not (stage.freeze_backbone and stage.freeze_layers),
+            "freeze_backbone freezes all layers: leave freeze_layers out",
+            list(stage.freeze_layers),
+        ),
+    ]

@@ -1,0 +1,78 @@
+"""One stage of a training's schedule, as a `[[stage]]` table of a recipe or in Python. No TensorFlow."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is minimised, for how long, and how.
+
+    The loss:
+        loss: a name of docs/losses.md, or 'distill' for the teacher alone.   margin, scale, loss_options: of that loss;
+        absent: its own defaults.   margin_warmup_steps: the margin rises from 0 over so many, and the scale from
+        warmup_scale where that is given.   label_smoothing: share of the target spread over all classes.
+        center_loss, norm_penalty: weights of the center loss, and of the mean L1 norm of the raw embeddings.
+        distill, distill_weight: loss towards the recipe's teacher ('cosine', 'l2', 'kl', 'relational') and its weight.
+    The optimizer:
+        optimizer: absent = the one of the stage before goes on, with what it has accumulated.   momentum, nesterov: of
+        sgd.   epsilon: of adam, adamw, nadam; absent = 1e-7.   learning_rate: peak, reached after warmup_steps; then
+        'cosine' or 'polynomial' (of `power`) to final_learning_rate at the stage's end, 'step': times lr_drop at each
+        of lr_drop_epochs, 'plateau': times lr_drop after `patience` epochs without a better score, or 'constant'.
+        backbone_rate: the embedder's learning rate, as a share of the head's.   weight_decay: on kernels only, times
+        last_layer_decay on the layers after the global operator and on the class centres.   clip_norm: of all
+        gradients together; 0 for none.   ema: decay of a moving average of the weights, which is what is then measured
+        and saved; 0 for none.   sam: radius rho of sharpness-aware minimisation; 0 for none.
+    The data:
+        epochs: passes.   images_per_identity: K of a PK sampler; 1 = every image once an epoch.   mixup: alpha of its
+        Beta distribution; 0 for none.   micro_batches: a batch goes through the net in so many parts.
+    What is trained:
+        freeze_backbone: the class centres alone.   freeze_layers: beginnings of the names of layers that stay.
+    """
+
+    loss: str = "arcface"
+    epochs: int = 1
+    margin: float | None = None
+    scale: float | None = None
+    loss_options: dict = field(default_factory=dict)
+    margin_warmup_steps: int = 0
+    warmup_scale: float | None = None
+    label_smoothing: float = 0.0
+    center_loss: float = 0.0
+    norm_penalty: float = 0.0
+    distill: str = "cosine"
+    distill_weight: float = 1.0
+    optimizer: str | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    epsilon: float | None = None
+    learning_rate: float = 0.1
+    backbone_rate: float = 1.0
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+    final_learning_rate: float = 0.0
+    power: float = 1.0
+    lr_drop_epochs: tuple[float, ...] = ()
+    lr_drop: float = 0.1
+    patience: int = 1
+    weight_decay: float = 5e-4
+    last_layer_decay: float = 10.0
+    clip_norm: float = 5.0
+    ema: float = 0.0
+    sam: float = 0.0
+    images_per_identity: int = 1
+    mixup: float = 0.0
+    micro_batches: int = 1
+    freeze_backbone: bool = False
+    freeze_layers: tuple[str, ...] = ()
+
+    @property
+    def own_options(self) -> dict:
+        """What this stage asks of its loss, margin and scale included; without the loss's own defaults."""
+        named = {"margin": self.margin, "scale": self.scale}
+        return {**{key: value for key, value in named.items() if value is not None}, **self.loss_options}
+
+
+def optimizer_of(stages: tuple[Stage, ...], number: int) -> str:
+    """The optimizer of stage `number`: its own, or that of the last stage before it that names one; else 'sgd'."""
+    named = [stage.optimizer for stage in stages[: number + 1] if stage.optimizer]
+    return named[-1] if named else "sgd"

@@ -1,0 +1,128 @@
+"""What each stage trains with: its objective, its optimizer and its step, taken over from stage to stage.
+
+Names TensorFlow.
+"""
+
+from collections.abc import Callable
+
+import keras
+
+from facelib.cli import FaceError
+from facelib.distillation import Distiller
+from facelib.loss_catalogue import LOSSES, resolve_options
+from facelib.objective import Objective
+from facelib.optimizing import Updater, last_layers, make_optimizer, take_over
+from facelib.recipe import Recipe
+from facelib.stage import optimizer_of
+from facelib.train_step import WeightAverage, make_step
+
+
+class StageParts:
+    """The parts of the stage that is trained; `begin` goes to the next.
+
+    Args:
+        embedder: Keras model, float raw RGB pixels [N, H, W, 3] -> float32 [N, D].
+        make_head: `face_loss_k.make_head`.   make_center_loss: (num_classes, D) -> layer.
+        num_classes: of the data.   teacher_size: T, 0 without a teacher.
+
+    Attributes:
+        centres_head: the margin head whose class centres are kept, of this stage or of one before; None before any.
+    """
+
+    def __init__(self, recipe: Recipe, embedder, make_head: Callable, num_classes: int, teacher_size: int):
+        self.recipe, self.embedder, self.make_head = recipe, embedder, make_head
+        self.num_classes, self.teacher_size = num_classes, teacher_size
+        self._freeze(())
+        self.backbone = list(embedder.trainable_variables)  # whatever a stage may freeze
+        self.last = last_layers(embedder)
+        self.centres_head = self.objective = self.optimizer = self.average = None
+        self.number = -1
+
+    def begin(self, number: int) -> None:
+        """Makes the parts of stage `number`; those of the stages before must have been made in turn."""
+        stage, size = self.recipe.stage[number], self.embedder.output_shape[-1]
+        self._freeze(stage.freeze_layers)
+        head = self._head(stage)
+        center = self._kept("center_loss", stage.center_loss, self._make_center_loss)
+        has_teacher = self.teacher_size and stage.distill_weight
+        distiller = Distiller(stage.distill, size, self.teacher_size) if has_teacher else None
+        self._keep_projection(distiller)
+        self.objective = Objective(stage, head, center, distiller)
+        self.optimizer = self._optimizer(number)
+        self.average = WeightAverage(self.embedder, stage.ema) if stage.ema else None
+        variables = self.parts_variables()
+        if not stage.freeze_backbone:
+            variables = [*self.embedder.trainable_variables, *variables]
+        kind = optimizer_of(self.recipe.stage, number)
+        update = Updater(
+            self.optimizer, kind, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables
+        )
+        self.step = make_step(self.embedder, self.objective, update, stage, self.teacher_size)
+        self.number = number
+
+    def parts_variables(self) -> list:
+        """The trainable variables outside the embedder that this stage's loss uses."""
+        return [v for part in self.objective.layers.values() for v in part.trainable_variables]
+
+    def variables(self) -> dict:
+        """Everything a checkpoint must hold, by name."""
+        parts = {"embedder": self.embedder, "head": self.centres_head, **self.objective.layers}
+        if self.objective.head is not None and self.objective.head is not self.centres_head:
+            parts["metric"] = self.objective.head
+            parts["head"] = self.centres_head
+        groups = {name: part.variables for name, part in parts.items() if part is not None}
+        groups["optimizer"] = self.optimizer.variables
+        groups["average"] = self.average.variables if self.average else []
+        return {f"{group}/{i:04d}/{v.path}": v for group, values in groups.items() for i, v in enumerate(values)}
+
+    def _freeze(self, prefixes: tuple[str, ...]) -> None:
+        for prefix in prefixes:
+            if not any(layer.name.startswith(prefix) for layer in self.embedder.layers):
+                names = ", ".join(layer.name for layer in self.embedder.layers if layer.weights)
+                raise FaceError(
+                    f"freeze_layers takes beginnings of layer names. Received: '{prefix}'. The layers: {names}."
+                )
+        for layer in self.embedder.layers:
+            layer.trainable = not layer.name.startswith(prefixes) if prefixes else True
+
+    def _head(self, stage):
+        if stage.loss == "distill":
+            return None
+        head = self.make_head(
+            stage.loss, self.num_classes, resolve_options(stage.loss, stage.own_options), stage.warmup_scale
+        )
+        if LOSSES[stage.loss].kind == "metric":
+            return head
+        head.build_on(self.centres_head) if self._fits(head) else head.build((None, self.embedder.output_shape[-1]))
+        self.centres_head = head
+        return head
+
+    def _fits(self, head) -> bool:
+        return self.centres_head is not None and head.sub_centres == self.centres_head.sub_centres
+
+    def _kept(self, name: str, is_wanted: float, make: Callable):
+        """The part of this name that the stage before had, or a new one; None when this stage wants none."""
+        if not is_wanted:
+            return None
+        before = self.objective.layers if self.objective else {}
+        return before.get(name) or make()
+
+    def _make_center_loss(self):
+        from facelib.center_loss import CenterLoss
+
+        return CenterLoss(self.num_classes, self.embedder.output_shape[-1])
+
+    def _keep_projection(self, distiller) -> None:
+        before = self.objective.distiller if self.objective else None
+        if distiller is not None and before is not None and distiller.projection is not None:
+            if before.projection is not None:
+                distiller.projection.assign(before.projection)
+
+    def _optimizer(self, number: int) -> keras.optimizers.Optimizer:
+        """Built over all that can be trained, so that what a frozen layer has accumulated outlasts the freeze."""
+        stage = self.recipe.stage[number]
+        optimizer = make_optimizer(stage, optimizer_of(self.recipe.stage, number))
+        optimizer.build([*self.backbone, *self.parts_variables()])
+        if self.optimizer is not None and not stage.optimizer:
+            take_over(optimizer, self.optimizer)
+        return optimizer

@@ -1,0 +1,44 @@
+"""TensorBoard's log of a run. Names TensorFlow."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tensorflow as tf
+
+from facelib.cli import FaceError
+
+
+class TensorBoardLog:
+    """Scalars by step, in `folder`.
+
+    Raises (every method):
+        OSError: the disk is full.   FaceError: it cannot be written otherwise.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = str(folder)
+        with self._writing():
+            self._writer = tf.summary.create_file_writer(self.folder)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One point of each curve in `values`."""
+        with self._writing(), self._writer.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def flush(self) -> None:
+        """Brings what was written to the disk."""
+        with self._writing():
+            self._writer.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.ResourceExhaustedError as error:  # TensorFlow's word for a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.folder) from error
+        except tf.errors.OpError as error:
+            raise FaceError(f"TensorBoard's log in '{self.folder}' cannot be written: {error.message}.") from error
