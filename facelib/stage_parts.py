@@ -110,7 +110,7 @@ class StageParts:
     def _make_center_loss(self):
         from facelib.center_loss import CenterLoss
 
-        return CenterLoss(self.num_classes, self.embedder.output_shape[-1])
+        return CenterLoss(self.num_classes, self.embedder.output_shape[-1], name="center_loss")
 
     def _keep_projection(self, distiller) -> None:
         before = self.objective.distiller if self.objective else None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from facelib.objective import Objective
@@ -105,7 +106,8 @@ class WeightAverage:
         self.decay = decay
         self.model_variables = [v for v in model.variables if "float" in v.dtype]  # not the state of dropout's seed
         self.variables = [
-            keras.Variable(v.value, trainable=False, name=f"average_{i}") for i, v in enumerate(self.model_variables)
+            keras.Variable(tf.identity(v.value), trainable=False, name=f"average_{i}")  # not the very variable
+            for i, v in enumerate(self.model_variables)
         ]
         self._update = tf.function(self._step)
 
@@ -119,7 +121,7 @@ class WeightAverage:
 
     def __enter__(self):
         """While the context lasts, the model has the averages for its weights."""
-        self._own = [v.numpy() for v in self.model_variables]
+        self._own = [np.array(v.numpy()) for v in self.model_variables]  # a copy: numpy() may be the memory itself
         for average, variable in zip(self.variables, self.model_variables, strict=True):
             variable.assign(average.value)
         return self

@@ -144,6 +144,10 @@ SCHEDULE = (
 )
 
 
+def kernel_of(model):
+    return np.array(model.get_layer("embeddings").kernel.numpy())  # a copy: numpy() may be the memory itself
+
+
 def assert_equal_weights(one, other):
     for a, b in zip(one.parts.variables().items(), other.parts.variables().items(), strict=True):
         assert a[0] == b[0]
@@ -184,11 +188,11 @@ def test_frozen_layers_stay_for_their_stage_alone(tmp_path):
     frozen = replace(STAGE, epochs=1, freeze_layers=("embed",))
     made, _ = fit(tmp_path / "one", replace(RECIPE, stage=(frozen,)))
     keras.utils.set_random_seed(0)
-    start = make_trainer(tmp_path / "none").embedder.get_layer("embeddings").kernel.numpy()
+    start = kernel_of(make_trainer(tmp_path / "none").embedder)
     both, _ = fit(tmp_path / "two", replace(RECIPE, stage=(frozen, replace(STAGE, epochs=1))))
 
-    np.testing.assert_array_equal(made.embedder.get_layer("embeddings").kernel.numpy(), start)
-    assert np.abs(both.embedder.get_layer("embeddings").kernel.numpy() - start).max() > 1e-4
+    np.testing.assert_array_equal(kernel_of(made.embedder), start)
+    assert np.abs(kernel_of(both.embedder) - start).max() > 1e-4
 
 
 def test_a_layer_to_freeze_that_does_not_exist_is_named(tmp_path):
@@ -236,14 +240,14 @@ def test_the_average_is_what_is_saved_and_measured_and_training_goes_on_from_its
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            values.append(self.model.get_layer("embeddings").kernel.numpy())
+            values.append(kernel_of(self.model))
 
     def evaluate(model):
-        measured.append(model.get_layer("embeddings").kernel.numpy())
+        measured.append(kernel_of(model))
         return evaluation(a=0.9)
 
     recipe = replace(RECIPE, stage=(replace(STAGE, ema=0.5),))
-    start = make_trainer(tmp_path / "none").embedder.get_layer("embeddings").kernel.numpy()
+    start = kernel_of(make_trainer(tmp_path / "none").embedder)
     made, _ = fit(tmp_path / "run", recipe, evaluate=evaluate, callbacks=[Watch()])
     fit(tmp_path / "plain")
 
@@ -253,9 +257,9 @@ def test_the_average_is_what_is_saved_and_measured_and_training_goes_on_from_its
         average = decay * average + (1 - decay) * value
         if (step + 1) % STEPS == 0:
             np.testing.assert_allclose(measured[step // STEPS], average, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(made.embedder.get_layer("embeddings").kernel.numpy(), values[-1])
+    np.testing.assert_array_equal(kernel_of(made.embedder), values[-1])
     saved = keras.models.load_model(tmp_path / "run" / "embedder.h5", compile=False)
-    np.testing.assert_array_equal(saved.get_layer("embeddings").kernel.numpy(), measured[-1])
+    np.testing.assert_array_equal(kernel_of(saved), measured[-1])
     plain = [line["loss"] for line in lines(tmp_path / "plain", "step")]
     assert [line["loss"] for line in lines(tmp_path / "run", "step")] == plain
 
@@ -263,21 +267,20 @@ def test_the_average_is_what_is_saved_and_measured_and_training_goes_on_from_its
 def test_sam_takes_the_gradient_at_the_worst_neighbour(tmp_path):
     """On one weight matrix, w <- w - rate * grad(w + rho * grad(w) / |grad(w)|): eq. 2 of the SAM paper."""
     stage = replace(STAGE, epochs=1, momentum=0.0, clip_norm=0.0, weight_decay=0.0, sam=0.5, learning_rate=0.1)
-    made = make_trainer(tmp_path / "run")
-    variables = list(made.embedder.trainable_variables)
     head = make_head("arcface", CLASSES, {"margin": 0.1, "scale": 8.0}, None)
     values = []
 
-    class FirstStep(keras.callbacks.Callback):
+    class Watch(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            values.append([v.numpy() for v in (*variables, made.parts.centres_head.centres)])
+            values.append([np.array(v.numpy()) for v in (*self.model.trainable_variables, made.parts.centres_head.centres)])
 
         def on_train_batch_end(self, batch, logs=None):
-            values.append([v.numpy() for v in (*variables, made.parts.centres_head.centres)])
+            self.on_train_begin()
 
-    made.callbacks.append(FirstStep())
+    made = make_trainer(tmp_path / "run", callbacks=[Watch()])
     made.fit([stage])
     made.run.close()
+    variables = list(made.embedder.trainable_variables)
 
     head.build((None, 4))
     trained = [*variables, head.centres]
@@ -387,7 +390,7 @@ def test_a_teacher_is_learned_alone_or_beside_a_margin_head(tmp_path, loss, size
     if size != 4:
         student = student @ made.parts.objective.distiller.projection.numpy()
     student /= np.linalg.norm(student, axis=1, keepdims=True)
-    assert np.mean(np.sum(student * teacher.rows[:, 0], axis=1)) > (0.8 if size == 4 else 0.7)
+    assert np.mean(np.sum(student * teacher.rows[:, 0], axis=1)) > (0.75 if loss == "distill" else 0.6)
     losses = [line["loss"] for line in lines(tmp_path / "run", "step")]
     assert losses[-1] < 0.5 * losses[0]
 
