@@ -5,6 +5,7 @@ records, not a shuffle buffer, because records of the field's files lie identity
 computable, a run resumes there at once, and it sees the batches that it would have seen.
 """
 
+import copy
 import os
 from collections import ChainMap, deque
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import simplejpeg
 
 from facelib.cli import FaceError
 from facelib.data_dir import Records, open_records
+from facelib.pk_order import pk_order
 
 BLOCK_RECORDS = 128  # one read of about 0.6 MB
 POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs
@@ -137,14 +139,31 @@ class TrainingData:
         self.image_size = tuple(image_size)
         self.num_threads = num_threads or os.cpu_count() or 1
         self.steps_per_epoch = -(-len(self.records) // batch_size)
+        self.images_per_identity = 1
+        self._num_images = len(self.records)
 
     def __len__(self) -> int:
-        return len(self.records)
+        """Images an epoch."""
+        return self._num_images
+
+    def balanced(self, images_per_identity: int) -> "TrainingData":
+        """The same data in batches of so many images of each identity; see `facelib.pk_order`.
+
+        It reads one record at a time, whatever `shuffle` says: the images of an identity lie far apart.
+        """
+        data = copy.copy(self)
+        data.images_per_identity, data.shuffle = images_per_identity, "records"
+        data._num_images = len(data.order(0))
+        per_batch = min(self.batch_size // images_per_identity, self.records.num_classes) * images_per_identity
+        data.steps_per_epoch = data._num_images // per_batch
+        return data
 
     def order(self, epoch: int) -> np.ndarray:
-        """The records in the order of `epoch`: uint32 [N]."""
+        """The records in the order of `epoch`: uint32 [len(self)]."""
+        if self.images_per_identity > 1:
+            return pk_order(self.records.labels, self.batch_size, self.images_per_identity, self.seed, epoch)
         make = record_order if self.shuffle == "records" else block_order
-        return make(len(self), self.seed, epoch)
+        return make(len(self.records), self.seed, epoch)
 
     def bounds(self, step: int) -> tuple[int, int]:
         """First and last + 1 position, in the epoch's order, of the batch of `step`."""

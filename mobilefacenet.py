@@ -1,4 +1,6 @@
-"""MobileFaceNet: the paper's table, with the switches that phones and the K210 ask for. Names Keras.
+"""MobileFaceNet: the paper's table, with the switches that phones and the K210 ask for; and InsightFace's larger variant.
+
+Names Keras.
 
 Reference: Chen et al., MobileFaceNets, https://arxiv.org/abs/1804.07573, table 1.
 """
@@ -63,3 +65,44 @@ def mobilefacenet(
         x = layers.Dropout(dropout, name="dropout")(x)
     x = net.conv(x, embedding_size, 1, 1, "embedding_conv", linear=True)
     return keras.Model(inputs, embedding_output(x), name="mobilefacenet")
+
+
+# InsightFace's get_mbf: channels between the 1x1 convolutions, channels out, repeats with a shortcut, of each group.
+# The first block of a group has stride 2 and no shortcut. Their `scale` 2 is multiplied in, the middle ones have none.
+MBF_GROUPS = ((128, 128, 4), (256, 256, 6), (512, 256, 2))
+MBF_MIDDLE = (128, 256, 256)
+
+
+def mbf(
+    embedding_size=512,
+    activation="prelu",
+    padding="symmetric",
+    dropout=0.0,
+    pixel_mean=127.5,
+    pixel_std=127.5,
+    image_size=(112, 112),
+):
+    """Builds InsightFace's `mbf`: 2.06 M parameters, 437.5 M multiply-adds at embedding size 512.
+
+    As deepinsight/insightface, recognition/arcface_torch/backbones/mobilefacenet.py, get_mbf with blocks (1, 4, 6, 2).
+    Its second layer is a 3x3 convolution in 64 groups of 2 channels, which TensorFlow cannot train on a CPU. Here the
+    two channels of a group are c and c + 64, and the layer is the sum of two depthwise convolutions: the same function
+    up to the order of the channels, the same parameters, the same work.
+
+    Args and returns: as `mobilefacenet`; `padding` 'symmetric' is InsightFace's.
+    """
+    net = Blocks(activation, padding)
+    inputs = keras.Input((*image_size, 3), name="input_1")
+    x = PixelScale(pixel_mean, pixel_std, name="pixel_scale")(inputs)
+    x = net.conv(x, 128, 3, 2, "stem_conv")
+    x = net.paired_depthwise(x, "stem_dw")
+    for group, ((first, channels, repeats), middle) in enumerate(zip(MBF_GROUPS, MBF_MIDDLE, strict=True), start=1):
+        x = net.inverted(x, first, channels, 2, f"group{group}_block0")
+        for block in range(1, repeats + 1):
+            x = net.inverted(x, middle, channels, 1, f"group{group}_block{block}")
+    x = net.conv(x, 512, 1, 1, "head_conv")
+    x = net.global_depthwise(x, "gdc")
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    x = net.conv(x, embedding_size, 1, 1, "embedding_conv", linear=True)
+    return keras.Model(inputs, embedding_output(x), name="mbf")

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = RunDir(out, recipe, args.data, records.fingerprint)
     prepare_tensorflow(recipe)
     from backbones import build_backbone  # TensorFlow comes with these: only now that all arguments are right
+
     from face_loss_k import make_head
     from facelib.trainer import Trainer
 
@@ -137,8 +138,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--data", type=Path, metavar="DIR", help="data directory or older TFRecords (default: toy faces, drawn)")
     add("--valid", type=Path, metavar="DIR_OR_BIN", help=f"verification sets (default: {DEFAULT_VALID}/*.bin)")
     add("--out", type=Path, metavar="RUN", help="run directory; one that exists is resumed (default: runs/<name>)")
-    add("--init-from", type=Path, metavar="H5", help="begin with the weights of embedder.h5, or of an epoch-NNN.h5 and its "
-        "class centres where identities are the same")
+    add(
+        "--init-from",
+        type=Path,
+        metavar="H5",
+        help="begin with the weights of embedder.h5, or of an epoch-NNN.h5 and its "
+        "class centres where identities are the same",
+    )
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: stage.0.epochs=2")
     add("--checkpoint-every", type=int, default=1000, metavar="STEPS", help="besides after each epoch (%(default)s)")
     add("--log-every", type=int, default=20, metavar="STEPS", help="to metrics.jsonl and TensorBoard (%(default)s)")

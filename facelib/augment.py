@@ -85,7 +85,9 @@ def _color(image, draws, config):
 
 
 def _gray(image, draws, config):
-    return _maybe(draws, config.gray, image, lambda: cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
+    return _maybe(
+        draws, config.gray, image, lambda: cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    )
 
 
 def _downsample(image, draws, config):
@@ -94,7 +96,9 @@ def _downsample(image, draws, config):
     def change():
         height, width = image.shape[:2]
         share = draws.uniform(0.25, 0.75)
-        small = cv2.resize(image, (max(1, round(width * share)), max(1, round(height * share))), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            image, (max(1, round(width * share)), max(1, round(height * share))), interpolation=cv2.INTER_AREA
+        )
         return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
     return _maybe(draws, config.downsample, image, change)

@@ -42,18 +42,33 @@ class Blocks:
         kernel = (x.shape[1], x.shape[2])
         return self._finish(self._depthwise_conv(x, kernel, 1, "valid", name), name, linear)
 
+    def paired_depthwise(self, x, name):
+        """3x3 convolution in groups of two channels, c and c + C/2, BN, activation: the sum of two depthwise ones."""
+        half = x.shape[-1] // 2
+        swapped = layers.Concatenate(name=f"{name}_swap")([x[..., half:], x[..., :half]])
+        own = self._depthwise_conv(x, 3, 1, "same", name, inputs_each=2)
+        other = self._depthwise_conv(swapped, 3, 1, "same", f"{name}_other", inputs_each=2)
+        return self._finish(layers.Add(name=f"{name}_sum")([own, other]), name, linear=False)
+
     def bottleneck(self, x, expansion, filters, stride, name):
-        """1x1 up, 3x3 depthwise, linear 1x1 down; the input is added when the shapes agree (MobileNetV2, figure 4)."""
-        y = self.conv(x, expansion * x.shape[-1], 1, 1, f"{name}_expand") if expansion > 1 else x
+        """`inverted` with a middle of `expansion` times the input's channels; no first 1x1 where that is 1."""
+        return self.inverted(x, expansion * x.shape[-1] if expansion > 1 else None, filters, stride, name)
+
+    def inverted(self, x, middle, filters, stride, name):
+        """1x1 to `middle` channels (None: left out), 3x3 depthwise, linear 1x1 to `filters`.
+
+        The input is added when the shapes agree (MobileNetV2, figure 4).
+        """
+        y = self.conv(x, middle, 1, 1, f"{name}_expand") if middle else x
         y = self.depthwise(y, stride, f"{name}_dw")
         y = self.conv(y, filters, 1, 1, f"{name}_project", linear=True)
         if stride == 1 and x.shape[-1] == filters:
             y = layers.Add(name=f"{name}_add")([x, y])
         return y
 
-    def _depthwise_conv(self, x, kernel, stride, padding, name):
+    def _depthwise_conv(self, x, kernel, stride, padding, name, inputs_each=1):
         # Keras's he_normal counts all C input channels; a depthwise filter sees one.
-        fan_in = math.prod(kernel) if isinstance(kernel, tuple) else kernel * kernel
+        fan_in = inputs_each * (math.prod(kernel) if isinstance(kernel, tuple) else kernel * kernel)
         he_normal = keras.initializers.RandomNormal(stddev=math.sqrt(2.0 / fan_in))
         return layers.DepthwiseConv2D(
             kernel, stride, padding=padding, use_bias=False, depthwise_initializer=he_normal, name=name

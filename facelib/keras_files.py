@@ -41,3 +41,16 @@ def load_model(path: Path):
     if len(model.inputs) == 2 and "embeddings" in names:
         return keras.Model(model.inputs[0], model.get_layer("embeddings").output, name=path.stem)
     return model
+
+
+def load_head_centres(path: Path):
+    """The class centres of an epoch-NNN.h5, float32 [C * K, D]; None where the file has no head."""
+    import h5py
+    import numpy as np
+
+    found = []
+    with h5py.File(require_file(path, "model")) as file:
+        head = file["model_weights"].get("head")
+        if head is not None:
+            head.visititems(lambda name, item: found.append(np.array(item)) if name.endswith("centres") else None)
+    return found[0] if found else None

@@ -17,6 +17,7 @@ from facelib.sidecar import git_commit, package_versions
 
 # What a run that saved no model yet may have left: it is begun anew, with whatever recipe.
 _BEGINNINGS = {"provenance.json", "config.toml", "metrics.jsonl", "tensorboard", "checkpoint", "plots", "report.html"}
+_BEGINNINGS |= {"classes.json"}
 
 
 class RunDir:

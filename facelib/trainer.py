@@ -27,6 +27,7 @@ from facelib.stage import Stage, optimizer_of
 from facelib.stage_parts import StageParts
 from facelib.stopping import StopRequests
 from facelib.tensorboard_log import TensorBoardLog
+from facelib.transfer import write_classes
 from facelib.training_plots import write_training_plots
 
 RETRY_RATE = 0.5  # of the learning rate, after each roll-back
@@ -116,13 +117,16 @@ class Trainer:
             arrays, state = load_checkpoint(checkpoints[-1])
             self._go_to_stage(state["position"]["stage"])
             self._restore(arrays, state, checkpoints[-1])
-            print(f"resuming at epoch {self.position['epoch'] + 1}, step {self.position['step']}, from {checkpoints[-1]}")
+            print(
+                f"resuming at epoch {self.position['epoch'] + 1}, step {self.position['step']}, from {checkpoints[-1]}"
+            )
         else:
             self._go_to_stage(0)
             if self.initialise:
                 print(self.initialise(self.embedder, self.parts.centres_head))
         self.run.forget_after(self.position["global_step"], self.position["epoch"], self.position["stage"])
         if not checkpoints:
+            write_classes(self.run.path, self.data.records.class_names)
             self._save()  # the first good weights, in case the first steps go wrong
             self._log_stage()
 
@@ -191,7 +195,11 @@ class Trainer:
         if self.teacher:
             is_flipped = (batch.keys >> np.uint64(63)).astype(bool) & self.recipe.data.flip
             targets = self.teacher.targets(batch.record_idx, is_flipped)
-        mix = np.random.default_rng([self.recipe.seed, at["global_step"]]).beta(stage.mixup, stage.mixup) if stage.mixup else 1
+        mix = (
+            np.random.default_rng([self.recipe.seed, at["global_step"]]).beta(stage.mixup, stage.mixup)
+            if stage.mixup
+            else 1
+        )
         warmth = np.float32(warmth_at(stage, at["stage_step"]))
         self.callbacks.on_train_batch_begin(batch.step)
         loss, accuracy = self.parts.step(batch.images, batch.labels, targets, warmth, np.float32(mix))
@@ -266,7 +274,9 @@ class Trainer:
             flush=True,
         )
         self.run.forget_after(at["global_step"], at["epoch"], at["stage"])
-        self.run.log(kind="rollback", step=at["global_step"], epoch=at["epoch"] + 1, rollbacks=rollbacks, why=str(error))
+        self.run.log(
+            kind="rollback", step=at["global_step"], epoch=at["epoch"] + 1, rollbacks=rollbacks, why=str(error)
+        )
         self._save()  # so that a kill does not forget the lower rate
 
     def _end_epoch(self) -> None:
@@ -286,7 +296,9 @@ class Trainer:
                 print(evaluation.table(), flush=True)
                 sets = {r.name: r.as_dict() for r in evaluation.results}
                 sets = {n: {k: r[k] for k in ("acc", "acc_std", "auc", "eer", "vr")} for n, r in sets.items()}
-            save_epoch(self.run.path, self.embedder, self._head_to_save(), self.data.records, self.recipe, at, number, sets)
+            save_epoch(
+                self.run.path, self.embedder, self._head_to_save(), self.data.records, self.recipe, at, number, sets
+            )
         self.run.log(
             kind="epoch", step=at["global_step"], epoch=number, **logs, seconds=round(at["seconds"], 1), sets=sets
         )
@@ -314,7 +326,10 @@ class Trainer:
         what = {"stage": at["stage"], "loss": stage.loss, "optimizer": kind}
         self.run.log(kind="stage", step=at["global_step"], epoch=at["epoch"] + 1, **what)
         if len(self.recipe.stage) > 1:
-            print(f"stage {at['stage'] + 1}/{len(self.recipe.stage)}: {stage.loss}, {kind}, {stage.epochs} epochs", flush=True)
+            print(
+                f"stage {at['stage'] + 1}/{len(self.recipe.stage)}: {stage.loss}, {kind}, {stage.epochs} epochs",
+                flush=True,
+            )
 
     # ------------------------------------------------------------------ files
 

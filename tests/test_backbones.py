@@ -1,13 +1,25 @@
-"""MobileFaceNet and my_mobilenet: parameters and multiply-adds counted by hand from the tables they come from."""
+"""Backbones: parameters and multiply-adds counted by hand from the tables they come from."""
 
 import math
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from test_graph import random_weights
 
+from backbones import application, build_backbone
+from facelib.backbone_names import APPLICATIONS
 from facelib.blocks import Blocks, divisible
-from mobilefacenet import mobilefacenet
+from facelib.cli import FaceError
+from facelib.graph import freeze, open_graph
+from facelib.layers import PReLU
+from facelib.optimize_graph import optimize
+from facelib.parity import row_cosines
+from facelib.recipe import ModelConfig
+from ghostfacenet import ghostfacenet_v1
+from iresnet import iresnet
+from mobilefacenet import mbf, mobilefacenet
 from my_mobilenet import my_mobilenet
 
 # MobileFaceNets, table 1: expansion, channels, repeats, stride.
@@ -323,3 +335,166 @@ def test_both_paddings_give_maps_of_the_same_size(build):
 def test_channels_are_multiples_of_8_and_at_least_nine_tenths(channels, expected):
     assert divisible(channels) == expected
     assert divisible(channels) >= 0.9 * channels
+
+
+# ------------------------------------------------------------------------------------------- the other backbones
+
+
+def count_iresnet(repeats, embedding_size=512):
+    """deepinsight/insightface, iresnet.py, by hand: BN, conv, BN, PReLU, conv, BN; 1x1 and BN beside a block that shrinks."""
+    count = HandCount(112)
+    count.conv(3, 3, 64)
+    count.bn(64)
+    count.prelu(64)
+    inputs = 64
+    for channels, blocks in zip((64, 128, 256, 512), repeats, strict=True):
+        for block in range(blocks):
+            stride, before = (2 if block == 0 else 1), count.side
+            count.bn(inputs)
+            count.conv(3, inputs, channels)
+            count.bn(channels)
+            count.prelu(channels)
+            count.conv(3, channels, channels, stride)
+            count.bn(channels)
+            if stride == 2:
+                count.side = before
+                count.conv(1, inputs, channels, 2)
+                count.bn(channels)
+            inputs = channels
+    count.bn(512)
+    count.side = 1
+    count.conv(7, 512, embedding_size, bias=True)
+    count.bn(embedding_size)
+    return count
+
+
+@pytest.mark.parametrize(
+    "depth, repeats, published",
+    [(18, (2, 2, 2, 2), 24.0), (34, (3, 4, 6, 3), 34.1), (50, (3, 4, 14, 3), 43.6), (100, (3, 13, 30, 3), 65.2)],
+)
+def test_iresnet_has_insightfaces_parameters(depth, repeats, published):
+    model = build_backbone(ModelConfig(backbone=f"iresnet{depth}", embedding_size=512))
+
+    count = count_iresnet(repeats)
+    assert parameters(model) == (count.trainable, count.trainable + count.statistics)
+    assert multiply_adds(model) == count.multiply_adds
+    assert round(count.trainable / 1e6, 1) == published
+    assert model.output_shape == (None, 512)
+
+
+def test_iresnet_shrinks_in_its_second_convolutions():
+    model = iresnet(18, image_size=(64, 64))
+
+    sides = {name: model.get_layer(name).output.shape[1] for name in ("stem_act", "group1_block1_bn2", "group1_block1_bn3")}
+    assert sides == {"stem_act": 64, "group1_block1_bn2": 64, "group1_block1_bn3": 32}
+    assert [model.get_layer(f"group{i}_block2_add").output.shape[1:] for i in (1, 2, 3, 4)] == [
+        (32, 32, 64), (16, 16, 128), (8, 8, 256), (4, 4, 512)
+    ]  # fmt: skip
+
+
+def test_mbf_has_insightfaces_parameters_and_multiply_adds():
+    model = mbf()
+
+    assert parameters(model)[0] == pytest.approx(2.06e6, rel=1e-3)
+    assert multiply_adds(model) == pytest.approx(437.5e6, rel=2e-4)
+
+
+def test_a_paired_depthwise_is_a_convolution_in_groups_of_two():
+    rng = np.random.default_rng(0)
+    image, num_pairs = rng.normal(size=(5, 5, 6)), 3
+    inputs = keras.Input((5, 5, 6))
+    model = keras.Model(inputs, Blocks("relu", "same").paired_depthwise(inputs, "d"))
+    kernels = {name: rng.normal(size=(3, 3, 6, 1)) for name in ("d", "d_other")}
+    for name, kernel in kernels.items():
+        model.get_layer(name).kernel.assign(kernel)
+
+    found = keras.Model(inputs, model.get_layer("d_sum").output)(image[None].astype("float32"))[0]
+
+    for pair in range(num_pairs):
+        both = [pair, pair + num_pairs]
+        for out in both:
+            other = both[1] if out == both[0] else both[0]
+            own, swapped = kernels["d"][:, :, out, 0], kernels["d_other"][:, :, out, 0]
+            kernel = np.stack([own, swapped], axis=-1)[..., None]
+            expected = numpy_conv(image[..., [out, other]], kernel, 1, 1, 1)[..., 0]
+            np.testing.assert_allclose(found[..., out], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ghostfacenet_has_the_parameters_of_its_table():
+    """HamadYA/GhostFaceNets: GhostFaceNetV1-1.3-1, about 4.1 M parameters and 215 M multiply-adds at embedding 512."""
+    model = build_backbone(ModelConfig(backbone="ghostfacenet_v1", embedding_size=512))
+
+    assert parameters(model)[0] == pytest.approx(4.07e6, rel=0.01)
+    assert multiply_adds(model) == pytest.approx(215e6, rel=0.02)
+    smaller = ghostfacenet_v1(stem_stride=2)
+    assert multiply_adds(smaller) < 0.3 * multiply_adds(model)
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_an_application_is_the_keras_net_with_fused_norms_and_prelu(name):
+    model = application(name, 64)
+    options = {} if name.startswith(("MobileNetV3", "Eff")) is False else {"include_preprocessing": False}
+    stock = getattr(keras.applications, name)(input_shape=(112, 112, 3), include_top=False, weights=None, **options)
+
+    kinds = {type(layer).__name__ for layer in model.layers}
+    assert "BatchNormalization" not in kinds
+    assert {"FusedBatchNorm", "PReLU"} <= kinds
+    slopes = sum(math.prod(w.shape) for layer in model.layers if isinstance(layer, PReLU) for w in layer.weights)
+    added = sum(
+        math.prod(w.shape)
+        for layer in model.layers
+        if layer.name in ("gdc", "gdc_bn", "embedding_conv", "embedding_bn")
+        for w in layer.weights
+    )
+    assert sum(parameters(stock)) - parameters(stock)[0] == sum(parameters(model)) - parameters(model)[0] - slopes - added
+    assert (model.input.name, model.layers[-1].name, model.output_shape) == ("input_1", "embeddings", (None, 64))
+
+
+@pytest.mark.parametrize("output_layer", ["GDC", "E", "GAP"])
+@pytest.mark.parametrize("kind", ["own", "leaky_relu"])
+def test_an_application_freezes_and_folds(output_layer, kind):
+    config = ModelConfig(
+        backbone="MobileNetV3Small", embedding_size=16, width=0.5, activation=kind, output_layer=output_layer
+    )
+    assert_folds(build_backbone(config))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: iresnet(18, 16, image_size=(32, 32)),
+        lambda: mbf(16, image_size=(32, 32)),
+        lambda: ghostfacenet_v1(16, width=0.5, image_size=(32, 32)),
+    ],
+    ids=["iresnet18", "mbf", "ghostfacenet_v1"],
+)
+def test_the_net_freezes_and_folds(build):
+    assert_folds(build())
+
+
+def assert_folds(model):
+    random_weights(model)
+    faces = np.random.default_rng(1).integers(0, 256, (4, *model.input_shape[1:]), np.uint8)
+    expected = model(faces.astype("float32")).numpy()
+
+    graph = optimize(freeze(model), "input_1", "embeddings")
+
+    assert not [node.op for node in graph.node if "BatchNorm" in node.op or node.op == "Rsqrt"]
+    found = open_graph(graph, Path("x.pb"))(faces.astype("float32"))
+    assert row_cosines(found, expected).min() >= 0.99999
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"backbone": "mbf", "stem": "separable"}, r"model.stem is an option of mobilefacenet. Received: stem='separable'"),
+        ({"backbone": "iresnet18", "width": 0.5}, "model.width is an option of mobilefacenet, my_mobilenet, ghost"),
+        ({"backbone": "mobilefacenet", "output_layer": "E"}, "model.output_layer is an option of MobileNet, "),
+        ({"backbone": "mobilefacenet", "activation": "own"}, "activation = 'own' is for MobileNet, "),
+        ({"backbone": "ResNet50V2", "width": 0.5}, "is for the MobileNets. Received: 0.5 for ResNet50V2"),
+        ({"backbone": "ResNet50V2", "padding": "symmetric"}, "model.padding is an option of mobilefacenet, my_mob"),
+    ],
+)
+def test_an_option_that_a_backbone_does_not_have_is_refused(options, message):
+    with pytest.raises(FaceError, match=message):
+        build_backbone(ModelConfig(**options))

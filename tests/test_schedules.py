@@ -68,7 +68,9 @@ def test_the_step_schedule_drops_where_an_epoch_begins():
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_the_polynomial_is_its_power_of_what_is_left(power):
-    stage = Stage(learning_rate=0.3, final_learning_rate=0.1, schedule="polynomial", power=power, warmup_steps=20, epochs=4)
+    stage = Stage(
+        learning_rate=0.3, final_learning_rate=0.1, schedule="polynomial", power=power, warmup_steps=20, epochs=4
+    )
 
     rates = [learning_rate_at(stage, step, 30) for step in (20, 45, 95, 120)]
 

@@ -17,9 +17,9 @@ from facelib import trainer as trainer_module
 from facelib.checkpoint import list_checkpoints, load_checkpoint
 from facelib.cli import FaceError
 from facelib.recipe import Recipe, load_recipe
-from facelib.stage import Stage
 from facelib.run_dir import RunDir
 from facelib.sidecar import check_sidecar
+from facelib.stage import Stage
 from facelib.trainer import Trainer
 
 STEPS, BATCH, CLASSES = 3, 4, 5
@@ -170,7 +170,9 @@ def test_softmax_center_arcface_triplet_killed_anywhere_is_the_uninterrupted_run
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4 * STEPS
     for name in ("whole", "run"):
-        found = [(line["stage"], line["loss"], line["optimizer"], line["epoch"]) for line in lines(tmp_path / name, "stage")]
+        found = [
+            (line["stage"], line["loss"], line["optimizer"], line["epoch"]) for line in lines(tmp_path / name, "stage")
+        ]
         assert found == [(0, "softmax", "adam", 1), (1, "softmax", "adam", 2), (2, "arcface", "sgd", 3),
                          (3, "batch_all_triplet", "sgd", 4)]  # fmt: skip
 
@@ -272,7 +274,9 @@ def test_sam_takes_the_gradient_at_the_worst_neighbour(tmp_path):
 
     class Watch(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            values.append([np.array(v.numpy()) for v in (*self.model.trainable_variables, made.parts.centres_head.centres)])
+            values.append(
+                [np.array(v.numpy()) for v in (*self.model.trainable_variables, made.parts.centres_head.centres)]
+            )
 
         def on_train_batch_end(self, batch, logs=None):
             self.on_train_begin()
