@@ -80,7 +80,7 @@ def application(name, embedding_size=512, activation="prelu", output_layer="GDC"
     net = getattr(keras.applications, name)(input_tensor=scaled, include_top=False, weights=None, **options)
     net = keras.models.clone_model(net, clone_function=lambda layer: _ours(layer, activation), call_function=_call)
     x = _OUTPUTS[output_layer](net.output, embedding_size, dropout)
-    return keras.Model(net.input, embedding_output(x), name=name.lower())
+    return keras.Model(net.inputs[0], embedding_output(x), name=name.lower())
 
 
 _ACTIVATIONS = ("relu", "relu6", "swish", "silu", "hard_swish", "hard_silu")
