@@ -86,20 +86,47 @@ def convert(
     options |= {"skip_bad": skip_bad, "decode_all": decode_all, "image_size": image_size and list(image_size)}
     _check_options(shards, min_images, max_images, seed)
     source = open_source(source_path, skip_bad)
-    _check_out(out, Path(source_path), source)
+    return convert_source(
+        source, out, options, keep=select(source.labels, min_images, max_images, seed), skip_bad=skip_bad,
+        check=ImageChecker(source, image_size or source.image_size or DEFAULT_SIZE, os.cpu_count() if decode_all else 0),
+        progress=progress,
+    )  # fmt: skip
+
+
+def convert_source(
+    source: Source,
+    out: Path,
+    options: dict,
+    *,
+    keep: np.ndarray,
+    check: ImageChecker,
+    skip_bad: bool = False,
+    files: dict[str, object] | None = None,
+    progress: bool = True,
+) -> Conversion:
+    """Writes the records `keep` of `source` as the data directory `out`.
+
+    Args:
+        options: what makes the result what it is, 'seed' among it; meta.json has them, and a second call with others is
+            refused. 'shards' and 'min_images' are used when they are there.
+        keep: int64, ascending.   check: reads the records of `source`.
+        files: name -> JSON value, written into `out` beside the shards.
+    """
+    _check_out(out, source)
     made_from = {"path": str(source.path), "kind": source.kind, "hash": source.fingerprint, "options": options}
     if (out / META).exists():
         return _already_there(out, made_from)
-    keep = select(source.labels, min_images, max_images, seed)
+    shards, seed = options.get("shards"), options["seed"]
     num_shards = shards or -(-len(keep) // RECORDS_PER_SHARD)
     if num_shards > len(keep):
         raise FaceError(
             f"Every shard has a record at least. --shards {num_shards} is more than the {len(keep)} images."
         )
-    check = ImageChecker(source, image_size or source.image_size or DEFAULT_SIZE, decode_all)
     with working_folder(out) as folder:
+        for name, value in (files or {}).items():
+            write_json(folder / name, value)
         buckets = _fill_buckets(source, keep, num_shards, seed, folder, check, skip_bad, progress)
-        return _write_data_dir(source, buckets, folder, out, made_from, min_images, progress)
+        return _write_data_dir(source, buckets, folder, out, made_from, options.get("min_images", 1), progress)
 
 
 def _check_options(shards: int | None, min_images: int, max_images: int | None, seed: int) -> None:
@@ -113,14 +140,14 @@ def _check_options(shards: int | None, min_images: int, max_images: int | None, 
         raise FaceError(f"--seed is 0 or more. Received: {seed}.")
 
 
-def _check_out(out: Path, source_path: Path, source: Source) -> None:
+def _check_out(out: Path, source: Source) -> None:
     if out.exists() and not out.is_dir():
         raise FaceError(f"OUT is a folder to be made. '{out}' is a file: choose another name.")
     if out.is_dir() and not (out / META).exists() and any(out.iterdir()):
         raise FaceError(f"OUT is a new folder. '{out}' has files that are no data directory: choose another name.")
     inside = out.resolve()
-    if source.kind == "identity folders" and source_path.resolve() in [inside, *inside.parents]:
-        raise FaceError(f"OUT lies outside of SOURCE. Received: OUT '{out}' in '{source_path}'. Choose another place.")
+    if source.kind == "identity folders" and source.path.resolve() in [inside, *inside.parents]:
+        raise FaceError(f"OUT lies outside of SOURCE. Received: OUT '{out}' in '{source.path}'. Choose another place.")
 
 
 def _already_there(out: Path, made_from: dict) -> Conversion:

@@ -1,6 +1,5 @@
 """Is every image of a source whole, and of the right size? By its header and end, or by decoding it."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -14,18 +13,21 @@ from facelib.tfrecord import BadRecord
 class ImageChecker:
     """Reads records and checks that each is a whole image of `size` (height, width); a call keeps their order.
 
-    A bad one is returned as the `BadRecord` that says why. `decode_all`: decode each, on all cores.
+    A bad one is returned as the `BadRecord` that says why.
+
+    Args:
+        decode_threads: decode each image as a check, on so many threads; 0 for its header and end alone.
+        read_threads: that call `source.read`, for one that does more than read.
     """
 
-    def __init__(self, source: Source, size: tuple[int, int], decode_all: bool):
+    def __init__(self, source: Source, size: tuple[int, int], decode_threads: int = 0, read_threads: int = 0):
         self.source, self.size = source, tuple(size)
-        self._pool = ThreadPoolExecutor(os.cpu_count()) if decode_all else None
+        self._decoders = ThreadPoolExecutor(decode_threads) if decode_threads else None
+        self._readers = ThreadPoolExecutor(read_threads) if read_threads else None
 
     def __call__(self, records: list[int]) -> list[bytes | BadRecord]:
-        images = [self._read(i) for i in records]
-        if self._pool:
-            images = list(self._pool.map(_decode_check, images))
-        return images
+        images = list(self._readers.map(self._read, records) if self._readers else map(self._read, records))
+        return list(self._decoders.map(_decode_check, images)) if self._decoders else images
 
     def _read(self, i: int) -> bytes | BadRecord:
         try:

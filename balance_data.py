@@ -1,0 +1,57 @@
+"""As many images for each identity: data directory (or any face data) -> a balanced data directory.
+
+    python balance_data.py DATA BALANCED
+
+Identities of more than 350 images keep a seeded 350; of 201 to 350, all; of 91 to 200, all and a copy after morphological
+opening; of 31 to 90, all and three copies: opening, Gaussian noise, salt and pepper; smaller ones are dropped. It is the
+rule of AIWintermuteAI/MobileFaceNet-Keras-K210. Originals keep their bytes. balance.json in BALANCED has the table.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from facelib.balancing import balance
+from facelib.cli import FaceError, run_cli
+from facelib.convert import DEFAULT_SIZE, convert_source
+from facelib.image_checker import ImageChecker
+from facelib.sources import open_source
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    import numpy as np
+
+    balanced = balance(open_source(args.data), args.seed)
+    source, columns = balanced.source, ("rule", "identities", "before", "after")
+    check = ImageChecker(source, source.image_size or DEFAULT_SIZE, read_threads=args.workers)
+    files = {"balance.json": [dict(zip(columns, row, strict=True)) for row in balanced.table]}
+    options = {"seed": args.seed, "balanced": True}
+    done = convert_source(source, args.out, options, keep=np.arange(len(source)), check=check, files=files)
+    print(f"{'rule':44} {'identities':>10} {'before':>10} {'after':>10}")
+    for rule, identities, before, after in balanced.table:
+        print(f"{rule:44} {identities:10,} {before:10,} {after:10,}")
+    verb = "already there, nothing to do:" if done.was_finished else "wrote"
+    print(f"{verb} {done.out}: {done.num_images:,} images, {done.num_classes:,} identities")
+    print(f"next: python train.py RECIPE.toml --data {done.out} --valid valid_dataset --out runs/NAME")
+    return 0
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="data directory, or face data of another format")
+    parser.add_argument("out", type=Path, help="data directory to make")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample, the noise and the order (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), metavar="N", help="threads (default: all cores); same result"
+    )
+    args = parser.parse_args(argv)
+    for flag, least in (("seed", 0), ("workers", 1)):
+        if getattr(args, flag) < least:
+            raise FaceError(f"--{flag} is at least {least}. Received: {getattr(args, flag)}.")
+    return args
+
+
+if __name__ == "__main__":
+    run_cli(main)

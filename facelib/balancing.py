@@ -1,0 +1,104 @@
+"""As many images for each identity: large ones are sampled, small ones get changed copies, the smallest are dropped.
+
+The rule of AIWintermuteAI/MobileFaceNet-Keras-K210's README. How strong its noise is, it does not say: here Gaussian noise
+has a deviation of 10 and 1 % of the pixels are salt, 1 % pepper.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.derived_source import DerivedSource
+from facelib.sources import Source
+from facelib.tfrecord import BadRecord
+
+MOST = 350
+NOISE_DEVIATION = 10.0  # of 255
+PEPPER_SHARE = SALT_SHARE = 0.01
+KEPT, OPENED, NOISY, SALTED = range(4)
+_QUALITY = 95  # of the JPEG that a changed copy becomes; the original keeps its bytes
+
+
+class Rule(NamedTuple):
+    """For identities of more than `above` images: what each image becomes."""
+
+    above: int
+    name: str
+    copies: tuple[int, ...]
+
+
+RULES = (
+    Rule(MOST, f"sample {MOST}", (KEPT,)),
+    Rule(200, "keep", (KEPT,)),
+    Rule(90, "add opening", (KEPT, OPENED)),
+    Rule(30, "add opening, Gaussian noise, salt and pepper", (KEPT, OPENED, NOISY, SALTED)),
+    Rule(0, "drop", ()),
+)
+
+
+class Balanced(NamedTuple):
+    """source: what to write.   table: (rule, identities, images before, images after) a row."""
+
+    source: DerivedSource
+    table: list[tuple[str, int, int, int]]
+
+
+def balance(source: Source, seed: int) -> Balanced:
+    """Applies the rule to every identity of `source`. The same seed gives the same images.
+
+    Raises:
+        FaceError: no identity has more than 30 images.
+    """
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    order = np.random.default_rng([seed, 1]).permutation(len(source.labels))
+    order = order[np.argsort(source.labels[order], kind="stable")]  # by identity, in an order of chance within
+    starts = np.cumsum(counts) - counts
+    picks, labels, changes, names, table = [], [], [], [], []
+    for rule, above in zip(RULES, (np.inf, *(rule.above for rule in RULES)), strict=False):
+        identities = np.flatnonzero((counts > rule.above) & (counts <= above))
+        before, after = int(counts[identities].sum()), 0
+        for identity in identities.tolist() if rule.copies else []:
+            mine = np.sort(order[starts[identity] : starts[identity] + counts[identity]][:MOST])
+            picks.append(np.tile(mine, len(rule.copies)))
+            changes.append(np.repeat(rule.copies, len(mine)))
+            labels.append(np.full(len(picks[-1]), len(names)))
+            names.append(source.class_names[identity])
+            after += len(picks[-1])
+        table.append((rule.name, len(identities), before, after))
+    if not picks:
+        raise FaceError(
+            f"Balancing keeps identities of more than {RULES[-2].above} images. The largest of '{source.path}' has "
+            f"{counts.max()}."
+        )
+    changed = np.concatenate(changes)
+    picked = np.concatenate(picks)
+
+    def change(image: bytes, i: int) -> bytes:
+        return image if changed[i] == KEPT else change_image(image, int(changed[i]), [seed, int(picked[i])])
+
+    what = {"balanced": [rule._asdict() for rule in RULES], "seed": seed}
+    return Balanced(DerivedSource(source, picked, np.concatenate(labels), names, what, change), table)
+
+
+def change_image(image: bytes, kind: int, seed: list[int]) -> bytes:
+    """A changed copy of an encoded image, as JPEG.
+
+    Args:
+        kind: OPENED: morphological opening, 5x5.   NOISY: Gaussian noise.   SALTED: salt and pepper.
+    """
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise BadRecord("the image cannot be decoded")
+    rng = np.random.default_rng([*seed, kind])
+    if kind == OPENED:
+        pixels = cv2.morphologyEx(pixels, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    elif kind == NOISY:
+        noisy = pixels + rng.normal(0, NOISE_DEVIATION, pixels.shape)
+        pixels = np.clip(noisy.round(), 0, 255).astype(np.uint8)
+    else:
+        drawn = rng.random(pixels.shape[:2])
+        pixels[drawn < PEPPER_SHARE] = 0
+        pixels[drawn >= 1 - SALT_SHARE] = 255
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
