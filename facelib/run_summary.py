@@ -55,7 +55,7 @@ def read_run(path: Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise FaceError(f"RUN_DIR is a folder that train.py made. Received: '{path}'.")
-    steps, epochs = read_metrics(path / "metrics.jsonl")
+    steps, epochs, _ = read_metrics(path / "metrics.jsonl")
     stages, ijb = _read_stages(path)
     if not (steps or epochs or stages or ijb):
         raise FaceError(
@@ -112,21 +112,21 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(step lines, epoch lines) of metrics.jsonl, ordered by step; two empty lists when the file is missing.
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], ...]:
+    """(step lines, epoch lines, stage lines) of metrics.jsonl, each in order; empty lists when the file is missing.
 
     A resumed run repeats the steps after its checkpoint: the last line of a step counts. A cut last line (the process
     was killed while it wrote) does not count.
     """
     if not path.is_file():
-        return [], []
-    found: dict[str, dict[int, dict]] = {"step": {}, "epoch": {}}
+        return [], [], []
+    found: dict[str, dict[int, dict]] = {"step": {}, "epoch": {}, "stage": {}}
     lines = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line) if line.strip() else {}
             if entry.get("kind") in found:
-                found[entry["kind"]][int(entry["step" if entry["kind"] == "step" else "epoch"])] = entry
+                found[entry["kind"]][int(entry[entry["kind"]])] = entry
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines):
                 break

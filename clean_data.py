@@ -1,0 +1,174 @@
+"""Clean a training set with a trained model: drop or relabel wrong faces, merge identities that are one person.
+
+    python clean_data.py DATA CLEANED --model runs/first/embedder.h5 --sheet dropped.png
+    python clean_data.py DATA CLEANED --model X --relabel --merge-angle 35
+
+A face further than --max-angle from the centre of its identity goes; with --relabel it moves to another identity that is
+within that angle and at least 20 degrees nearer. The centre is the mean of the nearer half of the faces, so wrong ones do
+not pull it; of a model with sub-centres (--head RUN/epoch-NNN.h5) it is the dominant one (Sub-center ArcFace, ECCV 2020).
+Faces that stay keep their bytes. clean.json in CLEANED says of each changed record what became of it.
+"""
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evaluate_data import add_io_flags, choose_io
+from facelib.cleaning import DROPPED, KEPT, RELABELLED, Verdict, dominant_centres, judge, merged_identities, robust_centres
+from facelib.cli import FaceError, run_cli
+from facelib.contact_sheet import contact_sheet, decode_or_blank, save_png
+from facelib.convert import DEFAULT_SIZE, convert_source
+from facelib.derived_source import DerivedSource
+from facelib.face_vectors import embed_photos
+from facelib.files import read_json, require_file, sha256_of
+from facelib.image_checker import ImageChecker
+from facelib.inspect_data import check_sheet_path
+from facelib.runtimes import open_embedder
+from facelib.sidecar import check_sidecar
+from facelib.sources import Source, open_source
+
+NEARER_BY = 20.0  # degrees: what a face must be nearer to another identity to be its
+SHEET_FACES = 120
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    source = open_source(args.data)
+    io = choose_io(check_sidecar(args.model), args)
+    embedder = open_embedder(args.model, io, args.threads)
+    rows, vectors, bad = embed_all(source, embedder)
+    labels, num_classes = source.labels[rows], len(source.class_names)
+    merged = np.arange(num_classes)
+    if args.merge_angle:
+        counts = np.bincount(labels, minlength=num_classes)
+        merged = merged_identities(robust_centres(vectors, labels, num_classes), counts, args.merge_angle)
+        labels = merged[labels]
+    if args.head:
+        centres = dominant_centres(vectors, labels, read_sub_centres(args.head, source.class_names))
+    else:
+        centres = robust_centres(vectors, labels, num_classes)
+    nearer_by = NEARER_BY if args.relabel else None
+    verdict = judge(
+        vectors, labels, centres, max_angle=args.max_angle, nearer_by=nearer_by, min_images=args.min_images
+    )
+    done = write(source, rows, verdict, merged, bad, args)
+    report(source, rows, verdict, merged, bad, args)
+    print(f"wrote {done.out}: {done.num_images:,} images, {done.num_classes:,} identities")
+    print(f"next: python train.py RECIPE.toml --data {done.out} --valid valid_dataset --out runs/NAME")
+    return 0
+
+
+def embed_all(source: Source, embedder) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(records that could be embedded int64 [n], unit vectors float32 [n, D], a line for each of the others)."""
+    bad: list[str] = []
+    parts = list(embed_photos(source, range(len(source)), embedder, False, bad=bad, desc="embed"))
+    if not parts:
+        raise FaceError(f"Nothing of '{source.path}' could be embedded; the last of {len(bad)} bad images: {bad[-1]}")
+    rows, vectors = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return rows, vectors, bad
+
+
+def read_sub_centres(path: Path, class_names: Sequence[str]) -> np.ndarray:
+    """The head's unit centres for these identities, float32 [C, K, D]."""
+    from facelib.keras_files import load_head_centres
+    from facelib.transfer import CLASSES, class_map
+
+    centres = load_head_centres(path)
+    names = read_json(require_file(Path(path).parent / CLASSES, "list of classes"), "list of classes")["class_names"]
+    if centres is None:
+        raise FaceError(f"--head is an epoch-NNN.h5 with class centres. '{path}' has none.")
+    known = class_map(names, class_names)
+    if (known < 0).any():
+        missing = class_names[int(np.argmin(known))]
+        raise FaceError(f"--head knows every identity of DATA. '{path}' does not know '{missing}': clean without --head.")
+    centres = centres.reshape(len(names), -1, centres.shape[1])[known]
+    return centres / np.linalg.norm(centres, axis=-1, keepdims=True)
+
+
+def write(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray, bad: list[str], args):
+    """The cleaned data directory, with clean.json."""
+    stays = verdict.labels >= 0
+    if not stays.any():
+        raise FaceError(
+            f"Cleaning leaves no identity of {args.min_images} faces within {args.max_angle:g} degrees: raise --max-angle, "
+            f"lower --min-images, or test the model."
+        )
+    names = [source.class_names[label] for label in np.unique(verdict.labels[stays])]
+    new_labels = np.searchsorted(np.unique(verdict.labels[stays]), verdict.labels[stays])
+    options = {"seed": args.seed, "model": sha256_of(args.model), "max_angle": args.max_angle, "relabel": args.relabel}
+    options |= {"merge_angle": args.merge_angle, "min_images": args.min_images}
+    options |= {"head": sha256_of(args.head) if args.head else None}
+    derived = DerivedSource(source, rows[stays], new_labels, names, {"cleaned": options})
+    moved = np.flatnonzero((verdict.reason != KEPT) | (merged[source.labels[rows]] != source.labels[rows]))
+    decisions = [
+        {
+            "record": source.describe(int(rows[i])),
+            "from": source.class_names[source.labels[rows[i]]],
+            "to": source.class_names[verdict.labels[i]] if verdict.labels[i] >= 0 else None,
+            "why": verdict.reason[i] if verdict.reason[i] != KEPT else "merged",
+            "angle": round(float(verdict.angle[i]), 2),
+        }
+        for i in moved.tolist()
+    ]
+    check = ImageChecker(derived, source.image_size or DEFAULT_SIZE)
+    files = {"clean.json": {"options": options, "decisions": decisions, "unreadable": bad}}
+    return convert_source(derived, args.out, options, keep=np.arange(len(derived)), check=check, files=files)
+
+
+def report(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray, bad: list[str], args) -> None:
+    """The table, and the sheet of what was dropped and relabelled, worst first."""
+    counts = Counter(verdict.reason.tolist())
+    num_merged = int((merged != np.arange(len(merged))).sum())
+    percentiles = ", ".join(f"{p} %: {np.percentile(verdict.angle, p):.1f}" for p in (50, 90, 99))
+    print(f"{len(rows):,} faces; angle to their own centre in degrees: {percentiles}")
+    for word in (KEPT, RELABELLED, DROPPED, "too few left"):
+        print(f"  {word:14} {counts[word]:10,}")
+    print(f"  {'unreadable':14} {len(bad):10,}\n  {'merged':14} {num_merged:10,} identities into others")
+    shown = np.flatnonzero(np.isin(verdict.reason, (DROPPED, RELABELLED)))
+    shown = shown[np.argsort(-verdict.angle[shown], kind="stable")][:SHEET_FACES]
+    if args.sheet and len(shown):
+        captions = [f"{source.class_names[source.labels[rows[i]]]} {verdict.angle[i]:.0f}" for i in shown]
+        images = [decode_or_blank(source.read(int(rows[i]))) for i in shown]
+        save_png(args.sheet, contact_sheet(images, captions, 10))
+        print(f"wrote {args.sheet}: the {len(shown)} furthest of those dropped or relabelled: identity, degrees")
+    elif args.sheet:
+        print(f"nothing was dropped or relabelled: no {args.sheet}")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("data", type=Path, help="data directory, or face data of another format")
+    add("out", type=Path, help="data directory to make")
+    add("--model", type=Path, required=True, metavar="X", help=".h5, .pb, .tflite or .onnx that tells faces apart")
+    add("--head", type=Path, metavar="H5", help="epoch-NNN.h5 whose dominant sub-centres are the class centres")
+    add("--max-angle", type=float, default=75.0, metavar="DEGREES", help="to the own centre (default: %(default)g)")
+    add("--relabel", action=argparse.BooleanOptionalAction, default=False, help="move a face to a much nearer identity")
+    add("--merge-angle", type=float, metavar="DEGREES", help="identities nearer than this are one (default: none is)")
+    add("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer left (default: 1)")
+    add("--sheet", type=Path, metavar="PNG", help="where to draw the faces that were dropped or relabelled")
+    add("--seed", type=int, default=0, help="of the new order (default: %(default)s)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: %(default)s)")
+    add_io_flags(parser)
+    args = parser.parse_args(argv)
+    check_sheet_path(args.sheet)
+    for flag, low, high in (("max_angle", 0, 180), ("merge_angle", 0, 90)):
+        value = getattr(args, flag)
+        if value is not None and not low < value < high:
+            raise FaceError(f"--{flag.replace('_', '-')} is between {low} and {high} degrees. Received: {value:g}.")
+    for flag, least in (("min_images", 1), ("threads", 1), ("seed", 0)):
+        if getattr(args, flag) < least:
+            raise FaceError(f"--{flag.replace('_', '-')} is at least {least}. Received: {getattr(args, flag)}.")
+    if args.head and args.merge_angle:
+        raise FaceError("--head has its own centres: merge identities first, in a run without it.")
+    if args.out.exists():
+        raise FaceError(f"OUT is a folder to be made. '{args.out}' is there: choose another name.")
+    return args
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,40 @@
+"""Draw a training from its metrics.jsonl: loss, accuracy, learning rate and verification, with the stages marked.
+
+    python plot_history.py runs/small                          -> runs/small/plots/history.png
+    python plot_history.py runs/a runs/b --out compare.png     several over each other, and a table of the best
+
+A run that is still training can be drawn at any time. compare_runs.py compares what the runs' models score.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from facelib.cli import FaceError, run_cli
+from facelib.history import BY, best_table, read_history, write_history
+from facelib.run_summary import distinct_names
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    names = distinct_names([run.resolve() for run in args.runs])
+    histories = [read_history(run, name) for run, name in zip(args.runs, names, strict=True)]
+    default = args.runs[0] / "plots" / "history.png" if len(args.runs) == 1 else Path("history.png")
+    print(best_table(histories))
+    print(f"wrote {write_history(histories, args.out or default, args.by)}")
+    return 0
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a train.py")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="default: RUN/plots/history.png, or history.png for several")
+    parser.add_argument("--by", choices=BY, default="epochs", help="the axis (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.out and args.out.suffix.lower() != ".png":
+        raise FaceError(f"--out is a .png. Received: '{args.out}'.")
+    return args
+
+
+if __name__ == "__main__":
+    run_cli(main)
