@@ -1,59 +1,19 @@
-"""Every backbone by the name that a recipe gives it, and the nets of keras.applications as embedders. Names Keras."""
+"""The nets of keras.applications as embedders. Names Keras."""
 
 import keras
 from keras import layers
 
-from facelib.backbone_names import APPLICATIONS, BACKBONES
+from facelib.backbone_names import APPLICATIONS
 from facelib.blocks import Blocks, embedding_output
 from facelib.cli import FaceError
 from facelib.layers import FusedBatchNorm, PixelScale, activation
-from facelib.recipe import ModelConfig
-from ghostfacenet import ghostfacenet_v1
-from iresnet import iresnet
-from mobilefacenet import mbf, mobilefacenet
-from my_mobilenet import my_mobilenet
-
-# Which keys of [model] each builder takes, besides embedding_size, activation and dropout.
-_BUILDERS = {
-    "mobilefacenet": (mobilefacenet, ("stem", "padding", "width")),
-    "my_mobilenet": (my_mobilenet, ("padding", "width")),
-    "mbf": (mbf, ("padding",)),
-    "ghostfacenet_v1": (ghostfacenet_v1, ("width",)),
-    **{f"iresnet{depth}": (lambda depth=depth, **options: iresnet(depth, **options), ()) for depth in (18, 34, 50, 100)},
-}
-_OPTIONAL = ("stem", "padding", "width", "output_layer")
-# What 'default' stands for where a net's own value is not the recipe's default.
-_OWN = {"mbf": {"padding": "symmetric"}, "ghostfacenet_v1": {"width": 1.3}}
-
-
-def build_backbone(model: ModelConfig) -> keras.Model:
-    """The embedder that a recipe's [model] table describes: float raw RGB pixels [N, 112, 112, 3] -> float32 [N, D].
-
-    Raises:
-        FaceError: an option that this backbone does not have.
-    """
-    name = model.backbone
-    builder, taken = _BUILDERS.get(name, (None, ("width", "output_layer")))
-    options = {"embedding_size": model.embedding_size, "activation": model.activation, "dropout": model.dropout}
-    for key in _OPTIONAL:
-        value, default = getattr(model, key), getattr(ModelConfig, key)
-        if key in taken:
-            options[key] = _OWN.get(name, {}).get(key, value) if value == default else value
-        elif value != default:
-            others = [other for other in BACKBONES if key in _BUILDERS.get(other, (None, ("width", "output_layer")))[1]]
-            raise FaceError(f"model.{key} is an option of {', '.join(others)}. Received: {key}={value!r} for {name}.")
-    if builder is None:
-        return application(name, **options)
-    if model.activation == "own":
-        raise FaceError(f"model.activation = 'own' is for {', '.join(APPLICATIONS)}. Received: it for {name}.")
-    return builder(**options)
 
 
 def application(name, embedding_size=512, activation="prelu", output_layer="GDC", width=1.0, dropout=0.0):
     """A net of keras.applications as an embedder, with random weights.
 
-    Its batch normalisations become `FusedBatchNorm`, which trains faster and folds when frozen. Its input is raw pixels;
-    all of these nets take [-1, 1]. At 112x112 its last map is 4x4.
+    Its batch normalisations become `FusedBatchNorm`, which trains faster and folds when frozen. Its input is raw
+    pixels; all of these nets take [-1, 1]. At 112x112 its last map is 4x4.
 
     Args:
         name: one of `APPLICATIONS`.
@@ -72,7 +32,9 @@ def application(name, embedding_size=512, activation="prelu", output_layer="GDC"
         raise ValueError(f"output_layer is one of {', '.join(_OUTPUTS)}. Received: output_layer={output_layer!r}")
     options = {"alpha": width} if name.startswith("MobileNet") else {}
     if width != 1.0 and not options:
-        raise FaceError(f"model.width of a keras.applications net is for the MobileNets. Received: {width:g} for {name}.")
+        raise FaceError(
+            f"model.width of a keras.applications net is for the MobileNets. Received: {width:g} for {name}."
+        )
     if name.startswith(("MobileNetV3", "EfficientNetV2")):
         options["include_preprocessing"] = False
     inputs = keras.Input((112, 112, 3), name="input_1")

@@ -1,75 +1,55 @@
-"""Balance a data directory: identities with few images get altered copies, those with very few or too many are cut.
+"""As many images for each identity: data directory (or any face data) -> a balanced data directory.
 
-    python balance_data.py DATA OUT
+    python balance_data.py DATA BALANCED
 
-The rule of MobileFaceNet-Keras-K210, by images of an identity: above 350 a sample of 350; 201 to 350 as they are; 91 to
-200 also opened (5x5, twice the images); 31 to 90 also opened, with Gaussian noise, and with salt and pepper (four times);
-up to 30 dropped. --rule takes another: COUNT=ACTION,...; see facelib/balancing.py.
-
-OUT is a data directory with balance.json in it. Images that were there keep their bytes, added ones are JPEG. The same
-seed gives the same bytes, whatever the number of --workers.
+Identities of more than 350 images keep a seeded 350; of 201 to 350, all; of 91 to 200, all and a copy after
+morphological opening; of 31 to 90, all and three copies: opening, Gaussian noise, salt and pepper; smaller ones are
+dropped. It is the rule of AIWintermuteAI/MobileFaceNet-Keras-K210. Originals keep their bytes. balance.json in BALANCED has the table.
 """
 
 import argparse
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.balancing import DEFAULT_RULE, balanced_source, parse_rule, plan_balance, report_balance
-from facelib.chosen_records import open_data_dir
+from facelib.balancing import balance
 from facelib.cli import FaceError, run_cli
-from facelib.convert import DEFAULT_SIZE, find_finished, write_records
+from facelib.convert import DEFAULT_SIZE, convert_source
 from facelib.image_checker import ImageChecker
-
-REPORT = "balance.json"
+from facelib.sources import open_source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    tiers = parse_rule(args.rule)
-    source = open_data_dir(args.data)
-    made_from, done = find_finished(source, args.out, {"balance": args.rule, "seed": args.seed})
-    plan = plan_balance(source.labels, len(source.class_names), tiers, args.seed)
-    report = report_balance(plan, tiers, source.class_names, args.rule, args.seed)
-    if done is None:
-        chosen = balanced_source(source, plan, args.seed)
-        check = ImageChecker(chosen, source.image_size or DEFAULT_SIZE, threads=args.workers)
-        everything = range(len(chosen))
-        done = write_records(
-            chosen, everything, args.out, made_from, check, reports={REPORT: report}, progress=args.progress
-        )
-    print_table(report)
+    import numpy as np
+
+    balanced = balance(open_source(args.data), args.seed)
+    source, columns = balanced.source, ("rule", "identities", "before", "after")
+    check = ImageChecker(source, source.image_size or DEFAULT_SIZE, read_threads=args.workers)
+    files = {"balance.json": [dict(zip(columns, row, strict=True)) for row in balanced.table]}
+    options = {"seed": args.seed, "balanced": True}
+    done = convert_source(source, args.out, options, keep=np.arange(len(source)), check=check, files=files)
+    print(f"{'rule':44} {'identities':>10} {'before':>10} {'after':>10}")
+    for rule, identities, before, after in balanced.table:
+        print(f"{rule:44} {identities:10,} {before:10,} {after:10,}")
     verb = "already there, nothing to do:" if done.was_finished else "wrote"
-    print(f"{verb} {args.out}: {done.num_images:,} images, {done.num_classes:,} identities; {args.out / REPORT}")
-    print(f"next: python train.py RECIPE.toml --data {shlex.quote(str(args.out))} --valid valid_dataset --out runs/NAME")
+    print(f"{verb} {done.out}: {done.num_images:,} images, {done.num_classes:,} identities")
+    print(f"next: python train.py RECIPE.toml --data {done.out} --valid valid_dataset --out runs/NAME")
     return 0
-
-
-def print_table(report: dict) -> None:
-    """rule | identities | images before | after."""
-    rows = [(f"{row['images']}: {row['action']}", row) for row in report["tiers"]] + [("all", report["total"])]
-    width = max(len(name) for name, _ in rows)
-    print(f"{'rule':<{width}}  identities  images before       after")
-    for name, row in rows:
-        counts = f"{row['identities']:10,}  {row['images_before']:13,}  {row['images_after']:10,}"
-        print(f"{name:<{width}}  {counts}")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("data", type=Path, metavar="DATA", help="data directory")
-    add("out", type=Path, metavar="OUT", help="data directory to make")
-    add("--rule", default=DEFAULT_RULE, help="COUNT=ACTION,... (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of samples, noise and order (default: %(default)s)")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: %(default)s)")
-    add("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
+    parser.add_argument("data", type=Path, help="data directory, or face data of another format")
+    parser.add_argument("out", type=Path, help="data directory to make")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample, the noise and the order (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), metavar="N", help="threads (default: all cores); same result"
+    )
     args = parser.parse_args(argv)
-    if args.seed < 0:
-        raise FaceError(f"--seed is 0 or more. Received: {args.seed}.")
-    if args.workers < 1:
-        raise FaceError(f"At least one thread is at work. Received: --workers {args.workers}.")
+    for flag, least in (("seed", 0), ("workers", 1)):
+        if getattr(args, flag) < least:
+            raise FaceError(f"--{flag} is at least {least}. Received: {getattr(args, flag)}.")
     return args
 
 

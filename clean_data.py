@@ -3,10 +3,10 @@
     python clean_data.py DATA CLEANED --model runs/first/embedder.h5 --sheet dropped.png
     python clean_data.py DATA CLEANED --model X --relabel --merge-angle 35
 
-A face further than --max-angle from the centre of its identity goes; with --relabel it moves to another identity that is
-within that angle and at least 20 degrees nearer. The centre is the mean of the nearer half of the faces, so wrong ones do
-not pull it; of a model with sub-centres (--head RUN/epoch-NNN.h5) it is the dominant one (Sub-center ArcFace, ECCV 2020).
-Faces that stay keep their bytes. clean.json in CLEANED says of each changed record what became of it.
+A face further than --max-angle from the centre of its identity goes; with --relabel it moves to another identity that
+is within that angle and at least 20 degrees nearer. The centre is the mean of the nearer half of the faces, so wrong
+ones do not pull it; of a model with sub-centres (--head RUN/epoch-NNN.h5) it is the dominant one (Sub-center ArcFace,
+ECCV 2020). Faces that stay keep their bytes. clean.json in CLEANED says of each changed record what became of it.
 """
 
 import argparse
@@ -18,7 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
-from facelib.cleaning import DROPPED, KEPT, RELABELLED, Verdict, dominant_centres, judge, merged_identities, robust_centres
+from facelib.cleaning import (
+    DROPPED,
+    KEPT,
+    RELABELLED,
+    Verdict,
+    dominant_centres,
+    judge,
+    merged_identities,
+    robust_centres,
+)
 from facelib.cli import FaceError, run_cli
 from facelib.contact_sheet import contact_sheet, decode_or_blank, save_png
 from facelib.convert import DEFAULT_SIZE, convert_source
@@ -52,9 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         centres = robust_centres(vectors, labels, num_classes)
     nearer_by = NEARER_BY if args.relabel else None
-    verdict = judge(
-        vectors, labels, centres, max_angle=args.max_angle, nearer_by=nearer_by, min_images=args.min_images
-    )
+    verdict = judge(vectors, labels, centres, max_angle=args.max_angle, nearer_by=nearer_by, min_images=args.min_images)
     done = write(source, rows, verdict, merged, bad, args)
     report(source, rows, verdict, merged, bad, args)
     print(f"wrote {done.out}: {done.num_images:,} images, {done.num_classes:,} identities")
@@ -84,7 +91,9 @@ def read_sub_centres(path: Path, class_names: Sequence[str]) -> np.ndarray:
     known = class_map(names, class_names)
     if (known < 0).any():
         missing = class_names[int(np.argmin(known))]
-        raise FaceError(f"--head knows every identity of DATA. '{path}' does not know '{missing}': clean without --head.")
+        raise FaceError(
+            f"--head knows every identity of DATA. '{path}' does not know '{missing}': clean without --head."
+        )
     centres = centres.reshape(len(names), -1, centres.shape[1])[known]
     return centres / np.linalg.norm(centres, axis=-1, keepdims=True)
 
@@ -94,8 +103,8 @@ def write(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray
     stays = verdict.labels >= 0
     if not stays.any():
         raise FaceError(
-            f"Cleaning leaves no identity of {args.min_images} faces within {args.max_angle:g} degrees: raise --max-angle, "
-            f"lower --min-images, or test the model."
+            f"Cleaning leaves no identity of {args.min_images} faces within {args.max_angle:g} degrees: raise "
+            f"--max-angle, lower --min-images, or test the model."
         )
     names = [source.class_names[label] for label in np.unique(verdict.labels[stays])]
     new_labels = np.searchsorted(np.unique(verdict.labels[stays]), verdict.labels[stays])

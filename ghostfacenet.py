@@ -45,7 +45,13 @@ def ghostfacenet_v1(embedding_size=512, activation="prelu", width=1.3, stem_stri
     x = net.conv(x, _divisible(16 * width), 3, stem_stride, "stem")
     for number, (kernel, expansion, channels, has_squeeze, stride) in enumerate(BLOCKS, start=1):
         x = net.bottleneck(
-            x, kernel, _divisible(expansion * width), _divisible(channels * width), has_squeeze, stride, f"block{number}"
+            x,
+            kernel,
+            _divisible(expansion * width),
+            _divisible(channels * width),
+            has_squeeze,
+            stride,
+            f"block{number}",
         )
     x = net.conv(x, _divisible(512 * width), 1, 1, "head_conv")
     x = Blocks(activation, "same").global_depthwise(x, "gdc")

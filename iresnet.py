@@ -1,9 +1,9 @@
 """IResNet-18, -34, -50, -100: the residual nets that most published face models are. Names Keras.
 
 Structure as in deepinsight/insightface, recognition/arcface_torch/backbones/iresnet.py: batch normalisation before the
-first and after each convolution of a block, PReLU in its middle, stride in the second convolution, and a fully connected
-layer over the whole 7x7 map. That layer is a 7x7 convolution here: its kernel is [7, 7, 512, D], height by width by
-channel, where theirs is flattened channel by height by width.
+first and after each convolution of a block, PReLU in its middle, stride in the second convolution, and a fully
+connected layer over the whole 7x7 map. That layer is a 7x7 convolution here: its kernel is [7, 7, 512, D], height by
+width by channel, where theirs is flattened channel by height by width.
 
 References: He et al., https://arxiv.org/abs/1512.03385; Deng et al., https://arxiv.org/abs/1801.07698, section 3.1.
 """

@@ -1,6 +1,4 @@
-"""MobileFaceNet: the paper's table, with the switches that phones and the K210 ask for; and InsightFace's larger variant.
-
-Names Keras.
+"""MobileFaceNet: the paper's table, with switches for phones and the K210; InsightFace's larger one. Names Keras.
 
 Reference: Chen et al., MobileFaceNets, https://arxiv.org/abs/1804.07573, table 1.
 """

@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a train.py")
-    parser.add_argument("--out", type=Path, metavar="PNG", help="default: RUN/plots/history.png, or history.png for several")
+    parser.add_argument(
+        "--out", type=Path, metavar="PNG", help="default: RUN/plots/history.png, or history.png for several"
+    )
     parser.add_argument("--by", choices=BY, default="epochs", help="the axis (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.out and args.out.suffix.lower() != ".png":

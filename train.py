@@ -15,12 +15,13 @@ from pathlib import Path
 from dataset import TrainingData
 from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
 from facelib.augment import make_augment
+from facelib.backbone_names import APPLICATIONS, IRESNETS, OPTIONAL, TAKEN
 from facelib.cli import FaceError, run_cli
 from facelib.convert import convert
 from facelib.data_dir import Records, open_records
 from facelib.files import require_file
 from facelib.quiet import quiet_tensorflow
-from facelib.recipe import Recipe, load_recipe
+from facelib.recipe import ModelConfig, Recipe, load_recipe
 from facelib.run_dir import RunDir
 from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar
@@ -50,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = RunDir(out, recipe, args.data, records.fingerprint)
     prepare_tensorflow(recipe)
     from backbones import build_backbone  # TensorFlow comes with these: only now that all arguments are right
-
     from face_loss_k import make_head
     from facelib.trainer import Trainer
 
@@ -95,6 +95,42 @@ def prepare_tensorflow(recipe: Recipe) -> None:
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(recipe.precision)
+
+
+def build_backbone(model: ModelConfig):
+    """The embedder that a recipe's [model] table describes: float raw RGB pixels [N, 112, 112, 3] -> float32 [N, D].
+
+    Raises:
+        FaceError: an option that this backbone does not have.
+    """
+    from backbones import application
+    from ghostfacenet import ghostfacenet_v1
+    from iresnet import iresnet
+    from mobilefacenet import mbf, mobilefacenet
+    from my_mobilenet import my_mobilenet
+
+    name, taken = model.backbone, TAKEN.get(model.backbone, ())
+    options = {"embedding_size": model.embedding_size, "activation": model.activation, "dropout": model.dropout}
+    for key in OPTIONAL:
+        value, is_default = getattr(model, key), getattr(model, key) == getattr(ModelConfig, key)
+        if key not in taken and not is_default:
+            others = ", ".join(other for other, keys in TAKEN.items() if key in keys)
+            raise FaceError(f"model.{key} is an option of {others}. Received: {key}={value!r} for {name}.")
+        if not is_default:  # else the builder's own default: mbf is padded, and ghostfacenet_v1 widened, as published
+            options[key] = value
+    if name in APPLICATIONS:
+        return application(name, **options)
+    if model.activation == "own":
+        raise FaceError(f"model.activation = 'own' is for {', '.join(APPLICATIONS)}. Received: it for {name}.")
+    if name in IRESNETS:
+        return iresnet(int(name.removeprefix("iresnet")), **options)
+    nets = {
+        "mobilefacenet": mobilefacenet,
+        "my_mobilenet": my_mobilenet,
+        "mbf": mbf,
+        "ghostfacenet_v1": ghostfacenet_v1,
+    }
+    return nets[name](**options)
 
 
 def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None) -> Teacher:

@@ -83,8 +83,9 @@ class MagFace(MarginHead):
 class AdaFace(MarginHead):
     """A margin by image quality, for which the norm of the raw embedding stands.
 
-    With `z = clip(h (norm - mean) / (std + 0.001), -1, 1)`, from running mean and deviation of the norms, the own logit is
-    `s (cos(theta - m z) - (m + m z))`, theta - m z held within [0.001, pi - 0.001]. No gradient goes through the norm.
+    With `z = clip(h (norm - mean) / (std + 0.001), -1, 1)`, from running mean and deviation of the norms, the own logit
+    is `s (cos(theta - m z) - (m + m z))`, theta - m z held within [0.001, pi - 0.001]. No gradient goes through the
+    norm.
 
     Args:
         margin: m. Paper: 0.4.   concentration: h. Paper: 0.333.   momentum: share of a batch in mean and deviation.
@@ -127,7 +128,8 @@ class AdaCos(MarginHead):
     """Cosine softmax without a margin, whose scale follows the training.
 
     It begins at `sqrt(2) ln(C - 1)` and stays there unless `is_dynamic`; else each step sets it to
-    `ln(B) / cos(min(pi / 4, median theta_y))`, B the mean over the batch of the sum of `exp(s cos_j)` over other classes.
+    `ln(B) / cos(min(pi / 4, median theta_y))`, B the mean over the batch of the sum of `exp(s cos_j)` over other
+    classes.
 
     Reference: Zhang et al., AdaCos, https://arxiv.org/abs/1905.00292, eq. 12 and 15.
     """

@@ -11,9 +11,9 @@ class AugmentConfig:
     """Probabilities and strengths, 0 for none; a key that is given replaces the preset's.
 
     preset: 'none', 'face_safe' or 'strong'.   crop: largest shift and change of size, as a share of the side.
-    color: largest change of brightness, contrast and saturation, as a share.   gray, downsample, blur, jpeg, cutout, mask:
-    probabilities of becoming gray, of a smaller image enlarged again, of a Gaussian blur, of JPEG artefacts, of a gray
-    square, of a mask over mouth and nose.   rand_augment: number of RandAugment operations an image, of magnitude
+    color: largest change of brightness, contrast and saturation, as a share.   gray, downsample, blur, jpeg, cutout,
+    mask: probabilities of becoming gray, of a smaller image enlarged again, of a Gaussian blur, of JPEG artefacts, of a
+    gray square, of a mask over mouth and nose.   rand_augment: number of RandAugment operations an image, of magnitude
     rand_magnitude out of 30.
     """
 

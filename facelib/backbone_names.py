@@ -16,3 +16,13 @@ APPLICATIONS = (
 )
 IRESNETS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
 BACKBONES = ("mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", *IRESNETS, *APPLICATIONS)
+
+# What a backbone takes of [model] beside embedding_size, activation and dropout; without an entry, nothing.
+TAKEN = {
+    "mobilefacenet": ("stem", "padding", "width"),
+    "my_mobilenet": ("padding", "width"),
+    "mbf": ("padding",),
+    "ghostfacenet_v1": ("width",),
+    **dict.fromkeys(APPLICATIONS, ("width", "output_layer")),
+}
+OPTIONAL = ("stem", "padding", "width", "output_layer")

@@ -9,14 +9,15 @@ from facelib.margin_head import unit_rows
 class CenterLoss(keras.layers.Layer):
     """`mean |x_i - c_(y_i)|^2 / 2`, and centres that move towards their faces by their own rule.
 
-    In training, `c_j <- c_j - alpha * sum_i (c_j - x_i) / (1 + n_j)` over the n_j faces of class j in the batch. The paper
-    takes raw features; here x is the unit vector, because the norm of an embedding under a cosine head is free and this
-    loss would only shrink it.
+    In training, `c_j <- c_j - alpha * sum_i (c_j - x_i) / (1 + n_j)` over the n_j faces of class j in the batch. The
+    paper takes raw features; here x is the unit vector, because the norm of an embedding under a cosine head is free
+    and this loss would only shrink it.
 
     Args:
         num_classes: C.   embedding_size: D.   alpha: how fast the centres move, in (0, 1]. Paper: 0.5.
 
-    Call: `(embeddings float [B, D], labels int [B], training=False) -> float32 scalar`. No gradient reaches the centres.
+    Call: `(embeddings float [B, D], labels int [B], training=False) -> float32 scalar`. No gradient reaches the
+    centres.
 
     Reference: Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016, eq. 2 to 4.
     """

@@ -18,7 +18,8 @@ _CHUNK = 4096  # rows of a comparison with all centres at a time
 class Verdict(NamedTuple):
     """What becomes of each record. labels: int64 [N], new identity or -1.   angle: float32 [N], to the own centre.
 
-    reason: one of the four words for each record.   nearest: int64 [N], the nearest centre, where it was looked for; -1.
+    reason: one of the four words for each record.   nearest: int64 [N], the nearest centre, where it was looked for;
+    -1.
     """
 
     labels: np.ndarray
@@ -65,8 +66,10 @@ def dominant_centres(vectors: np.ndarray, labels: np.ndarray, sub_centres: np.nd
 
 
 def merged_identities(centres: np.ndarray, counts: np.ndarray, max_angle: float) -> np.ndarray:
-    """For each identity the one that it becomes, int64 [C]: all within `max_angle` of each other, through others too, are
-    one, under the label of the largest (the first of equals).
+    """For each identity the one that it becomes, int64 [C].
+
+    All within `max_angle` of each other, through others too, are one, under the label of the largest (the first of
+    equals).
     """
     parent = np.arange(len(centres))
 
@@ -89,7 +92,13 @@ def merged_identities(centres: np.ndarray, counts: np.ndarray, max_angle: float)
 
 
 def judge(
-    vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray, *, max_angle: float, nearer_by: float | None, min_images: int
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    centres: np.ndarray,
+    *,
+    max_angle: float,
+    nearer_by: float | None,
+    min_images: int,
 ) -> Verdict:
     """Decides over every record.
 

@@ -86,11 +86,10 @@ def convert(
     options |= {"skip_bad": skip_bad, "decode_all": decode_all, "image_size": image_size and list(image_size)}
     _check_options(shards, min_images, max_images, seed)
     source = open_source(source_path, skip_bad)
-    return convert_source(
-        source, out, options, keep=select(source.labels, min_images, max_images, seed), skip_bad=skip_bad,
-        check=ImageChecker(source, image_size or source.image_size or DEFAULT_SIZE, os.cpu_count() if decode_all else 0),
-        progress=progress,
-    )  # fmt: skip
+    keep = select(source.labels, min_images, max_images, seed)
+    size, threads = image_size or source.image_size or DEFAULT_SIZE, (os.cpu_count() or 1) if decode_all else 0
+    check = ImageChecker(source, size, decode_threads=threads)
+    return convert_source(source, out, options, keep=keep, check=check, skip_bad=skip_bad, progress=progress)
 
 
 def convert_source(

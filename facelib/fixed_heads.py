@@ -1,4 +1,4 @@
-"""Softmax heads whose margin is a number: plain and scaled softmax, ArcFace, CosFace and their kin. Names TensorFlow."""
+"""Softmax heads whose margin is a number: plain and scaled softmax, ArcFace, CosFace and others. Names TensorFlow."""
 
 import math
 
@@ -67,7 +67,8 @@ _NOT_OF_SOFTMAX = ("scale", "sub_centres", "interclass_filtering", "warmup_scale
 class MarginSoftmax(Softmax):
     """Softmax whose own probability p counts as `(p^power + share * p) / 2`, the margin softmax of Keras_insightface.
 
-    As there, the result is normalised to sum 1 again before the cross-entropy. With a warm-up, p turns into it linearly.
+    As there, the result is normalised to sum 1 again before the cross-entropy. With a warm-up, p turns into it
+    linearly.
 
     Reference: https://github.com/leondgarse/Keras_insightface, losses.py, margin_softmax.
     """

@@ -1,4 +1,4 @@
-"""A training from its first step to its last in one picture: measures, stages and verification; or several trainings."""
+"""A training from first to last step in one picture: measures, stages, verification; or several trainings."""
 
 import math
 from collections.abc import Sequence
@@ -55,7 +55,9 @@ def read_history(run: Path, name: str = "") -> History:
     path = Path(run) / "metrics.jsonl"
     steps, epochs, stages = read_metrics(path)
     if not steps and not epochs:
-        raise FaceError(f"A run directory has a metrics.jsonl with steps. '{path}' has none: name the --out of train.py.")
+        raise FaceError(
+            f"A run directory has a metrics.jsonl with steps. '{path}' has none: name the --out of train.py."
+        )
     return History(name or Path(run).name, steps, epochs, stages)
 
 
@@ -112,7 +114,9 @@ def best_table(histories: Sequence[History]) -> str:
             row.append(f"{100 * max(scores)[0]:.2f} % (epoch {-max(scores)[1]})" if scores else "-")
         rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _means(history: History, key: str, by: str) -> tuple[np.ndarray, np.ndarray]:

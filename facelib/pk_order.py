@@ -14,10 +14,10 @@ def pk_order(labels: np.ndarray, batch_size: int, images_per_identity: int, seed
     """The records of an epoch, uint32 [steps * P * K]: batch k is positions k P K to (k + 1) P K.
 
     P is batch_size // K, or the number of identities where that is smaller, and there are as many batches as hold as
-    many images as there are records. In a batch all identities differ. They come in passes, each a permutation of all of
-    them; those that do not fill a batch at its end are left to the next pass. Each time an identity comes it gives the
-    next K images of a permutation of its own, from the beginning again at its end, so one with fewer than K repeats some.
-    All of it is a function of the arguments alone.
+    many images as there are records. In a batch all identities differ. They come in passes, each a permutation of all
+    of them; those that do not fill a batch at its end are left to the next pass. Each time an identity comes it gives
+    the next K images of a permutation of its own, from the beginning again at its end, so one with fewer than K repeats
+    some. All of it is a function of the arguments alone.
 
     Args:
         labels: int [N], every identity from 0 on has at least one.

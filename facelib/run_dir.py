@@ -16,8 +16,9 @@ from facelib.recipe import Recipe, differences, load_recipe, to_toml
 from facelib.sidecar import git_commit, package_versions
 
 # What a run that saved no model yet may have left: it is begun anew, with whatever recipe.
-_BEGINNINGS = {"provenance.json", "config.toml", "metrics.jsonl", "tensorboard", "checkpoint", "plots", "report.html"}
-_BEGINNINGS |= {"classes.json"}
+_BEGINNINGS = {
+    "provenance.json", "config.toml", "classes.json", "metrics.jsonl", "tensorboard", "checkpoint", "plots", "report.html",
+}  # fmt: skip
 
 
 class RunDir:

@@ -114,9 +114,9 @@ class StageParts:
 
     def _keep_projection(self, distiller) -> None:
         before = self.objective.distiller if self.objective else None
-        if distiller is not None and before is not None and distiller.projection is not None:
-            if before.projection is not None:
-                distiller.projection.assign(before.projection)
+        has_both = all(part is not None and part.projection is not None for part in (before, distiller))
+        if has_both:
+            distiller.projection.assign(before.projection)
 
     def _optimizer(self, number: int) -> keras.optimizers.Optimizer:
         """Built over all that can be trained, so that what a frozen layer has accumulated outlasts the freeze."""

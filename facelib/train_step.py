@@ -83,7 +83,7 @@ def make_step(embedder: keras.Model, objective: Objective, update: Updater, stag
 
 
 def _at_the_worst_neighbour(gradients_here: Callable, gradients, update: Updater, rho: float):
-    """The gradients at w + rho g / |g|; w is put back. Foret et al., SAM, https://arxiv.org/abs/2010.01412, eq. 2, 3."""
+    """The gradients at w + rho g / |g|; w is put back. Foret et al., SAM, https://arxiv.org/abs/2010.01412, eq. 2."""
     norm = tf.linalg.global_norm(gradients) + 1e-12
     before = [tf.identity(v.value) for v in update.variables]
     for variable, gradient in zip(update.variables, gradients, strict=True):
@@ -98,8 +98,8 @@ def _at_the_worst_neighbour(gradients_here: Callable, gradients, update: Updater
 class WeightAverage:
     """An exponential moving average of a model's variables, BN statistics included.
 
-    `average = d * average + (1 - d) * value` after each step, with d = min(decay, (1 + t) / (10 + t)) at step t, so that
-    the first steps are soon forgotten.
+    `average = d * average + (1 - d) * value` after each step, with d = min(decay, (1 + t) / (10 + t)) at step t, so
+    that the first steps are soon forgotten.
     """
 
     def __init__(self, model: keras.Model, decay: float):

@@ -27,8 +27,8 @@ from facelib.stage import Stage, optimizer_of
 from facelib.stage_parts import StageParts
 from facelib.stopping import StopRequests
 from facelib.tensorboard_log import TensorBoardLog
-from facelib.transfer import write_classes
 from facelib.training_plots import write_training_plots
+from facelib.transfer import write_classes
 
 RETRY_RATE = 0.5  # of the learning rate, after each roll-back
 
@@ -245,8 +245,8 @@ class Trainer:
         step, record_idx = self._looked_at
         records = ", ".join(self.data.records.describe(int(i)) for i in record_idx[:4])
         return _DivergedError(
-            f"The {what} must stay finite. Received: {received} at step {step} (epoch {self.position['epoch'] + 1}), with "
-            f"records {', '.join(map(str, record_idx.tolist()))} (the first: {records})."
+            f"The {what} must stay finite. Received: {received} at step {step} (epoch {self.position['epoch'] + 1}), "
+            f"with records {', '.join(map(str, record_idx.tolist()))} (the first: {records})."
         )
 
     def _roll_back(self, error: FaceError) -> None:
@@ -269,8 +269,8 @@ class Trainer:
         at = self.position
         at["rollbacks"] = rollbacks
         print(
-            f"\n{error}\nroll-back {rollbacks} of at most {self.recipe.nan_retries}: back to epoch {at['epoch'] + 1}, step "
-            f"{at['step']} ({good}), at {RETRY_RATE**rollbacks:g} of the learning rate",
+            f"\n{error}\nroll-back {rollbacks} of at most {self.recipe.nan_retries}: back to epoch {at['epoch'] + 1}, "
+            f"step {at['step']} ({good}), at {RETRY_RATE**rollbacks:g} of the learning rate",
             flush=True,
         )
         self.run.forget_after(at["global_step"], at["epoch"], at["stage"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from facelib.figure import Drawing, begin, finish, label, legend_below, styles
 from facelib.files import write_bytes
-from facelib.history import read_history, write_history
+from facelib.history import History, write_history
 from facelib.run_summary import Run, read_metrics
 
 _SMOOTHING_POINTS = 60  # a training curve is averaged over 1/60 of its length
@@ -101,9 +101,10 @@ def training_figures(runs: Sequence[tuple[str, Run]]) -> list[Drawing]:
 
 
 def write_training_plots(run_dir: Path) -> list[Path]:
-    """Draws what metrics.jsonl has as RUN/plots/{history,loss,accuracy,learning_rate,verification}.png; returns the paths."""
-    steps, epochs, _ = read_metrics(Path(run_dir) / "metrics.jsonl")
-    written = [write_history([read_history(Path(run_dir))], Path(run_dir) / "plots" / "history.png")]
+    """Draws metrics.jsonl as RUN/plots/{history,loss,accuracy,learning_rate,verification}.png; returns the paths."""
+    steps, epochs, stages = read_metrics(Path(run_dir) / "metrics.jsonl")
+    history = History(Path(run_dir).name, steps, epochs, stages)
+    written = [write_history([history], Path(run_dir) / "plots" / "history.png")] if steps or epochs else []
     for name, _, draw in training_figures([("", Run(Path(run_dir), steps=steps, epochs=epochs))]):
         written.append(Path(run_dir) / "plots" / f"{name}.png")
         write_bytes(written[-1], draw("light"))

@@ -1,7 +1,4 @@
-"""Beginning a training with the weights of an older one: embedder, and class centres where identities are the same.
-
-Names Keras.
-"""
+"""Beginning a training with the weights of an older one: embedder, and class centres where identities are the same."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +25,9 @@ def class_map(old_names: Sequence[str], new_names: Sequence[str]) -> np.ndarray:
 def apply_init(embedder, head, path: Path, class_names: Sequence[str]) -> str:
     """Gives a new training the weights of the .h5 at `path`; returns the line to print about it.
 
-    An embedder.h5 gives the backbone. An epoch-NNN.h5 gives the class centres too, for the identities that RUN/classes.json
-    beside it and the new data have in common. Where the embedding size differs, the layers after the global operator
-    begin anew, and so do the centres.
+    An embedder.h5 gives the backbone. An epoch-NNN.h5 gives the class centres too, for the identities that
+    RUN/classes.json beside it and the new data have in common. Where the embedding size differs, the layers after the
+    global operator begin anew, and so do the centres.
 
     Args:
         embedder: the new model.   head: its head with class centres, built; or None.   class_names: of the new data.

@@ -31,7 +31,7 @@ class TripletLoss(keras.layers.Layer):
         self.kind, self.margin = kind, margin
 
     def loss_and_accuracy(self, embeddings, labels, warmth=1.0, label_smoothing=0.0):
-        """As `MarginHead.loss_and_accuracy`; the accuracy is the share of faces whose nearest other one has their label.
+        """As `MarginHead.loss_and_accuracy`; accuracy: share of faces whose nearest other one has their label.
 
         A batch without any triplet has loss 0. `label_smoothing` has no meaning here.
         """

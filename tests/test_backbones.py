@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_graph import random_weights
 
-from backbones import application, build_backbone
+from backbones import application
 from facelib.backbone_names import APPLICATIONS
 from facelib.blocks import Blocks, divisible
 from facelib.cli import FaceError
@@ -21,6 +21,7 @@ from ghostfacenet import ghostfacenet_v1
 from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
 from my_mobilenet import my_mobilenet
+from train import build_backbone
 
 # MobileFaceNets, table 1: expansion, channels, repeats, stride.
 PAPER = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
@@ -341,7 +342,7 @@ def test_channels_are_multiples_of_8_and_at_least_nine_tenths(channels, expected
 
 
 def count_iresnet(repeats, embedding_size=512):
-    """deepinsight/insightface, iresnet.py, by hand: BN, conv, BN, PReLU, conv, BN; 1x1 and BN beside a block that shrinks."""
+    """insightface's iresnet.py by hand: BN, conv, BN, PReLU, conv, BN; 1x1 and BN beside a block that shrinks."""
     count = HandCount(112)
     count.conv(3, 3, 64)
     count.bn(64)
@@ -385,7 +386,9 @@ def test_iresnet_has_insightfaces_parameters(depth, repeats, published):
 def test_iresnet_shrinks_in_its_second_convolutions():
     model = iresnet(18, image_size=(64, 64))
 
-    sides = {name: model.get_layer(name).output.shape[1] for name in ("stem_act", "group1_block1_bn2", "group1_block1_bn3")}
+    sides = {
+        name: model.get_layer(name).output.shape[1] for name in ("stem_act", "group1_block1_bn2", "group1_block1_bn3")
+    }
     assert sides == {"stem_act": 64, "group1_block1_bn2": 64, "group1_block1_bn3": 32}
     assert [model.get_layer(f"group{i}_block2_add").output.shape[1:] for i in (1, 2, 3, 4)] == [
         (32, 32, 64), (16, 16, 128), (8, 8, 256), (4, 4, 512)
@@ -446,7 +449,9 @@ def test_an_application_is_the_keras_net_with_fused_norms_and_prelu(name):
         if layer.name in ("gdc", "gdc_bn", "embedding_conv", "embedding_bn")
         for w in layer.weights
     )
-    assert sum(parameters(stock)) - parameters(stock)[0] == sum(parameters(model)) - parameters(model)[0] - slopes - added
+    assert (
+        sum(parameters(stock)) - parameters(stock)[0] == sum(parameters(model)) - parameters(model)[0] - slopes - added
+    )
     assert (model.input.name, model.layers[-1].name, model.output_shape) == ("input_1", "embeddings", (None, 64))
 
 
@@ -487,7 +492,10 @@ def assert_folds(model):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"backbone": "mbf", "stem": "separable"}, r"model.stem is an option of mobilefacenet. Received: stem='separable'"),
+        (
+            {"backbone": "mbf", "stem": "separable"},
+            r"model.stem is an option of mobilefacenet. Received: stem='separable'",
+        ),
         ({"backbone": "iresnet18", "width": 0.5}, "model.width is an option of mobilefacenet, my_mobilenet, ghost"),
         ({"backbone": "mobilefacenet", "output_layer": "E"}, "model.output_layer is an option of MobileNet, "),
         ({"backbone": "mobilefacenet", "activation": "own"}, "activation = 'own' is for MobileNet, "),

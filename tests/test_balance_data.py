@@ -45,7 +45,13 @@ def test_identities_get_the_rules_numbers(tmp_path):
     counts = np.bincount(balanced.source.labels)
     found = dict.fromkeys(SIZES, 0) | dict(zip(balanced.source.class_names, counts.tolist(), strict=True))
     assert found == AFTER
-    assert [row[1:] for row in balanced.table] == [(2, 751, 700), (3, 801, 801), (3, 441, 882), (3, 181, 724), (2, 50, 0)]
+    assert [row[1:] for row in balanced.table] == [
+        (2, 751, 700),
+        (3, 801, 801),
+        (3, 441, 882),
+        (3, 181, 724),
+        (2, 50, 0),
+    ]
     for i, label in enumerate(balanced.source.labels):  # nobody gets another's image
         assert source.class_names[source.labels[balanced.source.picks[i]]] == balanced.source.class_names[label]
 
@@ -118,14 +124,14 @@ def test_a_second_call_does_nothing_and_another_seed_is_refused(folders, tmp_pat
     balance_data.main([str(folders), str(out)])
 
     assert "already there, nothing to do" in capsys.readouterr().out
-    with pytest.raises(FaceError, match="was made with .*--seed 0"):
+    with pytest.raises(FaceError, match=r"was made with .*--seed 0"):
         balance_data.main([str(folders), str(out), "--seed", "1"])
 
 
 def test_bad_input_is_one_line(folders, tmp_path):
     (tmp_path / "few" / "ann").mkdir(parents=True)
     (folders / "ann" / "0.jpg").rename(tmp_path / "few" / "ann" / "0.jpg")
-    with pytest.raises(FaceError, match="more than 30 images. The largest of .* has 1"):
+    with pytest.raises(FaceError, match=r"more than 30 images\. The largest of .* has 1"):
         balance_data.main([str(tmp_path / "few"), str(tmp_path / "out")])
     with pytest.raises(FaceError, match="--workers is at least 1"):
         balance_data.main([str(folders), str(tmp_path / "out"), "--workers", "0"])

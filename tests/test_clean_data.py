@@ -1,4 +1,4 @@
-"""Cleaning: planted errors are found, the rest stays; by geometry, and end to end on faces whose colour is their vector."""
+"""Cleaning: planted errors are found, the rest stays; by geometry, and on faces whose colour is their vector."""
 
 import json
 
@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 import clean_data
-from facelib.cleaning import DROPPED, KEPT, RELABELLED, TOO_FEW, dominant_centres, judge, merged_identities, robust_centres
+from facelib.cleaning import (
+    DROPPED,
+    KEPT,
+    RELABELLED,
+    TOO_FEW,
+    dominant_centres,
+    judge,
+    merged_identities,
+    robust_centres,
+)
 from facelib.cli import FaceError
 from facelib.data_dir import open_records
 from facelib.sidecar import Io, write_sidecar
@@ -46,7 +55,7 @@ def test_an_identity_without_faces_has_no_direction():
 
 @pytest.mark.parametrize("nearer_by, reason", [(None, DROPPED), (20.0, RELABELLED)])
 def test_planted_errors_are_found_and_nothing_else(nearer_by, reason):
-    vectors, labels, truth = people()
+    vectors, labels, _ = people()
     wrong = np.arange(0, len(labels), 10)  # one in ten faces belongs to the next person
     planted = labels.copy()
     planted[wrong] = (labels[wrong] + 1) % 8
@@ -64,7 +73,9 @@ def test_planted_errors_are_found_and_nothing_else(nearer_by, reason):
     np.testing.assert_array_equal(verdict.labels[wrong], expected)
     np.testing.assert_array_equal(verdict.nearest[wrong], labels[wrong])
     assert (verdict.labels[-1], verdict.reason[-1]) == (-1, DROPPED)  # nobody's face moves nowhere
-    np.testing.assert_allclose(verdict.angle[:5], degrees(vectors[:5], robust_centres(vectors, planted, 8)[planted[:5]]), atol=0.1)
+    np.testing.assert_allclose(
+        verdict.angle[:5], degrees(vectors[:5], robust_centres(vectors, planted, 8)[planted[:5]]), atol=0.1
+    )
 
 
 def test_what_is_left_of_a_small_identity_goes_too():
@@ -153,7 +164,10 @@ def test_the_command_relabels_and_merges(folders):
 
     assert counts(folders / "out") == {"ann": 11, "bob": 24, "cid": 13}
     decisions = json.loads((folders / "out" / "clean.json").read_text())["decisions"]
-    assert {(d["from"], d["to"], d["why"]) for d in decisions} == {("ann", "cid", RELABELLED), ("bob2", "bob", "merged")}
+    assert {(d["from"], d["to"], d["why"]) for d in decisions} == {
+        ("ann", "cid", RELABELLED),
+        ("bob2", "bob", "merged"),
+    }
 
 
 def test_faces_that_stay_keep_their_bytes(folders):

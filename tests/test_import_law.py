@@ -10,7 +10,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "facelib").rglob("*.py"))
-LAYER_1 = {"dataset", "face_loss_k", "evaluate_data", "mobilefacenet", "my_mobilenet", "iresnet", "ghostfacenet", "backbones"}
+LAYER_1 = {
+    "dataset",
+    "face_loss_k",
+    "evaluate_data",
+    "mobilefacenet",
+    "my_mobilenet",
+    "iresnet",
+    "ghostfacenet",
+    "backbones",
+}
 ROOT_FILES = sorted(ROOT.glob("*.py"))
 LAYER_1_FILES = [p for p in ROOT_FILES if p.stem in LAYER_1]
 SCRIPTS = [p for p in ROOT_FILES if p.stem not in LAYER_1]
@@ -20,9 +29,16 @@ PROJECT = {"facelib"} | LAYER_1 | SCRIPT_NAMES
 
 # Beside the standard library. Those of LAZY are slow to import or not always installed: inside functions only.
 SMALL_LIBRARIES = {"numpy", "cv2", "tqdm", "crc32c", "simplejpeg"}
-LAZY = {"mtcnn", "matplotlib", "faiss", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime"}
+LAZY = {"mtcnn", "h5py", "matplotlib", "faiss", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime"}
 FRAMEWORKS = {"tensorflow": "TensorFlow", "keras": "Keras"}
-LAYER_1_MODELS = {"face_loss_k", "mobilefacenet", "my_mobilenet", "iresnet", "ghostfacenet", "backbones"}  # may import Keras at the top
+LAYER_1_MODELS = {
+    "face_loss_k",
+    "mobilefacenet",
+    "my_mobilenet",
+    "iresnet",
+    "ghostfacenet",
+    "backbones",
+}  # may import Keras at the top
 
 
 @cache

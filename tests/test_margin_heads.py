@@ -216,7 +216,9 @@ def test_a_fixed_adacos_keeps_its_scale():
 
 def test_of_several_centres_the_nearest_counts():
     x, centres, labels = case()
-    head = head_for("cosface", np.concatenate([centres, centres[::-1]])[[0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]], sub_centres=2)
+    head = head_for(
+        "cosface", np.concatenate([centres, centres[::-1]])[[0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]], sub_centres=2
+    )
 
     _, cosines = head(x.astype("float32"), labels)
 

@@ -1,4 +1,4 @@
-"""Histories: where steps lie on an axis, what the table says, and pictures of whole, staged, broken and several runs."""
+"""Histories: where steps lie on an axis, what the table says, and pictures of whole, staged and broken runs."""
 
 import json
 
@@ -17,7 +17,14 @@ def staged_run(folder, num_steps=40):
     write_log(folder, num_steps=num_steps, epoch_steps=10)
     with open(folder / "metrics.jsonl", "a") as file:
         for stage, loss in enumerate(("softmax", "arcface", "batch_hard_triplet")):
-            line = {"kind": "stage", "step": 10 * stage, "epoch": stage + 1, "stage": stage, "loss": loss, "optimizer": "sgd"}
+            line = {
+                "kind": "stage",
+                "step": 10 * stage,
+                "epoch": stage + 1,
+                "stage": stage,
+                "loss": loss,
+                "optimizer": "sgd",
+            }
             file.write(json.dumps(line) + "\n")
     return folder
 
@@ -69,10 +76,17 @@ def test_unfinished_old_and_cut_runs_are_drawn(tmp_path):
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write('{"kind": "step", "st')
 
-    assert plot_history.main([str(tmp_path / "run"), str(staged_run(tmp_path / "other")), "--out", str(tmp_path / "x.png")]) == 0
+    assert (
+        plot_history.main(
+            [str(tmp_path / "run"), str(staged_run(tmp_path / "other")), "--out", str(tmp_path / "x.png")]
+        )
+        == 0
+    )
 
 
-@pytest.mark.parametrize("text, message", [(None, "has none: name the --out"), ("", "has none"), ("x\n{}\n", "line 1 has not")])
+@pytest.mark.parametrize(
+    "text, message", [(None, "has none: name the --out"), ("", "has none"), ("x\n{}\n", "line 1 has not")]
+)
 def test_a_folder_without_a_history_is_named(tmp_path, text, message):
     if text is not None:
         (tmp_path / "metrics.jsonl").write_text(text)

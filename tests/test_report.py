@@ -206,7 +206,7 @@ def test_training_alone_makes_a_page_and_plots(tmp_path):
 
     assert Page((tmp_path / "report.html").read_text()).alts
     plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert plots == ["accuracy.png", "learning_rate.png", "loss.png", "verification.png"]
+    assert plots == ["accuracy.png", "history.png", "learning_rate.png", "loss.png", "verification.png"]
 
 
 def test_steps_repeated_after_a_resume_count_once_and_a_cut_line_does_not(tmp_path):
@@ -214,7 +214,7 @@ def test_steps_repeated_after_a_resume_count_once_and_a_cut_line_does_not(tmp_pa
     lines = [{"kind": "step", "step": step, "loss": loss} for step, loss in ((1, 5), (2, 4), (3, 9), (2, 4.5), (3, 3))]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "step", "st')
 
-    steps, epochs = read_metrics(log)
+    steps, epochs, _ = read_metrics(log)
 
     assert [(line["step"], line["loss"]) for line in steps] == [(1, 5), (2, 4.5), (3, 3)] and epochs == []
     log.write_text('{"kind": "step"}\n' + json.dumps(lines[0]))

@@ -33,7 +33,7 @@ class Records(list):
     """What the trainer asks of the records."""
 
     meta, num_classes, fingerprint, path = {}, CLASSES, "f", Path("data")
-    class_names = [f"person {i}" for i in range(CLASSES)]
+    class_names = tuple(f"person {i}" for i in range(CLASSES))
 
     def describe(self, i):
         return f"record {i}"
@@ -198,7 +198,7 @@ def test_frozen_layers_stay_for_their_stage_alone(tmp_path):
 
 
 def test_a_layer_to_freeze_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(FaceError, match="beginnings of layer names. Received: 'stem'. The layers: embeddings"):
+    with pytest.raises(FaceError, match=r"beginnings of layer names. Received: 'stem'. The layers: embeddings"):
         fit(tmp_path / "run", replace(RECIPE, stage=(replace(STAGE, freeze_layers=("stem",)),)))
 
 
