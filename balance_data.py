@@ -4,7 +4,8 @@
 
 Identities of more than 350 images keep a seeded 350; of 201 to 350, all; of 91 to 200, all and a copy after
 morphological opening; of 31 to 90, all and three copies: opening, Gaussian noise, salt and pepper; smaller ones are
-dropped. It is the rule of AIWintermuteAI/MobileFaceNet-Keras-K210. Originals keep their bytes. balance.json in BALANCED has the table.
+dropped. It is the rule of AIWintermuteAI/MobileFaceNet-Keras-K210. Originals keep their bytes; balance.json in
+BALANCED has the table.
 """
 
 import argparse

@@ -17,7 +17,8 @@ from facelib.sidecar import git_commit, package_versions
 
 # What a run that saved no model yet may have left: it is begun anew, with whatever recipe.
 _BEGINNINGS = {
-    "provenance.json", "config.toml", "classes.json", "metrics.jsonl", "tensorboard", "checkpoint", "plots", "report.html",
+    "provenance.json", "config.toml", "classes.json", "metrics.jsonl", "tensorboard", "checkpoint", "plots",
+    "report.html",
 }  # fmt: skip
 
 
