@@ -22,7 +22,7 @@ def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     write_folders(folder / "faces", ToySet(6, 4))
     convert(folder / "faces", folder / "data")
-    write_pairs(folder / "toy.bin", ToySet(4, 4, first_identity=100), 20)
+    write_pairs(folder / "toy.bin", ToySet(30, 4, first_identity=100), 20)
     return folder
 
 
