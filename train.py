@@ -50,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise FaceError(f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}.")
     run = RunDir(out, recipe, args.data, records.fingerprint)
     prepare_tensorflow(recipe)
-    from backbones import build_backbone  # TensorFlow comes with these: only now that all arguments are right
-    from face_loss_k import make_head
+    from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
     from facelib.trainer import Trainer
 
     embedder = build_backbone(recipe.model)

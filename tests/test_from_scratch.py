@@ -1,0 +1,62 @@
+"""ArcFace at scale 64 and margin 0.5 starts from random weights at learning rate 0.1, on every backbone.
+
+It is the case that sends users of older systems to a softmax stage first. Nets that take minutes on a CPU run with
+RUN_SLOW=1.
+"""
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from dataset import TrainingData
+from face_loss_k import make_head
+from facelib.backbone_names import BACKBONES
+from facelib.convert import convert
+from facelib.recipe import DataConfig, ModelConfig, Recipe
+from facelib.stage import Stage
+from facelib.toy_data import ToySet, write_folders
+from facelib.trainer import Trainer
+from train import build_backbone
+
+IDENTITIES, EPOCHS, BATCH = 12, 6, 16
+STAGE = Stage(
+    loss="arcface", epochs=EPOCHS, scale=64.0, margin=0.5, warmup_scale=16.0, margin_warmup_steps=20, optimizer="sgd",
+    learning_rate=0.1, warmup_steps=10, schedule="constant",
+)  # fmt: skip
+QUICK = ("mobilefacenet", "my_mobilenet", "ghostfacenet_v1", "MobileNet", "MobileNetV3Small")
+WIDTHS = {"mobilefacenet": 0.5, "my_mobilenet": 0.5, "ghostfacenet_v1": 0.5, "MobileNet": 0.5}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    write_folders(folder / "faces", ToySet(IDENTITIES, 8))
+    convert(folder / "faces", folder / "data")
+    return folder / "data"
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_arcface_starts_from_scratch(data, tmp_path, backbone):
+    if backbone not in QUICK and not os.environ.get("RUN_SLOW"):
+        pytest.skip(f"{backbone} takes minutes on a CPU: RUN_SLOW=1")
+    keras.utils.set_random_seed(0)
+    model = ModelConfig(backbone=backbone, embedding_size=64, width=WIDTHS.get(backbone, 1.0))
+    recipe = Recipe(name="scratch", nan_retries=0, model=model, data=DataConfig(BATCH), stage=(STAGE,))
+    trainer = Trainer(
+        build_backbone(model), TrainingData(data, BATCH), tmp_path / "run", make_head=make_head, recipe=recipe,
+        log_every=1, checkpoint_every=10_000,
+    )  # fmt: skip
+
+    assert trainer.fit()
+
+    trainer.run.close()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "step"]
+    accuracies = [line["accuracy"] for line in lines if line["kind"] == "epoch"]
+    assert np.isfinite(losses).all()
+    assert len(losses) == EPOCHS * IDENTITIES * 8 // BATCH
+    assert accuracies[-1] > 2 / IDENTITIES  # it learns: by chance, 1 / IDENTITIES
+    assert max(losses[-6:]) < 64  # with the whole margin; a run that diverges stays at s (1 + m) and above
