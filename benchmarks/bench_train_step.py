@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from facelib.cli import run_cli  # noqa: E402
-from facelib.recipe import Recipe, Stage  # noqa: E402
+from facelib.recipe import Recipe  # noqa: E402
+from facelib.stage import Stage  # noqa: E402
 
 BATCH, CLASSES, WARM_UP = 64, 1000, 3
 STAGE = Stage(optimizer="sgd", learning_rate=1e-4)
@@ -48,7 +49,7 @@ def main(argv=None) -> int:
     for number in range(WARM_UP + args.steps):
         for name, step in steps.items():
             start = time.perf_counter()
-            step(images, labels, tf.constant(0.5))[0].numpy()
+            step(images, labels, tf.zeros([BATCH, 0]), tf.constant(1.0), tf.constant(1.0))[0].numpy()
             if number >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     for name, values in seconds.items():
@@ -102,30 +103,20 @@ def check_same(networks) -> None:
 
 
 def make_step(network):
-    """A training step as the trainer's: forward, ArcFace, gradients, decay, clip, SGD."""
-    import tensorflow as tf
+    """The trainer's own step of an ArcFace stage."""
+    from face_loss_k import make_head
+    from facelib import train_step
+    from facelib.objective import Objective
+    from facelib.optimizing import Updater, last_layers, make_optimizer
 
-    from face_loss_k import ArcFace
-    from facelib.optimizing import apply_gradients, make_optimizer, weight_decays
-
-    head = ArcFace(CLASSES)
+    head = make_head("arcface", CLASSES)
     head.build((None, 128), (None,))
     variables = [*network.trainable_variables, *head.trainable_variables]
-    optimizer = make_optimizer(STAGE)
+    optimizer = make_optimizer(STAGE, STAGE.optimizer)
     optimizer.build(variables)
-    decays = weight_decays(variables, head.trainable_variables, STAGE)
-    shapes = [
-        tf.TensorSpec((None, 112, 112, 3), tf.uint8), tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.float32)
-    ]  # fmt: skip
-
-    @tf.function(input_signature=shapes)
-    def step(images, labels, margin):
-        with tf.GradientTape() as tape:
-            loss, accuracy = head.loss_and_accuracy(network(images, training=True), labels, margin)
-        apply_gradients(optimizer, variables, tape.gradient(loss, variables), decays, STAGE)
-        return loss, accuracy
-
-    return step
+    last = [*last_layers(network), *head.trainable_variables]
+    update = Updater(optimizer, STAGE.optimizer, STAGE, variables, last, network.variables)
+    return train_step.make_step(network, Objective(STAGE, head, None, None), update, STAGE, teacher_size=0)
 
 
 def processor() -> str:

@@ -14,7 +14,7 @@ from facelib.files import write_bytes
 from facelib.run_summary import read_metrics
 
 BY = ("epochs", "steps", "hours")
-_MEASURES = (("loss", "loss"), ("accuracy", "accuracy, %"), ("learning_rate", "learning rate"))
+_MEASURES = (("loss", "loss"), ("accuracy", "accuracy, %"), ("learning_rate", "lr"))
 _ROW_HEIGHT = 1.7  # inches
 _POINTS = 200  # of a curve; each is the mean of the steps that it stands for
 
