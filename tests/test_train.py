@@ -35,6 +35,29 @@ margin_warmup_steps = 4
 warmup_steps = 2
 """
 
+STAGES = """
+[[stage]]
+loss = "softmax"
+epochs = 1
+optimizer = "adam"
+learning_rate = 0.01
+[[stage]]
+loss = "softmax"
+center_loss = 0.1
+epochs = 1
+learning_rate = 0.01
+[[stage]]
+loss = "arcface"
+scale = 16.0
+epochs = 1
+optimizer = "sgd"
+[[stage]]
+loss = "semi_hard_triplet"
+images_per_identity = 4
+epochs = 1
+learning_rate = 0.01
+"""
+
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
@@ -44,11 +67,12 @@ def toy(tmp_path_factory):
     convert(folder / "faces", folder / "data", progress=False)
     write_pairs(folder / "toy.bin", ToySet(20, 4, first_identity=1000), 40)
     (folder / "tiny.toml").write_text(RECIPE)
+    (folder / "staged.toml").write_text(RECIPE[: RECIPE.index("[[stage]]")] + STAGES)
     return folder
 
 
-def command(toy, out, *more):
-    return [sys.executable, str(ROOT / "train.py"), toy / "tiny.toml", "--data", toy / "data",
+def command(toy, out, *more, recipe="tiny.toml"):
+    return [sys.executable, str(ROOT / "train.py"), toy / recipe, "--data", toy / "data",
             "--valid", toy / "toy.bin", "--out", out, "--log-every", "1", "--checkpoint-every", "1", *more]  # fmt: skip
 
 
@@ -107,6 +131,26 @@ def test_the_embedder_is_the_best_epoch_without_its_head(whole):
     assert embedder.output_shape == (None, 32)
     np.testing.assert_array_equal(embedder(faces), epoch(faces))
     assert (out / f"epoch-{best:03d}.h5").stat().st_size > (out / "embedder.h5").stat().st_size  # it has the centres
+
+
+def test_a_kill_inside_the_third_of_four_stages_changes_no_loss(toy, tmp_path):
+    for name, killed_at in (("whole", None), ("run", 2 * STEPS_PER_EPOCH + 2)):
+        staged = command(toy, tmp_path / name, recipe="staged.toml")
+        if killed_at:
+            process = subprocess.Popen(staged, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            wait_for_step(tmp_path / name, killed_at, process)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            assert lines(tmp_path / name, "stage")[-1]["loss"] == "arcface"
+        done = subprocess.run(staged, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+    assert "resuming at epoch 3" in done.stdout
+    losses = [[line["loss"] for line in lines(tmp_path / name, "step")] for name in ("whole", "run")]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4 * STEPS_PER_EPOCH
+    stages = [line["loss"] for line in lines(tmp_path / "run", "stage")]
+    assert stages == ["softmax", "softmax", "arcface", "semi_hard_triplet"]
 
 
 @pytest.mark.parametrize("killed_at", [3, STEPS_PER_EPOCH + 2])
