@@ -38,22 +38,30 @@ def apply_init(embedder, head, path: Path, class_names: Sequence[str]) -> str:
     from facelib.keras_files import load_head_centres, load_model
 
     old = load_model(path)
-    fresh = _copy_layers(old, embedder, path)
-    parts = [f"backbone of {path}"]
+    pairs, fresh = _match_layers(old, embedder, path)
+    centres = None if head is None or fresh else load_head_centres(path)
+    old_names = None if centres is None else _read_classes(path)
+    for layer, theirs in pairs:  # all has been read and checked
+        for mine, value in zip(layer.weights, theirs.weights, strict=True):
+            mine.assign(value)
+    parts = [f"begun with the backbone of {path}"]
     if fresh:
         parts.append(f"new: {', '.join(fresh)} (embedding size {old.output_shape[-1]} -> {embedder.output_shape[-1]})")
-    centres = None if head is None or fresh else load_head_centres(path)
     if centres is None:
-        return f"begun with the {'; '.join([*parts, 'new class centres'])}"
-    return f"begun with the {'; '.join([*parts, _copy_centres(head, centres, path, class_names)])}"
+        said = "new class centres"
+    elif old_names is None:
+        said = f"new class centres, for no {CLASSES} beside it says whose the old ones are"
+    else:
+        said = _copy_centres(head, centres, old_names, class_names)
+    return "; ".join([*parts, said])
 
 
-def _copy_layers(old, new, path: Path) -> list[str]:
-    """Copies weights layer by layer; returns the names of the embedding's layers that another size leaves new."""
-    by_name = {layer.name: layer for layer in old.layers}
+def _match_layers(old, new, path: Path) -> tuple[list[tuple], list[str]]:
+    """(new layer, old layer) for all that have weights; and the embedding's layers that another size leaves new."""
+    by_name = {layer.name: layer for layer in old.layers if layer.weights}
     pairs, fresh = [], []
     for layer in new.layers:
-        theirs = by_name.get(layer.name)
+        theirs = by_name.pop(layer.name, None)
         if layer.weights and theirs and [w.shape for w in layer.weights] == [w.shape for w in theirs.weights]:
             pairs.append((layer, theirs))
         elif layer.weights:
@@ -64,24 +72,36 @@ def _copy_layers(old, new, path: Path) -> list[str]:
                     f"shape that {new.name} has: check model.backbone, width, activation and stem."
                 )
             fresh.append(layer.name)
-    for layer, theirs in pairs:
-        for mine, value in zip(layer.weights, theirs.weights, strict=True):
-            mine.assign(value)
-    return fresh
+    if by_name:
+        raise FaceError(
+            f"--init-from takes a model of the recipe's structure. {new.name} has no place for layer "
+            f"'{next(iter(by_name))}' of '{path}': check model.backbone, width, activation and stem."
+        )
+    return pairs, fresh
 
 
-def _copy_centres(head, centres: np.ndarray, path: Path, class_names: Sequence[str]) -> str:
+def _read_classes(path: Path) -> list[str] | None:
+    """The identities of the run that the .h5 at `path` lies in; None where it does not say."""
     note = Path(path).parent / CLASSES
     if not note.is_file():
-        return f"new class centres, for '{note}' does not say whose the old ones are"
-    old_names = read_json(note, "list of classes")["class_names"]
-    mine = head.centres.numpy().copy()
+        return None
+    names = read_json(note, "list of classes").get("class_names")
+    if not isinstance(names, list):
+        raise FaceError(f"A {CLASSES} has a list 'class_names'. '{note}' has none: copy it again, or remove it.")
+    return names
+
+
+def _copy_centres(head, centres: np.ndarray, old_names: Sequence[str], class_names: Sequence[str]) -> str:
+    mine = np.array(head.centres.numpy())
     each = len(mine) // len(class_names)
     if len(centres) != each * len(old_names):
         return f"new class centres, for the old ones are {len(centres)} of {len(old_names)} identities"
     known = class_map(old_names, class_names)
     is_known = known >= 0
+    if not is_known.any():
+        return "new class centres, for the old identities are others"
     by_class = mine.reshape(len(class_names), each, -1)
     by_class[is_known] = centres.reshape(len(old_names), each, -1)[known[is_known]]
     head.centres.assign(by_class.reshape(mine.shape))
-    return f"class centres of {is_known.sum():,} of {len(class_names):,} identities, the others new"
+    rest = "" if is_known.all() else ", the others new"
+    return f"class centres of {is_known.sum():,} of {len(class_names):,} identities{rest}"

@@ -104,7 +104,9 @@ def test_without_classes_json_the_centres_are_new_and_that_is_said(run):
     path, _, _ = run
     (path / "classes.json").unlink()
 
-    assert "does not say whose the old ones are" in apply_init(net(), head_for(NEW), path / "epoch-001.h5", NEW)
+    assert "no classes.json beside it says whose the old ones are" in apply_init(
+        net(), head_for(NEW), path / "epoch-001.h5", NEW
+    )
 
 
 def test_another_embedding_size_keeps_the_backbone(run):
@@ -127,6 +129,37 @@ def test_another_structure_is_refused_and_nothing_is_changed(run, options):
 
     with pytest.raises(FaceError, match="has no layer 'stem_conv' of the shape that tiny has"):
         apply_init(new, None, path / "embedder.h5", NEW)
+
+    for mine, value in zip(kernels(new), before, strict=True):
+        np.testing.assert_array_equal(mine, value)
+
+
+def test_other_identities_are_said_to_be_others(run):
+    path, _, _ = run
+    assert "new class centres, for the old identities are others" in apply_init(
+        net(), head_for(["x", "y"]), path / "epoch-001.h5", ["x", "y"]
+    )
+
+
+def test_a_layer_too_many_in_the_old_model_is_refused(tmp_path):
+    faces = keras.Input((4, 4, 3), name="input_1")
+    x = keras.layers.PReLU(name="stem_act")(keras.layers.Conv2D(5, 3, name="stem_conv")(faces))
+    x = keras.layers.Dense(3, name="embedding_conv")(keras.layers.Flatten(name="flat")(x))
+    save_h5(keras.Model(faces, keras.layers.Activation("linear", name="embeddings")(x)), tmp_path / "x.h5")
+
+    with pytest.raises(FaceError, match="tiny has no place for layer 'stem_act'"):
+        apply_init(net(), None, tmp_path / "x.h5", NEW)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"class_names": 3}', "nonsense"])
+def test_a_damaged_list_of_classes_is_one_line_and_nothing_is_changed(run, text):
+    path, _, _ = run
+    (path / "classes.json").write_text(text)
+    new = net()
+    before = kernels(new)
+
+    with pytest.raises(FaceError, match=r"classes.json"):
+        apply_init(new, head_for(NEW), path / "epoch-001.h5", NEW)
 
     for mine, value in zip(kernels(new), before, strict=True):
         np.testing.assert_array_equal(mine, value)
