@@ -124,7 +124,8 @@ class Trainer:
             self._go_to_stage(0)
             if self.initialise:
                 print(self.initialise(self.embedder, self.parts.centres_head))
-        self.run.forget_after(self.position["global_step"], self.position["epoch"], self.position["stage"])
+        begun = self.position["stage"] if checkpoints else -1  # a new run has no stage yet
+        self.run.forget_after(self.position["global_step"], self.position["epoch"], begun)
         if not checkpoints:
             write_classes(self.run.path, self.data.records.class_names)
             self._save()  # the first good weights, in case the first steps go wrong

@@ -455,6 +455,7 @@ def test_metrics_of_steps_before_any_checkpoint_are_not_kept_twice(tmp_path):
     fit(tmp_path / "run")
 
     assert [line["step"] for line in lines(tmp_path / "run", "step")] == list(range(1, 2 * STEPS + 1))
+    assert [line["stage"] for line in lines(tmp_path / "run", "stage")] == [0]
 
 
 def test_a_line_that_a_full_disk_cut_is_written_anew(tmp_path):
