@@ -83,9 +83,9 @@ def mbf(
     """Builds InsightFace's `mbf`: 2.06 M parameters, 437.5 M multiply-adds at embedding size 512.
 
     As deepinsight/insightface, recognition/arcface_torch/backbones/mobilefacenet.py, get_mbf with blocks (1, 4, 6, 2).
-    Its second layer is a 3x3 convolution in 64 groups of 2 channels. Here the two channels of a group are c and c + 64, and
-    the layer is the sum of two depthwise convolutions, which every runtime and chip has: the same function up to the
-    order of the channels, the same parameters, the same work.
+    Its second layer is a 3x3 convolution in 64 groups of 2 channels. Here the two channels of a group are c and c + 64,
+    and the layer is the sum of two depthwise convolutions, which every runtime and chip has: the same function up to
+    the order of the channels, the same parameters, the same work.
 
     Args and returns: as `mobilefacenet`; `padding` 'symmetric' is InsightFace's.
     """
