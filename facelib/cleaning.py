@@ -108,10 +108,12 @@ def judge(
     angle = _degrees(np.einsum("nd,nd->n", vectors, centres[labels]))
     new, reason, nearest = labels.astype(np.int64), np.full(len(labels), KEPT, object), np.full(len(labels), -1)
     outliers = np.flatnonzero(angle > max_angle)
+    is_empty = ~centres.any(axis=1)
     for start in range(0, len(outliers), _CHUNK):
         mine = outliers[start : start + _CHUNK]
         cosines = vectors[mine] @ centres.T
         cosines[np.arange(len(mine)), labels[mine]] = -2
+        cosines[:, is_empty] = -2  # an identity without faces has no direction
         other = cosines.argmax(1)
         other_angle = _degrees(cosines.max(1))
         nearest[mine] = other

@@ -78,6 +78,15 @@ def test_planted_errors_are_found_and_nothing_else(nearer_by, reason):
     )
 
 
+def test_no_face_moves_to_an_identity_that_has_none():
+    vectors = np.array([[1, 0, 0]] * 4 + [[-1, 0, 0]], np.float32)
+    labels = np.zeros(5, int)
+
+    verdict = judge(vectors, labels, robust_centres(vectors, labels, 2), max_angle=95, nearer_by=20.0, min_images=1)
+
+    assert (verdict.labels[-1], verdict.reason[-1]) == (-1, DROPPED)
+
+
 def test_what_is_left_of_a_small_identity_goes_too():
     vectors, labels, truth = people(num=3, each=4, spread=0.02)
     vectors[:2] = -truth[0]  # half: the centre may be either, two stay
