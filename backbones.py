@@ -13,7 +13,7 @@ def application(name, embedding_size=512, activation="prelu", output_layer="GDC"
     """A net of keras.applications as an embedder, with random weights.
 
     Its batch normalisations become `FusedBatchNorm`, which trains faster and folds when frozen. Its input is raw
-    pixels; all of these nets take [-1, 1]. At 112x112 its last map is 4x4.
+    pixels; all of these nets take [-1, 1]. At 112x112 its last map is 4x4, of MobileNet 3x3.
 
     Args:
         name: one of `APPLICATIONS`.
