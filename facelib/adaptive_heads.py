@@ -8,8 +8,12 @@ import math
 import keras
 import tensorflow as tf
 
-from facelib.fixed_heads import ArcFace, cos_plus_margin
+from facelib.fixed_heads import ArcFace, angle_of, cos_plus_margin
 from facelib.margin_head import MarginHead
+
+_LEAST_SCALE = (
+    1.0  # of AdaCos: with two or three classes its formula reaches 0 and below, which would turn the loss round
+)
 
 
 @keras.saving.register_keras_serializable(package="face")
@@ -150,10 +154,11 @@ class AdaCos(MarginHead):
             whole = tf.reduce_logsumexp(scale * cosines_, -1)
             rest = whole + tf.math.log1p(-tf.minimum(tf.exp(scale * target_ - whole), 1.0 - 1e-6))
             log_b = tf.reduce_logsumexp(rest) - tf.math.log(tf.cast(tf.size(rest), tf.float32))
-            ordered = tf.sort(target_)
+            ordered = tf.sort(angle_of(target_))
             count = tf.size(ordered)
             median = 0.5 * (ordered[(count - 1) // 2] + ordered[count // 2])
-            self.scale_now.assign(log_b / tf.maximum(median, math.cos(math.pi / 4)))
+            scale = log_b / tf.cos(tf.minimum(median, math.pi / 4))
+            self.scale_now.assign(tf.maximum(scale, _LEAST_SCALE))
         return cosines
 
     def scale_at(self, warmth):

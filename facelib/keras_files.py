@@ -48,9 +48,15 @@ def load_head_centres(path: Path):
     import h5py
     import numpy as np
 
-    found = []
-    with h5py.File(require_file(path, "model")) as file:
-        head = file["model_weights"].get("head")
-        if head is not None:
-            head.visititems(lambda name, item: found.append(np.array(item)) if name.endswith("centres") else None)
+    path, found = require_file(path, "model"), []
+    try:
+        with h5py.File(path) as file:
+            head = file["model_weights"].get("head")
+            if head is not None:
+                head.visititems(lambda name, item: found.append(np.array(item)) if name.endswith("centres") else None)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FaceError(
+            f"'{path}' is not a Keras model that this project can read ({reason}). Train it again."
+        ) from error
     return found[0] if found else None

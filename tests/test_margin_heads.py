@@ -27,6 +27,18 @@ def case(seed=0, spread=1.2):
     return x, centres, labels
 
 
+def far_case():
+    """What `case` has not: faces past pi - margin, norms beyond the bounds of MagFace and AdaFace, a small median."""
+    rng = np.random.default_rng(3)
+    centres = np.eye(NUM_CLASSES, SIZE + 3)
+    labels = np.arange(BATCH) % NUM_CLASSES
+    theta = np.radians([170, 165, 20, 30, 25, 40, 15, 175])
+    sideways = rng.normal(size=(BATCH, SIZE + 3))
+    sideways[np.arange(BATCH), labels] = 0
+    x = np.cos(theta)[:, None] * centres[labels] + np.sin(theta)[:, None] * unit(sideways)
+    return x * np.array([5, 150, 30, 400, 12, 60, 7, 110.5])[:, None], centres, labels
+
+
 def turn_mirror(theta):
     """cos, continued past every multiple k of pi as (-1)^k cos - 2k (SphereFace, eq. 7)."""
     k = np.floor(theta / math.pi)
@@ -69,7 +81,9 @@ def logits_of(name, x, centres, labels, constant):
         out[rows, labels] = turn_linear(theta, 0.45 + (0.8 - 0.45) * (a - 10) / (110 - 10))
         extra = 35.0 * np.mean(a / 110**2 + 1 / a)
     elif name == "adaface":  # AdaFace, eq. 13 to 15
-        z = np.clip((constant["norms"] - constant["mean"]) / (constant["deviation"] + 1e-3) * 0.333, -1, 1)
+        z = np.clip(
+            (constant["norms"].clip(1e-3, 100) - constant["mean"]) / (constant["deviation"] + 1e-3) * 0.333, -1, 1
+        )
         out[rows, labels] = np.cos(np.clip(theta - 0.4 * z, 1e-3, math.pi - 1e-3)) - (0.4 * z + 0.4)
     elif name == "adacos":  # AdaCos, eq. 15
         scale = constant["scale"]
@@ -80,14 +94,15 @@ def constants(name, x, centres, labels):
     """Running statistics after one step from their start, and norms, which some heads take no gradient through."""
     cos, rows = unit(x) @ unit(centres).T, np.arange(len(labels))
     own, norms = cos[rows, labels], np.linalg.norm(x, axis=1)
+    bounded = norms.clip(1e-3, 100)  # as AdaFace's code bounds them
     first = math.sqrt(2) * math.log(NUM_CLASSES - 1)
     others = np.exp(first * cos)
     others[rows, labels] = 0
     return {
         "norms": norms,
         "t": 0.01 * own.mean(),
-        "mean": 0.99 * 20 + 0.01 * norms.mean(),
-        "deviation": 0.99 * 100 + 0.01 * norms.std(ddof=1),
+        "mean": 0.99 * 20 + 0.01 * bounded.mean(),
+        "deviation": 0.99 * 100 + 0.01 * bounded.std(ddof=1),
         "scale": np.log(others.sum(1).mean()) / math.cos(min(math.pi / 4, np.median(np.arccos(own)))),
     }
 
@@ -137,6 +152,41 @@ def test_loss_and_gradients_are_the_papers(name, smoothing):
 
     for ours, expected in ((by_face, slopes(x)), (by_centre, slopes(centres))):
         np.testing.assert_allclose(ours, expected, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_far_faces_and_extreme_norms_are_the_papers_too(name):
+    x, centres, labels = far_case()
+    constant = constants(name, x, centres, labels)
+    if name in ("softmax", "margin_softmax"):
+        x = x / 100  # unscaled products: a probability must not round to 0
+    head = head_for(name, centres)
+
+    loss, _ = head.loss_and_accuracy(x.astype("float32"), tf.constant(labels, tf.int32))
+
+    assert float(loss) == pytest.approx(loss_of(name, x, centres, labels, constant), rel=1e-4)
+    if name == "adaface":
+        z = (constant["norms"].clip(1e-3, 100) - constant["mean"]) / (constant["deviation"] + 1e-3) * 0.333
+        assert np.ptp(z) > 0.2
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_adacos_of_few_classes_keeps_a_positive_scale(num_classes):
+    head = head_for("adacos", np.eye(num_classes))
+    for _ in range(5):
+        head.loss_and_accuracy(np.eye(num_classes, dtype="float32"), tf.range(num_classes))
+        assert float(head.scale_now.numpy()) >= 1.0
+
+
+def test_the_margin_of_margin_softmax_is_in_margin_logits():
+    x, centres, labels = case()
+    head = head_for("margin_softmax", centres)
+    products = (x @ centres.T).astype("float32")
+
+    found = head.margin_logits(products, labels, None)
+
+    np.testing.assert_allclose(found, head(x.astype("float32"), labels)[0], rtol=1e-4, atol=1e-4)
+    assert np.abs(found - products).max() > 0.1
 
 
 @pytest.mark.parametrize("name", [name for name in HEADS if name not in ("softmax", "adacos", "magface", "airface")])

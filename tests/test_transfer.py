@@ -6,7 +6,7 @@ import pytest
 
 from face_loss_k import make_head
 from facelib.cli import FaceError
-from facelib.keras_files import save_h5
+from facelib.keras_files import load_head_centres, save_h5
 from facelib.transfer import apply_init, class_map, write_classes
 
 OLD, NEW = ["ann", "bob", "cid", "dan"], ["eve", "cid", "ann"]
@@ -163,6 +163,19 @@ def test_a_damaged_list_of_classes_is_one_line_and_nothing_is_changed(run, text)
 
     for mine, value in zip(kernels(new), before, strict=True):
         np.testing.assert_array_equal(mine, value)
+
+
+def test_a_file_without_centres_is_told_from_one_that_cannot_be_read(run, tmp_path):
+    import h5py
+
+    path, _, _ = run
+    (tmp_path / "bad.h5").write_bytes(b"no model" * 100)
+    h5py.File(tmp_path / "other.h5", "w").close()
+
+    assert load_head_centres(path / "embedder.h5") is None
+    for name in ("bad.h5", "other.h5"):
+        with pytest.raises(FaceError, match="is not a Keras model"):
+            load_head_centres(tmp_path / name)
 
 
 def test_a_damaged_file_is_one_line(tmp_path):
