@@ -10,6 +10,7 @@ BALANCED has the table.
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{rule:44} {identities:10,} {before:10,} {after:10,}")
     verb = "already there, nothing to do:" if done.was_finished else "wrote"
     print(f"{verb} {done.out}: {done.num_images:,} images, {done.num_classes:,} identities")
-    print(f"next: python train.py RECIPE.toml --data {done.out} --valid valid_dataset --out runs/NAME")
+    print(
+        f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
+    )
     return 0
 
 

@@ -11,6 +11,7 @@ ECCV 2020). Faces that stay keep their bytes. clean.json in CLEANED says of each
 
 import argparse
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         merged = merged_identities(robust_centres(vectors, labels, num_classes), counts, args.merge_angle)
         labels = merged[labels]
     if args.head:
-        centres = dominant_centres(vectors, labels, read_sub_centres(args.head, source.class_names))
+        sub_centres = read_sub_centres(args.head, source.class_names)
+        check_sizes(vectors, sub_centres)
+        centres = dominant_centres(vectors, labels, sub_centres)
     else:
         centres = robust_centres(vectors, labels, num_classes)
     nearer_by = NEARER_BY if args.relabel else None
@@ -65,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = write(source, rows, verdict, merged, bad, args)
     report(source, rows, verdict, merged, bad, args)
     print(f"wrote {done.out}: {done.num_images:,} images, {done.num_classes:,} identities")
-    print(f"next: python train.py RECIPE.toml --data {done.out} --valid valid_dataset --out runs/NAME")
+    print(
+        f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
+    )
     return 0
 
 
@@ -88,6 +93,10 @@ def read_sub_centres(path: Path, class_names: Sequence[str]) -> np.ndarray:
     names = read_json(require_file(Path(path).parent / CLASSES, "list of classes"), "list of classes")["class_names"]
     if centres is None:
         raise FaceError(f"--head is an epoch-NNN.h5 with class centres. '{path}' has none.")
+    if len(centres) % len(names):
+        raise FaceError(
+            f"A head has K centres an identity. '{path}' has {len(centres)} centres for {len(names)} identities."
+        )
     known = class_map(names, class_names)
     if (known < 0).any():
         missing = class_names[int(np.argmin(known))]
@@ -96,6 +105,16 @@ def read_sub_centres(path: Path, class_names: Sequence[str]) -> np.ndarray:
         )
     centres = centres.reshape(len(names), -1, centres.shape[1])[known]
     return centres / np.linalg.norm(centres, axis=-1, keepdims=True)
+
+
+def check_sizes(vectors: np.ndarray, sub_centres: np.ndarray) -> None:
+    """Refuses a head that is not that of the model: float32 [n, D] and [C, K, D]."""
+    sizes = vectors.shape[-1], sub_centres.shape[-1]
+    if sizes[0] != sizes[1]:
+        raise FaceError(
+            f"--head and --model are of one training. Received: {sizes[0]} values in the vectors of --model, "
+            f"{sizes[1]} in the centres of --head."
+        )
 
 
 def write(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray, bad: list[str], args):

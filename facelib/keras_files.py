@@ -33,10 +33,7 @@ def load_model(path: Path):
     try:
         model = keras.models.load_model(path, compile=False)
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FaceError(
-            f"'{path}' is not a Keras model that this project can read ({reason}). Train it again."
-        ) from error
+        raise _not_a_model(path, error) from error
     names = [layer.name for layer in model.layers]
     if len(model.inputs) == 2 and "embeddings" in names:
         return keras.Model(model.inputs[0], model.get_layer("embeddings").output, name=path.stem)
@@ -55,8 +52,10 @@ def load_head_centres(path: Path):
             if head is not None:
                 head.visititems(lambda name, item: found.append(np.array(item)) if name.endswith("centres") else None)
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FaceError(
-            f"'{path}' is not a Keras model that this project can read ({reason}). Train it again."
-        ) from error
+        raise _not_a_model(path, error) from error
     return found[0] if found else None
+
+
+def _not_a_model(path: Path, error: Exception) -> FaceError:
+    reason = " ".join(str(error).split())[:200]
+    return FaceError(f"'{path}' is not a Keras model that this project can read ({reason}). Train it again.")

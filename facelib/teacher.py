@@ -5,6 +5,7 @@ of the records, so a changed teacher or other data never meet an old cache. floa
 0.0005, a hundredth of what a student misses its teacher by, and 5.8 M faces at 512 values then cost 12 GB.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -28,7 +29,13 @@ class Teacher:
 
     def __init__(self, path: Path):
         self.path = path
-        self._rows = np.load(path, mmap_mode="r")
+        try:
+            self._rows = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError, OSError) as error:
+            raise FaceError(
+                f"Teacher embeddings are computed once and kept. Those in '{path}' are damaged ({error}). "
+                f"Delete this file."
+            ) from error
         self.size = self._rows.shape[-1]
 
     def targets(self, record_idx: np.ndarray, is_flipped: np.ndarray) -> np.ndarray:
@@ -55,7 +62,11 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
     if not cache.is_file():
         try:
             cache.parent.mkdir(exist_ok=True)
-            _compute(cache, model, io, records, threads or os.cpu_count() or 1)
+            with open(cache.with_suffix(".lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # another training on the same data and teacher is waited for
+                if not cache.is_file():
+                    _compute(cache, model, io, records, threads or os.cpu_count() or 1)
+                    write_json(cache.with_suffix(".json"), {**what, "model": model.name, "num_images": len(records)})
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
                 raise
@@ -63,7 +74,6 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
                 f"Teacher embeddings are kept beside the data. '{cache.parent}' cannot be written: {error.strerror}. "
                 f"Copy the data to a place that can."
             ) from error
-        write_json(cache.with_suffix(".json"), {**what, "model": str(model), "num_images": len(records)})
     return Teacher(cache)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import clean_data
+from clean_data import check_sizes
 from facelib.cleaning import (
     DROPPED,
     KEPT,
@@ -228,6 +229,11 @@ def test_dominant_sub_centres_come_from_the_head_of_a_run(folders):
     run(folders, "--head", str(folders / "run" / "epoch-001.h5"), "--max-angle", "60")
 
     assert counts(folders / "out") == {"ann": 11, "bob": 12, "bob2": 12, "cid": 12}
+    with pytest.raises(FaceError, match="3 values in the vectors of --model, 5 in the centres"):
+        check_sizes(np.zeros((4, 3)), np.zeros((4, 2, 5)))
+    write_classes(folders / "run", names[:3])
+    with pytest.raises(FaceError, match="8 centres for 3 identities"):
+        run(folders, "--head", str(folders / "run" / "epoch-001.h5"), out="other")
     write_classes(folders / "run", ["cid", "bob2", "bob", "eve"])
     with pytest.raises(FaceError, match="does not know 'ann'"):
         run(folders, "--head", str(folders / "run" / "epoch-001.h5"), out="other")

@@ -198,8 +198,39 @@ def test_an_interrupted_computation_goes_on_where_it_was(records, tmp_path, monk
 
     assert MeanColour.num_calls == 2  # the third of three chunks, as it is and mirrored
     np.testing.assert_array_equal(np.load(teacher.path), whole)
-    assert sorted(f.suffix for f in teacher.path.parent.iterdir()) == [".json", ".npy"]
+    assert sorted(f.suffix for f in teacher.path.parent.iterdir()) == [".json", ".lock", ".npy"]
     assert json.loads(teacher.path.with_suffix(".json").read_text())["num_images"] == 12
+
+
+def test_two_trainings_do_not_compute_one_cache_at_the_same_time(records, tmp_path):
+    import fcntl
+    import threading
+
+    (tmp_path / "t.onnx").write_bytes(b"teacher")
+    path = open_teacher(tmp_path / "t.onnx", Io(), records).path
+    whole = path.read_bytes()
+    path.unlink()
+    MeanColour.num_calls = 0
+    with open(path.with_suffix(".lock"), "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=open_teacher, args=(tmp_path / "t.onnx", Io(), records))
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive() and MeanColour.num_calls == 0
+        path.write_bytes(whole)  # the other one has finished it
+    waiting.join(10)
+
+    assert not waiting.is_alive()
+    assert MeanColour.num_calls == 0
+
+
+def test_a_damaged_cache_is_one_line(records, tmp_path):
+    (tmp_path / "t.onnx").write_bytes(b"teacher")
+    path = open_teacher(tmp_path / "t.onnx", Io(), records).path
+    path.write_bytes(path.read_bytes()[:100])
+
+    with pytest.raises(FaceError, match=r"are damaged.*Delete this file"):
+        open_teacher(tmp_path / "t.onnx", Io(), records)
 
 
 def test_no_teacher_is_one_line(records, tmp_path):

@@ -13,6 +13,7 @@ from facelib.recipe import load_recipe
 from facelib.toy_data import ToySet, write_folders, write_pairs
 
 ROOT = Path(__file__).parents[1]
+TOY = ROOT / "recipes" / "toy.toml"
 SEEDS = sorted((ROOT / "recipes").glob("seed_*.toml"))
 PAPERS = [ROOT / "recipes" / f"{name}.toml" for name in ("paper_mobilefacenet", "insightface_mbf_ms1mv3")]
 
@@ -26,12 +27,17 @@ def toy(tmp_path_factory):
     return folder
 
 
-def train(toy, out, recipe, *sets):
-    """Runs train.py as a user does; returns the lines of metrics.jsonl."""
+def run(toy, out, recipe, *sets, flags=()):
+    """train.py as a user runs it."""
     command = [sys.executable, "train.py", str(recipe), "--data", str(toy / "data"), "--valid", str(toy / "toy.bin")]
-    command += ["--out", str(out), "--log-every", "1", *(word for s in sets for word in ("--set", s))]
+    command += ["--out", str(out), "--log-every", "1", *flags, *(word for s in sets for word in ("--set", s))]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
+
+
+def train(toy, out, recipe, *sets):
+    """The lines of metrics.jsonl after a whole training."""
+    done = run(toy, out, recipe, *sets)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
@@ -66,14 +72,14 @@ def test_there_is_a_recipe_of_each_seed():
 def trained(toy, tmp_path_factory):
     """A small run, to begin others with."""
     out = tmp_path_factory.mktemp("first") / "run"
-    train(toy, out, ROOT / "recipes" / "toy.toml", "model.width=0.25", "stage.0.epochs=1", "data.batch_size=12")
+    train(toy, out, TOY, "model.width=0.25", "stage.0.epochs=1", "data.batch_size=12")
     return out
 
 
 def test_a_teacher_is_one_switch_on_any_recipe(toy, trained, tmp_path):
     sets = ["model.width=0.25", "stage.0.epochs=2", "data.batch_size=12", f"teacher={trained / 'embedder.h5'}"]
-    plain = train(toy, tmp_path / "plain", ROOT / "recipes" / "toy.toml", *sets[:3])
-    taught = train(toy, tmp_path / "taught", ROOT / "recipes" / "toy.toml", *sets)
+    plain = train(toy, tmp_path / "plain", TOY, *sets[:3])
+    taught = train(toy, tmp_path / "taught", TOY, *sets)
     alone = train(toy, tmp_path / "alone", ROOT / "recipes" / "small_distill.toml", *sets)
 
     first = [next(line["loss"] for line in lines if line["kind"] == "step") for lines in (plain, taught)]
@@ -82,20 +88,9 @@ def test_a_teacher_is_one_switch_on_any_recipe(toy, trained, tmp_path):
     assert len(list((toy / "data" / "teachers").glob("*.npy"))) == 1  # computed once for both
 
 
-def test_a_run_begins_with_an_older_one(toy, trained, tmp_path, capfd):
-    command = [
-        sys.executable,
-        "train.py",
-        "recipes/toy.toml",
-        "--data",
-        str(toy / "data"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    command += ["--valid", str(toy / "toy.bin"), "--set", "model.width=0.25", "--set", "stage.0.epochs=1"]
-    command += ["--init-from", str(trained / "epoch-001.h5")]
-
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+def test_a_run_begins_with_an_older_one(toy, trained, tmp_path):
+    flags = ("--init-from", str(trained / "epoch-001.h5"))
+    done = run(toy, tmp_path / "run", TOY, "model.width=0.25", "stage.0.epochs=1", flags=flags)
 
     assert done.returncode == 0, done.stderr[-2000:]
     assert "class centres of 6 of 6 identities\n" in done.stdout
@@ -110,22 +105,7 @@ def test_a_run_begins_with_an_older_one(toy, trained, tmp_path, capfd):
     ],
 )
 def test_bad_input_is_one_line(toy, tmp_path, sets, message):
-    command = [
-        sys.executable,
-        "train.py",
-        "recipes/toy.toml",
-        "--data",
-        str(toy / "data"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    done = subprocess.run(
-        [*command, *(word for s in sets for word in ("--set", s))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run(toy, tmp_path / "run", TOY, *sets)
 
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
