@@ -53,7 +53,7 @@ def fold_constants(graph, output: str):
 
 def _replace_batch_norms(graph):
     """FusedBatchNorm(x, gamma, beta, mean, variance) -> x * scale + offset."""
-    constants, nodes = _constants(graph), []
+    constants, nodes = constants_of(graph), []
     for node in graph.node:
         if node.op not in _BATCH_NORMS:
             nodes.append(node)
@@ -79,7 +79,7 @@ def _replace_batch_norms(graph):
 
 def _scale_convolutions(graph, output: str):
     """conv(x, w) * s -> conv(x, w * s), where nothing else reads the convolution and `s` is one number a channel."""
-    by_name, constants, uses = {node.name: node for node in graph.node}, _constants(graph), _count_uses(graph)
+    by_name, constants, uses = {node.name: node for node in graph.node}, constants_of(graph), _count_uses(graph)
     nodes = []
     for node in graph.node:
         found = _scaled_convolution(node, by_name, constants, uses) if node.name != output else None
@@ -114,7 +114,8 @@ def _scaled_convolution(node, by_name, constants, uses):
     return None
 
 
-def _constants(graph) -> dict[str, np.ndarray]:
+def constants_of(graph) -> dict[str, np.ndarray]:
+    """{node name: value} of every constant of a GraphDef."""
     import tensorflow as tf
 
     return {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in graph.node if node.op == "Const"}

@@ -1,0 +1,200 @@
+"""A frozen TensorFlow graph as ONNX, in the layout that ONNX Runtime is fast in. Names TensorFlow.
+
+Written for speed on phones and desktops: channels first from one Transpose at the input on, padding and bias inside the
+convolutions, PReLU as one node again. tf2onnx keeps a transpose at every PReLU and the padding apart.
+Operators: ONNX opset 17 (onnx/onnx, docs/Operators.md).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.fold_graph import constants_of
+from facelib.graph import node_of
+from facelib.onnx_nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
+
+OPSET, IR_VERSION = 17, 8  # of ONNX 1.12, which every runtime of today reads
+
+
+def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int]):
+    """An `onnx.ModelProto` that computes what `graph` computes, for any number of images.
+
+    Args:
+        graph: an optimised GraphDef: NHWC, batch normalisation folded.
+        input_name, output_name: of its Placeholder and its embedding [N, D]; the ONNX tensors have the same names.
+        size: (height, width) of the images in pixels. The input stays float32 [N, height, width, 3].
+
+    Raises:
+        FaceError: an operation or an arrangement that is not written here, by its node's name.
+    """
+    import onnx
+    from onnx import helper
+
+    source, target = node_of(input_name), node_of(output_name)
+    builder = _Builder(graph, source, size)
+    builder.value(target)
+    if builder.rank(target) != 2:
+        raise FaceError(f"An embedding is [N, D]. '{target}' is {builder.shapes[target]}.")
+    embedding = [helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, ["N", builder.shapes[target][-1]])]
+    images = [helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["N", *size, 3])]
+    body = helper.make_graph(builder.nodes, "embedder", images, embedding, list(builder.tensors.values()))
+    model = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="MobileArc"
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@dataclass
+class _Builder:
+    """Walks from the output to the input, so that only what is needed is written.
+
+    names: {TensorFlow node: ONNX value}. Values of rank 4 are NCHW, all others as TensorFlow has them.
+    """
+
+    graph: object
+    source: str
+    size: tuple[int, int]
+    nodes: list = field(default_factory=list)
+    tensors: dict = field(default_factory=dict)
+    names: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.by_name = {node.name: node for node in self.graph.node}
+        self.constants = constants_of(self.graph)
+        self.uses = {}
+        for node in self.graph.node:
+            for reference in node.input:
+                self.uses[node_of(reference)] = self.uses.get(node_of(reference), 0) + 1
+        self.shapes = _static_shapes(self.graph, self.source, self.size)
+
+    def rank(self, name: str) -> int:
+        return len(self.shapes[name])
+
+    def value(self, reference: str) -> str:
+        """The ONNX value of a TensorFlow node, written with all that it needs. Depth is handled by an own stack."""
+        stack = [node_of(reference)]
+        while stack:
+            name = stack[-1]
+            waiting = [n for n in self._operands(self.by_name[name]) if n not in self.names]
+            if name in self.names or not waiting:
+                stack.pop()
+                if name not in self.names:
+                    self.names[name] = self._write(self.by_name[name])
+            else:
+                stack += waiting
+        return self.names[node_of(reference)]
+
+    def add(self, op: str, inputs: list[str], name: str, **attributes) -> str:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def tensor(self, name: str, value: np.ndarray) -> str:
+        from onnx import numpy_helper
+
+        self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def constant(self, node, reference: str) -> np.ndarray:
+        """The constant operand `reference` of `node`."""
+        found = self.constants.get(node_of(reference))
+        if found is None:
+            raise unknown(node, f"'{reference}' is not a constant")
+        return found
+
+    def _operands(self, node) -> list[str]:
+        """The nodes whose values `node` needs; constants, shapes and what is merged into it are not among them."""
+        if node.op == "Placeholder":
+            return []
+        slope = self.prelu(node)
+        if slope:
+            return [slope[0]]
+        if node.op == "BiasAdd" and self.bias_of(node):
+            node = self.bias_of(node)
+        if node.op in WINDOWED:
+            return [node_of(self.unpadded(node)[0])]
+        count = {"ConcatV2": len(node.input) - 1}.get(node.op, 2 if node.op in BINARY else 1)
+        return [node_of(name) for name in node.input[:count] if node_of(name) not in self.constants]
+
+    def _write(self, node) -> str:
+        write = WRITERS.get(node.op)
+        if write is None:
+            raise unknown(node, "its operation has no ONNX form here")
+        return write(self, node)
+
+    def prelu(self, node):
+        """(node of x, slopes) when `node` is max(x, slopes * x), else None."""
+        if node.op != "Maximum":
+            return None
+        for x, other in (node.input, reversed(node.input)):
+            product = self.by_name[node_of(other)]
+            if product.op != "Mul" or self.uses[product.name] != 1 or x not in product.input:
+                continue
+            slopes = self.constants.get(node_of(next(name for name in product.input if name != x)))
+            if slopes is not None and slopes.max() <= 1:  # above 1, the maximum is no PReLU
+                return node_of(x), slopes
+        return None
+
+    def bias_of(self, node):
+        """The convolution that the BiasAdd `node` is the only reader of, else None."""
+        before = self.by_name[node_of(node.input[0])]
+        is_own = before.op in CONVOLUTIONS and self.uses[before.name] == 1
+        return before if is_own and node_of(node.input[1]) in self.constants else None
+
+    def unpadded(self, node) -> tuple[str, list[int]]:
+        """What the window op `node` reads, and the zeros around it: [top, left, bottom, right]."""
+        source = self.by_name[node_of(node.input[0])]
+        zeros = [0, 0, 0, 0]
+        if source.op == "Pad" and node.op in CONVOLUTIONS:
+            paddings = self.constant(source, source.input[1])
+            if paddings.shape == (4, 2) and not paddings[[0, 3]].any():
+                zeros = [*paddings[1:3, 0].tolist(), *paddings[1:3, 1].tolist()]
+                return source.input[0], [a + b for a, b in zip(zeros, self._same(node), strict=True)]
+        return node.input[0], self._same(node)
+
+    def _same(self, node) -> list[int]:
+        """TensorFlow's SAME padding: as much as the output size needs, the odd pixel at the end."""
+        padding = node.attr["padding"].s.decode()
+        if padding == "VALID":
+            return [0, 0, 0, 0]
+        if padding != "SAME":
+            raise unknown(node, f"padding {padding}")
+        strides, kernel, dilations = self.window(node)
+        takes, gives = self.shapes[node_of(node.input[0])], self.shapes[node.name]
+        total = [
+            max(0, (gives[axis + 1] - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1 - takes[axis + 1])
+            for axis in (0, 1)
+        ]
+        return [total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2]
+
+    def window(self, node) -> tuple[list[int], list[int], list[int]]:
+        """(strides, kernel size, dilations), each [height, width]."""
+        if node.attr["data_format"].s not in (b"", b"NHWC"):
+            raise unknown(node, "graphs are NHWC here")
+        strides = list(node.attr["strides"].list.i)[1:3]
+        if node.op in CONVOLUTIONS:
+            kernel = list(self.constant(node, node.input[1]).shape[:2])
+            return strides, kernel, list(node.attr["dilations"].list.i)[1:3] or [1, 1]
+        return strides, list(node.attr["ksize"].list.i)[1:3], [1, 1]
+
+    def broadcast(self, node, value: np.ndarray) -> np.ndarray:
+        """A constant operand of `node`, as it meets a value of the node's rank in ONNX's order."""
+        value = value.astype(np.float32)
+        if self.rank(node.name) != 4 or value.size == 1:
+            return value
+        return value.reshape((1,) * (4 - value.ndim) + value.shape).transpose(TO_CHANNELS_FIRST)[0]
+
+
+def _static_shapes(graph, source: str, size: tuple[int, int]) -> dict[str, list]:
+    """{node: shape of its first output}, None where a size is open; those of unknown rank are left out."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as inside:
+        images = tf.compat.v1.placeholder(tf.float32, [None, *size, 3])
+        tf.import_graph_def(graph, input_map={f"{source}:0": images}, name="")
+        outputs = {op.name: op.outputs[0].shape for op in inside.get_operations() if op.outputs}
+    shapes = {name: shape.as_list() for name, shape in outputs.items() if shape.rank is not None}
+    return {**shapes, source: [None, *size, 3]}

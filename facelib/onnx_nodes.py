@@ -1,0 +1,187 @@
+"""One TensorFlow node as ONNX nodes: a writer for each operation, called by facelib/onnx_export.py.
+
+A writer takes the builder of the graph and the node, adds what it needs and returns the ONNX value's name. Values of
+rank 4 are NCHW.
+"""
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.graph import node_of
+
+TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+def _placeholder(builder, node) -> str:
+    return builder.add("Transpose", [node.name], f"{node.name}/channels_first", perm=TO_CHANNELS_FIRST)
+
+
+def _convolution(builder, node, bias=None, name=None) -> str:
+    source, pads = builder.unpadded(node)
+    strides, kernel_shape, dilations = builder.window(node)
+    kernel = builder.constant(node, node.input[1])
+    channels = kernel.shape[2]
+    groups = channels if node.op == "DepthwiseConv2dNative" else builder.shapes[node_of(source)][3] // channels
+    if node.op == "DepthwiseConv2dNative":  # [H, W, C, M] -> C * M outputs of one input each, C the slower
+        kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
+    name = name or node.name
+    inputs = [builder.value(source), builder.tensor(f"{name}/weights", kernel.transpose(3, 2, 0, 1))]
+    inputs += [builder.tensor(f"{name}/bias", bias)] if bias is not None else []
+    return builder.add(
+        "Conv", inputs, name, kernel_shape=kernel_shape, strides=strides, dilations=dilations, pads=pads, group=groups
+    )
+
+
+def _bias(builder, node) -> str:
+    convolution = builder.bias_of(node)
+    if convolution is None:
+        return _binary("Add")(builder, node)
+    return _convolution(builder, convolution, builder.constant(node, node.input[1]), node.name)
+
+
+def _binary(op):
+    def write(builder, node):
+        inputs = []
+        for position, name in enumerate(node.input):
+            constant = builder.constants.get(node_of(name))
+            if constant is None:
+                inputs.append(builder.value(name))
+            else:
+                inputs.append(builder.tensor(f"{node.name}/operand_{position}", builder.broadcast(node, constant)))
+        ranks = {builder.rank(node_of(n)) for n in node.input if node_of(n) not in builder.constants}
+        if len(ranks) > 1:
+            raise unknown(node, f"operands of rank {sorted(ranks)}")
+        return builder.add(op, inputs, node.name)
+
+    return write
+
+
+def _maximum(builder, node) -> str:
+    found = builder.prelu(node)
+    if found is None:
+        return _binary("Max")(builder, node)
+    x, slopes = found
+    slope = builder.tensor(f"{node.name}/slope", builder.broadcast(node, slopes))
+    return builder.add("PRelu", [builder.value(x), slope], node.name)
+
+
+def _unary(op, **attributes):
+    return lambda builder, node: builder.add(op, [builder.value(node.input[0])], node.name, **attributes)
+
+
+def _relu6(builder, node) -> str:
+    limits = [builder.tensor(f"clip_{limit}", np.float32(limit)) for limit in (0, 6)]
+    return builder.add("Clip", [builder.value(node.input[0]), *limits], node.name)
+
+
+def _leaky_relu(builder, node) -> str:
+    return builder.add("LeakyRelu", [builder.value(node.input[0])], node.name, alpha=node.attr["alpha"].f)
+
+
+def _pad(builder, node) -> str:
+    before, after = builder.constant(node, node.input[1])[list(TO_CHANNELS_FIRST)].astype(np.int64).T
+    pads = builder.tensor(f"{node.name}/pads", np.concatenate([before, after]))
+    return builder.add("Pad", [builder.value(node.input[0]), pads], node.name)
+
+
+def _pool(op):
+    def write(builder, node):
+        source, pads = builder.unpadded(node)
+        strides, kernel_shape, _ = builder.window(node)
+        return builder.add(
+            op, [builder.value(source)], node.name, kernel_shape=kernel_shape, strides=strides, pads=pads
+        )
+
+    return write
+
+
+def _mean(builder, node) -> str:
+    axes = sorted(np.atleast_1d(builder.constant(node, node.input[1])).tolist())
+    if builder.rank(node_of(node.input[0])) != 4 or axes != [1, 2]:
+        raise unknown(node, f"a mean over axes {axes}")
+    pooled = f"{node.name}/pooled"
+    if node.attr["keep_dims"].b:
+        return builder.add("GlobalAveragePool", [builder.value(node.input[0])], node.name)
+    return builder.add("Flatten", [builder.add("GlobalAveragePool", [builder.value(node.input[0])], pooled)], node.name)
+
+
+def _concat(builder, node) -> str:
+    rank, axis = builder.rank(node.name), int(builder.constant(node, node.input[-1]))
+    if rank != 4 or axis % rank != 3:
+        raise unknown(node, f"a concatenation along axis {axis}")
+    return builder.add("Concat", [builder.value(name) for name in node.input[:-1]], node.name, axis=1)
+
+
+def _slice(builder, node) -> str:
+    """Of channels alone: x[..., a:b]."""
+    begin, strides = builder.constant(node, node.input[1]), builder.constant(node, node.input[3])
+    takes, gives = builder.shapes[node_of(node.input[0])], builder.shapes[node.name]
+    if len(takes) != 4 or len(gives) != 4 or takes[1:3] != gives[1:3] or strides[-1] != 1:
+        raise unknown(node, "a slice of anything but channels")
+    is_open = bool(node.attr["begin_mask"].i >> (len(begin) - 1) & 1)
+    first = 0 if is_open else int(begin[-1]) % takes[3]
+    limits = [("starts", [first]), ("ends", [first + gives[3]]), ("axes", [1])]
+    inputs = [builder.tensor(f"{node.name}/{what}", np.array(value, np.int64)) for what, value in limits]
+    return builder.add("Slice", [builder.value(node.input[0]), *inputs], node.name)
+
+
+def _reshape(builder, node) -> str:
+    """To and from [N, D]; TensorFlow's order of a map is channels last."""
+    x, takes, gives = builder.value(node.input[0]), builder.shapes[node_of(node.input[0])], builder.shapes[node.name]
+    if None in (*takes[1:], *gives[1:]):
+        raise unknown(node, f"from {takes} to {gives}")
+    if len(takes) == 4 and max(takes[1:3]) > 1:
+        x = builder.add("Transpose", [x], f"{node.name}/channels_last", perm=TO_CHANNELS_LAST)
+    if len(gives) == 2:
+        return builder.add("Flatten", [x], node.name)
+    if len(gives) == 4 and max(gives[1:3]) == 1:
+        shape = builder.tensor(f"{node.name}/shape", np.array([-1, gives[3], 1, 1], np.int64))
+        return builder.add("Reshape", [x, shape], node.name)
+    raise unknown(node, f"from {takes} to {gives}")
+
+
+def _matmul(builder, node) -> str:
+    if node.attr["transpose_a"].b or node.attr["transpose_b"].b or builder.rank(node.name) != 2:
+        raise unknown(node, "a transposed or batched product")
+    weights = builder.tensor(f"{node.name}/weights", builder.constant(node, node.input[1]))
+    return builder.add("MatMul", [builder.value(node.input[0]), weights], node.name)
+
+
+CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+WINDOWED = (*CONVOLUTIONS, "MaxPool", "AvgPool")
+WRITERS = {
+    "Placeholder": _placeholder,
+    "Conv2D": _convolution,
+    "DepthwiseConv2dNative": _convolution,
+    "BiasAdd": _bias,
+    "Maximum": _maximum,
+    "Relu6": _relu6,
+    "LeakyRelu": _leaky_relu,
+    "Pad": _pad,
+    "Mean": _mean,
+    "ConcatV2": _concat,
+    "StridedSlice": _slice,
+    "Reshape": _reshape,
+    "MatMul": _matmul,
+    "Identity": _unary("Identity"),
+    "IdentityN": _unary("Identity"),  # Keras's swish; its first output is its first input
+    "Relu": _unary("Relu"),
+    "Sigmoid": _unary("Sigmoid"),
+    "Neg": _unary("Neg"),
+    "MaxPool": _pool("MaxPool"),
+    "AvgPool": _pool("AveragePool"),
+    "Minimum": _binary("Min"),
+    "AddV2": _binary("Add"),
+    "Add": _binary("Add"),
+    "Sub": _binary("Sub"),
+    "Mul": _binary("Mul"),
+    "RealDiv": _binary("Div"),
+}
+BINARY = ("AddV2", "Add", "Sub", "Mul", "RealDiv", "Maximum", "Minimum")
+
+
+def unknown(node, why: str) -> FaceError:
+    return FaceError(
+        f"Every node of the graph needs an ONNX form. '{node.name}' ({node.op}) has none: {why}. Convert the graph of "
+        f"h5_2_pb.py and optimize_pb.sh, or the net's own ONNX."
+    )

@@ -1,0 +1,72 @@
+"""Convert a graph to ONNX: optimized.pb -> model.onnx (+ model.onnx.json).
+
+python pb_2_onnx.py runs/demo/export/optimized.pb
+
+Takes an embedder.h5 too. Input `input_1` (raw RGB pixels, float32 [N, 112, 112, 3], any number of faces), output
+`embeddings` (before L2 normalisation): fed like every other artefact.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from evaluate_data import add_io_flags, choose_io
+from facelib.cli import FaceError, run_cli
+from facelib.files import require_file, write_bytes
+from facelib.graph import INPUT, OUTPUT, check_names, input_size, load_graph, node_of, open_graph
+from facelib.parity import check_parity, parity_faces, parity_record
+from facelib.pixels import to_model_input
+from facelib.quiet import quiet_tensorflow
+from facelib.sidecar import check_sidecar, write_sidecar
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph, or an embedder.h5")
+    parser.add_argument("--out", type=Path, metavar="X", help="default: model.onnx in the run's export folder")
+    add_io_flags(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    require_file(args.model, "frozen graph or .h5")
+    is_h5 = args.model.suffix == ".h5"
+    out = args.out or args.model.parent / ("export" if is_h5 else "") / "model.onnx"
+    io = choose_io(check_sidecar(args.model), args)
+    if io.layout != "nhwc":
+        raise FaceError(f"The graph to convert is NHWC. '{args.model}' is {io.layout}.")
+    quiet_tensorflow()
+    from facelib.freezing import freeze_file
+    from facelib.onnx_export import graph_to_onnx
+    from facelib.optimize_graph import optimize
+
+    graph = freeze_file(args.model)[1] if is_h5 else load_graph(args.model)
+    io = replace(io, input=INPUT, output=OUTPUT) if is_h5 else io
+    check_names(graph, args.model, io.input, io.output)
+    size = input_size(graph, io.input) or io.size
+    model = graph_to_onnx(optimize(graph, io.input, io.output), io.input, io.output, size).SerializeToString()
+    cosines = check_parity(
+        f"'{out}' and '{args.model}'", "onnx", open_onnx(model),
+        open_graph(graph, args.model, io.input, io.output), to_model_input(parity_faces(size), io),
+    )  # fmt: skip
+    write_bytes(out, model)
+    io = replace(io, input=node_of(io.input), output=node_of(io.output), size=size)
+    write_sidecar(out, kind="onnx", made_from=args.model, io=io, parity=parity_record(cosines))
+    print(f"worst cosine to the graph {cosines.min():.7f} on {len(cosines)} faces")
+    print(f"wrote {out} ({len(model) / 2**20:.2f} MiB); next: python onnx_test.py {out}")
+    return 0
+
+
+def open_onnx(model: bytes):
+    """An ONNX model with one input and one output as a function of arrays."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (source,) = session.get_inputs()
+    return lambda pixels: session.run(None, {source.name: pixels})[0]
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,176 @@
+"""pb_2_onnx.py: the ONNX model computes what the graph computes, for every backbone; TensorFlow is the reference."""
+
+import os
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import pb_2_onnx
+from facelib.backbone_names import BACKBONES
+from facelib.cli import FaceError
+from facelib.graph import freeze, open_graph, save_graph
+from facelib.onnx_export import graph_to_onnx
+from facelib.optimize_graph import optimize
+from facelib.recipe import ModelConfig
+from facelib.sidecar import Io, read_sidecar, write_sidecar
+from train import build_backbone
+
+QUICK = {
+    ("mobilefacenet", "prelu"), ("mobilefacenet", "relu6"), ("mobilefacenet", "leaky_relu"), ("mbf", "prelu"),
+    ("ghostfacenet_v1", "prelu"), ("MobileNetV3Small", "own"), ("MobileNetV2", "own"),
+}  # fmt: skip
+OTHERS = {(name, "prelu") for name in BACKBONES} | {("EfficientNetV2B0", "own"), ("ResNet50V2", "own")}
+WIDTHS = {"mobilefacenet": 0.5, "my_mobilenet": 0.5, "ghostfacenet_v1": 0.5, "MobileNetV2": 0.35}
+
+
+def randomise(model):
+    """Statistics and slopes as training leaves them: none is 0 or 1."""
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        for v in layer.variables:
+            if "variance" in v.name or v.name == "gamma":
+                v.assign(rng.uniform(0.5, 1.5, v.shape))
+            elif "mean" in v.name or v.name == "beta":
+                v.assign(rng.normal(size=v.shape) * 0.2)
+            elif v.name == "alpha":
+                v.assign(rng.uniform(0.0, 0.9, v.shape))
+    return model
+
+
+def pixels(count, size=(112, 112)):
+    return np.random.default_rng(1).integers(0, 256, (count, *size, 3)).astype(np.float32)
+
+
+def run_onnx(model, images):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["embeddings"], {"input_1": images})[0]
+
+
+def assert_same(graph, images, size=(112, 112)):
+    model = graph_to_onnx(optimize(graph, "input_1", "embeddings"), "input_1", "embeddings", size)
+    assert_close(run_onnx(model, images), open_graph(graph, "graph")(images))
+    return model
+
+
+def assert_close(values, expected):
+    np.testing.assert_allclose(values, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("backbone", "activation"), sorted(QUICK | OTHERS), ids="-".join)
+def test_onnx_equals_the_graph_on_every_backbone(backbone, activation):
+    if (backbone, activation) not in QUICK and not os.environ.get("RUN_SLOW"):
+        pytest.skip(f"{backbone} takes long to build: RUN_SLOW=1")
+    config = ModelConfig(
+        backbone=backbone, embedding_size=32, width=WIDTHS.get(backbone, 1.0), activation=activation
+    )  # fmt: skip
+    model = randomise(build_backbone(config))
+
+    exported = assert_same(freeze(model), pixels(5))
+
+    used = [node.op_type for node in exported.graph.node]
+    assert used.count("Transpose") == 1  # at the input: nothing goes back and forth inside
+    if activation == "prelu" and backbone in ("mobilefacenet", "mbf"):
+        assert used.count("PRelu") == 33
+    assert not {"BatchNormalization", "Pad"} & set(used)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_any_number_of_faces(count):
+    model = randomise(build_backbone(ModelConfig(width=0.25, embedding_size=16)))
+
+    assert_same(freeze(model), pixels(count))
+
+
+def small(*stack, size=(9, 8)):
+    import keras
+
+    inputs = keras.Input((*size, 3), name="input_1")
+    x = inputs
+    for layer in stack:
+        x = layer(x)
+    return freeze(keras.Model(inputs, x)), size
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_padding_is_tensorflows(stride, kernel, padding):
+    graph, size = small(
+        layers.Conv2D(4, kernel, stride, padding, bias_initializer="random_normal"),
+        layers.ZeroPadding2D(((1, 2), (0, 1))),
+        layers.DepthwiseConv2D(kernel, stride, padding, depth_multiplier=2),
+        layers.Flatten(),
+        size=(20, 17),
+    )
+
+    assert_same(graph, pixels(3, size), size)
+
+
+def test_a_flattened_map_keeps_tensorflows_order():
+    graph, size = small(layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(6))
+
+    assert_same(graph, pixels(2, size), size)
+
+
+def test_pools_means_and_slopes_above_one():
+    alpha = tf.constant([0.5, 1.5, -0.2, 0.1])
+    graph, size = small(
+        layers.Conv2D(4, 3),
+        layers.Lambda(lambda x: tf.maximum(x, alpha * x)),  # no PReLU where a slope is above 1
+        layers.MaxPooling2D(2, padding="same"),
+        layers.AveragePooling2D(2, 1, padding="same"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(5),
+    )
+
+    model = assert_same(graph, pixels(2, size), size)
+
+    assert "PRelu" not in {node.op_type for node in model.graph.node}
+
+
+def test_an_operation_without_a_form_is_named():
+    graph, size = small(layers.Conv2D(4, 3), layers.Lambda(tf.sin, name="wave"), layers.Flatten())
+
+    with pytest.raises(FaceError, match=r"wave.*\(Sin\)"):
+        graph_to_onnx(optimize(graph, "input_1", "embeddings"), "input_1", "embeddings", size)
+
+
+def test_the_script_writes_a_checked_model_with_its_sidecar(tmp_path, capsys):
+    model = randomise(build_backbone(ModelConfig(width=0.25, embedding_size=16)))
+    path = tmp_path / "optimized.pb"
+    save_graph(optimize(freeze(model), "input_1", "embeddings"), path)
+    write_sidecar(path, kind="optimized_pb", made_from=None, io=Io(embedding_size=16), licence="mine")
+
+    assert pb_2_onnx.main([str(path)]) == 0
+
+    out = tmp_path / "model.onnx"
+    sidecar = read_sidecar(out)
+    assert (sidecar.kind, sidecar.licence, sidecar.io.layout, sidecar.io.pixels) == ("onnx", "mine", "nhwc", "raw")
+    exported = onnx.load(out)
+    onnx.checker.check_model(exported, full_check=True)
+    assert_close(run_onnx(exported, pixels(2)), model(pixels(2), training=False).numpy())
+    assert "next: python onnx_test.py" in capsys.readouterr().out
+
+
+def test_an_h5_goes_the_same_road(tmp_path):
+    model = randomise(build_backbone(ModelConfig(width=0.25, embedding_size=16)))
+    model.save(tmp_path / "embedder.h5")
+    write_sidecar(tmp_path / "embedder.h5", kind="h5", made_from=None, io=Io(embedding_size=16))
+
+    pb_2_onnx.main([str(tmp_path / "embedder.h5")])
+
+    exported = onnx.load(tmp_path / "export" / "model.onnx")
+    assert_close(run_onnx(exported, pixels(2)), model(pixels(2), training=False).numpy())
+
+
+def test_a_graph_that_is_none_leaves_nothing(tmp_path):
+    (tmp_path / "bad.pb").write_bytes(b"no graph")
+
+    with pytest.raises(FaceError, match="no TensorFlow graph"):
+        pb_2_onnx.main([str(tmp_path / "bad.pb"), "--pixels", "raw"])
+
+    assert not (tmp_path / "model.onnx").exists()
