@@ -8,7 +8,6 @@ Ctrl-C or SIGTERM writes a checkpoint and ends; `n` + Enter ends after this epoc
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from facelib.cli import FaceError, run_cli
 from facelib.convert import convert
 from facelib.data_dir import Records, open_records
 from facelib.files import require_file
-from facelib.quiet import quiet_tensorflow
+from facelib.prepare import prepare_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe
 from facelib.run_dir import RunDir
 from facelib.runtimes import KerasEmbedder
@@ -72,28 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluate=(lambda _: evaluate_sets(measured, sets)) if sets else None,
         teacher=open_recipe_teacher(recipe, records, args.threads) if recipe.teacher else None,
         initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
+        made_from=args.init_from,
         checkpoint_every=args.checkpoint_every, log_every=args.log_every,
     )  # fmt: skip
     if trainer.fit():
         best = run.path / "embedder.h5"
         print(f"wrote {best}\nnext: python h5_2_pb.py {best}")
     return 0
-
-
-def prepare_tensorflow(recipe: Recipe) -> None:
-    """Seeds and precision; the environment must be set before TensorFlow is imported."""
-    # Without it every activation is fresh memory from the system: a quarter of a CPU training step goes to page faults.
-    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-    quiet_tensorflow()
-    import keras
-    import tensorflow as tf
-
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
-    keras.utils.set_random_seed(recipe.seed)
-    if recipe.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    keras.mixed_precision.set_global_policy(recipe.precision)
 
 
 def build_backbone(model: ModelConfig):

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from facelib.cli import run_cli  # noqa: E402
+from facelib.prepare import prepare_tensorflow  # noqa: E402
 from facelib.recipe import Recipe  # noqa: E402
 from facelib.stage import Stage  # noqa: E402
 
@@ -33,8 +34,6 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="measured steps of each (%(default)s)")
     args = parser.parse_args(argv)
-    from train import prepare_tensorflow
-
     prepare_tensorflow(Recipe())  # the environment and precision of a real training, for both
     import keras
     import tensorflow as tf

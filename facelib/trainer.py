@@ -48,6 +48,7 @@ class Trainer:
         evaluate: embedder -> evaluation with `.results` and `.table()`, run after each epoch; None to skip.
         teacher: `facelib.teacher.Teacher`, for the stages' distill_weight.
         initialise: (embedder, head) -> a line to print, called when a run begins; see `facelib.transfer`.
+        made_from: the model whose weights that gives; the sidecars name it and inherit its licence.
         checkpoint_every, log_every: steps. A checkpoint is also written after each epoch and on a stop.
         callbacks: any `keras.callbacks.Callback`.
     """
@@ -63,13 +64,14 @@ class Trainer:
         evaluate: Callable | None = None,
         teacher=None,
         initialise: Callable | None = None,
+        made_from: Path | None = None,
         checkpoint_every: int = 1000,
         log_every: int = 20,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
         self.recipe, self.embedder, self.data, self.run = recipe or Recipe(), embedder, data, run
         self.make_head, self.evaluate, self.teacher, self.initialise = make_head, evaluate, teacher, initialise
-        self.checkpoint_every, self.log_every = checkpoint_every, log_every
+        self.made_from, self.checkpoint_every, self.log_every = made_from, checkpoint_every, log_every
         self.callbacks = keras.callbacks.CallbackList(list(callbacks), model=embedder)
         self.position = {"stage": 0, "epoch": 0, "step": 0, "global_step": 0, "seconds": 0.0}
         self.position |= {"best": [], "best_on": []}  # score of embedder.h5, and the sets that it is a mean of
@@ -298,8 +300,9 @@ class Trainer:
                 sets = {r.name: r.as_dict() for r in evaluation.results}
                 sets = {n: {k: r[k] for k in ("acc", "acc_std", "auc", "eer", "vr")} for n, r in sets.items()}
             save_epoch(
-                self.run.path, self.embedder, self._head_to_save(), self.data.records, self.recipe, at, number, sets
-            )
+                self.run.path, self.embedder, self._head_to_save(), self.data.records, self.recipe, at, number, sets,
+                made_from=self.made_from,
+            )  # fmt: skip
         self.run.log(
             kind="epoch", step=at["global_step"], epoch=number, **logs, seconds=round(at["seconds"], 1), sets=sets
         )
