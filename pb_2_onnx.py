@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
+from facelib.fake_quant_graph import without_fake_quant
 from facelib.files import require_file, write_bytes
 from facelib.graph import INPUT, OUTPUT, check_names, input_size, load_graph, node_of, open_graph
 from facelib.parity import check_parity, parity_faces, parity_record
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     graph = freeze_file(args.model)[1] if is_h5 else load_graph(args.model)
     io = replace(io, input=INPUT, output=OUTPUT) if is_h5 else io
     check_names(graph, args.model, io.input, io.output)
+    graph = without_fake_quant(graph, node_of(io.output))
     size = input_size(graph, io.input) or io.size
     model = graph_to_onnx(optimize(graph, io.input, io.output), io.input, io.output, size).SerializeToString()
     cosines = check_parity(

@@ -1,0 +1,149 @@
+"""A trained net as a copy that computes like its int8 form, to be trained on as such. Names TensorFlow, through Keras.
+
+Batch normalisation goes into the convolution before it first, as in the deployed net: weights are rounded as they will
+be stored. What has a tensor of its own in int8 gets a range; what a runtime fuses (a convolution and its ReLU) has one.
+"""
+
+import keras
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.fake_quant import (
+    FakeQuant,
+    FakeQuantAffine,
+    FakeQuantConv2D,
+    FakeQuantDense,
+    FakeQuantDepthwiseConv2D,
+    FakeQuantPixelScale,
+    FakeQuantPReLU,
+)
+from facelib.layers import FusedBatchNorm, PixelScale, PReLU
+
+_ROUNDED = {
+    keras.layers.Conv2D: FakeQuantConv2D,
+    keras.layers.DepthwiseConv2D: FakeQuantDepthwiseConv2D,
+    keras.layers.Dense: FakeQuantDense,
+}
+_NORMS = (FusedBatchNorm, keras.layers.BatchNormalization)
+# They hand values on as they are, or choose among them: the range of their input is theirs.
+_SAME_RANGE = (
+    keras.layers.InputLayer, keras.layers.ZeroPadding2D, keras.layers.Flatten, keras.layers.Reshape,
+    keras.layers.Dropout, keras.layers.MaxPooling2D, keras.layers.AveragePooling2D,
+)  # fmt: skip
+_OWN_RANGE = (FakeQuantPixelScale, FakeQuantPReLU, FakeQuantAffine)
+
+
+def fake_quantized(model: keras.Model, where: str) -> keras.Model:
+    """The copy; its ranges are still to be found: see `observe`.
+
+    Args:
+        model: an embedder as trained, in float32: raw pixels in.   where: names it in errors.
+
+    Raises:
+        FaceError: it has fake quantisation already, or a layer whose weights are not known here.
+    """
+    if any(isinstance(layer, FakeQuant) for layer in model.layers):
+        raise FaceError(f"'{where}' was trained for int8 already. Name the float embedder.h5 it was made from.")
+    for layer in model.layers:
+        is_known = type(layer) in _ROUNDED or isinstance(layer, (*_NORMS, PReLU, PixelScale))
+        if layer.weights and not is_known:
+            raise FaceError(
+                f"Training for int8 knows convolutions, dense layers, normalisations and PReLU. '{where}' has a "
+                f"{type(layer).__name__} with weights, '{layer.name}'."
+            )
+    convolution_of = {norm.name: conv for norm in model.layers if (conv := _folded_into(norm, model)) is not None}
+    folded_convs = {conv.name for conv in convolution_of.values()}
+    gone = set(convolution_of)
+
+    def copy_of(layer):
+        config = layer.get_config()
+        if type(layer) in _ROUNDED:
+            return _ROUNDED[type(layer)].from_config({**config, "use_bias": True})
+        if isinstance(layer, PReLU):
+            return FakeQuantPReLU(name=layer.name)
+        if isinstance(layer, PixelScale):
+            return FakeQuantPixelScale.from_config(config)
+        if isinstance(layer, _NORMS) and layer.name not in gone:
+            return FakeQuantAffine(name=layer.name)
+        return type(layer).from_config(config)
+
+    def call(copy, *args, **kwargs):
+        kwargs.pop("mask", None)
+        if copy.name in gone:
+            return args[0]
+        y = copy(*args, **kwargs)
+        original = model.get_layer(copy.name)
+        after = _only_reader(original, model)
+        if copy.name in folded_convs:
+            after = _only_reader(after, model)
+        return FakeQuant(name=f"{copy.name}_range")(y) if _needs_range(copy, after) else y
+
+    copy = keras.models.clone_model(model, clone_function=copy_of, call_function=call)
+    for layer in copy.layers:
+        if layer.weights and not isinstance(layer, FakeQuant):
+            _copy_weights(layer, model, convolution_of)
+    return copy
+
+
+def observe(model: keras.Model, crops: np.ndarray, batch_size: int = 32) -> None:
+    """Sets the ranges of a fake-quantised net from `crops`, uint8 [N, H, W, 3], RGB."""
+    for start in range(0, len(crops), batch_size):
+        model(crops[start : start + batch_size].astype(np.float32), training=True)
+
+
+def _needs_range(layer, after) -> bool:
+    """Whether the output of `layer`, which `after` alone reads (None: several do), is a tensor of its own in int8."""
+    if isinstance(layer, (*_SAME_RANGE, *_OWN_RANGE)):
+        return False
+    if isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear:
+        return False
+    is_fused = isinstance(after, (keras.layers.ReLU, PReLU))  # PReLU has the range of its input
+    return not (type(layer) in _ROUNDED.values() and is_fused)
+
+
+def _only_reader(layer, model):
+    """The one layer of `model` that reads the output of `layer`, else None."""
+    own = set(map(id, model.layers))
+    readers = {id(node.operation): node.operation for node in layer._outbound_nodes if id(node.operation) in own}
+    return next(iter(readers.values())) if len(readers) == 1 else None
+
+
+def _folded_into(norm, model):
+    """The convolution that the normalisation `norm` goes into, else None."""
+    if not isinstance(norm, _NORMS):
+        return None
+    source = norm.input._keras_history.operation
+    is_plain = type(source) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    return source if is_plain and source in model.layers and _only_reader(source, model) is norm else None
+
+
+def _copy_weights(layer, model, convolution_of: dict) -> None:
+    """Writes the weights of the layer of the same name, with its normalisation, into `layer` of the copy."""
+    original = model.get_layer(layer.name)
+    if isinstance(layer, FakeQuantPReLU):
+        layer.alpha.assign(original.alpha.value)
+        return
+    if isinstance(layer, FakeQuantAffine):
+        scale, offset = _scale_and_offset(original)
+        layer.gamma.assign(scale)
+        layer.beta.assign(offset)
+        return
+    kernel = np.array(original.kernel)
+    bias = np.array(original.bias) if original.use_bias else np.zeros(layer.bias.shape, np.float32)
+    norm = next((model.get_layer(name) for name, conv in convolution_of.items() if conv is original), None)
+    if norm is not None:
+        scale, offset = _scale_and_offset(norm)
+        is_depthwise = isinstance(layer, FakeQuantDepthwiseConv2D)
+        kernel = kernel * (scale.reshape(kernel.shape[2:]) if is_depthwise else scale)
+        bias = bias * scale + offset
+    layer.kernel.assign(kernel)
+    layer.bias.assign(bias)
+
+
+def _scale_and_offset(norm) -> tuple[np.ndarray, np.ndarray]:
+    """Inference of a normalisation as y = scale * x + offset, float32 [C] each."""
+    mean, variance = np.array(norm.moving_mean, np.float64), np.array(norm.moving_variance, np.float64)
+    gamma = np.array(norm.gamma) if norm.gamma is not None else 1.0
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    offset = (np.array(norm.beta) if norm.beta is not None else 0.0) - mean * scale
+    return scale.astype(np.float32), offset.astype(np.float32)
