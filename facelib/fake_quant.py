@@ -112,7 +112,7 @@ class FakeQuantConv2D(keras.layers.Conv2D):
 
     def call(self, x):
         convolved = self.convolution_op(x, round_kernel(tf.convert_to_tensor(self.kernel.value), (3,)))
-        return tf.nn.bias_add(convolved, tf.convert_to_tensor(self.bias.value))
+        return self.activation(tf.nn.bias_add(convolved, tf.convert_to_tensor(self.bias.value)))
 
 
 @keras.saving.register_keras_serializable(package="face")
@@ -124,7 +124,7 @@ class FakeQuantDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         convolved = keras.ops.depthwise_conv(
             x, kernel, strides=self.strides, padding=self.padding, dilation_rate=self.dilation_rate
         )
-        return tf.nn.bias_add(convolved, tf.convert_to_tensor(self.bias.value))
+        return self.activation(tf.nn.bias_add(convolved, tf.convert_to_tensor(self.bias.value)))
 
 
 @keras.saving.register_keras_serializable(package="face")
@@ -147,10 +147,9 @@ class FakeQuantAffine(keras.layers.Layer):
 
     def call(self, x, training=False):
         scaled = x * tf.convert_to_tensor(self.gamma.value)
-        shifted = scaled + tf.convert_to_tensor(self.beta.value)
         if training:
-            self.range.follow(scaled, shifted)
-        return self.range.rounded(self.range.rounded(scaled) + tf.convert_to_tensor(self.beta.value))
+            self.range.follow(scaled)
+        return self.range.rounded(scaled) + tf.convert_to_tensor(self.beta.value)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -30,7 +30,7 @@ _SAME_RANGE = (
     keras.layers.InputLayer, keras.layers.ZeroPadding2D, keras.layers.Flatten, keras.layers.Reshape,
     keras.layers.Dropout, keras.layers.MaxPooling2D, keras.layers.AveragePooling2D,
 )  # fmt: skip
-_OWN_RANGE = (FakeQuantPixelScale, FakeQuantPReLU, FakeQuantAffine)
+_OWN_RANGE = (FakeQuantPixelScale, FakeQuantPReLU)
 
 
 def fake_quantized(model: keras.Model, where: str) -> keras.Model:
@@ -52,6 +52,7 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
                 f"{type(layer).__name__} with weights, '{layer.name}'."
             )
     convolution_of = {norm.name: conv for norm in model.layers if (conv := _folded_into(norm, model)) is not None}
+    operations = {operation.name: operation for operation in model.operations}  # layers, and x[...] or x * y
     folded_convs = {conv.name for conv in convolution_of.values()}
     gone = set(convolution_of)
 
@@ -72,8 +73,7 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
         if copy.name in gone:
             return args[0]
         y = copy(*args, **kwargs)
-        original = model.get_layer(copy.name)
-        after = _only_reader(original, model)
+        after = _only_reader(operations[copy.name], model)
         if copy.name in folded_convs:
             after = _only_reader(after, model)
         return FakeQuant(name=f"{copy.name}_range")(y) if _needs_range(copy, after) else y
@@ -93,17 +93,18 @@ def observe(model: keras.Model, crops: np.ndarray, batch_size: int = 32) -> None
 
 def _needs_range(layer, after) -> bool:
     """Whether the output of `layer`, which `after` alone reads (None: several do), is a tensor of its own in int8."""
-    if isinstance(layer, (*_SAME_RANGE, *_OWN_RANGE)):
+    if isinstance(layer, (*_SAME_RANGE, *_OWN_RANGE)) or type(layer).__name__ == "GetItem":  # x[..., a:b]
         return False
-    if isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear:
+    if isinstance(layer, keras.layers.Activation) and _is_linear(layer):
         return False
-    is_fused = isinstance(after, (keras.layers.ReLU, PReLU))  # PReLU has the range of its input
-    return not (type(layer) in _ROUNDED.values() and is_fused)
+    is_linear = isinstance(layer, FakeQuantAffine) or (type(layer) in _ROUNDED.values() and _is_linear(layer))
+    is_fused = is_linear and isinstance(after, keras.layers.ReLU)
+    return not is_fused and not isinstance(after, PReLU)  # PReLU gives its input its own range
 
 
 def _only_reader(layer, model):
     """The one layer of `model` that reads the output of `layer`, else None."""
-    own = set(map(id, model.layers))
+    own = set(map(id, model.operations))
     readers = {id(node.operation): node.operation for node in layer._outbound_nodes if id(node.operation) in own}
     return next(iter(readers.values())) if len(readers) == 1 else None
 
@@ -113,8 +114,12 @@ def _folded_into(norm, model):
     if not isinstance(norm, _NORMS):
         return None
     source = norm.input._keras_history.operation
-    is_plain = type(source) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    is_plain = type(source) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D) and _is_linear(source)
     return source if is_plain and source in model.layers and _only_reader(source, model) is norm else None
+
+
+def _is_linear(layer) -> bool:
+    return layer.activation is keras.activations.linear
 
 
 def _copy_weights(layer, model, convolution_of: dict) -> None:
@@ -128,8 +133,8 @@ def _copy_weights(layer, model, convolution_of: dict) -> None:
         layer.gamma.assign(scale)
         layer.beta.assign(offset)
         return
-    kernel = np.array(original.kernel)
-    bias = np.array(original.bias) if original.use_bias else np.zeros(layer.bias.shape, np.float32)
+    kernel = original.kernel.numpy()
+    bias = original.bias.numpy() if original.use_bias else np.zeros(layer.bias.shape, np.float32)
     norm = next((model.get_layer(name) for name, conv in convolution_of.items() if conv is original), None)
     if norm is not None:
         scale, offset = _scale_and_offset(norm)
@@ -142,8 +147,8 @@ def _copy_weights(layer, model, convolution_of: dict) -> None:
 
 def _scale_and_offset(norm) -> tuple[np.ndarray, np.ndarray]:
     """Inference of a normalisation as y = scale * x + offset, float32 [C] each."""
-    mean, variance = np.array(norm.moving_mean, np.float64), np.array(norm.moving_variance, np.float64)
-    gamma = np.array(norm.gamma) if norm.gamma is not None else 1.0
+    mean, variance = norm.moving_mean.numpy().astype(np.float64), norm.moving_variance.numpy().astype(np.float64)
+    gamma = norm.gamma.numpy() if norm.gamma is not None else 1.0
     scale = gamma / np.sqrt(variance + norm.epsilon)
-    offset = (np.array(norm.beta) if norm.beta is not None else 0.0) - mean * scale
+    offset = (norm.beta.numpy() if norm.beta is not None else 0.0) - mean * scale
     return scale.astype(np.float32), offset.astype(np.float32)
