@@ -26,6 +26,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph, or an embedder.h5")
     parser.add_argument("--out", type=Path, metavar="X", help="default: model.onnx in the run's export folder")
+    prelu_help = "PReLU as PRelu nodes, as other runtimes may like it; ONNX Runtime is half as fast then (default: no)"
+    add = parser.add_argument
+    add("--prelu-nodes", action=argparse.BooleanOptionalAction, default=False, help=prelu_help)
     add_io_flags(parser)
     return parser.parse_args(argv)
 
@@ -48,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_names(graph, args.model, io.input, io.output)
     graph = without_fake_quant(graph, node_of(io.output))
     size = input_size(graph, io.input) or io.size
-    model = graph_to_onnx(optimize(graph, io.input, io.output), io.input, io.output, size).SerializeToString()
+    optimized = optimize(graph, io.input, io.output)
+    converted = graph_to_onnx(optimized, io.input, io.output, size, prelu_nodes=args.prelu_nodes)
+    model = converted.SerializeToString()
     cosines = check_parity(
         f"'{out}' and '{args.model}'", "onnx", open_onnx(model),
         open_graph(graph, args.model, io.input, io.output), to_model_input(parity_faces(size), io),
