@@ -70,8 +70,8 @@ def _maximum(builder, node) -> str:
 def _prelu_in_blocks(builder, node, x: str, slopes: np.ndarray) -> str:
     """relu(x) - slope * relu(-x), the same to the last bit, the factors as 1x1 depthwise convolutions.
 
-    ONNX Runtime keeps maps in blocks of channels, but only from convolution to convolution, ReLU and sum: for a PRelu it
-    puts every map back in order and into blocks again, and MobileFaceNet takes twice as long.
+    ONNX Runtime keeps maps in blocks of channels through convolutions, ReLU and sums. For a PRelu it puts every map
+    back in order and into blocks again, and MobileFaceNet takes twice as long.
     """
     channels = builder.shapes[node.name][-1]
 

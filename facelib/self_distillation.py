@@ -1,6 +1,6 @@
 """A changed copy of a trained net learns to embed as the net itself does: swap_activation.py and quantize_aware.py.
 
-Names TensorFlow, through Keras. What these scripts take of layer 1 comes in `Tools`.
+What these scripts have of layer 1 comes in `Tools`.
 """
 
 import argparse
