@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from facelib.int8_forms import column_kernels, column_shapes
 from facelib.layers import PixelScale, PReLU
 
 
@@ -125,6 +126,43 @@ class FakeQuantDepthwiseConv2D(keras.layers.DepthwiseConv2D):
             x, kernel, strides=self.strides, padding=self.padding, dilation_rate=self.dilation_rate
         )
         return self.activation(tf.nn.bias_add(convolved, tf.convert_to_tensor(self.bias.value)))
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FakeQuantGlobalDepthwise(keras.layers.DepthwiseConv2D):
+    """A depthwise convolution over the whole map, in the two steps that int8 computes it in; see `facelib.int8_forms`.
+
+    The first batch says by how much a channel's sums of columns are brought to the range of the largest.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.columns = _Range(self, 0.99)
+        shape = {"shape": (input_shape[-1],), "initializer": "ones", "trainable": False, "dtype": "float32"}
+        self.factors = self.add_weight(name="factors", **shape)
+
+    def call(self, x, training=False):
+        height, width, channels = x.shape[1:]
+        before, between = column_shapes(height, width, channels)
+        kernel = tf.convert_to_tensor(self.kernel.value)
+
+        def column_sums(factors):
+            first, _ = column_kernels(kernel, factors)
+            sums = keras.ops.depthwise_conv(tf.reshape(x, before), round_kernel(first, (2,)), padding="valid")
+            return tf.reshape(sums, between)
+
+        if training:
+            is_new = tf.equal(self.columns.low.value, self.columns.high.value)
+            largest = tf.reduce_max(tf.abs(column_sums(tf.ones(channels))), [0, 1, 2])
+            even = tf.clip_by_value(tf.reduce_max(largest) / tf.maximum(largest, 1e-9), 1.0, 1000.0)
+            self.factors.assign(tf.where(is_new, even, self.factors.value))
+        factors = tf.convert_to_tensor(self.factors.value)
+        sums = column_sums(factors)
+        if training:
+            self.columns.follow(sums)
+        _, second = column_kernels(kernel, factors)
+        whole = keras.ops.depthwise_conv(self.columns.rounded(sums), second, padding="valid")
+        return tf.nn.bias_add(whole, tf.convert_to_tensor(self.bias.value))
 
 
 @keras.saving.register_keras_serializable(package="face")

@@ -14,9 +14,11 @@ from facelib.fake_quant import (
     FakeQuantConv2D,
     FakeQuantDense,
     FakeQuantDepthwiseConv2D,
+    FakeQuantGlobalDepthwise,
     FakeQuantPixelScale,
     FakeQuantPReLU,
 )
+from facelib.int8_forms import is_global
 from facelib.layers import FusedBatchNorm, PixelScale, PReLU
 
 _ROUNDED = {
@@ -59,7 +61,8 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
     def copy_of(layer):
         config = layer.get_config()
         if type(layer) in _ROUNDED:
-            return _ROUNDED[type(layer)].from_config({**config, "use_bias": True})
+            kind = FakeQuantGlobalDepthwise if _is_global(layer) else _ROUNDED[type(layer)]
+            return kind.from_config({**config, "use_bias": True})
         if isinstance(layer, PReLU):
             return FakeQuantPReLU(name=layer.name)
         if isinstance(layer, PixelScale):
@@ -91,13 +94,18 @@ def observe(model: keras.Model, crops: np.ndarray, batch_size: int = 32) -> None
         model(crops[start : start + batch_size].astype(np.float32), training=True)
 
 
+def _is_global(layer) -> bool:
+    is_depthwise = type(layer) is keras.layers.DepthwiseConv2D and layer.padding == "valid"
+    return is_depthwise and is_global(tuple(layer.kernel.shape), layer.input.shape[1:])
+
+
 def _needs_range(layer, after) -> bool:
     """Whether the output of `layer`, which `after` alone reads (None: several do), is a tensor of its own in int8."""
     if isinstance(layer, (*_SAME_RANGE, *_OWN_RANGE)) or type(layer).__name__ == "GetItem":  # x[..., a:b]
         return False
     if isinstance(layer, keras.layers.Activation) and _is_linear(layer):
         return False
-    is_linear = isinstance(layer, FakeQuantAffine) or (type(layer) in _ROUNDED.values() and _is_linear(layer))
+    is_linear = isinstance(layer, FakeQuantAffine) or (isinstance(layer, tuple(_ROUNDED)) and _is_linear(layer))
     is_fused = is_linear and isinstance(after, keras.layers.ReLU)
     return not is_fused and not isinstance(after, PReLU)  # PReLU gives its input its own range
 
@@ -138,7 +146,7 @@ def _copy_weights(layer, model, convolution_of: dict) -> None:
     norm = next((model.get_layer(name) for name, conv in convolution_of.items() if conv is original), None)
     if norm is not None:
         scale, offset = _scale_and_offset(norm)
-        is_depthwise = isinstance(layer, FakeQuantDepthwiseConv2D)
+        is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
         kernel = kernel * (scale.reshape(kernel.shape[2:]) if is_depthwise else scale)
         bias = bias * scale + offset
     layer.kernel.assign(kernel)

@@ -9,7 +9,8 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.fake_quant_graph import has_fake_quant, without_fake_quant
 from facelib.float_depthwise import restore_depthwise
-from facelib.graph import node_of
+from facelib.graph import node_of, open_graph
+from facelib.int8_forms import split_global_depthwise
 from facelib.layer_names import is_of, layer_of
 from facelib.pixels import to_model_input
 from facelib.quiet import quiet_stderr
@@ -51,6 +52,7 @@ def convert(graph, io: Io, shape: tuple[int, ...], wanted: Wanted) -> bytes:
     if has_fake_quant(graph):
         graph = without_fake_quant(graph, node_of(io.output), wanted.keep_float) if wanted.keep_float else graph
         return _with_edges(_run(_converter(graph, io, shape, "int8"), "int8"), wanted.edges)
+    graph = split_global_depthwise(graph, node_of(io.output), _looker(graph, io, wanted.crops))
     converter = _converter(graph, io, shape, "int8")
     converter.representative_dataset = calibration_steps(wanted.crops, io)
     if not wanted.keep_float:
@@ -70,6 +72,12 @@ def check_layers(graph, names: Sequence[str]) -> None:
         if not any(layer.startswith(name) for layer in layers):
             near = difflib.get_close_matches(name, layers, 3, 0.0)
             raise FaceError(f"--keep-float names layers of the graph. None begins with '{name}': {', '.join(near)} do.")
+
+
+def _looker(graph, io: Io, crops: np.ndarray) -> Callable[[str], np.ndarray]:
+    """Node name -> its values on `crops`."""
+    pixels = to_model_input(crops, io).astype(np.float32)
+    return lambda node: open_graph(graph, "the graph", io.input, node)(pixels)
 
 
 def calibration_steps(crops: np.ndarray, io: Io) -> Callable:
