@@ -1,7 +1,7 @@
 /**
  * The page: two slots, each a photo or a camera frame; their distance; the verdict at the calibrated threshold.
  */
-import { embed, fetchFile, Net, squaredDistance, startRuntime } from './embedder.js';
+import { embed, fetchFile, fetchJson, Net, squaredDistance, startRuntime } from './embedder.js';
 import { cutFace, decode, pixelsOf } from './faces.js';
 
 const MAX_DISTANCE = 4; // squared L2 of opposite unit vectors
@@ -31,6 +31,7 @@ class Slot {
       if (input.files.length) this.take(input.files[0]);
       input.value = ''; // the same file may be chosen again
     });
+    at('.another').addEventListener('click', () => input.click());
     at('.camera').addEventListener('click', () => this.openCamera());
     at('.take').addEventListener('click', () => this.takeFrame());
     at('.cancel').addEventListener('click', () => { this.closeCamera(); at('.camera').focus(); });
@@ -125,11 +126,12 @@ class Slot {
   showCamera(isOn) {
     for (const selector of ['video', '.take', '.cancel']) $(selector, this.root).hidden = !isOn;
     for (const selector of ['label', '.camera']) $(selector, this.root).hidden = isOn;
+    $('.another', this.root).hidden = isOn || $('.photo', this.root).hidden;
   }
 
   clear() {
     this.embedding = null;
-    for (const selector of ['.error', '.seen', '.photo']) $(selector, this.root).hidden = true;
+    for (const selector of ['.error', '.seen', '.photo', '.another']) $(selector, this.root).hidden = true;
     $('.invitation', this.root).hidden = false;
   }
 
@@ -139,7 +141,7 @@ class Slot {
     canvas.width = Math.max(1, Math.round(width * scale));
     canvas.height = Math.max(1, Math.round(height * scale));
     canvas.getContext('2d').drawImage(photo, 0, 0, canvas.width, canvas.height);
-    canvas.hidden = false;
+    canvas.hidden = $('.another', this.root).hidden = false;
     $('.invitation', this.root).hidden = true;
   }
 
@@ -221,7 +223,7 @@ async function start() {
     addEventListener(event, (dropped) => dropped.preventDefault());
   }
   try {
-    settings = await (await fetchFile('demo.json')).json();
+    settings = await fetchJson('demo.json');
     await startRuntime();
     [net, detector] = [await Net.open(settings.model), await Net.open('face_detector.tflite')];
     await embed(net, new Uint8Array(112 * 112 * 3).fill(128), false); // the first run allocates: not to be timed

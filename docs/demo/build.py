@@ -88,7 +88,9 @@ def check_model(model: Path) -> Sidecar:
         )
     lite = Lite(model, input=io.input, output=io.output)
     if lite.shape != SHAPE:
-        raise FaceError(f"The page feeds {list(SHAPE)}. '{model}' takes {list(lite.shape)}: name one of pb_2_tflite.py.")
+        raise FaceError(
+            f"The page feeds {list(SHAPE)}. '{model}' takes {list(lite.shape)}: name one of pb_2_tflite.py."
+        )
     if not (lite.dtype == "float32" or lite.takes_pixels) or lite.output_dtype != "float32":
         raise FaceError(
             f"LiteRT.js takes and gives float32. '{model}' takes {lite.dtype} and gives {lite.output_dtype}: name "
@@ -108,7 +110,9 @@ def install_packages() -> Path:
     try:
         subprocess.run(argv, cwd=HERE, check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise FaceError("'npm' is not on PATH: it brings LiteRT.js. Install Node.js with npm, any recent one.") from error
+        raise FaceError(
+            "'npm' is not on PATH: it brings LiteRT.js. Install Node.js with npm, any recent one."
+        ) from error
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split())[-300:]
         raise FaceError(f"'{' '.join(argv)}' in '{HERE}' failed ({reason}). It needs the npm registry once.") from error
@@ -137,8 +141,8 @@ def fill(folder: Path, model: Path, sidecar: Sidecar, decision: Decision, packag
     settings = {
         "model": served,
         "description": (
-            f"Model: {model.name} ({sidecar.kind}, {model.stat().st_size / 2**20:.2f} MiB, SHA-256 {sidecar.sha256[:12]}); "
-            f"training data: {sidecar.training_data or 'not stated'}; licence: {sidecar.licence or 'not stated'}. "
+            f"Model: {model.name} ({sidecar.kind}, {model.stat().st_size / 2**20:.2f} MiB, SHA-256 "
+            f"{sidecar.sha256[:12]}); training data: {sidecar.training_data or 'not stated'}; licence: {sidecar.licence or 'not stated'}. "
             f"Runtime: LiteRT.js; face detector: BlazeFace of MediaPipe, both Apache-2.0."
         ),
         "template": sidecar.rest.get("template", TEMPLATE_112),

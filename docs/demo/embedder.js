@@ -14,6 +14,16 @@ export async function fetchFile(url) {
   return response;
 }
 
+/** The JSON value of the file at `url`; errors as `fetchFile`. */
+export async function fetchJson(url) {
+  const response = await fetchFile(url);
+  try {
+    return await response.json();
+  } catch (error) {
+    throw new Error(`'${url}' is damaged (${error.message}). ${REBUILD}`);
+  }
+}
+
 /** Loads the runtime itself; once, before any `Net`. */
 export async function startRuntime() {
   try {
