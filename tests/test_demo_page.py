@@ -1,8 +1,7 @@
-"""docs/demo: the built page embeds and decides as Python does, asks nobody else for anything, and says what is wrong."""
+"""docs/demo: the built page embeds and decides as Python does, asks nobody else, and says what is wrong."""
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 import threading
@@ -233,7 +232,7 @@ def test_the_verdict_is_the_thresholds(page, models, faces, packages, tmp_path, 
 @needs_chromium
 def test_a_photo_is_aligned_as_its_face_was_drawn(demo, models, faces, tmp_path):
     crop = faces.pixels[1]
-    turn = cv2.getRotationMatrix2D((56, 56), 20, 2.0) + [[0, 0, 344], [0, 0, 244]]
+    turn = np.add(cv2.getRotationMatrix2D((56, 56), 20, 2.0), [[0, 0, 344], [0, 0, 244]])
     photo = cv2.warpAffine(crop, turn, (800, 600), borderValue=(90, 120, 90))
 
     got = demo.choose(0, write_png(tmp_path / "photo.png", photo))
@@ -289,44 +288,50 @@ def test_no_request_leaves_the_folder_that_is_served(demo, faces):
 # --------------------------------------------------------------------------------------------------------- mistakes
 
 
+NO_PHOTO = "A photo is a JPEG, PNG or other image file. '{}' is none that can be read."
+NO_FACE = "A photo shows a face. None was found in '{}' (200x300): take one with a larger, upright face."
+WALL = cv2.imencode(".png", np.full((200, 300, 3), 127, np.uint8))[1].tobytes()
+ALERTS = "[...document.querySelectorAll('[role=alert]')].filter((line) => !line.hidden).map((line) => line.innerText)"
+
+
 @needs_chromium
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [
-        ("holiday.jpg", b"no picture", "A photo is a JPEG, PNG or other image file. 'holiday.jpg' is none that can be read."),
-        ("empty.png", b"", "A photo is a JPEG, PNG or other image file. 'empty.png' is none that can be read."),
-        ("wall.png", None, "A photo shows a face. None was found in 'wall.png' (200x300): take one with a larger, upright face."),
-    ],
-)  # fmt: skip
+    [("holiday.jpg", b"no picture", NO_PHOTO), ("empty.png", b"", NO_PHOTO), ("wall.png", WALL, NO_FACE)],
+)
 def test_an_unusable_photo_is_one_message_and_no_verdict(demo, faces, tmp_path, name, content, message):
     demo.choose(0, faces.files[0])
     demo.choose(1, faces.files[1])
-    path = tmp_path / name
-    path.write_bytes(
-        cv2.imencode(".png", np.full((200, 300, 3), 127, np.uint8))[1].tobytes() if content is None else content
-    )
+    (tmp_path / name).write_bytes(content)
 
-    assert demo.choose(1, path) is None
+    assert demo.choose(1, tmp_path / name) is None
 
-    shown = "[...document.querySelectorAll('[role=alert]')].filter((line) => line.checkVisibility()).map((line) => line.innerText)"
-    assert demo.page.evaluate(shown) == [message]
+    assert demo.page.evaluate(ALERTS) == [message.format(name)]
     assert demo.text("#answer") == "Choose another face"
     assert demo.choose(1, faces.files[1]) is not None
-    assert demo.page.evaluate(shown) == []
+    assert demo.page.evaluate(ALERTS) == []
+
+
+def remove(pattern):
+    return lambda site: [path.unlink() for path in site.glob(pattern)]
+
+
+def overwrite(pattern, data):
+    return lambda site: [path.write_bytes(data) for path in site.glob(pattern)]
 
 
 @needs_chromium
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda site: next(site.glob("model-*.tflite")).unlink(), r"'model-\w+\.tflite' cannot be loaded \(404\)\. Build"),
-        (lambda site: next(site.glob("model-*.tflite")).write_bytes(b"nonsense"), r"'model-\w+\.tflite' is no model .*Build"),
-        (lambda site: (site / "demo.json").unlink(), r"'demo\.json' cannot be loaded \(404\)\. Build"),
-        (lambda site: (site / "demo.json").write_text("{"), r"'demo\.json' is damaged .*Build"),
-        (lambda site: [path.unlink() for path in site.glob("runtime/*internal.wasm")], r"The runtime cannot be loaded.*Build"),
-        (lambda site: [path.unlink() for path in site.glob("runtime/*internal.js")], r"The runtime cannot be loaded.*Build"),
+        (remove("model-*.tflite"), r"'model-\w+\.tflite' cannot be loaded \(404\)\. Build"),
+        (overwrite("model-*.tflite", b"nonsense"), r"'model-\w+\.tflite' is no model .*Build"),
+        (remove("demo.json"), r"'demo\.json' cannot be loaded \(404\)\. Build"),
+        (overwrite("demo.json", b"{"), r"'demo\.json' is damaged .*Build"),
+        (remove("runtime/*internal.wasm"), r"The runtime cannot be loaded.*Build"),
+        (remove("runtime/*internal.js"), r"The runtime cannot be loaded.*Build"),
     ],
-)  # fmt: skip
+)
 def test_a_missing_or_damaged_part_is_one_message(sites, page, tmp_path, spoil, message):
     site = shutil.copytree(sites["float"], tmp_path / "site")
     spoil(site)
@@ -438,7 +443,7 @@ def test_an_int8_output_is_refused_by_name(models, tmp_path, monkeypatch):
 def test_without_npm_it_says_what_to_install(models, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "HERE", tmp_path)
     (tmp_path / "package-lock.json").write_text("{}")
-    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(FaceError, match=r"'npm' is not on PATH.*Install Node\.js"):
         build.main([str(models["float"]), "--out", str(tmp_path / "site")])

@@ -55,8 +55,8 @@ def test_every_picture_is_drawn_and_nothing_hangs_over_the_edge(pages, tmp_path,
     probe.write_text(f"{head}{frame}<script>onload = () => {{ {measure} }}</script>")
 
     dump = subprocess.run(
-        [CHROMIUM, *FLAGS, "--window-size=1300,900", f"--blink-settings=preferredColorScheme={number}", f"--user-data-dir={tmp_path}/chromium",
-         "--dump-dom", probe.as_uri()],
+        [CHROMIUM, *FLAGS, "--window-size=1300,900", f"--blink-settings=preferredColorScheme={number}",
+         f"--user-data-dir={tmp_path}/chromium", "--dump-dom", probe.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

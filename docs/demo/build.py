@@ -142,7 +142,8 @@ def fill(folder: Path, model: Path, sidecar: Sidecar, decision: Decision, packag
         "model": served,
         "description": (
             f"Model: {model.name} ({sidecar.kind}, {model.stat().st_size / 2**20:.2f} MiB, SHA-256 "
-            f"{sidecar.sha256[:12]}); training data: {sidecar.training_data or 'not stated'}; licence: {sidecar.licence or 'not stated'}. "
+            f"{sidecar.sha256[:12]}); training data: {sidecar.training_data or 'not stated'}; "
+            f"licence: {sidecar.licence or 'not stated'}. "
             f"Runtime: LiteRT.js; face detector: BlazeFace of MediaPipe, both Apache-2.0."
         ),
         "template": sidecar.rest.get("template", TEMPLATE_112),
