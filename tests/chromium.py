@@ -63,7 +63,7 @@ class Page:
             raise RuntimeError(result["exceptionDetails"].get("exception", {}).get("description", script))
         return result["result"].get("value")
 
-    def wait_for(self, condition: str, seconds: float = 60.0) -> None:
+    def wait_for(self, condition: str, seconds: float = 120.0) -> None:
         """Until the JavaScript expression `condition` is true."""
         end = time.monotonic() + seconds
         while not self.evaluate(condition):
