@@ -268,8 +268,8 @@ def describe(rounds: int, busy: dict[int, float]) -> str:
             continue
     shares = ", ".join(f"{share:.2f} on {threads} thread{'s' * (threads > 1)}" for threads, share in busy.items())
     return (
-        f"{rounds} rounds in turn, each {SINGLES} single faces and one batch of {BATCH}; medians; times faster than the "
-        f"first artefact on as many threads; memory is the peak of the whole process, Python and runtime included.\n"
+        f"{rounds} rounds in turn, each {SINGLES} single faces and one batch of {BATCH}; medians; times faster than "
+        f"the first artefact on as many threads; memory is the peak of the process, Python and runtime included.\n"
         f"{machine()}; busy share of all cores meanwhile {shares}; {time.strftime('%F')}; "
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
