@@ -45,20 +45,16 @@ def is_tested(artefact: Path, sets: Mapping[str, str], fars: Sequence[float]) ->
     )
 
 
-def find_losses(artefact: Path, parent: Path, first: Path, max_acc_drop: float, max_vr_drop: float) -> list[str]:
-    """What `artefact` lost beyond what is allowed: to its parent, else over the whole way from `first`.
+def find_losses(report: Path, references: Sequence[Path], max_acc_drop: float, max_vr_drop: float) -> list[str]:
+    """What the artefact of `report` lost beyond what is allowed, to the first of `references` that it lost to.
 
-    Drops are percentage points. See `tested_part` for what cannot be compared.
+    Args:
+        references: report files: of its parent, where it lost by itself, before that of the whole way's beginning.
+        max_acc_drop, max_vr_drop: in percentage points.
     """
-    new = read_report(report_path(artefact))
-    for other in dict.fromkeys((parent, first)):
-        if found := compare(new, read_report(report_path(other)), max_acc_drop, max_vr_drop):
-            return [f"{loss} ({other.name})" for loss in found]
+    new = read_report(report)
+    for reference in dict.fromkeys(references):
+        old = read_report(reference)
+        if found := compare(new, old, max_acc_drop, max_vr_drop):
+            return [f"{loss} ({old.get('artifact')})" for loss in found]
     return []
-
-
-def tested_part(artefact: Path, first: Path) -> int | None:
-    """The pairs that `artefact` was tested on, where those are but a part of what `first` was; else None."""
-    new, old = (read_report(report_path(path))["sets"] for path in (artefact, first))
-    parts = [new[name]["pairs"] for name in new if name in old and new[name].get("pairs", 0) < old[name]["pairs"]]
-    return parts[0] if parts else None

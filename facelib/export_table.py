@@ -47,6 +47,9 @@ def format_outcomes(run: Path, outcomes: Sequence[Outcome]) -> str:
     threads = sorted({row.threads for row in rows if row.threads})
     notes = f"ms an image on {' or '.join(map(str, threads))} threads. " if threads else ""
     notes += "Changes in percentage points against embedder.h5; worst cosine to what the stage was made from."
+    for row in rows:
+        if row.obstacles:
+            notes += f" {row.stage}: {row.measurement}; the gate compares with what it was made from, on the same."
     return "\n".join([f"# {run.resolve().name}\n", format_markdown(lines, 1 + has_sets), "", notes, *footnotes(rows)])
 
 

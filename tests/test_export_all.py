@@ -58,7 +58,7 @@ def bring(toy, monkeypatch):
             raise KeyboardInterrupt
         if words[0] in bring.refused:
             raise export_all.Refused(bring.refused[words[0]])
-        if words[0].startswith(("om/", "k210/")):
+        if words[0].startswith(("om/", "k210/")) or "--pairs" in words:
             return stand_in(toy, words)
         if words[0] == "report.py":  # tests of its own look at the page
             return (toy.run / "report.html").write_text("page")
@@ -87,11 +87,12 @@ def stand_in(toy, words):
         out.write_bytes(f"made by {script}".encode())
         extra = {} if out.suffix == ".om" else {"calibration": load_crops(toy.bin, 5, 0)[1]}
         write_sidecar(out, kind=out.suffix[1:], made_from=Path(values[0]), io=Io(), **extra)
-    if script in ("om/calculate_om_acc.py", "k210/kmodel_test.py"):
+    if script in ("om/calculate_om_acc.py", "k210/kmodel_test.py", "tflite_test.py"):
         artefact = Path(values[values.index("--model") + 1] if script.startswith("om/") else values[0])
         report = json.loads(report_path(toy.run / "embedder.h5").read_text())
         report["sets"]["toy"]["pairs"] = NUM_PAIRS if artefact.suffix == ".om" else NUM_PAIRS // 4
-        write_json(report_path(artefact), {**report, "artifact": artefact.name, "sha256": sha256_of(artefact)})
+        out = Path(values[values.index("--report") + 1]) if "--report" in values else report_path(artefact)
+        write_json(out, {**report, "artifact": artefact.name, "sha256": sha256_of(artefact)})
 
 
 def table_of(toy):
@@ -189,13 +190,13 @@ def test_a_stage_that_lost_too_much_is_named_with_what_it_lost_and_the_rest_is_f
 def test_small_losses_of_many_stages_add_up_against_the_h5(tmp_path):
     for name, acc in (("embedder.h5", 0.99), ("optimized.pb", 0.986), ("model.tflite", 0.982)):
         sets = {"lfw": {"pairs": 10, "genuine": 5, "acc": acc, "vr": {"0.001": {"vr": acc}}}}
-        write_json(report_path(tmp_path / name), {"sets": sets})
-    h5, pb, tflite = (tmp_path / name for name in ("embedder.h5", "optimized.pb", "model.tflite"))
+        write_json(report_path(tmp_path / name), {"artifact": name, "sets": sets})
+    h5, pb, tflite = (report_path(tmp_path / name) for name in ("embedder.h5", "optimized.pb", "model.tflite"))
 
-    assert find_losses(pb, h5, h5, 0.5, 2) == []
-    (loss,) = find_losses(tflite, pb, h5, 0.5, 2)
+    assert find_losses(pb, [h5, h5], 0.5, 2) == []
+    (loss,) = find_losses(tflite, [pb, h5], 0.5, 2)
     assert loss == "lfw: ACC 98.20 % against 99.00 %: 0.80 points lost, 0.5 allowed (embedder.h5)"
-    assert find_losses(tflite, pb, h5, 0.8, 2) == []
+    assert find_losses(tflite, [pb, h5], 0.8, 2) == []
 
 
 def test_a_report_counts_for_its_own_file_sets_and_rates_alone(tmp_path):
@@ -270,6 +271,7 @@ def test_ascend_and_k210_go_through_their_scripts_where_their_tools_are(toy, bri
     bring.refused["k210/check_k210.py"] = "The K210 does not take PReLU."
     ran = bring()
 
+    valid, far = ["--valid", str(toy.bin)], ["--far", "0.001"]
     om, kmodel, pb, tflite = (
         str(toy.export / name) for name in ("model.om", "model.kmodel", "optimized.pb", "model_float.tflite")
     )
@@ -287,11 +289,39 @@ def test_ascend_and_k210_go_through_their_scripts_where_their_tools_are(toy, bri
     assert bring()[:-1] == [
         ["check_k210.py", tflite],
         ["tflite_2_kmodel.py", tflite, "--calibration", str(toy.bin), "--out", kmodel],
-        ["kmodel_test.py", kmodel, "--valid", str(toy.bin), "--pairs", "600", "--far", "0.001"],
+        ["tflite_test.py", tflite, *valid, "--pairs", "600", *far, "--report", f"{kmodel}.float.json"],
+        ["kmodel_test.py", kmodel, *valid, "--pairs", "600", *far],
     ]
     row = table_of(toy)["model.kmodel"]
-    assert row["gate"] == f"passed its own test on {NUM_PAIRS // 4} pairs" and row["change of ACC %"] == "-"
+    assert row["gate"] == "passed" and row["change of ACC %"] == "-"
+    assert f"model.kmodel: {NUM_PAIRS // 4} pairs" in (toy.export / "export.md").read_text()
     assert [words[0] for words in bring()] == ["report.py"]
+
+    before = edited(Path(f"{kmodel}.float.json"), lambda result: result.update(acc=result["acc"] + 0.1))
+    with pytest.raises(FaceError, match=r"model\.kmodel: lost toy: ACC .*10\.00 points .*\(model_float\.tflite\)"):
+        bring(gate=("--max-acc-drop", "9", "--max-vr-drop", "100"))
+    Path(f"{kmodel}.float.json").write_bytes(before)
+
+
+def test_a_test_that_failed_after_its_report_is_not_taken_for_passed(toy, bring):
+    bring()
+    path = report_path(toy.export / "model.onnx")
+    kept = path.read_bytes()
+    edited(path, lambda result: result["source"].update(sha256="0" * 64))
+    bring.refused["onnx_test.py"] = "Mean cosine 0.5."
+
+    for _ in range(2):
+        with pytest.raises(FaceError, match=r"model\.onnx: failed: Mean cosine 0\.5\.$"):
+            bring()
+        assert not path.exists()
+    path.write_bytes(kept)
+
+
+def test_a_shell_script_gets_this_python(capfd):
+    with pytest.raises(export_all.Refused, match=r"^No frozen graph at 'missing\.pb'"):
+        export_all.run_command(["optimize_pb.sh", "missing.pb"])
+
+    assert capfd.readouterr().out.startswith("$ ./")
 
 
 def test_a_command_is_printed_run_and_its_error_handed_on(capfd):
