@@ -1,7 +1,7 @@
 """AIPP configurations: how an Ascend model is to make its input from uint8 pixels, on the device.
 
 A text file of `key: value` in aipp_op { }. The device computes, channel by channel after an R/B swap,
-(pixel - mean_chn - min_chn) * var_reci_chn. Source: CANN manual, ATC, "AIPP configuration" (configuration file template).
+(pixel - mean_chn - min_chn) * var_reci_chn. Source: CANN manual, ATC, "AIPP configuration", its file template.
 """
 
 import re
@@ -56,8 +56,8 @@ def io_with_aipp(io: Io, path: Path) -> Io:
         if abs(mean + low - shift) > 1e-3 or abs(factor - scale) > 1e-5:
             raise FaceError(
                 f"The net takes {'raw pixels, which it scales itself' if io.pixels == 'raw' else '(x - 127.5) / 128'}: "
-                f"channel {channel} needs min_chn {shift:g} and var_reci_chn {scale:g}. '{path}' says mean_chn {mean:g}, "
-                f"min_chn {low:g}, var_reci_chn {factor:g}. Mend it."
+                f"channel {channel} needs min_chn {shift:g} and var_reci_chn {scale:g}. '{path}' says "
+                f"mean_chn {mean:g}, min_chn {low:g}, var_reci_chn {factor:g}. Mend it."
             )
     is_swapped = settings.get("rbuv_swap_switch", "false") == "true"
     colour = {"rgb": "bgr", "bgr": "rgb"}[io.colour] if is_swapped else io.colour

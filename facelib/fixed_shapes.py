@@ -1,7 +1,7 @@
 """A graph for one face at a time: every size known before it runs. Names TensorFlow.
 
-Our graphs take any number of faces and so compute the shape of the last Reshape as they run (Shape, StridedSlice, Pack).
-With one face these are constants. What still depends on the data then has no place on a chip that wants static shapes.
+Our graphs take any number of faces, and so compute the shape of the last Reshape as they run: Shape, StridedSlice,
+Pack. With one face these are constants. What still depends on the data has no place on the chip.
 """
 
 from pathlib import Path
@@ -63,7 +63,7 @@ def fix_shapes(graph, input_name: str, output_name: str, path: Path):
     unknown = [
         f"'{operation.name}' ({operation.type})"
         for operation in _import(fixed).get_operations()
-        if operation.type in _ASKS_SHAPE or not all(out.shape.is_fully_defined() for out in operation.outputs)
+        if operation.type in _ASKS_SHAPE or not all(out.shape.is_fully_defined() for out in _used(operation, target))
     ]
     if unknown:
         more = f" and {len(unknown) - MAX_LISTED} more" if len(unknown) > MAX_LISTED else ""
@@ -85,6 +85,11 @@ def _with_known_shapes(graph):
                 node = constant_node(node.name, np.array(shape.as_list(), operation.outputs[0].dtype.as_numpy_dtype))
         nodes.append(node)
     return with_nodes(graph, nodes)
+
+
+def _used(operation, target: str) -> list:
+    """The outputs of a node that matter: those of batch normalisation that are for training have no known shape."""
+    return [out for out in operation.outputs if out.consumers() or operation.name == target]
 
 
 def _import(graph):

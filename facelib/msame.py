@@ -41,7 +41,7 @@ class Timing:
         return self.average if self.without_first is None else self.without_first
 
 
-def stem_of(number: int, is_flipped: bool = False) -> str:
+def stem_of(number: int, is_flipped: bool | int = False) -> str:
     """The name, without suffix, of the input of face `number`."""
     return f"{number}{FLIP if is_flipped else ''}"
 
@@ -117,7 +117,7 @@ def _index(folder: Path, num_faces: int) -> dict[str, Path]:
         found[key] = file
     if len(outputs) > 1:
         raise FaceError(
-            f"An embedder has one output. '{folder}' has results of {len(outputs)} (_output_{', _output_'.join(outputs)}). "
+            f"An embedder has one output. '{folder}' has results of {len(outputs)}, numbered {', '.join(outputs)}. "
             f"Convert the model with one: om/pb_2_om.sh sets --out_nodes."
         )
     if foreign:
@@ -134,8 +134,8 @@ def _refuse_gaps(folder: Path, files: Sequence[Path | None], is_flipped: bool) -
     missing = [f"{stem_of(i, is_flipped)}_output_*" for i, file in enumerate(files) if file is None]
     if missing:
         raise FaceError(
-            f"Every face has a result. In '{folder}' {len(missing):,} of {len(files):,} are missing: {_named(missing)}. "
-            f"msame goes on after a failed execution: look for [ERROR] in {LOG_NAME}."
+            f"Every face has a result. In '{folder}' {len(missing):,} of {len(files):,} are missing: "
+            f"{_named(missing)}. msame goes on after a failed execution: look for [ERROR] in {LOG_NAME}."
         )
 
 
@@ -163,7 +163,8 @@ def _deduce_size(row: bytes | np.ndarray, file: Path) -> int:
         return len(row)
     choices = [f"{len(row) // size} of {dtype.__name__}" for size, dtype in _DTYPES.items() if len(row) % size == 0]
     raise FaceError(
-        f"'{file}' has {len(row)} bytes: {' or '.join(choices)}? Say it: --embedding-size D, or --model X.om with its sidecar."
+        f"'{file}' has {len(row)} bytes: {' or '.join(choices)}? Say it: --embedding-size D, or --model X.om, which "
+        f"has a sidecar."
     )
 
 

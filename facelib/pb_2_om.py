@@ -2,7 +2,7 @@
 
 ./om/pb_2_om.sh runs/demo/export/optimized.pb --soc_version Ascend310P3
 
-Checks the graph, prints the command of Huawei's converter, and runs it where atc is on PATH. om/README.md says the rest.
+Checks the graph, prints the command of Huawei's converter, and runs it where atc is on PATH. More in om/README.md.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sidecar:
         names = ("soc_version", "precision_mode", "op_select_implmode", "output_type")
         write_sidecar(out, kind="om", made_from=args.graph, io=fed, atc={name: getattr(args, name) for name in names})
-    print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: python om/image2bin.py FILE.bin DIR --model {out}")
+    print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: image2bin.py FILE.bin DIR --model {out}")
     return 0
 
 
@@ -110,7 +110,9 @@ def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path
     save_graph(fixed, copy)
     if has_sidecar:
         write_sidecar(copy, kind="batch1_pb", made_from=path, io=io)
-    print(f"wrote {copy}: the graph for one face, {len(graph.node)} nodes -> {len(fixed.node)}, no shape computed in it")
+    print(
+        f"wrote {copy}: the graph for one face, {len(graph.node)} -> {len(fixed.node)} nodes, no shape computed in it"
+    )
     return copy
 
 
@@ -123,7 +125,7 @@ def report_ops(graph, output_name: str) -> None:
         return
     for op, names in unknown.items():
         more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-        print(f"warning: op {op} is not in the table of Ascend's TensorFlow parser: {', '.join(names[:MAX_LISTED])}{more}")
+        print(f"warning: op {op} is not in the table of Ascend's parser: {', '.join(names[:MAX_LISTED])}{more}")
     print("warning: atc may say 'No parser is registered'; facelib/ascend_ops.py says where the table comes from")
 
 

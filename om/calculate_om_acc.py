@@ -31,7 +31,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("out_dir", type=Path, metavar="OUT_DIR", help="what msame wrote")
     add("bin", type=Path, metavar="FILE.bin", help="the verification set that image2bin.py was given")
-    add("--model", type=Path, metavar="X.om", help="the model: names the report, and its sidecar knows the embedding size")
+    add(
+        "--model",
+        type=Path,
+        metavar="X.om",
+        help="names the report; its sidecar knows the embedding size",
+    )
     add("--embedding-size", type=int, default=0, metavar="D", help="of a model without a sidecar, for --outfmt BIN")
     add("--flip", action=argparse.BooleanOptionalAction, help="add mirrored faces (default: where there are results)")
     add_test_flags(parser)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     io = find_io(args)
     to_model_input(np.zeros((1, 112, 112, 3), np.uint8), io)  # refuses what cannot be, before anything is written
     pairs = load_bin(args.bin)
-    names = [f"{stem_of(i, flip)}.bin" for flip in ([False, True] if args.flip else [False]) for i in range(2 * len(pairs))]
+    names = [f"{stem_of(i, flip)}.bin" for flip in range(1 + args.flip) for i in range(2 * len(pairs))]
     check_folder(args.dir, names)
     args.dir.mkdir(parents=True, exist_ok=True)
     num_bytes = write_inputs(pairs.images, str(args.bin), io, args.dir, args.flip)

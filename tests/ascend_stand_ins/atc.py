@@ -1,8 +1,8 @@
 """A STAND-IN for atc, Huawei's model converter: checks its flags and wraps the graph. Converts nothing, knows no chip.
 
-The .om it writes is one line of JSON and the GraphDef as it was; only the stand-in msame can run that. It refuses what the
-real atc refuses and this can see: an unknown flag, no frozen graph, an input or output that the graph has not, a shape
-that is not static. No TensorFlow: the graph is read by its wire format, so that this is independent of the project.
+The .om it writes is one line of JSON and the GraphDef as it was; only the stand-in msame can run that. It refuses what
+the real atc refuses and this can see: an unknown flag, no frozen graph, an input or output that the graph has not, a
+shape that is not static. No TensorFlow: it reads the wire format itself, independent of the project.
 """
 
 import json
@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 MAGIC = b"STAND-IN OM, for no device "
+FLOAT_MODES = ("force_fp32", "cube_fp16in_fp32out", "must_keep_origin_dtype")
 KNOWN = {"model", "framework", "output", "soc_version", "input_shape", "out_nodes", "precision_mode",
-         "op_select_implmode", "output_type", "insert_op_conf", "fusion_switch_file", "input_format", "log"}  # fmt: skip
+         "op_select_implmode", "output_type", "insert_op_conf", "fusion_switch_file", "log"}  # fmt: skip
 
 
 def fail(code, message):
@@ -88,7 +89,7 @@ def main(argv):
     output = flags["out_nodes"].partition(":")[0]
     if output not in ops:
         fail("E10016", f"Opname [{output}] specified in [--out_nodes] is not found in the model.")
-    is_half = flags.get("precision_mode", "force_fp16") not in ("force_fp32", "cube_fp16in_fp32out", "must_keep_origin_dtype")
+    is_half = flags.get("precision_mode", "force_fp16") not in FLOAT_MODES
     header = {"input": name, "shape": dims, "output": output, "is_half": is_half,
               "output_type": flags.get("output_type") or ("FP16" if is_half else "FP32"),
               "aipp": Path(flags["insert_op_conf"]).read_text() if "insert_op_conf" in flags else None}  # fmt: skip

@@ -1,4 +1,4 @@
-"""A STAND-IN for msame, Ascend's tool that runs an .om over files: computes with TensorFlow on the CPU what atc.py wrapped.
+"""A STAND-IN for msame, Ascend's tool that runs an .om over files: computes with TensorFlow what atc.py wrapped.
 
 It keeps to the real tool's ways as its source says (Ascend/tools, msame/src: main.cpp, sample_process.cpp,
 model_process.cpp): names and order of files, the folder named by the time, .bin and .txt, six digits, the lines of its
