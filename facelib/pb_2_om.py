@@ -1,4 +1,4 @@
-"""Convert a graph for Ascend: optimized.pb -> model.om (+ model.om.json). Names TensorFlow. Run by om/pb_2_om.sh.
+"""Convert a graph for Ascend: optimized.pb -> model.om (+ model.om.json). Run by om/pb_2_om.sh.
 
 ./om/pb_2_om.sh runs/demo/export/optimized.pb --soc_version Ascend310P3
 
