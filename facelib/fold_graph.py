@@ -10,7 +10,8 @@ from facelib.cli import FaceError
 from facelib.graph import node_of, prune
 
 _PURE = ("Rsqrt", "Sqrt", "Square", "Add", "AddV2", "Sub", "Mul", "RealDiv", "Neg", "Maximum", "Minimum", "Reshape",
-         "Identity", "Cast", "ExpandDims", "Squeeze", "Abs", "Max", "Round", "StopGradient")  # fmt: skip
+         "Identity", "Cast", "ExpandDims", "Squeeze", "Abs", "Max", "Round", "StopGradient", "StridedSlice", "Pack",
+         "ConcatV2", "Prod")  # fmt: skip
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 MAX_FOLDED_BYTES = 64 << 20
@@ -43,12 +44,12 @@ def fold_constants(graph, output: str):
         with tf.compat.v1.Session(graph=inside) as session:
             values = dict(zip(folded, session.run([f"{name}:0" for name in folded]), strict=True))
     kept = [
-        _constant(node.name, values[node.name])
+        constant_node(node.name, values[node.name])
         if node.name in values and values[node.name].nbytes <= MAX_FOLDED_BYTES
         else node
         for node in graph.node
     ]
-    return prune(_with_nodes(graph, kept), [output])
+    return prune(with_nodes(graph, kept), [output])
 
 
 def _replace_batch_norms(graph):
@@ -69,12 +70,12 @@ def _replace_batch_norms(graph):
         scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + node.attr["epsilon"].f)
         offset = beta - mean * scale
         nodes += [
-            _constant(f"{node.name}/scale", scale.astype(np.float32)),
-            _constant(f"{node.name}/offset", offset.astype(np.float32)),
+            constant_node(f"{node.name}/scale", scale.astype(np.float32)),
+            constant_node(f"{node.name}/offset", offset.astype(np.float32)),
             _binary("Mul", f"{node.name}/scaled", node.input[0], f"{node.name}/scale"),
             _binary("AddV2", node.name, f"{node.name}/scaled", f"{node.name}/offset"),
         ]
-    return _with_nodes(graph, nodes)
+    return with_nodes(graph, nodes)
 
 
 def _scale_convolutions(graph, output: str):
@@ -93,8 +94,8 @@ def _scale_convolutions(graph, output: str):
         folded.CopyFrom(convolution)
         folded.name = node.name  # what read the product now reads the convolution
         folded.input[1] = f"{node.name}/kernel"
-        nodes += [_constant(folded.input[1], (kernel * factor).astype(kernel.dtype)), folded]
-    return _with_nodes(graph, nodes)
+        nodes += [constant_node(folded.input[1], (kernel * factor).astype(kernel.dtype)), folded]
+    return with_nodes(graph, nodes)
 
 
 def _scaled_convolution(node, by_name, constants, uses):
@@ -121,7 +122,8 @@ def constants_of(graph) -> dict[str, np.ndarray]:
     return {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in graph.node if node.op == "Const"}
 
 
-def _constant(name: str, value: np.ndarray):
+def constant_node(name: str, value: np.ndarray):
+    """A Const node."""
     import tensorflow as tf
 
     node = tf.compat.v1.NodeDef(name=name, op="Const")
@@ -164,7 +166,7 @@ def _sorted_nodes(graph) -> list:
     return ordered
 
 
-def _with_nodes(graph, nodes):
+def with_nodes(graph, nodes):
     """A GraphDef like `graph` with other nodes."""
     result = type(graph)()
     result.versions.CopyFrom(graph.versions)

@@ -1,0 +1,101 @@
+"""A graph for one face at a time: every size known before it runs. Names TensorFlow.
+
+Our graphs take any number of faces, and so compute the shape of the last Reshape as they run: Shape, StridedSlice,
+Pack. With one face these are constants. What still depends on the data has no place on the chip.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.fold_graph import constant_node, fold_constants, with_nodes
+from facelib.graph import MAX_LISTED, node_of, prune
+
+_ASKS_SHAPE = ("Shape", "ShapeN", "Size", "Rank")
+
+
+def input_shape(graph, input_name: str, path: Path) -> list[int]:
+    """[1, H, W, C] of the Placeholder `input_name`.
+
+    Raises:
+        FaceError: its height, width or channels are open, or its batch is fixed to another number.
+    """
+    placeholder = next(node for node in graph.node if node.name == node_of(input_name))
+    shape = placeholder.attr["shape"].shape
+    dims = [dim.size for dim in shape.dim]
+    if shape.unknown_rank or len(dims) != 4 or min(dims[1:]) < 1:
+        shown = "unknown" if shape.unknown_rank else f"[{', '.join('?' if n < 1 else str(n) for n in dims)}]"
+        raise FaceError(
+            f"Ascend needs static shapes: of the input, the batch alone may be open, [?, H, W, C]. "
+            f"'{input_name}' of '{path}' is {shown}. Freeze the net with its size: python h5_2_pb.py MODEL.h5"
+        )
+    if dims[0] not in (-1, 0, 1):
+        raise FaceError(
+            f"On Ascend a net takes one face at a time. '{input_name}' of '{path}' takes {dims[0]}. Freeze it with an "
+            f"open batch (python h5_2_pb.py MODEL.h5)."
+        )
+    return [1, *dims[1:]]
+
+
+def asks_shapes(graph, output_name: str) -> bool:
+    """Whether `output_name` depends on a node that reads a shape while the graph runs."""
+    return any(node.op in _ASKS_SHAPE for node in prune(graph, [node_of(output_name)]).node)
+
+
+def fix_shapes(graph, input_name: str, output_name: str, path: Path):
+    """The same graph for a batch of one, computed shapes replaced by constants.
+
+    Args:
+        path: names the graph in errors.
+
+    Raises:
+        FaceError: the sizes of some nodes depend on more than the batch. Names them.
+    """
+    shape, target = input_shape(graph, input_name, path), node_of(output_name)
+    fixed = prune(graph, [target])
+    for node in fixed.node:
+        node.attr.pop("_output_shapes", None)
+        if node.name == node_of(input_name):
+            for dim, size in zip(node.attr["shape"].shape.dim, shape, strict=True):
+                dim.size = size
+    fixed = fold_constants(_with_known_shapes(fixed), target)
+    unknown = [
+        f"'{operation.name}' ({operation.type})"
+        for operation in _import(fixed).get_operations()
+        if operation.type in _ASKS_SHAPE or not all(out.shape.is_fully_defined() for out in _used(operation, target))
+    ]
+    if unknown:
+        more = f" and {len(unknown) - MAX_LISTED} more" if len(unknown) > MAX_LISTED else ""
+        raise FaceError(
+            f"Ascend needs static shapes. In '{path}' the sizes of {', '.join(unknown[:MAX_LISTED])}{more} are known "
+            f"only when it runs, even for a batch of 1. Take such ops out of the net, or name an --output before them."
+        )
+    return fixed
+
+
+def _with_known_shapes(graph):
+    """Shape nodes of tensors whose shape is known become constants."""
+    inside, nodes = _import(graph), []
+    for node in graph.node:
+        if node.op == "Shape":
+            operation = inside.get_operation_by_name(node.name)
+            shape = operation.inputs[0].shape
+            if shape.is_fully_defined():
+                node = constant_node(node.name, np.array(shape.as_list(), operation.outputs[0].dtype.as_numpy_dtype))
+        nodes.append(node)
+    return with_nodes(graph, nodes)
+
+
+def _used(operation, target: str) -> list:
+    """The outputs of a node that matter: those of batch normalisation that are for training have no known shape."""
+    return [out for out in operation.outputs if out.consumers() or operation.name == target]
+
+
+def _import(graph):
+    """The GraphDef as a tf.Graph, which infers every shape it can."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as inside:
+        tf.import_graph_def(graph, name="")
+    return inside

@@ -1,0 +1,183 @@
+"""What msame, Ascend's tool that runs a model over files, takes and leaves. Nothing here needs the tool.
+
+From its source (Ascend/tools, msame/src, read in several versions): the files of a folder are taken in the order of
+their names, hidden ones left out; `X.bin` gives `X_output_<k>.bin` or `.txt`, k the number of the output, in a folder
+named by the time below --output; .bin holds raw values in the model's own type; .txt at most six digits a value,
+separated by blanks and newlines; a file whose execution fails is left out, and the tool goes on.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.files import require_file
+
+LOG_NAME = "msame.log"
+FLIP = "_flip"  # 7_flip.bin is the mirrored face of 7.bin
+MAX_NAMED = 5
+_OUTPUT = re.compile(r"(?P<stem>.+)_output_(?P<k>\d+)\.(?:bin|txt)")
+_STEM = re.compile(rf"(?P<number>\d+)(?P<flip>{FLIP})?")
+_STAMP = re.compile(r"\d{8}_\d{6}")
+_AVERAGE = re.compile(r"^Inference average time ?: ([\d.]+) ?ms", re.MULTILINE)
+_WITHOUT_FIRST = re.compile(r"^Inference average time without first time: ?([\d.]+) ?ms", re.MULTILINE)
+_DTYPES = {2: np.float16, 4: np.float32, 8: np.float64}  # by bytes a value
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Mean milliseconds of one execution, by msame's log; `without_first` is None after a single execution."""
+
+    average: float
+    without_first: float | None
+
+    @property
+    def ms(self) -> float:
+        """The figure to quote: the first execution also loads what the others find."""
+        return self.average if self.without_first is None else self.without_first
+
+
+def stem_of(number: int, is_flipped: bool | int = False) -> str:
+    """The name, without suffix, of the input of face `number`."""
+    return f"{number}{FLIP if is_flipped else ''}"
+
+
+def read_timing(text: str) -> Timing | None:
+    """The average-time lines of msame's log; None where it has none."""
+    average, without_first = _AVERAGE.findall(text), _WITHOUT_FIRST.findall(text)
+    if not average:
+        return None
+    return Timing(float(average[-1]), float(without_first[-1]) if without_first else None)
+
+
+def find_results(out_dir: Path) -> Path:
+    """The folder of results that `out_dir` names: itself, or the newest of the folders that msame made in it.
+
+    Raises:
+        FaceError: no such folder, or none with results.
+    """
+    out_dir = Path(out_dir)
+    if not out_dir.is_dir():
+        raise FaceError(f"OUT_DIR is the folder msame wrote to. There is none at '{out_dir}'. Run om/om_eval.sh first.")
+    if any(_OUTPUT.fullmatch(file.name) for file in out_dir.iterdir()):
+        return out_dir
+    runs = sorted(folder for folder in out_dir.iterdir() if folder.is_dir() and _STAMP.fullmatch(folder.name))
+    if not runs:
+        raise FaceError(
+            f"No msame results in '{out_dir}': neither files like 0_output_0.bin nor a folder like 20250131_120000. "
+            f"Run om/om_eval.sh MODEL.om BIN_DIR {out_dir}"
+        )
+    return runs[-1]
+
+
+def read_embeddings(folder: Path, num_faces: int, embedding_size: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+    """The embeddings of faces 0 .. num_faces - 1, matched by name.
+
+    Args:
+        embedding_size: D; 0 = not known, which is enough for .txt files.
+
+    Returns: float32 [N, D], and the same of the mirrored faces, or None where there are none.
+
+    Raises:
+        FaceError: files that are missing, double, foreign, of unequal or impossible size; names them.
+    """
+    files = _index(folder, num_faces)
+    plain, flipped = ([files.get(stem_of(i, flip)) for i in range(num_faces)] for flip in (False, True))
+    _refuse_gaps(folder, plain, False)
+    if not any(flipped):
+        flipped = None
+    else:
+        _refuse_gaps(folder, flipped, True)
+    rows = [_read(file) for file in plain + (flipped or [])]
+    size = embedding_size or _deduce_size(rows[0], plain[0])
+    values = np.stack([_as_floats(row, size, file) for row, file in zip(rows, plain + (flipped or []), strict=True)])
+    return values[:num_faces], values[num_faces:] if flipped else None
+
+
+def _index(folder: Path, num_faces: int) -> dict[str, Path]:
+    """{stem: file} of the results in `folder`."""
+    found: dict[str, Path] = {}
+    outputs, double, foreign = Counter(), [], []
+    for file in sorted(folder.iterdir()):
+        match = _OUTPUT.fullmatch(file.name)
+        if match is None:
+            continue
+        stem = _STEM.fullmatch(match["stem"])
+        outputs[match["k"]] += 1
+        if stem is None or int(stem["number"]) >= num_faces:
+            foreign.append(file.name)
+            continue
+        key = stem_of(int(stem["number"]), bool(stem["flip"]))
+        if key in found:
+            double.append(f"{found[key].name} and {file.name}")
+        found[key] = file
+    if len(outputs) > 1:
+        raise FaceError(
+            f"An embedder has one output. '{folder}' has results of {len(outputs)}, numbered {', '.join(outputs)}. "
+            f"Convert the model with one: om/pb_2_om.sh sets --out_nodes."
+        )
+    if foreign:
+        raise FaceError(
+            f"Results are named after faces 0 to {num_faces - 1}. '{folder}' has {_named(foreign)}. Name the .bin that "
+            f"image2bin.py was given, or run msame into an empty folder."
+        )
+    if double:
+        raise FaceError(f"A face has one result. '{folder}' has {_named(double)}. Run msame into an empty folder.")
+    return found
+
+
+def _refuse_gaps(folder: Path, files: Sequence[Path | None], is_flipped: bool) -> None:
+    missing = [f"{stem_of(i, is_flipped)}_output_*" for i, file in enumerate(files) if file is None]
+    if missing:
+        raise FaceError(
+            f"Every face has a result. In '{folder}' {len(missing):,} of {len(files):,} are missing: "
+            f"{_named(missing)}. msame goes on after a failed execution: look for [ERROR] in {LOG_NAME}."
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def _read(file: Path) -> bytes | np.ndarray:
+    """The bytes of a .bin, or the values of a .txt."""
+    data = require_file(file, "result").read_bytes()
+    if file.suffix == ".bin":
+        return data
+    words = data.split()
+    try:
+        if all(word.isdigit() for word in words):  # msame's older source prints the bits of float16, as 15360 for 1
+            return np.array(words, np.uint16).view(np.float16)
+        return np.array(words, np.float64)
+    except (ValueError, OverflowError) as error:
+        raise FaceError(f"A .txt of msame holds numbers. '{file}' does not ({error}). Use --outfmt BIN.") from error
+
+
+def _deduce_size(row: bytes | np.ndarray, file: Path) -> int:
+    if isinstance(row, np.ndarray):
+        return len(row)
+    choices = [f"{len(row) // size} of {dtype.__name__}" for size, dtype in _DTYPES.items() if len(row) % size == 0]
+    raise FaceError(
+        f"'{file}' has {len(row)} bytes: {' or '.join(choices)}? Say it: --embedding-size D, or --model X.om, which "
+        f"has a sidecar."
+    )
+
+
+def _as_floats(row: bytes | np.ndarray, size: int, file: Path) -> np.ndarray:
+    """float32 [D] of one result, its type told by its length."""
+    if isinstance(row, bytes):
+        dtype = _DTYPES.get(len(row) // size if len(row) % size == 0 else 0)
+        if dtype is None:
+            raise FaceError(
+                f"An embedding of {size} values has {2 * size} bytes (float16) or {4 * size} (float32). "
+                f"'{file}' has {len(row)}. Check --embedding-size, or run msame again."
+            )
+        row = np.frombuffer(row, dtype)
+    if len(row) != size:
+        raise FaceError(f"An embedding here has {size} values. '{file}' has {len(row)}. Run msame again.")
+    return row.astype(np.float32)

@@ -1,0 +1,131 @@
+"""Run an Ascend model over the inputs that image2bin.py wrote, by msame. Run by om/om_eval.sh.
+
+./om/om_eval.sh runs/demo/export/model.om bin_input om_output
+
+msame makes a folder named by the time in OUT_DIR; its log goes there too, as msame.log. Needs no TensorFlow.
+"""
+
+import argparse
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from facelib.cli import FaceError, run_cli
+from facelib.files import require_file
+from facelib.msame import LOG_NAME, MAX_NAMED, read_timing
+from facelib.sidecar import check_sidecar
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="om_eval.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL.om", help="an Ascend model with one input and one output")
+    add("bin_dir", type=Path, metavar="BIN_DIR", help="the folder that image2bin.py wrote")
+    add("out_dir", type=Path, metavar="OUT_DIR", help="where msame makes its folder")
+    add("--outfmt", choices=("BIN", "TXT"), default="BIN", help="TXT rounds to six digits (default: %(default)s)")
+    add("--device", type=int, metavar="ID", help="0 to 255 (default: msame's, 0)")
+    add("--loop", type=int, metavar="N", help="1 to 100; msame repeats single files only, over a folder it runs once")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    check_paths(args)
+    inputs = check_inputs(args.model, args.bin_dir)
+    command = ["msame", "--model", str(args.model), "--input", str(args.bin_dir), "--output", str(args.out_dir)]
+    command += ["--outfmt", args.outfmt]
+    for name in ("device", "loop"):
+        if (value := getattr(args, name)) is not None:
+            command += [f"--{name}", str(value)]
+    print(shlex.join(command), flush=True)
+    if shutil.which("msame") is None:
+        raise FaceError(
+            "msame is not on PATH. Build it from Ascend/tools (msame) where the device is, and run the line above "
+            "there: om/README.md."
+        )
+    folder = run_msame(command, args.out_dir)
+    check_results(folder, inputs)
+    timing = read_timing((folder / LOG_NAME).read_text(errors="replace"))
+    speed = f"{timing.ms:.2f} ms an execution by msame's log" if timing else "no average time in msame's log"
+    print(f"{len(inputs):,} results in {folder}; {speed}")
+    print(f"next: python om/calculate_om_acc.py {args.out_dir} FILE.bin --model {args.model}")
+    return 0
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Refuses what msame would misread: it tells things apart by parts of their paths, and exits with 0."""
+    require_file(args.model, "Ascend model")
+    if ".om" not in str(args.model):
+        raise FaceError(f"msame takes models named X.om. Received: '{args.model}'.")
+    if not args.bin_dir.is_dir():
+        raise FaceError(f"No folder of inputs at '{args.bin_dir}'. Make it: python om/image2bin.py FILE.bin DIR")
+    if ".bin" in str(args.bin_dir) or "," in str(args.bin_dir):
+        raise FaceError(
+            f"msame takes a path with '.bin' in it for one file, and a comma for the end of a path. Received: "
+            f"'{args.bin_dir}'. Name the folder otherwise."
+        )
+    for name, value, low, high in (("--device", args.device, 0, 255), ("--loop", args.loop, 1, 100)):
+        if value is not None and not low <= value <= high:
+            raise FaceError(f"{name} is {low} to {high}. Received: {value}.")
+
+
+def check_inputs(model: Path, bin_dir: Path) -> list[str]:
+    """The stems of the inputs in `bin_dir`, each of the size that the model's sidecar says, where it has one."""
+    sidecar = check_sidecar(model)
+    files = sorted(file for file in bin_dir.iterdir() if not file.name.startswith("."))
+    if not files or any(file.suffix != ".bin" for file in files):
+        found = next((file.name for file in files if file.suffix != ".bin"), "nothing")
+        raise FaceError(f"BIN_DIR holds .bin files alone: msame takes them all. '{bin_dir}' has {found}.")
+    if sidecar:
+        io = sidecar.io
+        expected = io.size[0] * io.size[1] * 3 * np.dtype(io.dtype).itemsize
+        for file in files:
+            if file.stat().st_size != expected:
+                raise FaceError(
+                    f"'{model}' takes {expected:,} bytes of {io.dtype} a face. '{file}' has {file.stat().st_size:,}. "
+                    f"Write the inputs for this model: python om/image2bin.py FILE.bin DIR --model {model}"
+                )
+    return [file.stem for file in files]
+
+
+def run_msame(command: Sequence[str], out_dir: Path) -> Path:
+    """Runs msame, its words going to a log file; returns the folder it made, with the log in it.
+
+    Raises:
+        FaceError: it failed, or made no folder.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    before = {path.name for path in out_dir.iterdir()}
+    log = out_dir / LOG_NAME
+    with open(log, "wb") as file:
+        file.write(f"{shlex.join(command)}\n".encode())
+        file.flush()
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    made = sorted(path for path in out_dir.iterdir() if path.is_dir() and path.name not in before)
+    if code != 0 or not made:
+        last = log.read_text(errors="replace").strip().splitlines()[-1]
+        raise FaceError(f"msame failed (exit code {code}), its last line: {last[:200]}. All of it is in '{log}'.")
+    log.rename(made[-1] / LOG_NAME)
+    return made[-1]
+
+
+def check_results(folder: Path, stems: Sequence[str]) -> None:
+    """Raises unless every input has a result: msame goes on after a failed execution and exits with 0."""
+    done = {file.name.rpartition("_output_")[0] for file in folder.iterdir()}
+    missing = [stem for stem in stems if stem not in done]
+    if missing:
+        more = f" and {len(missing) - MAX_NAMED:,} more" if len(missing) > MAX_NAMED else ""
+        raise FaceError(
+            f"msame left out {len(missing):,} of {len(stems):,} inputs: {', '.join(missing[:MAX_NAMED])}{more}. "
+            f"Look for [ERROR] in '{folder / LOG_NAME}'."
+        )
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,163 @@
+"""Convert a graph for Ascend: optimized.pb -> model.om (+ model.om.json). Run by om/pb_2_om.sh.
+
+./om/pb_2_om.sh runs/demo/export/optimized.pb --soc_version Ascend310P3
+
+Checks the graph, prints the command of Huawei's converter, and runs it where atc is on PATH. More in om/README.md.
+"""
+
+import argparse
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from facelib.aipp import io_with_aipp, read_aipp
+from facelib.ascend_ops import find_unknown_ops
+from facelib.cli import FaceError, run_cli
+from facelib.files import require_file
+from facelib.fixed_shapes import asks_shapes, fix_shapes, input_shape
+from facelib.graph import INPUT, MAX_LISTED, OUTPUT, check_names, load_graph, node_of, open_graph, prune, save_graph
+from facelib.parity import check_parity, parity_faces
+from facelib.pixels import to_model_input
+from facelib.quiet import quiet_tensorflow
+from facelib.sidecar import Io, check_sidecar, write_sidecar
+
+# Source: CANN manual, ATC, --precision_mode and --op_select_implmode.
+PRECISION_MODES = ("allow_fp32_to_fp16", "force_fp16", "force_fp32", "cube_fp16in_fp32out", "must_keep_origin_dtype",
+                   "allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16")  # fmt: skip
+IMPL_MODES = ("high_precision", "high_performance", "high_precision_for_all", "high_performance_for_all")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="pb_2_om.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("graph", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
+    add("out", type=Path, nargs="?", metavar="OUT", help="default: model.om beside IN.pb")
+    add("--input", metavar="NAME", help=f"of a graph without a sidecar (default: {INPUT})")
+    add("--output", metavar="NAME", help=f"of a graph without a sidecar (default: {OUTPUT})")
+    add = parser.add_argument_group("passed on to atc").add_argument
+    add("--soc_version", default="Ascend310", help="the chip, as `npu-smi info` names it (default: %(default)s)")
+    add("--precision_mode", choices=PRECISION_MODES, default=PRECISION_MODES[0], help="default: %(default)s")
+    add("--op_select_implmode", choices=IMPL_MODES, default=IMPL_MODES[0], help="default: %(default)s")
+    add("--output_type", choices=("FP32", "FP16"), help="of the embedding (default: atc's choice)")
+    add("--insert_op_conf", type=Path, metavar="CFG", help="AIPP: the model eats uint8 pixels; see om/aipp.cfg")
+    add("--fusion_switch_file", type=Path, metavar="CFG", help="fusion rules to turn off")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    out = args.out or args.graph.parent / "model.om"
+    out = out if out.suffix == ".om" else out.with_name(out.name + ".om")
+    if args.graph.is_dir() and (args.graph / "saved_model.pb").is_file():
+        raise FaceError(
+            f"atc takes a frozen GraphDef. '{args.graph}' is a SavedModel: freeze the Keras model instead "
+            f"(python h5_2_pb.py MODEL.h5)."
+        )
+    require_file(args.graph, "frozen graph")
+    sidecar = check_sidecar(args.graph)
+    io = sidecar.io if sidecar else Io(input=args.input or INPUT, output=args.output or OUTPUT)
+    if args.fusion_switch_file:
+        require_file(args.fusion_switch_file, "fusion switch file")
+    fed = io
+    if args.insert_op_conf:
+        read_aipp(args.insert_op_conf)
+        fed = io_with_aipp(io, args.insert_op_conf) if sidecar else io
+    quiet_tensorflow()
+    graph = load_graph(args.graph)
+    check_names(graph, args.graph, io.input, io.output)
+    shape = input_shape(graph, io.input, args.graph)
+    fed = replace(fed, size=(shape[1], shape[2]))
+    source = make_static(args.graph, graph, io, out, sidecar is not None)
+    report_ops(graph if source == args.graph else load_graph(source), io.output)
+    command = atc_command(source, out, io, shape, args)
+    print(f"the input is fixed to one face by --input_shape\n\n{shlex.join(command)}\n", flush=True)
+    if shutil.which("atc") is None:
+        print("atc is not on PATH: run this line where CANN is installed, then take the model to the device")
+        return 0
+    run_atc(command, out)
+    if sidecar:
+        names = ("soc_version", "precision_mode", "op_select_implmode", "output_type")
+        write_sidecar(out, kind="om", made_from=args.graph, io=fed, atc={name: getattr(args, name) for name in names})
+    print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: image2bin.py FILE.bin DIR --model {out}")
+    return 0
+
+
+def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path:
+    """`path` itself where nothing in the graph asks for a shape, else a copy beside `out` that takes one face.
+
+    Raises:
+        FaceError: dynamic shapes that one face does not settle.
+    """
+    fixed = fix_shapes(graph, io.input, io.output, path)
+    if not asks_shapes(graph, io.output):
+        return path
+    copy = out.with_name(f"{out.stem}_batch1.pb")
+    if copy.resolve() == path.resolve():
+        raise FaceError(f"The copy for one face is a file of its own. Received: '{path}'. Name another OUT.")
+    run_one = open_graph(fixed, copy, io.input, io.output)
+    pixels = to_model_input(parity_faces(tuple(input_shape(graph, io.input, path)[1:3])), io)
+    check_parity(
+        f"'{copy}' and '{path}'", "frozen_pb", lambda faces: np.concatenate([run_one(face[None]) for face in faces]),
+        open_graph(graph, path, io.input, io.output), pixels,
+    )  # fmt: skip
+    save_graph(fixed, copy)
+    if has_sidecar:
+        write_sidecar(copy, kind="batch1_pb", made_from=path, io=io)
+    print(
+        f"wrote {copy}: the graph for one face, {len(graph.node)} -> {len(fixed.node)} nodes, no shape computed in it"
+    )
+    return copy
+
+
+def report_ops(graph, output_name: str) -> None:
+    """Prints which ops of the graph are not in the table of what atc's TensorFlow parser registers."""
+    graph = prune(graph, [node_of(output_name)])
+    ops = sorted({node.op for node in graph.node})
+    if not (unknown := find_unknown_ops(graph)):
+        print(f"all {len(ops)} kinds of ops are registered by Ascend's TensorFlow parser: {', '.join(ops)}")
+        return
+    for op, names in unknown.items():
+        more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+        print(f"warning: op {op} is not in the table of Ascend's parser: {', '.join(names[:MAX_LISTED])}{more}")
+    print("warning: atc may say 'No parser is registered'; facelib/ascend_ops.py says where the table comes from")
+
+
+def atc_command(graph: Path, out: Path, io: Io, shape: Sequence[int], args: argparse.Namespace) -> list[str]:
+    """The converter's argv. Source: CANN manual, ATC, command-line options."""
+    source, target = node_of(io.input), node_of(io.output)
+    command = [
+        "atc", f"--model={graph}", "--framework=3", f"--output={out.with_suffix('')}",
+        f"--soc_version={args.soc_version}", f"--input_shape={source}:{','.join(map(str, shape))}",
+        f"--out_nodes={target}:0", f"--precision_mode={args.precision_mode}",
+        f"--op_select_implmode={args.op_select_implmode}",
+    ]  # fmt: skip
+    for name in ("output_type", "insert_op_conf", "fusion_switch_file"):
+        if value := getattr(args, name):
+            command.append(f"--{name}={value}")
+    return command
+
+
+def run_atc(command: Sequence[str], out: Path) -> None:
+    """Runs the converter, whose words go to the terminal.
+
+    Raises:
+        FaceError: it failed, or left no model.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(command, check=False)
+    if done.returncode != 0 or not out.is_file():
+        raise FaceError(
+            f"atc failed (exit code {done.returncode}{'' if out.is_file() else f', no {out.name}'}): its own message "
+            f"stands above. om/README.md lists causes."
+        )
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,95 @@
+"""Test an Ascend model by what msame left: the table, the report and the gate of every other stage.
+
+python om/calculate_om_acc.py om_output valid_dataset/lfw.bin --model runs/demo/export/model.om
+
+OUT_DIR is what om_eval.sh was given (of several runs in it the newest counts), or a folder of results itself. Files are
+matched by name; float16 and float32 are told apart by their size. Mirrored faces are added where there are any.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from evaluate_data import add_test_flags, check_test_flags, evaluate_embedded, finish_test
+from facelib.attributes import read_attributes
+from facelib.cli import FaceError, run_cli
+from facelib.embed_images import Embedded
+from facelib.files import require_file
+from facelib.msame import LOG_NAME, find_results, read_embeddings, read_timing
+from facelib.sidecar import check_sidecar
+from facelib.valid_sets import FaceSet, find_sets
+from facelib.vectors import check_norms
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("out_dir", type=Path, metavar="OUT_DIR", help="what msame wrote")
+    add("bin", type=Path, metavar="FILE.bin", help="the verification set that image2bin.py was given")
+    add(
+        "--model",
+        type=Path,
+        metavar="X.om",
+        help="names the report; its sidecar knows the embedding size",
+    )
+    add("--embedding-size", type=int, default=0, metavar="D", help="of a model without a sidecar, for --outfmt BIN")
+    add("--flip", action=argparse.BooleanOptionalAction, help="add mirrored faces (default: where there are results)")
+    add_test_flags(parser)
+    args = check_test_flags(parser.parse_args(argv))
+    if args.embedding_size < 0:
+        raise FaceError(f"An embedding has at least one value. Received: --embedding-size {args.embedding_size}.")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    sets = find_sets(require_file(args.bin, "verification set"))
+    attributes = read_attributes(args.attributes) if args.attributes else None
+    sidecar = check_sidecar(args.model) if args.model else None
+    known = sidecar.io.embedding_size if sidecar else 0
+    if args.embedding_size and known not in (0, args.embedding_size):
+        raise FaceError(
+            f"--embedding-size {args.embedding_size} contradicts the sidecar '{sidecar.path}', which says {known}. "
+            f"Leave it out."
+        )
+    folder = find_results(args.out_dir)
+    print(f"results of {folder}")
+    faces = sets[0]()
+    plain, flipped = read_embeddings(folder, len(faces.images), args.embedding_size or known)
+    if args.flip and flipped is None:
+        raise FaceError(f"'{folder}' has no mirrored faces (0_flip_output_0). Run image2bin.py --flip and om_eval.sh.")
+    args.flip = flipped is not None if args.flip is None else args.flip
+    total = plain + flipped if args.flip else plain
+    ms = find_ms(folder, args.out_dir)
+
+    def embed(faces: FaceSet) -> Embedded:
+        norms = np.linalg.norm(plain.astype(np.float64), axis=1)
+        check_norms(norms, lambda i: f"'{i}_output_0' of '{folder}'")
+        check_norms(np.linalg.norm(total.astype(np.float64), axis=1), lambda i: f"face {i} of '{folder}', mirrored too")
+        executions = len(total) * (2 if args.flip else 1)
+        return Embedded(total, norms, len(total), executions * (ms or 0.0) / 1000)
+
+    evaluation = evaluate_embedded(
+        [lambda: faces], embed, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes
+    )
+    args.model, args.threads = args.model or args.out_dir, None
+    return finish_test(args, evaluation, "om")
+
+
+def find_ms(*folders: Path) -> float | None:
+    """Milliseconds of an execution by the first msame.log in `folders`; None where none has it."""
+    for folder in folders:
+        log = folder / LOG_NAME
+        if log.is_file() and (timing := read_timing(log.read_text(errors="replace"))):
+            return timing.ms
+    print(f"no average time: no {LOG_NAME} with one in {folders[0]}")
+    return None
+
+
+if __name__ == "__main__":
+    run_cli(main)

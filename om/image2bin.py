@@ -1,0 +1,114 @@
+"""Write the inputs of an Ascend model, one file a face, for msame: FILE.bin -> DIR/0.bin, 1.bin, ...
+
+python om/image2bin.py valid_dataset/lfw.bin bin_input --model runs/demo/export/model.om
+python om/image2bin.py valid_dataset/lfw.bin bin_input --color bgr --pixels pm1
+
+The second is what MobileFaceNet-V2 of Ascend's ModelZoo eats: (x - 127.5) / 128, BGR, float32. A file is the pixels and
+nothing else. With --flip, i_flip.bin is the mirrored face of i.bin.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from evaluate_data import add_pixel_flags, choose_io
+from facelib.bins import load_bin, stream_images
+from facelib.cli import FaceError, run_cli
+from facelib.msame import stem_of
+from facelib.pixels import to_model_input
+from facelib.sidecar import Io, check_sidecar
+
+CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels, 77 MB as float32
+WRITERS = 4
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("bin", type=Path, metavar="FILE.bin", help="a verification set")
+    add("dir", type=Path, metavar="DIR", help="an empty folder, or one that this script filled from a set of that size")
+    add("--model", type=Path, metavar="X", help="the .om, or the graph it is made from: its sidecar says how it is fed")
+    add("--flip", action=argparse.BooleanOptionalAction, default=False, help="mirrored faces too")
+    other = parser.add_argument_group("without --model")
+    add_pixel_flags(other)
+    other.add_argument("--dtype", choices=("float32", "uint8"), help="of the values in the files (default: float32)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    io = find_io(args)
+    to_model_input(np.zeros((1, 112, 112, 3), np.uint8), io)  # refuses what cannot be, before anything is written
+    pairs = load_bin(args.bin)
+    names = [f"{stem_of(i, flip)}.bin" for flip in range(1 + args.flip) for i in range(2 * len(pairs))]
+    check_folder(args.dir, names)
+    args.dir.mkdir(parents=True, exist_ok=True)
+    num_bytes = write_inputs(pairs.images, str(args.bin), io, args.dir, args.flip)
+    print(f"{len(names):,} files of {num_bytes:,} bytes in {args.dir}: {describe(io)}")
+    print(f"next: ./om/om_eval.sh {args.model or 'MODEL.om'} {args.dir} OUT_DIR")
+    return 0
+
+
+def find_io(args: argparse.Namespace) -> Io:
+    """How the model is fed, by its sidecar or by flags."""
+    given = [name for name in ("color", "pixels", "layout", "crop", "dtype") if getattr(args, name) is not None]
+    if args.model is None and not given:
+        raise FaceError(
+            "Say what the model eats: --model X.om, or --color rgb|bgr --pixels raw|pm1 [--dtype uint8 --layout nchw "
+            "--crop H,W]."
+        )
+    sidecar = check_sidecar(args.model) if args.model else None
+    io = choose_io(sidecar, args) if sidecar or given != ["dtype"] else Io()
+    if sidecar and args.dtype not in (None, io.dtype):
+        raise FaceError(f"--dtype {args.dtype} contradicts the sidecar '{sidecar.path}': {io.dtype}. Leave it out.")
+    return replace(io, dtype=args.dtype or io.dtype)
+
+
+def check_folder(folder: Path, names: Sequence[str]) -> None:
+    """Refuses a folder with anything in it that is not to be written now: msame would take it for an input."""
+    if folder.exists() and not folder.is_dir():
+        raise FaceError(f"DIR is a folder. '{folder}' is a file. Name another.")
+    expected = set(names)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in expected) if folder.is_dir() else []
+    if others:
+        raise FaceError(
+            f"msame takes every file of its folder. '{folder}' has {len(others):,} that are none of the "
+            f"{len(names):,} inputs, such as '{others[0]}'. Name an empty folder."
+        )
+
+
+def write_inputs(images: Sequence[bytes], where: str, io: Io, folder: Path, flip: bool) -> int:
+    """Writes the files of all faces; returns the size of one in bytes."""
+    start = num_bytes = 0
+
+    def write(job: tuple[str, np.ndarray]) -> None:
+        name, values = job
+        (folder / f"{name}.bin").write_bytes(values.tobytes())
+
+    with ThreadPoolExecutor(WRITERS) as pool, tqdm(total=len(images), unit="img", leave=False, disable=None) as bar:
+        for chunk in stream_images(images, CHUNK_IMAGES, source=where):
+            for is_flipped in (False, True) if flip else (False,):
+                values = to_model_input(chunk[:, :, ::-1] if is_flipped else chunk, io)
+                names = [stem_of(start + i, is_flipped) for i in range(len(values))]
+                list(pool.map(write, zip(names, values, strict=True)))
+                num_bytes = values[0].nbytes
+            start += len(chunk)
+            bar.update(len(chunk))
+    return num_bytes
+
+
+def describe(io: Io) -> str:
+    """'112x112, rgb, raw, nhwc, uint8'."""
+    return f"{io.size[0]}x{io.size[1]}, {io.colour}, {io.pixels}, {io.layout}, {io.dtype}"
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Run an Ascend model over a folder of inputs: om/om_eval.sh MODEL.om BIN_DIR OUT_DIR   (--help says more)
+# Runs from any folder, with the project's .venv where there is one.
+set -e
+here=$(cd "$(dirname "$0")/.." && pwd)
+python="$here/.venv/bin/python"
+[ -x "$python" ] || python=python3
+PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m facelib.om_eval "$@"

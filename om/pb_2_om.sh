@@ -1,0 +1,8 @@
+#!/bin/sh
+# Convert a graph for Ascend: om/pb_2_om.sh IN.pb [OUT]   (--help says more)
+# Runs from any folder, with the project's .venv where there is one.
+set -e
+here=$(cd "$(dirname "$0")/.." && pwd)
+python="$here/.venv/bin/python"
+[ -x "$python" ] || python=python3
+PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m facelib.pb_2_om "$@"
