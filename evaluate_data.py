@@ -122,7 +122,15 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
         description: the script's docstring, shown by --help.
         kind: of artefact, when no sidecar says it, e.g. 'tflite'.
     """
-    args = _parse_args(argv, description)
+    return run_test(make_parser(description).parse_args(argv), open_embedder, kind)
+
+
+test_main.__test__ = False  # pytest collects functions by their name
+
+
+def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -> int:
+    """`test_main` with the flags of `make_parser` read already; a script may have added some of its own."""
+    _check_args(args)
     sets = find_sets(args.valid, args.pairs, letterbox=args.letterbox)
     attributes = read_attributes(args.attributes) if args.attributes else None
     reference = read_report(args.against) if args.against else None
@@ -143,6 +151,7 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
         ms_per_image=round(1000 * evaluation.seconds / evaluation.num_images, 4),
         threads=args.threads,
         mean_norm=evaluation.mean_norm,
+        mean_cosine=getattr(embedder, "mean_cosine", None),
         flip=args.flip,
     )
     path = args.report or report_path(args.model)
@@ -163,9 +172,6 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
     also = f" and the thresholds in {calibrated}" if calibrated else ""
     print(f"wrote {path}{also}; next: {_next_command(report.kind, args.model)}")
     return 0
-
-
-test_main.__test__ = False  # pytest collects functions by their name
 
 
 def add_io_flags(parser: argparse.ArgumentParser) -> None:
@@ -208,7 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return test_main(argv, open_keras, __doc__, "h5")
 
 
-def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The flags of every test script; `run_test` takes what they say."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="the artefact to test")
@@ -219,7 +226,8 @@ def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namesp
         metavar="DIR_OR_BIN",
         help="a .bin, a folder of them, or a folder of identities (default: %(default)s/)",
     )
-    add("--pairs", type=Path, metavar="TXT", help="pair list in LFW's form; --valid is the folder of its photos")
+    pairs_help = "pair list in LFW's form, --valid is the folder of its photos; or so many pairs of each .bin, drawn evenly"
+    add("--pairs", type=_parse_pairs, metavar="TXT_OR_N", help=pairs_help)
     add("--letterbox", action=argparse.BooleanOptionalAction, default=False, help="fit photos of any size, grey beside")
     add("--attributes", type=Path, metavar="CSV", help="ACC and VR by group; lines: identity or image,group")
     protocol_help = "of 10-fold ACC and VR; insightface: its threshold grids, for old tables (default: %(default)s)"
@@ -233,7 +241,10 @@ def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namesp
     add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help="percentage points (default: %(default)s)")
     add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help="percentage points (default: %(default)s)")
     add_io_flags(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _check_args(args: argparse.Namespace) -> None:
     args.far = tuple(dict.fromkeys(args.far or DEFAULT_FARS))
     for far in args.far:
         if not 0 < far <= 1:
@@ -243,7 +254,10 @@ def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namesp
     for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
         if not 0 <= value <= 100:
             raise FaceError(f"{flag} is in percentage points, 0 to 100. Received: {value:g}.")
-    return args
+
+
+def _parse_pairs(text: str) -> Path | int:
+    return int(text) if text.isdecimal() else Path(text)
 
 
 def _parse_crop(text: str) -> tuple[int, int]:
