@@ -8,10 +8,10 @@ import os
 import re
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -84,7 +84,9 @@ def compile_kmodel(tflite: Path, crops: np.ndarray) -> Kmodel:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
         if done.returncode != 0 or not (folder / "model.kmodel").is_file():
             reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-            raise FaceError(f"nncase cannot compile '{tflite}' ({reason[:200]}). See: python k210/check_k210.py {tflite}")
+            raise FaceError(
+                f"nncase cannot compile '{tflite}' ({reason[:200]}). See: python k210/check_k210.py {tflite}"
+            )
         on_kpu, on_cpu = parse_placement(folder / "dump")
         return Kmodel((folder / "model.kmodel").read_bytes(), parse_memory(done.stdout), on_kpu, on_cpu)
 
@@ -158,7 +160,9 @@ class KmodelEmbedder(RuntimeEmbedder):
         path = require_file(path, "kmodel")
         with open(path, "rb") as file:
             if file.read(4) != MAGIC:
-                raise FaceError(f"A kmodel begins with 'LDMK'. '{path}' does not: name the file of k210/tflite_2_kmodel.py.")
+                raise FaceError(
+                    f"A kmodel begins with 'LDMK'. '{path}' does not: name the file of k210/tflite_2_kmodel.py."
+                )
         super().__init__(path.name, replace(io, dtype="uint8"), threads)
         self._pool, self._simulators = ThreadPoolExecutor(threads), SimpleQueue()
         for simulator in self._pool.map(Simulator, [path] * threads):
