@@ -226,9 +226,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         metavar="DIR_OR_BIN",
         help="a .bin, a folder of them, or a folder of identities (default: %(default)s/)",
     )
-    pairs_help = (
-        "pair list in LFW's form, --valid is the folder of its photos; or so many pairs of each .bin, drawn evenly"
-    )
+    pairs_help = "pair list in LFW's form, of the photos in --valid; or how many pairs of each .bin, drawn evenly"
     add("--pairs", type=_parse_pairs, metavar="TXT_OR_N", help=pairs_help)
     add("--letterbox", action=argparse.BooleanOptionalAction, default=False, help="fit photos of any size, grey beside")
     add("--attributes", type=Path, metavar="CSV", help="ACC and VR by group; lines: identity or image,group")

@@ -1,10 +1,11 @@
 """What the K210 takes: the rules of its KPU and of nncase 1.x, applied to a .tflite layer by layer.
 
-The K210 has 6 MB of general RAM and 2 MB for the feature maps of its accelerator, the KPU, which multiplies 8-bit numbers
-in 1x1 and 3x3 convolutions. nncase computes the rest on the CPU in float32. Sources: kendryte/nncase, docs/FAQ_EN.md of
-0.x (sizes) and docs/tflite_ops.md; modules/k210 of 1.x (`is_supported_in_shape`, `get_kpu_row_layout`).
+The K210 has 6 MB of general RAM and 2 MB for the feature maps of its accelerator, the KPU, which does 1x1 and 3x3
+convolutions of 8-bit numbers. nncase computes the rest on the CPU in float32. Learned from kendryte/nncase:
+docs/FAQ_EN.md of 0.x (sizes), docs/tflite_ops.md, and modules/k210 of 1.x (what it gives to the KPU, rows of a map).
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,7 @@ ON_CPU = (
     "TRANSPOSE_CONV",
 )  # fmt: skip
 ELEMENTWISE = ("ADD", "SUB", "MUL", "DIV")
+VALID = 1  # of the schema's padding; the other is SAME
 INTEGERS = ("INT4", "INT8", "UINT8", "INT16", "FLOAT16")  # what quantisers leave; indices are INT32 and INT64
 
 SWAP = "python swap_activation.py EMBEDDER.h5 OUT --to relu6 --data DATA"  # leaky_relu compiles too, with more RAM
@@ -78,7 +80,7 @@ def check_ops(ops: list[Op]) -> Lint:
     for op in ops:
         if op.kind in CONVOLUTIONS:
             on_kpu = _check_convolution(op, made_by, lint)
-            weights += op.inputs[1].data.size * (1 if on_kpu else 4)
+            weights += math.prod(op.inputs[1].shape) * (1 if on_kpu else 4)
             largest = max(largest, 0 if on_kpu else _float_maps(op))
         elif slope := _prelu_slope(op, made_by):
             lint.errors.append(Finding(op.layer, f"is a PReLU of {slope} slopes, which the KPU has not: {SWAP}"))
@@ -89,6 +91,7 @@ def check_ops(ops: list[Op]) -> Lint:
         elif not _is_beside(op):
             _check_other(op, lint)
             largest = max(largest, _float_maps(op))
+            weights += 4 * sum(tensor.data.size for tensor in op.inputs if tensor.data is not None)
     lint.ram_bytes = weights + largest
     if lint.ram_bytes > RAM_BYTES:
         lint.errors.append(
@@ -100,7 +103,8 @@ def check_ops(ops: list[Op]) -> Lint:
 def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
     """Adds what is to be said of a convolution; whether it runs on the KPU."""
     before = made_by.get(op.inputs[0].index)
-    padded_by = before if before is not None and before.kind == "PAD" and op.options["padding"] == 1 else None
+    is_padded = before is not None and before.kind == "PAD" and before.inputs[1].data is not None
+    padded_by = before if is_padded and op.options["padding"] == VALID else None
     source = padded_by.inputs[0] if padded_by else op.inputs[0]
     (_, height, width, channels), filters = source.shape, op.output.shape[3]
     kernel, stride = op.inputs[1].shape[1:3], (op.options["strideH"], op.options["strideW"])
@@ -146,7 +150,7 @@ def _padding(op: Op, padded_by: Op | None, size, kernel, stride) -> list[tuple[i
     """[(above, below), (left, right)] of a convolution, its own or that of the PAD before it."""
     if padded_by is not None:
         return [tuple(map(int, pair)) for pair in padded_by.inputs[1].data[1:3]]
-    if op.options["padding"] == 1:  # VALID
+    if op.options["padding"] == VALID:
         return [(0, 0), (0, 0)]
     totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]
     return [(total // 2, total - total // 2) for total in totals]  # TensorFlow's SAME: the odd one goes after
@@ -173,7 +177,7 @@ def _prelu_slope(op: Op, made_by: dict[int, Op]) -> int:
     One slope for all channels is a LeakyReLU, and nncase takes it for one.
     """
     if op.kind == "PRELU":
-        return op.inputs[1].data.size
+        return math.prod(op.inputs[1].shape)
     slopes = _scaled_by(op, made_by) if op.kind == "MAXIMUM" else None
     return 0 if slopes is None or np.ptp(slopes) == 0 else slopes.size
 
@@ -216,7 +220,7 @@ def _check_other(op: Op, lint: Lint) -> None:
 
 def _float_maps(op: Op) -> int:
     """Bytes of what goes in and out of an operation, in float32."""
-    return 4 * sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in (op.inputs[0], op.output))
+    return 4 * sum(math.prod(tensor.shape) for tensor in (op.inputs[0], op.output))
 
 
 def _text(padding: list[tuple[int, int]]) -> str:

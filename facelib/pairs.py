@@ -48,7 +48,7 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
 
 
 def draw_listed(is_same: np.ndarray, num_pairs: int, folds: int = 10, seed: int = 0) -> np.ndarray:
-    """Draws `num_pairs` of listed pairs: the same number of each fold, half of them genuine. A function of its arguments.
+    """Draws `num_pairs` of listed pairs: as many of each fold, half of them genuine. A function of its arguments.
 
     Args:
         is_same: bool [P] of pairs that lie fold by fold, as in LFW.   num_pairs: a multiple of 2 * folds.
@@ -68,8 +68,8 @@ def draw_listed(is_same: np.ndarray, num_pairs: int, folds: int = 10, seed: int 
         for kind in (fold[is_same[fold]], fold[~is_same[fold]]):
             if len(kind) < each:
                 raise FaceError(
-                    f"--pairs {num_pairs} takes {each} genuine and {each} impostor pairs of each of {folds} folds. Fold "
-                    f"{number} has {len(kind)} of a kind: ask for at most {2 * folds * len(kind)}, or leave --pairs out."
+                    f"--pairs {num_pairs} takes {each} genuine and {each} impostor pairs of each fold. Fold {number} "
+                    f"of {folds} has {len(kind)} of a kind: ask for at most {2 * folds * len(kind)}."
                 )
             picked.append(rng.choice(kind, size=each, replace=False))
     return np.sort(np.concatenate(picked))

@@ -46,9 +46,7 @@ def read_ops(path: Path) -> list[Op]:
 
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     if len(model.subgraphs) != 1:
-        raise FaceError(
-            f"An embedder is one graph. '{path}' has {len(model.subgraphs)}: convert it without control flow."
-        )
+        raise FaceError(f"An embedder is one graph. '{path}' has {len(model.subgraphs)}: leave control flow out of it.")
     graph = model.subgraphs[0]
     kinds = _names(schema.BuiltinOperator)
     types = _names(schema.TensorType)

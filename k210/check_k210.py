@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if lint.errors:
         layers = dict.fromkeys(finding.layer for finding in lint.errors)
         raise FaceError(
-            f"The K210 does not take '{args.model}': {len(lint.errors)} errors in {', '.join(layers)}. Each is named above."
+            f"The K210 does not take '{args.model}': {len(lint.errors)} errors in {', '.join(layers)}. "
+            f"What to do stands above, layer by layer."
         )
     print(
         f"{lint.on_kpu} convolutions for the KPU, whose largest maps take {lint.kpu_bytes / 2**20:.2f} of 2 MiB "

@@ -3,7 +3,7 @@
 python k210/tflite_2_kmodel.py runs/k210/export/model_float.tflite --calibration DATA
 
 The kmodel takes raw pixels, uint8 [1, 3, 112, 112], RGB, planar as the K210's camera delivers them, and gives the
-embedding in float32, before L2 normalisation. nncase, in k210/.venv (make k210), quantises with ranges measured on crops.
+embedding in float32, before L2 normalisation. nncase (make k210) quantises it with ranges measured on crops.
 """
 
 import argparse
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_model(args.model)
     if args.calibration is None:
         raise FaceError(
-            "The K210 computes with 8 bits, and their ranges are measured on real crops. Pass --calibration DATA: the data "
-            "directory of the training, a folder of 112x112 crops, or a .bin."
+            "The K210 computes with 8 bits, and their ranges are measured on real crops. Pass --calibration DATA: the "
+            "data directory of the training, a folder of 112x112 crops, or a .bin."
         )
     io = choose_io(check_sidecar(args.model), args)
     if (io.pixels, io.layout) != ("raw", "nhwc"):
