@@ -31,11 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for finding in findings:
             print(f"{word:5} {finding.layer}: {finding.what}")
     if lint.errors:
-        layers = dict.fromkeys(finding.layer for finding in lint.errors)
-        raise FaceError(
-            f"The K210 does not take '{args.model}': {len(lint.errors)} errors in {', '.join(layers)}. "
-            f"What to do stands above, layer by layer."
-        )
+        number = f"{len(lint.errors)} errors, the first" if len(lint.errors) > 1 else "an error"
+        raise FaceError(f"The K210 does not take '{args.model}': {number} in {lint.errors[0].layer}. See above.")
     print(
         f"{lint.on_kpu} convolutions for the KPU, whose largest maps take {lint.kpu_bytes / 2**20:.2f} of 2 MiB "
         f"({lint.kpu_layer}); for the CPU {len(lint.notes)}; RAM at least {lint.ram_bytes / 2**20:.2f} of 6 MiB"
