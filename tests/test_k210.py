@@ -88,16 +88,16 @@ def conv(filters=8, kernel=3, stride=1, padding="valid", name="c", **options):
     return layers.Conv2D(filters, kernel, stride, padding, name=name, use_bias=False, **options)
 
 
-def slopes(*values):
+def slopes(*values, name="act"):
     """A PReLU with these slopes, as training leaves one."""
-    layer = PReLU(name="act")
+    layer = PReLU(name=name)
     layer.build((None, 1, 1, len(values)))
     layer.alpha.assign(values)
     return layer
 
 
-def mixed_prelu(channels=8):
-    return slopes(*np.linspace(0.1, 0.5, channels))
+def mixed_prelu(name="act"):
+    return slopes(*np.linspace(0.1, 0.5, 8), name=name)
 
 
 # ------------------------------------------------------------------------------------------------------------ linter
@@ -414,7 +414,7 @@ def test_without_python_310_one_line_says_so(room, small):
 
 
 def test_a_model_for_another_chip_is_refused(room, small):
-    net(room / "model_float.tflite", conv(), mixed_prelu(), conv(name="d"), mixed_prelu())
+    net(room / "model_float.tflite", conv(), mixed_prelu(), conv(name="d"), mixed_prelu("act2"))
     (room / "model_float.tflite.json").unlink()
 
     message = refused(room, small, "--pixels", "raw")
