@@ -1,10 +1,13 @@
 # make setup | demo | test | lint. Each does its own set-up; only python3 (3.11 or newer) with pip and venv is needed.
+# make k210: nncase for the K210, which needs a Python 3.10 besides (PYTHON310=...; one of pyenv's is found).
 PYTHON ?= python3
 DATA ?=
 VALID ?=
 RECIPE ?=
+PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/python; do \
+  $$p -c pass 2> /dev/null && echo $$p; done))
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint k210 clean
 
 setup: .venv/ready
 
@@ -27,5 +30,14 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+k210: k210/.venv/ready
+
+k210/.venv/ready: k210/requirements.txt
+	@"$(PYTHON310)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2> /dev/null || \
+	  { echo "error: nncase 1.9 needs Python 3.10. '$(PYTHON310)' is none: make k210 PYTHON310=python3.10" >&2; exit 1; }
+	"$(PYTHON310)" -m venv k210/.venv
+	k210/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r k210/requirements.txt
+	touch k210/.venv/ready
+
 clean:
-	rm -rf .venv demo_out
+	rm -rf .venv demo_out k210/.venv

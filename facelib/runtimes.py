@@ -12,6 +12,7 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
 from facelib.files import require_file
+from facelib.nncase import KmodelEmbedder
 from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import Io
 
@@ -19,7 +20,7 @@ BATCH_SIZE = 64
 
 
 def open_embedder(path: Path, io: Io, threads: int) -> RuntimeEmbedder:
-    """The artefact at `path` as an `Embedder`, by its suffix: .h5, .pb, .tflite or .onnx.
+    """The artefact at `path` as an `Embedder`, by its suffix: .h5, .pb, .tflite, .onnx or .kmodel.
 
     Args:
         io: how it is fed.   threads: of the runtime.
@@ -192,4 +193,5 @@ _OPENERS: dict[str, Callable[[Path, Io, int], RuntimeEmbedder]] = {
     ".pb": GraphEmbedder,
     ".tflite": TfliteEmbedder,
     ".onnx": OnnxEmbedder,
+    ".kmodel": KmodelEmbedder,
 }
