@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.backbone_names import IRESNETS
+from facelib.calibration import load_crops
 from facelib.cli import FaceError, run_cli
 from facelib.onnx_graph import find_input, list_weight_files, load_onnx
 from facelib.onnx_rewrites import flatten_slopes, is_paired, pair_channels
@@ -25,6 +26,7 @@ from facelib.sidecar import PIXEL_SCALINGS, Io, write_sidecar
 
 MAX_DIFFERENCE = 1e-4  # of any output, relative to the largest
 NUM_FACES = 2
+NUM_CROPS = 256  # for statistics
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -36,6 +38,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "for mbf and iresnet, imagenet for foamliu's separable ReLU6 net, else pm1)"
     )
     parser.add_argument("--pixels", choices=tuple(PIXEL_SCALINGS), help=pixels_help)
+    faces_help = (
+        "crops to train on from here: gives normalisations that the exporter folded into convolutions the statistics of "
+        "256 of them, which changes no output; without, training begins with a jump"
+    )
+    parser.add_argument("--faces", type=Path, metavar="DATA", help=faces_help)
     parser.add_argument("--licence", metavar="NAME", help="of the weights, for the sidecar, e.g. Apache-2.0")
     parser.add_argument("--training-data", metavar="NAME", help="for the sidecar, e.g. MS1M")
     return parser.parse_args(argv)
@@ -48,17 +55,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps = list_steps(onnx_model, args.model)
     net = recognise(steps, args.model)
     pixels = args.pixels or net.pixels
+    num_steep = flatten_slopes(steps, args.model)
     if net.name == "mbf":
         pair_channels(steps)
-    num_steep = flatten_slopes(steps, args.model)
+    crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else (None, None)
     quiet_tensorflow()
+    from facelib.batch_statistics import restore_statistics
     from facelib.keras_files import save_h5
     from facelib.onnx_weights import copy_weights
 
     model = build(net, pixels, size)
-    copy_weights(steps, model, args.model)
+    folded = copy_weights(steps, model, args.model)
+    if crops is not None:
+        restore_statistics(model, folded, crops)
     difference = check_outputs(model, pixels, size, args.model)
     save_h5(model, args.out)
+    record = {
+        "backbone": net.name, "pixels": pixels, "layers": len(steps), "max_difference": difference,
+        "slopes_rewritten": num_steep, "normalisations_folded": len(folded), "statistics": statistics,
+        "weight_files": list_weight_files(args.model),
+    }  # fmt: skip
     write_sidecar(
         args.out,
         kind="h5",
@@ -66,18 +82,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         io=Io(size=size, embedding_size=model.outputs[0].shape[-1]),
         licence=args.licence,
         training_data=args.training_data,
-        imported={
-            "backbone": net.name, "pixels": pixels, "layers": len(steps), "max_difference": difference,
-            "slopes_rewritten": num_steep, "weight_files": list_weight_files(args.model),
-        },
-    )  # fmt: skip
-    how = "as told" if args.pixels else "by its shape; say --pixels if that is wrong"
-    print(f"{net.name}: {len(steps)} layers, {model.count_params():,} parameters; pixels: {pixels} ({how})")
-    if num_steep:
-        print(f"{num_steep} PReLU slopes above 1 rewritten exactly, see facelib/onnx_rewrites.py")
-    print(f"outputs agree within {difference:.1e} on {NUM_FACES} faces")
-    print(f"wrote {args.out}; next: python evaluate_data.py {args.out} or python h5_2_pb.py {args.out}")
+        imported=record,
+    )
+    print_result(args, record, model.count_params())
     return 0
+
+
+def print_result(args: argparse.Namespace, record: dict, num_parameters: int) -> None:
+    how = "as told" if args.pixels else "by its shape; say --pixels if that is wrong"
+    print(f"{record['backbone']}: {record['layers']} layers, {num_parameters:,} parameters")
+    print(f"pixels: {record['pixels']} ({how})")
+    if record["slopes_rewritten"]:
+        print(f"{record['slopes_rewritten']} PReLU slopes above 1, rewritten exactly")
+    if record["normalisations_folded"]:
+        statistics = record["statistics"]
+        what = f"now with the statistics of {statistics['count']} crops" if statistics else "to train on, pass --faces"
+        print(f"{record['normalisations_folded']} normalisations came folded into convolutions: {what}")
+    print(f"outputs agree within {record['max_difference']:.1e} on {NUM_FACES} faces")
+    print(f"wrote {args.out}; next: python evaluate_data.py {args.out} or python h5_2_pb.py {args.out}")
 
 
 @dataclass

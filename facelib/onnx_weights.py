@@ -100,8 +100,11 @@ def _pads_of(conv: keras.Layer, before: keras.Layer | None) -> tuple[int, int, i
     return (*first, *(total - start for total, start in zip(totals, first, strict=True)))
 
 
-def copy_weights(steps: list[Step], model: keras.Model, path: Path) -> None:
+def copy_weights(steps: list[Step], model: keras.Model, path: Path) -> list[FusedBatchNorm]:
     """Writes each step into the layers of the same place.
+
+    Returns: the normalisations whose statistics the exporter multiplied into the convolution before; they have mean 0
+        and variance 1.
 
     Raises:
         FaceError: the first step that does not fit: where it is, what it is, and what belongs there.
@@ -116,6 +119,7 @@ def copy_weights(steps: list[Step], model: keras.Model, path: Path) -> None:
         _copy_one(step, place)
     if len(steps) != len(places):
         raise FaceError(f"'{path}' is no {model.name}: {len(steps)} layers where {model.name} has {len(places)}.")
+    return [place.norm for step, place in zip(steps, places, strict=True) if step.variance is None]
 
 
 def _find_difference(step: Step, place: Place) -> str:
