@@ -39,8 +39,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--pixels", choices=tuple(PIXEL_SCALINGS), help=pixels_help)
     faces_help = (
-        "crops to train on from here: gives normalisations that the exporter folded into convolutions the statistics of "
-        "256 of them, which changes no output; without, training begins with a jump"
+        "crops to train on from here: normalisations that came folded into convolutions get the statistics of 256 of "
+        "them, which changes no output; without, training begins with a jump"
     )
     parser.add_argument("--faces", type=Path, metavar="DATA", help=faces_help)
     parser.add_argument("--licence", metavar="NAME", help="of the weights, for the sidecar, e.g. Apache-2.0")
@@ -104,7 +104,7 @@ def print_result(args: argparse.Namespace, record: dict, num_parameters: int) ->
 
 @dataclass
 class Net:
-    """A backbone by the name of `facelib.backbone_names`, its arguments, and the pixels such models were published for."""
+    """A backbone by its name in `facelib.backbone_names`, its arguments, and the pixels that such models eat."""
 
     name: str
     options: dict

@@ -9,8 +9,8 @@ from facelib.cli import FaceError
 from facelib.files import require_file, sha256_of
 
 # What exporters put around weights and shapes; worked out here where all of it is constant.
-_FOLDED = ("Constant", "ConstantOfShape", "Shape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast", "Expand",
-           "Reshape", "Transpose", "Identity", "Add", "Mul")  # fmt: skip
+_FOLDED = ("Constant", "ConstantOfShape", "Shape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast",
+           "Expand", "Reshape", "Transpose", "Identity", "Add", "Mul")  # fmt: skip
 _UNREADABLE = ("DecodeError", "ValidationError", "FileNotFoundError", "InferenceError")  # of protobuf and onnx
 
 

@@ -11,8 +11,8 @@ from facelib.onnx_steps import Step
 def flatten_slopes(steps: list[Step], path: Path) -> int:
     """Rewrites PReLU slopes above 1, in place and exactly; returns how many there were.
 
-    Our PReLU is `max(x, a * x)`, which needs `a <= 1`. For `a > 1`, PReLU(x) = -a * max(-x, -x / a): the channel changes
-    its sign before the activation, has the slope 1 / a, and what takes it multiplies by -a.
+    Our PReLU is `max(x, a * x)`, which needs `a <= 1`. For `a > 1`, PReLU(x) = -a * max(-x, -x / a): the channel
+    changes its sign before the activation, has the slope 1 / a, and what takes it multiplies by -a.
 
     Raises:
         FaceError: a sum takes the channel, which cannot multiply.

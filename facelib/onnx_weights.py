@@ -16,9 +16,9 @@ _ACTIVATIONS = (PReLU, keras.layers.ReLU, keras.layers.LeakyReLU)
 
 @dataclass
 class Place:
-    """Where a step belongs: a convolution, or None; the normalisation and activation after it; what is padded before it.
+    """Where a step belongs: a convolution, or None; the normalisation and the activation after it.
 
-    pads: top, left, bottom, right, in ONNX's sense.   is_added: whether a sum takes the result.
+    pads: before the convolution, in ONNX's order top, left, bottom, right.   is_added: whether a sum takes the result.
     pair: the second of two depthwise convolutions that are summed, see `facelib.blocks.Blocks.paired_depthwise`.
     """
 

@@ -6,8 +6,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 class OnnxWriter:
-    """Adds layer after layer, each on the tensor `at`. `folded`: normalisations are part of the convolutions before them.
+    """Adds layer after layer, each on the tensor `at`.
 
+    folded: normalisations are part of the convolutions before them.
     activation: 'prelu' | 'relu' | 'relu6' | 'leaky_relu'.   max_slope: of 'prelu'.   size: of the input, height, width.
     """
 

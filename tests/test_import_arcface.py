@@ -2,7 +2,7 @@
 
 Structure after deepinsight/insightface, recognition/arcface_torch/backbones (iresnet.py, mobilefacenet.py) and what
 torch.onnx.export 2.13 makes of it: convolutions that took the normalisation after them, or did not; normalisations
-that stand alone before a convolution; a fully connected layer as Gemm or MatMul with a normalisation after it, or in it.
+that stand alone before a convolution; a fully connected layer as Gemm or MatMul, a normalisation after it or in it.
 """
 
 import json
@@ -185,8 +185,8 @@ def test_the_depth_of_an_iresnet_is_that_of_its_convolutions(tmp_path, depth):
         (lambda: Arcface(True).iresnet((2, 2, 1, 3)), r"no iresnet18: layer .*group3_block2_bn1"),
         (
             lambda: Arcface(True).iresnet(without=(0, 1)),
-            r"layer 6 of 30 \('Conv_\d+'\) is a 3x3 convolution, 64 to 64, stride 1; a normalisation alone, 64 channels "
-            r"belongs there, in layer 'group1_block2_bn1'",
+            r"layer 6 of 30 \('Conv_\d+'\) is a 3x3 convolution, 64 to 64, stride 1; a normalisation alone, 64 "
+            r"channels belongs there, in layer 'group1_block2_bn1'",
         ),
         (lambda: Arcface(True).mbf(middle=96), r"no mbf: layer 6 .* 128 to 128.* 'group1_block1_expand'"),
     ],
