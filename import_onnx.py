@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     num_steep = flatten_slopes(steps, args.model)
     if net.name == "mbf":
         pair_channels(steps)
-    crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else (None, None)
+    crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else ([], None)
     quiet_tensorflow()
     from facelib.batch_statistics import restore_statistics
     from facelib.keras_files import save_h5
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model = build(net, pixels, size)
     folded = copy_weights(steps, model, args.model)
-    if crops is not None:
+    if folded and statistics:
         restore_statistics(model, folded, crops)
     difference = check_outputs(model, pixels, size, args.model)
     save_h5(model, args.out)

@@ -61,16 +61,17 @@ def find_input(model) -> tuple[str, tuple[int, int]]:
     from onnx import TensorProto
 
     stored = {tensor.name for tensor in model.graph.initializer}
-    (tensor, *more) = [tensor for tensor in model.graph.input if tensor.name not in stored]
-    dims = [dim.dim_value for dim in tensor.type.tensor_type.shape.dim]
-    if more or len(dims) != 4 or dims[1] not in (0, 3):
-        raise FaceError(f"A face model has one input [N, 3, H, W]. Received: '{tensor.name}' {dims}.")
-    if tensor.type.tensor_type.elem_type != TensorProto.FLOAT or len(model.graph.output) != 1:
+    inputs = {value.name: value.type.tensor_type for value in model.graph.input if value.name not in stored}
+    shapes = {name: [dim.dim_value for dim in tensor.shape.dim] for name, tensor in inputs.items()}
+    name, dims = next(iter(shapes.items()), ("", []))
+    if len(inputs) != 1 or len(dims) != 4 or dims[1] not in (0, 3):
+        raise FaceError(f"A face model has one input [N, 3, H, W]. Received: {shapes or 'none'}.")
+    if inputs[name].elem_type != TensorProto.FLOAT or len(model.graph.output) != 1:
         raise FaceError(
             f"A face model maps one float32 input to one output. Received: {len(model.graph.output)} outputs, input "
-            f"'{tensor.name}' of type {TensorProto.DataType.Name(tensor.type.tensor_type.elem_type)}. Export it so."
+            f"'{name}' of type {TensorProto.DataType.Name(inputs[name].elem_type)}. Export it so."
         )
-    return tensor.name, (dims[2] or 112, dims[3] or 112)
+    return name, (dims[2] or 112, dims[3] or 112)
 
 
 def read_nodes(model) -> tuple[list[Node], dict[str, np.ndarray]]:

@@ -28,6 +28,10 @@ class OnnxWriter:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
+    def stored(self, name):
+        """The constant of that name, or None."""
+        return next((numpy_helper.to_array(one) for one in self.constants if one.name == name), None)
+
     def conv(self, inputs, out, kernel, stride=1, groups=1, pads=None, linear=False):
         shape = (out, inputs // groups, kernel, kernel)
         weights = self.rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape)

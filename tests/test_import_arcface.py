@@ -24,6 +24,7 @@ from facelib.onnx_steps import list_steps
 from facelib.sidecar import check_sidecar, sha256_of
 
 SIZE = (48, 32)  # not square: height and width of the last map, 3 and 2, must not change places
+SMALL = (4, 8, 16, 32)  # channels, where the number of layers alone matters
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
 
 
@@ -33,16 +34,16 @@ class Arcface(OnnxWriter):
     def __init__(self, folded, max_slope=0.99):
         super().__init__("prelu", folded, max_slope=max_slope, size=SIZE)
 
-    def iresnet(self, repeats=(2, 2, 2, 2), embedding_size=16, without=None):
-        self.conv(3, 64, 3)
-        inputs = 64
-        for group, (channels, count) in enumerate(zip((64, 128, 256, 512), repeats, strict=True)):
+    def iresnet(self, repeats=(2, 2, 2, 2), channels=(64, 128, 256, 512), embedding_size=16, without=None):
+        inputs = channels[0]
+        self.conv(3, inputs, 3)
+        for group, (out, count) in enumerate(zip(channels, repeats, strict=True)):
             for block in range(count):
-                self._block(inputs, channels, 2 if block == 0 else 1, is_plain=(group, block) == without)
-                inputs = channels
-        self.norm(512)
+                self._block(inputs, out, 2 if block == 0 else 1, is_plain=(group, block) == without)
+                inputs = out
+        self.norm(inputs)
         self.add("Flatten", self.at)
-        weights = self.rng.normal(0, 0.02, (embedding_size, 512 * 3 * 2))
+        weights = self.rng.normal(0, 0.02, (embedding_size, inputs * 3 * 2))
         self.add("Gemm", self.at, self.constant(weights), self.constant(self.rng.normal(size=embedding_size)), transB=1)
         self.norm(embedding_size)
         return self
@@ -135,26 +136,21 @@ def test_a_steep_slope_that_a_sum_takes_is_refused(tmp_path):
         flatten_slopes(list_steps(load_onnx(path), path), path)
 
 
-def test_statistics_that_the_file_keeps_are_kept_for_training_on(tmp_path):
-    writer = Arcface(False).iresnet()
-    mean, variance = (next(c for c in writer.constants if c.name == name) for name in writer.nodes[1].input[3:5])
-
-    model = import_file(writer.save(tmp_path / "net.onnx"), tmp_path / "out.h5")
-
-    norm = model.get_layer("stem_bn")
-    np.testing.assert_allclose(norm.moving_mean.numpy(), onnx.numpy_helper.to_array(mean), rtol=1e-5)
-    np.testing.assert_allclose(norm.moving_variance.numpy(), onnx.numpy_helper.to_array(variance), rtol=0.1, atol=2e-5)
-
-
 def test_a_shortcut_may_stand_before_its_block_in_the_file(tmp_path):
-    writer = Arcface(True).iresnet()
-    short = next(node for node in writer.nodes if any(list(item.ints) == [1, 1] for item in node.attribute
-                                                      if item.name == "kernel_shape"))  # fmt: skip
+    writer = Arcface(True).iresnet(channels=SMALL)
+    path = writer.save(tmp_path / "net.onnx")
+    steps = list_steps(load_onnx(path), path)
+
+    short = next(node for node in writer.nodes if is_1x1(node))
     writer.nodes.remove(short)
     writer.nodes.insert(2, short)  # right after the stem's activation, which it takes
-    source = writer.save(tmp_path / "net.onnx")
 
-    assert_alike(import_file(source, tmp_path / "out.h5"), source)
+    writer.save(path)
+    assert [step.name for step in list_steps(load_onnx(path), path)] == [step.name for step in steps]
+
+
+def is_1x1(node):
+    return any(item.name == "kernel_shape" and list(item.ints) == [1, 1] for item in node.attribute)
 
 
 def test_weights_in_a_file_beside_the_model_are_read_and_recorded(tmp_path):
@@ -171,7 +167,7 @@ def test_weights_in_a_file_beside_the_model_are_read_and_recorded(tmp_path):
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_the_depth_of_an_iresnet_is_that_of_its_convolutions(tmp_path, depth):
-    path = Arcface(True).iresnet(DEPTHS[depth], embedding_size=4).save(tmp_path / "net.onnx")
+    path = Arcface(True).iresnet(DEPTHS[depth], SMALL, embedding_size=4).save(tmp_path / "net.onnx")
 
     net = import_onnx.recognise(list_steps(load_onnx(path), path), path)
 
@@ -181,8 +177,10 @@ def test_the_depth_of_an_iresnet_is_that_of_its_convolutions(tmp_path, depth):
 @pytest.mark.parametrize(
     "write, complaint",
     [
-        (lambda: Arcface(True).iresnet((1, 2, 2, 2)), r"15 3x3 convolutions where those have 17 \(iresnet18\), 33"),
-        (lambda: Arcface(True).iresnet((2, 2, 1, 3)), r"no iresnet18: layer .*group3_block2_bn1"),
+        (
+            lambda: Arcface(True).iresnet((1, 2, 2, 2), SMALL),
+            r"15 3x3 convolutions where those have 17 \(iresnet18\), 33",
+        ),
         (
             lambda: Arcface(True).iresnet(without=(0, 1)),
             r"layer 6 of 30 \('Conv_\d+'\) is a 3x3 convolution, 64 to 64, stride 1; a normalisation alone, 64 "

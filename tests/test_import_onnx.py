@@ -69,18 +69,26 @@ def run_onnx(path, face, mean, std):
     ],
 )
 def test_the_import_gives_what_the_onnx_file_gives(tmp_path, activation, pads, folded, separable):
-    source = Mobile(activation, pads, folded).network(separable).save(tmp_path / "net.onnx")
+    writer = Mobile(activation, pads, folded).network(separable)
+    source = writer.save(tmp_path / "net.onnx")
 
     words = [str(source), str(tmp_path / "out.h5"), "--pixels", "pm1", "--licence", "MIT"]
     assert import_onnx.main(words) == 0
 
     face = toy_face(77, 1, 2)  # not one of those the importer itself looked at
     expected = run_onnx(source, face, 127.5, 128.0)
-    received = load_model(tmp_path / "out.h5")(face[None].astype("float32"), training=False).numpy()[0]
+    model = load_model(tmp_path / "out.h5")
+    received = model(face[None].astype("float32"), training=False).numpy()[0]
     np.testing.assert_allclose(received, expected, atol=1e-4 * np.abs(expected).max())
     sidecar = check_sidecar(tmp_path / "out.h5")
     assert sidecar.licence == "MIT" and sidecar.io.pixels == "raw" and sidecar.io.embedding_size == 12
     assert sidecar.rest["made_from"]["path"] == "net.onnx"
+    assert sidecar.rest["imported"]["normalisations_folded"] == (50 + separable if folded else 0)
+    if not folded:  # what the net was trained to see is kept for training on
+        _, _, _, mean, variance = (writer.stored(name) for name in writer.nodes[1].input)
+        norm = model.get_layer("stem_conv_bn")
+        np.testing.assert_allclose(norm.moving_mean.numpy(), mean, rtol=1e-5)
+        np.testing.assert_allclose(norm.moving_variance.numpy(), variance + 1e-5, rtol=1e-5)
 
 
 def test_relu_and_relu6_may_mix_and_survive_saving(tmp_path):
