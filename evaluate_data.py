@@ -21,7 +21,7 @@ from facelib.measure import PROTOCOLS, measure_folder, measure_pairs
 from facelib.metrics import pair_distances
 from facelib.report import Report, SetResult, compare, read_report, report_path
 from facelib.runtimes import open_keras
-from facelib.sidecar import Io, Sidecar, check_sidecar
+from facelib.sidecar import IO_CHOICES, Io, Sidecar, check_sidecar
 from facelib.thresholds import write_thresholds
 from facelib.valid_sets import FaceSet, find_sets
 
@@ -223,8 +223,8 @@ def add_io_flags(parser: argparse.ArgumentParser) -> None:
 def add_pixel_flags(other) -> None:
     """Those of `add_io_flags` that say what the pixels are like, for a parser or a group of one."""
     other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
-    pixels_help = "0..255, (x-127.5)/128, or ImageNet statistics (default: raw)"
-    other.add_argument("--pixels", choices=("raw", "pm1", "imagenet"), help=pixels_help)
+    pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, or ImageNet statistics (default: raw)"
+    other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
     other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
     other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")
 
@@ -238,7 +238,8 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
         if not given:
             raise FaceError(
                 f"'{args.model}' has no sidecar '{args.model.name}.json' that says how to feed it. Say it by flags: "
-                f"--color rgb|bgr --pixels raw|pm1|imagenet --layout nhwc|nchw [--input NAME --output NAME --crop H,W]"
+                f"--color rgb|bgr --pixels {'|'.join(IO_CHOICES['pixels'])} --layout nhwc|nchw "
+                f"[--input NAME --output NAME --crop H,W]"
             )
         return replace(Io(), **given)
     for name, value in given.items():
