@@ -1,6 +1,5 @@
 """What a .tflite computes, layer by layer, read from its flatbuffer without TensorFlow."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from facelib.cli import FaceError
 from facelib.files import require_file
+from facelib.layer_names import layer_of
 from facelib.tflite import Lite
 
 
@@ -76,15 +76,6 @@ def _tensor(index: int, tensor, model, types: dict[int, str]) -> Tensor:
 
 
 def _layer_name(kind: str, inputs: tuple[Tensor, ...], output: Tensor) -> str:
-    """'mobilefacenet_1/stem_conv_1/convolution' -> 'stem_conv': the converter numbers the scopes of a model it traced.
-
-    A convolution is called as its kernel is: its output has the name of whatever was fused into it.
-    """
+    """A convolution is called as its kernel is: its output has the name of whatever was fused into it."""
     is_weighted = kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1 and inputs[1].name
-    name = (inputs[1] if is_weighted else output).name
-    scopes = name.split(";")[-1 if is_weighted else 0].split("/")
-    if len(scopes) < 2:
-        return scopes[0]
-    number = re.search(r"_\d+$", scopes[0])
-    layer = scopes[1] if len(scopes) > 2 else scopes[0]
-    return layer.removesuffix(number.group()) if number else layer
+    return layer_of(inputs[1].name.rpartition(";")[2] if is_weighted else output.name)

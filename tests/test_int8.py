@@ -141,7 +141,12 @@ def test_worst_is_by_what_a_layer_itself_lost():
 
 @pytest.mark.parametrize(
     "name, layer",
-    [("net_1/stem_conv_1/Relu6;net_1/x/y", "stem_conv_1"), ("embeddings", "embeddings"), ("conv/BiasAdd", "conv")],
+    [
+        ("net_1/stem_conv_1/Relu6;net_1/x/y", "stem_conv"),
+        ("net/block_1/Add", "block_1"),
+        ("embeddings", "embeddings"),
+        ("conv_1/BiasAdd", "conv_1"),
+    ],
 )
 def test_the_layer_of_a_tensor_is_its_innermost_scope(name, layer):
     assert layer_of(name) == layer

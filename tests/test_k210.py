@@ -21,13 +21,14 @@ from facelib.k210_rules import check_ops, kpu_bytes
 from facelib.pairs import draw_listed
 from facelib.runtimes import open_embedder
 from facelib.sidecar import Io, read_sidecar, write_sidecar
+from facelib.tflite_convert import Wanted
+from facelib.tflite_convert import convert as graph_to_tflite
 from facelib.tflite_ops import read_ops
 from facelib.toy_faces import encode_jpeg, toy_face
 
 pytest.importorskip("tensorflow")
 from keras import layers
 
-import pb_2_tflite
 from facelib.graph import freeze
 from facelib.layers import PixelScale, PReLU
 from facelib.optimize_graph import optimize
@@ -68,7 +69,7 @@ def convert(model, path, mode="float", crops=None, size=None):
     """A Keras model as a .tflite of batch 1."""
     graph = freeze(model)
     size = size or model.inputs[0].shape[1:3]
-    path.write_bytes(pb_2_tflite.convert(graph, Io(size=tuple(size)), (1, *size, 3), mode, crops))
+    path.write_bytes(graph_to_tflite(graph, Io(size=tuple(size)), (1, *size, 3), Wanted(mode, crops)))
     return path
 
 
@@ -196,7 +197,7 @@ def test_the_recipe_fits_the_k210(tmp_path):
     model = build_backbone(load_recipe(ROOT / "recipes" / "k210_mobilefacenet.toml").model)
     path = tmp_path / "model_float.tflite"
     graph = optimize(freeze(random_weights(model)), "input_1", "embeddings")
-    path.write_bytes(pb_2_tflite.convert(graph, Io(), (1, 112, 112, 3), "float", None))
+    path.write_bytes(graph_to_tflite(graph, Io(), (1, 112, 112, 3), Wanted("float")))
 
     lint = check_ops(read_ops(path))
 
