@@ -25,6 +25,7 @@ from facelib.cli import FaceError
 from facelib.decision import decide_by
 from facelib.face_vectors import unit_vectors
 from facelib.files import write_json
+from facelib.keras_files import save_h5
 from facelib.runtimes import open_embedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, write_sidecar
 from facelib.thresholds import write_thresholds
@@ -76,7 +77,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     keras.utils.set_random_seed(0)
     net = random_weights(mobilefacenet(embedding_size=32, width=0.25), spread=0.5)
-    import_onnx.save_h5(net, folder / "embedder.h5")
+    save_h5(net, folder / "embedder.h5")
     write_sidecar(folder / "embedder.h5", kind="h5", made_from=None, io=Io(), licence="none", training_data="<drawn>")
     found = dict(zip(("float", "dynamic"), export(folder / "embedder.h5", "float", "dynamic"), strict=True))
     calibrate(found["float"], 0.3)

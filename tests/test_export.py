@@ -24,7 +24,7 @@ from facelib.calibration import load_crops
 from facelib.cli import FaceError
 from facelib.files import sha256_of
 from facelib.graph import load_graph
-from facelib.keras_files import load_model
+from facelib.keras_files import load_model, save_h5
 from facelib.parity import row_cosines
 from facelib.runtimes import GraphEmbedder, TfliteEmbedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, write_sidecar
@@ -71,7 +71,7 @@ def chain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     keras.utils.set_random_seed(0)  # of the kernels
     model = random_weights(mobilefacenet(embedding_size=EMBEDDING_SIZE, width=0.25), spread=0.5)
-    import_onnx.save_h5(model, folder / "embedder.h5")
+    save_h5(model, folder / "embedder.h5")
     write_sidecar(folder / "embedder.h5", kind="h5", made_from=None, io=Io(), licence="none", training_data="drawn")
     crops = folder / "crops"
     crops.mkdir()
@@ -230,7 +230,7 @@ def test_slopes_above_one_are_refused(chain, tmp_path):
     model = load_model(chain.h5)
     slopes = model.get_layer("stem_conv_act").alpha
     slopes.assign(np.full(slopes.shape, 1.5))
-    import_onnx.save_h5(model, tmp_path / "steep.h5")
+    save_h5(model, tmp_path / "steep.h5")
 
     with pytest.raises(FaceError, match=r"at most 1.*1\.5000.*stem_conv_act"):
         h5_2_pb.main([str(tmp_path / "steep.h5"), "--pixels", "raw"])
@@ -247,7 +247,7 @@ def test_a_mixed_precision_model_is_frozen_in_float32(tmp_path):
         model = random_weights(mobilefacenet(embedding_size=8, width=0.125))
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    import_onnx.save_h5(model, tmp_path / "half.h5")
+    save_h5(model, tmp_path / "half.h5")
 
     assert h5_2_pb.main([str(tmp_path / "half.h5"), "--pixels", "raw", "--out", str(tmp_path / "f.pb")]) == 0
 

@@ -10,13 +10,13 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import export_all
-import import_onnx
 from facelib import optimize_graph
 from facelib.bins import write_bin
 from facelib.calibration import load_crops
 from facelib.cli import FaceError
 from facelib.export_state import find_losses, is_tested
 from facelib.files import sha256_of, write_json
+from facelib.keras_files import save_h5
 from facelib.report import report_path
 from facelib.sidecar import Io, read_sidecar, write_sidecar
 from facelib.toy_faces import encode_jpeg, toy_face
@@ -40,7 +40,7 @@ def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a toy")  # with a space in it
     run = folder / "run"
     run.mkdir()
-    import_onnx.save_h5(random_weights(mobilefacenet(embedding_size=8, width=0.125), spread=0.5), run / "embedder.h5")
+    save_h5(random_weights(mobilefacenet(embedding_size=8, width=0.125), spread=0.5), run / "embedder.h5")
     write_sidecar(run / "embedder.h5", kind="h5", made_from=None, io=Io(), licence="none", training_data="drawn")
     images = [encode_jpeg(toy_face(4, k // 4, k % 2 if k < NUM_PAIRS else k), 95) for k in range(2 * NUM_PAIRS)]
     write_bin(folder / "toy.bin", images, [k < NUM_PAIRS // 2 for k in range(NUM_PAIRS)])
