@@ -61,8 +61,15 @@ def _ours(layer, kind):
 
 
 def _call(layer, *args, mask=None, **kwargs):
-    """Without the mask that Keras's batch normalisation was called with: images have none."""
-    return layer(*args, **kwargs)
+    """Without the mask that Keras's batch normalisation was called with: images have none.
+
+    MobileNetV3 writes `x + 3.0` and `x * (1 / 6)` between its layers; an .h5 with these cannot be read again.
+    """
+    if isinstance(layer, keras.Layer):
+        return layer(*args, **kwargs)
+    x, number = args
+    scale, offset = {"Add": (1.0, number), "Multiply": (number, 0.0)}[type(layer).__name__]
+    return layers.Rescaling(scale, offset, name=layer.name)(x)
 
 
 def _gdc(x, embedding_size, dropout):
