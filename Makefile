@@ -1,10 +1,16 @@
-# make setup | demo | test | lint. Each does its own set-up; only python3 (3.11 or newer) with pip and venv is needed.
+# make setup | demo | export | demo-page | test | lint. Each does its own set-up; only python3 (3.11 or newer) with pip and venv is needed.
+# make k210: nncase for the K210, which needs a Python 3.10 besides (PYTHON310=...; one of pyenv's is found).
 PYTHON ?= python3
 DATA ?=
 VALID ?=
 RECIPE ?=
+RUN ?=
+CALIBRATION ?=
+MODEL ?=
+PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/python; do \
+  $$p -c pass 2> /dev/null && echo $$p; done))
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo export demo-page test lint k210 clean
 
 setup: .venv/ready
 
@@ -20,6 +26,16 @@ setup: .venv/ready
 demo: setup
 	@DATA="$(DATA)" VALID="$(VALID)" RECIPE="$(RECIPE)" ./demo.sh
 
+# make export RUN=DIR [VALID=BIN] [CALIBRATION=DATA]     a run through every target, each gated
+export: setup
+	@test -n "$(RUN)" || { echo "error: Which run? make export RUN=runs/NAME [VALID=BIN] [CALIBRATION=DATA]" >&2; exit 1; }
+	.venv/bin/python export_all.py "$(RUN)" $(if $(VALID),--valid "$(VALID)") $(if $(CALIBRATION),--calibration "$(CALIBRATION)")
+
+# make demo-page MODEL=X.tflite      docs/demo/dist, for any static file server
+demo-page: setup
+	@test -n "$(MODEL)" || { echo "error: Which model? make demo-page MODEL=X.tflite" >&2; exit 1; }
+	.venv/bin/python docs/demo/build.py "$(MODEL)"
+
 test: setup
 	.venv/bin/python -m pytest
 
@@ -27,5 +43,14 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+k210: k210/.venv/ready
+
+k210/.venv/ready: k210/requirements.txt
+	@"$(PYTHON310)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2> /dev/null || \
+	  { echo "error: nncase 1.9 needs Python 3.10. '$(PYTHON310)' is none: make k210 PYTHON310=python3.10" >&2; exit 1; }
+	"$(PYTHON310)" -m venv k210/.venv
+	k210/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r k210/requirements.txt
+	touch k210/.venv/ready
+
 clean:
-	rm -rf .venv demo_out
+	rm -rf .venv demo_out k210/.venv docs/demo/dist docs/demo/node_modules

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole chain, each stage with its test: data, train, h5 -> pb -> optimised pb -> tflite (float, int8), report.
+# The whole chain: data, train, and every export with its test (export_all.py), which ends with the table and report.html.
 # Called by `make demo`; DATA, VALID and RECIPE come from there. What is finished is not done again.
 set -eu
 cd "$(dirname "$0")"
@@ -23,16 +23,4 @@ fi
 run $python prepare_data.py "$DATA" $out/data
 run $python train.py "${RECIPE:-recipes/small_mobilefacenet.toml}" --data $out/data --valid "$VALID" --out $out/run
 
-export=$out/run/export
-fars="--far 0.01 0.001"
-run $python evaluate_data.py $out/run/embedder.h5 --valid "$VALID" $fars
-run $python h5_2_pb.py $out/run/embedder.h5
-run $python pb_test.py $export/frozen.pb --valid "$VALID" $fars --against $out/run/embedder.h5.report.json --max-acc-drop 0.1
-run ./optimize_pb.sh $export/frozen.pb
-run $python pb_test.py $export/optimized.pb --valid "$VALID" $fars --against $export/frozen.pb.report.json --max-acc-drop 0.1
-run $python pb_2_tflite.py $export/optimized.pb --mode float
-run $python tflite_test.py $export/model_float.tflite --valid "$VALID" $fars --against $export/optimized.pb.report.json
-run $python pb_2_tflite.py $export/optimized.pb --mode int8 --calibration $out/data
-run $python tflite_test.py $export/model_int8.tflite --valid "$VALID" $fars \
-    --against $export/model_float.tflite.report.json --max-acc-drop 2 --max-vr-drop 10
-run $python report.py $out/run
+run $python export_all.py $out/run --valid "$VALID" --calibration $out/data --far 0.01 0.001 --max-acc-drop 2 --max-vr-drop 10

@@ -21,7 +21,7 @@ from facelib.measure import PROTOCOLS, measure_folder, measure_pairs
 from facelib.metrics import pair_distances
 from facelib.report import Report, SetResult, compare, read_report, report_path
 from facelib.runtimes import open_keras
-from facelib.sidecar import Io, Sidecar, check_sidecar
+from facelib.sidecar import IO_CHOICES, Io, Sidecar, check_sidecar
 from facelib.thresholds import write_thresholds
 from facelib.valid_sets import FaceSet, find_sets
 
@@ -139,7 +139,17 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
         description: the script's docstring, shown by --help.
         kind: of artefact, when no sidecar says it, e.g. 'tflite'.
     """
-    args = _parse_args(argv, description)
+    return run_test(make_parser(description).parse_args(argv), open_embedder, kind)
+
+
+test_main.__test__ = False  # pytest collects functions by their name
+
+
+def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -> int:
+    """`test_main` with the flags of `make_parser` read already; a script may have added some of its own."""
+    check_test_flags(args)
+    if args.threads < 1:
+        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
     sets = find_sets(args.valid, args.pairs, letterbox=args.letterbox)
     attributes = read_attributes(args.attributes) if args.attributes else None
     sidecar = check_sidecar(args.model)
@@ -149,10 +159,11 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
         embedder, sets, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
         threads=args.threads,
     )  # fmt: skip
-    return finish_test(args, evaluation, sidecar.kind if sidecar else kind)
+    mean_cosine = getattr(embedder, "mean_cosine", None)
+    return finish_test(args, evaluation, sidecar.kind if sidecar else kind, mean_cosine)
 
 
-def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str) -> int:
+def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, mean_cosine: float | None = None) -> int:
     """What every test ends with: the report and the thresholds are written, the table is printed, the gate decides.
 
     Args:
@@ -171,6 +182,7 @@ def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str) -> 
         ms_per_image=round(ms, 4) if ms else None,
         threads=args.threads,
         mean_norm=evaluation.mean_norm,
+        mean_cosine=mean_cosine,
         flip=args.flip,
     )
     path = args.report or report_path(args.model)
@@ -200,9 +212,6 @@ def _costs(report: Report) -> str:
     return ", ".join(parts)
 
 
-test_main.__test__ = False  # pytest collects functions by their name
-
-
 def add_io_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say how to feed a model without a sidecar; `choose_io` reads them."""
     other = parser.add_argument_group("models without a sidecar")
@@ -214,8 +223,8 @@ def add_io_flags(parser: argparse.ArgumentParser) -> None:
 def add_pixel_flags(other) -> None:
     """Those of `add_io_flags` that say what the pixels are like, for a parser or a group of one."""
     other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
-    pixels_help = "0..255, (x-127.5)/128, or ImageNet statistics (default: raw)"
-    other.add_argument("--pixels", choices=("raw", "pm1", "imagenet"), help=pixels_help)
+    pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, or ImageNet statistics (default: raw)"
+    other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
     other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
     other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")
 
@@ -229,7 +238,8 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
         if not given:
             raise FaceError(
                 f"'{args.model}' has no sidecar '{args.model.name}.json' that says how to feed it. Say it by flags: "
-                f"--color rgb|bgr --pixels raw|pm1|imagenet --layout nhwc|nchw [--input NAME --output NAME --crop H,W]"
+                f"--color rgb|bgr --pixels {'|'.join(IO_CHOICES['pixels'])} --layout nhwc|nchw "
+                f"[--input NAME --output NAME --crop H,W]"
             )
         return replace(Io(), **given)
     for name, value in given.items():
@@ -246,7 +256,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return test_main(argv, open_keras, __doc__, "h5")
 
 
-def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The flags of every test script; `run_test` takes what they say."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="the artefact to test")
@@ -257,16 +268,14 @@ def _parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namesp
         metavar="DIR_OR_BIN",
         help="a .bin, a folder of them, or a folder of identities (default: %(default)s/)",
     )
-    add("--pairs", type=Path, metavar="TXT", help="pair list in LFW's form; --valid is the folder of its photos")
+    pairs_help = "pair list in LFW's form, of the photos in --valid; or how many pairs of each .bin, drawn evenly"
+    add("--pairs", type=_parse_pairs, metavar="TXT_OR_N", help=pairs_help)
     add("--letterbox", action=argparse.BooleanOptionalAction, default=False, help="fit photos of any size, grey beside")
     add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
     add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: all cores, %(default)s)")
     add_test_flags(parser)
     add_io_flags(parser)
-    args = check_test_flags(parser.parse_args(argv))
-    if args.threads < 1:
-        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
-    return args
+    return parser
 
 
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
@@ -295,6 +304,10 @@ def check_test_flags(args: argparse.Namespace) -> argparse.Namespace:
     if args.against:
         read_report(args.against)  # a wrong one is not to be found out after the work
     return args
+
+
+def _parse_pairs(text: str) -> Path | int:
+    return int(text) if text.isdecimal() else Path(text)
 
 
 def _parse_crop(text: str) -> tuple[int, int]:

@@ -1,43 +1,48 @@
-"""Take the weights of a public ONNX MobileFaceNet: MODEL.onnx -> OUT.h5 (+ OUT.h5.json).
+"""Take the weights of a public ONNX face model: MODEL.onnx -> OUT.h5 (+ OUT.h5.json).
 
-python import_onnx.py mobilefacenet.onnx runs/pretrained/embedder.h5 --licence Apache-2.0
+python import_onnx.py w600k_mbf.onnx runs/pretrained/embedder.h5 --licence non-commercial
 
-Convolutions are matched in order; the result is run against the ONNX file before anything is written. From there on
-it is a model like a trained one: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py, or a start for train.py.
+MobileFaceNets, and InsightFace's arcface_torch nets: mbf and iresnet18, 34, 50, 100, as PyTorch's exporters write them.
+Layers are matched in order; the result is run against the ONNX file before anything is written. From there on it is a
+model like a trained one: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py, or a start for train.py --init-from.
 """
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from facelib.backbone_names import IRESNETS
+from facelib.calibration import load_crops
 from facelib.cli import FaceError, run_cli
-from facelib.keras_files import save_h5
-from facelib.onnx_graph import Convolution, input_size, list_convolutions, load_onnx
+from facelib.onnx_graph import find_input, list_weight_files, load_onnx
+from facelib.onnx_rewrites import flatten_slopes, is_paired, pair_channels
+from facelib.onnx_steps import Step, describe, list_steps
 from facelib.parity import parity_faces
-from facelib.pixels import IMAGENET_MEAN, IMAGENET_STD
 from facelib.quiet import quiet_tensorflow
-from facelib.sidecar import Io, write_sidecar
+from facelib.sidecar import PIXEL_SCALINGS, Io, write_sidecar
 
 MAX_DIFFERENCE = 1e-4  # of any output, relative to the largest
 NUM_FACES = 2
-SCALINGS = {  # mean and standard deviation in pixel units, one number or three (RGB)
-    "raw": (0.0, 1.0),
-    "pm1": (127.5, 128.0),
-    "imagenet": ((255 * IMAGENET_MEAN.astype(float)).tolist(), (255 * IMAGENET_STD.astype(float)).tolist()),
-}
+NUM_CROPS = 256  # for statistics
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a MobileFaceNet in ONNX, NCHW, RGB")
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a face model in ONNX, NCHW, RGB")
     parser.add_argument("out", type=Path, metavar="OUT.h5")
     pixels_help = (
-        "what the ONNX file eats: 0..255, (x-127.5)/128, or ImageNet statistics "
-        "(default: imagenet for foamliu's separable ReLU6 net, else pm1)"
+        "what the ONNX file eats: 0..255, (x-127.5)/128, (x-127.5)/127.5, or ImageNet statistics (default: pm1_exact "
+        "for mbf and iresnet, imagenet for foamliu's separable ReLU6 net, else pm1)"
     )
-    parser.add_argument("--pixels", choices=tuple(SCALINGS), help=pixels_help)
+    parser.add_argument("--pixels", choices=tuple(PIXEL_SCALINGS), help=pixels_help)
+    faces_help = (
+        "crops to train on from here: normalisations that came folded into convolutions get the statistics of 256 of "
+        "them, which changes no output; without, training begins with a jump"
+    )
+    parser.add_argument("--faces", type=Path, metavar="DATA", help=faces_help)
     parser.add_argument("--licence", metavar="NAME", help="of the weights, for the sidecar, e.g. Apache-2.0")
     parser.add_argument("--training-data", metavar="NAME", help="for the sidecar, e.g. MS1M")
     return parser.parse_args(argv)
@@ -46,13 +51,30 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     onnx_model = load_onnx(args.model)
-    size, found = input_size(onnx_model), list_convolutions(onnx_model, args.model)
-    pixels = args.pixels or guess_pixels(found)
+    _, size = find_input(onnx_model)
+    steps = list_steps(onnx_model, args.model)
+    net = recognise(steps, args.model)
+    pixels = args.pixels or net.pixels
+    num_steep = flatten_slopes(steps, args.model)
+    if net.name == "mbf":
+        pair_channels(steps)
+    crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else ([], None)
     quiet_tensorflow()
-    model = build(found, pixels, size, args.model)
-    copy_weights(found, model, args.model)
-    difference = check_outputs(model, onnx_model, pixels, size, args.model)
+    from facelib.batch_statistics import restore_statistics
+    from facelib.keras_files import save_h5
+    from facelib.onnx_weights import copy_weights
+
+    model = build(net, pixels, size)
+    folded = copy_weights(steps, model, args.model)
+    if folded and statistics:
+        restore_statistics(model, folded, crops)
+    difference = check_outputs(model, pixels, size, args.model)
     save_h5(model, args.out)
+    record = {
+        "backbone": net.name, "pixels": pixels, "layers": len(steps), "max_difference": difference,
+        "slopes_rewritten": num_steep, "normalisations_folded": len(folded), "statistics": statistics,
+        "weight_files": list_weight_files(args.model),
+    }  # fmt: skip
     write_sidecar(
         args.out,
         kind="h5",
@@ -60,153 +82,94 @@ def main(argv: Sequence[str] | None = None) -> int:
         io=Io(size=size, embedding_size=model.outputs[0].shape[-1]),
         licence=args.licence,
         training_data=args.training_data,
-        imported={"pixels": pixels, "convolutions": len(found), "max_difference": difference},
+        imported=record,
     )
-    how = "as told" if args.pixels else "by its shape; say --pixels if that is wrong"
-    print(f"{len(found)} convolutions, {model.count_params():,} parameters; pixels: {pixels} ({how})")
-    print(f"outputs agree within {difference:.1e} on {NUM_FACES} faces")
-    print(f"wrote {args.out}; next: python evaluate_data.py {args.out} or python h5_2_pb.py {args.out}")
+    print_result(args, record, model.count_params())
     return 0
 
 
-def guess_pixels(found: list[Convolution]) -> str:
-    """The scaling that models of this shape were published with; an ONNX file does not say it."""
-    return "imagenet" if is_separable(found) and any(conv.max_value == 6 for conv in found) else "pm1"
+def print_result(args: argparse.Namespace, record: dict, num_parameters: int) -> None:
+    how = "as told" if args.pixels else "by its shape; say --pixels if that is wrong"
+    print(f"{record['backbone']}: {record['layers']} layers, {num_parameters:,} parameters")
+    print(f"pixels: {record['pixels']} ({how})")
+    if record["slopes_rewritten"]:
+        print(f"{record['slopes_rewritten']} PReLU slopes above 1, rewritten exactly")
+    if record["normalisations_folded"]:
+        statistics = record["statistics"]
+        what = f"now with the statistics of {statistics['count']} crops" if statistics else "to train on, pass --faces"
+        print(f"{record['normalisations_folded']} normalisations came folded into convolutions: {what}")
+    print(f"outputs agree within {record['max_difference']:.1e} on {NUM_FACES} faces")
+    print(f"wrote {args.out}; next: python evaluate_data.py {args.out} or python h5_2_pb.py {args.out}")
 
 
-def is_separable(found: list[Convolution]) -> bool:
-    """Whether a 1x1 convolution that keeps the channel count follows the first depthwise one."""
-    return len(found) > 2 and found[2].kernel.shape == (found[0].kernel.shape[0],) * 2 + (1, 1)
+@dataclass
+class Net:
+    """A backbone by its name in `facelib.backbone_names`, its arguments, and the pixels that such models eat."""
+
+    name: str
+    options: dict
+    pixels: str
 
 
-def build(found: list[Convolution], pixels: str, size: tuple[int, int], path: Path):
-    """The mobilefacenet() that the list of convolutions describes, with fresh weights."""
-    from mobilefacenet import mobilefacenet
-
-    kinds = {conv.activation for conv in found} - {"linear"}
+def recognise(steps: list[Step], path: Path) -> Net:
+    """Which of our backbones the steps may be; whether they are is for `copy_weights` to say."""
+    kinds = {step.activation for step in steps} - {"linear"}
     if len(kinds) != 1:
-        raise FaceError(
-            f"A MobileFaceNet has one kind of activation. '{path}' has {', '.join(sorted(kinds)) or 'none'}."
-        )
-    strided = [conv for conv in found if conv.strides[0] == 2]
-    is_symmetric = all(conv.pads == (1, 1, 1, 1) for conv in strided)
-    mean, std = SCALINGS[pixels]
-    return mobilefacenet(
-        embedding_size=found[-1].kernel.shape[0],
-        activation=kinds.pop(),
-        stem="separable" if is_separable(found) else "paper",
-        padding="symmetric" if is_symmetric else "same",
-        width=found[0].kernel.shape[0] / 64,
-        pixel_mean=mean,
-        pixel_std=std,
-        image_size=size,
+        raise FaceError(f"A face model has one kind of activation. '{path}' has {', '.join(sorted(kinds)) or 'none'}.")
+    options = {"embedding_size": steps[-1].channels, "activation": kinds.pop()}
+    if steps[0].strides == (1, 1):
+        return Net(_name_iresnet(steps, path), options, "pm1_exact")
+    strided = [step for step in steps if step.strides[0] == 2]
+    options["padding"] = "symmetric" if all(step.pads == (1, 1, 1, 1) for step in strided) else "same"
+    if is_paired(steps):
+        return Net("mbf", options, "pm1_exact")
+    options |= {"stem": "separable" if is_separable(steps) else "paper", "width": steps[0].channels / 64}
+    is_foamliu = is_separable(steps) and any(step.max_value == 6 for step in steps)
+    return Net("mobilefacenet", options, "imagenet" if is_foamliu else "pm1")
+
+
+def _name_iresnet(steps: list[Step], path: Path) -> str:
+    from iresnet import DEPTHS
+
+    found = sum(step.kernel is not None and step.kernel.shape[2:] == (3, 3) for step in steps)
+    for depth, repeats in DEPTHS.items():
+        if found == 1 + 2 * sum(repeats):  # the first, and two a block
+            return f"iresnet{depth}"
+    known = ", ".join(f"{1 + 2 * sum(repeats)} (iresnet{depth})" for depth, repeats in DEPTHS.items())
+    raise FaceError(
+        f"'{path}' begins with '{steps[0].name}', a {steps[0].describe()}, as an iresnet does, but has {found} 3x3 "
+        f"convolutions where those have {known}: it is another architecture."
     )
 
 
-def copy_weights(found: list[Convolution], model, path: Path) -> None:
-    """Writes each convolution, its normalisation and its activation into the layer of the same place.
-
-    Raises:
-        FaceError: the first one that does not fit: where it is, what it is, and what stands there in MobileFaceNet.
-    """
-    import keras
-
-    kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-    targets = [layer for layer in model.layers if isinstance(layer, kinds)]
-    for place, (conv, layer) in enumerate(zip(found, targets, strict=False)):
-        if difference := _find_difference(conv, layer, model):
-            raise FaceError(
-                f"'{path}' is no MobileFaceNet: convolution {place + 1} of {len(found)} ('{conv.name}') is a "
-                f"{conv.describe()}; {difference} in layer '{layer.name}'."
-            )
-        _copy_one(conv, layer, model, path)
-    if len(found) != len(targets):
-        raise FaceError(
-            f"'{path}' is no MobileFaceNet: {len(found)} convolutions where MobileFaceNet has {len(targets)}."
-        )
+def is_separable(steps: list[Step]) -> bool:
+    """Whether a 1x1 convolution that keeps the channel count follows the first depthwise one."""
+    return len(steps) > 2 and steps[2].describe() == describe(1, 1, 1, dense=(steps[0].channels,) * 2)
 
 
-def _find_difference(conv: Convolution, layer, model) -> str:
-    """What MobileFaceNet has at this place where the two disagree, or ''."""
-    out, height, width = conv.kernel.shape[0], *conv.kernel.shape[2:]
-    in_channels = layer.input.shape[-1]
-    is_depthwise = "Depthwise" in type(layer).__name__
-    wanted = (*layer.kernel_size, in_channels, layer.output.shape[-1], layer.strides[0], is_depthwise)
-    if (height, width, conv.in_channels, out, conv.strides[0], conv.is_depthwise) != wanted:
-        kind = "depthwise" if is_depthwise else "convolution"
-        return f"a {wanted[0]}x{wanted[1]} {kind}, {wanted[2]} to {wanted[3]}, stride {wanted[4]} belongs there,"
-    pads = _pads_of(layer, model)
-    if conv.pads != pads:
-        return f"it pads {list(conv.pads)} where {list(pads)} belong"
-    activation = _activation_of(layer, model)
-    if (conv.activation == "linear") != (activation is None):
-        return f"it has activation '{conv.activation}' where {'none' if activation is None else 'one'} belongs"
-    if conv.is_added != _is_added(layer, model):
-        return f"it has {'a' if conv.is_added else 'no'} shortcut where {'none' if conv.is_added else 'one'} belongs"
-    return ""
+def build(net: Net, pixels: str, size: tuple[int, int]):
+    """The backbone with fresh weights."""
+    from iresnet import iresnet
+    from mobilefacenet import mbf, mobilefacenet
+
+    mean, std = PIXEL_SCALINGS[pixels]
+    options = {**net.options, "pixel_mean": mean, "pixel_std": std, "image_size": size}
+    if net.name in IRESNETS:
+        return iresnet(int(net.name.removeprefix("iresnet")), **options)
+    return {"mbf": mbf, "mobilefacenet": mobilefacenet}[net.name](**options)
 
 
-def _pads_of(layer, model) -> tuple[int, int, int, int]:
-    """The ONNX pads (top, left, bottom, right) that say what a Keras convolution, or the layer before it, pads."""
-    if layer.padding == "valid":
-        return (1, 1, 1, 1) if layer.strides[0] == 2 else (0, 0, 0, 0)
-    totals = [max(size - 1, 0) if layer.strides[0] == 1 else max(size - 2, 0) for size in layer.kernel_size]
-    before = [total // 2 for total in totals]
-    return (*before, *(total - first for total, first in zip(totals, before, strict=True)))
-
-
-def _activation_of(layer, model):
-    names = {candidate.name for candidate in model.layers}
-    return model.get_layer(f"{layer.name}_act") if f"{layer.name}_act" in names else None
-
-
-def _is_added(layer, model) -> bool:
-    names = {candidate.name for candidate in model.layers}
-    return layer.name.endswith("_project") and layer.name.removesuffix("project") + "add" in names
-
-
-def _copy_one(conv: Convolution, layer, model, path: Path) -> None:
-    axes = (2, 3, 0, 1) if conv.is_depthwise else (2, 3, 1, 0)  # to Keras's [kh, kw, in, out] or [kh, kw, in, 1]
-    layer.set_weights([np.ascontiguousarray(conv.kernel.transpose(axes))])
-    norm = model.get_layer(f"{layer.name}_bn")
-    variance = np.full_like(conv.scale, np.float32(1) - np.float32(norm.epsilon))  # so that the divisor is 1
-    for weight, value in (
-        (norm.gamma, conv.scale),
-        (norm.beta, conv.beta),
-        (norm.moving_mean, conv.mean),
-        (norm.moving_variance, variance),
-    ):
-        weight.assign(value)
-    activation = _activation_of(layer, model)
-    if conv.activation == "relu":
-        activation.max_value = conv.max_value  # some mix ReLU and ReLU6; the layer's config keeps it
-    elif conv.activation == "leaky_relu":
-        activation.negative_slope = conv.slope
-    elif conv.activation == "prelu":
-        if conv.slope.max() > 1:
-            raise FaceError(
-                f"PReLU slopes are at most 1 here. '{path}' has {conv.slope.max():.4f} after '{conv.name}', which "
-                f"max(x, slope * x) cannot say."
-            )
-        activation.alpha.assign(np.broadcast_to(conv.slope, activation.alpha.shape))
-
-
-def check_outputs(model, onnx_model, pixels: str, size: tuple[int, int], path: Path) -> float:
+def check_outputs(model, pixels: str, size: tuple[int, int], path: Path) -> float:
     """Runs both on the same faces; the largest difference relative to the largest output.
 
     Raises:
         FaceError: above `MAX_DIFFERENCE`.
     """
-    from onnx.reference import ReferenceEvaluator
+    from facelib.runtimes import OnnxEmbedder
 
     faces = parity_faces(size, NUM_FACES)
-    mean, std = (np.asarray(value, np.float32) for value in SCALINGS[pixels])
-    evaluator = ReferenceEvaluator(onnx_model)
-    expected = []
-    for face in faces:
-        fed = ((face.astype(np.float32) - mean) / std).transpose(2, 0, 1)[None]
-        expected.append(np.asarray(evaluator.run(None, {evaluator.input_names[0]: fed})[0]).reshape(1, -1))
-    expected = np.concatenate(expected)
+    io = Io(layout="nchw", pixels=pixels, size=size)
+    expected = OnnxEmbedder(path, io, batch_size=NUM_FACES).raw(faces)
     received = model(faces.astype(np.float32), training=False).numpy()
     if received.shape != expected.shape:
         raise FaceError(f"'{path}' gives {list(expected.shape)}, the import {list(received.shape)}: it is another net.")
@@ -214,7 +177,7 @@ def check_outputs(model, onnx_model, pixels: str, size: tuple[int, int], path: P
     if not difference <= MAX_DIFFERENCE:
         raise FaceError(
             f"The import must give what '{path}' gives, within {MAX_DIFFERENCE:g}. It differs by {difference:.2g}: the "
-            f"layers have the shapes of MobileFaceNet but are connected in another way."
+            f"layers have the shapes of {model.name} but are connected in another way."
         )
     return difference
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
+from facelib.fake_quant_graph import without_fake_quant
 from facelib.files import require_file, write_bytes
 from facelib.graph import INPUT, OUTPUT, check_names, input_size, load_graph, node_of, open_graph
 from facelib.parity import check_parity, parity_faces, parity_record
@@ -25,6 +26,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph, or an embedder.h5")
     parser.add_argument("--out", type=Path, metavar="X", help="default: model.onnx in the run's export folder")
+    prelu_help = "PReLU as PRelu nodes, as other runtimes may like it; ONNX Runtime is half as fast then (default: no)"
+    add = parser.add_argument
+    add("--prelu-nodes", action=argparse.BooleanOptionalAction, default=False, help=prelu_help)
     add_io_flags(parser)
     return parser.parse_args(argv)
 
@@ -45,8 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     graph = freeze_file(args.model)[1] if is_h5 else load_graph(args.model)
     io = replace(io, input=INPUT, output=OUTPUT) if is_h5 else io
     check_names(graph, args.model, io.input, io.output)
+    graph = without_fake_quant(graph, node_of(io.output))
     size = input_size(graph, io.input) or io.size
-    model = graph_to_onnx(optimize(graph, io.input, io.output), io.input, io.output, size).SerializeToString()
+    optimized = optimize(graph, io.input, io.output)
+    converted = graph_to_onnx(optimized, io.input, io.output, size, prelu_nodes=args.prelu_nodes)
+    model = converted.SerializeToString()
     cosines = check_parity(
         f"'{out}' and '{args.model}'", "onnx", open_onnx(model),
         open_graph(graph, args.model, io.input, io.output), to_model_input(parity_faces(size), io),

@@ -8,7 +8,6 @@ Prints one JSON line a model: the ratio is to the first. Other work on the machi
 
 import argparse
 import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.machine import busy_share, machine, read_cpu
 from facelib.cli import run_cli
 from facelib.tflite import Lite
 from facelib.toy_faces import toy_face
@@ -30,7 +30,7 @@ def main(argv=None) -> int:
     face = toy_face(0, 0, 0)[None]
     before = read_cpu()
     milliseconds = np.array([[time_once(lite, face) for lite in lites] for _ in range(args.runs + 5)])[5:]
-    busy, idle = (after - start for after, start in zip(read_cpu(), before, strict=True))
+    busy = busy_share(before)
     medians = np.median(milliseconds, axis=0)
     for path, median, times in zip(args.models, medians, milliseconds.T, strict=True):
         result = {
@@ -40,7 +40,7 @@ def main(argv=None) -> int:
             "iqr_ms": np.percentile(times, [25, 75]).round(3).tolist(),
             "times_faster": round(medians[0] / median, 3),
             "best_ms": round(times.min(), 3),
-            "busy": round(busy / max(1, busy + idle), 2),
+            "busy": busy,
             "threads": 1,
             "machine": machine(),
         }
@@ -54,25 +54,6 @@ def time_once(lite: Lite, face: np.ndarray) -> float:
     started = time.perf_counter()
     lite(pixels)
     return 1000 * (time.perf_counter() - started)
-
-
-def read_cpu() -> tuple[int, int]:
-    """(busy, idle) ticks of all cores so far; zeros where the system does not say."""
-    stat = Path("/proc/stat")
-    if not stat.is_file():
-        return 0, 0
-    ticks = [int(word) for word in stat.read_text().split("\n")[0].split()[1:8]]
-    return sum(ticks) - ticks[3] - ticks[4], ticks[3] + ticks[4]
-
-
-def machine() -> str:
-    """Processor and number of cores."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().split("\n") if info.is_file() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return f"{model}, {sum(line.startswith('processor') for line in lines) or '?'} cores"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import layers
 
-from facelib.layers import FusedBatchNorm, activation
+from facelib.layers import FusedBatchNorm, SwapHalves, activation
 
 
 class Blocks:
@@ -44,8 +44,7 @@ class Blocks:
 
     def paired_depthwise(self, x, name):
         """3x3 convolution in groups of two channels, c and c + C/2, BN, activation: the sum of two depthwise ones."""
-        half = x.shape[-1] // 2
-        swapped = layers.Concatenate(name=f"{name}_swap")([x[..., half:], x[..., :half]])
+        swapped = SwapHalves(name=f"{name}_swap")(x)
         own = self._depthwise_conv(x, 3, 1, "same", name, inputs_each=2)
         other = self._depthwise_conv(swapped, 3, 1, "same", f"{name}_other", inputs_each=2)
         return self._finish(layers.Add(name=f"{name}_sum")([own, other]), name, linear=False)

@@ -39,6 +39,11 @@ def load_crops(
     return crops, {"source": path.name, "fingerprint": fingerprint, "seed": seed, "count": len(picked)}
 
 
+def fingerprint_of(path: Path) -> str:
+    """What `load_crops` would write into a sidecar as the fingerprint of `path`."""
+    return _open(Path(path))[2]
+
+
 def _open(path: Path):
     """(number of images, function of a record index that gives bytes or pixels, fingerprint)."""
     if path.suffix == ".bin":

@@ -11,7 +11,7 @@ from facelib.bins import stream_images
 from facelib.embedder import Embedder
 from facelib.vectors import check_norms
 
-CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels
+CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels; a slow runtime says fewer, `chunk_images`
 
 
 class Embedded(NamedTuple):
@@ -53,10 +53,10 @@ def embed_images(
         first_record.setdefault(image, record)
     distinct = list(first_record)
     records = [names[record] if names else record for record in first_record.values()]
-    embed = getattr(embedder, "raw", embedder)
+    embed, size = getattr(embedder, "raw", embedder), getattr(embedder, "chunk_images", CHUNK_IMAGES)
     rows, mirrored, seconds = [], [], 0.0
     with tqdm(total=len(distinct), desc=progress, unit="img", disable=None if progress else True, leave=False) as bar:
-        for chunk in stream_images(distinct, CHUNK_IMAGES, source=where, records=records, num_threads=threads):
+        for chunk in stream_images(distinct, size, source=where, records=records, num_threads=threads):
             if not rows:
                 embed(chunk[:1])  # compiles and warms up, outside the clock
             started = time.perf_counter()

@@ -26,20 +26,22 @@ class Embedder(Protocol):
 
 
 class RuntimeEmbedder:
-    """An `Embedder` over a runtime that takes batches of one fixed size. A runtime overrides `run` alone.
+    """An `Embedder` over a runtime. A runtime overrides `run` alone.
 
     Args:
         name: for tables.
         io: how the artefact is fed.
-        batch_size: images in every call of `run`; the last batch is padded, so that nothing is compiled twice.
+        batch_size: most images in one call of `run`; a multiple of `unit`.
+        unit: the runtime takes multiples of this, and what is missing is padded. 1 where it takes any number, so that
+            one face costs one face.
     """
 
-    def __init__(self, name: str, io: Io, batch_size: int):
-        self.name, self.io, self.batch_size = name, io, batch_size
+    def __init__(self, name: str, io: Io, batch_size: int, unit: int = 1):
+        self.name, self.io, self.batch_size, self.unit = name, io, batch_size, unit
         self.embedding_size = io.embedding_size
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels of `batch_size` faces as `io` says -> embeddings, any float dtype, `[batch_size, D]`."""
+        """Pixels of n faces as `io` says -> embeddings, any float dtype, `[n, D]`; n is as `__init__` says."""
         raise NotImplementedError
 
     def raw(self, images: np.ndarray) -> np.ndarray:
@@ -48,22 +50,21 @@ class RuntimeEmbedder:
         for start in range(0, len(images), self.batch_size):
             pixels = to_model_input(images[start : start + self.batch_size], self.io)
             num_images = len(pixels)
-            if num_images < self.batch_size:
-                pad = np.repeat(pixels[-1:], self.batch_size - num_images, axis=0)
-                pixels = np.concatenate([pixels, pad])
-            rows.append(self._checked(self.run(pixels))[:num_images])
+            if num_missing := -num_images % self.unit:
+                pixels = np.concatenate([pixels, np.repeat(pixels[-1:], num_missing, axis=0)])
+            rows.append(self._checked(self.run(pixels), len(pixels))[:num_images])
         return np.concatenate(rows)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         raw = self.raw(images)
         return raw / np.linalg.norm(raw, axis=1, keepdims=True)
 
-    def _checked(self, output: np.ndarray) -> np.ndarray:
+    def _checked(self, output: np.ndarray, num_images: int) -> np.ndarray:
         output = np.asarray(output, np.float32)
         output = output.reshape(len(output), -1) if output.ndim > 2 and output.shape[0] else output  # [N, 1, 1, D]
-        if output.ndim != 2 or len(output) != self.batch_size:
+        if output.ndim != 2 or len(output) != num_images:
             raise FaceError(
-                f"An embedding is one row a face. '{self.name}' gave {list(output.shape)} for {self.batch_size} faces: "
+                f"An embedding is one row a face. '{self.name}' gave {list(output.shape)} for {num_images} faces: "
                 f"check --output."
             )
         if self.embedding_size not in (0, output.shape[1]):

@@ -155,6 +155,21 @@ class PReLU(keras.layers.Layer):
         return input_shape
 
 
+@keras.saving.register_keras_serializable(package="face")
+class SwapHalves(keras.layers.Layer):
+    """The second half of the channels, then the first. A layer, since an .h5 cannot be read with `x[...]` in its net.
+
+    Call: float `[N, H, W, C]`, C even -> same.
+    """
+
+    def call(self, x):
+        half = x.shape[-1] // 2
+        return tf.concat([x[..., half:], x[..., :half]], -1)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
 def activation(kind, name):
     """A fresh activation layer: 'prelu', 'relu', 'relu6' or 'leaky_relu' (slope 0.1, exact in the K210's tables)."""
     layers = {

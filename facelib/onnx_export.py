@@ -1,7 +1,8 @@
 """A frozen TensorFlow graph as ONNX, in the layout that ONNX Runtime is fast in. Names TensorFlow.
 
 Written for speed on phones and desktops: channels first from one Transpose at the input on, padding and bias inside the
-convolutions, PReLU as one node again. tf2onnx keeps a transpose at every PReLU and the padding apart.
+convolutions, nothing between them that needs another layout. tf2onnx keeps a transpose at every PReLU and the padding
+apart.
 Operators: ONNX opset 17 (onnx/onnx, docs/Operators.md).
 """
 
@@ -17,13 +18,14 @@ from facelib.onnx_nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED
 OPSET, IR_VERSION = 17, 8  # of ONNX 1.12, which every runtime of today reads
 
 
-def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int]):
+def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int], *, prelu_nodes: bool = False):
     """An `onnx.ModelProto` that computes what `graph` computes, for any number of images.
 
     Args:
         graph: an optimised GraphDef: NHWC, batch normalisation folded.
         input_name, output_name: of its Placeholder and its embedding [N, D]; the ONNX tensors have the same names.
         size: (height, width) of the images in pixels. The input stays float32 [N, height, width, 3].
+        prelu_nodes: PReLU as ONNX's PRelu, not as what ONNX Runtime computes faster.
 
     Raises:
         FaceError: an operation or an arrangement that is not written here, by its node's name.
@@ -32,7 +34,7 @@ def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int
     from onnx import helper
 
     source, target = node_of(input_name), node_of(output_name)
-    builder = _Builder(graph, source, size)
+    builder = _Builder(graph, source, size, prelu_nodes)
     builder.value(target)
     if builder.rank(target) != 2:
         raise FaceError(f"An embedding is [N, D]. '{target}' is {builder.shapes[target]}.")
@@ -56,6 +58,7 @@ class _Builder:
     graph: object
     source: str
     size: tuple[int, int]
+    prelu_nodes: bool
     nodes: list = field(default_factory=list)
     tensors: dict = field(default_factory=dict)
     names: dict = field(default_factory=dict)

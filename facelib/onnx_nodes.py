@@ -61,8 +61,27 @@ def _maximum(builder, node) -> str:
     if found is None:
         return _binary("Max")(builder, node)
     x, slopes = found
-    slope = builder.tensor(f"{node.name}/slope", builder.broadcast(node, slopes))
-    return builder.add("PRelu", [builder.value(x), slope], node.name)
+    if builder.prelu_nodes or builder.rank(node.name) != 4:
+        slope = builder.tensor(f"{node.name}/slope", builder.broadcast(node, slopes))
+        return builder.add("PRelu", [builder.value(x), slope], node.name)
+    return _prelu_in_blocks(builder, node, builder.value(x), slopes)
+
+
+def _prelu_in_blocks(builder, node, x: str, slopes: np.ndarray) -> str:
+    """relu(x) - slope * relu(-x), the same to the last bit, the factors as 1x1 depthwise convolutions.
+
+    ONNX Runtime keeps maps in blocks of channels through convolutions, ReLU and sums. For a PRelu it puts every map
+    back in order and into blocks again, and MobileFaceNet takes twice as long.
+    """
+    channels = builder.shapes[node.name][-1]
+
+    def scaled(source: str, factor: np.ndarray, name: str) -> str:
+        weights = np.broadcast_to(factor, channels).astype(np.float32).reshape(channels, 1, 1, 1)
+        return builder.add("Conv", [source, builder.tensor(f"{name}/weights", weights)], name, group=channels)
+
+    negative = builder.add("Relu", [scaled(x, np.float32(-1), f"{node.name}/minus")], f"{node.name}/negative")
+    positive = builder.add("Relu", [x], f"{node.name}/positive")
+    return builder.add("Add", [positive, scaled(negative, -slopes, f"{node.name}/sloped")], node.name)
 
 
 def _unary(op, **attributes):

@@ -47,6 +47,34 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
     return np.concatenate(idx).reshape(-1).astype(np.int64), np.concatenate(is_same)
 
 
+def draw_listed(is_same: np.ndarray, num_pairs: int, folds: int = 10, seed: int = 0) -> np.ndarray:
+    """Draws `num_pairs` of listed pairs: as many of each fold, half of them genuine. A function of its arguments.
+
+    Args:
+        is_same: bool [P] of pairs that lie fold by fold, as in LFW.   num_pairs: a multiple of 2 * folds.
+    Returns:
+        int64 [num_pairs], ascending, so that the same number of folds are the same people.
+    Raises:
+        FaceError: no such multiple, or a fold with too few pairs of a kind.
+    """
+    each, rest = divmod(num_pairs, 2 * folds)
+    if each < 1 or rest:
+        raise FaceError(
+            f"--pairs N is a multiple of {2 * folds}: {folds} folds, half of each genuine. Received: {num_pairs}. "
+            f"Ask for {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
+        )
+    rng, picked = np.random.default_rng([seed, 0x9A125]), []
+    for number, fold in enumerate(np.array_split(np.arange(len(is_same)), folds)):
+        for kind in (fold[is_same[fold]], fold[~is_same[fold]]):
+            if len(kind) < each:
+                raise FaceError(
+                    f"--pairs {num_pairs} takes {each} genuine and {each} impostor pairs of each fold. Fold {number} "
+                    f"of {folds} has {len(kind)} of a kind: ask for at most {2 * folds * len(kind)}."
+                )
+            picked.append(rng.choice(kind, size=each, replace=False))
+    return np.sort(np.concatenate(picked))
+
+
 def _images_by_identity(labels: np.ndarray) -> list[np.ndarray]:
     """Image indices of each identity, in label order."""
     order = np.argsort(labels, kind="stable")

@@ -18,6 +18,7 @@ import numpy as np
 from facelib.aipp import io_with_aipp, read_aipp
 from facelib.ascend_ops import find_unknown_ops
 from facelib.cli import FaceError, run_cli
+from facelib.fake_quant_graph import has_fake_quant
 from facelib.files import require_file
 from facelib.fixed_shapes import asks_shapes, fix_shapes, input_shape
 from facelib.graph import INPUT, MAX_LISTED, OUTPUT, check_names, load_graph, node_of, open_graph, prune, save_graph
@@ -72,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_tensorflow()
     graph = load_graph(args.graph)
     check_names(graph, args.graph, io.input, io.output)
+    if has_fake_quant(graph):
+        raise FaceError(
+            f"atc takes a float net. '{args.graph}' rounds its values, as quantize_aware.py trained it to: convert the "
+            f"graph of the embedder.h5 that it was made from."
+        )
     shape = input_shape(graph, io.input, args.graph)
     fed = replace(fed, size=(shape[1], shape[2]))
     source = make_static(args.graph, graph, io, out, sidecar is not None)

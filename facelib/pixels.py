@@ -3,10 +3,7 @@
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.sidecar import Io
-
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # RGB, of pixels / 255
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+from facelib.sidecar import PIXEL_SCALINGS, Io
 
 
 def to_model_input(images: np.ndarray, io: Io) -> np.ndarray:
@@ -16,18 +13,17 @@ def to_model_input(images: np.ndarray, io: Io) -> np.ndarray:
         images: uint8 [N, H, W, 3], RGB.
         io: how the artefact is fed. A smaller `io.size` is cut from the centre (112x96 from 112x112).
 
-    Returns: `io.dtype` [N, h, w, 3] or [N, 3, h, w], contiguous. 'raw' keeps 0..255; 'pm1' is (x - 127.5) / 128;
-        'imagenet' is (x / 255 - mean) / std, the statistics taken in the colour order of the pixels.
+    Returns: `io.dtype` [N, h, w, 3] or [N, 3, h, w], contiguous. 'raw' keeps 0..255, the others are `PIXEL_SCALINGS`;
+        of 'imagenet' the statistics are taken in the colour order of the pixels.
     """
     pixels = crop_centre(images, io.size)
     if io.pixels == "raw":
         values = pixels
     elif io.dtype == "uint8":
         raise FaceError(f"A uint8 input takes raw pixels. Received: pixels={io.pixels}. Use --pixels raw.")
-    elif io.pixels == "pm1":
-        values = (pixels.astype(np.float32) - np.float32(127.5)) / np.float32(128)
     else:
-        values = (pixels.astype(np.float32) / np.float32(255) - IMAGENET_MEAN) / IMAGENET_STD
+        mean, std = (np.asarray(value, np.float32) for value in PIXEL_SCALINGS[io.pixels])
+        values = (pixels.astype(np.float32) - mean) / std
     if io.colour == "bgr":
         values = values[..., ::-1]
     if io.layout == "nchw":

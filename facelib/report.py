@@ -91,6 +91,7 @@ class Report:
 
     artifact: path or name.   sha256, size_bytes: None for a model that is no file.   ms_per_image, images_per_s: the
     runtime alone, without decoding.   mean_norm: of the raw embeddings; None when the runtime hides them.
+    mean_cosine: to the artefact it was made from, on all faces of the sets; None where that was not run beside it.
     flip: whether the mirrored face was added.
     """
 
@@ -103,6 +104,7 @@ class Report:
     ms_per_image: float | None = None
     threads: int | None = None
     mean_norm: float | None = None
+    mean_cosine: float | None = None
     flip: bool = False
 
     def as_dict(self, folder: Path | None = None) -> dict[str, Any]:

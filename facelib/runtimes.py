@@ -12,6 +12,7 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
 from facelib.files import require_file
+from facelib.nncase import KmodelEmbedder
 from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import Io
 
@@ -19,7 +20,7 @@ BATCH_SIZE = 64
 
 
 def open_embedder(path: Path, io: Io, threads: int) -> RuntimeEmbedder:
-    """The artefact at `path` as an `Embedder`, by its suffix: .h5, .pb, .tflite or .onnx.
+    """The artefact at `path` as an `Embedder`, by its suffix: .h5, .pb, .tflite, .onnx or .kmodel.
 
     Args:
         io: how it is fed.   threads: of the runtime.
@@ -58,12 +59,13 @@ class KerasEmbedder(RuntimeEmbedder):
                 f"{len(self.model.outputs)}: name the embedder.h5 of the run, which has no training head."
             )
         super().__init__(self.model.name, io or Io(), batch_size)
-        self._call = tf.function(lambda pixels: self.model(pixels, training=False), reduce_retracing=True)
+        spec = tf.TensorSpec(inputs[0].shape, tf.float32)  # any number of faces: traced once
+        self._call = tf.function(lambda pixels: self.model(pixels, training=False), input_signature=[spec])
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         try:
             return self._call(np.asarray(pixels, np.float32)).numpy()
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             shape = tuple(self.model.inputs[0].shape)
             if shape[1:] == pixels.shape[1:]:
                 raise
@@ -107,7 +109,7 @@ class TfliteEmbedder(RuntimeEmbedder):
                 f"'{path}' takes {list(shape)}, the faces come as {list(expected)}: check --crop and --layout."
             )
         io = replace(io, dtype="uint8" if lites[0].takes_pixels and io.pixels == "raw" else "float32")
-        super().__init__(Path(path).name, io, threads * shape[0])
+        super().__init__(Path(path).name, io, threads * shape[0], unit=shape[0])
         self._batch, self._lites, self._pool = shape[0], SimpleQueue(), ThreadPoolExecutor(threads)
         for lite in lites:
             self._lites.put(lite)
@@ -146,7 +148,7 @@ class OnnxEmbedder(RuntimeEmbedder):
         self._session, self._input = session, source.name
         self._output = _pick(session.get_outputs(), io.output, path, "output").name
         fixed = source.shape[0] if isinstance(source.shape[0], int) else None
-        super().__init__(Path(path).name, replace(io, dtype="float32"), fixed or batch_size)
+        super().__init__(Path(path).name, replace(io, dtype="float32"), fixed or batch_size, unit=fixed or 1)
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         try:
@@ -191,4 +193,5 @@ _OPENERS: dict[str, Callable[[Path, Io, int], RuntimeEmbedder]] = {
     ".pb": GraphEmbedder,
     ".tflite": TfliteEmbedder,
     ".onnx": OnnxEmbedder,
+    ".kmodel": KmodelEmbedder,
 }

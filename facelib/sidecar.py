@@ -18,7 +18,14 @@ from facelib.files import read_json, require_file, sha256_of, write_json
 # Source: InsightFace, python-package/insightface/utils/face_align.py.
 TEMPLATE_112 = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "onnx", "onnxruntime")
-IO_CHOICES = {"layout": ("nhwc", "nchw"), "colour": ("rgb", "bgr"), "pixels": ("raw", "pm1", "imagenet")}
+# What a model's own first layer, or who feeds it, makes of pixels 0..255: (x - mean) / std, one number or three (RGB).
+PIXEL_SCALINGS = {
+    "raw": (0.0, 1.0),
+    "pm1": (127.5, 128.0),  # InsightFace's mxnet nets and most mobile ones
+    "pm1_exact": (127.5, 127.5),  # arcface_torch: -1..1 with both ends
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # 255 times torchvision's
+}
+IO_CHOICES = {"layout": ("nhwc", "nchw"), "colour": ("rgb", "bgr"), "pixels": tuple(PIXEL_SCALINGS)}
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,8 @@ class Io:
     """How to feed an artefact.
 
     input, output: tensor names.   dtype: 'float32' or 'uint8', what the input takes.   layout: 'nhwc' | 'nchw'.
-    colour: 'rgb' | 'bgr'.   pixels: 'raw' 0..255 | 'pm1' (x - 127.5) / 128 | 'imagenet' (x / 255 - mean) / std.
+    colour: 'rgb' | 'bgr'.   pixels: 'raw' 0..255 | 'pm1' (x - 127.5) / 128 | 'pm1_exact' (x - 127.5) / 127.5 |
+    'imagenet' (x / 255 - mean) / std.
     size: (height, width) in pixels.   embedding_size: D, 0 when not known.
     """
 

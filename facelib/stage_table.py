@@ -1,6 +1,6 @@
 """The stage table: one row an artefact and set, with changes against the first stage that it may be compared with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,13 +139,25 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
 
 def format_columns(lines: Sequence[Sequence[str]], num_names: int) -> str:
     """Aligned text with a rule under the first line; the first `num_names` columns are flush left."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    head, *body = (" | ".join(cells).rstrip() for cells in _aligned(lines, num_names))
+    return "\n".join([head, "-+-".join("-" * width for width in _widths(lines)), *body])
 
-    def join(cells: Sequence[str]) -> str:
-        texts = [
+
+def format_markdown(lines: Sequence[Sequence[str]], num_names: int) -> str:
+    """The same as a Markdown table, which is as readable where it is printed."""
+    head, *body = ("| " + " | ".join(cells) + " |" for cells in _aligned(lines, num_names))
+    rules = ["-" * (width + 1) + ("-" if i < num_names else ":") for i, width in enumerate(_widths(lines))]
+    return "\n".join([head, "|" + "|".join(rules) + "|", *body])
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+
+
+def _aligned(lines: Sequence[Sequence[str]], num_names: int) -> Iterator[list[str]]:
+    widths = _widths(lines)
+    for cells in lines:
+        yield [
             cell.ljust(width) if i < num_names else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
-        return " | ".join(texts).rstrip()
-
-    return "\n".join([join(lines[0]), "-+-".join("-" * width for width in widths), *map(join, lines[1:])])

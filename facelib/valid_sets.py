@@ -1,7 +1,7 @@
 """Verification sets in the forms people have them: .bin files, a pair list with its photos, a folder of identities."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from facelib.bins import IMAGE_SIZE, find_bins, load_bin
 from facelib.cli import FaceError
 from facelib.files import sha256_of
 from facelib.folder_source import IMAGE_SUFFIXES, FolderSource
+from facelib.pairs import draw_listed
 from facelib.pairs_txt import find_shot, read_pairs_txt
 
 _GREY = 128  # of the bars beside a letterboxed image
@@ -37,22 +38,24 @@ class FaceSet:
     source: dict[str, Any] = field(default_factory=dict)
 
 
-def find_sets(valid: Path, pairs_txt: Path | None = None, *, letterbox: bool = False) -> list[Callable[[], FaceSet]]:
+def find_sets(valid: Path, pairs: Path | int | None = None, *, letterbox: bool = False) -> list[Callable[[], FaceSet]]:
     """What `valid` names, each read when it is called: one set in memory at a time.
 
     Args:
         valid: a .bin, a folder of them, or a folder of identity folders.
-        pairs_txt: a list of pairs in LFW's form; `valid` is then the folder of its photos.
+        pairs: a list of pairs in LFW's form, `valid` is then the folder of its photos; or how many pairs of each set.
         letterbox: scale photos of another size to fit and fill the rest with grey, instead of refusing them.
 
     Raises:
         FaceError: nothing of the kind there.
     """
     valid = Path(valid)
-    if pairs_txt is not None:
+    if isinstance(pairs, int):
+        return [partial(_draw_pairs, load, pairs) for load in find_sets(valid, letterbox=letterbox)]
+    if pairs is not None:
         if not valid.is_dir():
             raise FaceError(f"With --pairs, --valid is the folder of the photos. There is none at '{valid}'.")
-        return [partial(_load_listed, valid, pairs_txt, letterbox)]
+        return [partial(_load_listed, valid, pairs, letterbox)]
     if valid.is_dir() and not any(valid.glob("*.bin")) and _has_identities(valid):
         return [partial(_load_folder, valid, letterbox)]
     if letterbox:
@@ -65,6 +68,25 @@ def _load_bin(path: Path) -> FaceSet:
     names = [str(i) for i in range(len(pairs.images))]
     source = {"path": str(path.resolve()), "sha256": sha256_of(path)}
     return FaceSet(pairs.name, pairs.images, names, str(path), is_same=pairs.is_same, source=source)
+
+
+def _draw_pairs(load: Callable[[], FaceSet], num_pairs: int) -> FaceSet:
+    """The set with `num_pairs` of its pairs, or with all where it has no more."""
+    faces = load()
+    if faces.is_same is None:
+        raise FaceError(f"--pairs N draws from listed pairs. '{faces.where}' is a folder of identities: name a .bin.")
+    if num_pairs >= len(faces.is_same):
+        return faces
+    picked = draw_listed(faces.is_same, num_pairs)
+    ends = np.stack([2 * picked, 2 * picked + 1], axis=1).ravel().tolist()
+    return replace(
+        faces,
+        images=[faces.images[i] for i in ends],
+        names=[faces.names[i] for i in ends],
+        is_same=faces.is_same[picked],
+        identities=faces.identities and [faces.identities[i] for i in ends],
+        source={**faces.source, "drawn_from": len(faces.is_same)},
+    )
 
 
 def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:

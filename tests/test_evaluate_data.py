@@ -40,6 +40,25 @@ class MeanColour(RuntimeEmbedder):
         return np.concatenate([left + right, left - right], axis=1)
 
 
+class Fours(MeanColour):
+    """The same, in a runtime that takes four faces or eight."""
+
+    def __init__(self):
+        super().__init__(None, Io(), 1)
+        self.batch_size, self.unit = 8, 4
+
+
+@pytest.mark.parametrize(("num_faces", "sizes"), [(1, [4]), (4, [4]), (8, [8]), (11, [8, 4]), (13, [8, 8])])
+def test_only_a_runtime_that_takes_multiples_is_padded(num_faces, sizes):
+    faces = np.random.default_rng(0).integers(0, 256, (num_faces, 112, 112, 3), np.uint8)
+    free, fours = MeanColour(None, Io(), 1), Fours()
+
+    np.testing.assert_array_equal(fours(faces), free(faces))
+
+    assert [shape[0] for shape in fours.shapes] == sizes
+    assert [shape[0] for shape in free.shapes] == [num_faces]
+
+
 def draw_face(random, colour) -> bytes:
     noise = random.integers(-20, 21, (112, 112, 3)) + random.integers(-9, 10, 3)
     noise[:, :56] += random.integers(-9, 10)
@@ -111,7 +130,8 @@ def test_each_distinct_image_is_embedded_once_in_batches_of_one_size(toy):
 
     num_distinct = len(set(pairs.images))
     assert num_distinct == 91
-    assert embedder.shapes == [(16, 112, 112, 3)] * (1 + -(-num_distinct // 16))  # one more to warm up
+    sizes = [16] * (num_distinct // 16) + [num_distinct % 16] * (num_distinct % 16 > 0)
+    assert embedder.shapes == [(n, 112, 112, 3) for n in (1, *sizes)]  # one to warm up
 
 
 def test_an_embedder_without_raw_vectors_serves_too(toy):

@@ -23,7 +23,8 @@ LAYER_1 = {
 ROOT_FILES = sorted(ROOT.glob("*.py"))
 LAYER_1_FILES = [p for p in ROOT_FILES if p.stem in LAYER_1]
 SCRIPTS = [p for p in ROOT_FILES if p.stem not in LAYER_1]
-SCRIPTS += sorted(p for folder in ("om", "k210") if (ROOT / folder).is_dir() for p in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("om", "k210", "docs/demo")
+SCRIPTS += sorted(p for folder in FOLDERS for p in (ROOT / folder).glob("*.py"))  # k210/.venv is not ours
 SCRIPT_NAMES = {p.stem for p in SCRIPTS}
 PROJECT = {"facelib"} | LAYER_1 | SCRIPT_NAMES
 

@@ -202,3 +202,12 @@ def test_every_backbone_passes_the_checks(backbone, activation):
 def test_the_table_of_ops_has_ops_of_tensorflow():
     raw = {name.replace("_", "").lower() for name in dir(tf.raw_ops)}
     assert {op for op in KNOWN_OPS if op.lower() not in raw} <= {"Const", "Placeholder"}
+
+
+def test_a_graph_that_was_trained_for_int8_is_refused(tmp_path):
+    def forward(input_1):
+        return tf.identity(tf.quantization.fake_quant_with_min_max_args(input_1, 0.0, 255.0), "embeddings")
+
+    save_graph(graph_of(forward, [None, 112, 112, 3]), tmp_path / "int8.pb")
+    with pytest.raises(FaceError, match=r"float net.*int8\.pb' rounds.*quantize_aware"):
+        pb_2_om.main([str(tmp_path / "int8.pb")])

@@ -74,8 +74,8 @@ def test_onnx_equals_the_graph_on_every_backbone(backbone, activation):
     used = [node.op_type for node in exported.graph.node]
     assert used.count("Transpose") == 1  # at the input: nothing goes back and forth inside
     if activation == "prelu" and backbone in ("mobilefacenet", "mbf"):
-        assert used.count("PRelu") == 33
-    assert not {"BatchNormalization", "Pad"} & set(used)
+        assert used.count("Relu") == 66
+    assert not {"BatchNormalization", "Pad", "PRelu", "Max"} & set(used)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -154,6 +154,18 @@ def test_the_script_writes_a_checked_model_with_its_sidecar(tmp_path, capsys):
     onnx.checker.check_model(exported, full_check=True)
     assert_close(run_onnx(exported, pixels(2)), model(pixels(2), training=False).numpy())
     assert "next: python onnx_test.py" in capsys.readouterr().out
+
+
+def test_prelu_may_be_one_node(tmp_path):
+    model = randomise(build_backbone(ModelConfig(width=0.25, embedding_size=16)))
+    model.save(tmp_path / "embedder.h5")
+    write_sidecar(tmp_path / "embedder.h5", kind="h5", made_from=None, io=Io(embedding_size=16))
+
+    assert pb_2_onnx.main([str(tmp_path / "embedder.h5"), "--prelu-nodes"]) == 0
+
+    exported = onnx.load(tmp_path / "export" / "model.onnx")
+    assert [node.op_type for node in exported.graph.node].count("PRelu") == 33
+    assert_close(run_onnx(exported, pixels(2)), model(pixels(2), training=False).numpy())
 
 
 def test_an_h5_goes_the_same_road(tmp_path):

@@ -6,20 +6,15 @@ Chromium is no part of the project's set-up: apt-get install chromium
 import html
 import json
 import re
-import shutil
 import subprocess
 
 import pytest
+from chromium import CHROMIUM, FLAGS
 from simulated_runs import build_run, write_faces
 
 import compare_runs
 import report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=1300,900",
-)  # fmt: skip
 SCHEMES = {"dark": ("0", "rgb(13, 17, 23)"), "light": ("1", "rgb(246, 248, 250)")}  # Chromium's number, our ground
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 
@@ -60,8 +55,8 @@ def test_every_picture_is_drawn_and_nothing_hangs_over_the_edge(pages, tmp_path,
     probe.write_text(f"{head}{frame}<script>onload = () => {{ {measure} }}</script>")
 
     dump = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--blink-settings=preferredColorScheme={number}", f"--user-data-dir={tmp_path}/chromium",
-         "--dump-dom", probe.as_uri()],
+        [CHROMIUM, *FLAGS, "--window-size=1300,900", f"--blink-settings=preferredColorScheme={number}",
+         f"--user-data-dir={tmp_path}/chromium", "--dump-dom", probe.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

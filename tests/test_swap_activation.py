@@ -10,6 +10,7 @@ from facelib.convert import convert
 from facelib.files import sha256_of
 from facelib.keras_files import load_model, save_h5
 from facelib.layers import FusedBatchNorm, PixelScale, PReLU
+from facelib.self_distillation import Change, make_recipe
 from facelib.sidecar import Io, check_sidecar, write_sidecar
 from facelib.toy_data import ToySet, write_folders, write_pairs
 from facelib.twin import swap_activations
@@ -173,8 +174,9 @@ def test_a_changed_original_is_another_training(toy, tmp_path):
     copy = tmp_path / "embedder.h5"
     copy.write_bytes((toy / "run" / "embedder.h5").read_bytes())
     command = [str(copy), str(tmp_path / "out"), "--to", "relu"]
-    before = swap_activation.make_recipe(swap_activation.parse_args(command)).name
+    change = Change("relu_twin", None, {}, "relu")
+    before = make_recipe(swap_activation.parse_args(command), change).name
 
     copy.write_bytes(copy.read_bytes() + b"more")
 
-    assert swap_activation.make_recipe(swap_activation.parse_args(command)).name != before
+    assert make_recipe(swap_activation.parse_args(command), change).name != before

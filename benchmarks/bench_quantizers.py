@@ -1,0 +1,108 @@
+"""int8 by TensorFlow's converter against ai-edge-quantizer: cosine to the float model, and milliseconds, one thread.
+
+pip install ai-edge-quantizer
+python benchmarks/bench_quantizers.py runs/demo/export/optimized.pb --calibration DATA --faces lfw.bin
+
+Both measure ranges on the same crops; cosines are on others. Median of 60 runs each, taken in turn, after 5 warm-ups.
+One JSON line a model; `times_faster` is against the float model of the same run. This is why pb_2_tflite.py uses the
+first: see docs/int8.md.
+"""
+
+import argparse
+import collections
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from facelib.calibration import load_crops
+from facelib.cli import FaceError, run_cli
+from facelib.graph import load_graph
+from facelib.parity import row_cosines
+from facelib.quiet import quiet_tensorflow
+from facelib.sidecar import Io
+from facelib.tflite import Lite
+from facelib.tflite_convert import Wanted, convert
+
+SHAPE = (1, 112, 112, 3)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("graph", type=Path, metavar="PB", help="an optimised graph that takes raw pixels")
+    parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help="crops for the ranges")
+    parser.add_argument("--faces", type=Path, required=True, metavar="DATA", help="other crops, for the cosines")
+    parser.add_argument("--runs", type=int, default=60, help="of each model (default: %(default)s)")
+    args = parser.parse_args(argv)
+    crops, _ = load_crops(args.calibration, 300, 0)
+    faces, _ = load_crops(args.faces, 300, 1)
+    quiet_tensorflow()
+    graph = load_graph(args.graph)
+    full = convert(graph, Io(), SHAPE, Wanted("float"))
+    models = {
+        "float": full,
+        "tensorflow": convert(graph, Io(), SHAPE, Wanted("int8", crops)),
+        "ai-edge-quantizer": quantize(graph, crops),
+    }
+    lites = {name: Lite(model) for name, model in models.items()}
+    vectors = {name: np.concatenate([lite(face[None]) for face in faces]) for name, lite in lites.items()}
+    times = {name: [] for name in lites}
+    for _ in range(args.runs + 5):
+        for name, lite in lites.items():
+            started = time.perf_counter()
+            lite(faces[:1].astype(lite.dtype))
+            times[name].append(1000 * (time.perf_counter() - started))
+    medians = {name: float(np.median(values[5:])) for name, values in times.items()}
+    for name, lite in lites.items():
+        cosines = row_cosines(vectors[name], vectors["float"])
+        operations = collections.Counter(op["op_name"] for op in lite._interpreter._get_ops_details())
+        result = {
+            "name": "quantizer",
+            "quantizer": name,
+            "mean_cosine": round(float(cosines.mean()), 5),
+            "worst_cosine": round(float(cosines.min()), 5),
+            "ms": round(medians[name], 3),
+            "times_faster": round(medians["float"] / medians[name], 3),
+            "requantisations": operations["QUANTIZE"],
+            "input": f"{lite.dtype} of scale {lite.scale:.4g}",
+        }
+        print(json.dumps(result))
+    return 0
+
+
+def quantize(graph, crops: np.ndarray) -> bytes:
+    """The graph by ai-edge-quantizer's static int8 recipe, ranges measured on `crops`."""
+    try:
+        from ai_edge_quantizer import quantizer, recipe
+    except ImportError as error:
+        raise FaceError("This benchmark needs one more package: pip install ai-edge-quantizer.") from error
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "float.tflite")
+        path.write_bytes(with_signature(graph))
+        quantizing = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
+        data = {"serving_default": [{"input_1": crop[None].astype(np.float32)} for crop in crops]}
+        return bytes(quantizing.quantize(quantizing.calibrate(data)).quantized_model)
+
+
+def with_signature(graph) -> bytes:
+    """The float model with the signature that ai-edge-quantizer calibrates by."""
+    import tensorflow as tf
+
+    class Net(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec(SHAPE, tf.float32, name="input_1")])
+        def embed(self, input_1):
+            (output,) = tf.graph_util.import_graph_def(
+                graph, input_map={"input_1:0": input_1}, return_elements=["embeddings:0"], name=""
+            )
+            return {"embeddings": tf.identity(output)}
+
+    net = Net()
+    return tf.lite.TFLiteConverter.from_concrete_functions([net.embed.get_concrete_function()], net).convert()
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,160 @@
+"""Build the browser demo: a .tflite and this folder's page -> a folder that any static file server serves.
+
+    python docs/demo/build.py runs/toy/export/model_float.tflite [--out DIR]
+    python -m http.server --directory docs/demo/dist
+
+The page compares two photos, or a camera frame with a photo, in the browser: LiteRT.js and the weights of a face
+detector come from the npm registry once, at the versions of package-lock.json; the built page loads nothing from
+elsewhere. It decides by the threshold of the model's sidecar (its test script writes it), as predict.py does.
+"""
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from facelib.cli import FaceError, run_cli  # noqa: E402
+from facelib.decision import Decision, decide_by  # noqa: E402
+from facelib.files import require_file, write_bytes, write_json  # noqa: E402
+from facelib.sidecar import TEMPLATE_112, Sidecar, check_sidecar  # noqa: E402
+from facelib.tflite import Lite  # noqa: E402
+from facelib.toy_faces import toy_face  # noqa: E402
+from facelib.working_folder import working_folder  # noqa: E402
+
+PAGE = ("index.html", "style.css", "app.js", "embedder.js", "faces.js")
+SETTINGS = "demo.json"  # what app.js reads first; also the mark of a folder that may be replaced
+SHAPE = (1, 112, 112, 3)
+# From the packages: name there -> name in the built folder. A browser loads one of the two runtimes, by what it can.
+RUNTIME = {
+    "@litertjs/core/dist/index.js": "runtime/litert.js",
+    "@litertjs/wasm-utils/dist/index.js": "runtime/wasm_utils.js",
+    **{
+        f"@litertjs/core/wasm/{name}{suffix}": f"runtime/{name}{suffix}"
+        for name in ("litert_wasm_internal", "litert_wasm_compat_internal")
+        for suffix in (".js", ".wasm")
+    },
+    "@mediapipe/face_detection/face_detection_short_range.tflite": "face_detector.tflite",
+}
+EXAMPLES = (("the same person", ((0, 0), (0, 1))), ("two people", ((0, 0), (1, 0))))  # (identity, picture) of toy faces
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, metavar="MODEL.tflite", help="float, fp16 or dynamic, with its sidecar")
+    parser.add_argument("--out", type=Path, default=HERE / "dist", metavar="DIR", help="default: docs/demo/dist")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--far", type=float, metavar="RATE", help="the threshold calibrated for it (default: 0.001)")
+    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="squared L2, 0 to 4, instead")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    sidecar = check_model(args.model)
+    decision = decide_by(args.model, args.far, args.threshold)
+    if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / SETTINGS).is_file():
+        raise FaceError(f"'{args.out}' has files in it that are no earlier build. Choose another --out.")
+    packages = install_packages()
+    with working_folder(args.out) as folder:
+        fill(folder, args.model, sidecar, decision, packages)
+        if args.out.is_dir():
+            shutil.rmtree(args.out)
+    print(f"{decision}")
+    print(f"wrote {args.out}; next: python -m http.server --directory {args.out}   and open http://localhost:8000")
+    return 0
+
+
+def check_model(model: Path) -> Sidecar:
+    """Refuses what the page cannot feed or LiteRT.js cannot read."""
+    require_file(model, "model")
+    if model.suffix != ".tflite":
+        raise FaceError(f"The page runs a .tflite. Received: '{model}'. Make one with pb_2_tflite.py.")
+    sidecar = check_sidecar(model)
+    if sidecar is None:
+        raise FaceError(f"'{model}' has no sidecar, which says how to feed it. Name a .tflite of pb_2_tflite.py.")
+    io = sidecar.io
+    if (io.layout, io.colour, io.pixels) != ("nhwc", "rgb", "raw"):
+        raise FaceError(
+            f"The page feeds raw RGB pixels, NHWC. '{model}' takes {io.pixels}, {io.colour}, {io.layout}: name one of "
+            f"pb_2_tflite.py."
+        )
+    lite = Lite(model, input=io.input, output=io.output)
+    if lite.shape != SHAPE:
+        raise FaceError(
+            f"The page feeds {list(SHAPE)}. '{model}' takes {list(lite.shape)}: name one of pb_2_tflite.py."
+        )
+    if not (lite.dtype == "float32" or lite.takes_pixels) or lite.output_dtype != "float32":
+        raise FaceError(
+            f"LiteRT.js takes and gives float32. '{model}' takes {lite.dtype} and gives {lite.output_dtype}: name "
+            f"the float, fp16 or dynamic one, such as --mode dynamic of pb_2_tflite.py makes."
+        )
+    return sidecar
+
+
+def install_packages() -> Path:
+    """The folder `node_modules` of this one, as package-lock.json says; npm is asked only when it is not so yet."""
+    packages, lock = HERE / "node_modules", HERE / "package-lock.json"
+    done = packages / ".built_from"  # written last: an installation that was cut short has none
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if done.is_file() and done.read_text() == digest:
+        return packages
+    argv = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    try:
+        subprocess.run(argv, cwd=HERE, check=True, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise FaceError(
+            "'npm' is not on PATH: it brings LiteRT.js. Install Node.js with npm, any recent one."
+        ) from error
+    except subprocess.CalledProcessError as error:
+        reason = " ".join(error.stderr.split())[-300:]
+        raise FaceError(f"'{' '.join(argv)}' in '{HERE}' failed ({reason}). It needs the npm registry once.") from error
+    done.write_text(digest)
+    return packages
+
+
+def fill(folder: Path, model: Path, sidecar: Sidecar, decision: Decision, packages: Path) -> None:
+    """Page, runtime, model and drawn faces into `folder`."""
+    for name in PAGE:
+        shutil.copyfile(HERE / name, folder / name)
+    for source, name in RUNTIME.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(packages / source, folder / name)
+    served = f"model-{sidecar.sha256[:12]}.tflite"  # by content: a browser's cache must not mix two builds
+    shutil.copyfile(model, folder / served)
+    examples = []
+    for label, faces in EXAMPLES:
+        files = []
+        for identity, picture in faces:
+            files.append(f"face_{identity}_{picture}.png")
+            face = cv2.cvtColor(toy_face(0, identity, picture), cv2.COLOR_RGB2BGR)
+            write_bytes(folder / files[-1], cv2.imencode(".png", face)[1].tobytes())
+        examples.append({"label": label, "files": files})
+    calibrated = decision.calibrated
+    settings = {
+        "model": served,
+        "description": (
+            f"Model: {model.name} ({sidecar.kind}, {model.stat().st_size / 2**20:.2f} MiB, SHA-256 "
+            f"{sidecar.sha256[:12]}); training data: {sidecar.training_data or 'not stated'}; "
+            f"licence: {sidecar.licence or 'not stated'}. "
+            f"Runtime: LiteRT.js; face detector: BlazeFace of MediaPipe, both Apache-2.0."
+        ),
+        "template": sidecar.rest.get("template", TEMPLATE_112),
+        "threshold": decision.distance,
+        "interval": calibrated and calibrated.distance_ci95,
+        "flip": decision.flip,
+        "decision": str(decision),
+        "examples": examples,
+    }
+    write_json(folder / SETTINGS, settings)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,230 @@
+"""Take a run through every target, gate each, and leave one table: RUN/export/export.md.
+
+python export_all.py runs/demo --valid valid_dataset/ --calibration DATA
+
+Each stage is the script that you would run yourself, and its command is printed. A stage must not lose more than is
+allowed to what it was made from, nor to the embedder.h5. What is up to date is not done again: an artefact whose
+sidecar names its parent's hash and its own, a report of that artefact on these sets.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluate_data import DEFAULT_FARS, DEFAULT_VALID
+from facelib.bins import find_bins
+from facelib.calibration import fingerprint_of
+from facelib.cli import FaceError, run_cli
+from facelib.export_state import find_losses, is_made, is_tested
+from facelib.export_table import Outcome, format_outcomes
+from facelib.files import require_file, write_bytes
+from facelib.report import report_path
+from facelib.valid_sets import find_sets
+
+ROOT = Path(__file__).resolve().parent
+REFERENCE = "embedder.h5"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artefact: how it is made and tested.
+
+    name: file in the run directory.   parent: what it is made from.   make, test: command lines; {x} is the artefact,
+    {parent} what it is made from, {test} the flags of a test, {bin} the first .bin of --valid.
+    needs: tools on PATH, folders of the project, or flags.   fits: commands that say whether the parent suits.
+    against: the report that the gate compares with; '' for those of the parent and of embedder.h5.
+    """
+
+    name: str
+    parent: str | None
+    make: tuple[str, ...]
+    test: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    fits: tuple[str, ...] = ()
+    against: str = ""
+
+
+_OPTIMIZED, _FLOAT = "export/optimized.pb", "export/model_float.tflite"
+_TEST_PB, _TEST_TFLITE = ("pb_test.py {x} {test}",), ("tflite_test.py {x} {test}",)
+_TFLITE = "pb_2_tflite.py {parent} --out {x} --mode"
+TARGETS = (
+    Target(REFERENCE, None, (), ("evaluate_data.py {x} {test}",)),
+    Target("export/frozen.pb", REFERENCE, ("h5_2_pb.py {parent} --out {x}",), _TEST_PB),
+    Target(_OPTIMIZED, "export/frozen.pb", ("optimize_pb.sh {parent} {x}",), _TEST_PB),
+    Target(_FLOAT, _OPTIMIZED, (f"{_TFLITE} float",), _TEST_TFLITE),
+    Target("export/model_fp16.tflite", _OPTIMIZED, (f"{_TFLITE} fp16",), _TEST_TFLITE),
+    Target("export/model_dynamic.tflite", _OPTIMIZED, (f"{_TFLITE} dynamic",), _TEST_TFLITE),
+    Target("export/model_int8.tflite", _OPTIMIZED, (f"{_TFLITE} int8 {{calibration}}",), _TEST_TFLITE,
+           needs=("--calibration",)),
+    Target("export/model.onnx", _OPTIMIZED, ("pb_2_onnx.py {parent} --out {x}",), ("onnx_test.py {x} {test}",)),
+    Target("export/model.om", _OPTIMIZED, ("om/pb_2_om.sh {parent} {x}",),
+           ("om/image2bin.py {bin} {x}.inputs --model {x}", "om/om_eval.sh {x} {x}.inputs {x}.outputs",
+            "om/calculate_om_acc.py {x}.outputs {bin} --model {x} {far}"),
+           needs=("atc", "msame", "a .bin")),
+    Target("export/model.kmodel", _FLOAT, ("k210/tflite_2_kmodel.py {parent} {calibration} --out {x}",),
+           ("tflite_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.float.json",
+            "k210/kmodel_test.py {x} --valid {bin} --pairs 600 {far}"),  # half a second a face in the simulator
+           needs=("k210/.venv", "--calibration", "a .bin"), fits=("k210/check_k210.py {parent}",),
+           against="{x}.float.json"),
+)  # fmt: skip
+_HOW_TO_GET = {
+    "--calibration": "pass --calibration DATA",
+    "a .bin": "it is tested on a .bin, and --valid has none",
+    "k210/.venv": "k210/.venv is not there: make k210",
+}
+
+
+class Refused(Exception):
+    """A command failed; says why in one line."""
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the --out of train.py: a folder with an embedder.h5")
+    valid_help = "a .bin, a folder of them, or a folder of identities (default: %(default)s/)"
+    add("--valid", type=Path, default=DEFAULT_VALID, metavar="DIR_OR_BIN", help=valid_help)
+    add("--calibration", type=Path, metavar="DATA", help="crops for int8 and the K210: the training's data directory")
+    add("--far", type=float, nargs="+", default=DEFAULT_FARS, metavar="RATE", help="VR at these FARs (default: 0.001)")
+    points = "percentage points that a stage may lose (default: %(default)s)"
+    add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"of ACC, {points}")
+    add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"of VR, {points}")
+    args = parser.parse_args(argv)
+    for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
+        if not 0 <= value <= 100:
+            raise FaceError(f"{flag} is in percentage points, 0 to 100. Received: {value:g}.")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    require_file(args.run / REFERENCE, "trained embedder")
+    chain = Chain(args)
+    outcomes: dict[str, Outcome] = {}
+    for target in TARGETS:
+        outcomes[target.name] = chain.bring(target, outcomes)
+    table = args.run / "export" / "export.md"
+    text = format_outcomes(args.run, list(outcomes.values()))
+    write_bytes(table, (text + "\n").encode())
+    pages = chain.report()
+    print(f"{text}\n\nwrote {' and '.join(map(str, [table, *pages]))}")
+    bad = [f"{outcome.name}: {outcome.gate}" for outcome in outcomes.values() if outcome.is_bad]
+    if bad:
+        raise FaceError(f"{len(bad)} of {len(TARGETS)} stages did not pass. {' | '.join(bad)}")
+    return 0
+
+
+class Chain:
+    """One run on its way through the targets: which commands, and what came of them."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.sets = {}
+        for load in find_sets(args.valid):
+            faces = load()
+            self.sets[faces.name] = faces.source["sha256"]
+        is_bin = args.valid.suffix == ".bin" or any(args.valid.glob("*.bin"))
+        self.bin = find_bins(args.valid)[0] if is_bin else None
+        self.fingerprint = fingerprint_of(args.calibration) if args.calibration else None
+
+    def bring(self, target: Target, outcomes: dict[str, Outcome]) -> Outcome:
+        """Makes, tests and judges one target, as far as that is possible and not done."""
+        path = self.args.run / target.name
+        if target.parent and not outcomes[target.parent].is_tested:
+            return Outcome(path, f"not run: see {Path(target.parent).name}")
+        if missing := next(filter(self._lacks, target.needs), None):
+            return Outcome(path, f"not run: {_HOW_TO_GET.get(missing, f'{missing} is not on PATH')}")
+        try:
+            return self._bring(target, path)
+        except Refused as error:
+            return Outcome(path, f"failed: {error}", is_bad=True)
+
+    def _bring(self, target: Target, path: Path) -> Outcome:
+        parent = self.args.run / target.parent if target.parent else None
+        used = self.fingerprint if "--calibration" in target.needs else None
+        if parent is not None and not is_made(path, parent, used):
+            try:
+                self._run(target.fits, path, parent)
+            except Refused as error:
+                return Outcome(path, f"not run: {error}")
+            self._run(target.make, path, parent)
+        sets = self.sets if "a .bin" not in target.needs else {self.bin.stem: self.sets[self.bin.stem]}
+        references = self._references(target, path, parent)
+        if is_tested(path, sets, self.args.far) and all(file.is_file() for file in references):
+            print(f"{path} is made and tested already", flush=True)
+        else:
+            self._test(target, path, parent)
+        losses = find_losses(report_path(path), references, self.args.max_acc_drop, self.args.max_vr_drop)
+        gate = f"lost {'; '.join(losses)}" if losses else "passed" if references else "the reference"
+        return Outcome(path, gate, bool(losses), is_tested=True)
+
+    def _test(self, target: Target, path: Path, parent: Path | None) -> None:
+        """A test that fails leaves no report: the next run would take it for passed."""
+        try:
+            self._run(target.test, path, parent)
+        except Refused:
+            report_path(path).unlink(missing_ok=True)
+            raise
+
+    def _references(self, target: Target, path: Path, parent: Path | None) -> list[Path]:
+        """The reports that the gate compares with."""
+        if parent is None:
+            return []
+        if target.against:
+            return [Path(target.against.format(x=path))]
+        return [report_path(parent), report_path(self.args.run / REFERENCE)]
+
+    def report(self) -> list[Path]:
+        """Writes report.html; its table would be the second one, and is not shown."""
+        try:
+            run_command(["report.py", str(self.args.run)], stdout=subprocess.DEVNULL)
+        except Refused:
+            return []
+        return [self.args.run / "report.html"]
+
+    def _lacks(self, need: str) -> bool:
+        if need == "--calibration":
+            return self.args.calibration is None
+        if need == "a .bin":
+            return self.bin is None
+        return not (ROOT / need).exists() if "/" in need else shutil.which(need) is None
+
+    def _run(self, lines: Sequence[str], path: Path, parent: Path | None) -> None:
+        far = ["--far", *(f"{far:g}" for far in self.args.far)]
+        several = {
+            "{test}": ["--valid", str(self.args.valid), *far],
+            "{far}": far,
+            "{calibration}": ["--calibration", str(self.args.calibration)],
+        }
+        one = {"x": path, "parent": parent, "bin": self.bin}
+        for line in lines:
+            run_command([word for text in line.split() for word in several.get(text) or [text.format(**one)]])
+
+
+def run_command(words: Sequence[str], **options) -> None:
+    """Runs one of our scripts as a user would, and says the command.
+
+    Raises:
+        Refused: with its last line of errors.
+    """
+    script = os.path.relpath(ROOT / words[0])
+    shown = ["python", script, *words[1:]] if script.endswith(".py") else [os.path.join(".", script), *words[1:]]
+    print(f"$ {shlex.join(shown)}", flush=True)
+    argv = [sys.executable, *shown[1:]] if script.endswith(".py") else shown
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # python3, for the .sh
+    done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}, **options)
+    sys.stderr.write(done.stderr)
+    print(flush=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise Refused(said[-1].removeprefix("error: ") if said else f"{script} ended with exit code {done.returncode}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

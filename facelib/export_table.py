@@ -1,0 +1,77 @@
+"""The table of export_all.py: one row a stage and set, what it costs, what it lost, and what became of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from facelib.report import report_path
+from facelib.run_summary import read_artefacts
+from facelib.sidecar import read_sidecar
+from facelib.stage_table import Row, all_fars, footnotes, format_far, format_markdown, format_percent, stage_rows
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one stage.
+
+    path: of the artefact.   gate: for the table.   is_bad: the gate or a script failed.   is_tested: it has a report.
+    """
+
+    path: Path
+    gate: str
+    is_bad: bool = False
+    is_tested: bool = False
+
+    @property
+    def name(self) -> str:
+        """File name of the artefact."""
+        return self.path.name
+
+
+def format_outcomes(run: Path, outcomes: Sequence[Outcome]) -> str:
+    """The table as aligned Markdown, with its notes; changes are against the first stage."""
+    tested = [outcome for outcome in outcomes if outcome.is_tested]
+    rows = stage_rows(read_artefacts([report_path(outcome.path) for outcome in tested])) if tested else []
+    fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
+    heads = ["stage", *(["set"] if has_sets else []), "MiB", "ms", "ACC %", "change"]
+    heads += [head for far in fars for head in (f"VR@FAR={format_far(far)} %", "change")]
+    heads += ["worst cosine", "gate"]
+    lines = [heads]
+    for outcome in outcomes:
+        own = [row for row in rows if row.stage == outcome.name and outcome.is_tested]
+        for row in own:
+            cells = [outcome.name, *([row.set_name] if has_sets else []), *_cells(row, fars)]
+            lines.append([*cells, _worst_cosine(outcome.path), outcome.gate])
+        if not own:
+            lines.append([outcome.name, *["-"] * (len(heads) - 2), outcome.gate])
+    threads = sorted({row.threads for row in rows if row.threads})
+    notes = f"ms an image on {' or '.join(map(str, threads))} threads. " if threads else ""
+    notes += "Changes in percentage points against embedder.h5; worst cosine to what the stage was made from."
+    for row in rows:
+        if row.obstacles:
+            notes += f" {row.stage}: {row.measurement}; the gate compares with what it was made from, on the same."
+    return "\n".join([f"# {run.resolve().name}\n", format_markdown(lines, 1 + has_sets), "", notes, *footnotes(rows)])
+
+
+def _cells(row: Row, fars: Sequence[str]) -> list[str]:
+    """MiB, ms, ACC and its change, each VR and its change."""
+    before = row.reference
+    cells = ["-" if row.size_bytes is None else f"{row.size_bytes / 2**20:.2f}"]
+    cells.append("-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}")
+    cells += [format_percent(row.acc), _change(row.acc, before and before.acc)]
+    for far in fars:
+        rate = row.vr.get(far, {}).get("vr")
+        cells += ["n/a" if rate is None else format_percent(rate)]
+        cells.append(_change(rate, before and before.vr.get(far, {}).get("vr")))
+    return cells
+
+
+def _change(rate: float | None, first: float | None) -> str:
+    return "-" if rate is None or first is None else f"{100 * (rate - first):+.2f}"
+
+
+def _worst_cosine(path: Path) -> str:
+    """As the conversion measured it."""
+    sidecar = read_sidecar(path)
+    worst = ((sidecar.rest.get("parity") if sidecar else None) or {}).get("min_cosine")
+    return f"{worst:.5f}" if isinstance(worst, int | float) else "-"

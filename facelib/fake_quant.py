@@ -1,0 +1,193 @@
+"""Layers that compute as an int8 net will, while their weights stay float32 and learn. Names TensorFlow.
+
+Each value is rounded to the 256 levels of its range, and the gradient passes through as if it were not (Jacob et al.,
+Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
+https://arxiv.org/abs/1712.05877, section 3). Batch normalisation is folded before; see `facelib.fake_quant_net`.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from facelib.int8_forms import column_kernels, column_shapes
+from facelib.layers import PixelScale, PReLU
+
+
+class _Range:
+    """The moving range of one tensor: two variables of a layer, and the rounding by them.
+
+    In training the range follows the extremes of each batch; the first batch sets it.
+    """
+
+    def __init__(self, layer, momentum):
+        add = {"shape": (), "initializer": "zeros", "trainable": False, "dtype": "float32"}
+        self.low, self.high = (layer.add_weight(name=name, **add) for name in ("low", "high"))
+        self.momentum = momentum
+
+    def follow(self, *tensors):
+        lowest = tf.reduce_min([tf.reduce_min(x) for x in tensors])
+        highest = tf.reduce_max([tf.reduce_max(x) for x in tensors])
+        is_new = tf.equal(self.low.value, self.high.value)
+        for bound, seen in ((self.low, lowest), (self.high, highest)):
+            moved = bound.value + (1.0 - self.momentum) * (seen - bound.value)
+            bound.assign(tf.where(is_new, seen, moved))
+
+    def rounded(self, x):
+        # The op wants low <= 0 <= high, and moves both a little so that 0 is a level.
+        low, high = tf.minimum(self.low.value, 0.0), tf.maximum(self.high.value, 1e-6)
+        return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FakeQuant(keras.layers.Layer):
+    """Rounds its input to 256 levels of its moving range. Call: float32 of any shape -> the same shape.
+
+    Args:
+        momentum: share of the range kept each step.
+    """
+
+    def __init__(self, momentum=0.99, **kwargs):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+
+    def build(self, input_shape):
+        self.range = _Range(self, self.momentum)
+
+    def call(self, x, training=False):
+        if training:
+            self.range.follow(x)
+        return self.range.rounded(x)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "momentum": self.momentum}
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FakeQuantPReLU(PReLU):
+    """PReLU as int8 has it: input, product and output share one scale, since MAXIMUM has one for all three."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.range = _Range(self, 0.99)
+
+    def call(self, x, training=False):
+        slope = tf.convert_to_tensor(self.alpha.value)
+        if training:
+            self.range.follow(x, tf.maximum(x, x * slope))
+        x = self.range.rounded(x)
+        return self.range.rounded(tf.maximum(x, self.range.rounded(x * slope)))
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FakeQuantPixelScale(PixelScale):
+    """`PixelScale` whose pixels keep scale 1 and zero point 0; its other ranges follow from mean and std."""
+
+    def call(self, images):
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        pixels = tf.quantization.fake_quant_with_min_max_args(tf.cast(images, "float32"), 0.0, 255.0)
+        centred = _between(pixels - mean, -mean, 255.0 - mean)
+        return _between(centred / std, -mean / std, (255.0 - mean) / std)
+
+
+def _between(x, low, high):
+    return tf.quantization.fake_quant_with_min_max_args(x, float(low.min()), float(high.max()))
+
+
+def round_kernel(kernel, channel_axes):
+    """Symmetric int8 rounding with a scale for each output channel: largest magnitude / 127.
+
+    Args:
+        kernel: float32.   channel_axes: those that count output channels; all others share a scale.
+    """
+    shared = [axis for axis in range(len(kernel.shape)) if axis not in channel_axes]
+    scale = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(kernel), shared, keepdims=True), 1e-12)) / 127.0
+    return kernel + tf.stop_gradient(tf.round(kernel / scale) * scale - kernel)
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FakeQuantConv2D(keras.layers.Conv2D):
+    """A convolution with rounded weights; the bias, 32 bits in int8 nets, is not."""
+
+    def call(self, x):
+        convolved = self.convolution_op(x, round_kernel(tf.convert_to_tensor(self.kernel.value), (3,)))
+        return self.activation(tf.nn.bias_add(convolved, tf.convert_to_tensor(self.bias.value)))
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FakeQuantDepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """A depthwise convolution with rounded weights."""
+
+    def call(self, x):
+        kernel = round_kernel(tf.convert_to_tensor(self.kernel.value), (2, 3))
+        convolved = keras.ops.depthwise_conv(
+            x, kernel, strides=self.strides, padding=self.padding, dilation_rate=self.dilation_rate
+        )
+        return self.activation(tf.nn.bias_add(convolved, tf.convert_to_tensor(self.bias.value)))
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FakeQuantGlobalDepthwise(keras.layers.DepthwiseConv2D):
+    """A depthwise convolution over the whole map, in the two steps that int8 computes it in; see `facelib.int8_forms`.
+
+    The first batch says by how much a channel's sums of columns are brought to the range of the largest.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.columns = _Range(self, 0.99)
+        shape = {"shape": (input_shape[-1],), "initializer": "ones", "trainable": False, "dtype": "float32"}
+        self.factors = self.add_weight(name="factors", **shape)
+
+    def call(self, x, training=False):
+        height, width, channels = x.shape[1:]
+        before, between = column_shapes(height, width, channels)
+        kernel = tf.convert_to_tensor(self.kernel.value)
+
+        def column_sums(factors):
+            first, _ = column_kernels(kernel, factors)
+            sums = keras.ops.depthwise_conv(tf.reshape(x, before), round_kernel(first, (2,)), padding="valid")
+            return tf.reshape(sums, between)
+
+        if training:
+            is_new = tf.equal(self.columns.low.value, self.columns.high.value)
+            largest = tf.reduce_max(tf.abs(column_sums(tf.ones(channels))), [0, 1, 2])
+            even = tf.clip_by_value(tf.reduce_max(largest) / tf.maximum(largest, 1e-9), 1.0, 1000.0)
+            self.factors.assign(tf.where(is_new, even, self.factors.value))
+        factors = tf.convert_to_tensor(self.factors.value)
+        sums = column_sums(factors)
+        if training:
+            self.columns.follow(sums)
+        _, second = column_kernels(kernel, factors)
+        whole = keras.ops.depthwise_conv(self.columns.rounded(sums), second, padding="valid")
+        return tf.nn.bias_add(whole, tf.convert_to_tensor(self.bias.value))
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FakeQuantDense(keras.layers.Dense):
+    """A fully connected layer with rounded weights."""
+
+    def call(self, x):
+        return self.activation(tf.matmul(x, round_kernel(tf.convert_to_tensor(self.kernel.value), (1,))) + self.bias)
+
+
+@keras.saving.register_keras_serializable(package="face")
+class FakeQuantAffine(keras.layers.Layer):
+    """`gamma * x + beta`: a batch normalisation that no convolution took in. Call: float32 [N, H, W, C] -> same."""
+
+    def build(self, input_shape):
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
+        self.range = _Range(self, 0.99)
+
+    def call(self, x, training=False):
+        scaled = x * tf.convert_to_tensor(self.gamma.value)
+        if training:
+            self.range.follow(scaled)
+        return self.range.rounded(scaled) + tf.convert_to_tensor(self.beta.value)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

@@ -1,0 +1,162 @@
+"""A trained net as a copy that computes like its int8 form, to be trained on as such. Names TensorFlow, through Keras.
+
+Batch normalisation goes into the convolution before it first, as in the deployed net: weights are rounded as they will
+be stored. What has a tensor of its own in int8 gets a range; what a runtime fuses (a convolution and its ReLU) has one.
+"""
+
+import keras
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.fake_quant import (
+    FakeQuant,
+    FakeQuantAffine,
+    FakeQuantConv2D,
+    FakeQuantDense,
+    FakeQuantDepthwiseConv2D,
+    FakeQuantGlobalDepthwise,
+    FakeQuantPixelScale,
+    FakeQuantPReLU,
+)
+from facelib.int8_forms import is_global
+from facelib.layers import FusedBatchNorm, PixelScale, PReLU
+
+_ROUNDED = {
+    keras.layers.Conv2D: FakeQuantConv2D,
+    keras.layers.DepthwiseConv2D: FakeQuantDepthwiseConv2D,
+    keras.layers.Dense: FakeQuantDense,
+}
+_NORMS = (FusedBatchNorm, keras.layers.BatchNormalization)
+# They hand values on as they are, or choose among them: the range of their input is theirs.
+_SAME_RANGE = (
+    keras.layers.InputLayer, keras.layers.ZeroPadding2D, keras.layers.Flatten, keras.layers.Reshape,
+    keras.layers.Dropout, keras.layers.MaxPooling2D, keras.layers.AveragePooling2D,
+)  # fmt: skip
+_OWN_RANGE = (FakeQuantPixelScale, FakeQuantPReLU)
+
+
+def fake_quantized(model: keras.Model, where: str) -> keras.Model:
+    """The copy; its ranges are still to be found: see `observe`.
+
+    Args:
+        model: an embedder as trained, in float32: raw pixels in.   where: names it in errors.
+
+    Raises:
+        FaceError: it has fake quantisation already, or a layer whose weights are not known here.
+    """
+    if any(isinstance(layer, FakeQuant) for layer in model.layers):
+        raise FaceError(f"'{where}' was trained for int8 already. Name the float embedder.h5 it was made from.")
+    for layer in model.layers:
+        is_known = type(layer) in _ROUNDED or isinstance(layer, (*_NORMS, PReLU, PixelScale))
+        if layer.weights and not is_known:
+            raise FaceError(
+                f"Training for int8 knows convolutions, dense layers, normalisations and PReLU. '{where}' has a "
+                f"{type(layer).__name__} with weights, '{layer.name}'."
+            )
+    convolution_of = {norm.name: conv for norm in model.layers if (conv := _folded_into(norm, model)) is not None}
+    operations = {operation.name: operation for operation in model.operations}  # layers, and x[...] or x * y
+    folded_convs = {conv.name for conv in convolution_of.values()}
+    gone = set(convolution_of)
+
+    def copy_of(layer):
+        config = layer.get_config()
+        if type(layer) in _ROUNDED:
+            kind = FakeQuantGlobalDepthwise if _is_global(layer) else _ROUNDED[type(layer)]
+            return kind.from_config({**config, "use_bias": True})
+        if isinstance(layer, PReLU):
+            return FakeQuantPReLU(name=layer.name)
+        if isinstance(layer, PixelScale):
+            return FakeQuantPixelScale.from_config(config)
+        if isinstance(layer, _NORMS) and layer.name not in gone:
+            return FakeQuantAffine(name=layer.name)
+        return type(layer).from_config(config)
+
+    def call(copy, *args, **kwargs):
+        kwargs.pop("mask", None)
+        if copy.name in gone:
+            return args[0]
+        y = copy(*args, **kwargs)
+        after = _only_reader(operations[copy.name], model)
+        if copy.name in folded_convs:
+            after = _only_reader(after, model)
+        return FakeQuant(name=f"{copy.name}_range")(y) if _needs_range(copy, after) else y
+
+    copy = keras.models.clone_model(model, clone_function=copy_of, call_function=call)
+    for layer in copy.layers:
+        if layer.weights and not isinstance(layer, FakeQuant):
+            _copy_weights(layer, model, convolution_of)
+    return copy
+
+
+def observe(model: keras.Model, crops: np.ndarray, batch_size: int = 32) -> None:
+    """Sets the ranges of a fake-quantised net from `crops`, uint8 [N, H, W, 3], RGB."""
+    for start in range(0, len(crops), batch_size):
+        model(crops[start : start + batch_size].astype(np.float32), training=True)
+
+
+def _is_global(layer) -> bool:
+    is_depthwise = type(layer) is keras.layers.DepthwiseConv2D and layer.padding == "valid"
+    return is_depthwise and is_global(tuple(layer.kernel.shape), layer.input.shape[1:])
+
+
+def _needs_range(layer, after) -> bool:
+    """Whether the output of `layer`, which `after` alone reads (None: several do), is a tensor of its own in int8."""
+    if isinstance(layer, (*_SAME_RANGE, *_OWN_RANGE)) or type(layer).__name__ == "GetItem":  # x[..., a:b]
+        return False
+    if isinstance(layer, keras.layers.Activation) and _is_linear(layer):
+        return False
+    is_linear = isinstance(layer, FakeQuantAffine) or (isinstance(layer, tuple(_ROUNDED)) and _is_linear(layer))
+    is_fused = is_linear and isinstance(after, keras.layers.ReLU)
+    return not is_fused and not isinstance(after, PReLU)  # PReLU gives its input its own range
+
+
+def _only_reader(layer, model):
+    """The one layer of `model` that reads the output of `layer`, else None."""
+    own = set(map(id, model.operations))
+    readers = {id(node.operation): node.operation for node in layer._outbound_nodes if id(node.operation) in own}
+    return next(iter(readers.values())) if len(readers) == 1 else None
+
+
+def _folded_into(norm, model):
+    """The convolution that the normalisation `norm` goes into, else None."""
+    if not isinstance(norm, _NORMS):
+        return None
+    source = norm.input._keras_history.operation
+    is_plain = type(source) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D) and _is_linear(source)
+    return source if is_plain and source in model.layers and _only_reader(source, model) is norm else None
+
+
+def _is_linear(layer) -> bool:
+    return layer.activation is keras.activations.linear
+
+
+def _copy_weights(layer, model, convolution_of: dict) -> None:
+    """Writes the weights of the layer of the same name, with its normalisation, into `layer` of the copy."""
+    original = model.get_layer(layer.name)
+    if isinstance(layer, FakeQuantPReLU):
+        layer.alpha.assign(original.alpha.value)
+        return
+    if isinstance(layer, FakeQuantAffine):
+        scale, offset = _scale_and_offset(original)
+        layer.gamma.assign(scale)
+        layer.beta.assign(offset)
+        return
+    kernel = original.kernel.numpy()
+    bias = original.bias.numpy() if original.use_bias else np.zeros(layer.bias.shape, np.float32)
+    norm = next((model.get_layer(name) for name, conv in convolution_of.items() if conv is original), None)
+    if norm is not None:
+        scale, offset = _scale_and_offset(norm)
+        is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        kernel = kernel * (scale.reshape(kernel.shape[2:]) if is_depthwise else scale)
+        bias = bias * scale + offset
+    layer.kernel.assign(kernel)
+    layer.bias.assign(bias)
+
+
+def _scale_and_offset(norm) -> tuple[np.ndarray, np.ndarray]:
+    """Inference of a normalisation as y = scale * x + offset, float32 [C] each."""
+    mean, variance = norm.moving_mean.numpy().astype(np.float64), norm.moving_variance.numpy().astype(np.float64)
+    gamma = norm.gamma.numpy() if norm.gamma is not None else 1.0
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    offset = (norm.beta.numpy() if norm.beta is not None else 0.0) - mean * scale
+    return scale.astype(np.float32), offset.astype(np.float32)

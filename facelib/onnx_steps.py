@@ -1,0 +1,227 @@
+"""A convolutional face model in ONNX as a list of steps: a linear operation each, with what follows it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.onnx_graph import Node, find_input, read_nodes
+
+_ACTIVATIONS = ("Relu", "Clip", "PRelu", "LeakyRelu")
+# What changes no number on the way from one step to the next, or works out its shape.
+_SHAPING = ("Reshape", "Flatten", "Squeeze", "Identity", "Dropout", "Shape", "Gather", "Unsqueeze", "Concat", "Slice",
+            "Cast")  # fmt: skip
+
+
+@dataclass(eq=False)
+class Step:
+    """A convolution, or a normalisation that stands alone; then `y = scale * (x - mean) + beta`, and an activation.
+
+    name: of the node.   kernel: float32, ONNX order [out, in / groups, kh, kw]; None of a normalisation alone. A fully
+    connected layer is a convolution whose kernel covers the map.   pads: top, left, bottom, right.
+    scale, mean, beta: float32 [out], bias and normalisation in one.   variance: float32 [out], what the normalisation
+    was trained to see, or None where the exporter multiplied it into the kernel.
+    activation: 'linear' | 'relu' | 'prelu' | 'leaky_relu'.   max_value: of 'relu', or None.
+    slope: float32 [out] of 'prelu', one number of 'leaky_relu'.   is_added: whether a sum takes the result.
+    origins: the steps whose results, or the sums of whose results, it takes.
+    pair: a second depthwise kernel, see `facelib.onnx_rewrites.pair_channels`.
+    """
+
+    name: str
+    kernel: np.ndarray | None
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    groups: int
+    scale: np.ndarray
+    mean: np.ndarray
+    beta: np.ndarray
+    origins: "tuple[Step, ...]"
+    variance: np.ndarray | None = None
+    activation: str = "linear"
+    max_value: float | None = None
+    slope: np.ndarray | float | None = None
+    is_added: bool = False
+    pair: np.ndarray | None = None
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.kernel is not None and self.groups > 1 and self.kernel.shape[1] == 1
+
+    @property
+    def channels(self) -> int:
+        return len(self.scale)
+
+    def describe(self) -> str:
+        """'3x3 depthwise, 128 channels, stride 2', for messages and for comparison."""
+        if self.kernel is None:
+            return f"normalisation alone, {self.channels} channels"
+        _, inputs, height, width = self.kernel.shape
+        if self.is_depthwise:
+            return describe(height, width, self.strides[0], depthwise=self.channels, is_paired=self.pair is not None)
+        text = describe(height, width, self.strides[0], dense=(inputs * self.groups, self.channels))
+        return text if self.groups == 1 else f"{text}, {self.groups} groups"
+
+
+def describe(height: int, width: int, stride: int, *, dense=None, depthwise=None, is_paired=False) -> str:
+    """A convolution in words. `dense`: channels in and out.   `depthwise`: channels."""
+    if depthwise is None:
+        return f"{height}x{width} convolution, {dense[0]} to {dense[1]}, stride {stride}"
+    return f"{height}x{width} depthwise{' in pairs' if is_paired else ''}, {depthwise} channels, stride {stride}"
+
+
+def list_steps(model, path: Path) -> list[Step]:
+    """The steps in the order in which Keras lists layers: those farthest from the output first.
+
+    Of the two ways through a block, equally far at its end, the shortcut with its smaller kernel is first.
+
+    Raises:
+        FaceError: an operation that is no part of such a model, named.
+    """
+    nodes, constants = read_nodes(model)
+    reader = _Reader(*find_input(model), constants, path)
+    for node in nodes:
+        reader.take(node)
+    if not any(step.kernel is not None for step in reader.steps):
+        raise FaceError(f"'{path}' has no convolutions: it is no face model that import_onnx.py knows.")
+    return _in_keras_order(reader.steps)
+
+
+def _in_keras_order(steps: list[Step]) -> list[Step]:
+    distance = dict.fromkeys(steps, 0)  # to the output
+    for step in reversed(steps):
+        for origin in step.origins:
+            distance[origin] = max(distance[origin], distance[step] + 1)
+    return sorted(steps, key=lambda step: (-distance[step], 0 if step.kernel is None else step.kernel[0, 0].size))
+
+
+@dataclass
+class _Tensor:
+    """What is known of one.
+
+    step: whose result it is, so far; None of a sum and of the input.   shape: channels, height and width.
+    origins: the steps whose results it is or sums.
+    """
+
+    step: Step | None
+    shape: tuple[int, int, int]
+    origins: tuple[Step, ...]
+
+
+class _Reader:
+    """Takes node after node, and keeps for each tensor which step it comes from."""
+
+    def __init__(self, input_name: str, size: tuple[int, int], constants: dict[str, np.ndarray], path: Path):
+        self.constants, self.path = constants, path
+        self.steps: list[Step] = []
+        self.tensors = {input_name: _Tensor(None, (3, *size), ())}
+
+    def take(self, node: Node) -> None:
+        handlers = {
+            "Conv": self._convolution,
+            "Gemm": self._dense,
+            "MatMul": self._dense,
+            "BatchNormalization": self._normalisation,
+            "Add": self._sum,
+            **dict.fromkeys(_ACTIVATIONS, self._activation),
+            **dict.fromkeys(_SHAPING, lambda node, source: source),
+        }
+        if node.op not in handlers:
+            raise FaceError(
+                f"'{self.path}' has an operation '{node.op}' ({node.name}) that no net has which import_onnx.py knows: "
+                f"it is another architecture, and its weights cannot be taken."
+            )
+        known = [self.tensors[name] for name in node.inputs if name in self.tensors]
+        if not known:
+            raise FaceError(f"'{self.path}': '{node.name}' ({node.op}) does not follow from the input.")
+        self.tensors[node.output] = handlers[node.op](node, known[0])
+
+    def _constant(self, node: Node, place: int, what: str) -> np.ndarray:
+        value = self.constants.get(node.inputs[place])
+        if value is None:
+            raise FaceError(f"'{self.path}': the {what} of '{node.name}' ({node.op}) are no constant.")
+        return value.astype(np.float32)
+
+    def _add_step(self, node: Node, source: _Tensor, kernel, bias=None, **geometry) -> Step:
+        channels = source.shape[0] if kernel is None else len(kernel)
+        words = {"strides": (1, 1), "pads": (0, 0, 0, 0), "groups": 1, **geometry}
+        beta = np.zeros(channels, np.float32) if bias is None else bias.reshape(-1)
+        ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        step = Step(node.name, kernel, scale=ones, mean=zeros, beta=beta, origins=source.origins, **words)
+        self.steps.append(step)
+        return step
+
+    def _convolution(self, node: Node, source: _Tensor) -> _Tensor:
+        kernel, given = self._constant(node, 1, "weights"), node.attributes
+        strides, pads = tuple(given.get("strides", [1, 1])), tuple(given.get("pads", [0, 0, 0, 0]))
+        is_plain = all(step == 1 for step in given.get("dilations", [1, 1])) and strides[0] == strides[-1]
+        if kernel.ndim != 4 or not is_plain or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+            raise FaceError(
+                f"'{self.path}': convolution '{node.name}' is not 2-D, dilated, or pads by itself; no net that "
+                f"import_onnx.py knows has that."
+            )
+        bias = self._constant(node, 2, "biases") if len(node.inputs) > 2 and node.inputs[2] else None
+        step = self._add_step(node, source, kernel, bias, strides=strides, pads=pads, groups=given.get("group", 1))
+        sides = [
+            (size + pads[axis] + pads[axis + 2] - kernel.shape[2 + axis]) // strides[axis] + 1
+            for axis, size in enumerate(source.shape[1:])
+        ]
+        return _Tensor(step, (len(kernel), *sides), (step,))
+
+    def _dense(self, node: Node, source: _Tensor) -> _Tensor:
+        """A fully connected layer over a map flattened channel by channel, row by row."""
+        given, weights = node.attributes, self._constant(node, 1, "weights")
+        matrix = weights if given.get("transB", 0) else weights.T
+        is_plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1 and not given.get("transA", 0)
+        if matrix.ndim != 2 or matrix.shape[1] != np.prod(source.shape) or not is_plain:
+            raise FaceError(
+                f"'{self.path}': the weights of '{node.name}' ({node.op}), {list(weights.shape)}, do not fit a map of "
+                f"{list(source.shape)}."
+            )
+        bias = self._constant(node, 2, "biases") if len(node.inputs) > 2 and node.inputs[2] else None
+        step = self._add_step(node, source, matrix.reshape(-1, *source.shape), bias)
+        return _Tensor(step, (len(matrix), 1, 1), (step,))
+
+    def _normalisation(self, node: Node, source: _Tensor) -> _Tensor:
+        gamma, beta, mean, variance = (
+            self._constant(node, place, "statistics").astype(np.float64) for place in (1, 2, 3, 4)
+        )
+        step = source.step
+        if step is None or step.activation != "linear" or step.variance is not None or step.kernel is None:
+            step = self._add_step(node, source, None)
+        variance = variance + node.attributes.get("epsilon", 1e-5)
+        step.mean = (mean - step.beta).astype(np.float32)  # of what comes before the bias
+        step.scale, step.beta = (gamma / np.sqrt(variance)).astype(np.float32), beta.astype(np.float32)
+        step.variance = variance.astype(np.float32)
+        return _Tensor(step, source.shape, (step,))
+
+    def _sum(self, node: Node, source: _Tensor) -> _Tensor:
+        if constants := [self.constants[name] for name in node.inputs if name in self.constants]:
+            step = source.step
+            if step is None or step.activation != "linear" or constants[0].size != step.channels:
+                raise FaceError(f"'{self.path}': '{node.name}' adds a constant where no bias belongs.")
+            step.beta = step.beta + constants[0].reshape(-1).astype(np.float32)
+            return source
+        summed = [self.tensors[name] for name in node.inputs if name in self.tensors]
+        for tensor in summed:
+            if tensor.step:
+                tensor.step.is_added = True
+        return _Tensor(None, source.shape, tuple({step: None for tensor in summed for step in tensor.origins}))
+
+    def _activation(self, node: Node, source: _Tensor) -> _Tensor:
+        step, given = source.step, node.attributes
+        if step is None or step.activation != "linear":
+            raise FaceError(f"'{self.path}': '{node.name}' ({node.op}) stands where no activation belongs.")
+        step.activation = "relu"
+        if node.op == "Clip":
+            limits = [self.constants.get(name) for name in node.inputs[1:3]] + [None, None]
+            low, high = (given.get(key, limit) for key, limit in zip(("min", "max"), limits, strict=False))
+            if low is None or float(low) != 0 or high is None:
+                raise FaceError(f"'{self.path}': '{node.name}' clips to {low}..{high}; ReLU6 is 0..6.")
+            step.max_value = float(high)
+        elif node.op == "PRelu":
+            slope = self._constant(node, 1, "slopes").reshape(-1)
+            step.activation, step.slope = "prelu", np.array(np.broadcast_to(slope, step.channels))
+        elif node.op == "LeakyRelu":
+            step.activation, step.slope = "leaky_relu", float(given.get("alpha", 0.01))
+        return source

@@ -1,0 +1,156 @@
+"""Puts the steps of an ONNX model into the layers of a Keras one, place by place. Names Keras."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from facelib.cli import FaceError
+from facelib.layers import FusedBatchNorm, PReLU
+from facelib.onnx_steps import Step, describe
+
+_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+_ACTIVATIONS = (PReLU, keras.layers.ReLU, keras.layers.LeakyReLU)
+
+
+@dataclass
+class Place:
+    """Where a step belongs: a convolution, or None; the normalisation and the activation after it.
+
+    pads: before the convolution, in ONNX's order top, left, bottom, right.   is_added: whether a sum takes the result.
+    pair: the second of two depthwise convolutions that are summed, see `facelib.blocks.Blocks.paired_depthwise`.
+    """
+
+    conv: keras.Layer | None
+    norm: FusedBatchNorm
+    activation: keras.Layer | None
+    pads: tuple[int, int, int, int]
+    is_added: bool
+    pair: keras.Layer | None = None
+
+    @property
+    def name(self) -> str:
+        return (self.conv or self.norm).name
+
+    def describe(self) -> str:
+        """In the words of `Step.describe`."""
+        channels = self.norm.output.shape[-1]
+        if self.conv is None:
+            return f"normalisation alone, {channels} channels"
+        is_depthwise = isinstance(self.conv, keras.layers.DepthwiseConv2D)
+        what = {"depthwise": channels} if is_depthwise else {"dense": (self.conv.input.shape[-1], channels)}
+        return describe(*self.conv.kernel_size, self.conv.strides[0], **what, is_paired=self.pair is not None)
+
+
+class _Wiring:
+    """Which layers come before and after which in a Keras model."""
+
+    def __init__(self, model: keras.Model):
+        self.layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+        self._makers = {id(layer.output): layer for layer in self.layers}
+        self._takers: dict[int, list[keras.Layer]] = {}
+        for layer in self.layers:
+            for tensor in _inputs(layer):
+                self._takers.setdefault(id(tensor), []).append(layer)
+
+    def after(self, layer: keras.Layer, kinds) -> keras.Layer | None:
+        """The layer of these kinds that takes what `layer` gives, if one does."""
+        return next((taker for taker in self._takers.get(id(layer.output), []) if isinstance(taker, kinds)), None)
+
+    def before(self, layer: keras.Layer) -> list[keras.Layer | None]:
+        """The layers whose outputs `layer` takes."""
+        return [self._makers.get(id(tensor)) for tensor in _inputs(layer)]
+
+
+def _inputs(layer: keras.Layer) -> list:
+    return layer.input if isinstance(layer.input, list) else [layer.input]
+
+
+def list_places(model: keras.Model) -> list[Place]:
+    """The places of a net in which a normalisation follows every convolution, in the order they run."""
+    wiring, places, done = _Wiring(model), [], set()
+    for layer in wiring.layers:
+        if id(layer) in done or not isinstance(layer, (*_CONVOLUTIONS, FusedBatchNorm)):
+            continue
+        conv, pair, norm = None, None, layer
+        if not isinstance(layer, FusedBatchNorm):
+            conv, norm = layer, wiring.after(layer, FusedBatchNorm)
+            if norm is None:
+                both = wiring.after(layer, keras.layers.Add)
+                conv, pair = wiring.before(both)
+                norm = wiring.after(both, FusedBatchNorm)
+        done |= {id(conv), id(pair), id(norm)}
+        activation = wiring.after(norm, _ACTIVATIONS)
+        is_added = wiring.after(activation or norm, keras.layers.Add) is not None
+        pads = (0, 0, 0, 0) if conv is None else _pads_of(conv, wiring.before(conv)[0])
+        places.append(Place(conv, norm, activation, pads, is_added, pair))
+    return places
+
+
+def _pads_of(conv: keras.Layer, before: keras.Layer | None) -> tuple[int, int, int, int]:
+    """What a convolution, or the layer before it, pads. Maps that are halved have even sides here."""
+    if isinstance(before, keras.layers.ZeroPadding2D):
+        (top, bottom), (left, right) = before.padding
+        return (top, left, bottom, right)
+    if conv.padding == "valid":
+        return (0, 0, 0, 0)
+    totals = [max(size - stride, 0) for size, stride in zip(conv.kernel_size, conv.strides, strict=True)]
+    first = [total // 2 for total in totals]
+    return (*first, *(total - start for total, start in zip(totals, first, strict=True)))
+
+
+def copy_weights(steps: list[Step], model: keras.Model, path: Path) -> list[FusedBatchNorm]:
+    """Writes each step into the layers of the same place.
+
+    Returns: the normalisations whose statistics the exporter multiplied into the convolution before; they have mean 0
+        and variance 1.
+
+    Raises:
+        FaceError: the first step that does not fit: where it is, what it is, and what belongs there.
+    """
+    places = list_places(model)
+    for number, (step, place) in enumerate(zip(steps, places, strict=False), start=1):
+        if difference := _find_difference(step, place):
+            raise FaceError(
+                f"'{path}' is no {model.name}: layer {number} of {len(steps)} ('{step.name}') is a "
+                f"{step.describe()}; {difference}, in layer '{place.name}'."
+            )
+        _copy_one(step, place)
+    if len(steps) != len(places):
+        raise FaceError(f"'{path}' is no {model.name}: {len(steps)} layers where {model.name} has {len(places)}.")
+    return [place.norm for step, place in zip(steps, places, strict=True) if step.variance is None]
+
+
+def _find_difference(step: Step, place: Place) -> str:
+    """What belongs at this place where the two disagree, or ''."""
+    if step.describe() != place.describe():
+        return f"a {place.describe()} belongs there"
+    if step.pads != place.pads:
+        return f"it pads {list(step.pads)} where {list(place.pads)} belong"
+    has_none = place.activation is None
+    if (step.activation == "linear") != has_none:
+        return f"it has activation '{step.activation}' where {'none' if has_none else 'one'} belongs"
+    if step.is_added != place.is_added:
+        return f"it has {'a' if step.is_added else 'no'} shortcut where {'none' if step.is_added else 'one'} belongs"
+    return ""
+
+
+def _copy_one(step: Step, place: Place) -> None:
+    axes = (2, 3, 0, 1) if step.is_depthwise else (2, 3, 1, 0)  # to Keras's [kh, kw, in, out] or [kh, kw, in, 1]
+    for layer, kernel in ((place.conv, step.kernel), (place.pair, step.pair)):
+        if layer is not None:
+            layer.kernel.assign(np.ascontiguousarray(kernel.transpose(axes)))
+    norm = place.norm
+    # Where the exporter kept no variance the divisor is 1.
+    variance = np.full_like(step.scale, 1 - norm.epsilon) if step.variance is None else step.variance
+    norm.moving_variance.assign(variance)
+    norm.moving_mean.assign(step.mean)
+    norm.gamma.assign(step.scale * np.sqrt(variance.astype(np.float64) + norm.epsilon))
+    norm.beta.assign(step.beta)
+    if step.activation == "relu":
+        place.activation.max_value = step.max_value  # some mix ReLU and ReLU6; the layer's config keeps it
+    elif step.activation == "leaky_relu":
+        place.activation.negative_slope = step.slope
+    elif step.activation == "prelu":
+        place.activation.alpha.assign(step.slope)

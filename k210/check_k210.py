@@ -1,0 +1,45 @@
+"""Check whether a float .tflite fits the K210, and name every layer that does not.
+
+python k210/check_k210.py runs/k210/export/model_float.tflite
+
+An error must change before k210/tflite_2_kmodel.py takes the model. A note is a layer that works, on the CPU.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from facelib.cli import FaceError, run_cli
+from facelib.k210_rules import check_ops
+from facelib.tflite_ops import read_ops
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, metavar="X.tflite", help="a float model of pb_2_tflite.py")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    ops = read_ops(args.model)
+    lint = check_ops(ops)
+    for word, findings in (("error", lint.errors), ("note", lint.notes)):
+        for finding in findings:
+            print(f"{word:5} {finding.layer}: {finding.what}")
+    if lint.errors:
+        number = f"{len(lint.errors)} errors, the first" if len(lint.errors) > 1 else "an error"
+        raise FaceError(f"The K210 does not take '{args.model}': {number} in {lint.errors[0].layer}. See above.")
+    print(
+        f"{lint.on_kpu} convolutions for the KPU, whose largest maps take {lint.kpu_bytes / 2**20:.2f} of 2 MiB "
+        f"({lint.kpu_layer}); for the CPU {len(lint.notes)}; RAM at least {lint.ram_bytes / 2**20:.2f} of 6 MiB"
+    )
+    print(f"next: python k210/tflite_2_kmodel.py {args.model} --calibration DATA")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

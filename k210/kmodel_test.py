@@ -1,0 +1,107 @@
+"""Test a .kmodel in nncase's simulator of the K210: the table and report of evaluate_data.py, and the float net beside.
+
+python k210/kmodel_test.py runs/k210/export/model.kmodel --valid lfw.bin --pairs 600
+
+A face takes half a second, so 600 pairs stand for the set: as many of each fold, half of them genuine, always the same
+ones. `--pairs 600` gives them to every other test script too; a gate wants its --against report made with them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from evaluate_data import make_parser, run_test
+from facelib.cli import FaceError, run_cli
+from facelib.files import sha256_of
+from facelib.nncase import KmodelEmbedder
+from facelib.parity import row_cosines
+from facelib.runtimes import TfliteEmbedder
+from facelib.sidecar import Io, read_sidecar
+
+NUM_PAIRS = 600
+FAR = 1e-2  # what 300 impostor pairs can show
+MIN_COSINE = 0.985
+
+
+class BesideFloat(KmodelEmbedder):
+    """A `KmodelEmbedder` that runs the .tflite it was made from on the same faces.
+
+    mean_cosine: of the two, over all distinct faces so far; None where the .tflite is not there.
+    """
+
+    def __init__(self, path: Path, io: Io, threads: int = 1):
+        super().__init__(path, io, threads)
+        parent, io = find_parent(path), replace(io, dtype="float32", layout="nhwc")
+        self.float_net = TfliteEmbedder(parent, io) if parent else None
+        self._cosines: dict[int, float] = {}
+
+    @property
+    def mean_cosine(self) -> float | None:
+        return float(np.mean(list(self._cosines.values()))) if self._cosines else None
+
+    @property
+    def num_faces(self) -> int:
+        return len(self._cosines)
+
+    def raw(self, images: np.ndarray) -> np.ndarray:
+        embeddings = super().raw(images)
+        if self.float_net is not None:
+            cosines = row_cosines(embeddings, self.float_net.raw(images))
+            self._cosines.update(zip((hash(image.tobytes()) for image in images), cosines.tolist(), strict=True))
+        return embeddings
+
+
+def find_parent(kmodel: Path) -> Path | None:
+    """The .tflite that the sidecar names, if it is where that says and was not changed."""
+    sidecar = read_sidecar(kmodel)
+    named = (sidecar.rest.get("made_from") or {}) if sidecar else {}
+    path = Path(kmodel).parent / named.get("path", "")
+    return path if path.is_file() and sha256_of(path) == named.get("sha256") else None
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    cosine_help = "fail when the mean to the float net is lower (default: %(default)s)"
+    parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="COSINE", help=cosine_help)
+    parser.set_defaults(pairs=NUM_PAIRS)
+    args = parser.parse_args(argv)
+    args.far = args.far or [FAR]
+    if not -1 <= args.min_cosine <= 1:
+        raise FaceError(f"A cosine is from -1 to 1. Received: --min-cosine {args.min_cosine:g}.")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    opened: list[BesideFloat] = []
+
+    def open_embedder(path: Path, io: Io, threads: int) -> BesideFloat:
+        opened.append(BesideFloat(path, io, threads))
+        return opened[0]
+
+    try:
+        run_test(args, open_embedder, "kmodel")
+    finally:
+        for embedder in opened:
+            embedder.close()
+    mean = opened[0].mean_cosine
+    if mean is None:
+        print("no cosine to the float net: the .tflite that the sidecar names is not there")
+        return 0
+    print(f"mean cosine to {opened[0].float_net.name} on {opened[0].num_faces} faces: {mean:.4f}")
+    if mean < args.min_cosine:
+        raise FaceError(
+            f"A kmodel embeds as its float net does: mean cosine >= {args.min_cosine:g}. '{args.model}': {mean:.4f}. "
+            f"Calibrate on other or more crops: python k210/tflite_2_kmodel.py X.tflite --calibration DATA"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,101 @@
+"""Compile a float .tflite for the K210: X.tflite -> model.kmodel (+ model.kmodel.json).
+
+python k210/tflite_2_kmodel.py runs/k210/export/model_float.tflite --calibration DATA
+
+The kmodel takes raw pixels, uint8 [1, 3, 112, 112], RGB, planar as the K210's camera delivers them, and gives the
+embedding in float32, before L2 normalisation. nncase (make k210) quantises it with ranges measured on crops.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from evaluate_data import add_io_flags, choose_io
+from facelib.calibration import load_crops
+from facelib.cli import FaceError, run_cli
+from facelib.files import atomic_path
+from facelib.k210_rules import RAM_BYTES, check_ops
+from facelib.nncase import SETTINGS, VERSION, KmodelEmbedder, check_memory, compile_kmodel, nncase_python
+from facelib.parity import parity_record, row_cosines
+from facelib.runtimes import TfliteEmbedder
+from facelib.sidecar import Io, check_sidecar, write_sidecar
+from facelib.tflite_ops import read_ops
+
+NUM_PARITY_CROPS = 16
+NUM_SIMULATORS = 2
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("model", type=Path, metavar="X.tflite", help="a float model that k210/check_k210.py passes")
+    calibration_help = "real crops to measure ranges on: a data directory, TFRecords, folder of crops or .bin"
+    add("--calibration", type=Path, metavar="DATA", help=calibration_help)
+    add("--num-calibration", type=int, default=100, metavar="N", help="crops (default: %(default)s)")
+    add("--seed", type=int, default=0, help="which crops (default: %(default)s)")
+    add("--out", type=Path, metavar="X", help="default: model.kmodel beside X.tflite")
+    add_io_flags(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    out = args.out or args.model.parent / "model.kmodel"
+    check_model(args.model)
+    if args.calibration is None:
+        raise FaceError(
+            "The K210 computes with 8 bits, and their ranges are measured on real crops. Pass --calibration DATA: the "
+            "data directory of the training, a folder of 112x112 crops, or a .bin."
+        )
+    io = choose_io(check_sidecar(args.model), args)
+    if (io.pixels, io.layout) != ("raw", "nhwc"):
+        raise FaceError(
+            f"A kmodel takes raw pixels, from a .tflite that takes them too. '{args.model}' takes {io.pixels}, "
+            f"{io.layout}."
+        )
+    nncase_python()
+    crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size)
+    print(f"compiling with {len(crops)} crops of {args.calibration}; it takes some 0.3 s a crop")
+    kmodel = compile_kmodel(args.model, crops[..., ::-1] if io.colour == "bgr" else crops)
+    used = ", ".join(f"{name} {size:,}" for name, size in kmodel.memory.items() if name != "total")
+    print(f"RAM {kmodel.memory['total']:,} of {RAM_BYTES:,} bytes: {used}")
+    check_memory(kmodel.memory, str(args.model))
+    made = replace(io, dtype="uint8", layout="nchw")
+    with atomic_path(out) as part:
+        part.write_bytes(kmodel.content)
+        cosines = compare(part, made, args.model, io, crops[:NUM_PARITY_CROPS])
+    write_sidecar(
+        out, kind="kmodel", made_from=args.model, io=made, calibration=calibration, parity=parity_record(cosines),
+        memory=kmodel.memory, nncase={"version": VERSION, **SETTINGS}, on_cpu=list(kmodel.on_cpu),
+    )  # fmt: skip
+    print(f"{kmodel.on_kpu} convolutions on the KPU; on the CPU {', '.join(kmodel.on_cpu) or 'none'}")
+    print(f"cosine to the float model on {len(cosines)} crops: worst {cosines.min():.6f}, mean {cosines.mean():.6f}")
+    print(f"wrote {out} ({len(kmodel.content) / 2**20:.2f} MiB); next: python k210/kmodel_test.py {out} --valid BIN")
+    return 0
+
+
+def check_model(path: Path) -> None:
+    """Refuses what the K210 does not take, with the first reason."""
+    errors = check_ops(read_ops(path)).errors
+    if errors:
+        more = f" {len(errors) - 1} more: python k210/check_k210.py {path}" if len(errors) > 1 else ""
+        raise FaceError(f"The K210 does not take '{path}': {errors[0].layer} {errors[0].what}.{more}")
+
+
+def compare(kmodel: Path, io: Io, tflite: Path, tflite_io: Io, crops: np.ndarray) -> np.ndarray:
+    """float64 [N]: how alike simulator and float model embed crops, uint8 [N, H, W, 3]."""
+    simulated = KmodelEmbedder(kmodel, io, NUM_SIMULATORS)
+    try:
+        return row_cosines(simulated(crops), TfliteEmbedder(tflite, tflite_io)(crops))
+    finally:
+        simulated.close()
+
+
+if __name__ == "__main__":
+    run_cli(main)
