@@ -8,13 +8,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from facelib.cli import FaceError
 from facelib.files import require_file
-from facelib.sidecar import Io
+from facelib.sidecar import PIXEL_SCALINGS, Io
 
 _SETTING = re.compile(r"^\s*(\w+)\s*:\s*\"?([\w.+-]+)\"?\s*$", re.MULTILINE)
 _NEUTRAL = {"mean_chn": 0.0, "min_chn": 0.0, "var_reci_chn": 1.0}
-_PM1 = {"shift": 127.5, "var_reci_chn": 1 / 128}  # (x - 127.5) / 128
 
 
 def read_aipp(path: Path) -> dict[str, str]:
@@ -48,16 +49,19 @@ def io_with_aipp(io: Io, path: Path) -> Io:
     for key, size in (("src_image_size_h", io.size[0]), ("src_image_size_w", io.size[1])):
         if settings.get(key, str(size)) != str(size):
             raise FaceError(f"The net takes {io.size[0]}x{io.size[1]}. '{path}' says {key}: {settings[key]}. Mend it.")
-    if io.pixels == "imagenet" or io.layout != "nhwc":
-        raise FaceError(f"AIPP here feeds nets of raw or pm1 pixels, NHWC. This one: {io.pixels}, {io.layout}.")
+    if io.layout != "nhwc":
+        raise FaceError(f"AIPP here feeds NHWC nets. This one: {io.layout}.")
+    means, deviations = (np.broadcast_to(value, 3) for value in PIXEL_SCALINGS[io.pixels])
     for channel in range(3):
         mean, low, factor = (float(settings.get(f"{key}_{channel}", value)) for key, value in _NEUTRAL.items())
-        shift, scale = (0.0, 1.0) if io.pixels == "raw" else _PM1.values()
-        if abs(mean + low - shift) > 1e-3 or abs(factor - scale) > 1e-5:
+        rgb = channel if io.colour == "rgb" else 2 - channel  # AIPP counts the channels that the net gets
+        shift, scale = means[rgb], 1 / deviations[rgb]
+        if abs(mean + low - shift) > 1e-3 or abs(factor / scale - 1) > 1e-3:
+            why = "the net scales pixels itself" if io.pixels == "raw" else f"the net takes pixels as '{io.pixels}'"
             raise FaceError(
-                f"The net takes {'raw pixels, which it scales itself' if io.pixels == 'raw' else '(x - 127.5) / 128'}: "
-                f"channel {channel} needs min_chn {shift:g} and var_reci_chn {scale:g}. '{path}' says "
-                f"mean_chn {mean:g}, min_chn {low:g}, var_reci_chn {factor:g}. Mend it."
+                f"An AIPP gives the net what it takes, and {why}: channel {channel} needs min_chn {shift:g} and "
+                f"var_reci_chn {scale:.9g}. '{path}' says mean_chn {mean:g}, min_chn {low:g}, "
+                f"var_reci_chn {factor:.9g}. Mend it."
             )
     is_swapped = settings.get("rbuv_swap_switch", "false") == "true"
     colour = {"rgb": "bgr", "bgr": "rgb"}[io.colour] if is_swapped else io.colour

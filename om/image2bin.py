@@ -62,8 +62,8 @@ def find_io(args: argparse.Namespace) -> Io:
     given = [name for name in ("color", "pixels", "layout", "crop", "dtype") if getattr(args, name) is not None]
     if args.model is None and not given:
         raise FaceError(
-            "Say what the model eats: --model X.om, or --color rgb|bgr --pixels raw|pm1 [--dtype uint8 --layout nchw "
-            "--crop H,W]."
+            "Say what the model eats: --model X.om, or --color rgb|bgr --pixels raw|pm1|... [--dtype uint8 "
+            "--layout nchw --crop H,W]."
         )
     sidecar = check_sidecar(args.model) if args.model else None
     io = choose_io(sidecar, args) if sidecar or given != ["dtype"] else Io()

@@ -148,7 +148,7 @@ def test_ops_that_ascend_may_not_know_are_listed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("change", "match"), [
-    (("var_reci_chn_1: 1.0", "var_reci_chn_1: 0.0078125"), "raw pixels, which it scales itself.*channel 1"),
+    (("var_reci_chn_1: 1.0", "var_reci_chn_1: 0.0078125"), "scales pixels itself: channel 1 needs"),
     (("RGB888_U8", "YUV420SP_U8"), "input_format: RGB888_U8"),
     (("src_image_size_w: 112", "src_image_size_w: 250"), "112x112"),
     (("csc_switch: false", "csc_switch: true"), "csc_switch: false"), (("aipp_op {", "op {"), "aipp_op")])  # fmt: skip
@@ -161,18 +161,21 @@ def test_an_aipp_that_feeds_something_else_is_refused(pb, tmp_path, change, matc
         pb_2_om.main([str(pb), str(tmp_path / "m.om"), "--insert_op_conf", str(tmp_path / "aipp.cfg")])
 
 
-def test_an_aipp_may_scale_for_a_net_that_does_not(pb, tmp_path):
-    foreign = save_with_sidecar(load_graph(pb), tmp_path / "pm1.pb", pixels="pm1", colour="bgr")
+@pytest.mark.parametrize(("pixels", "colour", "shifts", "factors"), [
+    ("pm1", "bgr", (127.5, 127.5, 127.5), (0.0078125, 0.0078125, 0.0078125)),
+    ("pm1_exact", "rgb", (127.5, 127.5, 127.5), (0.00784314, 0.00784314, 0.00784314)),
+    ("imagenet", "bgr", (103.53, 116.28, 123.675), (0.0174292, 0.0175070, 0.0171248))])  # fmt: skip
+def test_an_aipp_may_scale_for_a_net_that_does_not(pb, tmp_path, pixels, colour, shifts, factors):
+    foreign = save_with_sidecar(load_graph(pb), tmp_path / "foreign.pb", pixels=pixels, colour=colour)
     text = (ROOT / "om" / "aipp.cfg").read_text()
-    (tmp_path / "neutral.cfg").write_text(text)
-    scaled = (
-        text.replace("chn_0: 0", "chn_0: 127.5").replace("chn_1: 0", "chn_1: 127.5").replace("chn_2: 0", "chn_2: 127.5")
-    )
-    (tmp_path / "pm1.cfg").write_text(scaled.replace("1.0", "0.0078125"))
+    for c in range(3):
+        text = text.replace(f"min_chn_{c}: 0", f"min_chn_{c}: {shifts[c]}")
+        text = text.replace(f"var_reci_chn_{c}: 1.0", f"var_reci_chn_{c}: {factors[c]}")
+    (tmp_path / "scaling.cfg").write_text(text)
 
-    assert pb_2_om.main([str(foreign), "--insert_op_conf", str(tmp_path / "pm1.cfg")]) == 0
-    with pytest.raises(FaceError, match=r"needs min_chn 127\.5 and var_reci_chn 0\.0078125"):
-        pb_2_om.main([str(foreign), "--insert_op_conf", str(tmp_path / "neutral.cfg")])
+    assert pb_2_om.main([str(foreign), "--insert_op_conf", str(tmp_path / "scaling.cfg")]) == 0
+    with pytest.raises(FaceError, match=f"takes pixels as '{pixels}': channel 0 needs min_chn {shifts[0]:g}"):
+        pb_2_om.main([str(foreign), "--insert_op_conf", str(ROOT / "om" / "aipp.cfg")])
 
 
 # -------------------------------------------------------------------------------------------------- our own backbones
