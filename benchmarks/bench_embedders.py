@@ -277,6 +277,8 @@ def describe(rounds: int, busy: dict[int, float]) -> str:
 
 def draw(measurements: Sequence[Measurement]) -> bytes:
     """ACC and VR against the latency of one face on one thread, a PNG: bars are quartiles and 95 % intervals."""
+    from matplotlib.ticker import LogLocator
+
     shown = [one for one in measurements if one.score and one.threads == 1]
     figure, axes, colours = begin("light", _HEIGHT, rows=2)
     for one, style in zip(shown, styles(colours), strict=False):
@@ -289,9 +291,13 @@ def draw(measurements: Sequence[Measurement]) -> bytes:
             spread = np.abs(np.subtract(interval, rate))[:, None] * 100 if interval else None
             ax.errorbar(
                 [one.ms], [100 * rate], xerr=[[one.ms - low], [high - one.ms]], yerr=spread, label=one.name,
-                color=style.color, marker=style.marker, markersize=6.5, linestyle="none", elinewidth=0.8, alpha=0.85,
+                color=style.color, marker=style.marker, markersize=7, markerfacecolor="none", linestyle="none",
+                elinewidth=0.7,
             )  # fmt: skip
     axes[0].set_xscale("log")
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].xaxis.set_major_formatter("{x:g}")
+    axes[0].xaxis.set_minor_formatter("")
     label(axes[0], colours, y=f"ACC, % ({shown[0].score['name']})")
     label(axes[1], colours, "ms a face, one thread (log)", "VR@FAR=1e-3, %")
     legend_below(figure, axes[0], colours)

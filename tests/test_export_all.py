@@ -12,9 +12,9 @@ pytest.importorskip("tensorflow")
 import export_all
 from facelib import optimize_graph
 from facelib.bins import write_bin
-from facelib.calibration import load_crops
+from facelib.calibration import fingerprint_of, load_crops
 from facelib.cli import FaceError
-from facelib.export_state import find_losses, is_tested
+from facelib.export_state import find_losses, is_made, is_tested
 from facelib.files import sha256_of, write_json
 from facelib.keras_files import save_h5
 from facelib.report import report_path
@@ -216,21 +216,17 @@ def test_a_report_counts_for_its_own_file_sets_and_rates_alone(tmp_path):
     assert not is_tested(artefact, {"lfw": "ab"}, (1e-3,))
 
 
-def test_what_is_made_from_something_else_is_made_again_with_all_that_follows(toy, bring):
+def test_what_is_made_from_something_else_is_made_again(toy, bring):
     bring()
     sidecar = toy.export / "optimized.pb.json"
     value = json.loads(sidecar.read_text())
     value["made_from"]["sha256"] = "0" * 64
     write_json(sidecar, value)
-    crops = toy.folder / "other crops"
-    crops.mkdir()
-    for k in range(20):
-        (crops / f"{k}.jpg").write_bytes(encode_jpeg(toy_face(6, k, 0), 95))
 
     assert [words[0] for words in bring()] == ["optimize_pb.sh", "report.py"]  # to the same bytes
-    assert [words[0] for words in bring("--calibration", str(crops))] == [
-        "pb_2_tflite.py", "tflite_test.py", "report.py"]  # fmt: skip
-    bring()
+    int8, pb = toy.export / "model_int8.tflite", toy.export / "optimized.pb"
+    assert is_made(int8, pb, fingerprint_of(toy.bin)) and not is_made(int8, pb, "of other crops")
+    assert is_made(int8, pb) and not is_made(int8, toy.export / "frozen.pb")
 
 
 def test_a_script_that_fails_stops_what_needs_it_alone(toy, bring):
