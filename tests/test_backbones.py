@@ -13,9 +13,10 @@ from facelib.backbone_names import APPLICATIONS
 from facelib.blocks import Blocks, divisible
 from facelib.cli import FaceError
 from facelib.graph import freeze, open_graph
+from facelib.keras_files import load_model, save_h5
 from facelib.layers import PReLU
 from facelib.optimize_graph import optimize
-from facelib.parity import row_cosines
+from facelib.parity import parity_faces, row_cosines
 from facelib.recipe import ModelConfig
 from ghostfacenet import ghostfacenet_v1
 from iresnet import iresnet
@@ -571,3 +572,14 @@ def assert_folds(model):
 def test_an_option_that_a_backbone_does_not_have_is_refused(options, message):
     with pytest.raises(FaceError, match=message):
         build_backbone(ModelConfig(**options))
+
+
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetV2B0", "MobileNetV2"])
+def test_an_application_with_its_own_activations_can_be_written_and_read_again(name, tmp_path):
+    """MobileNetV3 has `x + 3.0` between its layers, which an .h5 cannot say."""
+    model = application(name, embedding_size=8, activation="own")
+    faces = parity_faces(num_faces=2).astype("float32")
+
+    save_h5(model, tmp_path / "a.h5")
+
+    np.testing.assert_array_equal(load_model(tmp_path / "a.h5")(faces, training=False), model(faces, training=False))
