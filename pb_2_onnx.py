@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     graph = freeze_file(args.model)[1] if is_h5 else load_graph(args.model)
     io = replace(io, input=INPUT, output=OUTPUT) if is_h5 else io
     check_names(graph, args.model, io.input, io.output)
-    graph = without_fake_quant(graph, node_of(io.output))
     size = input_size(graph, io.input) or io.size
-    optimized = optimize(graph, io.input, io.output)
+    optimized = without_fake_quant(optimize(graph, io.input, io.output), node_of(io.output))
+    graph = without_fake_quant(graph, node_of(io.output))
     converted = graph_to_onnx(optimized, io.input, io.output, size, prelu_nodes=args.prelu_nodes)
     model = converted.SerializeToString()
     cosines = check_parity(

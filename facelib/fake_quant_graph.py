@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from facelib.graph import prune
+from facelib.int8_forms import join_global_depthwise
 from facelib.layer_names import is_of
 
 _OPS = ("FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs")
@@ -29,4 +30,4 @@ def without_fake_quant(graph, output: str, layers: Sequence[str] | None = None):
             node.op, node.input[:] = "Identity", node.input[:1]
             node.attr.clear()
             node.attr["T"].CopyFrom(dtype)
-    return prune(result, [output])
+    return join_global_depthwise(result, output) if layers is None else prune(result, [output])

@@ -56,6 +56,41 @@ def split_global_depthwise(graph, output: str, look: Callable[[str], np.ndarray]
     return prune(result, [output])
 
 
+def join_global_depthwise(graph, output: str):
+    """The inverse of `split_global_depthwise`: a GraphDef with one convolution again, for every other form."""
+    import tensorflow as tf
+
+    result = tf.compat.v1.GraphDef()
+    result.CopyFrom(graph)
+    nodes, constants = {node.name: node for node in result.node}, constants_of(result)
+
+    def before(node, op: str):
+        """The node that `node` reads, identities aside, where it is an `op`."""
+        found = node and nodes[node_of(node.input[0])]
+        while found is not None and found.op == "Identity":
+            found = nodes[node_of(found.input[0])]
+        return found if found is not None and found.op == op else None
+
+    for node in list(result.node):
+        columns = (
+            before(before(node, "Reshape"), "DepthwiseConv2dNative") if node.op == "DepthwiseConv2dNative" else None
+        )
+        unrolled = before(columns, "Reshape") if columns else None
+        first, second = (constants.get(node_of(each.input[1])) if unrolled else None for each in (columns, node))
+        if first is None or second is None or first.shape[1::2] != (1, 1) or second.shape[1::2] != (1, 1):
+            continue
+        (height, _, _, _), (width, _, channels, _) = first.shape, second.shape
+        if first.shape[2] != width * channels:
+            continue
+        kernel = first.reshape(height, width, channels, 1) * second.reshape(1, width, channels, 1)
+        new = result.node.add(op="Const", name=f"{node.name}/joined")
+        tensor = tf.make_tensor_proto(kernel)
+        new.attr["dtype"].type = tensor.dtype
+        new.attr["value"].tensor.CopyFrom(tensor)
+        node.input[:] = [unrolled.input[0], new.name]
+    return prune(result, [output])
+
+
 def even_factors(largest: np.ndarray) -> np.ndarray:
     """What brings channels with these largest magnitudes to one range: float32 [C], at least 1, at most 1000."""
     return np.clip(largest.max() / np.maximum(largest, 1e-9), 1, 1000).astype(np.float32)
