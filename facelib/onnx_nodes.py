@@ -68,7 +68,7 @@ def _maximum(builder, node) -> str:
 
 
 def _prelu_in_blocks(builder, node, x: str, slopes: np.ndarray) -> str:
-    """relu(x) - slope * relu(-x), the same to the last bit, the factors as 1x1 depthwise convolutions.
+    """x + (1 - slope) * relu(-x), the factors as 1x1 depthwise convolutions.
 
     ONNX Runtime keeps maps in blocks of channels through convolutions, ReLU and sums. For a PRelu it puts every map
     back in order and into blocks again, and MobileFaceNet takes twice as long.
@@ -80,8 +80,7 @@ def _prelu_in_blocks(builder, node, x: str, slopes: np.ndarray) -> str:
         return builder.add("Conv", [source, builder.tensor(f"{name}/weights", weights)], name, group=channels)
 
     negative = builder.add("Relu", [scaled(x, np.float32(-1), f"{node.name}/minus")], f"{node.name}/negative")
-    positive = builder.add("Relu", [x], f"{node.name}/positive")
-    return builder.add("Add", [positive, scaled(negative, -slopes, f"{node.name}/sloped")], node.name)
+    return builder.add("Add", [x, scaled(negative, 1 - slopes, f"{node.name}/bent")], node.name)
 
 
 def _unary(op, **attributes):
