@@ -33,24 +33,25 @@ def format_outcomes(run: Path, outcomes: Sequence[Outcome]) -> str:
     tested = [outcome for outcome in outcomes if outcome.is_tested]
     rows = stage_rows(read_artefacts([report_path(outcome.path) for outcome in tested])) if tested else []
     fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
-    heads = ["stage", *(["set"] if has_sets else []), "MiB", "ms", "ACC %", "change"]
+    heads = ["stage", *(["set"] if has_sets else []), "gate", "MiB", "ms", "ACC %", "change"]
     heads += [head for far in fars for head in (f"VR@FAR={format_far(far)} %", "change")]
-    heads += ["worst cosine", "gate"]
+    heads.append("worst cosine")
     lines = [heads]
     for outcome in outcomes:
         own = [row for row in rows if row.stage == outcome.name and outcome.is_tested]
         for row in own:
-            cells = [outcome.name, *([row.set_name] if has_sets else []), *_cells(row, fars)]
-            lines.append([*cells, _worst_cosine(outcome.path), outcome.gate])
+            names = [outcome.name, *([row.set_name] if has_sets else []), outcome.gate]
+            lines.append([*names, *_cells(row, fars), _worst_cosine(outcome.path)])
         if not own:
-            lines.append([outcome.name, *["-"] * (len(heads) - 2), outcome.gate])
+            names = [outcome.name, *(["-"] if has_sets else []), outcome.gate]
+            lines.append(names + ["-"] * (len(heads) - len(names)))
     threads = sorted({row.threads for row in rows if row.threads})
     notes = f"ms an image on {' or '.join(map(str, threads))} threads. " if threads else ""
     notes += "Changes in percentage points against embedder.h5; worst cosine to what the stage was made from."
     for row in rows:
         if row.obstacles:
             notes += f" {row.stage}: {row.measurement}; the gate compares with what it was made from, on the same."
-    return "\n".join([f"# {run.resolve().name}\n", format_markdown(lines, 1 + has_sets), "", notes, *footnotes(rows)])
+    return "\n".join([f"# {run.resolve().name}\n", format_markdown(lines, 2 + has_sets), "", notes, *footnotes(rows)])
 
 
 def _cells(row: Row, fars: Sequence[str]) -> list[str]:
