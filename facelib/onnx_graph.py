@@ -69,7 +69,7 @@ def find_input(model) -> tuple[str, tuple[int, int]]:
     if inputs[name].elem_type != TensorProto.FLOAT or len(model.graph.output) != 1:
         raise FaceError(
             f"A face model maps one float32 input to one output. Received: {len(model.graph.output)} outputs, input "
-            f"'{name}' of type {TensorProto.DataType.Name(inputs[name].elem_type)}. Export it so."
+            f"'{name}' of ONNX's type {inputs[name].elem_type} (float32 is 1). Export it so."
         )
     return name, (dims[2] or 112, dims[3] or 112)
 
