@@ -11,7 +11,7 @@ from facelib.files import require_file, sha256_of
 # What exporters put around weights and shapes; worked out here where all of it is constant.
 _FOLDED = ("Constant", "ConstantOfShape", "Shape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast",
            "Expand", "Reshape", "Transpose", "Identity", "Add", "Mul")  # fmt: skip
-_UNREADABLE = ("DecodeError", "ValidationError", "FileNotFoundError", "InferenceError")  # of protobuf and onnx
+_UNREADABLE = ("DecodeError", "ValidationError", "FileNotFoundError", "UnicodeDecodeError")  # protobuf's and onnx's
 
 
 @dataclass
@@ -69,7 +69,7 @@ def find_input(model) -> tuple[str, tuple[int, int]]:
     if inputs[name].elem_type != TensorProto.FLOAT or len(model.graph.output) != 1:
         raise FaceError(
             f"A face model maps one float32 input to one output. Received: {len(model.graph.output)} outputs, input "
-            f"'{name}' of type {TensorProto.DataType.Name(inputs[name].elem_type)}. Export it so."
+            f"'{name}' of ONNX's type {inputs[name].elem_type} (float32 is 1). Export it so."
         )
     return name, (dims[2] or 112, dims[3] or 112)
 
@@ -78,8 +78,12 @@ def read_nodes(model) -> tuple[list[Node], dict[str, np.ndarray]]:
     """(The nodes that depend on the input, in the order of the file; the constants by name)."""
     from onnx import helper, numpy_helper
 
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    nodes = []
+    constants, nodes = {}, []
+    for tensor in model.graph.initializer:
+        try:
+            constants[tensor.name] = numpy_helper.to_array(tensor)
+        except (KeyError, ValueError, TypeError) as error:  # no such type; not that many numbers
+            raise FaceError(f"The weights '{tensor.name}' are damaged ({error}). Copy the ONNX model again.") from error
     for proto in model.graph.node:
         if proto.op_type == "CastLike" and proto.input[0] in constants:  # like the data, which is float32
             constants[proto.output[0]] = constants[proto.input[0]].astype(np.float32)

@@ -136,34 +136,39 @@ class _Reader:
             raise FaceError(f"'{self.path}': '{node.name}' ({node.op}) does not follow from the input.")
         self.tensors[node.output] = handlers[node.op](node, known[0])
 
-    def _constant(self, node: Node, place: int, what: str) -> np.ndarray:
+    def _constant(self, node: Node, place: int, what: str, channels: int | None = None) -> np.ndarray:
+        """An input that must be constant and, where they are given, have one number for each of the channels."""
         value = self.constants.get(node.inputs[place])
         if value is None:
             raise FaceError(f"'{self.path}': the {what} of '{node.name}' ({node.op}) are no constant.")
+        if channels is not None and value.size != channels:
+            raise FaceError(f"'{self.path}': '{node.name}' has {value.size} {what} for {channels} channels.")
         return value.astype(np.float32)
 
-    def _add_step(self, node: Node, source: _Tensor, kernel, bias=None, **geometry) -> Step:
-        channels = source.shape[0] if kernel is None else len(kernel)
+    def _biases(self, node: Node, channels: int) -> np.ndarray:
+        has_some = len(node.inputs) > 2 and node.inputs[2]
+        return self._constant(node, 2, "biases", channels).reshape(-1) if has_some else np.zeros(channels, np.float32)
+
+    def _add_step(self, node: Node, source: _Tensor, kernel, beta: np.ndarray, **geometry) -> Step:
         words = {"strides": (1, 1), "pads": (0, 0, 0, 0), "groups": 1, **geometry}
-        beta = np.zeros(channels, np.float32) if bias is None else bias.reshape(-1)
-        ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-        step = Step(node.name, kernel, scale=ones, mean=zeros, beta=beta, origins=source.origins, **words)
+        scale, mean = np.ones_like(beta), np.zeros_like(beta)
+        step = Step(node.name, kernel, scale=scale, mean=mean, beta=beta, origins=source.origins, **words)
         self.steps.append(step)
         return step
 
     def _convolution(self, node: Node, source: _Tensor) -> _Tensor:
         kernel, given = self._constant(node, 1, "weights"), node.attributes
         strides, pads = tuple(given.get("strides", [1, 1])), tuple(given.get("pads", [0, 0, 0, 0]))
-        is_plain = all(step == 1 for step in given.get("dilations", [1, 1])) and strides[0] == strides[-1]
+        is_plain = len(set(strides)) == 1 and len(pads) == 4 and set(given.get("dilations", [1])) == {1}
         if kernel.ndim != 4 or not is_plain or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
             raise FaceError(
                 f"'{self.path}': convolution '{node.name}' is not 2-D, dilated, or pads by itself; no net that "
                 f"import_onnx.py knows has that."
             )
-        bias = self._constant(node, 2, "biases") if len(node.inputs) > 2 and node.inputs[2] else None
+        bias = self._biases(node, len(kernel))
         step = self._add_step(node, source, kernel, bias, strides=strides, pads=pads, groups=given.get("group", 1))
         sides = [
-            (size + pads[axis] + pads[axis + 2] - kernel.shape[2 + axis]) // strides[axis] + 1
+            (size + pads[axis] + pads[axis + 2] - kernel.shape[2 + axis]) // strides[0] + 1
             for axis, size in enumerate(source.shape[1:])
         ]
         return _Tensor(step, (len(kernel), *sides), (step,))
@@ -178,18 +183,21 @@ class _Reader:
                 f"'{self.path}': the weights of '{node.name}' ({node.op}), {list(weights.shape)}, do not fit a map of "
                 f"{list(source.shape)}."
             )
-        bias = self._constant(node, 2, "biases") if len(node.inputs) > 2 and node.inputs[2] else None
-        step = self._add_step(node, source, matrix.reshape(-1, *source.shape), bias)
+        kernel = matrix.reshape(-1, *source.shape)
+        step = self._add_step(node, source, kernel, self._biases(node, len(matrix)))
         return _Tensor(step, (len(matrix), 1, 1), (step,))
 
     def _normalisation(self, node: Node, source: _Tensor) -> _Tensor:
+        channels = source.shape[0]
         gamma, beta, mean, variance = (
-            self._constant(node, place, "statistics").astype(np.float64) for place in (1, 2, 3, 4)
+            self._constant(node, place, "statistics", channels).astype(np.float64) for place in (1, 2, 3, 4)
         )
         step = source.step
         if step is None or step.activation != "linear" or step.variance is not None or step.kernel is None:
-            step = self._add_step(node, source, None)
+            step = self._add_step(node, source, None, np.zeros(channels, np.float32))
         variance = variance + node.attributes.get("epsilon", 1e-5)
+        if not (variance > 0).all():
+            raise FaceError(f"'{self.path}': '{node.name}' has a variance of {variance.min():g}; it is above 0.")
         step.mean = (mean - step.beta).astype(np.float32)  # of what comes before the bias
         step.scale, step.beta = (gamma / np.sqrt(variance)).astype(np.float32), beta.astype(np.float32)
         step.variance = variance.astype(np.float32)
@@ -221,6 +229,8 @@ class _Reader:
             step.max_value = float(high)
         elif node.op == "PRelu":
             slope = self._constant(node, 1, "slopes").reshape(-1)
+            if slope.size not in (1, step.channels):
+                raise FaceError(f"'{self.path}': '{node.name}' has {slope.size} slopes for {step.channels} channels.")
             step.activation, step.slope = "prelu", np.array(np.broadcast_to(slope, step.channels))
         elif node.op == "LeakyRelu":
             step.activation, step.slope = "leaky_relu", float(given.get("alpha", 0.01))
