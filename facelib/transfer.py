@@ -38,6 +38,7 @@ def apply_init(embedder, head, path: Path, class_names: Sequence[str]) -> str:
     from facelib.keras_files import load_head_centres, load_model
 
     old = load_model(path)
+    _check_scaling(old, embedder, path)
     pairs, fresh = _match_layers(old, embedder, path)
     centres = None if head is None or fresh else load_head_centres(path)
     old_names = None if centres is None else _read_classes(path)
@@ -54,6 +55,20 @@ def apply_init(embedder, head, path: Path, class_names: Sequence[str]) -> str:
     else:
         said = _copy_centres(head, centres, old_names, class_names)
     return "; ".join([*parts, said])
+
+
+def _check_scaling(old, new, path: Path) -> None:
+    """Refuses weights that were learned on other pixel values: the structure is the same, the function is not."""
+    scalings = []
+    for model in (old, new):
+        layer = next((layer for layer in model.layers if layer.name == "pixel_scale"), None)
+        scalings.append([np.broadcast_to(v, 3).tolist() for v in (layer.mean, layer.std)] if layer else None)
+    if None not in scalings and not np.allclose(*scalings):
+        raise FaceError(
+            f"--init-from takes a model with the same scaling of pixels, (x - mean) / std. '{path}' has mean, std "
+            f"{scalings[0]}, {new.name} has {scalings[1]}: train it on as it is with swap_activation.py or "
+            f"quantize_aware.py, or take it as a teacher."
+        )
 
 
 def _match_layers(old, new, path: Path) -> tuple[list[tuple], list[str]]:

@@ -60,7 +60,7 @@ def assert_close(values, expected):
     np.testing.assert_allclose(values, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("backbone", "activation"), sorted(QUICK | OTHERS), ids="-".join)
+@pytest.mark.parametrize(("backbone", "activation"), sorted(QUICK | OTHERS), ids=str)
 def test_onnx_equals_the_graph_on_every_backbone(backbone, activation):
     if (backbone, activation) not in QUICK and not os.environ.get("RUN_SLOW"):
         pytest.skip(f"{backbone} takes long to build: RUN_SLOW=1")

@@ -7,6 +7,7 @@ import pytest
 from face_loss_k import make_head
 from facelib.cli import FaceError
 from facelib.keras_files import load_head_centres, save_h5
+from facelib.layers import PixelScale
 from facelib.transfer import apply_init, class_map, write_classes
 
 OLD, NEW = ["ann", "bob", "cid", "dan"], ["eve", "cid", "ann"]
@@ -182,3 +183,36 @@ def test_a_damaged_file_is_one_line(tmp_path):
     (tmp_path / "x.h5").write_bytes(b"no model" * 100)
     with pytest.raises(FaceError, match="is not a Keras model"):
         apply_init(net(), None, tmp_path / "x.h5", NEW)
+
+
+def scaled(mean, std):
+    """The tiny net with a first layer that scales pixels."""
+    faces = keras.Input((4, 4, 3), name="input_1")
+    x = keras.layers.Conv2D(5, 3, name="stem_conv")(PixelScale(mean, std, name="pixel_scale")(faces))
+    x = keras.layers.Dense(3, name="embedding_conv")(keras.layers.Flatten(name="flat")(x))
+    return keras.Model(faces, x, name="tiny")
+
+
+@pytest.mark.parametrize(
+    "mean, std, is_same",
+    [
+        (127.5, 128.0, True),
+        ([127.5] * 3, [128.0] * 3, True),
+        (127.5, 127.5, False),
+        ([124, 116, 104], [58, 57, 57], False),
+    ],
+)
+def test_weights_learned_on_other_pixels_are_refused_and_nothing_is_changed(tmp_path, mean, std, is_same):
+    save_h5(scaled(mean, std), tmp_path / "embedder.h5")
+    new = scaled(127.5, 128.0)
+    before = kernels(new)
+
+    if is_same:
+        apply_init(new, None, tmp_path / "embedder.h5", NEW)
+        return
+    with pytest.raises(FaceError, match=r"same scaling of pixels.*'.*embedder\.h5' has.*tiny has") as caught:
+        apply_init(new, None, tmp_path / "embedder.h5", NEW)
+
+    assert "\n" not in str(caught.value)
+    for mine, theirs in zip(kernels(new), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
