@@ -4,6 +4,8 @@ python train.py                                            toy faces that it dra
 python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --out runs/small
 python train.py recipes/small_mobilefacenet.toml --data DATA --out runs/x --set model.activation=relu
 
+python launch.py -n 2 train.py ...                         two workers on this machine; clusters: docs/scaling.md
+
 Ctrl-C or SIGTERM writes a checkpoint and ends; `n` + Enter ends after this epoch.
 """
 
@@ -16,12 +18,13 @@ from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
 from facelib.augment import make_augment
 from facelib.backbone_names import APPLICATIONS, IRESNETS, OPTIONAL, TAKEN
 from facelib.cli import FaceError, run_cli
+from facelib.cluster import find_cluster
 from facelib.convert import convert
 from facelib.data_dir import Records, open_records
 from facelib.files import require_file
 from facelib.prepare import prepare_tensorflow
-from facelib.recipe import ModelConfig, Recipe, load_recipe
-from facelib.run_dir import RunDir
+from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
+from facelib.run_dir import FollowedRun, RunDir
 from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar
 from facelib.teacher import Teacher, open_teacher
@@ -47,16 +50,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = open_records(args.data)
     if records.num_classes < 2:
         raise FaceError(f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}.")
-    run = RunDir(out, recipe, args.data, records.fingerprint)
+    cluster = find_cluster()
+    run = RunDir(out, recipe, args.data, records.fingerprint) if cluster.rank == 0 else FollowedRun(out)
     prepare_tensorflow(recipe)
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
     from facelib.trainer import Trainer
+    from facelib.workers import open_workers
 
+    workers = open_workers(cluster, args.join_seconds)
+    workers.check_same(recipe=to_toml(recipe), data=records.fingerprint)
     embedder = build_backbone(recipe.model)
-    print(
-        f"{len(records):,} images, {records.num_classes:,} identities, {len(sets)} verification sets; "
-        f"{recipe.model.backbone} of {embedder.count_params():,} parameters"
-    )
+    if workers.is_chief:
+        print(
+            f"{len(records):,} images, {records.num_classes:,} identities, {len(sets)} verification sets; "
+            f"{recipe.model.backbone} of {embedder.count_params():,} parameters"
+            + f"; {workers.count} workers"
+            * (workers.count > 1)
+        )
     data = TrainingData(
         records,
         recipe.data.batch_size,
@@ -69,12 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = Trainer(
         embedder, data, run, make_head=make_head, recipe=recipe,
         evaluate=(lambda _: evaluate_sets(measured, sets)) if sets else None,
-        teacher=open_recipe_teacher(recipe, records, args.threads) if recipe.teacher else None,
+        teacher=open_recipe_teacher(recipe, records, args.threads, workers) if recipe.teacher else None,
         initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
-        made_from=args.init_from,
+        made_from=args.init_from, workers=workers,
         checkpoint_every=args.checkpoint_every, log_every=args.log_every,
     )  # fmt: skip
-    if trainer.fit():
+    is_complete = trainer.fit()
+    workers.close()
+    if is_complete and workers.is_chief:
         best = run.path / "embedder.h5"
         print(f"wrote {best}\nnext: python h5_2_pb.py {best}")
     return 0
@@ -116,11 +128,16 @@ def build_backbone(model: ModelConfig):
     return nets[name](**options)
 
 
-def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None) -> Teacher:
+def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None, workers) -> Teacher:
     """The recipe's teacher on these records, fed as its sidecar says, or as [teacher_io] does without one."""
     path = Path(recipe.teacher)
     sidecar = check_sidecar(path)
-    return open_teacher(path, sidecar.io if sidecar else Io(**vars(recipe.teacher_io)), records, threads=threads)
+    if not workers.is_chief:
+        workers.wait()  # worker 0 computes its embeddings, the others find them in the data directory
+    teacher = open_teacher(path, sidecar.io if sidecar else Io(**vars(recipe.teacher_io)), records, threads=threads)
+    if workers.is_chief:
+        workers.wait()
+    return teacher
 
 
 def make_initialise(path: Path, class_names: Sequence[str]):
@@ -167,9 +184,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: stage.0.epochs=2")
     add("--checkpoint-every", type=int, default=1000, metavar="STEPS", help="besides after each epoch (%(default)s)")
     add("--log-every", type=int, default=20, metavar="STEPS", help="to metrics.jsonl and TensorBoard (%(default)s)")
+    add("--join-seconds", type=int, default=300, metavar="S", help="to wait for the other workers (%(default)s)")
     add("--threads", type=int, metavar="N", help="that read and decode images (default: all cores)")
     args = parser.parse_args(argv)
-    for flag in ("checkpoint_every", "log_every", "threads"):
+    for flag in ("checkpoint_every", "log_every", "threads", "join_seconds"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise FaceError(f"--{flag.replace('_', '-')} is at least 1. Received: {value}.")

@@ -43,12 +43,14 @@ def main(argv=None) -> int:
     steps = {name: make_step(network) for name, network in networks.items()}
     rng = np.random.default_rng(0)
     images = tf.constant(rng.integers(0, 256, (BATCH, 112, 112, 3)), tf.uint8)
-    labels = tf.constant(rng.integers(0, CLASSES, BATCH), tf.int32)
+    labels = tf.constant(rng.integers(0, CLASSES, BATCH), tf.int64)
     seconds = {name: [] for name in steps}
     for number in range(WARM_UP + args.steps):
         for name, step in steps.items():
             start = time.perf_counter()
-            step(images, labels, tf.zeros([BATCH, 0]), tf.constant(1.0), tf.constant(1.0))[0].numpy()
+            step(
+                images, labels, tf.zeros([BATCH, 0]), tf.constant(1.0), tf.constant(1.0), tf.constant(number, tf.int64)
+            )[0].numpy()
             if number >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     for name, values in seconds.items():

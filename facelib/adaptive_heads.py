@@ -151,7 +151,7 @@ class AdaCos(MarginHead):
             cosines_, target_ = tf.stop_gradient(cosines), tf.stop_gradient(target)
             scale = self.scale_now.value
             # ln mean_i sum_{j != y} exp(s cos_ij), without overflow: the own class is taken out of the whole sum.
-            whole = tf.reduce_logsumexp(scale * cosines_, -1)
+            whole = self.log_sum_exp(scale * cosines_)
             rest = whole + tf.math.log1p(-tf.minimum(tf.exp(scale * target_ - whole), 1.0 - 1e-6))
             log_b = tf.reduce_logsumexp(rest) - tf.math.log(tf.cast(tf.size(rest), tf.float32))
             ordered = tf.sort(angle_of(target_))

@@ -1,7 +1,8 @@
 """Checkpoints: everything a resume needs in one .npz file, written whole or not at all.
 
 Arrays are stored under their variables' own names and in no layout of any device, so the file does not depend on the
-machine that wrote it.
+machine that wrote it. Where several workers hold the class centres, each writes its rows of them to a file beside it,
+`step-NNNNNNNNN.rows-FIRST-LAST.npz`; any number of workers can read those.
 """
 
 import io
@@ -23,16 +24,50 @@ _UNREADABLE = (
     OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile
 )  # fmt: skip
 _NAME = re.compile(r"step-(\d{9})\.npz")
+_ROWS = re.compile(r"\.rows-(\d{10})-(\d{10})\.npz$")
 
 
 def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], state: dict) -> Path:
-    """Writes `step-<step>.npz` atomically and removes all but the newest two. `state` is anything JSON can hold."""
+    """Writes `step-<step>.npz` atomically and removes all but the newest two. `state` is anything JSON can hold.
+
+    Files of rows that belong to it have been written before, and stand under 'row_files' in `state`.
+    """
     path = Path(folder) / f"step-{step:09d}.npz"
-    with atomic_path(path) as part, open(part, "wb") as file:
-        np.savez(file, **arrays, **{"state.json": np.frombuffer(json.dumps(state).encode(), np.uint8)})
+    _write(path, arrays | {"state.json": np.frombuffer(json.dumps(state).encode(), np.uint8)})
     for old in list_checkpoints(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
+    others = {other.stem for other in list_checkpoints(folder)} - {path.stem}
+    for rows in Path(folder).glob("step-*.rows-*.npz"):
+        if rows.name not in state.get("row_files", ()) and rows.name.split(".")[0] not in others:
+            rows.unlink(missing_ok=True)
     return path
+
+
+def row_file(step: int, first: int, last: int) -> str:
+    """The name of the file with rows `first` to `last` of what is split by class."""
+    return f"step-{step:09d}.rows-{first:010d}-{last:010d}.npz"
+
+
+def save_rows(folder: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Writes one worker's rows, under the name that `row_file` gives."""
+    _write(Path(folder) / name, arrays)
+
+
+def read_rows(path: Path, row_files: list[str], wanted: set[str], first: int, last: int) -> dict[str, np.ndarray]:
+    """Rows `first` to `last` of the arrays `wanted`, from the row files of the checkpoint `path`."""
+    found = {name: [] for name in wanted}
+    for file in sorted(row_files):
+        begin, end = (int(number) for number in _ROWS.search(file).groups())
+        if begin < last and first < end:
+            arrays = _read(Path(path).parent / file)
+            for name in wanted & arrays.keys():
+                found[name].append(arrays[name][max(first - begin, 0) : last - begin])
+    return {name: np.concatenate(parts) for name, parts in found.items() if parts}
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with atomic_path(path) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -47,7 +82,16 @@ def step_of(path: Path) -> int:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Reads (arrays, state).
+    """Reads (arrays, state), without what lies in files of rows."""
+    arrays = _read(path)
+    try:
+        return arrays, json.loads(arrays.pop("state.json").tobytes())
+    except (KeyError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file.
 
     Member by member and not by np.load, which reads no further than an array's header asks and so never gets to the
     checksum when the header is what was damaged.
@@ -58,8 +102,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
             for name in archive.namelist():
                 member = io.BytesIO(archive.read(name))
                 arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
-        return arrays, json.loads(arrays.pop("state.json").tobytes())
+        return arrays
     except _UNREADABLE as error:
-        raise FaceError(
-            f"The checkpoint '{path}' is damaged ({error}). Delete this file: the run resumes from the one before it."
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> FaceError:
+    main = Path(path).name.split(".")[0] + ".npz"
+    return FaceError(
+        f"The checkpoint '{path}' is damaged ({error}). Delete '{main}': the run resumes from the one before it."
+    )

@@ -55,11 +55,11 @@ class Softmax(MarginHead):
     def __init__(self, num_classes, **kwargs):
         super().__init__(num_classes, scale=1.0, **{k: v for k, v in kwargs.items() if k not in _NOT_OF_SOFTMAX})
 
-    def cosines(self, embeddings):
-        """Here inner products, which stand in the place of the cosines everywhere: float32 [B, D] -> [B, C]."""
-        return tf.matmul(embeddings, tf.convert_to_tensor(self.centres.value), transpose_b=True)
+    def cosines(self, embeddings, centres):
+        """Here inner products, which stand in the place of the cosines everywhere: [B, D], [n, D] -> float32 [B, n]."""
+        return tf.matmul(embeddings, centres, transpose_b=True)
 
-    def margin_logits(self, cosines, labels, norms, warmth=1.0, training=False):
+    def margin_logits(self, cosines, own, norms, warmth=1.0, training=False):
         return cosines
 
 
@@ -80,13 +80,12 @@ class MarginSoftmax(Softmax):
         super().__init__(num_classes, **kwargs)
         self.power, self.share = power, share
 
-    def margin_logits(self, cosines, labels, norms, warmth=1.0, training=False):
-        log_p = tf.nn.log_softmax(cosines)
-        target_idx = tf.stack([tf.range(tf.shape(labels)[0]), tf.cast(labels, tf.int32)], axis=1)
-        own = tf.gather_nd(log_p, target_idx)
+    def margin_logits(self, cosines, own, norms, warmth=1.0, training=False):
+        log_p = cosines - self.log_sum_exp(cosines, is_used_alike=False)[:, None]
+        target = self._own(log_p, own)
         # log(p (1 - w) + w (p^power + share p) / 2), with one p taken out: it may be far below float32's smallest.
-        kept = (1.0 - warmth) + warmth * 0.5 * (tf.exp((self.power - 1.0) * own) + self.share)
-        return tf.tensor_scatter_nd_update(log_p, target_idx, own + tf.math.log(kept + 1e-12))
+        kept = (1.0 - warmth) + warmth * 0.5 * (tf.exp((self.power - 1.0) * target) + self.share)
+        return self.put_own(log_p, own, target + tf.math.log(kept + 1e-12))
 
     def get_config(self):
         return {**super().get_config(), "power": self.power, "share": self.share}

@@ -1,7 +1,11 @@
 """What all heads with class centres share: centres, cosines, the softmax loss, and its warm-up. Names TensorFlow."""
 
+import random
+
 import keras
 import tensorflow as tf
+
+from facelib.class_split import ClassSplit, Columns, draw_columns, first_centres
 
 # Inside the square root of sin = sqrt(1 - cos^2): keeps d(sin)/d(cos) finite at cos = +-1 and of the right sign. At
 # this size sin is off by less than 1e-4 within 0.006 degrees of the poles and by nothing float32 can hold elsewhere.
@@ -33,6 +37,9 @@ class MarginHead(keras.layers.Layer):
             person under another label (InsightFace, arcface_torch/losses.py); 0 for none.
         warmup_scale: the scale at warmth 0; absent, the scale does not rise.
 
+    A head of many classes is split over the workers, or looks at a share of its classes in each step, after
+    `head.split = ClassSplit(...)`, before it is built (facelib/class_split.py).
+
     Call: `(embeddings float [B, D], labels int [B], warmth=1.0) -> (logits, cosines)`, both float32 [B, C]; cosines are
         without margin and scale. `warmth` in [0, 1], a float or scalar tensor: margins are multiplied by it and the
         scale rises from warmup_scale with it.
@@ -46,12 +53,15 @@ class MarginHead(keras.layers.Layer):
             raise ValueError(f"scale is a positive number. Received: scale={scale}")
         self.num_classes, self.scale, self.warmup_scale = num_classes, scale, warmup_scale
         self.sub_centres, self.interclass_filtering = sub_centres, interclass_filtering
+        self.split = ClassSplit()
 
     def build(self, embeddings_shape, labels_shape=None):
+        first, last = self.split.bounds(self.num_classes)
+        seed, shape = random.randrange(2**31), ((last - first) * self.sub_centres, embeddings_shape[-1])
         self.centres = self.add_weight(
             name="centres",
-            shape=(self.num_classes * self.sub_centres, embeddings_shape[-1]),
-            initializer=keras.initializers.RandomNormal(0, 0.01),
+            shape=shape,
+            initializer=lambda *_, **__: first_centres(seed, first, last, self.sub_centres * shape[-1]).reshape(shape),
         )
         self.build_state()
 
@@ -65,56 +75,94 @@ class MarginHead(keras.layers.Layer):
         """Where a subclass makes what it keeps beside the centres: weights that no gradient reaches."""
 
     def call(self, embeddings, labels, warmth=1.0):
-        return self._logits(embeddings, labels, warmth, training=False)
+        columns = Columns(tf.convert_to_tensor(self.centres.value), 0, self.num_classes)
+        return self._logits(embeddings, labels, warmth, columns, training=False)[:2]
 
-    def loss_and_accuracy(self, embeddings, labels, warmth=1.0, label_smoothing=0.0):
+    def columns(self, labels, step=0) -> Columns:
+        """The classes of a step's softmax. labels: int64 [B], of all faces.   step: int64 scalar, decides the draw."""
+        return draw_columns(self.split, self.centres, self.num_classes, labels, step)
+
+    def loss_and_accuracy(self, embeddings, labels, warmth=1.0, label_smoothing=0.0, columns=None):
         """Mean softmax cross-entropy with the margin, and the share of rows nearest to their own centre *without* it.
 
         With the margin the accuracy starts at 0 and stays low for long, which many take for a failure. Running
         statistics of a head are brought up to date here and nowhere else.
 
-        Args and shapes: as the call. label_smoothing: share of the target that is spread evenly over all classes
-            (Szegedy et al., https://arxiv.org/abs/1512.00567, section 7). Returns two float32 scalars.
+        Args and shapes: as the call, of all workers' faces. label_smoothing: share of the target that is spread evenly
+            over all classes (Szegedy et al., https://arxiv.org/abs/1512.00567, section 7). columns: of `columns()`, for
+            a sampled head. Returns two float32 scalars.
         """
-        labels = tf.cast(labels, tf.int32)
-        logits, cosines = self._logits(embeddings, labels, warmth, training=True)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        columns = self.columns(labels) if columns is None else columns
+        logits, cosines, own = self._logits(embeddings, labels, warmth, columns, training=True)
+        losses = self.log_sum_exp(logits) - self._own(logits, own) if self._is_split else _cross_entropy(logits, own)
         if label_smoothing:
-            spread = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
-            losses = (1.0 - label_smoothing) * losses + label_smoothing * spread
-        loss = tf.reduce_mean(losses) + self.regularizer(tf.norm(tf.cast(embeddings, tf.float32), axis=-1))
-        nearest = tf.argmax(cosines, axis=1, output_type=tf.int32)
-        return loss, tf.reduce_mean(tf.cast(nearest == labels, tf.float32))
+            mean = self.split.workers.sum(tf.reduce_sum(logits, -1)) / self.num_classes
+            losses = (1.0 - label_smoothing) * losses + label_smoothing * (self.log_sum_exp(logits) - mean)
+        extra = self.regularizer(tf.norm(tf.cast(embeddings, tf.float32), axis=-1))
+        loss = tf.reduce_mean(losses) + self.split.workers.once(extra)
+        if self._is_split:  # nearest over all workers: nobody's best is better than the own
+            is_right = self._own(cosines, own) >= self.split.workers.max(tf.reduce_max(cosines, -1))
+        else:
+            is_right = tf.argmax(cosines, axis=1) == own
+        return loss, tf.reduce_mean(tf.cast(is_right, tf.float32))
 
-    def _logits(self, embeddings, labels, warmth, training):
+    @property
+    def _is_split(self) -> bool:
+        return self.split.workers.count > 1
+
+    def _logits(self, embeddings, labels, warmth, columns, training):
         embeddings = tf.cast(embeddings, tf.float32)
-        cosines = self.cosines(embeddings)
+        own = columns.find(labels)
+        cosines = self.cosines(embeddings, columns.centres)
         norms = tf.norm(tf.stop_gradient(embeddings) if self.stops_norms else embeddings, axis=-1)
-        return self.margin_logits(cosines, labels, norms, warmth, training), cosines
+        return self.margin_logits(cosines, own, norms, warmth, training), cosines, own
+
+    def _own(self, values, own):
+        """Of each row the value in its own column, from the worker that holds it: [B, n], int64 [B] -> [B]."""
+        if not self._is_split:
+            return tf.gather(values, own, batch_dims=1)
+        held = tf.gather(values, tf.maximum(own, 0), batch_dims=1)
+        return self.split.workers.sum(tf.where(own >= 0, held, 0.0))
+
+    def log_sum_exp(self, values, is_used_alike=True):
+        """ln of the sum of exp over all classes, of all workers: [B, n] -> [B].   is_used_alike: see `Workers.sum`."""
+        if not self._is_split:
+            return tf.reduce_logsumexp(values, -1)
+        workers = self.split.workers
+        highest = workers.max(tf.reduce_max(values, -1))
+        return highest + tf.math.log(workers.sum(tf.reduce_sum(tf.exp(values - highest[:, None]), -1), is_used_alike))
 
     stops_norms = False  # whether the norm is a weight, as in AdaFace, or learned through, as in MagFace
 
-    def cosines(self, embeddings):
-        """Cosine of each embedding to the nearest centre of each class: float32 [B, D] -> [B, C]."""
-        centres = unit_rows(tf.convert_to_tensor(self.centres.value))
-        cosines = tf.clip_by_value(tf.matmul(unit_rows(embeddings), centres, transpose_b=True), -1.0, 1.0)
+    def cosines(self, embeddings, centres):
+        """Cosine of each embedding to the nearest centre of each class: [B, D], [n * K, D] -> float32 [B, n]."""
+        cosines = tf.matmul(unit_rows(embeddings), unit_rows(centres), transpose_b=True)
+        cosines = tf.clip_by_value(cosines, -1.0, 1.0)
         if self.sub_centres > 1:
-            cosines = tf.reduce_max(tf.reshape(cosines, [-1, self.num_classes, self.sub_centres]), -1)
+            cosines = tf.reduce_max(tf.reshape(cosines, [tf.shape(cosines)[0], -1, self.sub_centres]), -1)
         return cosines
 
-    def margin_logits(self, cosines, labels, norms, warmth=1.0, training=False):
-        """Logits from cosines; these may be of any subset of the classes, with `labels` counted in it.
+    def margin_logits(self, cosines, own, norms, warmth=1.0, training=False):
+        """Logits from cosines; these may be of any subset of the classes.
 
         Args:
-            cosines: float32 [B, C].   labels: int [B].   norms: float32 [B], of the raw embeddings.
+            cosines: float32 [B, n].   own: int64 [B], the column of each row's class; -1 when another worker has it.
+            norms: float32 [B], of the raw embeddings.
         """
-        target_idx = tf.stack([tf.range(tf.shape(labels)[0]), tf.cast(labels, tf.int32)], axis=1)
-        target = tf.gather_nd(cosines, target_idx)
+        target = self._own(cosines, own)
         turned = self.turn(target, norms, warmth, training)
         others = self.others(cosines, turned, target, training)
         if self.interclass_filtering:
             others = tf.where(cosines > self.interclass_filtering, 0.0, others)
-        return self.scale_at(warmth) * tf.tensor_scatter_nd_update(others, target_idx, turned)
+        return self.scale_at(warmth) * self.put_own(others, own, turned)
+
+    def put_own(self, values, own, replaced):
+        """`values` [B, n] with each row's own column `replaced` [B], where this worker has it."""
+        column = tf.maximum(own, 0)
+        if self._is_split:
+            replaced = tf.where(own >= 0, replaced, tf.gather(values, column, batch_dims=1))
+        place = tf.stack([tf.range(tf.size(own, tf.int64), dtype=tf.int64), column], axis=1)
+        return tf.tensor_scatter_nd_update(values, place, replaced)
 
     def turn(self, cos, norms, warmth, training):
         """The cosine to the own centre [B] -> what stands in the softmax for it [B]."""
@@ -137,3 +185,7 @@ class MarginHead(keras.layers.Layer):
     def get_config(self):
         names = ("num_classes", "scale", "sub_centres", "interclass_filtering", "warmup_scale")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _cross_entropy(logits, labels):
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from facelib.class_split import rows_of
+from facelib.row_optimizer import RowOptimizer
 from facelib.stage import Stage
+from facelib.workers import ONE_WORKER, Workers
 
 _DECOUPLED = ("adamw", "lion")
 
@@ -75,10 +78,18 @@ class Updater:
     Args:
         variables: those that this stage trains; the optimizer is built over these and perhaps more.
         last: see `weight_decays`.   slow: the embedder's variables.
+        own: of `variables`, those that each worker has for itself: the centres of its classes.
+        rows: moves the drawn centres of a sampled head, which are not among `variables`.
     """
 
-    def __init__(self, optimizer, kind: str, stage: Stage, variables: Sequence, last: Sequence, slow: Sequence):
+    def __init__(
+        self, optimizer, kind: str, stage: Stage, variables: Sequence, last: Sequence, slow: Sequence,
+        own: Sequence = (), rows: RowOptimizer | None = None, workers: Workers = ONE_WORKER,
+    ):  # fmt: skip
         self.optimizer, self.stage, self.variables = optimizer, stage, list(variables)
+        self.rows, self.workers = rows, workers
+        own_ids = {id(v) for v in own} if workers.count > 1 else set()
+        self.is_own = [id(v) in own_ids for v in self.variables]
         self.is_decoupled = kind in _DECOUPLED
         self.decays = weight_decays(self.variables, last, stage)
         ids = {id(v) for v in slow}
@@ -90,11 +101,42 @@ class Updater:
         is_scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         return self.optimizer.dynamic_scale.value if is_scaled else 1.0
 
-    def __call__(self, gradients: Sequence) -> None:
-        """Takes one step. `gradients`: of the scaled loss, one for each of `variables`."""
-        scale = self.loss_scale
+    def norm(self, gradients: Sequence):
+        """The norm of all gradients together, those of all workers' classes included.
+
+        Args:
+            gradients: one for each of `variables`, summed over the workers where all have it; and after them the drawn
+                centres' when there are `rows`.
+        """
+        if self.workers.count == 1:
+            return tf.linalg.global_norm(gradients)
+        is_own = [*self.is_own, *([True] * (self.rows is not None))]
+        shared = tf.linalg.global_norm([g for g, own in zip(gradients, is_own, strict=True) if not own] or [0.0])
+        here = tf.linalg.global_norm([g for g, own in zip(gradients, is_own, strict=True) if own] or [0.0])
+        return tf.sqrt(tf.square(shared) + self.workers.sum(tf.square(here)))
+
+    def __call__(self, gradients: Sequence, columns=None) -> None:
+        """Takes one step.
+
+        Args:
+            gradients: of the scaled loss, one for each of `variables`, and one for the drawn centres when there are
+                `rows`.   columns: of the head, then.
+        """
+        scale, norm = self.loss_scale, None
+        is_scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.workers.count > 1 or self.rows:
+            norm = self.norm(gradients)
+            if is_scaled:  # an overflow in one worker's classes is an overflow for all: each then skips the step
+                gradients = [g + 0.0 * norm for g in gradients]
         if self.stage.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.stage.clip_norm * scale)
+            gradients, _ = tf.clip_by_global_norm(gradients, self.stage.clip_norm * scale, use_norm=norm)
+        if self.rows:
+            *gradients, drawn = gradients
+            rate = tf.cast(self.optimizer.learning_rate, tf.float32)
+            step = tf.cast(self.optimizer.iterations.value + 1, tf.float32)
+            rows = rows_of(columns.classes, self.rows.table.shape[0] // columns.num_held)
+            decay = self.stage.weight_decay * self.stage.last_layer_decay
+            self.rows.apply(rows, drawn / scale, rate, decay, step, tf.math.is_finite(norm) if is_scaled else True)
         before = [tf.identity(v.value) for v in self.slow]
         triples = list(zip(self.variables, gradients, self.decays, strict=True))
         if self.is_decoupled:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from facelib.augment_config import check_augment
 from facelib.cli import FaceError
 from facelib.loss_catalogue import LOSSES, resolve_options
-from facelib.stage import Stage
+from facelib.stage import ROW_OPTIMIZERS, Stage, optimizer_of
 
 if TYPE_CHECKING:
     from facelib.recipe import Recipe
@@ -47,7 +47,10 @@ def _rules(recipe: "Recipe") -> list[Rule]:
     ]
     for number, stage in enumerate(recipe.stage):
         rules += [(met, f"stage.{number}.{rule}", got) for met, rule, got in _ranges(stage, data.batch_size)]
-        rules += [(met, f"stage.{number}: {rule}", got) for met, rule, got in _combinations(stage, recipe)]
+        rules += [
+            (met, f"stage.{number}: {rule}", got)
+            for met, rule, got in _combinations(stage, optimizer_of(recipe.stage, number), recipe)
+        ]
     return rules
 
 
@@ -59,6 +62,7 @@ def _ranges(stage: Stage, batch_size: int) -> list[Rule]:
         (margin is None or 0 <= margin < math.pi / 2, "margin is in [0, pi/2)", margin),
         (scale is None or scale > 0, "scale is above 0", scale),
         (warm is None or warm > 0, "warmup_scale is above 0", warm),
+        (0 < stage.sample_rate <= 1, "sample_rate is above 0, at most 1", stage.sample_rate),
         (0 <= stage.label_smoothing < 1, "label_smoothing is in [0, 1)", stage.label_smoothing),
         (stage.learning_rate > 0, "learning_rate is above 0", stage.learning_rate),
         (0 <= stage.momentum < 1, "momentum is in [0, 1)", stage.momentum),
@@ -80,7 +84,7 @@ def _ranges(stage: Stage, batch_size: int) -> list[Rule]:
     return rules + [(getattr(stage, key) >= 0, f"{key} is at least 0", getattr(stage, key)) for key in _AT_LEAST_0]
 
 
-def _combinations(stage: Stage, recipe: "Recipe") -> list[Rule]:
+def _combinations(stage: Stage, optimizer: str, recipe: "Recipe") -> list[Rule]:
     is_metric = stage.loss in LOSSES and LOSSES[stage.loss].kind == "metric"
     has_centres = stage.loss in LOSSES and not is_metric
     loss = f"loss = '{stage.loss}'"
@@ -113,5 +117,22 @@ def _combinations(stage: Stage, recipe: "Recipe") -> list[Rule]:
             not (stage.freeze_backbone and stage.freeze_layers),
             "freeze_backbone freezes all layers: leave freeze_layers out",
             list(stage.freeze_layers),
+        ),
+        *(_of_a_sample(stage, optimizer, has_centres) if stage.sample_rate < 1 else []),
+    ]
+
+
+def _of_a_sample(stage: Stage, optimizer: str, has_centres: bool) -> list[Rule]:
+    rate = f"sample_rate = {stage.sample_rate:g}"
+    needs_all = stage.loss == "adacos" and stage.own_options.get("is_dynamic", True)
+    return [
+        (has_centres, "sample_rate goes with a margin head", f"loss = '{stage.loss}'"),
+        (not needs_all, "adacos measures its scale on all classes: no sample_rate, or is_dynamic = false", rate),
+        (not stage.label_smoothing, "label_smoothing spreads over all classes: no sample_rate", rate),
+        (not stage.sam, "sam moves all class centres: no sample_rate", rate),
+        (
+            optimizer in ROW_OPTIMIZERS,
+            f"a sampled head is trained by {', '.join(ROW_OPTIMIZERS)}",
+            f"{rate} with optimizer = '{optimizer}'",
         ),
     ]

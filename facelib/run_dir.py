@@ -134,6 +134,20 @@ class RunDir:
             )
 
 
+class FollowedRun:
+    """The run directory as a worker other than 0 has it: it reads the checkpoints there, and logs nothing."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoint"
+
+    def log(self, **line) -> None: ...
+
+    def forget_after(self, step: int, num_epochs: int, stage: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _is_before(line: bytes, step: int, num_epochs: int, stage: int) -> bool:
     """Whether a metrics line is of what is done; never for one that a killed process or a full disk left cut."""
     try:

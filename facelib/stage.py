@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+# Those that can move the drawn centres of a sampled head alone -> tables of state beside the centres.
+ROW_OPTIMIZERS = {"sgd": 1, "adam": 2, "adamw": 2, "lion": 1}
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -13,6 +16,8 @@ class Stage:
         warmup_scale where that is given.   label_smoothing: share of the target spread over all classes.
         center_loss, norm_penalty: weights of the center loss, and of the mean L1 norm of the raw embeddings.
         distill, distill_weight: loss towards the recipe's teacher ('cosine', 'l2', 'kl', 'relational') and its weight.
+        sample_rate: share of the classes that a step's softmax looks at, in (0, 1]; 1 is exact
+        (facelib/class_split.py).
     The optimizer:
         optimizer: absent = the one of the stage before goes on, with what it has accumulated.   momentum, nesterov: of
         sgd.   epsilon: of adam, adamw, nadam; absent = 1e-7.   learning_rate: peak, reached after warmup_steps; then
@@ -37,6 +42,7 @@ class Stage:
     margin_warmup_steps: int = 0
     warmup_scale: float | None = None
     label_smoothing: float = 0.0
+    sample_rate: float = 1.0
     center_loss: float = 0.0
     norm_penalty: float = 0.0
     distill: str = "cosine"

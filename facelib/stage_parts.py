@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 import keras
 
+from facelib.class_split import ClassSplit
 from facelib.cli import FaceError
 from facelib.distillation import Distiller
 from facelib.loss_catalogue import LOSSES, resolve_options
 from facelib.objective import Objective
 from facelib.optimizing import Updater, last_layers, make_optimizer, take_over
 from facelib.recipe import Recipe
+from facelib.row_optimizer import RowOptimizer
 from facelib.stage import optimizer_of
 from facelib.train_step import WeightAverage, make_step
+from facelib.workers import ONE_WORKER, Workers
 
 
 class StageParts:
@@ -23,19 +26,24 @@ class StageParts:
     Args:
         embedder: Keras model, float raw RGB pixels [N, H, W, 3] -> float32 [N, D].
         make_head: `face_loss_k.make_head`.   make_center_loss: (num_classes, D) -> layer.
-        num_classes: of the data.   teacher_size: T, 0 without a teacher.
+        num_classes: of the data.   teacher_size: T, 0 without a teacher.   workers: that train together.
+        batch_size: images of all workers a step.
 
     Attributes:
         centres_head: the margin head whose class centres are kept, of this stage or of one before; None before any.
     """
 
-    def __init__(self, recipe: Recipe, embedder, make_head: Callable, num_classes: int, teacher_size: int):
+    def __init__(
+        self, recipe: Recipe, embedder, make_head: Callable, num_classes: int, teacher_size: int,
+        workers: Workers = ONE_WORKER, batch_size: int = 0,
+    ):  # fmt: skip
+        self.workers, self.batch_size = workers, batch_size
         self.recipe, self.embedder, self.make_head = recipe, embedder, make_head
         self.num_classes, self.teacher_size = num_classes, teacher_size
         self._freeze(())
         self.backbone = list(embedder.trainable_variables)  # whatever a stage may freeze
         self.last = last_layers(embedder)
-        self.centres_head = self.objective = self.optimizer = self.average = None
+        self.centres_head = self.objective = self.optimizer = self.average = self.rows = None
         self.number = -1
 
     def begin(self, number: int) -> None:
@@ -47,22 +55,27 @@ class StageParts:
         has_teacher = self.teacher_size and stage.distill_weight
         distiller = Distiller(stage.distill, size, self.teacher_size) if has_teacher else None
         self._keep_projection(distiller)
-        self.objective = Objective(stage, head, center, distiller)
+        self.objective = Objective(stage, head, center, distiller, self.workers)
         self.optimizer = self._optimizer(number)
+        self.rows = self._row_optimizer(number)
         self.average = WeightAverage(self.embedder, stage.ema) if stage.ema else None
         variables = self.parts_variables()
         if not stage.freeze_backbone:
             variables = [*self.embedder.trainable_variables, *variables]
         kind = optimizer_of(self.recipe.stage, number)
         update = Updater(
-            self.optimizer, kind, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables
+            self.optimizer, kind, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables,
+            own=[head.centres] if self._has_centres() else [], rows=self.rows, workers=self.workers,
+        )  # fmt: skip
+        self.step = make_step(
+            self.embedder, self.objective, update, stage, self.teacher_size, self.workers, self.batch_size
         )
-        self.step = make_step(self.embedder, self.objective, update, stage, self.teacher_size)
         self.number = number
 
     def parts_variables(self) -> list:
-        """The trainable variables outside the embedder that this stage's loss uses."""
-        return [v for part in self.objective.layers.values() for v in part.trainable_variables]
+        """The trainable variables outside the embedder that a Keras optimizer moves; not a sampled head's centres."""
+        parts = [part for part in self.objective.layers.values() if part is not self.objective.sampled_head]
+        return [v for part in parts for v in part.trainable_variables]
 
     def variables(self) -> dict:
         """Everything a checkpoint must hold, by name."""
@@ -73,7 +86,34 @@ class StageParts:
         groups = {name: part.variables for name, part in parts.items() if part is not None}
         groups["optimizer"] = self.optimizer.variables
         groups["average"] = self.average.variables if self.average else []
+        groups["rows"] = self.rows.variables if self.rows else []
         return {f"{group}/{i:04d}/{v.path}": v for group, values in groups.items() for i, v in enumerate(values)}
+
+    def rows_of_classes(self, rank: int | None = None) -> tuple[int, int, int]:
+        """(first, last + 1, all) rows of the class centres that a worker holds, by default this one."""
+        head, own = self.centres_head, self.workers
+        split = head.split if rank is None else ClassSplit(Workers(rank, own.count))
+        first, last = split.bounds(self.num_classes)
+        return tuple(number * head.sub_centres for number in (first, last, self.num_classes))
+
+    def is_by_class(self, name: str, variable) -> bool:
+        """Whether a variable of `variables()` has a row for each class centre that this worker holds."""
+        if self.centres_head is None or name.startswith(("embedder/", "average/", "center_loss/", "distiller/")):
+            return False
+        is_state = name.startswith("rows/") or "centres" in name
+        return is_state and variable.shape == self.centres_head.centres.shape
+
+    def whole_head(self, centres):
+        """The margin head with all its classes, `centres` float32 [C * K, D], for a model that is saved."""
+        head = self.centres_head
+        whole = type(head).from_config(head.get_config())
+        whole.build((None, centres.shape[-1]))
+        for mine, theirs in zip(whole.variables, head.variables, strict=True):
+            mine.assign(centres if theirs is head.centres else theirs)
+        return whole
+
+    def _has_centres(self) -> bool:
+        return self.objective.head is not None and self.objective.head is self.centres_head
 
     def _freeze(self, prefixes: tuple[str, ...]) -> None:
         for prefix in prefixes:
@@ -93,6 +133,7 @@ class StageParts:
         )
         if LOSSES[stage.loss].kind == "metric":
             return head
+        head.split = ClassSplit(self.workers, stage.sample_rate, self.recipe.seed)
         head.build_on(self.centres_head) if self._fits(head) else head.build((None, self.embedder.output_shape[-1]))
         self.centres_head = head
         return head
@@ -126,3 +167,12 @@ class StageParts:
         if self.optimizer is not None and not stage.optimizer:
             take_over(optimizer, self.optimizer)
         return optimizer
+
+    def _row_optimizer(self, number: int) -> RowOptimizer | None:
+        stage, head = self.recipe.stage[number], self.objective.sampled_head
+        if head is None:
+            return None
+        rows = RowOptimizer(head.centres, stage, optimizer_of(self.recipe.stage, number))
+        if self.rows is not None and not stage.optimizer:
+            take_over(rows, self.rows)
+        return rows

@@ -11,6 +11,14 @@ import tensorflow as tf
 from facelib.cli import FaceError
 
 
+class NoLog:
+    """What a worker that does not write has in its place."""
+
+    def write(self, step: int, values: dict[str, float]) -> None: ...
+
+    def flush(self) -> None: ...
+
+
 class TensorBoardLog:
     """Scalars by step, in `folder`.
 

@@ -1,6 +1,7 @@
 """One training step, compiled: forward, backward, update. Names TensorFlow."""
 
 from collections.abc import Callable
+from functools import partial
 
 import keras
 import numpy as np
@@ -9,82 +10,139 @@ import tensorflow as tf
 from facelib.objective import Objective
 from facelib.optimizing import Updater
 from facelib.stage import Stage
+from facelib.workers import ONE_WORKER, Workers
 
-# images uint8 [B, H, W, 3], labels int32 [B], targets float32 [B, T], warmth and mix float32 -> loss, accuracy
+# images uint8 [B, H, W, 3], labels int64 [B], targets float32 [B, T], warmth and mix float32, number int64
+# -> loss, accuracy
 Step = Callable
 
 
-def make_step(embedder: keras.Model, objective: Objective, update: Updater, stage: Stage, teacher_size: int) -> Step:
-    """The stage's step as one `tf.function`, run by the strategy in scope.
+def make_step(
+    embedder: keras.Model, objective: Objective, update: Updater, stage: Stage, teacher_size: int,
+    workers: Workers = ONE_WORKER, batch_size: int = 0,
+) -> Step:  # fmt: skip
+    """The stage's step as one `tf.function`: of this worker's part of a batch, together with all workers.
+
+    Loss and accuracy are those of the whole batch. `number` counts the steps of the training; a sampled head draws its
+    classes by it.   batch_size: images of all workers, at most; wanted when there are several.
 
     `mix` is the share of each image in its mixture with the batch's opposite one (MixUp, Zhang et al.,
     https://arxiv.org/abs/1710.09412, eq. 1); it is 1 without mixup, and then nothing is mixed.
     """
     training = not stage.freeze_backbone
+    most = -(-batch_size // workers.count)  # images of one worker
+    most_at_once = -(-most // stage.micro_batches)
+    head = objective.sampled_head
 
-    def loss_of(images, labels, targets, warmth, mix):
+    def loss_of(images, labels, targets, warmth, mix, columns):
+        stack = workers.gathering(tf.shape(images)[0], most_at_once)
+
+        def whole(labels, targets):
+            return objective(everyone, stack(labels), stack(targets) if teacher_size else targets, warmth, columns)
+
         if not stage.mixup:
-            return objective(embedder(images, training=training), labels, targets, warmth)
+            everyone = stack(embedder(images, training=training))
+            return whole(labels, targets)
         images = tf.cast(images, tf.float32)
-        embeddings = embedder(mix * images + (1.0 - mix) * images[::-1], training=training)
-        loss, accuracy = objective(embeddings, labels, targets, warmth)
-        other_loss, _ = objective(embeddings, labels[::-1], targets[::-1], warmth)
+        everyone = stack(embedder(mix * images + (1.0 - mix) * images[::-1], training=training))
+        loss, accuracy = whole(labels, targets)
+        other_loss, _ = whole(labels[::-1], targets[::-1])
         return mix * loss + (1.0 - mix) * other_loss, accuracy
 
-    def gradients_of(images, labels, targets, warmth, mix):
+    def gradients_of(images, labels, targets, warmth, mix, columns):
+        drawn = [columns.centres] if columns else []
         with tf.GradientTape() as tape:
-            loss, accuracy = loss_of(images, labels, targets, warmth, mix)
+            tape.watch(drawn)
+            loss, accuracy = loss_of(images, labels, targets, warmth, mix, columns)
             scaled = loss * update.loss_scale
-        gradients = tape.gradient(scaled, update.variables)
+        gradients = tape.gradient(scaled, [*update.variables, *drawn])
         # What a term does not touch stays where it is: a projection without a loss, centres under triplets.
-        pairs = zip(gradients, update.variables, strict=True)
-        return loss, accuracy, [tf.zeros_like(v.value) if g is None else tf.convert_to_tensor(g) for g, v in pairs]
+        pairs = zip(gradients, zeros(columns), strict=True)
+        return loss, accuracy, [zero() if g is None else tf.convert_to_tensor(g) for g, zero in pairs]
 
-    def in_parts(images, labels, targets, warmth, mix):
+    def zeros(columns):
+        values = [*(v.value for v in update.variables), *([columns.centres] if columns else [])]
+        return [partial(tf.zeros_like, value) for value in values]
+
+    def in_parts(images, labels, targets, warmth, mix, columns):
         """The gradients of the whole batch, of which only a part is in memory at a time."""
         num_images = tf.shape(images)[0]
+        all_images = workers.sum(tf.cast(num_images, tf.float32))
 
         def add_part(part, loss, accuracy, gradients):
             bounds = [tf.math.floordiv(k * num_images, stage.micro_batches) for k in (part, part + 1)]
             piece = slice(*bounds)
-            share = tf.cast(bounds[1] - bounds[0], tf.float32) / tf.cast(num_images, tf.float32)
-            more = gradients_of(images[piece], labels[piece], targets[piece], warmth, mix)
+            share = workers.sum(tf.cast(bounds[1] - bounds[0], tf.float32)) / all_images
+            more = gradients_of(images[piece], labels[piece], targets[piece], warmth, mix, columns)
             sums = [g + share * tf.cast(m, g.dtype) for g, m in zip(gradients, more[2], strict=True)]
             return part + 1, loss + share * more[0], accuracy + share * more[1], sums
 
-        start = (0, 0.0, 0.0, [tf.zeros_like(v.value) for v in update.variables])
+        start = (0, 0.0, 0.0, [zero() for zero in zeros(columns)])
         loop = tf.while_loop(
             lambda part, *_: part < stage.micro_batches, add_part, start, parallel_iterations=1,
             maximum_iterations=stage.micro_batches,
         )  # fmt: skip
         return loop[1:]
 
-    gradients_of_batch = in_parts if stage.micro_batches > 1 else gradients_of
+    def gradients_of_batch(*batch):
+        loss, accuracy, gradients = (in_parts if stage.micro_batches > 1 else gradients_of)(*batch)
+        is_shared = [*(not own for own in update.is_own), False][: len(gradients)]
+        return loss, accuracy, _summed(workers, gradients, is_shared)
 
-    def replica_step(*batch):
+    def step(images, labels, targets, warmth, mix, number):
+        columns = None
+        if head:
+            columns = head.columns(workers.gathering(tf.shape(labels)[0], most)(labels), number)
+        batch = images, labels, targets, warmth, mix, columns
         loss, accuracy, gradients = gradients_of_batch(*batch)
         if stage.sam:
             with tf.control_dependencies(gradients):
                 gradients = _at_the_worst_neighbour(lambda: gradients_of_batch(*batch)[2], gradients, update, stage.sam)
-        update(gradients)
+        update(gradients, columns)
+        if training and workers.count > 1:
+            _average_statistics(workers, embedder)
         return loss, accuracy
 
     # The batch dimension is free: sizes differ by one within an epoch, and must not compile twice.
     scalar = tf.TensorSpec([], tf.float32)
     signature = [
         tf.TensorSpec((None, *embedder.input_shape[1:]), tf.uint8),
-        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.int64),
         tf.TensorSpec([None, teacher_size], tf.float32),
         scalar,
         scalar,
+        tf.TensorSpec([], tf.int64),
     ]
-    strategy = tf.distribute.get_strategy()
-    return tf.function(lambda *batch: strategy.run(replica_step, args=batch), input_signature=signature)
+    return tf.function(step, input_signature=signature)
+
+
+def _summed(workers: Workers, values, is_shared) -> list:
+    """Those of `values` that are shared, each summed over the workers, in one message; the others as they are."""
+    if workers.count == 1:
+        return list(values)
+    shared = [value for value, shares in zip(values, is_shared, strict=True) if shares]
+    if not shared:
+        return list(values)
+    flat = workers.sum(tf.concat([tf.reshape(value, [-1]) for value in shared], 0))
+    pieces = iter(tf.split(flat, [tf.size(value) for value in shared], num=len(shared)))
+    return [
+        tf.reshape(next(pieces), tf.shape(value)) if shares else value
+        for value, shares in zip(values, is_shared, strict=True)
+    ]
+
+
+def _average_statistics(workers: Workers, embedder: keras.Model) -> None:
+    """Batch normalisation's running statistics become their mean over the workers, so every worker has the same."""
+    layers = [layer for layer in embedder.layers if layer.trainable]
+    variables = [v for layer in layers for v in layer.non_trainable_variables if "float" in v.dtype]
+    sums = _summed(workers, [v.value for v in variables], [True] * len(variables))
+    for variable, value in zip(variables, sums, strict=True):
+        variable.assign(value / workers.count)
 
 
 def _at_the_worst_neighbour(gradients_here: Callable, gradients, update: Updater, rho: float):
     """The gradients at w + rho g / |g|; w is put back. Foret et al., SAM, https://arxiv.org/abs/2010.01412, eq. 2."""
-    norm = tf.linalg.global_norm(gradients) + 1e-12
+    norm = update.norm(gradients) + 1e-12
     before = [tf.identity(v.value) for v in update.variables]
     for variable, gradient in zip(update.variables, gradients, strict=True):
         variable.assign_add(rho / norm * gradient)

@@ -16,21 +16,25 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from facelib.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from facelib.checkpoint import list_checkpoints, load_checkpoint
 from facelib.cli import FaceError
 from facelib.epoch_files import save_epoch
+from facelib.head_memory import check_memory
 from facelib.recipe import Recipe
 from facelib.recipe_rules import check_recipe
-from facelib.run_dir import RunDir
+from facelib.run_checkpoint import NotFiniteError, read_centres, restore_parts, save_parts
+from facelib.run_dir import FollowedRun, RunDir
 from facelib.schedules import Plateau, learning_rate_at, warmth_at
 from facelib.stage import Stage, optimizer_of
 from facelib.stage_parts import StageParts
 from facelib.stopping import StopRequests
-from facelib.tensorboard_log import TensorBoardLog
+from facelib.tensorboard_log import NoLog, TensorBoardLog
 from facelib.training_plots import write_training_plots
 from facelib.transfer import write_classes
+from facelib.workers import ONE_WORKER, Workers
 
 RETRY_RATE = 0.5  # of the learning rate, after each roll-back
+MOST_BYTES_OF_CENTRES = 1 << 30  # that an epoch-NNN.h5 holds
 
 
 class Trainer:
@@ -48,6 +52,8 @@ class Trainer:
         evaluate: embedder -> evaluation with `.results` and `.table()`, run after each epoch; None to skip.
         teacher: `facelib.teacher.Teacher`, for the stages' distill_weight.
         initialise: (embedder, head) -> a line to print, called when a run begins; see `facelib.transfer`.
+        workers: the processes that train together, see `facelib.workers.open_workers`; each calls the same. Of every
+            batch each takes its part. Worker 0 evaluates, prints and writes; all read the run directory.
         made_from: the model whose weights that gives; the sidecars name it and inherit its licence.
         checkpoint_every, log_every: steps. A checkpoint is also written after each epoch and on a stop.
         callbacks: any `keras.callbacks.Callback`.
@@ -65,11 +71,13 @@ class Trainer:
         teacher=None,
         initialise: Callable | None = None,
         made_from: Path | None = None,
+        workers: Workers = ONE_WORKER,
         checkpoint_every: int = 1000,
         log_every: int = 20,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
-        self.recipe, self.embedder, self.data, self.run = recipe or Recipe(), embedder, data, run
+        self.recipe, self.embedder, self.run, self.workers = recipe or Recipe(), embedder, run, workers
+        self.data = data.shard(workers.rank, workers.count) if workers.count > 1 else data
         self.make_head, self.evaluate, self.teacher, self.initialise = make_head, evaluate, teacher, initialise
         self.made_from, self.checkpoint_every, self.log_every = made_from, checkpoint_every, log_every
         self.callbacks = keras.callbacks.CallbackList(list(callbacks), model=embedder)
@@ -109,29 +117,44 @@ class Trainer:
         """The run directory, the parts of the stage to train, and the checkpoint to go on from."""
         if not isinstance(self.run, RunDir):
             records = self.data.records
-            self.run = RunDir(Path(self.run), self.recipe, records.path, records.fingerprint)
-        self.tensorboard = TensorBoardLog(self.run.path / "tensorboard")
-        size = self.teacher.size if self.teacher else 0
-        num_classes = self.data.records.num_classes
-        self.parts = StageParts(self.recipe, self.embedder, self.make_head, num_classes, size)
+            is_chief = self.workers.is_chief
+            self.run = (
+                RunDir(Path(self.run), self.recipe, records.path, records.fingerprint)
+                if is_chief
+                else FollowedRun(Path(self.run))
+            )
+        self.tensorboard = TensorBoardLog(self.run.path / "tensorboard") if self.workers.is_chief else NoLog()
+        self.parts = self._new_parts()
+        self.workers.wait()  # until worker 0 has cleared what a killed run has left
         checkpoints = list_checkpoints(self.run.checkpoints)
         if checkpoints:
             arrays, state = load_checkpoint(checkpoints[-1])
             self._go_to_stage(state["position"]["stage"])
             self._restore(arrays, state, checkpoints[-1])
-            print(
-                f"resuming at epoch {self.position['epoch'] + 1}, step {self.position['step']}, from {checkpoints[-1]}"
-            )
+            at = f"epoch {self.position['epoch'] + 1}, step {self.position['step']}"
+            self._say(f"resuming at {at}, from {checkpoints[-1]}")
         else:
             self._go_to_stage(0)
             if self.initialise:
-                print(self.initialise(self.embedder, self.parts.centres_head))
+                self._say(self.initialise(self.embedder, self.parts.centres_head))
         begun = self.position["stage"] if checkpoints else -1  # a new run has no stage yet
         self.run.forget_after(self.position["global_step"], self.position["epoch"], begun)
         if not checkpoints:
-            write_classes(self.run.path, self.data.records.class_names)
+            if self.workers.is_chief:
+                write_classes(self.run.path, self.data.records.class_names)
             self._save()  # the first good weights, in case the first steps go wrong
             self._log_stage()
+
+    def _new_parts(self) -> StageParts:
+        size, num_classes = self.teacher.size if self.teacher else 0, self.data.records.num_classes
+        self._say(check_memory(self.recipe, num_classes, self.embedder.output_shape[-1], self.workers))
+        return StageParts(
+            self.recipe, self.embedder, self.make_head, num_classes, size, self.workers, self.data.batch_size
+        )
+
+    def _say(self, text: str) -> None:
+        if self.workers.is_chief and text:
+            print(text, flush=True)
 
     def _go_to_stage(self, number: int) -> None:
         for stage in range(self.parts.number + 1, number + 1):
@@ -161,17 +184,18 @@ class Trainer:
             try:
                 for batch in batches:
                     bar = bar or self._begin_epoch(data, last_epoch)
-                    self._take_step(stage, batch, data.steps_per_epoch, bar)
+                    first, last = data.bounds(batch.step)  # of all workers
+                    self._take_step(stage, batch, last - first, data.steps_per_epoch, bar)
                     is_last = at["step"] == data.steps_per_epoch
                     if is_last:
                         bar.close()
                         bar = None
                         self._save()  # the evaluation may take longer than a scheduler's patience
                         self._end_epoch()
-                    if stop.now or (is_last and stop.after_epoch):
+                    if self._is_stopped(stop, is_last):
                         why, where = stop.now or "n + Enter", f"epoch {at['epoch'] + 1}, step {at['step']}"
-                        print(f"\nstopped by {why} at {where}; wrote {self._save()}")
-                        print("next: the same command again continues there")
+                        self._say(f"\nstopped by {why} at {where}; wrote {self._save()}")
+                        self._say("next: the same command again continues there")
                         return False
                     if is_last or at["global_step"] % self.checkpoint_every == 0:
                         self._save()
@@ -180,17 +204,24 @@ class Trainer:
                     bar.close()  # an error message begins a line of its own
         return True
 
+    def _is_stopped(self, stop: StopRequests, is_last: bool) -> bool:
+        """Whether to stop here, as all workers must; they ask each other only now and then."""
+        if self.workers.count > 1 and not is_last and self.position["global_step"] % self.log_every:
+            return False
+        return self.workers.any(bool(stop.now or (is_last and self.workers.is_chief and stop.after_epoch)))
+
     def _begin_epoch(self, data, last_epoch: int) -> tqdm:
         at = self.position
         self.callbacks.on_epoch_begin(at["epoch"])
         self._clock = time.perf_counter()
         first, _ = data.bounds(at["step"])
         interval = 0.2 if os.isatty(2) else 30  # seconds; a log file wants few lines
-        bar = tqdm(total=len(data), initial=first, unit="img", mininterval=interval, maxinterval=2 * interval)
+        bar = tqdm(total=len(data), initial=first, unit="img", mininterval=interval, maxinterval=2 * interval,
+                   disable=not self.workers.is_chief)  # fmt: skip
         bar.set_description(f"epoch {at['epoch'] + 1}/{last_epoch + 1}")
         return bar
 
-    def _take_step(self, stage: Stage, batch, steps_per_epoch: int, bar: tqdm) -> None:
+    def _take_step(self, stage: Stage, batch, num_images: int, steps_per_epoch: int, bar: tqdm) -> None:
         at = self.position
         rate = learning_rate_at(stage, at["stage_step"], steps_per_epoch) * RETRY_RATE ** at["rollbacks"]
         self.parts.optimizer.learning_rate = rate * (at["plateau"] or {"factor": 1.0})["factor"]
@@ -205,30 +236,31 @@ class Trainer:
         )
         warmth = np.float32(warmth_at(stage, at["stage_step"]))
         self.callbacks.on_train_batch_begin(batch.step)
-        loss, accuracy = self.parts.step(batch.images, batch.labels, targets, warmth, np.float32(mix))
+        number = np.int64(at["global_step"])
+        loss, accuracy = self.parts.step(batch.images, batch.labels, targets, warmth, np.float32(mix), number)
         if self.parts.average:
             self.parts.average.update(at["stage_step"])
         self.callbacks.on_train_batch_end(batch.step)
         for counter in ("step", "stage_step", "global_step"):
             at[counter] += 1
-        self._pending.append((at["global_step"], batch.record_idx, loss, accuracy))
+        self._pending.append((at["global_step"], batch.record_idx, num_images, loss, accuracy))
         if at["global_step"] % self.log_every == 0:
             self._look_at_losses(bar)
-        bar.update(len(batch.labels))
+        bar.update(num_images)
 
     def _look_at_losses(self, bar: tqdm | None = None) -> None:
         """Fetches the pending losses; not at every step, so that a GPU need not wait for Python."""
         pending, self._pending = self._pending, []
         if not pending:
             return
-        num_images = 0
-        for step, record_idx, loss, accuracy in pending:
+        all_images = 0
+        for step, record_idx, num_images, loss, accuracy in pending:
             loss, accuracy = float(loss), float(accuracy)
             self._looked_at = (step, record_idx)
             if not math.isfinite(loss):
                 raise self._non_finite("loss", loss)
-            self.sums += np.array([1.0, loss, accuracy]) * len(record_idx)
-            num_images += len(record_idx)
+            self.sums += np.array([1.0, loss, accuracy]) * num_images
+            all_images += num_images
         now = time.perf_counter()
         seconds, self._clock = max(now - self._clock, 1e-9), now
         self.position["seconds"] += seconds
@@ -238,7 +270,7 @@ class Trainer:
                 "loss": loss,
                 "accuracy": accuracy,
                 "learning_rate": rate,
-                "images_per_s": round(num_images / seconds, 2),
+                "images_per_s": round(all_images / seconds, 2),
             }
             self.run.log(kind="step", step=step, epoch=epoch, **values)
             self.tensorboard.write(step, values)
@@ -264,17 +296,14 @@ class Trainer:
         self._pending.clear()
         arrays, state = load_checkpoint(good)
         if state["position"]["stage"] != stage:
-            self.parts = StageParts(
-                self.recipe, self.embedder, self.make_head, self.parts.num_classes, self.parts.teacher_size
-            )
+            self.parts = self._new_parts()
             self._go_to_stage(state["position"]["stage"])
         self._restore(arrays, state, good)
         at = self.position
         at["rollbacks"] = rollbacks
-        print(
+        self._say(
             f"\n{error}\nroll-back {rollbacks} of at most {self.recipe.nan_retries}: back to epoch {at['epoch'] + 1}, "
-            f"step {at['step']} ({good}), at {RETRY_RATE**rollbacks:g} of the learning rate",
-            flush=True,
+            f"step {at['step']} ({good}), at {RETRY_RATE**rollbacks:g} of the learning rate"
         )
         self.run.forget_after(at["global_step"], at["epoch"], at["stage"])
         self.run.log(
@@ -288,41 +317,57 @@ class Trainer:
         number = at["epoch"] + 1
         images, loss, accuracy = self.sums
         logs = {"loss": loss / images, "accuracy": accuracy / images}
-        print(
+        self._say(
             f"epoch {number}: loss {logs['loss']:.4f}, accuracy without margin {100 * logs['accuracy']:.2f} %, "
             f"{at['seconds'] / 60:.1f} min, {images / at['seconds']:.1f} images/s"
         )
-        with self.parts.average or nullcontext():
-            evaluation = self.evaluate(self.embedder) if self.evaluate else None
-            sets = {}
-            if evaluation:
-                print(evaluation.table(), flush=True)
-                sets = {r.name: r.as_dict() for r in evaluation.results}
-                sets = {n: {k: r[k] for k in ("acc", "acc_std", "auc", "eer", "vr")} for n, r in sets.items()}
-            save_epoch(
-                self.run.path, self.embedder, self._head_to_save(), self.data.records, self.recipe, at, number, sets,
-                made_from=self.made_from,
-            )  # fmt: skip
+        sets = self._measure_and_save(number) if self.workers.is_chief else {}
         self.run.log(
             kind="epoch", step=at["global_step"], epoch=number, **logs, seconds=round(at["seconds"], 1), sets=sets
         )
         self.tensorboard.write(at["global_step"], {f"epoch_{k}": v for k, v in logs.items()})
         self.tensorboard.write(at["global_step"], {f"{n}_acc": r["acc"] for n, r in sets.items()})
         self.tensorboard.flush()
-        write_training_plots(self.run.path)
+        if self.workers.is_chief:
+            write_training_plots(self.run.path)
         self.callbacks.on_epoch_end(at["epoch"], logs)
         stage = self.recipe.stage[at["stage"]]
         if stage.schedule == "plateau":
             plateau = Plateau(at["plateau"])
-            factor = plateau.end_epoch(stage, np.mean([r["acc"] for r in sets.values()]) if sets else -logs["loss"])
+            score = np.mean([r["acc"] for r in sets.values()]) if sets else -logs["loss"]
+            score = self.workers.total(score if self.workers.is_chief else 0.0)[0]  # worker 0's, which has measured
+            factor = plateau.end_epoch(stage, score)
             at["plateau"] = plateau.state
-            print(f"plateau: the learning rate goes on at {factor:g} of the peak")
+            self._say(f"plateau: the learning rate goes on at {factor:g} of the peak")
         at.update(epoch=number, step=0, seconds=0.0)
         self.sums = np.zeros(3)
 
+    def _measure_and_save(self, number: int) -> dict:
+        """Evaluates, writes the epoch's files, and returns the results by set."""
+        sets = {}
+        with self.parts.average or nullcontext():
+            evaluation = self.evaluate(self.embedder) if self.evaluate else None
+            if evaluation:
+                self._say(evaluation.table())
+                sets = {r.name: r.as_dict() for r in evaluation.results}
+                sets = {n: {k: r[k] for k in ("acc", "acc_std", "auc", "eer", "vr")} for n, r in sets.items()}
+            save_epoch(
+                self.run.path, self.embedder, self._head_to_save(), self.data.records, self.recipe, self.position,
+                number, sets, made_from=self.made_from,
+            )  # fmt: skip
+        return sets
+
     def _head_to_save(self):
-        """The margin head, unless this stage trains without one."""
-        return self.parts.centres_head if self.parts.objective.head is self.parts.centres_head else None
+        """The margin head with all its classes, unless this stage trains without one or it is too large for an .h5."""
+        head, parts = self.parts.centres_head, self.parts
+        if head is None or head is not parts.objective.head:
+            return None
+        rows, width = parts.rows_of_classes()[2], head.centres.shape[-1]
+        if rows * width * 4 > MOST_BYTES_OF_CENTRES:
+            self._say("the class centres are too large for an .h5; they are in the checkpoint")
+            return None
+        is_whole = self.workers.count == 1
+        return head if is_whole else parts.whole_head(read_centres(list_checkpoints(self.run.checkpoints)[-1], parts))
 
     def _log_stage(self) -> None:
         at, stage = self.position, self.recipe.stage[self.position["stage"]]
@@ -330,31 +375,20 @@ class Trainer:
         what = {"stage": at["stage"], "loss": stage.loss, "optimizer": kind}
         self.run.log(kind="stage", step=at["global_step"], epoch=at["epoch"] + 1, **what)
         if len(self.recipe.stage) > 1:
-            print(
-                f"stage {at['stage'] + 1}/{len(self.recipe.stage)}: {stage.loss}, {kind}, {stage.epochs} epochs",
-                flush=True,
-            )
+            self._say(f"stage {at['stage'] + 1}/{len(self.recipe.stage)}: {stage.loss}, {kind}, {stage.epochs} epochs")
 
     # ------------------------------------------------------------------ files
 
     def _save(self) -> Path:
         self._look_at_losses()  # a step that went wrong is never checkpointed
         state = {"position": self.position, "sums": self.sums.tolist()}
-        arrays = {name: variable.numpy() for name, variable in self.parts.variables().items()}
-        for name, array in arrays.items():  # a last good checkpoint must be good
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise self._non_finite("weights", name)
-        return save_checkpoint(self.run.checkpoints, self.position["global_step"], arrays, state)
+        try:
+            return save_parts(self.run.checkpoints, self.position["global_step"], self.parts, state)
+        except NotFiniteError as error:
+            raise self._non_finite("weights", error) from error
 
     def _restore(self, arrays: dict, state: dict, path: Path) -> None:
-        variables = self.parts.variables()
-        if variables.keys() != arrays.keys():
-            odd = sorted(variables.keys() ^ arrays.keys())[0]
-            raise FaceError(
-                f"The checkpoint '{path}' is of another network (at '{odd}'). Start anew with another --out."
-            )
-        for name, variable in variables.items():
-            variable.assign(arrays[name])
+        restore_parts(path, arrays, state, self.parts)
         self.position, self.sums = self.position | state["position"], np.array(state["sums"])
 
 

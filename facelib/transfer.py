@@ -108,15 +108,16 @@ def _read_classes(path: Path) -> list[str] | None:
 
 def _copy_centres(head, centres: np.ndarray, old_names: Sequence[str], class_names: Sequence[str]) -> str:
     mine = np.array(head.centres.numpy())
-    each = len(mine) // len(class_names)
+    first, last = head.split.bounds(len(class_names))
+    each = len(mine) // (last - first)
     if len(centres) != each * len(old_names):
         return f"new class centres, for the old ones are {len(centres)} of {len(old_names)} identities"
     known = class_map(old_names, class_names)
     is_known = known >= 0
     if not is_known.any():
         return "new class centres, for the old identities are others"
-    by_class = mine.reshape(len(class_names), each, -1)
-    by_class[is_known] = centres.reshape(len(old_names), each, -1)[known[is_known]]
+    by_class, here = mine.reshape(last - first, each, -1), is_known[first:last]  # of this worker
+    by_class[here] = centres.reshape(len(old_names), each, -1)[known[first:last][here]]
     head.centres.assign(by_class.reshape(mine.shape))
     rest = "" if is_known.all() else ", the others new"
     return f"class centres of {is_known.sum():,} of {len(class_names):,} identities{rest}"

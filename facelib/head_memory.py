@@ -1,0 +1,74 @@
+"""What the class centres of a training need in memory, on each worker, before it begins. Names TensorFlow."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from facelib.class_split import ClassSplit
+from facelib.cli import FaceError
+from facelib.loss_catalogue import LOSSES, resolve_options
+from facelib.recipe import Recipe
+from facelib.stage import ROW_OPTIMIZERS, optimizer_of
+from facelib.workers import Workers
+
+_WORTH_SAYING = 1 << 28  # bytes; less is nobody's concern
+_SLOTS = ROW_OPTIMIZERS | {"nadam": 2}
+_COPIES = 4  # of a step's centres and of its logits at their peak: read, normalised, and the gradients of both
+_SPARE = 1 << 30  # for TensorFlow, the backbone and the images; a guess
+
+
+def head_bytes(recipe: Recipe, num_classes: int, embedding_size: int, workers: Workers) -> int:
+    """Bytes of one worker at the head's peak, over all stages: float32 centres, optimizer state and a step's values."""
+    return max(_of_stage(recipe, number, num_classes, embedding_size, workers) for number in range(len(recipe.stage)))
+
+
+def _of_stage(recipe: Recipe, number: int, num_classes: int, embedding_size: int, workers: Workers) -> int:
+    stage = recipe.stage[number]
+    if stage.loss == "distill" or LOSSES[stage.loss].kind == "metric":
+        return 0
+    split = ClassSplit(workers, stage.sample_rate)
+    first, last = split.bounds(num_classes)
+    each = resolve_options(stage.loss, stage.own_options).get("sub_centres", 1)
+    tables = (last - first) * each * embedding_size * (1 + _SLOTS[optimizer_of(recipe.stage, number)])
+    seen = (split.num_sampled(num_classes) if split.is_sampled else last - first) * each
+    return 4 * (tables + _COPIES * seen * (embedding_size + recipe.data.batch_size // stage.micro_batches))
+
+
+def check_memory(recipe: Recipe, num_classes: int, embedding_size: int, workers: Workers) -> str:
+    """A line about the head's memory where it is worth one, else ''.
+
+    Raises:
+        FaceError: more workers than classes; or the head cannot fit into this machine's memory.
+    """
+    if workers.count > num_classes:
+        raise FaceError(
+            f"Every worker holds at least one class. Received: {workers.count} workers, {num_classes} identities. "
+            f"Start fewer workers."
+        )
+    need = head_bytes(recipe, num_classes, embedding_size, workers)
+    if need < _WORTH_SAYING:
+        return ""
+    line = f"class centres: {num_classes:,} x {embedding_size}, with optimizer state and a step's values"
+    line += f" {need / 1e9:.1f} GB on each of {workers.count} worker{'s' * (workers.count > 1)}"
+    free = free_bytes()
+    if free is None or tf.config.list_physical_devices("GPU"):  # TensorFlow does not tell a GPU's free memory
+        return line
+    if workers.on_host * (need + _SPARE) > free:
+        raise FaceError(
+            f"The class centres must fit into memory. Received: {line}, where {free / 1e9:.1f} GB are free. Lower "
+            f"stage.sample_rate or model.embedding_size, take sgd, or start more workers on more machines."
+        )
+    return f"{line}; {free / 1e9:.1f} GB are free"
+
+
+def free_bytes() -> int | None:
+    """Memory that this process can still have; None where the system does not say."""
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        return None
+    lines = info.read_text().split("\n")
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if free is not None and limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

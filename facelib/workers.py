@@ -1,0 +1,194 @@
+"""The processes that train one model together, and the few operations they share. Names TensorFlow.
+
+TensorFlow's MultiWorkerMirroredStrategy brings the cluster up; the step itself runs in each process alone, and what
+must be known to all goes through TensorFlow's collective operations, called in the same order everywhere.
+
+The rule for gradients: a loss is one number that every worker knows, and a worker's gradient is that of this number by
+what the worker holds. So a sum that all workers use alike hands its gradient back as it is; what each uses for itself,
+as its classes' logits use the gathered embeddings, has the sum of the gradients of all; and a term that all compute
+alike from gathered values goes through `once`.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from facelib.cli import FaceError
+from facelib.cluster import Cluster
+
+_GROUP = 9001  # of our collectives: far from the strategy's own, which count from 1
+
+
+class Workers:
+    """All processes of a training, as one of them sees them. With one worker nothing is communicated.
+
+    Attributes:
+        rank: this one's number, from 0; worker 0 alone evaluates, prints and writes.   count: how many there are.
+        on_host: how many of them share this one's machine.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, on_host: int = 1):
+        self.rank, self.count, self.on_host = rank, count, on_host
+        self.held = None
+        self._instance = 0
+        self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([None], tf.float64)])
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is worker 0."""
+        return self.rank == 0
+
+    # ------------------------------------------------------------------ inside a tf.function
+
+    def sum(self, x, is_used_alike: bool = True):
+        """The sum over all workers of `x`, any shape that is the same on each.
+
+        Args:
+            is_used_alike: that every worker goes on to compute the same from it, so each has the whole gradient.
+        """
+        if self.count == 1:
+            return x
+
+        @tf.custom_gradient
+        def add(value):
+            return self._reduce(value, "Add"), (lambda g: g) if is_used_alike else (lambda g: self._reduce(g, "Add"))
+
+        return add(x)
+
+    def max(self, x):
+        """The elementwise maximum over all workers; no gradient."""
+        return tf.stop_gradient(x) if self.count == 1 else self._reduce(tf.stop_gradient(x), "Max")
+
+    def once(self, loss):
+        """A scalar that every worker computes alike from gathered values, with the gradient of one worker."""
+        if self.count == 1:
+            return loss
+        fixed = tf.stop_gradient(loss)
+        return fixed + (loss - fixed) / self.count
+
+    def gathering(self, num_rows, most: int) -> Callable:
+        """A function that stacks [num_rows, ...] of each worker to [rows of all, ...], in order of rank.
+
+        Workers may have different numbers of rows: collective operations want one shape, so rows are filled up.
+
+        Args:
+            num_rows: int scalar, of this worker.   most: of any worker.
+        """
+        if self.count == 1:
+            return lambda x: x
+        counts = self._gather(tf.reshape(tf.cast(num_rows, tf.int32), [1]))
+        is_row = tf.reshape(tf.sequence_mask(counts, most), [-1])
+        rows = tf.reshape(tf.where(is_row), [-1])
+
+        @tf.custom_gradient
+        def stack(x):
+            filled = self._gather(_fill_up(x, most))
+
+            def gradient(upstream):
+                shape = tf.concat([[self.count * most], tf.shape(x)[1:]], 0)
+                spread = self._reduce(tf.scatter_nd(rows[:, None], upstream, tf.cast(shape, tf.int64)), "Add")
+                return spread[self.rank * most : self.rank * most + tf.cast(num_rows, tf.int32)]
+
+            return tf.gather(filled, rows), gradient
+
+        return stack
+
+    def _reduce(self, x, operation: str):
+        self._instance += 1
+        return tf.raw_ops.CollectiveReduceV2(
+            input=x, group_size=self.count, group_key=_GROUP, instance_key=self._instance, ordering_token=[],
+            merge_op=operation, final_op="Id",
+        )  # fmt: skip
+
+    def _gather(self, x):
+        self._instance += 1
+        return tf.raw_ops.CollectiveGatherV2(
+            input=x, group_size=self.count, group_key=_GROUP, instance_key=self._instance, ordering_token=[]
+        )
+
+    # ------------------------------------------------------------------ between the steps
+
+    def total(self, values) -> np.ndarray:
+        """The sum over all workers of a few numbers, float64 [N]; all wait for each other here."""
+        values = np.atleast_1d(np.asarray(values, np.float64))
+        return values if self.count == 1 else self._host_sum(tf.constant(values)).numpy()
+
+    def wait(self) -> None:
+        """Returns when all workers have come here."""
+        self.total(0.0)
+
+    def any(self, is_true: bool) -> bool:
+        """Whether it is true for at least one worker."""
+        return bool(self.total(float(is_true))[0])
+
+    def close(self) -> None:
+        """Waits for all; after this a worker may end without being missed."""
+        if self.held:
+            self.wait()
+            self.held[1].stop()
+
+    def check_same(self, **parts: str) -> None:
+        """Raises FaceError, on every worker, when a part, such as the recipe, is not the same on all of them."""
+        if self.count == 1:
+            return
+        for name, text in parts.items():
+            # Six bytes: a float64 sum must hold it exactly.
+            mine = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+            row = np.zeros(self.count)
+            row[self.rank] = mine
+            digests = self.total(row).astype(np.int64)
+            odd = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
+            if odd:
+                raise FaceError(
+                    f"All workers train on the same {name}. Worker {', '.join(odd)} has another {name} than worker 0: "
+                    f"give every worker the same command, and the same files."
+                )
+
+
+ONE_WORKER = Workers()
+
+
+def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
+    """Joins the cluster; returns when all its workers are there. Before anything else that TensorFlow computes.
+
+    Raises:
+        FaceError: this worker's port is in use. A worker that does not join within `join_seconds` ends the process, and
+            later so does one that is lost (see facelib/joining.py): the main thread may be inside TensorFlow then.
+    """
+    if cluster.count == 1:
+        return ONE_WORKER
+    from tensorflow.python.eager import context  # no public name for the heartbeat's patience
+
+    from facelib.cluster import set_tf_config
+    from facelib.joining import JoinWatch, PeerWatch, check_port
+
+    check_port(cluster)
+    set_tf_config(cluster)
+    # Its 10 s are too short for a machine that swaps or compiles; PeerWatch sees a worker that is gone, however busy.
+    context.context().configure_coordination_service(
+        "standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=int(1000 * join_seconds) + 60_000,
+        heartbeat_timeout_in_ms=60_000,
+        coordinated_jobs=_coordinated_jobs(cluster),
+    )
+    with JoinWatch(cluster, join_seconds):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    hosts = [address.rpartition(":")[0] for address in cluster.addresses]
+    workers = Workers(cluster.rank, cluster.count, hosts.count(hosts[cluster.rank]))
+    workers.wait()
+    workers.held = strategy, PeerWatch(cluster)  # the strategy's end would close the cluster
+    return workers
+
+
+def _coordinated_jobs(cluster: Cluster) -> list:
+    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+
+    return [coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=cluster.count)]
+
+
+def _fill_up(x, most: int):
+    missing = most - tf.shape(x)[0]
+    return tf.pad(x, tf.concat([[[0, missing]], tf.zeros([tf.rank(x) - 1, 2], tf.int32)], 0))
