@@ -75,9 +75,7 @@ def split_address(address: str) -> tuple[str, int]:
     """
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})", address)
     if match is None or not 0 < int(match[3]) < 65536:
-        raise FaceError(
-            f"The address of a worker is host:port, port 1 to 65535. Received: '{address}'. Mend it in {TF_CONFIG}."
-        )
+        raise FaceError(f"The address of a worker is host:port, port 1 to 65535. Received: '{address}'. Mend it.")
     return match[1] or match[2], int(match[3])
 
 
@@ -204,7 +202,7 @@ def _from_slurm(environ: Mapping[str, str], num_tasks: int) -> Cluster:
 
 
 def _base_port(environ: Mapping[str, str], most_tasks: int) -> int:
-    """The port of the first task on each node; MOBILEARC_PORT, or one that jobs and steps of near numbers do not share."""
+    """The port of the first task of a node: MOBILEARC_PORT, or one that jobs and steps of near numbers do not share."""
     if environ.get("MOBILEARC_PORT"):
         base = _integer("MOBILEARC_PORT", environ["MOBILEARC_PORT"])
         if not 0 < base <= 65536 - most_tasks:
