@@ -30,7 +30,7 @@ Augment = Callable[[np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Batch:
-    """images: uint8 [B, H, W, 3], RGB.   labels: int32 [B].   record_idx: uint32 [B].   keys: uint64 [B].
+    """images: uint8 [B, H, W, 3], RGB.   labels: int64 [B].   record_idx: uint32 [B].   keys: uint64 [B].
 
     The augmentation of each image follows from its key; the top bit says whether it was mirrored, where that is wanted.
     `epoch` and `step` say where it stands; `step` counts from 0 within the epoch.
@@ -140,11 +140,46 @@ class TrainingData:
         self.num_threads = num_threads or os.cpu_count() or 1
         self.steps_per_epoch = -(-len(self.records) // batch_size)
         self.images_per_identity = 1
+        self.rank, self.num_workers = 0, 1
         self._num_images = len(self.records)
 
     def __len__(self) -> int:
-        """Images an epoch."""
+        """Images an epoch, of all workers."""
         return self._num_images
+
+    def shard(self, rank: int, count: int) -> "TrainingData":
+        """What worker `rank` of `count` trains on: of every batch a contiguous part, see `part`.
+
+        Length, order, bounds and `steps_per_epoch` stay those of all workers, so the parts of a step, in the order of
+        the ranks, are the batch that one worker alone would have: its labels, keys and record numbers. It is of the
+        whole data, also when called on another shard. With shuffle='blocks' a worker reads its own records of a pool
+        alone, in the order in which they lie: all workers together read every record once.
+
+        Raises:
+            FaceError: a batch too small for so many workers.
+        """
+        if not 0 <= rank < count:
+            raise ValueError(f"rank is 0 to count - 1. Received: rank={rank}, count={count}")
+        data = copy.copy(self)
+        data.rank, data.num_workers = rank, count
+        return data._checked()
+
+    def part(self, step: int) -> tuple[int, int]:
+        """First and last + 1 position, in the epoch's order, of this worker's part of the batch of `step`."""
+        first, last = self.bounds(step)
+        size = last - first
+        return first + size * self.rank // self.num_workers, first + size * (self.rank + 1) // self.num_workers
+
+    def _checked(self) -> "TrainingData":
+        """Itself, when no worker's part is ever empty."""
+        smallest = len(self) // self.steps_per_epoch
+        if self.num_workers > 1 and (self.batch_size < 2 * self.num_workers or smallest < self.num_workers):
+            raise FaceError(
+                f"A batch holds at least two images of each worker. Received: batch_size={self.batch_size} for "
+                f"{self.num_workers} workers, the smallest batch has {smallest}. Raise data.batch_size, or use fewer "
+                f"workers."
+            )
+        return self
 
     def balanced(self, images_per_identity: int) -> "TrainingData":
         """The same data in batches of so many images of each identity; see `facelib.pk_order`.
@@ -156,7 +191,7 @@ class TrainingData:
         data._num_images = len(data.order(0))
         per_batch = min(self.batch_size // images_per_identity, self.records.num_classes) * images_per_identity
         data.steps_per_epoch = data._num_images // per_batch
-        return data
+        return data._checked()
 
     def order(self, epoch: int) -> np.ndarray:
         """The records in the order of `epoch`: uint32 [len(self)]."""
@@ -170,7 +205,7 @@ class TrainingData:
         return step * len(self) // self.steps_per_epoch, (step + 1) * len(self) // self.steps_per_epoch
 
     def batches(self, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on."""
+        """The batches of one epoch from `start_step` on; of a shard, this worker's part of each."""
         return self._run((epoch, step) for step in range(start_step, self.steps_per_epoch))
 
     def stream(self, epoch: int = 0, start_step: int = 0, *, last_epoch: int) -> Iterator[Batch]:
@@ -180,14 +215,14 @@ class TrainingData:
 
     def _run(self, positions: Iterator[tuple[int, int]]) -> Iterator[Batch]:
         executor = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
-        pools = _Pools(self.records, executor) if self.shuffle == "blocks" else None
+        pools = _Pools(self, executor) if self.shuffle == "blocks" else None
         pending, order, order_epoch = deque(), None, None
         try:
             for epoch, step in positions:
                 if epoch != order_epoch:  # one order at a time: 4 bytes a record
                     order, order_epoch = None, epoch
                     order = self.order(epoch)
-                first, last = self.bounds(step)
+                first, last = self.part(step)
                 held = pools and pools.of_batch(order, epoch, first, last)
                 pending.append(executor.submit(self._load, order[first:last].copy(), epoch, step, held))
                 if len(pending) > 2 * self.num_threads:
@@ -200,7 +235,7 @@ class TrainingData:
 
     def _load(self, record_idx: np.ndarray, epoch: int, step: int, pools: list[Future] | None) -> Batch:
         images = np.empty((len(record_idx), *self.image_size, 3), np.uint8)
-        labels = np.empty(len(record_idx), np.int32)
+        labels = np.empty(len(record_idx), np.int64)
         keys = record_keys(record_idx, self.seed, epoch)
         read = ChainMap(*(pool.result() for pool in pools)).__getitem__ if pools else self.records.read
         for i, (encoded, label) in enumerate(map(read, record_idx.tolist())):
@@ -227,10 +262,13 @@ class TrainingData:
 
 
 class _Pools:
-    """Reads records for 'blocks': a pool of blocks at a time, one pool ahead, each block in one sequential read."""
+    """Reads records for 'blocks': of a pool of blocks what this worker wants, one pool ahead, in the order they lie in.
 
-    def __init__(self, records: Records, executor: ThreadPoolExecutor):
-        self.records, self.executor = records, executor
+    A worker alone wants whole blocks: each is one sequential read.
+    """
+
+    def __init__(self, data: TrainingData, executor: ThreadPoolExecutor):
+        self.data, self.executor = data, executor
         self._futures: dict[tuple[int, int], Future] = {}
 
     def of_batch(self, order: np.ndarray, epoch: int, first: int, last: int) -> list[Future]:
@@ -246,12 +284,19 @@ class _Pools:
         return [self._futures[epoch, k] for k in pools]
 
     def _begin(self, order: np.ndarray, number: int) -> Future:
-        wanted = order[number * POOL_RECORDS : (number + 1) * POOL_RECORDS].copy()  # so that the order can go
-        return self.executor.submit(self._load, wanted)
+        """Submits the reading of what this worker's parts of all batches take from the pool."""
+        start, stop = number * POOL_RECORDS, min((number + 1) * POOL_RECORDS, len(order))
+        steps = range(self._step_of(start), self._step_of(stop - 1) + 1)
+        parts = [self.data.part(step) for step in steps]
+        wanted = [order[max(first, start) : min(last, stop)] for first, last in parts if first < stop and last > start]
+        return self.executor.submit(self._load, np.concatenate([*wanted, order[:0]]))  # a copy: the order can go
+
+    def _step_of(self, position: int) -> int:
+        return ((position + 1) * self.data.steps_per_epoch - 1) // len(self.data)
 
     def _load(self, wanted: np.ndarray) -> dict:
-        loaded = {}
-        for block in np.unique(wanted // BLOCK_RECORDS).tolist():
-            start, stop = block * BLOCK_RECORDS, min((block + 1) * BLOCK_RECORDS, len(self.records))
-            loaded.update(zip(range(start, stop), self.records.read_block(start, stop), strict=True))
+        wanted, loaded = np.sort(wanted), {}
+        cuts = np.flatnonzero(np.diff(wanted // BLOCK_RECORDS)) + 1
+        for block in np.split(wanted, cuts):
+            loaded.update(zip(block.tolist(), self.data.records.read_sorted(block), strict=True))
         return loaded

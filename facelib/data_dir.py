@@ -82,27 +82,31 @@ class Records:
 
     def read_block(self, start: int, stop: int) -> list[tuple[Image, int]]:
         """Records `start` to `stop`, read in sequence: one system call for each contiguous run within a shard."""
-        rows = self.index[start:stop]
+        return self.read_sorted(np.arange(start, min(stop, len(self))))
+
+    def read_sorted(self, records: np.ndarray) -> list[tuple[Image, int]]:
+        """The records of an ascending int [B]: one system call for each contiguous run, and nothing between them."""
+        rows = self.index[records]
         shards, offsets = rows["shard"], rows["offset"].astype(np.int64)
         ends = offsets + rows["length"] + FRAME_BYTES
         is_cut = (shards[1:] != shards[:-1]) | (offsets[1:] != ends[:-1])
         cuts = [0, *(np.flatnonzero(is_cut) + 1).tolist(), len(rows)]
-        records = []
+        found = []
         for first, last in pairwise(cuts):
             if first == last:
                 continue
             shard, origin = int(shards[first]), int(offsets[first])
             data = self._pread(self._parts[shard], int(ends[last - 1]) - origin, self._bases[shard] + origin)
             view = memoryview(data)
-            for k, (_, offset, length, label) in enumerate(rows[first:last].tolist(), start + first):
+            for k, (_, offset, length, label) in enumerate(rows[first:last].tolist(), first):
                 at = offset - origin
                 try:
                     frame = bytes(view[at : at + length + FRAME_BYTES])
                     check_frame(frame, length)
-                    records.append((self._decode(frame, label, shard), label))
+                    found.append((self._decode(frame, label, shard), label))
                 except BadRecord as error:
-                    raise self._damaged(k, error) from error
-        return records
+                    raise self._damaged(int(records[k]), error) from error
+        return found
 
     def describe(self, i: int) -> str:
         """Where record `i` lies, for messages: 'train-00003-of-00008.tfrecord record 17 (offset 81920)'."""

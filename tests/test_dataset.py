@@ -19,8 +19,9 @@ import dataset
 from dataset import TrainingData, block_order, random_flip, record_keys, record_order
 from facelib.cli import FaceError
 from facelib.convert import convert
-from facelib.data_dir import INDEX_DTYPE, open_records
+from facelib.data_dir import INDEX_DTYPE, Records, open_records
 from facelib.recordio import face_payloads, write_rec
+from facelib.tfrecord import encode_image_example, frame
 from facelib.toy_faces import toy_face
 
 SIZE = (16, 16)
@@ -179,7 +180,7 @@ def test_every_record_is_in_one_batch_with_its_image_and_label(data_dir, small_b
     for batch in open_data(data_dir, batch_size, shuffle=shuffle, augment=None).batches(epoch=1):
         sizes.append(len(batch.labels))
         assert batch.images.shape == (len(batch.labels), *SIZE, 3)
-        assert (batch.images.dtype, batch.labels.dtype, batch.record_idx.dtype) == (np.uint8, np.int32, np.uint32)
+        assert (batch.images.dtype, batch.labels.dtype, batch.record_idx.dtype) == (np.uint8, np.int64, np.uint32)
         for image, label in zip(batch.images, batch.labels, strict=True):
             np.testing.assert_array_equal(image, picture(number(image)))
             assert label == number(image) // IMAGES_EACH
@@ -226,6 +227,101 @@ def test_an_abandoned_epoch_leaves_no_threads(data_dir):
     batches.close()
 
     assert threading.active_count() == before
+
+
+# ------------------------------------------------------------------------------------------- several workers
+
+
+def joined(batches):
+    """One batch from the parts of all workers, in the order of their ranks."""
+    assert len({(b.epoch, b.step) for b in batches}) == 1
+    return [np.concatenate([getattr(b, key) for b in batches]) for key in ("images", "labels", "record_idx", "keys")]
+
+
+@pytest.mark.parametrize("shuffle, images_each", [("records", 1), ("blocks", 1), ("records", 4)])
+@given(batch_size=st.integers(40, 500), count=st.integers(1, 5), epoch=st.integers(0, 3), start=st.floats(0, 1))
+@settings(max_examples=12, deadline=None)
+def test_the_parts_of_all_workers_are_the_batches_of_one(
+    data_dir, shuffle, images_each, batch_size, count, epoch, start
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "BLOCK_RECORDS", 16)
+        patch.setattr(dataset, "POOL_RECORDS", 64)
+        whole = open_data(data_dir, batch_size, shuffle=shuffle, seed=3)
+        workers = [whole.shard(rank, count) for rank in range(count)]
+        if images_each > 1:
+            whole = whole.balanced(images_each)
+            workers = [
+                w.balanced(images_each) if rank % 2 else whole.shard(rank, count) for rank, w in enumerate(workers)
+            ]
+        first = int(start * (whole.steps_per_epoch - 1))
+        streams = [worker.batches(epoch, first) for worker in workers]
+
+        for batch, *parts in zip(whole.batches(epoch, first), *streams, strict=True):
+            assert min(len(part.labels) for part in parts) >= 1
+            for found, expected in zip(joined(parts), joined([batch]), strict=True):
+                np.testing.assert_array_equal(found, expected)
+
+    for worker in workers:
+        assert (len(worker), worker.steps_per_epoch) == (len(whole), whole.steps_per_epoch)
+        assert [worker.bounds(k) for k in range(3)] == [whole.bounds(k) for k in range(3)]
+        np.testing.assert_array_equal(worker.order(epoch), whole.order(epoch))
+
+
+def test_a_shard_is_a_copy_and_a_shard_of_a_shard_is_of_the_whole(data_dir):
+    data = open_data(data_dir, 64)
+    shard = data.shard(1, 2)
+
+    assert (data.part(0), shard.part(0)) == ((0, 62), (31, 62))
+    assert shard.shard(3, 4).part(0) == data.shard(3, 4).part(0)
+
+
+def test_workers_of_blocks_read_every_byte_once_in_all(data_dir, monkeypatch, small_blocks):
+    pread, num_bytes = os.pread, Counter()
+    records = open_records(data_dir)
+    everything = int(records.index["length"].sum()) + 16 * NUM_IMAGES
+    for count in (1, 3, 4):
+
+        def counted(handle, size, offset, count=count):
+            num_bytes[count] += size
+            return pread(handle, size, offset)
+
+        monkeypatch.setattr(os, "pread", counted)
+        for rank in range(count):
+            list(open_data(records, 64, shuffle="blocks").shard(rank, count).batches(2))
+
+    assert num_bytes == dict.fromkeys((1, 3, 4), everything)
+
+
+def test_more_workers_than_a_batch_can_feed_are_refused(data_dir):
+    data = open_data(data_dir, 9)
+    assert data.shard(3, 4).num_workers == 4
+
+    for refused in (
+        lambda: data.shard(0, 5),
+        lambda: open_data(data_dir, 5000).shard(0, 2000),  # one batch of all 1,800
+        lambda: open_data(data_dir, 5000).balanced(2).shard(0, 121),  # 60 identities, 2 images each
+        lambda: open_data(data_dir, 5000).shard(0, 121).balanced(2),
+    ):
+        with pytest.raises(FaceError, match="at least two images of each worker"):
+            refused()
+    with pytest.raises(ValueError, match="rank=2, count=2"):
+        data.shard(2, 2)
+
+
+@pytest.mark.parametrize("shuffle", ["records", "blocks"])
+def test_identities_beyond_two_to_the_31_are_exact(tmp_path, shuffle):
+    labels = [0, 2**24 + 1, 2**31 - 1, 2**31 + 1, 2**32 + 1, 2**40 + 1]
+    frames = [frame(encode_image_example(png(picture(k)), label)) for k, label in enumerate(labels)]
+    (tmp_path / "a.tfrecord").write_bytes(b"".join(frames))
+    sizes = np.array([len(f) for f in frames])
+    index = np.zeros(len(labels), INDEX_DTYPE)
+    index["offset"], index["length"], index["label"] = np.cumsum(sizes) - sizes, sizes - 16, labels
+    records = Records(tmp_path, [tmp_path / "a.tfrecord"], index, range(2**40 + 2))
+
+    (batch,) = open_data(records, shuffle=shuffle).batches()
+
+    assert dict(zip(batch.record_idx.tolist(), batch.labels.tolist(), strict=True)) == dict(enumerate(labels))
 
 
 # ------------------------------------------------------------------------------------------- augmentation
