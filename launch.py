@@ -282,13 +282,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add = parser.add_argument
     add("-n", type=int, metavar="N", help="workers on this host")
-    add(
-        "--grace",
-        type=float,
-        default=60,
-        metavar="SECONDS",
-        help="from SIGTERM to SIGKILL, after a failure (%(default)s)",
-    )
+    add("--grace", type=float, default=60, metavar="SECONDS", help="between SIGTERM and SIGKILL (%(default)g)")
     add("--hosts", metavar="HOST,HOST", help="all hosts of the run, each with N workers (default: this one alone)")
     add("--host-index", type=int, metavar="I", help="which of --hosts this one is, from 0")
     add("--port", type=int, metavar="P", help="of the first worker of a host; P+1 ... the others (default: free ones)")
