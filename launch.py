@@ -150,9 +150,9 @@ def is_foreground() -> bool:
 def start(command: list[str], environ: dict[str, str], rank: int, shares_terminal: bool) -> Worker:
     """Starts a worker. It dies with us, however we end.
 
-    Worker 0 keeps our standard input, and our terminal as its output. In the foreground of a terminal it also stays in our process group, for what
-    it reads there (`n` + Enter), and the terminal itself sends it Ctrl-C. All others have sessions of their own, so
-    that each signal reaches them once, from us.
+    Worker 0 keeps our standard input, and our terminal as its output. In the foreground of a terminal it also stays in
+    our process group, for what it reads there (`n` + Enter), and the terminal itself sends it Ctrl-C. All others have
+    sessions of their own, so that each signal reaches them once, from us.
     """
     libc, parent = ctypes.CDLL(None), os.getpid()
 
