@@ -150,9 +150,9 @@ def is_foreground() -> bool:
 def start(command: list[str], environ: dict[str, str], rank: int, shares_terminal: bool) -> Worker:
     """Starts a worker. It dies with us, however we end.
 
-    Worker 0 keeps our standard streams. In the foreground of a terminal it also stays in our process group, for what
-    it reads there (`n` + Enter), and the terminal itself sends it Ctrl-C. All others have sessions of their own, so
-    that each signal reaches them once, from us.
+    Worker 0 keeps our standard input, and our terminal as its output. In the foreground of a terminal it also stays in
+    our process group, for what it reads there (`n` + Enter), and the terminal itself sends it Ctrl-C. All others have
+    sessions of their own, so that each signal reaches them once, from us.
     """
     libc, parent = ctypes.CDLL(None), os.getpid()
 
@@ -164,8 +164,10 @@ def start(command: list[str], environ: dict[str, str], rank: int, shares_termina
 
     is_first = rank == 0
     stays = is_first and shares_terminal
-    streams = {} if is_first else {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    if not is_first:
+    # In a file the lines of worker 0 come through us too: what it writes in blocks would cut the others' lines.
+    out, err = (None if is_first and stream.isatty() else subprocess.PIPE for stream in (sys.stdout, sys.stderr))
+    streams = {"stdin": None if is_first else subprocess.DEVNULL, "stdout": out, "stderr": err}
+    if out:
         environ.setdefault("PYTHONUNBUFFERED", "1")  # a pipe would hold its lines back, and lose the last
     process = subprocess.Popen(command, env=environ, preexec_fn=prepare, start_new_session=not stays, **streams)
     return Worker(rank, process, stays)
@@ -229,10 +231,11 @@ def end_now(worker: Worker) -> None:
 
 
 def start_pumps(worker: Worker) -> list[threading.Thread]:
-    """Threads that copy what the worker writes, if it does not write here itself."""
+    """Threads that copy what the worker writes, where it does not write to our terminal itself."""
+    prefix = f"[worker {worker.rank}] ".encode() if worker.rank else b""
     pairs = ((worker.process.stdout, sys.stdout), (worker.process.stderr, sys.stderr))
     pumps = [
-        threading.Thread(target=copy_lines, args=(source, target.fileno(), worker.rank), daemon=True)
+        threading.Thread(target=copy_lines, args=(source, target.fileno(), prefix), daemon=True)
         for source, target in pairs
         if source is not None
     ]
@@ -241,26 +244,34 @@ def start_pumps(worker: Worker) -> list[threading.Thread]:
     return pumps
 
 
-def copy_lines(source, target: int, rank: int) -> None:
-    """Copies `source`, line by line and named, to the file descriptor `target`, to its end."""
-    prefix, rest = f"[worker {rank}] ".encode(), b""
+def copy_lines(source, target: int, prefix: bytes) -> None:
+    """Copies `source` in whole lines to the file descriptor `target`, to its end. Without `prefix` byte by byte."""
+    rest = b""
     while data := os.read(source.fileno(), 65_536):
-        lines, rest = cut_lines(rest + data)
-        write_all(target, b"".join(prefix + line + b"\n" for line in lines))
-    if rest.strip(b"\r"):
-        lines, _ = cut_lines(rest + b"\n")
-        write_all(target, prefix + lines[0] + b"\n")
+        lines, rest = cut_lines(rest + data) if prefix else cut_whole(rest + data)
+        write_all(target, b"".join(prefix + line for line in lines))
+    if prefix and rest.strip(b"\r"):
+        rest = prefix + cut_lines(rest + b"\n")[0][0]
+    write_all(target, rest)
 
 
 def cut_lines(data: bytes) -> tuple[list[bytes], bytes]:
     """(whole lines, the beginning of the next). Of a line that was drawn over, as a progress bar, the last state."""
     *lines, rest = data.split(b"\n")
-    lines = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
+    lines = [line.rstrip(b"\r").rpartition(b"\r")[2] + b"\n" for line in lines]
     body = rest.rstrip(b"\r")
     rest = body.rpartition(b"\r")[2] + rest[len(body) :][:1]
     if len(rest) > MOST_BYTES_A_LINE:
-        lines, rest = [*lines, rest], b""
+        lines, rest = [*lines, rest + b"\n"], b""
     return lines, rest
+
+
+def cut_whole(data: bytes) -> tuple[list[bytes], bytes]:
+    """(all that ends with a line, the beginning of the next)."""
+    end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+    if len(data) - end > MOST_BYTES_A_LINE:
+        end = len(data)
+    return [data[:end]], data[end:]
 
 
 def write_all(target: int, data: bytes) -> None:
@@ -282,13 +293,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add = parser.add_argument
     add("-n", type=int, metavar="N", help="workers on this host")
-    add(
-        "--grace",
-        type=float,
-        default=60,
-        metavar="SECONDS",
-        help="from SIGTERM to SIGKILL, after a failure (%(default)s)",
-    )
+    add("--grace", type=float, default=60, metavar="SECONDS", help="between SIGTERM and SIGKILL (%(default)g)")
     add("--hosts", metavar="HOST,HOST", help="all hosts of the run, each with N workers (default: this one alone)")
     add("--host-index", type=int, metavar="I", help="which of --hosts this one is, from 0")
     add("--port", type=int, metavar="P", help="of the first worker of a host; P+1 ... the others (default: free ones)")

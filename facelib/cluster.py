@@ -108,7 +108,7 @@ def _from_tf_config(text: str) -> Cluster:
     if len(set(addresses)) < len(addresses):
         double = next(address for address in addresses if addresses.count(address) > 1)
         raise FaceError(
-            f"Every worker has an address of its own. {TF_CONFIG} has '{double}' twice. Give each process a port."
+            f"Every worker has an address of its own. Received: '{double}' twice in {TF_CONFIG}. Give each its port."
         )
     return Cluster(_rank(task, chiefs, workers), addresses)
 

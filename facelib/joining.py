@@ -1,11 +1,12 @@
 """What keeps several workers from waiting for ever: a port that is taken, a worker that never comes, one that is gone.
 
-TensorFlow's collectives wait inside C++, where no exception of ours arrives, so these watch from threads and end the
-whole process. A worker counts as alive when its port takes a connection; the kernel does that for it, however busy or
-slow the process behind may be.
+TensorFlow's own waits are inside C++, where neither an exception of ours nor SIGTERM arrives. So all workers meet here,
+in Python, before it begins, and a thread watches from then on. A worker counts as alive when its port takes a
+connection; the kernel does that for it, however busy or slow the process behind may be.
 """
 
 import errno
+import faulthandler
 import os
 import socket
 import sys
@@ -18,6 +19,7 @@ from facelib.cluster import Cluster, split_address
 
 JOIN_SECONDS = 300
 PATIENCE = 30  # seconds
+SAY_SO = 10  # seconds of waiting after which a line says for whom
 CONNECT_TIMEOUT = 5.0  # seconds; a host that is gone does not refuse, it is silent
 
 
@@ -29,8 +31,7 @@ def check_port(cluster: Cluster) -> None:
     """
     if cluster.count == 1:
         return
-    address = cluster.addresses[cluster.rank]
-    host, port = split_address(address)
+    host, port = split_address(cluster.addresses[cluster.rank])
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError:  # a name that this host does not know: the others may
@@ -42,17 +43,22 @@ def check_port(cluster: Cluster) -> None:
             try:
                 sock.bind(where)
             except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise FaceError(
-                        f"Every worker has a port of its own. Worker {cluster.rank} is to listen at {address}, which "
-                        "another process uses. End that one (an earlier run?), or choose another port."
-                    ) from error
-                if error.errno == errno.EACCES:
-                    raise FaceError(
-                        f"Ports below 1024 are for root. Worker {cluster.rank} is to listen at {address}. "
-                        "Choose another port."
-                    ) from error
+                if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                    raise _port_error(cluster, error) from error
                 return  # not an address of this host, as behind a service
+
+
+def _port_error(cluster: Cluster, error: OSError) -> FaceError:
+    address = cluster.addresses[cluster.rank]
+    if error.errno == errno.EADDRINUSE:
+        return FaceError(
+            f"Every worker has a port of its own. Worker {cluster.rank} is to listen at {address}, which another "
+            "process uses. End that one (an earlier run?), or choose another port."
+        )
+    return FaceError(
+        f"Every worker listens at its port. Worker {cluster.rank} may not at {address}: {error.strerror}. "
+        "Choose a port between 10000 and 30000."
+    )
 
 
 def answers(address: str, timeout: float = CONNECT_TIMEOUT) -> bool:
@@ -65,21 +71,98 @@ def answers(address: str, timeout: float = CONNECT_TIMEOUT) -> bool:
         return False
 
 
-class _Watch:
-    """Ends the process when a peer has not answered for `patience` seconds in a row. A thread for each peer.
+class JoinWatch:
+    """Used as a context around what blocks until all workers are there, such as MultiWorkerMirroredStrategy().
 
-    Args:
-        interval: seconds between two attempts.
-        exit: called with 1, once; it does not return in earnest.
+    Entering waits, listening at our port, until every other worker has answered at its own. What follows at once inside
+    the context then finds all of them. MultiWorkerMirroredStrategy() keeps the interpreter's lock while it waits (TF
+    2.21), so that no thread of ours could end it: should a worker be lost in those seconds, faulthandler's own thread
+    writes where we are and ends the process with exit code 1, `seconds` after the last one came.
+
+    Raises:
+        FaceError: on entering, when some have not answered within `seconds`, or our port is taken.
     """
 
-    def __init__(self, cluster: Cluster, patience: float, interval: float, exit: Callable[[int], None]):
+    def __init__(self, cluster: Cluster, seconds: float = JOIN_SECONDS, *, interval: float = 0.5):
+        self._cluster, self._seconds, self._interval = cluster, seconds, interval
+
+    def __enter__(self):
+        if self._cluster.count > 1:
+            with _listen(self._cluster):
+                self._meet()
+            faulthandler.dump_traceback_later(max(1.0, self._seconds), exit=True)
+        return self
+
+    def __exit__(self, *exc):
+        if self._cluster.count > 1:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _meet(self) -> None:
+        missing, begin, has_said = dict(self._cluster.peers), time.monotonic(), False
+        lock = threading.Lock()
+        stopped = threading.Event()
+
+        def look_for(rank: int, address: str) -> None:
+            while not answers(address):
+                if stopped.wait(self._interval):
+                    return
+            with lock:
+                del missing[rank]
+
+        threads = [threading.Thread(target=look_for, args=peer, daemon=True) for peer in self._cluster.peers.items()]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    waited = time.monotonic() - begin
+                    with lock:
+                        absent = dict(sorted(missing.items()))
+                    if waited >= self._seconds and absent:
+                        raise FaceError(
+                            f"Every worker joins within {self._seconds:g} s. {_named(absent)} did not. Start all of "
+                            "them at about the same time, or look in their logs, at the addresses and at the firewall."
+                        )
+                    if waited >= SAY_SO and not has_said and absent:
+                        has_said = True
+                        print(f"waiting up to {self._seconds:g} s for {_named(absent).lower()}", file=sys.stderr)
+                    thread.join(min(0.2, max(0.0, self._seconds - waited) + 0.01))
+        finally:
+            stopped.set()
+
+
+def _listen(cluster: Cluster) -> socket.socket:
+    """Takes connections at our port, on all addresses as TensorFlow's server will; the backlog is enough."""
+    port = split_address(cluster.addresses[cluster.rank])[1]
+    is_dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_dual else socket.AF_INET
+    try:
+        return socket.create_server(("", port), family=family, dualstack_ipv6=is_dual, backlog=1024)
+    except OSError as error:
+        raise _port_error(cluster, error) from error
+
+
+class PeerWatch:
+    """From the start of the training to its end: ends the process when another worker has gone.
+
+    A thread for each peer connects to it every `interval` seconds, and says so and exits when none of its attempts
+    within `patience` seconds was answered. A worker that ends before the others looks like one that was killed, so all
+    stop their watch before the first ends.
+
+    Args:
+        exit: called with 1, once.
+    """
+
+    def __init__(
+        self, cluster: Cluster, patience: float = PATIENCE, *, interval: float = 5.0,
+        exit: Callable[[int], None] = os._exit,
+    ):  # fmt: skip
         self._peers, self._patience, self._interval, self._exit = cluster.peers, patience, interval, exit
         self._silent_since: dict[int, float] = {}  # by rank; times of time.monotonic()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
-    def start(self):
+    def start(self) -> "PeerWatch":
         for rank in self._peers:
             threading.Thread(target=self._watch, args=(rank,), name=f"watch-{rank}", daemon=True).start()
         return self
@@ -112,59 +195,27 @@ class _Watch:
             self._stopped.wait(self._interval)
 
     def _end(self) -> None:
-        slack = self._interval + CONNECT_TIMEOUT  # those that fell silent together are named together
-        latest = time.monotonic() - self._patience + slack
-        silent = dict(sorted((rank, since) for rank, since in self._silent_since.copy().items() if since <= latest))
-        names = ", ".join(f"{rank} ({self._peers[rank]})" for rank in silent)
+        # Those that fell silent together are named together.
+        latest = time.monotonic() - self._patience + self._interval + CONNECT_TIMEOUT
+        silent = {rank: self._peers[rank] for rank, since in self._silent_since.copy().items() if since <= latest}
         with self._lock:
             if self._stopped.is_set():
                 return
             self._stopped.set()
             _flush_stdout()
-            line = self._message(f"Worker{'s' if len(silent) > 1 else ''} {names}")
-            print(f"error: {line}", file=sys.stderr, flush=True)
+            print(
+                f"error: All workers run to the end. {_named(silent)} did not answer for {self._patience:g} s. "
+                "The run continues from its last checkpoint when all are started again.",
+                file=sys.stderr,
+                flush=True,
+            )
             self._exit(1)
 
-    def _message(self, workers: str) -> str:
-        raise NotImplementedError
 
-
-class JoinWatch(_Watch):
-    """Used as a context around what blocks until all workers are there, such as MultiWorkerMirroredStrategy().
-
-    Ends the process when a worker has not answered within `seconds`, or has gone for as long after it came.
-    """
-
-    def __init__(
-        self, cluster: Cluster, seconds: float = JOIN_SECONDS, *, interval: float = 1.0,
-        exit: Callable[[int], None] = os._exit,
-    ):  # fmt: skip
-        super().__init__(cluster, seconds, interval, exit)
-
-    def _message(self, workers: str) -> str:
-        return (
-            f"Every worker joins within {self._patience:g} s. {workers} did not. "
-            "Start all of them at about the same time, or look in their logs, at the addresses and at the firewall."
-        )
-
-
-class PeerWatch(_Watch):
-    """From the start of the training to its end: ends the process when another worker has gone.
-
-    A worker that ends before the others looks as one that was killed, so all stop their watch before the first ends.
-    """
-
-    def __init__(
-        self, cluster: Cluster, patience: float = PATIENCE, *, interval: float = 5.0,
-        exit: Callable[[int], None] = os._exit,
-    ):  # fmt: skip
-        super().__init__(cluster, patience, interval, exit)
-
-    def _message(self, workers: str) -> str:
-        return (
-            f"All workers run to the end. {workers} did not answer for {self._patience:g} s. "
-            "The run continues from its last checkpoint when all are started again."
-        )
+def _named(peers: dict[int, str]) -> str:
+    """Such as: Workers 2 (host:port), 5 (host:port)"""
+    names = ", ".join(f"{rank} ({peers[rank]})" for rank in sorted(peers))
+    return f"Worker{'s' if len(peers) > 1 else ''} {names}"
 
 
 def _flush_stdout() -> None:
