@@ -49,7 +49,7 @@ class FusedBatchNorm(keras.layers.Layer):
         momentum: share of the moving statistics kept each step.
         epsilon: added to the variance. cuDNN wants at least 1.001e-5.
 
-    Call: float `[N, H, W, C]` -> same.
+    Call: float `[N, H, W, C]` -> same. After `layer.workers = Workers` the batch is that of all workers.
 
     Reference: Ioffe & Szegedy, Batch Normalization, https://arxiv.org/abs/1502.03167, algorithm 1.
     """
@@ -58,6 +58,7 @@ class FusedBatchNorm(keras.layers.Layer):
         super().__init__(**kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
+        self.workers = None
 
     def build(self, input_shape):
         # The op takes float16 activations with float32 parameters, so these are not cast.
@@ -69,14 +70,31 @@ class FusedBatchNorm(keras.layers.Layer):
 
     def call(self, x, training=False):
         use_batch = bool(training) and self.trainable
+        if use_batch and self.workers:
+            return self._over_workers(x)
         stats = {} if use_batch else {"mean": _tensor(self.moving_mean), "variance": _tensor(self.moving_variance)}
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             x, _tensor(self.gamma), _tensor(self.beta), epsilon=self.epsilon, is_training=use_batch, **stats
         )
         if use_batch:
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving.value * self.momentum + batch * (1.0 - self.momentum))
+            self._follow(mean, variance)
         return y
+
+    def _over_workers(self, x):
+        """As the op in training, with mean and variance over the images of all workers."""
+        wide, size = tf.cast(x, tf.float32), x.shape[-1]
+        count = tf.cast(tf.size(wide) // size, tf.float32)
+        sums = [count[None], tf.reduce_sum(wide, [0, 1, 2]), tf.reduce_sum(tf.square(wide), [0, 1, 2])]
+        sums = self.workers.sum(tf.concat(sums, 0), is_used_alike=False)
+        count, mean = sums[0], sums[1 : size + 1] / sums[0]
+        variance = tf.maximum(sums[size + 1 :] / count - tf.square(mean), 0.0)
+        self._follow(tf.stop_gradient(mean), tf.stop_gradient(variance) * count / tf.maximum(count - 1.0, 1.0))
+        y = tf.nn.batch_normalization(wide, mean, variance, _tensor(self.beta), _tensor(self.gamma), self.epsilon)
+        return tf.cast(y, x.dtype)
+
+    def _follow(self, mean, variance):
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving.value * self.momentum + batch * (1.0 - self.momentum))
 
     def compute_output_shape(self, input_shape):
         return input_shape

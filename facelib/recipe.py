@@ -78,6 +78,7 @@ class Recipe:
     """A whole training.
 
     seed: of weights, order and augmentation.   deterministic: bitwise repeatable, on the CPU.
+    sync_batch_norm: with several workers, normalise by the statistics of all their images, not each by its own.
     nan_retries: how often a diverged training goes back to its last checkpoint, each time at half the learning rate.
     teacher: any artefact whose embeddings are to be learned; "" for none.
     """
@@ -86,6 +87,7 @@ class Recipe:
     seed: int = 0
     precision: str = "float32"
     deterministic: bool = False
+    sync_batch_norm: bool = False
     nan_retries: int = 3
     teacher: str = ""
     teacher_io: TeacherIo = field(default_factory=TeacherIo)

@@ -20,6 +20,7 @@ from facelib.checkpoint import list_checkpoints, load_checkpoint
 from facelib.cli import FaceError
 from facelib.epoch_files import save_epoch
 from facelib.head_memory import check_memory
+from facelib.layers import FusedBatchNorm
 from facelib.recipe import Recipe
 from facelib.recipe_rules import check_recipe
 from facelib.run_checkpoint import NotFiniteError, read_centres, restore_parts, save_parts
@@ -147,6 +148,9 @@ class Trainer:
 
     def _new_parts(self) -> StageParts:
         size, num_classes = self.teacher.size if self.teacher else 0, self.data.records.num_classes
+        for layer in self.embedder.layers:
+            if isinstance(layer, FusedBatchNorm) and self.recipe.sync_batch_norm and self.workers.count > 1:
+                layer.workers = self.workers
         self._say(check_memory(self.recipe, num_classes, self.embedder.output_shape[-1], self.workers))
         return StageParts(
             self.recipe, self.embedder, self.make_head, num_classes, size, self.workers, self.data.batch_size

@@ -42,7 +42,7 @@ class Records(list):
 class Data:
     """Batches of IMAGES in order; `fails_at` is the global step that raises instead."""
 
-    steps_per_epoch = STEPS
+    steps_per_epoch, batch_size = STEPS, BATCH
 
     def __init__(self, fails_at=None):
         self.fails_at = fails_at

@@ -1,0 +1,94 @@
+"""A worker of test_workers.py: losses and gradients of heads over its part of a batch, for the test to compare.
+
+python worker_step.py OUT.npz        with TF_CONFIG in the environment
+"""
+
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+NUM_CLASSES, SIZE, BATCH = 23, 6, 11
+MOST = 6  # images of one worker
+CASES = {
+    "softmax": {},
+    "scale_softmax": {"scale": 8.0},
+    "margin_softmax": {},
+    "arcface": {"scale": 8.0},
+    "cosface": {"scale": 8.0},
+    "combined": {"scale": 8.0},
+    "curricularface": {"scale": 8.0},
+    "airface": {"scale": 8.0},
+    "magface": {"scale": 8.0},
+    "adaface": {"scale": 8.0},
+    "adacos": {},
+    "arcface sub-centres, filtered": {"scale": 8.0, "sub_centres": 3, "interclass_filtering": 0.7},
+    "arcface smooth": {"scale": 8.0},
+    "arcface sampled": {"scale": 8.0},
+    "curricularface sampled": {"scale": 8.0, "sub_centres": 2},
+}
+
+
+def batch():
+    """Embeddings float32 [B, D], labels int64 [B]: of all workers."""
+    rng = np.random.default_rng(5)
+    return (20 * rng.normal(size=(BATCH, SIZE))).astype(np.float32), rng.integers(0, NUM_CLASSES, BATCH)
+
+
+def make(case: str, workers):
+    """The head of a case, built; its centres do not depend on the workers."""
+    from face_loss_k import make_head
+    from facelib.class_split import ClassSplit
+
+    head = make_head(case.split()[0], NUM_CLASSES, CASES[case])
+    head.split = ClassSplit(workers, 0.3 if "sampled" in case else 1.0, seed=4)
+    random.seed(1)
+    head.build((None, SIZE))
+    head.centres.assign(10 * head.centres.value)
+    return head
+
+
+def compute(case: str, workers, part: slice, columns=None) -> dict:
+    """Two steps of a case: loss, accuracy, gradients of this worker's embeddings and of its centres, its classes."""
+    import tensorflow as tf
+
+    head, (embeddings, labels) = make(case, workers), batch()
+    smoothing = 0.1 if "smooth" in case else 0.0
+
+    @tf.function
+    def step(mine, labels, number):
+        stack = workers.gathering(tf.shape(mine)[0], MOST)
+        labels = stack(labels)
+        seen = columns(head) if columns else head.columns(labels, number)
+        with tf.GradientTape() as tape:
+            tape.watch([mine, seen.centres])
+            loss, accuracy = head.loss_and_accuracy(stack(mine), labels, 0.9, smoothing, seen)
+        by_face, by_centre = tape.gradient(loss, [mine, seen.centres])
+        classes = tf.range(seen.num_held, dtype=tf.int64) if seen.drawn is None else seen.classes
+        return loss, accuracy, by_face, by_centre, classes + seen.first
+
+    for number in range(2):  # the second sees the running statistics of the first
+        values = step(tf.constant(embeddings[part]), tf.constant(labels[part]), tf.constant(number, tf.int64))
+    return dict(zip(("loss", "accuracy", "by_face", "by_centre", "classes"), (v.numpy() for v in values), strict=True))
+
+
+def part_of(rank: int, count: int) -> slice:
+    return slice(BATCH * rank // count, BATCH * (rank + 1) // count)
+
+
+def main():
+    from facelib.cluster import find_cluster
+    from facelib.workers import open_workers
+
+    cluster = find_cluster()
+    workers = open_workers(cluster, 120)
+    results = {c: compute(c, workers, part_of(workers.rank, workers.count)) for c in CASES}
+    np.savez(sys.argv[1], **{f"{case}/{key}": value for case, found in results.items() for key, value in found.items()})
+    workers.close()
+
+
+if __name__ == "__main__":
+    main()
