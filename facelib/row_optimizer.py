@@ -49,7 +49,7 @@ class RowOptimizer:
                                           strict=True):  # fmt: skip
                 new = tf.where(is_wanted, new, old)
                 variable.value.scatter_update(tf.IndexedSlices(new, where))
-            return start + _BLOCK
+            return [start + _BLOCK]
 
         tf.while_loop(lambda start: start < num_rows, block, [tf.constant(0, tf.int64)], parallel_iterations=1)
 

@@ -102,6 +102,12 @@ def test_a_recipe_says_what_it_says_and_the_rest_is_default(load):
         ("[[stage]]\nfreeze_backbone = true\nfreeze_layers = ['stem']", "leave freeze_layers out"),
         ("[[stage]]\nimages_per_identity = 80", "images_per_identity is from 1 to 64, half a batch. Received: 80"),
         ("[[stage]]\nmicro_batches = 0", "micro_batches is from 1 to 64"),
+        ("[[stage]]\nsample_rate = 0.0", "sample_rate is above 0, at most 1"),
+        ("[[stage]]\nsample_rate = 0.1\nsam = 0.05", "sam moves all class centres: no sample_rate"),
+        ("[[stage]]\nsample_rate = 0.1\nlabel_smoothing = 0.1", "label_smoothing spreads over all classes"),
+        ("[[stage]]\nsample_rate = 0.1\noptimizer = 'nadam'", "a sampled head is trained by sgd, adam, adamw, lion"),
+        ("[[stage]]\nsample_rate = 0.1\nloss = 'adacos'", "adacos measures its scale on all classes"),
+        ("teacher = 'x'\n[[stage]]\nloss = 'distill'\nsample_rate = 0.1", "sample_rate goes with a margin head"),
         ("[[stage]]\nema = 1.0", r"ema is in \[0, 1\)"),
         ("name = ", "A recipe is a TOML file"),
         ("[model]\n[model]", "A recipe is a TOML file"),
@@ -207,9 +213,10 @@ stages = st.builds(
         lr_drop_epochs=st.lists(st.floats(0, 1e6), max_size=4).map(tuple),
         images_per_identity=st.just(1),
         micro_batches=st.just(1),
+        sample_rate=st.just(1.0),
     ),
     st.sampled_from([name for name, spec in LOSSES.items() if spec.kind == "margin"]),
-) | st.just(Stage(loss_options={"margin": 0.3, "past_pi": "none"}, freeze_layers=("stem", 'a"b')))
+) | st.just(Stage(loss_options={"margin": 0.3, "past_pi": "none"}, freeze_layers=("stem", 'a"b'), sample_rate=0.25))
 recipes = configs(
     Recipe,
     name=st.text(min_size=1).filter(lambda name: "/" not in name and name not in (".", "..")),

@@ -26,7 +26,7 @@ STEPS, BATCH, CLASSES = 3, 4, 5
 STAGE = Stage(epochs=2, scale=8.0, margin=0.1, learning_rate=0.05)
 RECIPE = Recipe(name="tiny", stage=(STAGE,))
 IMAGES = np.random.default_rng(0).integers(0, 256, (STEPS * BATCH, 6, 6, 3), np.uint8)
-LABELS = np.random.default_rng(1).integers(0, CLASSES, STEPS * BATCH).astype(np.int32)
+LABELS = np.random.default_rng(1).integers(0, CLASSES, STEPS * BATCH)
 
 
 class Records(list):

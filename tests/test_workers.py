@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-
 import worker_step
+
 from facelib.class_split import Columns, rows_of
 from facelib.workers import ONE_WORKER
 
