@@ -31,9 +31,9 @@ import json, os, signal, sys, time
 from pathlib import Path
 RANK = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
 def say(name, text=""):
-    path = Path(__file__).with_name(f"{name}.{RANK}")
-    path.with_suffix(".part").write_text(str(text))
-    path.with_suffix(".part").rename(path)
+    part = Path(__file__).with_name(f"part.{name}.{RANK}")
+    part.write_text(str(text))
+    part.rename(part.with_name(f"{name}.{RANK}"))  # whole at once
 def wait_for(*names):
     end = time.monotonic() + 60
     while not all(Path(__file__).with_name(name).exists() for name in names):
@@ -143,6 +143,12 @@ def test_workers_of_several_hosts_follow_each_other(start):
         assert json.loads(one.read(f"config.{rank}")) == expected | task
     assert sorted(p.suffix for p in one.folder.glob("config.*")) == [".2", ".3"]
     assert out == ""
+
+
+def test_an_ipv6_host_stands_in_brackets():
+    args = launch.parse_args(["-n", "1", "--hosts", "fe80::1,b", "--host-index", "1", "--port", "23456", "train.py"])
+
+    assert launch.make_addresses(args) == (("[fe80::1]:23456", "b:23456"), 1)
 
 
 def test_the_first_port_can_be_given():
@@ -477,7 +483,8 @@ if RANK == 0:
         ("-n 2 --hosts a,b --host-index 0 train.py", "Received no --port"),
         ("-n 2 --hosts a,,b --host-index 0 --port 20000 train.py", "each host once. Received: 'a,,b'"),
         ("-n 2 --hosts a,a --host-index 0 --port 20000 train.py", "each host once. Received: 'a,a'"),
-        ("-n 2 --hosts a:1,b --host-index 0 --port 20000 train.py", "a:1"),
+        ("-n 2 --hosts a:1,b --host-index 0 --port 20000 train.py", "names, without ports. Received: 'a:1'"),
+        ("-n 2 --hosts a/b,c --host-index 0 --port 20000 train.py", "Received: 'a/b:20000'"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_starts(words, said, monkeypatch):
