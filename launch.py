@@ -211,7 +211,7 @@ def is_ignored(number: int) -> bool:
 def report(worker: Worker, num_running: int) -> None:
     code = worker.process.returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    others = f", so the other {num_running} are ended too" if num_running else ""
+    others = ", so the others are ended too" if num_running else ""
     with LOCK:
         print(f"error: Worker {worker.rank} {how}{others}. Its lines above may say why.", file=sys.stderr, flush=True)
 

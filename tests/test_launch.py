@@ -324,7 +324,7 @@ time.sleep(600)
 
     assert code == 7
     one.read("asked.0"), one.read("asked.2")
-    assert err == "error: Worker 1 ended with exit code 7, so the other 2 are ended too. Its lines above may say why.\n"
+    assert err == "error: Worker 1 ended with exit code 7, so the others are ended too. Its lines above may say why.\n"
     wait_until_gone(*(int(one.read(f"pid.{i}")) for i in range(3)))
 
 
@@ -337,7 +337,7 @@ def test_a_killed_worker_ends_all_with_128_and_the_signal(start):
     code, _, err = one.wait()
     assert code == 128 + signal.SIGKILL
     assert (
-        err.startswith("error: Worker 1 was killed by SIGKILL, so the other 1 are ended too.") and err.count("\n") == 1
+        err.startswith("error: Worker 1 was killed by SIGKILL, so the others are ended too.") and err.count("\n") == 1
     )
     wait_until_gone(*pids)
 
