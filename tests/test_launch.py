@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -284,6 +285,22 @@ def test_worker_0_keeps_every_byte_in_whole_lines(pieces):
     assert b"".join(found) + rest == "".join(pieces).encode()
 
 
+def test_a_line_that_worker_0_has_begun_is_not_cut_in_a_file(start):
+    script = """
+if RANK == 0:
+    os.write(1, b"loss ")
+    wait_for("done.1")
+    time.sleep(0.5)
+    os.write(1, b"0.5\\n")
+else:
+    time.sleep(0.5)
+    print("mine")
+    say("done")
+"""
+
+    assert start(script, "-n", "2").wait() == (0, "[worker 1] mine\nloss 0.5\n", "")
+
+
 def test_lines_of_the_others_come_while_they_run(start):
     one = start('if RANK: print("begun")\ntime.sleep(600)', "-n", "2")
 
@@ -406,6 +423,27 @@ def test_a_signal_to_the_launcher_reaches_every_worker_once(start, sent, got):
     assert [one.read(f"got.{i}") for i in range(3)] == [str([got])] * 3
 
 
+@pytest.mark.parametrize("si_code, to_worker_0", [(launch.SI_KERNEL, []), (0, ["SIGINT"])])
+def test_what_the_terminal_has_sent_to_worker_0_is_not_sent_again(monkeypatch, si_code, to_worker_0):
+    """Two signals that come close together are one to the process, so that processes cannot show this."""
+
+    class Recorded(launch.Worker):
+        has_ended, code = False, 0
+
+        def send(self, number):
+            sent[self.rank].append(signal.Signals(number).name)
+
+    def sigtimedwait(numbers, seconds):
+        Recorded.has_ended = True  # after this one
+        return types.SimpleNamespace(si_signo=signal.SIGINT, si_code=si_code)
+
+    sent = {0: [], 1: []}
+    monkeypatch.setattr(signal, "sigtimedwait", sigtimedwait)
+
+    assert launch.tend([Recorded(0, None, True), Recorded(1, None, False)], grace=1.0) == 0
+    assert sent == {0: to_worker_0, 1: ["SIGINT"]}
+
+
 def test_nohup_is_respected(start):
     one = start(
         COUNTING.replace("CODE", "0"), "-n", "2", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -433,6 +471,7 @@ def test_a_launcher_that_is_killed_leaves_no_worker(start):
 def test_in_a_terminal_worker_0_reads_it_and_ctrl_c_reaches_every_worker_once(start):
     script = """
 say("terminal", [sys.stdin.isatty(), sys.stdout.isatty(), os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()])
+say("own_session", os.getsid(0) == os.getpid())
 if RANK == 0:
     say("line", sys.stdin.readline())
 """ + COUNTING.replace("CODE", "0")
@@ -447,6 +486,7 @@ if RANK == 0:
     try:
         assert one.read("terminal.0") == "[True, True, True]"
         assert one.read("terminal.1") == "[False, False, False]"
+        assert [one.read(f"own_session.{i}") for i in range(2)] == ["False", "True"]
         os.write(controller, b"n\n")
         assert one.read("line.0") == "n\n"
         for i in range(2):
