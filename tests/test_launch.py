@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import signal
 import socket
 import subprocess
@@ -304,6 +305,7 @@ else:
 def test_lines_of_the_others_come_while_they_run(start):
     one = start('if RANK: print("begun")\ntime.sleep(600)', "-n", "2")
 
+    assert select.select([one.process.stdout], [], [], SOON)[0], "nothing came"
     assert one.process.stdout.readline() == b"[worker 1] begun\n"
 
 
