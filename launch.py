@@ -11,6 +11,7 @@ that of launch.py. Ctrl-C and SIGTERM go to every worker. More in docs/scaling.m
 import argparse
 import contextlib
 import ctypes
+import ipaddress
 import os
 import random
 import re
@@ -210,7 +211,7 @@ def is_ignored(number: int) -> bool:
 def report(worker: Worker, num_running: int) -> None:
     code = worker.process.returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    others = f", so the other {num_running} are ended too" if num_running else ""
+    others = ", so the others are ended too" if num_running else ""
     with LOCK:
         print(f"error: Worker {worker.rank} {how}{others}. Its lines above may say why.", file=sys.stderr, flush=True)
 
@@ -321,6 +322,9 @@ def check_hosts(args: argparse.Namespace) -> None:
     hosts = args.hosts.split(",")
     if not all(hosts) or len(set(hosts)) < len(hosts):
         raise FaceError(f"--hosts names each host once. Received: '{args.hosts}'. Write: --hosts a,b,c.")
+    for host in hosts:
+        if ":" in host and not is_ipv6(host):
+            raise FaceError(f"--hosts takes names, without ports. Received: '{host}'. Write the port as --port P.")
     if args.host_index is None or not 0 <= args.host_index < len(hosts):
         received = "none" if args.host_index is None else args.host_index
         raise FaceError(
@@ -329,6 +333,13 @@ def check_hosts(args: argparse.Namespace) -> None:
         )
     if args.port is None:
         raise FaceError("The workers of several hosts agree on ports. Received no --port. Write: --port 23456.")
+
+
+def is_ipv6(host: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(host))
+    except ValueError:
+        return False
 
 
 if __name__ == "__main__":

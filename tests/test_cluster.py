@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from facelib.cli import FaceError
@@ -323,7 +323,7 @@ def test_any_text_is_hosts_or_one_line(text):
         hosts = expand_hosts(text)
     except FaceError as error:
         assert "\n" not in str(error)
-        assume(False)
+        return
     assert hosts and all(host and not set(host) & set("[], ") for host in hosts)
 
 

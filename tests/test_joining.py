@@ -359,7 +359,8 @@ def start_worker():
         tasks = ", ".join(f'"{address}"' for address in addresses)
         config = f'{{"cluster": {{"worker": [{tasks}]}}, "task": {{"type": "worker", "index": {rank}}}}}'
         process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], cwd=ROOT, env={**os.environ, "TF_CONFIG": config}, text=True,
+            [sys.executable, "-c", WORKER], cwd=ROOT, text=True,
+            env={**os.environ, "TF_CONFIG": config, "PYTHONUNBUFFERED": ""},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)

@@ -5,12 +5,14 @@ import fcntl
 import json
 import os
 import pty
+import select
 import signal
 import socket
 import subprocess
 import sys
 import termios
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -31,9 +33,9 @@ import json, os, signal, sys, time
 from pathlib import Path
 RANK = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
 def say(name, text=""):
-    path = Path(__file__).with_name(f"{name}.{RANK}")
-    path.with_suffix(".part").write_text(str(text))
-    path.with_suffix(".part").rename(path)
+    part = Path(__file__).with_name(f"part.{name}.{RANK}")
+    part.write_text(str(text))
+    part.rename(part.with_name(f"{name}.{RANK}"))  # whole at once
 def wait_for(*names):
     end = time.monotonic() + 60
     while not all(Path(__file__).with_name(name).exists() for name in names):
@@ -143,6 +145,12 @@ def test_workers_of_several_hosts_follow_each_other(start):
         assert json.loads(one.read(f"config.{rank}")) == expected | task
     assert sorted(p.suffix for p in one.folder.glob("config.*")) == [".2", ".3"]
     assert out == ""
+
+
+def test_an_ipv6_host_stands_in_brackets():
+    args = launch.parse_args(["-n", "1", "--hosts", "fe80::1,b", "--host-index", "1", "--port", "23456", "train.py"])
+
+    assert launch.make_addresses(args) == (("[fe80::1]:23456", "b:23456"), 1)
 
 
 def test_the_first_port_can_be_given():
@@ -278,9 +286,26 @@ def test_worker_0_keeps_every_byte_in_whole_lines(pieces):
     assert b"".join(found) + rest == "".join(pieces).encode()
 
 
+def test_a_line_that_worker_0_has_begun_is_not_cut_in_a_file(start):
+    script = """
+if RANK == 0:
+    os.write(1, b"loss ")
+    wait_for("done.1")
+    time.sleep(0.5)
+    os.write(1, b"0.5\\n")
+else:
+    time.sleep(0.5)
+    print("mine")
+    say("done")
+"""
+
+    assert start(script, "-n", "2").wait() == (0, "[worker 1] mine\nloss 0.5\n", "")
+
+
 def test_lines_of_the_others_come_while_they_run(start):
     one = start('if RANK: print("begun")\ntime.sleep(600)', "-n", "2")
 
+    assert select.select([one.process.stdout], [], [], SOON)[0], "nothing came"
     assert one.process.stdout.readline() == b"[worker 1] begun\n"
 
 
@@ -318,7 +343,7 @@ time.sleep(600)
 
     assert code == 7
     one.read("asked.0"), one.read("asked.2")
-    assert err == "error: Worker 1 ended with exit code 7, so the other 2 are ended too. Its lines above may say why.\n"
+    assert err == "error: Worker 1 ended with exit code 7, so the others are ended too. Its lines above may say why.\n"
     wait_until_gone(*(int(one.read(f"pid.{i}")) for i in range(3)))
 
 
@@ -331,7 +356,7 @@ def test_a_killed_worker_ends_all_with_128_and_the_signal(start):
     code, _, err = one.wait()
     assert code == 128 + signal.SIGKILL
     assert (
-        err.startswith("error: Worker 1 was killed by SIGKILL, so the other 1 are ended too.") and err.count("\n") == 1
+        err.startswith("error: Worker 1 was killed by SIGKILL, so the others are ended too.") and err.count("\n") == 1
     )
     wait_until_gone(*pids)
 
@@ -400,6 +425,27 @@ def test_a_signal_to_the_launcher_reaches_every_worker_once(start, sent, got):
     assert [one.read(f"got.{i}") for i in range(3)] == [str([got])] * 3
 
 
+@pytest.mark.parametrize("si_code, to_worker_0", [(launch.SI_KERNEL, []), (0, ["SIGINT"])])
+def test_what_the_terminal_has_sent_to_worker_0_is_not_sent_again(monkeypatch, si_code, to_worker_0):
+    """Two signals that come close together are one to the process, so that processes cannot show this."""
+
+    class Recorded(launch.Worker):
+        has_ended, code = False, 0
+
+        def send(self, number):
+            sent[self.rank].append(signal.Signals(number).name)
+
+    def sigtimedwait(numbers, seconds):
+        Recorded.has_ended = True  # after this one
+        return types.SimpleNamespace(si_signo=signal.SIGINT, si_code=si_code)
+
+    sent = {0: [], 1: []}
+    monkeypatch.setattr(signal, "sigtimedwait", sigtimedwait)
+
+    assert launch.tend([Recorded(0, None, True), Recorded(1, None, False)], grace=1.0) == 0
+    assert sent == {0: to_worker_0, 1: ["SIGINT"]}
+
+
 def test_nohup_is_respected(start):
     one = start(
         COUNTING.replace("CODE", "0"), "-n", "2", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -427,6 +473,7 @@ def test_a_launcher_that_is_killed_leaves_no_worker(start):
 def test_in_a_terminal_worker_0_reads_it_and_ctrl_c_reaches_every_worker_once(start):
     script = """
 say("terminal", [sys.stdin.isatty(), sys.stdout.isatty(), os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()])
+say("own_session", os.getsid(0) == os.getpid())
 if RANK == 0:
     say("line", sys.stdin.readline())
 """ + COUNTING.replace("CODE", "0")
@@ -441,6 +488,7 @@ if RANK == 0:
     try:
         assert one.read("terminal.0") == "[True, True, True]"
         assert one.read("terminal.1") == "[False, False, False]"
+        assert [one.read(f"own_session.{i}") for i in range(2)] == ["False", "True"]
         os.write(controller, b"n\n")
         assert one.read("line.0") == "n\n"
         for i in range(2):
@@ -477,7 +525,8 @@ if RANK == 0:
         ("-n 2 --hosts a,b --host-index 0 train.py", "Received no --port"),
         ("-n 2 --hosts a,,b --host-index 0 --port 20000 train.py", "each host once. Received: 'a,,b'"),
         ("-n 2 --hosts a,a --host-index 0 --port 20000 train.py", "each host once. Received: 'a,a'"),
-        ("-n 2 --hosts a:1,b --host-index 0 --port 20000 train.py", "a:1"),
+        ("-n 2 --hosts a:1,b --host-index 0 --port 20000 train.py", "names, without ports. Received: 'a:1'"),
+        ("-n 2 --hosts a/b,c --host-index 0 --port 20000 train.py", "Received: 'a/b:20000'"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_starts(words, said, monkeypatch):
