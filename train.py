@@ -24,7 +24,7 @@ from facelib.data_dir import Records, open_records
 from facelib.files import require_file
 from facelib.prepare import prepare_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
-from facelib.run_dir import FollowedRun, RunDir
+from facelib.run_dir import open_run
 from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar
 from facelib.teacher import Teacher, open_teacher
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if records.num_classes < 2:
         raise FaceError(f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}.")
     cluster = find_cluster()
-    run = RunDir(out, recipe, args.data, records.fingerprint) if cluster.rank == 0 else FollowedRun(out)
+    run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     prepare_tensorflow(recipe)
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
     from facelib.trainer import Trainer
@@ -84,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         made_from=args.init_from, workers=workers,
         checkpoint_every=args.checkpoint_every, log_every=args.log_every,
     )  # fmt: skip
-    is_complete = trainer.fit()
-    workers.close()
+    with workers.naming_losses():
+        is_complete = trainer.fit()
+        workers.close()
     if is_complete and workers.is_chief:
         best = run.path / "embedder.h5"
         print(f"wrote {best}\nnext: python h5_2_pb.py {best}")

@@ -81,10 +81,14 @@ class FusedBatchNorm(keras.layers.Layer):
         return y
 
     def _over_workers(self, x):
-        """As the op in training, with mean and variance over the images of all workers."""
+        """As the op in training, with mean and variance over the images of all workers.
+
+        Sums go axis by axis: float32 loses less over many short sums than over one of N H W terms, where TensorFlow's
+        op on a CPU is off by 1e-4 of the variance.
+        """
         wide, size = tf.cast(x, tf.float32), x.shape[-1]
         count = tf.cast(tf.size(wide) // size, tf.float32)
-        sums = [count[None], tf.reduce_sum(wide, [0, 1, 2]), tf.reduce_sum(tf.square(wide), [0, 1, 2])]
+        sums = [count[None], *(_sum_by_channel(value) for value in (wide, tf.square(wide)))]
         sums = self.workers.sum(tf.concat(sums, 0), is_used_alike=False)
         count, mean = sums[0], sums[1 : size + 1] / sums[0]
         variance = tf.maximum(sums[size + 1 :] / count - tf.square(mean), 0.0)
@@ -101,6 +105,10 @@ class FusedBatchNorm(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
+
+
+def _sum_by_channel(x):
+    return tf.reduce_sum(tf.reduce_sum(tf.reduce_sum(x, 2), 1), 0)
 
 
 def _tensor(variable):

@@ -78,7 +78,7 @@ class Recipe:
     """A whole training.
 
     seed: of weights, order and augmentation.   deterministic: bitwise repeatable, on the CPU.
-    sync_batch_norm: with several workers, normalise by the statistics of all their images, not each by its own.
+    sync_batch_norm: normalise by the statistics of all workers' images, not each by its own; slower.
     nan_retries: how often a diverged training goes back to its last checkpoint, each time at half the learning rate.
     teacher: any artefact whose embeddings are to be learned; "" for none.
     """

@@ -148,6 +148,11 @@ class FollowedRun:
     def close(self) -> None: ...
 
 
+def open_run(path: Path, recipe: Recipe, data: Path, fingerprint: str, is_chief: bool) -> RunDir | FollowedRun:
+    """The run directory, of worker 0 or of another."""
+    return RunDir(path, recipe, data, fingerprint) if is_chief else FollowedRun(path)
+
+
 def _is_before(line: bytes, step: int, num_epochs: int, stage: int) -> bool:
     """Whether a metrics line is of what is done; never for one that a killed process or a full disk left cut."""
     try:

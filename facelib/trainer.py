@@ -24,7 +24,7 @@ from facelib.layers import FusedBatchNorm
 from facelib.recipe import Recipe
 from facelib.recipe_rules import check_recipe
 from facelib.run_checkpoint import NotFiniteError, read_centres, restore_parts, save_parts
-from facelib.run_dir import FollowedRun, RunDir
+from facelib.run_dir import FollowedRun, RunDir, open_run
 from facelib.schedules import Plateau, learning_rate_at, warmth_at
 from facelib.stage import Stage, optimizer_of
 from facelib.stage_parts import StageParts
@@ -64,7 +64,7 @@ class Trainer:
         self,
         embedder: keras.Model,
         data,
-        run: RunDir | Path | str,
+        run: RunDir | FollowedRun | Path | str,
         *,
         make_head: Callable,
         recipe: Recipe | None = None,
@@ -116,14 +116,9 @@ class Trainer:
 
     def _open(self) -> None:
         """The run directory, the parts of the stage to train, and the checkpoint to go on from."""
-        if not isinstance(self.run, RunDir):
-            records = self.data.records
-            is_chief = self.workers.is_chief
-            self.run = (
-                RunDir(Path(self.run), self.recipe, records.path, records.fingerprint)
-                if is_chief
-                else FollowedRun(Path(self.run))
-            )
+        if isinstance(self.run, Path | str):
+            records, is_chief = self.data.records, self.workers.is_chief
+            self.run = open_run(Path(self.run), self.recipe, records.path, records.fingerprint, is_chief)
         self.tensorboard = TensorBoardLog(self.run.path / "tensorboard") if self.workers.is_chief else NoLog()
         self.parts = self._new_parts()
         self.workers.wait()  # until worker 0 has cleared what a killed run has left
@@ -149,7 +144,7 @@ class Trainer:
     def _new_parts(self) -> StageParts:
         size, num_classes = self.teacher.size if self.teacher else 0, self.data.records.num_classes
         for layer in self.embedder.layers:
-            if isinstance(layer, FusedBatchNorm) and self.recipe.sync_batch_norm and self.workers.count > 1:
+            if isinstance(layer, FusedBatchNorm) and self.recipe.sync_batch_norm:
                 layer.workers = self.workers
         self._say(check_memory(self.recipe, num_classes, self.embedder.output_shape[-1], self.workers))
         return StageParts(

@@ -10,13 +10,15 @@ alike from gathered values goes through `once`.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
 
 from facelib.cli import FaceError
-from facelib.cluster import Cluster
+from facelib.cluster import Cluster, set_tf_config
+from facelib.joining import JoinWatch, PeerWatch, check_port
 
 _GROUP = 9001  # of our collectives: far from the strategy's own, which count from 1
 
@@ -33,7 +35,7 @@ class Workers:
         self.rank, self.count, self.on_host = rank, count, on_host
         self.held = None
         self._instance = 0
-        self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([None], tf.float64)])
+        self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([count], tf.float64)])
 
     @property
     def is_chief(self) -> bool:
@@ -111,9 +113,12 @@ class Workers:
     # ------------------------------------------------------------------ between the steps
 
     def total(self, values) -> np.ndarray:
-        """The sum over all workers of a few numbers, float64 [N]; all wait for each other here."""
+        """The sum over all workers of a number, or of one for each worker: float64 [N]; all wait for each other."""
         values = np.atleast_1d(np.asarray(values, np.float64))
-        return values if self.count == 1 else self._host_sum(tf.constant(values)).numpy()
+        if self.count == 1:
+            return values
+        filled = np.pad(values, (0, self.count - len(values)))  # a collective operation has one shape
+        return self._host_sum(tf.constant(filled)).numpy()[: len(values)]
 
     def wait(self) -> None:
         """Returns when all workers have come here."""
@@ -122,6 +127,19 @@ class Workers:
     def any(self, is_true: bool) -> bool:
         """Whether it is true for at least one worker."""
         return bool(self.total(float(is_true))[0])
+
+    @contextmanager
+    def naming_losses(self) -> Iterator[None]:
+        """Turns what TensorFlow raises when another worker is gone into one line."""
+        try:
+            yield
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+            if self.count == 1:
+                raise
+            raise FaceError(
+                f"All workers train until the end. Worker {self.rank} has lost another one ({_first_line(error)}). "
+                f"Its own output says why; the same command again continues from the last checkpoint."
+            ) from error
 
     def close(self) -> None:
         """Waits for all; after this a worker may end without being missed."""
@@ -154,18 +172,15 @@ def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
     """Joins the cluster; returns when all its workers are there. Before anything else that TensorFlow computes.
 
     Raises:
-        FaceError: this worker's port is in use. A worker that does not join within `join_seconds` ends the process, and
-            later so does one that is lost (see facelib/joining.py): the main thread may be inside TensorFlow then.
+        FaceError: this worker's port is in use, or a worker does not join within `join_seconds`. One that is lost later
+            ends the process (see facelib/joining.py): the main thread may be inside TensorFlow then.
     """
     if cluster.count == 1:
         return ONE_WORKER
-    from tensorflow.python.eager import context  # no public name for the heartbeat's patience
-
-    from facelib.cluster import set_tf_config
-    from facelib.joining import JoinWatch, PeerWatch, check_port
-
     check_port(cluster)
     set_tf_config(cluster)
+    from tensorflow.python.eager import context  # no public name for the heartbeat's patience
+
     # Its 10 s are too short for a machine that swaps or compiles; PeerWatch sees a worker that is gone, however busy.
     context.context().configure_coordination_service(
         "standalone",
@@ -179,7 +194,9 @@ def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
     hosts = [address.rpartition(":")[0] for address in cluster.addresses]
     workers = Workers(cluster.rank, cluster.count, hosts.count(hosts[cluster.rank]))
     workers.wait()
-    workers.held = strategy, PeerWatch(cluster)  # the strategy's end would close the cluster
+    watch = PeerWatch(cluster)
+    watch.start()
+    workers.held = strategy, watch  # the strategy's end would close the cluster
     return workers
 
 
@@ -187,6 +204,12 @@ def _coordinated_jobs(cluster: Cluster) -> list:
     from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 
     return [coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=cluster.count)]
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    """Of a long message of TensorFlow's, what happened."""
+    lines = [line for line in str(error.message).split("\n") if "aborted by" in line or "Error" in line]
+    return (lines or [type(error).__name__])[0].strip()[:200]
 
 
 def _fill_up(x, most: int):
