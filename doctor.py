@@ -32,8 +32,10 @@ ENOUGH = 1.2  # so much faster than the step, the input is no concern
 WARM_UP = 3  # steps
 MUCH_WAITING = 0.4  # of what the parts would give one after the other in each thread: less is lost between them
 DOING = {"read": "Reading", "decode": "Decoding", "augment": "Augmenting"}
-SHOWN = {name: f"{doing.lower()} alone" for name, doing in DOING.items()}
-SHOWN |= {"pipeline": "the whole input", "step": "the training step alone"}
+SHOWN = {name: f"{doing.lower()} alone" for name, doing in DOING.items()} | {
+    "pipeline": "the whole input",
+    "step": "the training step alone",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

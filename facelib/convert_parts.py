@@ -123,8 +123,12 @@ def merge(out: Path, progress: bool = True) -> Conversion:
     """
     out = Path(out)
     if (out / META).exists():
-        meta = read_json(out / META, "data directory's meta.json")
-        return already_there(out, meta.get("source") or {"hash": None, "options": {}})
+        source = read_json(out / META, "data directory's meta.json").get("source") or {"hash": None, "options": {}}
+        done = already_there(out, source)
+        for _, _, path in _find_parts(out):  # of a merge that was killed at its very end
+            if (path / PART).is_file() and _is_of(_open_part(path), source):
+                shutil.rmtree(path)
+        return done
     if out.exists():
         raise FaceError(f"OUT is a folder to be made. '{out}' is there already: choose another name.")
     parts = _open_parts(out)
@@ -186,31 +190,42 @@ def _relabel(parts: list[Part], labels: np.ndarray, folder: Path, progress: bool
 
 def _open_parts(out: Path) -> list[Part]:
     """All parts of `out`, in order."""
-    pattern = re.compile(re.escape(out.name) + r"\.part-([0-9]+)-of-([0-9]+)")
-    siblings = out.parent.iterdir() if out.parent.is_dir() else ()
-    found = sorted((int(m[2]), int(m[1])) for m in (pattern.fullmatch(path.name) for path in siblings) if m)
+    found = _find_parts(out)
     if not found:
         raise FaceError(
             f"'{out}' is merged from parts beside it. There are none: make each with prepare_data.py SOURCE {out} "
             f"--shard I/N."
         )
-    counts = sorted({count for count, _ in found})
+    counts = sorted({count for count, _, _ in found})
     if len(counts) > 1:
         raise FaceError(
             f"The parts of '{out}' are of one split. There are parts of {' and of '.join(map(str, counts))}: remove "
             f"those of the other."
         )
     count = counts[0]
-    missing = sorted(set(range(1, count + 1)) - {part for _, part in found})
+    missing = sorted(set(range(1, count + 1)) - {part for _, part, _ in found})
     if missing:
         which = ", ".join(f"{part}/{count}" for part in missing[:8]) + ", ..." * (len(missing) > 8)
         raise FaceError(f"'{out}' is merged from {count} parts. Missing: {which}. Make them with --shard first.")
-    parts = [_open_part(part_path(out, part, count)) for _, part in found]
+    parts = [_open_part(path) for _, _, path in found]
     for part in parts[1:]:
         check_made_from(part.path, part.meta["source"], parts[0].meta["source"])
         if part.meta["num_shards"] != parts[0].meta["num_shards"]:
             raise FaceError(f"'{part.path}' is of another split than '{parts[0].path}'. Make it again.")
     return parts
+
+
+def _find_parts(out: Path) -> list[tuple[int, int, Path]]:
+    """[(N, I, path)] of what lies beside `out` under the names of its parts, sorted."""
+    pattern = re.compile(re.escape(out.name) + r"\.part-([0-9]+)-of-([0-9]+)")
+    siblings = out.parent.iterdir() if out.parent.is_dir() else ()
+    named = ((pattern.fullmatch(path.name), path) for path in siblings)
+    return sorted((int(found[2]), int(found[1]), path) for found, path in named if found)
+
+
+def _is_of(part: Part, source: dict) -> bool:
+    old = part.meta["source"]
+    return (old["hash"], old["options"]) == (source["hash"], source["options"])
 
 
 def _open_part(path: Path) -> Part:

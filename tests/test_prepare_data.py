@@ -344,6 +344,18 @@ def test_a_merge_that_fails_leaves_the_parts(tmp_path, monkeypatch):
     assert merge(tmp_path / "data").num_images == 12
 
 
+def test_a_merge_killed_at_its_very_end_is_tidied_by_the_next(tmp_path, monkeypatch):
+    make_parts(tmp_path)
+    monkeypatch.setattr(convert_parts.shutil, "rmtree", lambda *a: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        merge(tmp_path / "data")
+    monkeypatch.undo()
+    assert (tmp_path / "data.part-1-of-2").exists()
+
+    assert merge(tmp_path / "data").was_finished
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "faces"]
+
+
 def test_a_file_system_without_links_gets_copies(tmp_path, monkeypatch):
     make_parts(tmp_path)
     monkeypatch.setattr(os, "link", lambda *a: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
