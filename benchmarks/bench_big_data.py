@@ -4,10 +4,9 @@
 
 The directory is synthetic: a true index and meta.json, shards that are holes of the right size, in a temporary folder.
 Each measurement is of a fresh process, the median of them; the files are in the page cache. The bars: open < 5 s, order
-< 2 s, both in core-seconds of the process, so that a busy machine does not count, and memory < 24 bytes a record, for
-the opened directory (names of identities included) and one order together, beyond what the imports take. `resident`
-is what stays and `peak` the most there was; `with_index` adds the index once all of it was touched, pages that are the
-system's to drop.
+< 2 s, memory < 24 bytes a record. Each is judged twice. Seconds: by the wall, and in core-seconds of the process, which
+a busy machine changes less. Memory, beyond what the imports take: `peak` of opening and one order, names of identities
+included; and `with_index`, which adds the index once all of it was touched, pages that are the system's to drop.
 """
 
 import argparse
@@ -34,7 +33,14 @@ from facelib.files import write_json  # noqa: E402
 from facelib.tfrecord import FRAME_BYTES  # noqa: E402
 
 RECORDS, IMAGES_EACH = 5_800_000, 20.5  # WebFace42M: 42,474,558 images of 2,059,906 identities
-BARS = {"open_core_s": 5.0, "order_core_s": 2.0, "bytes_a_record": 24.0}
+BARS = {
+    "open_s": 5.0,
+    "open_core_s": 5.0,
+    "order_s": 2.0,
+    "order_core_s": 2.0,
+    "peak_bytes_a_record": 24.0,
+    "with_index_bytes_a_record": 24.0,
+}
 
 
 def main(argv=None) -> int:
@@ -52,11 +58,7 @@ def main(argv=None) -> int:
         runs = [run_fresh(folder) for _ in range(args.repeats)]
         line = {"name": "big data", "records": args.records}
         line |= {key: round(float(np.median([run[key] for run in runs])), 3) for key in runs[0]}
-        line["bars"] = {
-            "open": line["open_core_s"] < BARS["open_core_s"],
-            "order": line["order_core_s"] < BARS["order_core_s"],
-            "memory": line["peak_bytes_a_record"] < BARS["bytes_a_record"],
-        }
+        line["bars"] = {key: line[key] < bar for key, bar in BARS.items()}
         print(json.dumps(line | {"busy": busy_share(before), "machine": machine()}))
     return 0
 
