@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     balanced = balance(open_source(args.data), args.seed)
     source, columns = balanced.source, ("rule", "identities", "before", "after")
-    check = ImageChecker(source, source.image_size or DEFAULT_SIZE, read_threads=args.workers)
+    check = ImageChecker(source, source.image_size or DEFAULT_SIZE, workers=args.workers)
     files = {"balance.json": [dict(zip(columns, row, strict=True)) for row in balanced.table]}
     options = {"seed": args.seed, "balanced": True}
     done = convert_source(source, args.out, options, keep=np.arange(len(source)), check=check, files=files)

@@ -19,10 +19,12 @@ import simplejpeg
 
 from facelib.cli import FaceError
 from facelib.data_dir import Records, open_records
+from facelib.permutation import scattered_permutation
 from facelib.pk_order import pk_order
 
 BLOCK_RECORDS = 128  # one read of about 0.6 MB
 POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs
+SCATTERED_RECORDS = 1 << 24  # above it a plain shuffle takes too long; below, it must give the orders it always gave
 _ORDER = 0x0DE2  # keeps this generator apart from prepare_data's, whose equal draws would undo its shuffle
 
 Augment = Callable[[np.ndarray, int], np.ndarray]
@@ -46,8 +48,11 @@ class Batch:
 
 def record_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
     """The epoch's order: a permutation of all records, uint32 [num_records], a function of its arguments alone."""
+    rng = np.random.default_rng([_ORDER, seed, epoch])
+    if num_records > SCATTERED_RECORDS:
+        return scattered_permutation(num_records, rng)
     order = np.arange(num_records, dtype=np.uint32)
-    np.random.default_rng([_ORDER, seed, epoch]).shuffle(order)
+    rng.shuffle(order)
     return order
 
 

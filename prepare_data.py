@@ -4,6 +4,8 @@
                                                    list of 'id;path' lines, older TFRecords, data directory
     python prepare_data.py inspect PATH [--sheet PNG]        counts and a contact sheet, of any of these or a .bin
     python prepare_data.py export DATA FOLDERS               identity folders again, the image bytes as they came
+    python prepare_data.py SOURCE OUT --shard 2/8            host 2 of 8 writes its part, OUT.part-2-of-8
+    python prepare_data.py merge OUT                         the parts become OUT, the same bytes as of one host
 
 The image bytes are kept as they are. A finished conversion is not repeated; an interrupted one leaves nothing.
 """
@@ -19,32 +21,50 @@ from facelib.cli import run_cli
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = {"inspect": inspect, "export": export}.get(argv[0] if argv else "")
+    command = {"inspect": inspect, "export": export, "merge": merge}.get(argv[0] if argv else "")
     return command(argv[1:]) if command else prepare(argv)
 
 
 def prepare(argv: list[str]) -> int:
     """SOURCE OUT: converts, and says what came of it and what to type next."""
     args = _parse_prepare(argv)
-    from facelib.convert import BAD_RECORDS, convert
+    from facelib.convert import convert
+    from facelib.convert_parts import convert_part, parse_part
 
-    done = convert(
-        args.source,
-        args.out,
-        shards=args.shards,
-        min_images=args.min_images,
-        max_images=args.max_images,
-        image_size=args.image_size,
-        seed=args.seed,
-        skip_bad=args.skip_bad,
-        decode_all=args.decode_all,
-        progress=args.progress,
-    )
+    options = vars(args).copy()
+    source, out, shard = (options.pop(name) for name in ("source", "out", "shard"))
+    part = parse_part(shard) if shard is not None else None
+    done = convert_part(source, out, *part, **options) if part else convert(source, out, **options)
+    _report(done)
+    if done.out != out:
+        print(f"next: the other parts, then python prepare_data.py merge {shlex.quote(str(out))}")
+    return 0
+
+
+def merge(argv: list[str]) -> int:
+    """OUT: makes the data directory of the parts that --shard wrote beside it, and removes them."""
+    parser = argparse.ArgumentParser(prog="prepare_data.py merge", description=merge.__doc__)
+    parser.add_argument("out", type=Path, help="data directory to make, as it was named with --shard")
+    parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
+    args = parser.parse_args(argv)
+    from facelib.convert_parts import merge as merge_parts
+
+    _report(merge_parts(args.out, args.progress))
+    return 0
+
+
+def _report(done) -> None:
+    """Says what a `Conversion` made, and what to type next."""
+    from facelib.data_dir import is_data_dir
+    from facelib.shard_files import BAD_RECORDS
+
     for note in done.notes:
         print(f"note: {note}")
     verb = "already there, nothing to do:" if done.was_finished else "wrote"
     shards = f"{done.num_shards} shard{'s' * (done.num_shards != 1)}"
     print(f"{verb} {done.out}: {done.num_images:,} images, {done.num_classes:,} identities, {shards}")
+    if not is_data_dir(done.out):
+        return
     if done.num_bad:
         bad = (done.out / BAD_RECORDS).read_text(errors="surrogateescape").splitlines()
         shown = [f"  {line.encode(errors='replace').decode()}" for line in bad[:10]]
@@ -52,7 +72,6 @@ def prepare(argv: list[str]) -> int:
     print(
         f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
     )
-    return 0
 
 
 def inspect(argv: list[str]) -> int:
@@ -91,7 +110,7 @@ def export(argv: list[str]) -> int:
 
 def _parse_prepare(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="face data of any format (a folder called inspect: ./inspect)")
+    parser.add_argument("source", type=Path, help="face data of any format (a folder called merge: ./merge)")
     parser.add_argument("out", type=Path, help="data directory to make")
     parser.add_argument("--shards", type=int, metavar="N", help="number of files (default: one per 16,384 images)")
     parser.add_argument("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer images")
@@ -108,7 +127,13 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
         "--decode-all",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="decode every image as a check, on all cores (otherwise: its header and its end)",
+        help="decode every image as a check (otherwise: its header and its end)",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="threads that read and check (default: 8, or all cores)"
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="write part I of N, as host I of N; then: prepare_data.py merge OUT"
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     return parser.parse_args(argv)

@@ -9,10 +9,11 @@ Labels are encoded in pass 2, when it is known which identities remain. Everythi
 that is renamed at the end; a lock on it tells a running conversion from a killed one, whose leftovers are removed.
 """
 
-import hashlib
 import json
 import os
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +21,22 @@ from tqdm import tqdm
 
 from facelib.cli import FaceError
 from facelib.data_dir import (
-    FORMAT_VERSION,
-    INDEX,
     INDEX_DTYPE,
-    MAX_SHARD_BYTES,
     META,
     open_records,
     shard_name,
 )
 from facelib.files import read_json, write_json
 from facelib.image_checker import ImageChecker
+from facelib.shard_files import shard_entry, write_all, write_frames, write_meta
 from facelib.sources import Source, open_source
-from facelib.tfrecord import BadRecord, encode_image_example, frame, map_file
+from facelib.tfrecord import BadRecord, map_file
 from facelib.working_folder import working_folder
 
 RECORDS_PER_SHARD = 1 << 14
+DEFAULT_WORKERS = 8  # threads that read
 DEFAULT_SIZE = (112, 112)  # height, width
-BAD_RECORDS = "bad_records.txt"
-_CHUNK = 512  # records between two looks at the progress bar
 _BUFFER_BYTES = 256 << 20  # of all buckets together
-_OVERHEAD_BYTES = 80  # at most, that a record is longer than its image
 
 
 @dataclass
@@ -55,7 +52,38 @@ class Conversion:
     was_finished: bool = False
 
 
-def convert(
+@dataclass(frozen=True)
+class Job:
+    """A conversion before its first byte is written.
+
+    made_from: source and options, as meta.json has them.   keep: the records of the source, int64, ascending.
+    check: reads them.   num_shards: of the whole data directory.
+    """
+
+    source: Source
+    out: Path
+    made_from: dict
+    keep: np.ndarray
+    check: ImageChecker
+    num_shards: int
+    min_images: int
+    skip_bad: bool
+    progress: bool
+
+
+def convert(source_path: Path, out: Path, **options) -> Conversion:
+    """Writes the faces at `source_path` as a data directory `out`. Image bytes are kept as they are.
+
+    Args:
+        options: those of `open_job`.
+
+    Raises:
+        FaceError: a bad source or image, an image of another size, or `out` holds other data.
+    """
+    return run_job(open_job(source_path, out, **options))
+
+
+def open_job(
     source_path: Path,
     out: Path,
     *,
@@ -66,9 +94,10 @@ def convert(
     seed: int = 0,
     skip_bad: bool = False,
     decode_all: bool = False,
+    workers: int | None = None,
     progress: bool = True,
-) -> Conversion:
-    """Writes the faces at `source_path` as a data directory `out`. Image bytes are kept as they are.
+) -> Job:
+    """Opens the source and chooses its records.
 
     Args:
         shards: number of files; by default one for each 16,384 images.
@@ -76,23 +105,29 @@ def convert(
         image_size: (height, width) in pixels of every image; by default what the source declares, or 112x112.
         seed: of the order and that choice. The same source and options give the same bytes.
         skip_bad: leave unreadable images out, and list them in bad_records.txt, instead of stopping at the first.
-        decode_all: decode every image as a check, on all cores, instead of looking at its header and end only.
-
-    Raises:
-        FaceError: a bad source or image, an image of another size, or `out` holds other data.
+        decode_all: decode every image as a check, instead of looking at its header and end only.
+        workers: threads that read and check, which changes nothing in the result; by default 8, or all cores.
     """
-    out = Path(out)
     options = {"shards": shards, "min_images": min_images, "max_images": max_images, "seed": seed}
     options |= {"skip_bad": skip_bad, "decode_all": decode_all, "image_size": image_size and list(image_size)}
-    _check_options(shards, min_images, max_images, seed)
+    _check_options(shards, min_images, max_images, seed, workers)
     source = open_source(source_path, skip_bad)
     keep = select(source.labels, min_images, max_images, seed)
-    size, threads = image_size or source.image_size or DEFAULT_SIZE, (os.cpu_count() or 1) if decode_all else 0
-    check = ImageChecker(source, size, decode_threads=threads)
-    return convert_source(source, out, options, keep=keep, check=check, skip_bad=skip_bad, progress=progress)
+    size = image_size or source.image_size or DEFAULT_SIZE
+    check = ImageChecker(source, size, decode_all, workers or max(DEFAULT_WORKERS, os.cpu_count() or 1))
+    return make_job(source, Path(out), options, keep=keep, check=check, skip_bad=skip_bad, progress=progress)
 
 
-def convert_source(
+def convert_source(source: Source, out: Path, options: dict, *, files: dict[str, object], **parts) -> Conversion:
+    """Writes chosen records of `source` as the data directory `out`.
+
+    Args:
+        files: name -> JSON value, written into `out` beside the shards.   parts: those of `make_job`.
+    """
+    return run_job(make_job(source, out, options, **parts), files)
+
+
+def make_job(
     source: Source,
     out: Path,
     options: dict,
@@ -100,35 +135,72 @@ def convert_source(
     keep: np.ndarray,
     check: ImageChecker,
     skip_bad: bool = False,
-    files: dict[str, object] | None = None,
     progress: bool = True,
-) -> Conversion:
-    """Writes the records `keep` of `source` as the data directory `out`.
+) -> Job:
+    """A `Job`.
 
     Args:
         options: what makes the result what it is, 'seed' among it; meta.json has them, and a second call with others is
             refused. 'shards' and 'min_images' are used when they are there.
-        keep: int64, ascending.   check: reads the records of `source`.
-        files: name -> JSON value, written into `out` beside the shards.
     """
     _check_out(out, source)
     made_from = {"path": str(source.path), "kind": source.kind, "hash": source.fingerprint, "options": options}
-    if (out / META).exists():
-        return _already_there(out, made_from)
-    shards, seed = options.get("shards"), options["seed"]
-    num_shards = shards or -(-len(keep) // RECORDS_PER_SHARD)
-    if num_shards > len(keep):
-        raise FaceError(
-            f"Every shard has a record at least. --shards {num_shards} is more than the {len(keep)} images."
-        )
-    with working_folder(out) as folder:
+    num_shards = options.get("shards") or -(-len(keep) // RECORDS_PER_SHARD)
+    return Job(source, out, made_from, keep, check, num_shards, options.get("min_images", 1), skip_bad, progress)
+
+
+def run_job(job: Job, files: dict[str, object] | None = None) -> Conversion:
+    """Writes the data directory, unless it is there."""
+    if (job.out / META).exists():
+        return already_there(job.out, job.made_from)
+    check_num_shards(job)
+    with working_folder(job.out) as folder:
         for name, value in (files or {}).items():
             write_json(folder / name, value)
-        buckets = _fill_buckets(source, keep, num_shards, seed, folder, check, skip_bad, progress)
-        return _write_data_dir(source, buckets, folder, out, made_from, options.get("min_images", 1), progress)
+        buckets = fill_buckets(job, range(job.num_shards), folder)
+        if not buckets.length.any():
+            raise FaceError(
+                f"'{job.source.path}' has no usable image ({len(buckets.bad)} bad). The first: {buckets.bad[0][1]}."
+            )
+        labels, classes = _remaining(job, buckets)
+        index, shards = write_shards(buckets, labels, folder, job)
+        bad = [*job.source.bad, *(line for _, line in buckets.bad)]
+        names = [job.source.class_names[c] for c in classes.tolist()]
+        write_meta(folder, index, shards, bad, names, job.check.size, job.made_from)
+        return Conversion(job.out, len(index), len(names), job.num_shards, len(bad), list(job.source.notes))
 
 
-def _check_options(shards: int | None, min_images: int, max_images: int | None, seed: int) -> None:
+def check_num_shards(job: Job) -> None:
+    """Raises FaceError when there are more shards than images."""
+    if job.num_shards > len(job.keep):
+        raise FaceError(
+            f"Every shard has a record at least. --shards {job.num_shards} is more than the {len(job.keep)} images."
+        )
+
+
+def _remaining(job: Job, buckets: "Buckets") -> tuple[np.ndarray, np.ndarray]:
+    """(final label of each record of the buckets, -1 for none; the source's classes that remain)."""
+    good = buckets.length > 0
+    counts = np.bincount(buckets.label[good], minlength=len(job.source.class_names))
+    classes = np.flatnonzero(counts >= job.min_images)  # bad images may have left an identity too small
+    if not len(classes):
+        raise too_small(job.made_from, len(job.source.bad) + len(buckets.bad), job.min_images)
+    return np.where(good, new_labels(classes, len(counts))[buckets.label], -1), classes
+
+
+def new_labels(classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """int64 [num_classes]: the place of each class among `classes`, -1 for those that are not there."""
+    labels = np.full(num_classes, -1, np.int64)
+    labels[classes] = np.arange(len(classes))
+    return labels
+
+
+def too_small(made_from: dict, num_bad: int, min_images: int) -> FaceError:
+    """The error of a source whose bad images leave no identity."""
+    return FaceError(f"'{made_from['path']}': without its {num_bad} bad images no identity has {min_images}.")
+
+
+def _check_options(shards: int | None, min_images: int, max_images: int | None, seed: int, workers) -> None:
     if shards is not None and not 1 <= shards <= 1 << 16:
         raise FaceError(f"--shards is 1 to 65536. Received: {shards}.")
     if min_images < 1:
@@ -137,6 +209,8 @@ def _check_options(shards: int | None, min_images: int, max_images: int | None, 
         raise FaceError(f"--max-images is at least --min-images ({min_images}). Received: {max_images}.")
     if seed < 0:
         raise FaceError(f"--seed is 0 or more. Received: {seed}.")
+    if workers is not None and workers < 1:
+        raise FaceError(f"--workers is 1 or more. Received: {workers}.")
 
 
 def _check_out(out: Path, source: Source) -> None:
@@ -149,9 +223,17 @@ def _check_out(out: Path, source: Source) -> None:
         raise FaceError(f"OUT lies outside of SOURCE. Received: OUT '{out}' in '{source.path}'. Choose another place.")
 
 
-def _already_there(out: Path, made_from: dict) -> Conversion:
+def already_there(out: Path, made_from: dict) -> Conversion:
+    """The finished data directory `out`, when it was made from the same."""
     meta = read_json(out / META, "data directory's meta.json")
-    old = meta.get("source") or {}
+    check_made_from(out, meta.get("source") or {}, made_from)
+    records = open_records(out)  # checks that everything is there
+    shards = len(records.files)
+    return Conversion(out, len(records), records.num_classes, shards, meta.get("num_bad", 0), was_finished=True)
+
+
+def check_made_from(out: Path, old: dict, made_from: dict) -> None:
+    """Raises FaceError when `out` was made from another source, or with other options."""
     differences = []
     if old.get("hash") != made_from["hash"]:
         differences.append(f"other face data ({old.get('path')!r}, {old.get('kind')})")
@@ -163,9 +245,6 @@ def _already_there(out: Path, made_from: dict) -> Conversion:
         raise FaceError(
             f"'{out}' was made with {', '.join(differences)}. Choose another OUT, or delete it to make it again."
         )
-    records = open_records(out)  # checks that everything is there
-    shards = len(records.files)
-    return Conversion(out, len(records), records.num_classes, shards, meta.get("num_bad", 0), was_finished=True)
 
 
 def select(labels: np.ndarray, min_images: int, max_images: int | None, seed: int) -> np.ndarray:
@@ -191,148 +270,98 @@ def select(labels: np.ndarray, min_images: int, max_images: int | None, seed: in
 
 
 @dataclass
-class _Buckets:
-    """Images by shard, in source order. All arrays are [N], one element for each kept record."""
+class Buckets:
+    """Images by shard, in source order. All arrays are [N], one element for each kept record of these shards."""
 
-    names: list[Path]
+    shards: range
+    names: list[Path]  # of the shards
     shard: np.ndarray  # uint16
     position: np.ndarray  # uint32, place in the final order of all records
     length: np.ndarray  # uint32, bytes of the image; 0 for a bad record
     label: np.ndarray  # int64, in the source
-    image_size: tuple[int, int]
-    bad: list[str]
+    bad: list[tuple[int, str]]  # number among the kept records of the source, why
 
 
-def _fill_buckets(source, keep, num_shards, seed, folder: Path, check: ImageChecker, skip_bad, progress) -> _Buckets:
-    position = np.random.default_rng([seed, 0]).permutation(len(keep)).astype(np.uint32)
-    shard = (position.astype(np.int64) * num_shards // len(keep)).astype(np.uint16)
-    names = [folder / f"bucket-{k:05d}" for k in range(num_shards)]
-    lengths, bad = np.zeros(len(keep), np.uint32), list(source.bad)
-    pending: list[list[bytes]] = [[] for _ in range(num_shards)]
-    waiting = [0] * num_shards
-    limit = max(1 << 16, min(4 << 20, _BUFFER_BYTES // num_shards))
+def fill_buckets(job: Job, shards: range, folder: Path) -> Buckets:
+    """Pass 1 for `shards`: reads and checks the records that will stand in them."""
+    source, keep = job.source, job.keep
+    position = np.random.default_rng([job.made_from["options"]["seed"], 0]).permutation(len(keep)).astype(np.uint32)
+    shard = (position.astype(np.int64) * job.num_shards // len(keep)).astype(np.uint16)
+    number = np.flatnonzero((shard >= shards.start) & (shard < shards.stop))
+    keep, position, shard = keep[number], position[number], shard[number]
+    names = [folder / f"bucket-{k:05d}" for k in shards]
+    lengths, bad = np.zeros(len(keep), np.uint32), []
+    pending: list[list[bytes]] = [[] for _ in shards]
+    waiting = [0] * len(shards)
+    limit = max(1 << 16, min(4 << 20, _BUFFER_BYTES // len(shards)))
 
     def flush(k: int) -> None:
         with open(names[k], "ab", buffering=0) as file:
-            _write_all(file, b"".join(pending[k]))
+            write_all(file, b"".join(pending[k]))
         pending[k].clear()
         waiting[k] = 0
 
-    with tqdm(total=len(keep), unit=" images", desc="read", disable=None if progress else True, leave=False) as bar:
-        for start in range(0, len(keep), _CHUNK):
-            chunk = keep[start : start + _CHUNK].tolist()
-            images = check(chunk)
-            for n, (k, image) in enumerate(zip(shard[start : start + _CHUNK].tolist(), images, strict=True), start):
+    with (
+        tqdm(total=len(keep), unit=" images", desc="read", disable=None if job.progress else True, leave=False) as bar,
+        closing(job.check.stream(keep)) as pieces,
+    ):
+        start = 0
+        for images in pieces:
+            places = (shard[start : start + len(images)] - shards.start).tolist()
+            for n, (k, image) in enumerate(zip(places, images, strict=True), start):
                 if isinstance(image, BadRecord):
-                    bad.append(f"{source.describe(int(keep[n]))}: {image}")
-                    if not skip_bad:
-                        raise FaceError(f"{bad[0]} ('{source.path}'). Mend or remove it, or run again with --skip-bad.")
+                    bad.append((int(number[n]), f"{source.describe(int(keep[n]))}: {image}"))
+                    if not job.skip_bad:
+                        raise FaceError(
+                            f"{bad[0][1]} ('{source.path}'). Mend or remove it, or run again with --skip-bad."
+                        )
                     continue
                 lengths[n] = len(image)
                 pending[k].append(image)
                 waiting[k] += len(image)
                 if waiting[k] >= limit:
                     flush(k)
-            bar.update(len(chunk))
-    for k in range(num_shards):
+            start += len(images)
+            bar.update(len(images))
+    for k in range(len(shards)):
         flush(k)
-    if not lengths.any():
-        raise FaceError(f"'{source.path}' has no usable image ({len(bad)} bad). The first: {bad[0]}.")
-    return _Buckets(names, shard, position, lengths, source.labels[keep], check.size, bad)
-
-
-def _write_all(file, data: bytes) -> None:
-    """Unbuffered write: a full disk is an error here, with the file's name, and not at some later close."""
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[file.write(view) :]
-    except OSError as error:
-        error.filename = error.filename or file.name
-        raise
+    return Buckets(shards, names, shard, position, lengths, source.labels[keep], bad)
 
 
 # -------------------------------------------------------------------------------- pass 2: buckets -> shards
 
 
-def _write_data_dir(source, buckets: _Buckets, folder: Path, out: Path, made_from, min_images, progress) -> Conversion:
-    good = buckets.length > 0
-    counts = np.bincount(buckets.label[good], minlength=len(source.class_names))
-    classes = np.flatnonzero(counts >= min_images)  # bad images may have left an identity too small
-    if not len(classes):
-        raise FaceError(f"'{source.path}': without its {len(buckets.bad)} bad images no identity has {min_images}.")
-    new_label = np.full(len(counts), -1, np.int64)
-    new_label[classes] = np.arange(len(classes))
-    labels = np.where(good, new_label[buckets.label], -1)
-    num_shards = len(buckets.names)
+def write_shards(buckets: Buckets, labels: np.ndarray, folder: Path, job: Job) -> tuple[np.ndarray, list[dict]]:
+    """Pass 2: the shards of the buckets, which are removed. Returns their rows of the index and of meta.json.
+
+    Args:
+        labels: int64 [N], what each record gets; -1 leaves it out.
+    """
     index = np.zeros(int((labels >= 0).sum()), INDEX_DTYPE)
     shards, filled = [], 0
-    with tqdm(total=len(index), unit=" images", desc="write", disable=None if progress else True, leave=False) as bar:
-        for k, bucket in enumerate(buckets.names):
-            mine = np.flatnonzero(buckets.shard == k)
-            path = folder / shard_name(k, num_shards)
+    by_shard = np.argsort(buckets.shard, kind="stable")
+    bounds = np.searchsorted(buckets.shard[by_shard], [*buckets.shards, buckets.shards.stop])
+    progress = {"unit": " images", "desc": "write", "disable": None if job.progress else True, "leave": False}
+    with tqdm(total=len(index), **progress) as bar:
+        for k, bucket, (first, last) in zip(buckets.shards, buckets.names, pairwise(bounds), strict=True):
+            mine = by_shard[first:last]
+            path = folder / shard_name(k, job.num_shards)
             rows, digest = _write_shard(bucket, path, buckets, mine, labels[mine], bar)
             rows["shard"] = k
             index[filled : filled + len(rows)] = rows
             filled += len(rows)
-            shards.append({"name": path.name, "bytes": path.stat().st_size, "records": len(rows), "sha256": digest})
+            shards.append(shard_entry(path, len(rows), digest))
             bucket.unlink()
-    with open(folder / INDEX, "wb") as file:
-        np.save(file, index)
-        _sync(file)
-    if buckets.bad:
-        (folder / BAD_RECORDS).write_text("\n".join(buckets.bad) + "\n", errors="surrogateescape")
-    meta = {
-        "format_version": FORMAT_VERSION,
-        "num_images": len(index),
-        "num_classes": len(classes),
-        "image_size": list(buckets.image_size),
-        "seed": made_from["options"]["seed"],
-        "num_bad": len(buckets.bad),
-        "source": made_from,
-        "index": {"name": INDEX, "sha256": hashlib.sha256(index.view(np.uint8)).hexdigest()},
-        "shards": shards,
-        "class_names": [source.class_names[c] for c in classes.tolist()],
-    }
-    write_json(folder / META, meta)
-    return Conversion(out, len(index), len(classes), num_shards, len(buckets.bad), list(source.notes))
+    return index, shards
 
 
-def _write_shard(bucket: Path, path: Path, buckets: _Buckets, mine, labels, bar) -> tuple[np.ndarray, str]:
+def _write_shard(bucket: Path, path: Path, buckets: Buckets, mine, labels, bar) -> tuple[np.ndarray, str]:
     """Writes one shard in final order; returns its index rows and SHA-256."""
     lengths = buckets.length[mine].astype(np.int64)
-    if lengths.sum() + len(mine) * _OVERHEAD_BYTES > MAX_SHARD_BYTES:
-        raise FaceError(
-            f"A shard stays below 4 GiB. '{path.name}' would have {lengths.sum():,} bytes: use more --shards."
-        )
     starts = np.cumsum(lengths) - lengths
     order = np.argsort(buckets.position[mine])
     order = order[labels[order] >= 0]
-    rows = np.zeros(len(order), INDEX_DTYPE)
-    rows["label"] = labels[order]
-    digest, sizes = hashlib.sha256(), []
     data = map_file(bucket) if lengths.any() else b""
-    with open(path, "wb", buffering=0) as file:
-        for first in range(0, len(order), _CHUNK):
-            part = order[first : first + _CHUNK]
-            frames = [
-                frame(encode_image_example(data[start : start + length], label))
-                for start, length, label in zip(
-                    starts[part].tolist(), lengths[part].tolist(), labels[part].tolist(), strict=True
-                )
-            ]
-            sizes += map(len, frames)
-            joined = b"".join(frames)
-            digest.update(joined)
-            _write_all(file, joined)
-            bar.update(len(part))
-        _sync(file)
-    sizes = np.array(sizes, np.int64)
-    rows["length"] = sizes - 16
-    rows["offset"] = np.cumsum(sizes) - sizes
-    return rows, digest.hexdigest()
-
-
-def _sync(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+    starts, stops, labels = starts[order].tolist(), (starts + lengths)[order].tolist(), labels[order].tolist()
+    images = (data[start:stop] for start, stop in zip(starts, stops, strict=True))
+    return write_frames(path, images, labels, int(lengths.sum()), bar)

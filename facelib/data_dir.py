@@ -4,7 +4,8 @@
     index.npy                            INDEX_DTYPE [N], sorted by (shard, offset); opened as a memory map
     train-00000-of-000NN.tfrecord        features image_raw (JPEG or PNG bytes as they came) and label (int64)
 
-The index costs 18 bytes a record, and none of it is resident until it is touched.
+The index costs 18 bytes a record, and none of it is resident until it is touched: opening reads it once, for its hash,
+with 1 MiB of memory.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ META, INDEX = "meta.json", "index.npy"
 INDEX_DTYPE = np.dtype([("shard", "<u2"), ("offset", "<u4"), ("length", "<u4"), ("label", "<i8")])
 _ROW = struct.Struct("<HIIq")  # INDEX_DTYPE
 MAX_SHARD_BYTES = 2**32 - 1  # offset is a uint32
+_HASHED_BYTES = 1 << 20  # of the index at once
 _MAX_OPEN_FILES = 512  # below the usual limit of 1024 a process
 
 Image = bytes | np.ndarray
@@ -43,10 +45,12 @@ class Records:
     """
 
     def __init__(
-        self, path, files, index, class_names, *, meta=None, bases=None, parts=None, layout=None, label_ids=None
-    ):
+        self, path, files, index, class_names, *,
+        meta=None, bases=None, parts=None, layout=None, label_ids=None, index_digest=None,
+    ):  # fmt: skip
         """`parts[shard]` is the file of a shard and `bases[shard]` its first byte there: files above 4 GiB are several
-        shards. `layout` and `label_ids` (stored label of each class) are given for older TFRecords only."""
+        shards. `index_digest` is SHA-256 after the index, where that is known. `layout` and `label_ids` (stored label
+        of each class) are given for older TFRecords only."""
         self.path, self.files, self.index, self.class_names = path, files, index, class_names
         self.meta = meta or {}
         self.labels = index["label"]
@@ -55,7 +59,7 @@ class Records:
         self.is_data_dir = layout is None
         self._parts = parts if parts is not None else list(range(len(files)))
         self._bases = bases if bases is not None else [0] * len(files)
-        self._layout, self._label_ids = layout, label_ids
+        self._layout, self._label_ids, self._index_digest = layout, label_ids, index_digest
         self._handles: list[int | None] = [None] * len(files)
         self._lock = threading.Lock()
 
@@ -121,7 +125,10 @@ class Records:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the index and the files' names and sizes, as 64 hex digits: the same data, in the same order."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.index).view(np.uint8))
+        if self._index_digest is not None:
+            digest = self._index_digest.copy()
+        else:
+            digest = hashlib.sha256(np.ascontiguousarray(self.index).view(np.uint8))
         for file in self.files:
             digest.update(f"{file.name} {file.stat().st_size}\n".encode())
         return digest.hexdigest()
@@ -232,17 +239,24 @@ def _open_data_dir(path: Path) -> Records:
         if found != size:
             received = "It is missing" if found is None else f"It has {found}"
             raise FaceError(f"Shard '{file}' must have {size} bytes, as meta.json says. {received}. {again}")
-    index = _open_index(path / INDEX, again)
-    if len(index) != count or hashlib.sha256(index.view(np.uint8)).hexdigest() != sha:
+    index, digest = _open_index(path / INDEX, again)
+    if len(index) != count or digest.hexdigest() != sha:
         raise FaceError(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
-    return Records(path, [path / name for name, _ in shards], index, names, meta=meta)
+    return Records(path, [path / name for name, _ in shards], index, names, meta=meta, index_digest=digest)
 
 
-def _open_index(path: Path, again: str) -> np.ndarray:
+def _open_index(path: Path, again: str):
+    """(the index as a memory map, SHA-256 of its rows)."""
     try:
         index = np.load(require_file(path, "index of a data directory"), mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise FaceError(f"'{path}' is no index of a data directory: {error}. {again}") from error
     if index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise FaceError(f"'{path}' is no index of a data directory: it holds {index.dtype}. {again}")
-    return index.view(np.ndarray)
+    digest, buffer = hashlib.sha256(), bytearray(_HASHED_BYTES)
+    with open(path, "rb") as file:  # not through the map: what it touches counts as our memory
+        file.seek(index.offset)
+        for first in range(0, index.nbytes, _HASHED_BYTES):
+            size = file.readinto(memoryview(buffer)[: index.nbytes - first])
+            digest.update(memoryview(buffer)[:size])
+    return index.view(np.ndarray), digest

@@ -1,5 +1,7 @@
 """Is every image of a source whole, and of the right size? By its header and end, or by decoding it."""
 
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -9,6 +11,8 @@ from facelib.image_header import read_size
 from facelib.sources import Source
 from facelib.tfrecord import BadRecord
 
+_PIECE = 64  # records that a worker reads at once
+
 
 class ImageChecker:
     """Reads records and checks that each is a whole image of `size` (height, width); a call keeps their order.
@@ -16,18 +20,33 @@ class ImageChecker:
     A bad one is returned as the `BadRecord` that says why.
 
     Args:
-        decode_threads: decode each image as a check, on so many threads; 0 for its header and end alone.
-        read_threads: that call `source.read`, for one that does more than read.
+        decode: decode each image as a check, instead of looking at its header and end alone.
+        workers: threads of `stream`. They help where the disk answers late, and where images are decoded.
     """
 
-    def __init__(self, source: Source, size: tuple[int, int], decode_threads: int = 0, read_threads: int = 0):
-        self.source, self.size = source, tuple(size)
-        self._decoders = ThreadPoolExecutor(decode_threads) if decode_threads else None
-        self._readers = ThreadPoolExecutor(read_threads) if read_threads else None
+    def __init__(self, source: Source, size: tuple[int, int], decode: bool = False, workers: int = 1):
+        self.source, self.size, self.decode, self.workers = source, tuple(size), decode, workers
 
     def __call__(self, records: list[int]) -> list[bytes | BadRecord]:
-        images = list(self._readers.map(self._read, records) if self._readers else map(self._read, records))
-        return list(self._decoders.map(_decode_check, images)) if self._decoders else images
+        images = list(map(self._read, records))
+        return list(map(_decode_check, images)) if self.decode else images
+
+    def stream(self, records: np.ndarray) -> Iterator[list[bytes | BadRecord]]:
+        """The images of int [N] records, piece by piece in their order; workers are a few pieces ahead."""
+        pieces = (records[k : k + _PIECE].tolist() for k in range(0, len(records), _PIECE))
+        if self.workers == 1:
+            yield from map(self, pieces)
+            return
+        executor, pending = ThreadPoolExecutor(self.workers, thread_name_prefix="read"), deque()
+        try:
+            for piece in pieces:
+                pending.append(executor.submit(self, piece))
+                if len(pending) > 2 * self.workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, i: int) -> bytes | BadRecord:
         try:

@@ -27,8 +27,18 @@ from facelib.toy_faces import toy_face
 SIZE = (16, 16)
 NUM_CLASSES, IMAGES_EACH = 60, 30
 NUM_IMAGES = NUM_CLASSES * IMAGES_EACH
-ORDERS = {"records": record_order, "blocks": block_order}
+
+
+def scattered_order(num_records, seed, epoch):
+    """The order of `record_order` as it is made above SCATTERED_RECORDS."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "SCATTERED_RECORDS", 0)
+        return record_order(num_records, seed, epoch)
+
+
+ORDERS = {"records": record_order, "blocks": block_order, "scattered": scattered_order}
 both_modes = pytest.mark.parametrize("shuffle", ["records", "blocks"])
+all_orders = pytest.mark.parametrize("shuffle", list(ORDERS))
 
 
 def picture(k):
@@ -83,7 +93,7 @@ def assert_same_batches(found, expected):
 # ------------------------------------------------------------------------------------------------- the order
 
 
-@both_modes
+@all_orders
 @given(st.integers(1, 20_000), st.integers(0, 2**40), st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
 def test_an_epoch_is_a_permutation_of_all_records(shuffle, num_records, seed, epoch):
@@ -93,7 +103,7 @@ def test_an_epoch_is_a_permutation_of_all_records(shuffle, num_records, seed, ep
     np.testing.assert_array_equal(order, ORDERS[shuffle](num_records, seed, epoch))
 
 
-@both_modes
+@all_orders
 def test_epochs_and_seeds_have_orders_of_their_own(shuffle):
     orders = [ORDERS[shuffle](20_000, seed, epoch) for seed in range(3) for epoch in range(3)]
 
@@ -102,14 +112,31 @@ def test_epochs_and_seeds_have_orders_of_their_own(shuffle):
             assert np.mean(first == second) < 0.01  # chance: 0.00005
 
 
-def test_every_record_reaches_every_place():
-    places = np.array([np.flatnonzero(record_order(8, 0, epoch) == 3)[0] for epoch in range(4000)])
+@pytest.mark.parametrize("shuffle", ["records", "scattered"])
+def test_every_permutation_comes_as_often(shuffle):
+    orders = Counter(tuple(ORDERS[shuffle](4, 0, epoch).tolist()) for epoch in range(4800))
 
-    counts = np.bincount(places, minlength=8)
-    assert np.abs(counts - 500).max() < 6 * math.sqrt(500 * 7 / 8)
+    assert len(orders) == 24
+    assert sum((count - 200) ** 2 / 200 for count in orders.values()) < 49.7  # chi-square, 23 degrees: p = 0.001
 
 
-@both_modes
+def test_the_scattered_order_of_many_chunks_is_a_permutation_without_a_pattern():
+    num_records = 3_000_001
+    order = scattered_order(num_records, 1, 2)
+
+    assert np.bincount(order, minlength=num_records).max() == 1
+    places = np.arange(num_records)
+    for shifted in (order, np.roll(order, 1)):
+        assert abs(np.corrcoef(places, shifted)[0, 1]) < 5 / math.sqrt(num_records)
+    assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 5 / math.sqrt(num_records)
+    assert abs(np.mean(order[1:] > order[:-1]) - 0.5) < 5 * math.sqrt(1 / 12 / num_records)
+
+
+def test_smaller_data_keep_the_order_that_they_always_had():
+    assert record_order(10, 0, 0).tolist() == [4, 6, 3, 7, 5, 2, 8, 9, 0, 1]
+
+
+@all_orders
 def test_the_order_of_five_million_records_fits_in_24_bytes_each_with_the_index(shuffle):
     num_records = 5_000_000
     tracemalloc.start()

@@ -1,0 +1,257 @@
+"""Which part of a training is the slowest, and what to change: reading, decoding, augmenting, or the step.
+
+    python doctor.py RECIPE --data DIR [--seconds 5] [--threads N]
+
+Each part is measured alone, as the training would run it: reading, decoding and augmenting on all threads, the whole
+input pipeline, and the recipe's first step on a fixed batch. On a CPU the step and the input share the cores, so a
+training gets a little less than the lower of the two. Data that were read a moment ago come from memory, not from the
+disk: look at a cold disk with data larger than the memory.
+"""
+
+import argparse
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from dataset import BLOCK_RECORDS, TrainingData, decode_image
+from facelib.augment import make_augment
+from facelib.cli import FaceError, run_cli
+from facelib.data_dir import Records, open_records
+from facelib.networks import build_network
+from facelib.prepare import prepare_tensorflow
+from facelib.recipe import Recipe, load_recipe
+
+SAMPLE = 2048  # images that are decoded and augmented again and again
+PIECE = 32  # images of one task
+ENOUGH = 1.2  # so much faster than the step, the input is no concern
+WARM_UP = 3  # steps
+MUCH_WAITING = 0.4  # of what the parts would give one after the other in each thread: less is lost between them
+DOING = {"read": "Reading", "decode": "Decoding", "augment": "Augmenting"}
+SHOWN = {name: f"{doing.lower()} alone" for name, doing in DOING.items()} | {
+    "pipeline": "the whole input",
+    "step": "the training step alone",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    recipe = load_recipe(args.recipe, args.set)
+    records = open_records(args.data)
+    data = TrainingData(
+        records,
+        recipe.data.batch_size,
+        seed=recipe.seed,
+        shuffle=recipe.data.shuffle,
+        augment=make_augment(recipe.data.augment, recipe.data.flip),
+        num_threads=args.threads,
+    )
+    if recipe.stage[0].images_per_identity > 1:
+        data = data.balanced(recipe.stage[0].images_per_identity)
+    rates = {}
+    for name, rate in input_rates(data, args.seconds):
+        show(name, rate, data.num_threads)
+        rates[name] = rate
+    if args.step:
+        rates["step"] = step_rate(recipe, data, args.seconds)
+        show("step", rates["step"], None)
+    print(verdict(rates, data.num_threads, cores(), data.shuffle))
+    return 0
+
+
+def show(name: str, rate: float, threads: int | None) -> None:
+    with_threads = f" ({threads} thread{'s' * (threads != 1)})" if threads else ""
+    print(f"{SHOWN[name]:24} {rate:10,.0f} images/s{with_threads}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ the verdict
+
+
+def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str) -> str:
+    """What limits the training, and what to change, in one line.
+
+    Args:
+        rates: images/s of 'read', 'decode', 'augment', 'pipeline' and, where it was measured, 'step'.
+    """
+    pipeline, step = rates["pipeline"], rates.get("step")
+    if step is not None and pipeline >= ENOUGH * step:
+        times = f"{pipeline / step:.0f}" if pipeline >= 10 * step else f"{pipeline / step:.1f}"
+        could = f"the input could feed {pipeline:,.0f}: {times} times as many"
+        return f"The step: {step:,.0f} images/s; {could}. Nothing to do."
+    feeds = f"the whole input feeds {pipeline:,.0f}"
+    feeds += "." if step is None else f", the step could take {step:,.0f}."
+    together = 1 / sum(1 / rates[name] for name in DOING)
+    if pipeline < MUCH_WAITING * together:
+        other = num_cores if threads != num_cores else 1
+        return f"Threads that wait for each other: {together:,.0f} images/s without; {feeds} Try --threads {other}."
+    slowest = min(DOING, key=lambda name: rates[name])
+    advice = _advice(slowest, threads, num_cores, shuffle)
+    return f"{DOING[slowest]}: {rates[slowest]:,.0f} images/s alone; {feeds} {advice}"
+
+
+def _advice(slowest: str, threads: int, num_cores: int, shuffle: str) -> str:
+    if slowest == "read":
+        sequence = "data.shuffle = 'blocks' reads in sequence; " * (shuffle == "records")
+        return f"More --threads than {threads} wait at the same time; {sequence}or use a faster disk."
+    if threads < num_cores:
+        return f"Use --threads {num_cores}, as many as there are cores."
+    if slowest == "augment":
+        return "Use fewer augmentations (data.augment, see docs/augmentation.md) or more cores."
+    return "Use more cores."
+
+
+# ---------------------------------------------------------------------------------------------- the measurements
+
+
+def input_rates(data: TrainingData, seconds: float):
+    """Yields (name, images/s) of reading, decoding and augmenting alone, then of all of it."""
+    threads, records = data.num_threads, data.records
+    order = data.order(0)
+    yield "read", measure(reader(records, order, data.shuffle), threads, seconds)
+    encoded = [records.read(i)[0] for i in order[:SAMPLE].tolist()]
+    buffers = np.empty((threads, *data.image_size, 3), np.uint8)
+
+    def decode(k: int, thread: int) -> int:
+        for i in range(k * PIECE, (k + 1) * PIECE):
+            decode_image(encoded[i % len(encoded)], buffers[thread])
+        return PIECE
+
+    yield "decode", measure(decode, threads, seconds)
+    images = [decode_image(image, np.empty((*data.image_size, 3), np.uint8)) for image in encoded[:256]]
+    yield "augment", measure(augmenter(data.augment, images), threads, seconds)
+    yield "pipeline", pipeline_rate(data, seconds)
+
+
+def reader(records: Records, order: np.ndarray, shuffle: str) -> Callable[[int, int], int]:
+    """Reads records as a training does: one by one in the epoch's order, or whole blocks."""
+
+    def one_by_one(k: int, thread: int) -> int:
+        for i in range(k * PIECE, (k + 1) * PIECE):
+            records.read(int(order[i % len(order)]))
+        return PIECE
+
+    def in_blocks(k: int, thread: int) -> int:
+        start = int(order[k * PIECE % len(order)]) // BLOCK_RECORDS * BLOCK_RECORDS
+        return len(records.read_block(start, start + BLOCK_RECORDS))
+
+    return in_blocks if shuffle == "blocks" else one_by_one
+
+
+def augmenter(augment: Callable | None, images: list[np.ndarray]) -> Callable[[int, int], int]:
+    """Augments images, each time with another key."""
+    keys = np.random.default_rng(0).integers(0, 2**64, 1 << 16, np.uint64).tolist()
+
+    def work(k: int, thread: int) -> int:
+        for i in range(k * PIECE, (k + 1) * PIECE):
+            if augment:
+                augment(images[i % len(images)], keys[i % len(keys)])
+        return PIECE
+
+    return work
+
+
+def measure(work: Callable[[int, int], int], threads: int, seconds: float) -> float:
+    """Images/s of `work(k, thread)` -> images done, for k = 0, 1, 2, ... on so many threads."""
+    numbers, start = itertools.count(), time.perf_counter()
+
+    def run(thread: int) -> int:
+        done = 0
+        while time.perf_counter() - start < seconds:
+            done += work(next(numbers), thread)
+        return done
+
+    with ThreadPoolExecutor(threads) as executor:
+        return sum(executor.map(run, range(threads))) / (time.perf_counter() - start)
+
+
+def pipeline_rate(data: TrainingData, seconds: float) -> float:
+    """Images/s of the batches, after those that were ready at once."""
+    batches, done, ready = data.stream(last_epoch=1 << 30), 0, 2 * data.num_threads + 1
+    try:
+        start = time.perf_counter()
+        for number, batch in enumerate(batches):
+            if number == ready:
+                start, done = time.perf_counter(), 0
+            done += len(batch.labels)
+            if number > ready and time.perf_counter() - start > seconds:
+                break
+        return done / (time.perf_counter() - start)
+    finally:
+        batches.close()
+
+
+def step_rate(recipe: Recipe, data: TrainingData, seconds: float) -> float:
+    """Images/s of forward, backward and a plain SGD update of the recipe's net and first head, on one batch."""
+    prepare_tensorflow(recipe)
+    import keras
+    import tensorflow as tf
+
+    from face_loss_k import make_head
+
+    batch, stage = next(data.batches()), recipe.stage[0]
+    embedder = build_backbone(recipe)
+    loss = "softmax" if stage.loss == "distill" else stage.loss  # a teacher's loss costs no more
+    head = make_head(loss, data.records.num_classes, {} if loss != stage.loss else stage.own_options)
+    head.build((None, recipe.model.embedding_size), (None,))
+    variables = [*embedder.trainable_variables, *head.trainable_variables]
+    optimizer = keras.optimizers.SGD(1e-6, momentum=0.9)
+    optimizer.build(variables)
+
+    @tf.function
+    def step(images, labels):
+        with tf.GradientTape() as tape:
+            loss, _ = head.loss_and_accuracy(embedder(images, training=True), labels, tf.constant(1.0), 0.0)
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return loss
+
+    images, labels = tf.constant(batch.images), tf.constant(batch.labels)
+    for _ in range(WARM_UP):
+        step(images, labels).numpy()
+    count, start = 0, time.perf_counter()
+    while count == 0 or time.perf_counter() - start < seconds:
+        step(images, labels).numpy()
+        count += 1
+    return count * len(batch.labels) / (time.perf_counter() - start)
+
+
+def build_backbone(recipe: Recipe):
+    """The recipe's net."""
+    from backbones import application
+    from ghostfacenet import ghostfacenet_v1
+    from iresnet import iresnet
+    from mobilefacenet import mbf, mobilefacenet
+    from my_mobilenet import my_mobilenet
+
+    builders = (application, iresnet, mobilefacenet, my_mobilenet, mbf, ghostfacenet_v1)
+    return build_network(recipe.model, {builder.__name__: builder for builder in builders})
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("recipe", type=Path, metavar="RECIPE", help="TOML file")
+    add("--data", type=Path, required=True, metavar="DIR", help="data directory or older TFRecords")
+    add("--seconds", type=float, default=5.0, metavar="S", help="of each measurement (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="that read and decode images (default: all cores)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: data.shuffle=blocks")
+    add("--step", action=argparse.BooleanOptionalAction, default=True, help="measure the training step too")
+    args = parser.parse_args(argv)
+    if args.threads is not None and args.threads < 1:
+        raise FaceError(f"--threads is at least 1. Received: {args.threads}.")
+    if not 0 < args.seconds <= 3600:
+        raise FaceError(f"--seconds is above 0, at most 3600. Received: {args.seconds:g}.")
+    return args
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,247 @@
+"""One data directory made by many hosts: each writes a range of its shards, and a last step joins them.
+
+Host I of N runs `prepare_data.py SOURCE OUT --shard I/N`, which reads the records of its shards alone and writes
+OUT.part-I-of-N beside OUT; `prepare_data.py merge OUT` makes OUT of the N parts, byte for byte what one host would have
+written. The place of every record follows from the seed, so hosts need not talk: they see the same source, and the
+merge sees all parts. Which identities remain, only the merge knows: when bad images left one too small, all labels
+behind it move up and the shards are written again, else they are linked.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from facelib.cli import FaceError
+from facelib.convert import (
+    Conversion,
+    Job,
+    already_there,
+    check_made_from,
+    check_num_shards,
+    fill_buckets,
+    new_labels,
+    open_job,
+    too_small,
+    write_shards,
+)
+from facelib.data_dir import INDEX, INDEX_DTYPE, META, Records
+from facelib.files import read_json, require_file, write_bytes
+from facelib.shard_files import hash_index, shard_entry, write_frames, write_index, write_meta
+from facelib.working_folder import working_folder
+
+PART = "part.json"
+_BLOCK = 512  # records read at once
+
+
+@dataclass
+class Part:
+    """A finished part. index: INDEX_DTYPE [N]; its labels count the kept identities of the source."""
+
+    path: Path
+    meta: dict
+    index: np.ndarray
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """'2/8' -> (2, 8)."""
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    part, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= part <= count:
+        raise FaceError(f"--shard is I/N, host I of N counted from 1, such as 2/8. Received: {text}.")
+    return part, count
+
+
+def part_path(out: Path, part: int, count: int) -> Path:
+    """Where part I of N lies."""
+    return out.with_name(f"{out.name}.part-{part}-of-{count}")
+
+
+def convert_part(source_path: Path, out: Path, part: int, count: int, **options) -> Conversion:
+    """Writes part `part` (from 1) of `count`. `options`: those of `facelib.convert.open_job`.
+
+    Raises:
+        FaceError: as `convert` does, fewer shards than parts, or another part in this place.
+    """
+    job = open_job(source_path, Path(out), **options)
+    if (job.out / META).exists():
+        return already_there(job.out, job.made_from)
+    check_num_shards(job)
+    if job.num_shards < count:
+        raise FaceError(
+            f"Each host writes a shard at least. --shard {part}/{count} is of more hosts than the {job.num_shards} "
+            f"shards of this source: use fewer hosts, or --shards {count}."
+        )
+    folder = part_path(job.out, part, count)
+    if (folder / PART).exists():
+        old = _open_part(folder)
+        check_made_from(folder, old.meta["source"], job.made_from)
+        return _conversion(old, was_finished=True)
+    if folder.exists():
+        raise FaceError(f"Parts are new folders. '{folder}' is there and is no part: remove it.")
+    with working_folder(folder) as working:
+        _write_part(job, part, count, working)
+    return _conversion(_open_part(folder))
+
+
+def _write_part(job: Job, part: int, count: int, folder: Path) -> None:
+    buckets = fill_buckets(job, _shards_of(job.num_shards, part, count), folder)
+    kept = np.unique(job.source.labels[job.keep])  # every host sees all of them
+    labels = np.where(buckets.length > 0, np.searchsorted(kept, buckets.label), -1)
+    index, entries = write_shards(buckets, labels, folder, job)
+    write_index(folder / INDEX, index)
+    meta = {
+        "part": part,
+        "parts": count,
+        "num_shards": job.num_shards,
+        "min_images": job.min_images,
+        "image_size": list(job.check.size),
+        "source": job.made_from,
+        "index_sha256": hash_index(index),
+        "shards": entries,
+        "source_bad": job.source.bad,
+        "bad": buckets.bad,
+        "class_names": [job.source.class_names[k] for k in kept.tolist()],
+    }
+    write_bytes(folder / PART, json.dumps(meta).encode())  # as ASCII: file names need not be UTF-8
+
+
+def _shards_of(num_shards: int, part: int, count: int) -> range:
+    return range(num_shards * (part - 1) // count, num_shards * part // count)
+
+
+def merge(out: Path, progress: bool = True) -> Conversion:
+    """Makes the data directory `out` of its parts, and removes them.
+
+    Raises:
+        FaceError: a part is missing, damaged, or of another source or other options.
+    """
+    out = Path(out)
+    if (out / META).exists():
+        source = read_json(out / META, "data directory's meta.json").get("source") or {"hash": None, "options": {}}
+        done = already_there(out, source)
+        for _, _, path in _find_parts(out):  # of a merge that was killed at its very end
+            if (path / PART).is_file() and _is_of(_open_part(path), source):
+                shutil.rmtree(path)
+        return done
+    if out.exists():
+        raise FaceError(f"OUT is a folder to be made. '{out}' is there already: choose another name.")
+    parts = _open_parts(out)
+    first = parts[0].meta
+    index = np.concatenate([part.index for part in parts])
+    counts = np.bincount(index["label"], minlength=len(first["class_names"]))
+    classes = np.flatnonzero(counts >= first["min_images"])
+    lines = sorted(tuple(line) for part in parts for line in part.meta["bad"])
+    bad = [*first["source_bad"], *(line for _, line in lines)]
+    if not len(classes):
+        raise too_small(first["source"], len(bad), first["min_images"])
+    with working_folder(out) as folder:
+        if len(classes) == len(counts):
+            shards = [entry for part in parts for entry in part.meta["shards"]]
+            for part in parts:
+                for entry in part.meta["shards"]:
+                    _link(part.path / entry["name"], folder / entry["name"])
+        else:
+            index, shards = _relabel(parts, new_labels(classes, len(counts)), folder, progress)
+        names = [first["class_names"][k] for k in classes.tolist()]
+        write_meta(folder, index, shards, bad, names, first["image_size"], first["source"])
+    for part in parts:
+        shutil.rmtree(part.path)
+    return Conversion(out, len(index), len(classes), first["num_shards"], len(bad))
+
+
+def _link(path: Path, new: Path) -> None:
+    """`new` is `path` too, without a copy where the file system can; the part stays whole until the end."""
+    try:
+        os.link(path, new)
+    except OSError:
+        shutil.copyfile(path, new)
+
+
+def _relabel(parts: list[Part], labels: np.ndarray, folder: Path, progress: bool) -> tuple[np.ndarray, list[dict]]:
+    """Writes all shards again with `labels[old]`, without the records where that is -1."""
+    indexes, entries = [], []
+    total = sum(len(part.index) for part in parts)
+    with tqdm(total=total, unit=" images", desc="merge", disable=None if progress else True, leave=False) as bar:
+        for part in parts:
+            files = [part.path / entry["name"] for entry in part.meta["shards"]]
+            rows = part.index.copy()
+            rows["shard"] -= _shards_of(part.meta["num_shards"], part.meta["part"], part.meta["parts"]).start
+            records = Records(part.path, files, rows, part.meta["class_names"])
+            start = 0
+            for entry, file in zip(part.meta["shards"], files, strict=True):
+                stop = start + entry["records"]
+                kept = np.flatnonzero(labels[part.index["label"][start:stop]] >= 0) + start
+                blocks = (kept[k : k + _BLOCK] for k in range(0, len(kept), _BLOCK))
+                images = (image for block in blocks for image, _ in records.read_sorted(block))
+                new = labels[part.index["label"][kept]].tolist()
+                written, digest = write_frames(folder / file.name, images, new, entry["bytes"], bar)
+                written["shard"] = int(file.name.split("-")[1])
+                indexes.append(written)
+                entries.append(shard_entry(folder / file.name, len(written), digest))
+                start = stop
+    return np.concatenate(indexes), entries
+
+
+def _open_parts(out: Path) -> list[Part]:
+    """All parts of `out`, in order."""
+    found = _find_parts(out)
+    if not found:
+        raise FaceError(
+            f"'{out}' is merged from parts beside it. There are none: make each with prepare_data.py SOURCE {out} "
+            f"--shard I/N."
+        )
+    counts = sorted({count for count, _, _ in found})
+    if len(counts) > 1:
+        raise FaceError(
+            f"The parts of '{out}' are of one split. There are parts of {' and of '.join(map(str, counts))}: remove "
+            f"those of the other."
+        )
+    count = counts[0]
+    missing = sorted(set(range(1, count + 1)) - {part for _, part, _ in found})
+    if missing:
+        which = ", ".join(f"{part}/{count}" for part in missing[:8]) + ", ..." * (len(missing) > 8)
+        raise FaceError(f"'{out}' is merged from {count} parts. Missing: {which}. Make them with --shard first.")
+    parts = [_open_part(path) for _, _, path in found]
+    for part in parts[1:]:
+        check_made_from(part.path, part.meta["source"], parts[0].meta["source"])
+        if part.meta["num_shards"] != parts[0].meta["num_shards"]:
+            raise FaceError(f"'{part.path}' is of another split than '{parts[0].path}'. Make it again.")
+    return parts
+
+
+def _find_parts(out: Path) -> list[tuple[int, int, Path]]:
+    """[(N, I, path)] of what lies beside `out` under the names of its parts, sorted."""
+    pattern = re.compile(re.escape(out.name) + r"\.part-([0-9]+)-of-([0-9]+)")
+    siblings = out.parent.iterdir() if out.parent.is_dir() else ()
+    named = ((pattern.fullmatch(path.name), path) for path in siblings)
+    return sorted((int(found[2]), int(found[1]), path) for found, path in named if found)
+
+
+def _is_of(part: Part, source: dict) -> bool:
+    old = part.meta["source"]
+    return (old["hash"], old["options"]) == (source["hash"], source["options"])
+
+
+def _open_part(path: Path) -> Part:
+    meta = read_json(path / PART, "part of a data directory")
+    try:
+        index = np.load(require_file(path / INDEX, "index of a part"), allow_pickle=False)
+        if index.dtype != INDEX_DTYPE or hash_index(index) != meta["index_sha256"]:
+            raise ValueError("another index")
+        for entry in meta["shards"]:
+            if (path / entry["name"]).stat().st_size != entry["bytes"]:
+                raise ValueError(f"'{entry['name']}' has another size")
+    except (ValueError, EOFError, KeyError, TypeError, FileNotFoundError) as error:
+        raise FaceError(f"'{path}' is damaged: {error}. Remove it, and make this part again.") from error
+    return Part(path, meta, index)
+
+
+def _conversion(part: Part, was_finished: bool = False) -> Conversion:
+    num_classes, num_bad = len(part.meta["class_names"]), len(part.meta["bad"])
+    return Conversion(part.path, len(part.index), num_classes, len(part.meta["shards"]), num_bad, [], was_finished)

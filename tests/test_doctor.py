@@ -1,0 +1,167 @@
+"""doctor.py: a disk, a decoder, an augmentation and a step that are slow in turn, and what it says of them."""
+
+import re
+import time
+
+import pytest
+
+import dataset
+import doctor
+from facelib.cli import FaceError
+from facelib.convert import convert
+from facelib.data_dir import Records
+from facelib.toy_data import ToySet, write_folders
+
+RECIPE = """name = "x"
+[model]
+backbone = "mobilefacenet"
+width = 0.25
+[data]
+batch_size = 16
+[[stage]]
+loss = "arcface"
+"""
+NAP = 0.02  # seconds an image; a sleep costs the other thread nothing
+FAST = {"read": 9000.0, "decode": 8000.0, "augment": 7000.0, "pipeline": 2500.0}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with data, 60 faces, and recipe.toml."""
+    root = tmp_path_factory.mktemp("home")
+    write_folders(root / "faces", ToySet(10, 6))
+    convert(root / "faces", root / "data", progress=False)
+    (root / "recipe.toml").write_text(RECIPE)
+    return root
+
+
+def run(home, *args):
+    return doctor.main(
+        [str(home / "recipe.toml"), "--data", str(home / "data"), "--seconds", "0.3", "--threads", "2", *args]
+    )
+
+
+def slowed(function):
+    def slow(*args, **options):
+        time.sleep(NAP)
+        return function(*args, **options)
+
+    return slow
+
+
+def rates_of(out):
+    """{what: images/s} of the table."""
+    rows = re.findall(r"^(\S.*?) +([\d,]+) images/s(?: \(2 threads\))?$", out, re.MULTILINE)
+    return {what: int(rate.replace(",", "")) for what, rate in rows}
+
+
+@pytest.mark.parametrize("shuffle", ["records", "blocks"])
+@pytest.mark.parametrize("part", ["read", "decode", "augment"])
+def test_the_slow_part_of_the_input_is_named(home, monkeypatch, capsys, part, shuffle):
+    if part == "read":
+        monkeypatch.setattr(Records, "_pread", slowed(Records._pread))
+    elif part == "decode":
+        monkeypatch.setattr(dataset, "decode_image", slowed(dataset.decode_image))
+        monkeypatch.setattr(doctor, "decode_image", dataset.decode_image)
+    else:
+        monkeypatch.setattr(doctor, "make_augment", lambda *a: slowed(dataset.random_flip))
+    if (part, shuffle) == ("read", "blocks"):  # a read is of 60 records: as slow as 60 of them
+        monkeypatch.setattr(doctor, "BLOCK_RECORDS", 1)
+        monkeypatch.setattr(dataset, "BLOCK_RECORDS", 1)
+
+    assert run(home, "--no-step", "--set", f"data.shuffle={shuffle}") == 0
+    out = capsys.readouterr().out
+    rates = rates_of(out)
+    slow = {"read": "reading alone", "decode": "decoding alone", "augment": "augmenting alone"}[part]
+    assert set(rates) == {"reading alone", "decoding alone", "augmenting alone", "the whole input"}
+    assert rates[slow] <= 2 / NAP
+    assert min(rates, key=lambda name: (rates[name], name == "the whole input")) in (slow, "the whole input")
+    assert out.splitlines()[-1].startswith(
+        f"{doctor.DOING[part]}: {rates[slow]:,} images/s alone; the whole input feeds"
+    )
+    if part == "read":
+        assert ("shuffle = 'blocks'" in out) == (shuffle == "records")
+
+
+def test_a_slow_step_is_nothing_to_mend(home, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "step_rate", lambda *a: 3.0)
+    run(home)
+
+    assert re.search(r"^The step: 3 images/s; the input could feed [\d,]+: \d+ times as many\. Nothing to do\.$",
+                     capsys.readouterr().out, re.MULTILINE)  # fmt: skip
+
+
+def test_a_real_step_is_timed(home, capsys):
+    pytest.importorskip("tensorflow")
+    run(home)
+
+    assert rates_of(capsys.readouterr().out)["the training step alone"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "threads", "shuffle", "expected"),
+    [
+        ({"step": 61.0, "pipeline": 5300.0}, 2, "records", r"The step: 61 .*feed 5,300: 87 times.*Nothing to do\.$"),
+        ({"step": 2000.0}, 2, "records", r"The step: 2,000 .*feed 2,500: 1\.2 times.*Nothing to do\.$"),
+        (
+            {"step": 2400.0, "read": 3000.0},
+            2,
+            "records",
+            r"Reading: 3,000 .*could take 2,400\. More.*'blocks'.*disk\.$",
+        ),
+        (
+            {"read": 3000.0},
+            2,
+            "blocks",
+            r"Reading: 3,000 .*feeds 2,500\. More --threads than 2 .*; or use a faster disk\.$",
+        ),
+        ({"decode": 3000.0}, 2, "records", r"Decoding: 3,000 .*Use --threads 8, as many as there are cores\.$"),
+        ({"decode": 3000.0}, 8, "records", r"Decoding: 3,000 .*Use more cores\.$"),
+        ({"augment": 3000.0}, 8, "records", r"Augmenting: 3,000 .*Use fewer augmentations"),
+        (
+            {"pipeline": 900.0},
+            8,
+            "records",
+            r"Threads that wait.*2,639 images/s without;.*feeds 900\. Try --threads 1\.$",
+        ),
+        ({"pipeline": 900.0}, 3, "records", r"Threads that wait.*Try --threads 8\.$"),
+    ],
+)
+def test_the_sentence(change, threads, shuffle, expected):
+    sentence = doctor.verdict(FAST | change, threads, 8, shuffle)
+
+    assert re.match(expected, sentence), sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["--threads", "0"], "--threads is at least 1"),
+        (["--seconds", "0"], "--seconds is above 0"),
+        (["--seconds", "nan"], "--seconds is above 0"),
+        (["--data", "nowhere"], "No training data at"),
+        (["--set", "data.shuffle=buffer"], "shuffle"),
+    ],
+)
+def test_bad_input_is_one_line(home, args, match):
+    with pytest.raises(FaceError, match=match) as error:
+        run(home, *args)
+    assert "\n" not in str(error.value)
+
+
+def test_data_without_the_right_size_are_named(home, tmp_path):
+    with pytest.raises(FaceError, match="takes 112x112"):
+        write_small(tmp_path)
+        doctor.main([str(home / "recipe.toml"), "--data", str(tmp_path / "data"), "--seconds", "0.1", "--no-step"])
+
+
+def write_small(root):
+    """A data directory of 16x16 images."""
+    import cv2
+    import numpy as np
+
+    for name in ("a", "b"):
+        (root / "faces" / name).mkdir(parents=True)
+        cv2.imwrite(str(root / "faces" / name / "0.png"), np.zeros((16, 16, 3), np.uint8))
+    convert(root / "faces", root / "data", image_size=(16, 16), progress=False)
