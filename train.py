@@ -16,12 +16,12 @@ from pathlib import Path
 from dataset import TrainingData
 from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
 from facelib.augment import make_augment
-from facelib.backbone_names import APPLICATIONS, IRESNETS, OPTIONAL, TAKEN
 from facelib.cli import FaceError, run_cli
 from facelib.cluster import find_cluster
 from facelib.convert import convert
 from facelib.data_dir import Records, open_records
 from facelib.files import require_file
+from facelib.networks import build_network
 from facelib.prepare import prepare_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
 from facelib.run_dir import open_run
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     prepare_tensorflow(recipe)
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
+    from facelib.profiling import ProfileSteps
     from facelib.trainer import Trainer
     from facelib.workers import open_workers
 
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
         made_from=args.init_from, workers=workers,
         checkpoint_every=args.checkpoint_every, log_every=args.log_every,
+        callbacks=[ProfileSteps(run.path / "profile", args.profile)] if args.profile and workers.is_chief else [],
     )  # fmt: skip
     with workers.naming_losses():
         is_complete = trainer.fit()
@@ -105,28 +107,8 @@ def build_backbone(model: ModelConfig):
     from mobilefacenet import mbf, mobilefacenet
     from my_mobilenet import my_mobilenet
 
-    name, taken = model.backbone, TAKEN.get(model.backbone, ())
-    options = {"embedding_size": model.embedding_size, "activation": model.activation, "dropout": model.dropout}
-    for key in OPTIONAL:
-        value, is_default = getattr(model, key), getattr(model, key) == getattr(ModelConfig, key)
-        if key not in taken and not is_default:
-            others = ", ".join(other for other, keys in TAKEN.items() if key in keys)
-            raise FaceError(f"model.{key} is an option of {others}. Received: {key}={value!r} for {name}.")
-        if not is_default:  # else the builder's own default: mbf is padded, and ghostfacenet_v1 widened, as published
-            options[key] = value
-    if name in APPLICATIONS:
-        return application(name, **options)
-    if model.activation == "own":
-        raise FaceError(f"model.activation = 'own' is for {', '.join(APPLICATIONS)}. Received: it for {name}.")
-    if name in IRESNETS:
-        return iresnet(int(name.removeprefix("iresnet")), **options)
-    nets = {
-        "mobilefacenet": mobilefacenet,
-        "my_mobilenet": my_mobilenet,
-        "mbf": mbf,
-        "ghostfacenet_v1": ghostfacenet_v1,
-    }
-    return nets[name](**options)
+    builders = (application, iresnet, mobilefacenet, my_mobilenet, mbf, ghostfacenet_v1)
+    return build_network(model, {builder.__name__: builder for builder in builders})
 
 
 def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None, workers) -> Teacher:
@@ -185,10 +167,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: stage.0.epochs=2")
     add("--checkpoint-every", type=int, default=1000, metavar="STEPS", help="besides after each epoch (%(default)s)")
     add("--log-every", type=int, default=20, metavar="STEPS", help="to metrics.jsonl and TensorBoard (%(default)s)")
+    add(
+        "--profile",
+        type=int,
+        metavar="N",
+        help="write a TensorFlow profile of N steps, and go on",
+    )
     add("--join-seconds", type=int, default=300, metavar="S", help="to wait for the other workers (%(default)s)")
     add("--threads", type=int, metavar="N", help="that read and decode images (default: all cores)")
     args = parser.parse_args(argv)
-    for flag in ("checkpoint_every", "log_every", "threads", "join_seconds"):
+    for flag in ("checkpoint_every", "log_every", "threads", "join_seconds", "profile"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise FaceError(f"--{flag.replace('_', '-')} is at least 1. Received: {value}.")

@@ -96,7 +96,7 @@ class MarginHead(keras.layers.Layer):
         logits, cosines, own = self._logits(embeddings, labels, warmth, columns, training=True)
         losses = self.log_sum_exp(logits) - self._own(logits, own) if self._is_split else _cross_entropy(logits, own)
         if label_smoothing:
-            mean = self.split.workers.sum(tf.reduce_sum(logits, -1)) / self.num_classes
+            mean = self.split.workers.sum(tf.reduce_sum(logits, -1), by_face=True) / self.num_classes
             losses = (1.0 - label_smoothing) * losses + label_smoothing * (self.log_sum_exp(logits) - mean)
         extra = self.regularizer(tf.norm(tf.cast(embeddings, tf.float32), axis=-1))
         loss = tf.reduce_mean(losses) + self.split.workers.once(extra)
@@ -122,7 +122,7 @@ class MarginHead(keras.layers.Layer):
         if not self._is_split:
             return tf.gather(values, own, batch_dims=1)
         held = tf.gather(values, tf.maximum(own, 0), batch_dims=1)
-        return self.split.workers.sum(tf.where(own >= 0, held, 0.0))
+        return self.split.workers.sum(tf.where(own >= 0, held, 0.0), by_face=True)
 
     def log_sum_exp(self, values, is_used_alike=True):
         """ln of the sum of exp over all classes, of all workers: [B, n] -> [B].   is_used_alike: see `Workers.sum`."""
@@ -130,7 +130,8 @@ class MarginHead(keras.layers.Layer):
             return tf.reduce_logsumexp(values, -1)
         workers = self.split.workers
         highest = workers.max(tf.reduce_max(values, -1))
-        return highest + tf.math.log(workers.sum(tf.reduce_sum(tf.exp(values - highest[:, None]), -1), is_used_alike))
+        sums = tf.reduce_sum(tf.exp(values - highest[:, None]), -1)
+        return highest + tf.math.log(workers.sum(sums, is_used_alike, by_face=True))
 
     stops_norms = False  # whether the norm is a weight, as in AdaFace, or learned through, as in MagFace
 

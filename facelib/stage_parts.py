@@ -37,7 +37,8 @@ class StageParts:
         self, recipe: Recipe, embedder, make_head: Callable, num_classes: int, teacher_size: int,
         workers: Workers = ONE_WORKER, batch_size: int = 0,
     ):  # fmt: skip
-        self.workers, self.batch_size = workers, batch_size
+        self.workers = workers
+        workers.expect(batch_size)
         self.recipe, self.embedder, self.make_head = recipe, embedder, make_head
         self.num_classes, self.teacher_size = num_classes, teacher_size
         self._freeze(())
@@ -67,9 +68,7 @@ class StageParts:
             self.optimizer, kind, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables,
             own=[head.centres] if self._has_centres() else [], rows=self.rows, workers=self.workers,
         )  # fmt: skip
-        self.step = make_step(
-            self.embedder, self.objective, update, stage, self.teacher_size, self.workers, self.batch_size
-        )
+        self.step = make_step(self.embedder, self.objective, update, stage, self.teacher_size, self.workers)
         self.number = number
 
     def parts_variables(self) -> list:

@@ -19,23 +19,21 @@ Step = Callable
 
 def make_step(
     embedder: keras.Model, objective: Objective, update: Updater, stage: Stage, teacher_size: int,
-    workers: Workers = ONE_WORKER, batch_size: int = 0,
+    workers: Workers = ONE_WORKER,
 ) -> Step:  # fmt: skip
     """The stage's step as one `tf.function`: of this worker's part of a batch, together with all workers.
 
     Loss and accuracy are those of the whole batch. `number` counts the steps of the training; a sampled head draws its
-    classes by it.   batch_size: images of all workers, at most; wanted when there are several.
+    classes by it.
 
     `mix` is the share of each image in its mixture with the batch's opposite one (MixUp, Zhang et al.,
     https://arxiv.org/abs/1710.09412, eq. 1); it is 1 without mixup, and then nothing is mixed.
     """
     training = not stage.freeze_backbone
-    most = -(-batch_size // workers.count)  # images of one worker
-    most_at_once = -(-most // stage.micro_batches)
     head = objective.sampled_head
 
     def loss_of(images, labels, targets, warmth, mix, columns):
-        stack = workers.gathering(tf.shape(images)[0], most_at_once)
+        stack = workers.gathering(tf.shape(images)[0])
 
         def whole(labels, targets):
             return objective(everyone, stack(labels), stack(targets) if teacher_size else targets, warmth, columns)
@@ -92,7 +90,7 @@ def make_step(
     def step(images, labels, targets, warmth, mix, number):
         columns = None
         if head:
-            columns = head.columns(workers.gathering(tf.shape(labels)[0], most)(labels), number)
+            columns = head.columns(workers.gathering(tf.shape(labels)[0])(labels), number)
         batch = images, labels, targets, warmth, mix, columns
         loss, accuracy, gradients = gradients_of_batch(*batch)
         if stage.sam:

@@ -33,9 +33,15 @@ class Workers:
 
     def __init__(self, rank: int = 0, count: int = 1, on_host: int = 1):
         self.rank, self.count, self.on_host = rank, count, on_host
+        self.most = 0  # faces of one worker in a step, at most
         self.held = None
         self._instance = 0
         self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([count], tf.float64)])
+
+    def expect(self, batch_size: int) -> None:
+        """Says how many images of all workers a step has at most; before any step is made."""
+        if self.count > 1:
+            self.most = -(-batch_size // self.count)
 
     @property
     def is_chief(self) -> bool:
@@ -44,10 +50,11 @@ class Workers:
 
     # ------------------------------------------------------------------ inside a tf.function
 
-    def sum(self, x, is_used_alike: bool = True):
-        """The sum over all workers of `x`, any shape that is the same on each.
+    def sum(self, x, is_used_alike: bool = True, by_face: bool = False):
+        """The sum over all workers of `x`, any shape that is the same on each and in each step.
 
         Args:
+            by_face: that it is [B], with a value for each of all workers' faces; their number may change.
             is_used_alike: that every worker goes on to compute the same from it, so each has the whole gradient.
         """
         if self.count == 1:
@@ -55,13 +62,14 @@ class Workers:
 
         @tf.custom_gradient
         def add(value):
-            return self._reduce(value, "Add"), (lambda g: g) if is_used_alike else (lambda g: self._reduce(g, "Add"))
+            total = self._reduce(value, "Add", by_face)
+            return total, (lambda g: g) if is_used_alike else (lambda g: self._reduce(g, "Add", by_face))
 
         return add(x)
 
     def max(self, x):
-        """The elementwise maximum over all workers; no gradient."""
-        return tf.stop_gradient(x) if self.count == 1 else self._reduce(tf.stop_gradient(x), "Max")
+        """The maximum over all workers of a value for each face, [B]; no gradient."""
+        return tf.stop_gradient(x) if self.count == 1 else self._reduce(tf.stop_gradient(x), "Max", by_face=True)
 
     def once(self, loss):
         """A scalar that every worker computes alike from gathered values, with the gradient of one worker."""
@@ -70,16 +78,15 @@ class Workers:
         fixed = tf.stop_gradient(loss)
         return fixed + (loss - fixed) / self.count
 
-    def gathering(self, num_rows, most: int) -> Callable:
+    def gathering(self, num_rows) -> Callable:
         """A function that stacks [num_rows, ...] of each worker to [rows of all, ...], in order of rank.
 
-        Workers may have different numbers of rows: collective operations want one shape, so rows are filled up.
-
-        Args:
-            num_rows: int scalar, of this worker.   most: of any worker.
+        Workers may have different numbers of faces, an int scalar `num_rows`: collective operations want one shape, so
+        rows are filled up.
         """
         if self.count == 1:
             return lambda x: x
+        most = self.most
         counts = self._gather(tf.reshape(tf.cast(num_rows, tf.int32), [1]))
         is_row = tf.reshape(tf.sequence_mask(counts, most), [-1])
         rows = tf.reshape(tf.where(is_row), [-1])
@@ -97,12 +104,16 @@ class Workers:
 
         return stack
 
-    def _reduce(self, x, operation: str):
+    def _reduce(self, x, operation: str, by_face: bool = False):
         self._instance += 1
-        return tf.raw_ops.CollectiveReduceV2(
+        num_faces = tf.shape(x)[0] if by_face else 0
+        if by_face:  # one shape for all steps
+            x = _fill_up(x, self.count * self.most)
+        total = tf.raw_ops.CollectiveReduceV2(
             input=x, group_size=self.count, group_key=_GROUP, instance_key=self._instance, ordering_token=[],
             merge_op=operation, final_op="Id",
         )  # fmt: skip
+        return total[:num_faces] if by_face else total
 
     def _gather(self, x):
         self._instance += 1

@@ -56,7 +56,7 @@ def test_loss_and_all_gradients_are_those_of_one_worker(found, case):
         columns = columns_of(classes[order])
     else:
         assert classes[order].tolist() == list(range(worker_step.NUM_CLASSES))
-    one = worker_step.compute(case, ONE_WORKER, slice(None), columns)
+    one = worker_step.compute(case, ONE_WORKER, columns)
     for worker in workers:
         assert worker["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert worker["accuracy"] == pytest.approx(one["accuracy"], abs=1e-6)

@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 NUM_CLASSES, SIZE, BATCH = 23, 6, 11
-MOST = 6  # images of one worker
 CASES = {
     "softmax": {},
     "scale_softmax": {"scale": 8.0},
@@ -51,7 +50,7 @@ def make(case: str, workers):
     return head
 
 
-def compute(case: str, workers, part: slice, columns=None) -> dict:
+def compute(case: str, workers, columns=None) -> dict:
     """Two steps of a case: loss, accuracy, gradients of this worker's embeddings and of its centres, its classes."""
     import tensorflow as tf
 
@@ -60,7 +59,7 @@ def compute(case: str, workers, part: slice, columns=None) -> dict:
 
     @tf.function
     def step(mine, labels, number):
-        stack = workers.gathering(tf.shape(mine)[0], MOST)
+        stack = workers.gathering(tf.shape(mine)[0])
         labels = stack(labels)
         seen = columns(head) if columns else head.columns(labels, number)
         with tf.GradientTape() as tape:
@@ -70,13 +69,14 @@ def compute(case: str, workers, part: slice, columns=None) -> dict:
         classes = tf.range(seen.num_held, dtype=tf.int64) if seen.drawn is None else seen.classes
         return loss, accuracy, by_face, by_centre, classes + seen.first
 
-    for number in range(2):  # the second sees the running statistics of the first
-        values = step(tf.constant(embeddings[part]), tf.constant(labels[part]), tf.constant(number, tf.int64))
+    for number in range(2):  # the second has a face less, and sees the running statistics of the first
+        mine = part_of(workers.rank, workers.count, BATCH - number)
+        values = step(tf.constant(embeddings[mine]), tf.constant(labels[mine]), tf.constant(number, tf.int64))
     return dict(zip(("loss", "accuracy", "by_face", "by_centre", "classes"), (v.numpy() for v in values), strict=True))
 
 
-def part_of(rank: int, count: int) -> slice:
-    return slice(BATCH * rank // count, BATCH * (rank + 1) // count)
+def part_of(rank: int, count: int, size: int) -> slice:
+    return slice(size * rank // count, size * (rank + 1) // count)
 
 
 def main():
@@ -85,7 +85,8 @@ def main():
 
     cluster = find_cluster()
     workers = open_workers(cluster, 120)
-    results = {c: compute(c, workers, part_of(workers.rank, workers.count)) for c in CASES}
+    workers.expect(BATCH)
+    results = {c: compute(c, workers) for c in CASES}
     np.savez(sys.argv[1], **{f"{case}/{key}": value for case, found in results.items() for key, value in found.items()})
     workers.close()
 

@@ -1,0 +1,99 @@
+"""Trainings on several workers, real processes on loopback, against one: losses, kills, resumes on another number."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facelib.checkpoint import list_checkpoints, load_checkpoint, read_rows
+from facelib.keras_files import load_head_centres, load_model
+
+ROOT = Path(__file__).resolve().parents[1]
+CHILD = Path(__file__).parent / "worker_training.py"
+STEPS, EPOCHS = 5, 2
+
+
+def train(run, count, **options):
+    """Runs a training on so many workers: (exit code, output)."""
+    launch = [sys.executable, str(ROOT / "launch.py"), "-n", str(count), "--grace", "20"]
+    command = [*launch, str(CHILD), str(run), json.dumps(options)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400)
+    return done.returncode, done.stdout
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert [line["step"] for line in steps] == list(range(1, len(steps) + 1))  # nothing repeated, nothing skipped
+    return [line["loss"] for line in steps]
+
+
+def arrays(run):
+    """All variables of the last checkpoint, whoever wrote which rows."""
+    path = list_checkpoints(run / "checkpoint")[-1]
+    found, state = load_checkpoint(path)
+    files = state.get("row_files", [])
+    wanted = {name for file in files for name in np.load(path.parent / file).files}
+    return found | read_rows(path, files, wanted, 0, 10**9)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The run of one worker."""
+    run = tmp_path_factory.mktemp("one") / "run"
+    code, output = train(run, 1)
+    assert code == 0, output
+    return run
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_training_on_several_workers_is_that_of_one(one, tmp_path, count):
+    code, output = train(tmp_path / "run", count)
+
+    assert code == 0, output
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(one), rtol=2e-4)
+    mine, theirs = arrays(tmp_path / "run"), arrays(one)
+    assert mine.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_allclose(mine[name], array, rtol=2e-2, atol=2e-3, err_msg=name)
+    assert len(list((tmp_path / "run" / "checkpoint").glob("step-*010.rows-*.npz"))) == count
+    np.testing.assert_allclose(
+        load_head_centres(tmp_path / "run" / "epoch-002.h5"), load_head_centres(one / "epoch-002.h5"), atol=2e-3
+    )
+    faces = np.random.default_rng(0).uniform(0, 255, (3, 6, 6, 3)).astype(np.float32)
+    embeddings = [load_model(run / "embedder.h5")(faces).numpy() for run in (tmp_path / "run", one)]
+    np.testing.assert_allclose(*embeddings, atol=5e-3)
+
+
+def test_killed_on_two_resumed_on_three_stopped_resumed_on_one_is_the_uninterrupted_run(one, tmp_path):
+    run = tmp_path / "run"
+    start = time.monotonic()
+    code, output = train(run, 2, kill=[1, 3])
+    assert code == 137, output
+    assert time.monotonic() - start < 60 + 60  # the start and two steps, and then at most a minute
+    assert "Worker 1 was killed" in output or "worker 1" in output.lower()
+    assert list_checkpoints(run / "checkpoint")[-1].name == "step-000000002.npz"
+
+    code, output = train(run, 3, stop=[2, 4])  # one worker's SIGTERM stops all, at the same step
+    assert code == 0 and "resuming at epoch 1, step 2" in output and "stopped by" in output, output
+    code, output = train(run, 1)
+    assert code == 0 and "resuming at epoch 2, step" in output, output
+
+    assert len(losses(run)) == STEPS * EPOCHS
+    np.testing.assert_allclose(losses(run), losses(one), rtol=2e-4)
+
+
+def test_a_sampled_and_split_training_resumes_as_if_never_killed(tmp_path):
+    code, output = train(tmp_path / "whole", 2, sample_rate=0.5, mixup=0.4)
+    assert code == 0, output
+    code, output = train(tmp_path / "run", 2, sample_rate=0.5, mixup=0.4, kill=[0, 7])
+    assert code == 137, output
+    code, output = train(tmp_path / "run", 2, sample_rate=0.5, mixup=0.4)
+    assert code == 0, output
+
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-5)
+    assert np.mean(losses(tmp_path / "whole")[-5:]) < np.mean(losses(tmp_path / "whole")[:5])
