@@ -22,6 +22,24 @@ def unit_rows(x, axis=-1):
     return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(x), axis, keepdims=True), 1e-12))
 
 
+@tf.custom_gradient
+def _products_with_unit_rows(x, centres):
+    """`x @ unit_rows(centres)^T`: [B, D], [n, D] -> [B, n], without a second copy of all centres.
+
+    With r = 1 / |w|, the gradient of `x . w r` by w is `r x - (x . w r) r^2 w`: a step's time at many classes goes into
+    passes over the centres and the cosines, and memory into copies of them.
+    """
+    inverse = tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(centres), 1), 1e-12))
+    products = tf.matmul(x, centres, transpose_b=True) * inverse
+
+    def gradient(upstream):
+        pull = tf.reduce_sum(upstream * products, 0) * tf.square(inverse)
+        scaled = upstream * inverse
+        return tf.matmul(scaled, centres), tf.matmul(scaled, x, transpose_a=True) - pull[:, None] * centres
+
+    return products, gradient
+
+
 class MarginHead(keras.layers.Layer):
     """Class centres and a softmax over the cosines to them; what is done to the true class is a subclass's `turn`.
 
@@ -137,8 +155,7 @@ class MarginHead(keras.layers.Layer):
 
     def cosines(self, embeddings, centres):
         """Cosine of each embedding to the nearest centre of each class: [B, D], [n * K, D] -> float32 [B, n]."""
-        cosines = tf.matmul(unit_rows(embeddings), unit_rows(centres), transpose_b=True)
-        cosines = tf.clip_by_value(cosines, -1.0, 1.0)
+        cosines = tf.clip_by_value(_products_with_unit_rows(unit_rows(embeddings), centres), -1.0, 1.0)
         if self.sub_centres > 1:
             cosines = tf.reduce_max(tf.reshape(cosines, [tf.shape(cosines)[0], -1, self.sub_centres]), -1)
         return cosines
