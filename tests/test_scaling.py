@@ -1,16 +1,26 @@
 """Trainings on several workers, real processes on loopback, against one: losses, kills, resumes on another number."""
 
 import json
+import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_workers import free_ports
 
 from facelib.checkpoint import list_checkpoints, load_checkpoint, read_rows
+from facelib.cli import FaceError
+from facelib.convert import convert
+from facelib.head_memory import check_memory
 from facelib.keras_files import load_head_centres, load_model
+from facelib.recipe import Recipe
+from facelib.stage import Stage
+from facelib.toy_data import ToySet, write_folders, write_pairs
+from facelib.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = Path(__file__).parent / "worker_training.py"
@@ -97,3 +107,68 @@ def test_a_sampled_and_split_training_resumes_as_if_never_killed(tmp_path):
 
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-5)
     assert np.mean(losses(tmp_path / "whole")[-5:]) < np.mean(losses(tmp_path / "whole")[:5])
+
+
+# ------------------------------------------------------------------------------------------------- train.py
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """(data directory, verification set, recipe) of a few toy faces and the smallest net."""
+    folder = tmp_path_factory.mktemp("toy")
+    write_folders(folder / "faces", ToySet(12, 4))
+    convert(folder / "faces", folder / "data", progress=False)
+    write_pairs(folder / "toy.bin", ToySet(20, 4, first_identity=10**6), 100)
+    recipe = folder / "tiny.toml"
+    recipe.write_text(
+        '[model]\nwidth = 0.25\nembedding_size = 8\nactivation = "relu"\n'
+        "[data]\nbatch_size = 16\n[[stage]]\nscale = 16.0\nsample_rate = 0.5\nlearning_rate = 0.01\n"
+    )
+    return folder / "data", folder / "toy.bin", recipe
+
+
+def train_py(toy, run, *more):
+    data, valid, recipe = map(str, toy)
+    return ["train.py", recipe, "--data", data, "--valid", valid, "--out", str(run), "--log-every", "1", *more]
+
+
+def test_train_py_on_two_workers_prints_one_table_and_writes_one_run(toy, tmp_path):
+    launch = [sys.executable, "launch.py", "-n", "2", *train_py(toy, tmp_path / "run", "--checkpoint-every", "2")]
+    done = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=500)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("VR @ FAR") == 1 and "; 2 workers" in done.stdout
+    assert len(losses(tmp_path / "run")) == 3
+    assert load_model(tmp_path / "run" / "embedder.h5").output_shape == (None, 8)
+    assert load_head_centres(tmp_path / "run" / "epoch-001.h5").shape == (12, 8)
+
+
+def test_workers_with_another_recipe_are_named(toy, tmp_path):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = []
+    for rank in range(2):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+        command = [sys.executable, *train_py(toy, tmp_path / "run", "--set", f"seed={rank}")]
+        env = os.environ | {"TF_CONFIG": json.dumps(config)}
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True))
+    outputs = [process.communicate(timeout=400)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [1, 1], outputs
+    for output in outputs:
+        errors = [line for line in output.split("\n") if line.startswith("error: ")]
+        assert len(errors) == 1 and "All workers train on the same recipe. Worker 1 has another" in errors[0], output
+        assert "Traceback" not in output
+
+
+def test_more_workers_than_classes_and_a_head_too_large_are_refused(monkeypatch):
+    recipe = Recipe(stage=(Stage(optimizer="adam"),))
+    with pytest.raises(FaceError, match=r"at least one class.*5 workers, 4 identities"):
+        check_memory(recipe, 4, 128, Workers(0, 5))
+    monkeypatch.setattr("facelib.head_memory.free_bytes", lambda: 10 << 30)
+    with pytest.raises(FaceError, match=r"must fit into memory.*where 10\.7 GB are free. Lower stage.sample_rate"):
+        check_memory(recipe, 4_000_000, 512, Workers(0, 2))
+    assert check_memory(recipe, 1000, 512, Workers(0, 2)) == ""
+    line = check_memory(replace(recipe, stage=(Stage(sample_rate=0.1),)), 1_000_000, 512, Workers(0, 4))
+    # 250,000 centres and their momentum; of 25,000 that a step sees, four copies of centre and logits
+    expected = 4 * (250_000 * 512 * 2 + 4 * 25_000 * (512 + 128)) / 1e9
+    assert f"{expected:.1f} GB on each of 4 workers" in line and "10.7 GB are free" in line
