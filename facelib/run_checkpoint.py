@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.checkpoint import load_checkpoint, read_rows, row_file, save_checkpoint, save_rows
+from facelib.checkpoint import list_checkpoints, load_checkpoint, read_rows, row_file, save_checkpoint, save_rows
 from facelib.cli import FaceError
 from facelib.stage_parts import StageParts
+
+MOST_BYTES_OF_CENTRES = 1 << 30  # that an epoch-NNN.h5 holds
 
 
 def save_parts(folder: Path, step: int, parts: StageParts, state: dict) -> Path:
@@ -58,13 +60,29 @@ def restore_parts(path: Path, arrays: dict, state: dict, parts: StageParts) -> N
         variable.assign(arrays[name])
 
 
-def read_centres(path: Path, parts: StageParts) -> np.ndarray:
-    """All workers' class centres of a checkpoint: float32 [C * K, D]."""
+def head_to_save(folder: Path, parts: StageParts):
+    """The margin head with the classes of all workers, for an epoch-NNN.h5; of the last checkpoint in `folder`.
+
+    None when the stage trains without one, or it is too large for an .h5.
+    """
+    head = parts.centres_head
+    if not parts.has_centres():
+        return None
+    num_rows, width = parts.rows_of_classes()[2], head.centres.shape[-1]
+    if 4 * num_rows * width > MOST_BYTES_OF_CENTRES:
+        print("epoch-NNN.h5 is the embedder alone: the class centres, above 1 GiB, are in the checkpoint")
+        return None
+    if parts.workers.count == 1:
+        return head
+    path = list_checkpoints(folder)[-1]
     arrays, state = load_checkpoint(path)
-    name = next(name for name, v in parts.variables().items() if v is parts.centres_head.centres)
-    if name in arrays:
-        return arrays[name]
-    return read_rows(path, state["row_files"], {name}, 0, parts.rows_of_classes()[2])[name]
+    name = next(name for name, v in parts.variables().items() if v is head.centres)
+    arrays = arrays if name in arrays else read_rows(path, state["row_files"], {name}, 0, num_rows)
+    whole = type(head).from_config(head.get_config())
+    whole.build((None, width))
+    for mine, theirs in zip(whole.variables, head.variables, strict=True):
+        mine.assign(arrays[name] if theirs is head.centres else theirs)
+    return whole
 
 
 class NotFiniteError(Exception):

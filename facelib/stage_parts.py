@@ -66,7 +66,7 @@ class StageParts:
         kind = optimizer_of(self.recipe.stage, number)
         update = Updater(
             self.optimizer, kind, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables,
-            own=[head.centres] if self._has_centres() else [], rows=self.rows, workers=self.workers,
+            own=[head.centres] if self.has_centres() else [], rows=self.rows, workers=self.workers,
         )  # fmt: skip
         self.step = make_step(self.embedder, self.objective, update, stage, self.teacher_size, self.workers)
         self.number = number
@@ -102,16 +102,8 @@ class StageParts:
         is_state = name.startswith("rows/") or "centres" in name
         return is_state and variable.shape == self.centres_head.centres.shape
 
-    def whole_head(self, centres):
-        """The margin head with all its classes, `centres` float32 [C * K, D], for a model that is saved."""
-        head = self.centres_head
-        whole = type(head).from_config(head.get_config())
-        whole.build((None, centres.shape[-1]))
-        for mine, theirs in zip(whole.variables, head.variables, strict=True):
-            mine.assign(centres if theirs is head.centres else theirs)
-        return whole
-
-    def _has_centres(self) -> bool:
+    def has_centres(self) -> bool:
+        """Whether this stage trains class centres."""
         return self.objective.head is not None and self.objective.head is self.centres_head
 
     def _freeze(self, prefixes: tuple[str, ...]) -> None:

@@ -23,7 +23,7 @@ from facelib.head_memory import check_memory
 from facelib.layers import FusedBatchNorm
 from facelib.recipe import Recipe
 from facelib.recipe_rules import check_recipe
-from facelib.run_checkpoint import NotFiniteError, read_centres, restore_parts, save_parts
+from facelib.run_checkpoint import NotFiniteError, head_to_save, restore_parts, save_parts
 from facelib.run_dir import FollowedRun, RunDir, open_run
 from facelib.schedules import Plateau, learning_rate_at, warmth_at
 from facelib.stage import Stage, optimizer_of
@@ -35,7 +35,6 @@ from facelib.transfer import write_classes
 from facelib.workers import ONE_WORKER, Workers
 
 RETRY_RATE = 0.5  # of the learning rate, after each roll-back
-MOST_BYTES_OF_CENTRES = 1 << 30  # that an epoch-NNN.h5 holds
 
 
 class Trainer:
@@ -350,23 +349,12 @@ class Trainer:
                 self._say(evaluation.table())
                 sets = {r.name: r.as_dict() for r in evaluation.results}
                 sets = {n: {k: r[k] for k in ("acc", "acc_std", "auc", "eer", "vr")} for n, r in sets.items()}
+            head = head_to_save(self.run.checkpoints, self.parts)
             save_epoch(
-                self.run.path, self.embedder, self._head_to_save(), self.data.records, self.recipe, self.position,
+                self.run.path, self.embedder, head, self.data.records, self.recipe, self.position,
                 number, sets, made_from=self.made_from,
             )  # fmt: skip
         return sets
-
-    def _head_to_save(self):
-        """The margin head with all its classes, unless this stage trains without one or it is too large for an .h5."""
-        head, parts = self.parts.centres_head, self.parts
-        if head is None or head is not parts.objective.head:
-            return None
-        rows, width = parts.rows_of_classes()[2], head.centres.shape[-1]
-        if rows * width * 4 > MOST_BYTES_OF_CENTRES:
-            self._say("the class centres are too large for an .h5; they are in the checkpoint")
-            return None
-        is_whole = self.workers.count == 1
-        return head if is_whole else parts.whole_head(read_centres(list_checkpoints(self.run.checkpoints)[-1], parts))
 
     def _log_stage(self) -> None:
         at, stage = self.position, self.recipe.stage[self.position["stage"]]
