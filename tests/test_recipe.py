@@ -216,7 +216,14 @@ stages = st.builds(
         sample_rate=st.just(1.0),
     ),
     st.sampled_from([name for name, spec in LOSSES.items() if spec.kind == "margin"]),
-) | st.just(Stage(loss_options={"margin": 0.3, "past_pi": "none"}, freeze_layers=("stem", 'a"b'), sample_rate=0.25))
+) | st.just(
+    Stage(
+        loss_options={"margin": 0.3, "past_pi": "none"},
+        freeze_layers=("stem", 'a"b'),
+        sample_rate=0.25,
+        optimizer="sgd",
+    )
+)
 recipes = configs(
     Recipe,
     name=st.text(min_size=1).filter(lambda name: "/" not in name and name not in (".", "..")),
