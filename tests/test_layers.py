@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from facelib.layers import AtMostOne, FusedBatchNorm, PixelScale, PReLU, activation
+from facelib.workers import ONE_WORKER
 
 RNG = np.random.default_rng(0)
 SHAPE = (6, 5, 4, 3)
@@ -298,3 +299,34 @@ def test_activations_by_name(kind, expected):
 def test_an_unknown_activation_is_named():
     with pytest.raises(ValueError, match=r"is one of prelu, relu, relu6, leaky_relu\. Received: .*'elu'"):
         activation("elu", "act")
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_batch_statistics_over_workers_are_those_of_the_formula(mean):
+    rng = np.random.default_rng(2)
+    x = rng.normal(mean, 1.5, (6, 5, 4, 3)).astype(np.float32)
+    upstream = rng.normal(size=x.shape).astype(np.float32)
+    layer = FusedBatchNorm(momentum=0.8, epsilon=1e-2)
+    layer.build(x.shape)
+    layer.workers = ONE_WORKER
+    gamma, beta = rng.uniform(0.5, 2, 3).astype(np.float32), rng.normal(size=3).astype(np.float32)
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(x)
+        tape.watch(inputs)
+        y = layer(inputs, training=True)
+    by_x, by_gamma = tape.gradient(y, [inputs, layer.gamma.value], upstream)
+
+    wide, up = x.astype(np.float64), upstream.astype(np.float64)
+    axes, count = (0, 1, 2), x.size / 3
+    centred, deviation = wide - wide.mean(axes), np.sqrt(wide.var(axes) + 1e-2)
+    unit = centred / deviation
+    np.testing.assert_allclose(y, unit * gamma + beta, rtol=1e-5, atol=1e-5)
+    # Ioffe & Szegedy, section 3: the gradient through mean and variance
+    expected = gamma / deviation * (up - up.mean(axes) - unit * (up * unit).mean(axes))
+    np.testing.assert_allclose(by_x, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(by_gamma, (up * unit).sum(axes), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(layer.moving_mean.numpy(), 0.2 * wide.mean(axes), rtol=1e-5, atol=1e-6)
+    unbiased = wide.var(axes) * count / (count - 1)
+    np.testing.assert_allclose(layer.moving_variance.numpy(), 0.8 + 0.2 * unbiased, rtol=1e-5)

@@ -1,6 +1,6 @@
 """A worker of test_scaling.py: the real training loop on a small net. Kills itself, hard, where it is told to.
 
-python worker_training.py RUN '{"sample_rate": 0.5, "kill": [RANK, STEP], "stop": STEP}'
+python worker_training.py RUN '{"sample_rate": 0.5, "kill": [RANK, STEP], "stop": [RANK, STEP]}'
 """
 
 import copy
@@ -34,14 +34,18 @@ IMAGES = np.clip(60 * RNG.normal(size=(CLASSES, 6, 6, 3))[LABELS] + 128 + 30 * R
 IMAGES = IMAGES.astype(np.uint8)
 
 
+class Records(list):
+    meta, num_classes, fingerprint, path = {}, CLASSES, "f", Path("data")
+    class_names = tuple(map(str, range(CLASSES)))
+
+    def describe(self, i):
+        return f"record {i}"
+
+
 class Data:
     """The images in an order by epoch; a worker's part of each batch."""
 
-    steps_per_epoch, batch_size = STEPS, BATCH
-    records = SimpleNamespace(
-        num_classes=CLASSES, fingerprint="f", path=Path("data"), meta={}, class_names=list(map(str, range(CLASSES))),
-        describe=str, __len__=lambda: len(LABELS),
-    )  # fmt: skip
+    steps_per_epoch, batch_size, records = STEPS, BATCH, Records(LABELS)
 
     def __len__(self):
         return len(IMAGES)
@@ -53,6 +57,9 @@ class Data:
         data = copy.copy(self)
         data.rank, data.count = rank, count
         return data
+
+    def balanced(self, images_per_identity):
+        return self
 
     def stream(self, epoch, step, *, last_epoch):
         rank, count = getattr(self, "rank", 0), getattr(self, "count", 1)
@@ -66,14 +73,6 @@ class Data:
                 yield SimpleNamespace(
                     images=IMAGES[idx], labels=LABELS[idx], record_idx=idx, epoch=e, step=s, keys=keys
                 )
-
-
-class Records(list):
-    meta, num_classes, fingerprint, path = {}, CLASSES, "f", Path("data")
-    class_names = tuple(map(str, range(CLASSES)))
-
-    def describe(self, i):
-        return f"record {i}"
 
 
 class Interrupt(keras.callbacks.Callback):
@@ -100,13 +99,16 @@ def make_embedder():
 
 def main():
     options = json.loads(sys.argv[2])
-    stage = replace(STAGE, sample_rate=options.get("sample_rate", 1.0), mixup=options.get("mixup", 0.0))
+    if options.get("loss") == "triplet":
+        stage = Stage(epochs=EPOCHS, loss="batch_hard_triplet", images_per_identity=2, norm_penalty=0.01)
+        stage = replace(stage, learning_rate=0.01)
+    else:
+        stage = replace(STAGE, sample_rate=options.get("sample_rate", 1.0), mixup=options.get("mixup", 0.0))
     recipe = Recipe(name="tiny", sync_batch_norm=True, stage=(stage,))
     cluster = find_cluster()
     prepare_tensorflow(recipe)
     workers = open_workers(cluster, 120)
     data = Data()
-    data.records = Records(LABELS)
     interrupt = Interrupt(workers.rank, options.get("kill"), options.get("stop"))
     trainer = Trainer(
         make_embedder(), data, Path(sys.argv[1]), make_head=make_head, recipe=recipe, workers=workers,
