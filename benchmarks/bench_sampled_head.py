@@ -5,9 +5,9 @@
 
 One worker, ArcFace, SGD with momentum, the trainer's own step: forward, backward, clipping, weight decay, update. The
 backbone is one small dense layer. Each measurement is of a fresh process, by turns; medians over all steps of all
-`--rounds`. Memory is the process's peak (VmHWM) less what it had before the head was built; `build_gb` is how much of it
-the building alone takes. The bars: `speedup` >= 5, and the sampled head's peak < 1.3 x its centres and momentum
-(4.1 GB). The whole head needs some 15 GB; where these are not free it is left out, and a line says so.
+`--rounds`. Memory is the process's peak (VmHWM) less what it had before the head was built; `build_gb` is what building
+it alone takes. The bars: `speedup` >= 5, and the sampled head's peak < 1.3 x its centres and momentum (4.1 GB). The
+whole head needs some 15 GB; where these are not free it is left out, and a line says so.
 
 `--exact`: forward and backward of the whole head alone, 85,742 x 128, batch 64, without optimizer, against the three
 matrix products that it cannot do without (x W^T, g W, g^T x). Single runs alternate in one process, medians of
