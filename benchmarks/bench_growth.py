@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe  # noqa: E402
+from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare  # noqa: E402
 from benchmarks.machine import busy_share, machine, read_cpu, versions  # noqa: E402
 from facelib.cli import FaceError, run_cli  # noqa: E402
 from facelib.prepare import prepare_tensorflow  # noqa: E402
@@ -32,8 +32,7 @@ from facelib.recipe import Recipe  # noqa: E402
 
 WARM_UP, JOIN_SECONDS, PATIENCE = 2, 120, 600  # steps, seconds, seconds
 REDUCTIONS = 6  # of one value a face: three for the loss, one for the margin, two for the accuracy
-PASSES = 28  # over the logits and centres of a step, each a read or a write; fitted, see docs/scaling.md
-SPARE = 1 << 30  # bytes a process has beside its head
+PASSES = 60  # over the logits and centres of a step, each a read or a write; fitted, see docs/scaling.md
 BAR, WORTH_JUDGING = 1.25, {"sent_bytes": 1e6, "head_bytes": 256e6}
 
 
@@ -84,16 +83,15 @@ def planned_seconds(num_columns: int, batch_size: int, size: int, num_parameters
 def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: float, speeds: dict) -> dict:
     """The line of one run of fresh workers."""
     from facelib.class_split import ClassSplit
-    from facelib.head_memory import free_bytes, head_bytes
+    from facelib.head_memory import head_bytes
     from facelib.workers import Workers
 
     workers = Workers(0, num_workers)
     recipe = head_recipe(args.size, args.batch, rate)
-    need = head_bytes(recipe, num_classes, args.size, workers)
     line = {"name": "growth", "workers": num_workers, "classes": num_classes, "size": args.size, "rate": rate}
-    free = free_bytes()
-    if free is not None and num_workers * (need + SPARE) > free:
-        return line | {"left_out": "does not fit", "needs_gb": round(num_workers * (need + SPARE) / 1e9, 1)}
+    need, free = memory_to_spare(recipe, num_classes, workers)
+    if free is not None and need > free:
+        return line | {"left_out": "does not fit", "needs_gb": round(need / 1e9, 1), "free_gb": round(free / 1e9, 1)}
     job = {"classes": num_classes, "rate": rate}
     command = [sys.executable, ROOT / "launch.py", "-n", num_workers, "--grace", 5, __file__, *flags(args)]
     found = json.loads(output_of([*map(str, command), "--worker", json.dumps(job)]).splitlines()[-1])
@@ -102,7 +100,7 @@ def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: floa
     model = {
         "step_s": planned_seconds(columns, args.batch, args.size, found["parameters"], speeds),
         "sent_bytes": planned_bytes(num_workers, args.batch, args.size, found["parameters"], rate < 1),
-        "head_bytes": need,
+        "head_bytes": head_bytes(recipe, num_classes, args.size, workers),
     }
     for key, value in model.items():
         places = 4 if key == "step_s" else None

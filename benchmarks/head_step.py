@@ -10,6 +10,9 @@ from benchmarks.machine import peak_memory, resident_memory
 from facelib.recipe import DataConfig, ModelConfig, Recipe
 from facelib.stage import Stage
 
+SPARE = 1 << 30  # bytes a process has beside its head
+MORE_THAN_PLANNED = 1.45  # 20.3 GB where 14.3 GB were planned: 1 M x 512, batch 128, rate 1, 2026-11-26
+
 
 def head_recipe(size: int, batch_size: int, rate: float) -> Recipe:
     """ArcFace and SGD with momentum, all else as a stage has it: clipped gradients, weight decay."""
@@ -20,6 +23,17 @@ def head_recipe(size: int, batch_size: int, rate: float) -> Recipe:
 def image_side(num_parameters: int, size: int) -> int:
     """Pixels of the side of an image whose dense layer to `size` values has about so many parameters."""
     return max(1, round((num_parameters / (3 * size)) ** 0.5))
+
+
+def memory_to_spare(recipe: Recipe, num_classes: int, workers) -> tuple[float, float | None]:
+    """(bytes that all workers need on this machine, bytes that are free or None where the system does not say).
+
+    By what facelib/head_memory.py says, and as much more as a whole head was seen to take.
+    """
+    from facelib.head_memory import free_bytes, head_bytes
+
+    need = head_bytes(recipe, num_classes, recipe.model.embedding_size, workers)
+    return workers.count * (MORE_THAN_PLANNED * need + SPARE), free_bytes()
 
 
 @dataclass(frozen=True)
