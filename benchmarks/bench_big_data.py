@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.machine import busy_share, machine, peak_memory, read_cpu  # noqa: E402
+from benchmarks.machine import busy_share, machine, peak_memory, read_cpu, resident_memory  # noqa: E402
 from dataset import TrainingData  # noqa: E402
 from facelib.cli import run_cli  # noqa: E402
 from facelib.convert import RECORDS_PER_SHARD  # noqa: E402
@@ -100,11 +100,6 @@ def measure(folder: Path) -> dict:
 def clock() -> np.ndarray:
     """Seconds by the wall, and core-seconds of this process: [2]."""
     return np.array([time.perf_counter(), time.process_time()])
-
-
-def resident_memory() -> int:
-    """Bytes of this process in memory now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def write_synthetic(folder: Path, num_records: int) -> None:

@@ -1,6 +1,8 @@
 """The conditions of a measurement: processor, cores, how busy they were, memory of a process."""
 
+import os
 import platform
+import time
 from pathlib import Path
 
 
@@ -37,3 +39,15 @@ def peak_memory() -> int | None:
     status = Path("/proc/self/status")
     lines = status.read_text().split("\n") if status.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def resident_memory() -> int:
+    """Bytes of this process in memory now; Linux only."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def versions() -> str:
+    """Of Python and TensorFlow, and the day."""
+    import tensorflow as tf
+
+    return f"Python {platform.python_version()}, TensorFlow {tf.__version__}, {time.strftime('%F')}"

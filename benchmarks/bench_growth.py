@@ -1,0 +1,216 @@
+"""How step time, bytes sent and memory grow with the classes and the workers, each beside what the plan says.
+
+    python benchmarks/bench_growth.py [--workers 1,2,4] [--classes 10000,100000,1000000,4000000] [--size 128]
+
+Workers of launch.py on loopback, the trainer's own step: ArcFace, SGD with momentum, one dense layer of `--parameters`
+for the backbone, a batch of `--batch` over all workers; a tenth of the classes a step, and all of them where memory is
+free for that. Each line is a run of fresh processes: `step_s`, median of `--steps` after 2 others; `sent_bytes`, of the
+loopback interface, a step and worker; `head_bytes`, the peak (VmHWM) of the worker with the largest, less what it had
+before the head was built. `model_...` beside each is the arithmetic of docs/scaling.md, "Planning". The bar: bytes and
+memory of no line above 1.25 x the model's, where they are more than 1 MB and 256 MB. There is none for time: the
+workers here share their cores, so W of them are not faster than one. `model_step_s` is what one machine needs for the
+work of all, from its speed at a matrix product and at a copy, which is measured first.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare  # noqa: E402
+from benchmarks.machine import busy_share, machine, read_cpu, versions  # noqa: E402
+from facelib.cli import FaceError, run_cli  # noqa: E402
+from facelib.prepare import prepare_tensorflow  # noqa: E402
+from facelib.recipe import Recipe  # noqa: E402
+
+WARM_UP, JOIN_SECONDS, PATIENCE = 2, 120, 600  # steps, seconds, seconds
+REDUCTIONS = 6  # of one value a face: three for the loss, one for the margin, two for the accuracy
+PASSES = 60  # over the logits and centres of a step, each a read or a write; fitted, see docs/scaling.md
+BAR, WORTH_JUDGING = 1.25, {"sent_bytes": 1e6, "head_bytes": 256e6}
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    if args.speeds:
+        print(json.dumps(measure_speeds(args.batch, args.size)))
+        return 0
+    if args.worker:
+        return work(args)
+    prepare_tensorflow(Recipe())
+    before = read_cpu()
+    speeds = json.loads(output_of([sys.executable, __file__, "--speeds", *flags(args)]))
+    print(json.dumps({"name": "speeds", **{key: float(f"{value:.3g}") for key, value in speeds.items()}}), flush=True)
+    is_met = True
+    for num_workers in args.workers:
+        for num_classes in args.classes:
+            for rate in (args.rate, 1.0):
+                line = run(args, num_workers, num_classes, rate, speeds)
+                is_met = is_met and all(line.get("bars", {}).values())
+                print(json.dumps(line), flush=True)
+    print(json.dumps({"name": "growth", "bars": {"as_planned": is_met}}))
+    what = f"{args.steps} steps of {args.batch}; busy {busy_share(before)}"
+    print(f"{what}, {machine()}, {versions()}")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- the plan
+
+
+def planned_bytes(num_workers: int, batch_size: int, size: int, num_parameters: int, is_sampled: bool) -> float:
+    """Bytes that a worker sends in a step, in rings: a gathering sends (W - 1) / W of the whole, a sum twice that."""
+    gathered = 4 * batch_size * size + 8 * batch_size * (1 + is_sampled)  # embeddings; labels, again for the draw
+    summed = 4 * batch_size * size + 4 * REDUCTIONS * batch_size + 4 * num_parameters
+    return (num_workers - 1) / num_workers * (gathered + 2 * summed)
+
+
+def planned_seconds(num_columns: int, batch_size: int, size: int, num_parameters: int, speeds: dict) -> float:
+    """Of a step whose softmax has so many columns, those of all workers, on the one machine of `speeds`."""
+    operations = 6 * batch_size * size * num_columns + 4 * batch_size * num_parameters
+    moved = 4 * PASSES * num_columns * (batch_size + size)
+    return operations / speeds["operations_per_s"] + moved / speeds["bytes_per_s"]
+
+
+# ------------------------------------------------------------------------------------------------- the measurements
+
+
+def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: float, speeds: dict) -> dict:
+    """The line of one run of fresh workers."""
+    from facelib.class_split import ClassSplit
+    from facelib.head_memory import head_bytes
+    from facelib.workers import Workers
+
+    workers = Workers(0, num_workers)
+    recipe = head_recipe(args.size, args.batch, rate)
+    line = {"name": "growth", "workers": num_workers, "classes": num_classes, "size": args.size, "rate": rate}
+    need, free = memory_to_spare(recipe, num_classes, workers)
+    if free is not None and need > free:
+        return line | {"left_out": "does not fit", "needs_gb": round(need / 1e9, 1), "free_gb": round(free / 1e9, 1)}
+    job = {"classes": num_classes, "rate": rate}
+    command = [sys.executable, ROOT / "launch.py", "-n", num_workers, "--grace", 5, __file__, *flags(args)]
+    found = json.loads(output_of([*map(str, command), "--worker", json.dumps(job)]).splitlines()[-1])
+    first, last = ClassSplit(workers).bounds(num_classes)
+    columns = num_workers * (ClassSplit(workers, rate).num_sampled(num_classes) if rate < 1 else last - first)
+    model = {
+        "step_s": planned_seconds(columns, args.batch, args.size, found["parameters"], speeds),
+        "sent_bytes": planned_bytes(num_workers, args.batch, args.size, found["parameters"], rate < 1),
+        "head_bytes": head_bytes(recipe, num_classes, args.size, workers),
+    }
+    for key, value in model.items():
+        places = 4 if key == "step_s" else None
+        line |= {key: round(found[key], places), f"model_{key}": round(value, places)}
+    judged = {key: (found[key], model[key]) for key, least in WORTH_JUDGING.items() if found[key] > least}
+    return line | {"bars": {key: bool(value <= BAR * plan) for key, (value, plan) in judged.items()}}
+
+
+def output_of(command: list[str]) -> str:
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
+    if done.returncode:
+        raise FaceError(f"A measurement ended with exit code {done.returncode}. The lines above may say why.")
+    return done.stdout
+
+
+def work(args: argparse.Namespace) -> int:
+    """What each worker of a run does; worker 0 prints what it and the others have seen."""
+    from facelib.cluster import find_cluster
+
+    be_the_first_to_go()
+    job, cluster = json.loads(args.worker), find_cluster()
+    recipe = head_recipe(args.size, args.batch, job["rate"])
+    prepare_tensorflow(recipe)
+    from facelib.workers import open_workers
+
+    workers = open_workers(cluster, JOIN_SECONDS)
+    with workers.naming_losses():
+        step = HeadStep(recipe, job["classes"], args.parameters, workers)
+        step.timed(0, WARM_UP)
+        workers.wait()
+        sent = loopback_bytes()
+        seconds = step.timed(WARM_UP, args.steps)[:, 0]
+        workers.wait()
+        sent = loopback_bytes() - sent
+        peaks = np.zeros(workers.count)
+        peaks[workers.rank] = step.memory().peak
+        peaks = workers.total(peaks)
+        if workers.is_chief:
+            found = {"step_s": float(np.median(seconds)), "sent_bytes": sent / workers.count / args.steps}
+            print(json.dumps(found | {"head_bytes": float(peaks.max()), "parameters": step.num_parameters}))
+        workers.close()
+    return 0
+
+
+def loopback_bytes() -> int:
+    """That have gone over the loopback interface so far; each is sent once."""
+    lines = Path("/proc/net/dev").read_text().splitlines()
+    fields = next(line.partition(":")[2].split() for line in lines if line.strip().startswith("lo:"))
+    return int(fields[8])
+
+
+def measure_speeds(batch_size: int, size: int) -> dict:
+    """Of this machine: floating point operations a second at a head's product, bytes a second read and written."""
+    prepare_tensorflow(Recipe())
+    import tensorflow as tf
+
+    centres, faces = tf.random.normal([100_000, size]), tf.random.normal([batch_size, size])
+    many = tf.zeros([1 << 26])
+    product = median_seconds(lambda: tf.matmul(faces, centres, transpose_b=True))
+    copy = median_seconds(lambda: many + 1.0)
+    return {
+        "operations_per_s": 2 * batch_size * size * 100_000 / product,
+        "bytes_per_s": 2 * 4 * int(tf.size(many)) / copy,
+    }
+
+
+def median_seconds(work, repeats: int = 7) -> float:
+    seconds = []
+    for _ in range(2 + repeats):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[2:]))
+
+
+# ------------------------------------------------------------------------------------------------------------ flags
+
+
+def flags(args: argparse.Namespace) -> list[str]:
+    """Those that the processes of a run are given too."""
+    return [f"--{name}={getattr(args, name)}" for name in ("size", "batch", "parameters", "steps")]
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def parse_args(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--workers", type=numbers, default=[1, 2, 4], metavar="W,W", help="(default: 1,2,4)")
+    add("--classes", type=numbers, default=[10_000, 100_000, 1_000_000, 4_000_000], metavar="C,C",
+        help="(default: 10000,100000,1000000,4000000)")  # fmt: skip
+    add("--size", type=int, default=128, metavar="D", help="of an embedding (default: %(default)s)")
+    add("--batch", type=int, default=128, metavar="B", help="faces of all workers a step (default: %(default)s)")
+    add("--rate", type=float, default=0.1, metavar="R", help="share of the classes in a step (default: %(default)s)")
+    add("--parameters", type=int, default=1_000_000, metavar="P", help="of the backbone (default: %(default)s)")
+    add("--steps", type=int, default=5, metavar="N", help="measured, of each run (default: %(default)s)")
+    add("--worker", metavar="JOB", help=argparse.SUPPRESS)
+    add("--speeds", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    for name in ("size", "batch", "parameters", "steps"):
+        if getattr(args, name) < 1:
+            raise FaceError(f"--{name} is at least 1. Received: {getattr(args, name)}.")
+    if not 0 < args.rate < 1:
+        raise FaceError(f"--rate is a share of the classes, above 0 and below 1. Received: {args.rate:g}.")
+    if min(args.workers) < 1 or max(args.workers) > args.batch or min(args.classes) < max(2, *args.workers):
+        raise FaceError("Every worker holds at least one class and one face. Ask for fewer workers or more of both.")
+    return args
+
+
+if __name__ == "__main__":
+    run_cli(main)
