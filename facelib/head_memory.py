@@ -13,7 +13,7 @@ from facelib.workers import Workers
 
 _WORTH_SAYING = 1 << 28  # bytes; less is nobody's concern
 _SLOTS = ROW_OPTIMIZERS | {"nadam": 2}
-_COPIES = 4  # of a step's centres and of its logits at their peak: read, normalised, and the gradients of both
+_COPIES = 6  # of a step's centres and of its logits at their peak: read, normalised, and the gradients of both
 _SPARE = 1 << 30  # for TensorFlow, the backbone and the images; a guess
 
 

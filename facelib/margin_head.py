@@ -10,6 +10,7 @@ from facelib.class_split import ClassSplit, Columns, draw_columns, first_centres
 # Inside the square root of sin = sqrt(1 - cos^2): keeps d(sin)/d(cos) finite at cos = +-1 and of the right sign. At
 # this size sin is off by less than 1e-4 within 0.006 degrees of the poles and by nothing float32 can hold elsewhere.
 SIN_EPSILON = 1e-8
+_BLOCK = 16_384  # classes whose first centres are made at once
 
 
 def sin_of(cos):
@@ -75,12 +76,13 @@ class MarginHead(keras.layers.Layer):
 
     def build(self, embeddings_shape, labels_shape=None):
         first, last = self.split.bounds(self.num_classes)
-        seed, shape = random.randrange(2**31), ((last - first) * self.sub_centres, embeddings_shape[-1])
-        self.centres = self.add_weight(
-            name="centres",
-            shape=shape,
-            initializer=lambda *_, **__: first_centres(seed, first, last, self.sub_centres * shape[-1]).reshape(shape),
-        )
+        seed, each, size = random.randrange(2**31), self.sub_centres, embeddings_shape[-1]
+        self.centres = self.add_weight(name="centres", shape=((last - first) * each, size), initializer="zeros")
+        for start in range(first, last, _BLOCK):  # block by block: an initializer would hold all of them three times
+            stop = min(start + _BLOCK, last)
+            rows = tf.range((start - first) * each, (stop - first) * each, dtype=tf.int64)
+            values = first_centres(seed, start, stop, each * size).reshape(-1, size)
+            self.centres.value.scatter_update(tf.IndexedSlices(values, rows))
         self.build_state()
 
     def build_on(self, previous):

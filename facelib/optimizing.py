@@ -122,21 +122,18 @@ class Updater:
             gradients: of the scaled loss, one for each of `variables`, and one for the drawn centres when there are
                 `rows`.   columns: of the head, then.
         """
-        scale, norm = self.loss_scale, None
+        scale, norm, drawn = self.loss_scale, None, None
         is_scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         if self.workers.count > 1 or self.rows:
             norm = self.norm(gradients)
-            if is_scaled:  # an overflow in one worker's classes is an overflow for all: each then skips the step
-                gradients = [g + 0.0 * norm for g in gradients]
+        if self.rows:
+            *gradients, drawn = gradients
+        if is_scaled and norm is not None:  # an overflow in one worker's classes is one for all: each skips the step
+            gradients = [g + 0.0 * norm for g in gradients]
         if self.stage.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.stage.clip_norm * scale, use_norm=norm)
         if self.rows:
-            *gradients, drawn = gradients
-            rate = tf.cast(self.optimizer.learning_rate, tf.float32)
-            step = tf.cast(self.optimizer.iterations.value + 1, tf.float32)
-            rows = rows_of(columns.classes, self.rows.table.shape[0] // columns.num_held)
-            decay = self.stage.weight_decay * self.stage.last_layer_decay
-            self.rows.apply(rows, drawn / scale, rate, decay, step, tf.math.is_finite(norm) if is_scaled else True)
+            self._move_rows(drawn, columns, scale, norm, tf.math.is_finite(norm) if is_scaled else True)
         before = [tf.identity(v.value) for v in self.slow]
         triples = list(zip(self.variables, gradients, self.decays, strict=True))
         if self.is_decoupled:
@@ -149,3 +146,12 @@ class Updater:
         self.optimizer.apply(gradients, self.variables)
         for variable, old in zip(self.slow, before, strict=True):
             variable.assign(old + self.stage.backbone_rate * (variable.value - old))
+
+    def _move_rows(self, gradient, columns, scale, norm, is_wanted) -> None:
+        most = self.stage.clip_norm * scale
+        factor = (most / tf.maximum(norm, most) if self.stage.clip_norm else 1.0) / scale
+        rate = tf.cast(self.optimizer.learning_rate, tf.float32)
+        step = tf.cast(self.optimizer.iterations.value + 1, tf.float32)
+        rows = rows_of(columns.classes, self.rows.table.shape[0] // columns.num_held)
+        decay = self.stage.weight_decay * self.stage.last_layer_decay
+        self.rows.apply(rows, gradient, rate, decay, step, factor, is_wanted)

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from facelib.stage import ROW_OPTIMIZERS, Stage
 
-_BLOCK = 16_384  # rows a time, so that the temporary values stay small beside the table
+_BLOCK = 2048  # rows a time: the temporary values stay in the cache, and small beside the table
 
 
 class RowOptimizer:
@@ -26,18 +26,19 @@ class RowOptimizer:
             for i in range(ROW_OPTIMIZERS[kind])
         ]
 
-    def apply(self, rows, gradient, rate, decay: float, step, is_wanted=True) -> None:
+    def apply(self, rows, gradient, rate, decay: float, step, factor=1.0, is_wanted=True) -> None:
         """Moves the rows.
 
         Args:
             rows: int64 [n], each once.   gradient: float32 [n, D].   rate: learning rate.   decay: weight decay.
-            step: float32, of the optimizer, from 1.   is_wanted: when False, nothing changes.
+            step: float32, of the optimizer, from 1.   factor: of the gradient; block by block, for want of memory.
+            is_wanted: when a False tensor, nothing changes.
         """
         num_rows = tf.size(rows, tf.int64)
 
         def block(start):
             part = slice(start, start + _BLOCK)
-            where, g = rows[part], gradient[part]
+            where, g = rows[part], gradient[part] * factor
             values = tf.gather(self.table.value, where)
             states = [tf.gather(slot.value, where) for slot in self.variables]
             if self.is_decoupled:
@@ -47,7 +48,7 @@ class RowOptimizer:
             moved, new_states = self._rule(moved, g, states, rate, step)
             for variable, new, old in zip([self.table, *self.variables], [moved, *new_states], [values, *states],
                                           strict=True):  # fmt: skip
-                new = tf.where(is_wanted, new, old)
+                new = new if is_wanted is True else tf.where(is_wanted, new, old)
                 variable.value.scatter_update(tf.IndexedSlices(new, where))
             return [start + _BLOCK]
 
