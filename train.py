@@ -3,8 +3,7 @@
 python train.py                                            toy faces that it draws itself, a few minutes
 python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --out runs/small
 python train.py recipes/small_mobilefacenet.toml --data DATA --out runs/x --set model.activation=relu
-
-python launch.py -n 2 train.py ...                         two workers on this machine; clusters: docs/scaling.md
+python launch.py -n 2 train.py RECIPE ...                  two workers on this machine; clusters: docs/scaling.md
 
 Ctrl-C or SIGTERM writes a checkpoint and ends; `n` + Enter ends after this epoch.
 """
