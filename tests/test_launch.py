@@ -61,7 +61,12 @@ class Launch:
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "launch.py"), *flags, str(folder / "script.py"), *args],
             env=environment() if environ is None else environ,
-            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+            **{
+                "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+                # Under nohup, or in the background of a shell, the tests themselves ignore these.
+                "preexec_fn": lambda: [signal.signal(s, signal.SIG_DFL) for s in (signal.SIGHUP, signal.SIGINT)],
+                **options,
+            },
         )  # fmt: skip
 
     def wait(self):
