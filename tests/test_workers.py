@@ -14,8 +14,8 @@ import worker_step
 from facelib.class_split import Columns, rows_of
 from facelib.workers import ONE_WORKER
 
-# All cases passed on 2 and 3 workers in an earlier form of worker_step.py. Since its steps have unequal sizes it was seen
-# to wait for ever, which is not understood yet: closing note of 2026-11-26.
+# All cases passed on 2 and 3 workers in an earlier form of worker_step.py. Since its steps have unequal sizes it was
+# seen to wait for ever, which is not understood yet: closing note of 2026-11-26.
 pytestmark = pytest.mark.skipif(not os.environ.get("RUN_SLOW"), reason="RUN_SLOW=1: seen to hang")
 
 CHILD = Path(__file__).parent / "worker_step.py"
