@@ -7,6 +7,9 @@ The rule for gradients: a loss is one number that every worker knows, and a work
 what the worker holds. So a sum that all workers use alike hands its gradient back as it is; what each uses for itself,
 as its classes' logits use the gathered embeddings, has the sum of the gradients of all; and a term that all compute
 alike from gathered values goes through `once`.
+
+A `tf.function` that communicates has an input signature without sizes: collectives are numbered as they are traced, so
+one worker that traced again, for a part of another size, would wait for ever.
 """
 
 import hashlib

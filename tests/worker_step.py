@@ -51,17 +51,24 @@ def make(case: str, workers):
 
 
 def compute(case: str, workers, columns=None) -> dict:
-    """Two steps of a case: loss, accuracy, gradients of this worker's embeddings and of its centres, its classes."""
+    """Two steps of a case: loss, accuracy, gradients of this worker's embeddings and of its centres, its classes.
+
+    columns: (head, step's number) -> the columns, in the place of the head's own.
+    """
     import tensorflow as tf
 
     head, (embeddings, labels) = make(case, workers), batch()
     smoothing = 0.1 if "smooth" in case else 0.0
 
-    @tf.function
+    # A signature, as the trainer's step has: traced again for one worker's other number of faces, its collectives would
+    # have other instance keys than its peers', and all wait for ever.
+    specs = tf.TensorSpec([None, SIZE], tf.float32), tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64)
+
+    @tf.function(input_signature=specs)
     def step(mine, labels, number):
         stack = workers.gathering(tf.shape(mine)[0])
         labels = stack(labels)
-        seen = columns(head) if columns else head.columns(labels, number)
+        seen = columns(head, number) if columns else head.columns(labels, number)
         with tf.GradientTape() as tape:
             tape.watch([mine, seen.centres])
             loss, accuracy = head.loss_and_accuracy(stack(mine), labels, 0.9, smoothing, seen)
@@ -69,10 +76,13 @@ def compute(case: str, workers, columns=None) -> dict:
         classes = tf.range(seen.num_held, dtype=tf.int64) if seen.drawn is None else seen.classes
         return loss, accuracy, by_face, by_centre, classes + seen.first
 
+    found = {}
     for number in range(2):  # the second has a face less, and sees the running statistics of the first
         mine = part_of(workers.rank, workers.count, BATCH - number)
         values = step(tf.constant(embeddings[mine]), tf.constant(labels[mine]), tf.constant(number, tf.int64))
-    return dict(zip(("loss", "accuracy", "by_face", "by_centre", "classes"), (v.numpy() for v in values), strict=True))
+        found[f"classes {number}"] = values[-1].numpy()
+    names = ("loss", "accuracy", "by_face", "by_centre")
+    return found | {name: value.numpy() for name, value in zip(names, values, strict=False)}
 
 
 def part_of(rank: int, count: int, size: int) -> slice:
