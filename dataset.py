@@ -17,10 +17,12 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from facelib.augment import make_augment
 from facelib.cli import FaceError
 from facelib.data_dir import Records, open_records
 from facelib.permutation import scattered_permutation
 from facelib.pk_order import pk_order
+from facelib.recipe import Recipe
 
 BLOCK_RECORDS = 128  # one read of about 0.6 MB
 POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs
@@ -147,6 +149,15 @@ class TrainingData:
         self.images_per_identity = 1
         self.rank, self.num_workers = 0, 1
         self._num_images = len(self.records)
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe, records: Records, num_threads: int | None = None) -> "TrainingData":
+        """As a recipe's [data] table and seed say."""
+        data = recipe.data
+        augment = make_augment(data.augment, data.flip)
+        return cls(
+            records, data.batch_size, seed=recipe.seed, shuffle=data.shuffle, augment=augment, num_threads=num_threads
+        )
 
     def __len__(self) -> int:
         """Images an epoch, of all workers."""

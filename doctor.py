@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from dataset import BLOCK_RECORDS, TrainingData, decode_image
-from facelib.augment import make_augment
 from facelib.cli import FaceError, run_cli
 from facelib.data_dir import Records, open_records
 from facelib.networks import build_network
@@ -42,14 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     recipe = load_recipe(args.recipe, args.set)
     records = open_records(args.data)
-    data = TrainingData(
-        records,
-        recipe.data.batch_size,
-        seed=recipe.seed,
-        shuffle=recipe.data.shuffle,
-        augment=make_augment(recipe.data.augment, recipe.data.flip),
-        num_threads=args.threads,
-    )
+    data = TrainingData.of_recipe(recipe, records, args.threads)
     if recipe.stage[0].images_per_identity > 1:
         data = data.balanced(recipe.stage[0].images_per_identity)
     rates = {}

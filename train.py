@@ -14,12 +14,12 @@ from pathlib import Path
 
 from dataset import TrainingData
 from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
-from facelib.augment import make_augment
 from facelib.cli import FaceError, run_cli
 from facelib.cluster import find_cluster
 from facelib.convert import convert
 from facelib.data_dir import Records, open_records
 from facelib.files import require_file
+from facelib.joining import JOIN_SECONDS
 from facelib.networks import build_network
 from facelib.prepare import prepare_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
@@ -64,17 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{len(records):,} images, {records.num_classes:,} identities, {len(sets)} verification sets; "
             f"{recipe.model.backbone} of {embedder.count_params():,} parameters"
-            + f"; {workers.count} workers"
-            * (workers.count > 1)
+            + (f"; {workers.count} workers" if workers.count > 1 else "")
         )
-    data = TrainingData(
-        records,
-        recipe.data.batch_size,
-        seed=recipe.seed,
-        shuffle=recipe.data.shuffle,
-        augment=make_augment(recipe.data.augment, recipe.data.flip),
-        num_threads=args.threads,
-    )
+    data = TrainingData.of_recipe(recipe, records, args.threads)
     measured = KerasEmbedder(embedder)
     trainer = Trainer(
         embedder, data, run, make_head=make_head, recipe=recipe,
@@ -172,7 +164,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="write a TensorFlow profile of N steps, and go on",
     )
-    add("--join-seconds", type=int, default=300, metavar="S", help="to wait for the other workers (%(default)s)")
+    add("--join-seconds", type=int, default=JOIN_SECONDS, metavar="S", help="to wait for other workers (%(default)s)")
     add("--threads", type=int, metavar="N", help="that read and decode images (default: all cores)")
     args = parser.parse_args(argv)
     for flag in ("checkpoint_every", "log_every", "threads", "join_seconds", "profile"):

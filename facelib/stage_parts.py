@@ -25,7 +25,7 @@ class StageParts:
 
     Args:
         embedder: Keras model, float raw RGB pixels [N, H, W, 3] -> float32 [N, D].
-        make_head: `face_loss_k.make_head`.   make_center_loss: (num_classes, D) -> layer.
+        make_head: `face_loss_k.make_head`.
         num_classes: of the data.   teacher_size: T, 0 without a teacher.   workers: that train together.
         batch_size: images of all workers a step.
 

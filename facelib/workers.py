@@ -127,12 +127,17 @@ class Workers:
     # ------------------------------------------------------------------ between the steps
 
     def total(self, values) -> np.ndarray:
-        """The sum over all workers of a number, or of one for each worker: float64 [N]; all wait for each other."""
+        """The sum over all workers of a number, or of one for each worker: float64 [N]; all wait for each other.
+
+        Raises:
+            FaceError: another worker is gone.
+        """
         values = np.atleast_1d(np.asarray(values, np.float64))
         if self.count == 1:
             return values
         filled = np.pad(values, (0, self.count - len(values)))  # a collective operation has one shape
-        return self._host_sum(tf.constant(filled)).numpy()[: len(values)]
+        with self.naming_losses():
+            return self._host_sum(tf.constant(filled)).numpy()[: len(values)]
 
     def wait(self) -> None:
         """Returns when all workers have come here."""

@@ -64,7 +64,7 @@ def test_the_slow_part_of_the_input_is_named(home, monkeypatch, capsys, part, sh
         monkeypatch.setattr(dataset, "decode_image", slowed(dataset.decode_image))
         monkeypatch.setattr(doctor, "decode_image", dataset.decode_image)
     else:
-        monkeypatch.setattr(doctor, "make_augment", lambda *a: slowed(dataset.random_flip))
+        monkeypatch.setattr(dataset, "make_augment", lambda *a: slowed(dataset.random_flip))
     if (part, shuffle) == ("read", "blocks"):  # a read is of 60 records: as slow as 60 of them
         monkeypatch.setattr(doctor, "BLOCK_RECORDS", 1)
         monkeypatch.setattr(dataset, "BLOCK_RECORDS", 1)
