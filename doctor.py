@@ -22,6 +22,7 @@ from dataset import BLOCK_RECORDS, TrainingData, decode_image
 from facelib.cli import FaceError, run_cli
 from facelib.data_dir import Records, open_records
 from facelib.networks import build_network
+from facelib.object_store import data_path
 from facelib.prepare import prepare_tensorflow
 from facelib.recipe import Recipe, load_recipe
 
@@ -221,7 +222,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("recipe", type=Path, metavar="RECIPE", help="TOML file")
-    add("--data", type=Path, required=True, metavar="DIR", help="data directory or older TFRecords")
+    add("--data", type=data_path, required=True, metavar="DIR", help="data directory, gs://... too, or older TFRecords")
     add("--seconds", type=float, default=5.0, metavar="S", help="of each measurement (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="that read and decode images (default: all cores)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: data.shuffle=blocks")

@@ -21,6 +21,7 @@ from facelib.data_dir import Records, open_records
 from facelib.files import require_file
 from facelib.joining import JOIN_SECONDS
 from facelib.networks import build_network
+from facelib.object_store import data_path
 from facelib.prepare import prepare_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
 from facelib.run_dir import open_run
@@ -145,7 +146,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "recipe", type=Path, nargs="?", default=TOY_RECIPE, metavar="RECIPE", help="TOML file (default: the toy recipe)"
     )
-    add("--data", type=Path, metavar="DIR", help="data directory or older TFRecords (default: toy faces, drawn)")
+    add(
+        "--data",
+        type=data_path,
+        metavar="DIR",
+        help="data directory, also gs://..., or older TFRecords (default: toys)",
+    )
     add("--valid", type=Path, metavar="DIR_OR_BIN", help=f"verification sets (default: {DEFAULT_VALID}/*.bin)")
     add("--out", type=Path, metavar="RUN", help="run directory; one that exists is resumed (default: runs/<name>)")
     add(

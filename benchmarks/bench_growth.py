@@ -31,8 +31,9 @@ from facelib.prepare import prepare_tensorflow  # noqa: E402
 from facelib.recipe import Recipe  # noqa: E402
 
 WARM_UP, JOIN_SECONDS, PATIENCE = 2, 120, 600  # steps, seconds, seconds
-REDUCTIONS = 6  # of one value a face: three for the loss, one for the margin, two for the accuracy
-PASSES = 60  # over the logits and centres of a step, each a read or a write; fitted, see docs/scaling.md
+REDUCTIONS = 4  # of one value a face: the own cosine, two for the sum over the others, the nearest of them
+PASSES = 20  # over the logits and centres of a step, each a read or a write; fitted, see docs/scaling.md
+OWN_BYTES = 64e6  # of a process that has any head at all: 0.07 GB with 10,000 classes, where the head has 0.01
 BAR, WORTH_JUDGING = 1.25, {"sent_bytes": 1e6, "head_bytes": 256e6}
 
 
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: floa
     model = {
         "step_s": planned_seconds(columns, args.batch, args.size, found["parameters"], speeds),
         "sent_bytes": planned_bytes(num_workers, args.batch, args.size, found["parameters"], rate < 1),
-        "head_bytes": head_bytes(recipe, num_classes, args.size, workers),
+        "head_bytes": OWN_BYTES + head_bytes(recipe, num_classes, args.size, workers),
     }
     for key, value in model.items():
         places = 4 if key == "step_s" else None

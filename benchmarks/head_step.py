@@ -11,7 +11,6 @@ from facelib.recipe import DataConfig, ModelConfig, Recipe
 from facelib.stage import Stage
 
 SPARE = 1 << 30  # bytes a process has beside its head
-MORE_THAN_PLANNED = 1.45  # 20.3 GB where 14.3 GB were planned: 1 M x 512, batch 128, rate 1, 2026-11-26
 
 
 def head_recipe(size: int, batch_size: int, rate: float) -> Recipe:
@@ -26,14 +25,11 @@ def image_side(num_parameters: int, size: int) -> int:
 
 
 def memory_to_spare(recipe: Recipe, num_classes: int, workers) -> tuple[float, float | None]:
-    """(bytes that all workers need on this machine, bytes that are free or None where the system does not say).
-
-    By what facelib/head_memory.py says, and as much more as a whole head was seen to take.
-    """
+    """(bytes that all workers need on this machine, bytes that are free or None where the system does not say)."""
     from facelib.head_memory import free_bytes, head_bytes
 
     need = head_bytes(recipe, num_classes, recipe.model.embedding_size, workers)
-    return workers.count * (MORE_THAN_PLANNED * need + SPARE), free_bytes()
+    return workers.count * (need + SPARE), free_bytes()
 
 
 @dataclass(frozen=True)

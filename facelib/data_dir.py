@@ -9,9 +9,7 @@ with 1 MiB of memory.
 """
 
 import hashlib
-import os
 import struct
-import threading
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +19,9 @@ import numpy as np
 from facelib import tfrecord_layouts
 from facelib.cli import FaceError
 from facelib.files import read_json, require_file
+from facelib.local_files import LocalFiles
+from facelib.names import Names
+from facelib.object_store import StoredFiles, StoredPath, cached_copy, data_path
 from facelib.tfrecord import FRAME_BYTES, BadRecord, check_frame, decode_example, image_of_frame, payload_of
 
 FORMAT_VERSION = 1
@@ -29,7 +30,6 @@ INDEX_DTYPE = np.dtype([("shard", "<u2"), ("offset", "<u4"), ("length", "<u4"), 
 _ROW = struct.Struct("<HIIq")  # INDEX_DTYPE
 MAX_SHARD_BYTES = 2**32 - 1  # offset is a uint32
 _HASHED_BYTES = 1 << 20  # of the index at once
-_MAX_OPEN_FILES = 512  # below the usual limit of 1024 a process
 
 Image = bytes | np.ndarray
 
@@ -40,13 +40,13 @@ class Records:
     Attributes:
         path: what was opened.      index: INDEX_DTYPE [N], read-only.      labels: int64 [N], 0 .. num_classes-1.
         num_classes, class_names: identities; names are folder names or the ids of the source.
-        files: the record files.    is_data_dir: False for the TFRecords of older systems.
-        meta: meta.json of a data directory, else {}.
+        files: the record files.    reader: reads them by position.    meta: meta.json of a data directory, else {}.
+        is_data_dir: False for the TFRecords of older systems.
     """
 
     def __init__(
         self, path, files, index, class_names, *,
-        meta=None, bases=None, parts=None, layout=None, label_ids=None, index_digest=None,
+        meta=None, bases=None, parts=None, layout=None, label_ids=None, index_digest=None, reader=None,
     ):  # fmt: skip
         """`parts[shard]` is the file of a shard and `bases[shard]` its first byte there: files above 4 GiB are several
         shards. `index_digest` is SHA-256 after the index, where that is known. `layout` and `label_ids` (stored label
@@ -60,8 +60,7 @@ class Records:
         self._parts = parts if parts is not None else list(range(len(files)))
         self._bases = bases if bases is not None else [0] * len(files)
         self._layout, self._label_ids, self._index_digest = layout, label_ids, index_digest
-        self._handles: list[int | None] = [None] * len(files)
-        self._lock = threading.Lock()
+        self.reader = reader or LocalFiles(files)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -77,7 +76,7 @@ class Records:
         if not -len(self._rows) <= i * _ROW.size < len(self._rows):
             raise IndexError(f"record {i} of {len(self)}")
         shard, offset, length, label = _ROW.unpack_from(self._rows, i * _ROW.size)
-        data = self._pread(self._parts[shard], length + FRAME_BYTES, self._bases[shard] + offset)
+        data = self.reader.read(self._parts[shard], length + FRAME_BYTES, self._bases[shard] + offset)
         try:
             check_frame(data, length)
             return self._decode(data, label, shard), label
@@ -100,7 +99,7 @@ class Records:
             if first == last:
                 continue
             shard, origin = int(shards[first]), int(offsets[first])
-            data = self._pread(self._parts[shard], int(ends[last - 1]) - origin, self._bases[shard] + origin)
+            data = self.reader.read(self._parts[shard], int(ends[last - 1]) - origin, self._bases[shard] + origin)
             view = memoryview(data)
             for k, (_, offset, length, label) in enumerate(rows[first:last].tolist(), first):
                 at = offset - origin
@@ -129,8 +128,8 @@ class Records:
             digest = self._index_digest.copy()
         else:
             digest = hashlib.sha256(np.ascontiguousarray(self.index).view(np.uint8))
-        for file in self.files:
-            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        for file, size in zip(self.files, self.reader.sizes, strict=True):
+            digest.update(f"{file.name} {size}\n".encode())
         return digest.hexdigest()
 
     def _decode(self, frame: bytes, label: int, shard: int) -> Image:
@@ -150,47 +149,6 @@ class Records:
         advice = "Run prepare_data.py again, or copy the files again." if self.is_data_dir else "Make or copy it again."
         return FaceError(f"Index and record must agree. '{self.path}', {self.describe(i)}: {error}. {advice}")
 
-    def _pread(self, file: int, size: int, offset: int) -> bytes:
-        handle = self._handles[file]
-        if handle is None:
-            handle = self._open(file)
-            if file >= _MAX_OPEN_FILES:
-                try:
-                    return _pread_all(handle, size, offset)
-                finally:
-                    os.close(handle)
-        return _pread_all(handle, size, offset)
-
-    def _open(self, file: int) -> int:
-        with self._lock:
-            if self._handles[file] is not None:
-                return self._handles[file]
-            try:
-                handle = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise FaceError(f"Record file '{self.files[file]}' cannot be opened: {error.strerror}.") from error
-            if file < _MAX_OPEN_FILES:
-                self._handles[file] = handle
-            return handle
-
-    def __del__(self):
-        for handle in getattr(self, "_handles", ()):
-            if handle is not None:
-                os.close(handle)
-
-
-def _pread_all(handle: int, size: int, offset: int) -> bytes:
-    """`size` bytes, or fewer at the end of the file. One system call, unless it is interrupted or above 2 GiB."""
-    data = os.pread(handle, size, offset)
-    if len(data) == size or not data:
-        return data
-    pieces = [data]
-    got = len(data)
-    while got < size and (data := os.pread(handle, size - got, offset + got)):
-        pieces.append(data)
-        got += len(data)
-    return b"".join(pieces)
-
 
 def shard_name(shard: int, num_shards: int) -> str:
     """The file name of a shard."""
@@ -202,17 +160,20 @@ def is_data_dir(path: Path) -> bool:
     return (Path(path) / META).is_file()
 
 
-def open_records(path: Path) -> Records:
-    """Opens a data directory, an older TFRecord file, a folder of them, or the index text file of a TFace set.
+def open_records(path: Path | StoredPath) -> Records:
+    """Opens a data directory, also one in object storage, an older TFRecord file, a folder of them, or the index text
+    file of a TFace set.
 
     A data directory opens at once. Older TFRecords have no index, so every record is walked: about 34,000 a second.
 
     Raises:
         FaceError: nothing there, cut short, or sizes and hashes that disagree with meta.json.
     """
-    path = Path(path)
+    path = data_path(path)
+    if isinstance(path, StoredPath):
+        return _open_data_dir(cached_copy(path, META, INDEX), path)
     if is_data_dir(path):
-        return _open_data_dir(path)
+        return _open_data_dir(path, path)
     if not path.exists():
         raise FaceError(f"No training data at '{path}'. Make them with: python prepare_data.py SOURCE {path}")
     from facelib.older_tfrecords import open_older  # only older data pay for it
@@ -220,8 +181,9 @@ def open_records(path: Path) -> Records:
     return open_older(path)
 
 
-def _open_data_dir(path: Path) -> Records:
-    meta = read_json(path / META, "data directory's meta.json")
+def _open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
+    """`folder` has meta.json and the index of the data directory `path`."""
+    meta = read_json(folder / META, "data directory's meta.json")
     if meta.get("format_version") != FORMAT_VERSION:
         raise FaceError(
             f"This MobileArc reads data directories of version {FORMAT_VERSION}. '{path}' has version "
@@ -230,19 +192,19 @@ def _open_data_dir(path: Path) -> Records:
     again = "Run prepare_data.py again, or copy the directory again."
     try:
         shards = [(str(s["name"]), int(s["bytes"])) for s in meta["shards"]]
-        names, count, sha = list(map(str, meta["class_names"])), int(meta["num_images"]), meta["index"]["sha256"]
+        names, count, sha = Names(map(str, meta.pop("class_names"))), int(meta["num_images"]), meta["index"]["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise FaceError(f"'{path / META}' lacks what a data directory needs ({error!r}). {again}") from error
-    for name, size in shards:
-        file = path / name
-        found = file.stat().st_size if file.is_file() else None
+    files = [path / name for name, _ in shards]
+    reader = StoredFiles(files) if isinstance(path, StoredPath) else LocalFiles(files)
+    for file, (_, size), found in zip(files, shards, reader.sizes, strict=True):
         if found != size:
             received = "It is missing" if found is None else f"It has {found}"
             raise FaceError(f"Shard '{file}' must have {size} bytes, as meta.json says. {received}. {again}")
-    index, digest = _open_index(path / INDEX, again)
+    index, digest = _open_index(folder / INDEX, again)
     if len(index) != count or digest.hexdigest() != sha:
         raise FaceError(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
-    return Records(path, [path / name for name, _ in shards], index, names, meta=meta, index_digest=digest)
+    return Records(path, files, index, names, meta=meta, index_digest=digest, reader=reader)
 
 
 def _open_index(path: Path, again: str):

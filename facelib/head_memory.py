@@ -13,12 +13,14 @@ from facelib.workers import Workers
 
 _WORTH_SAYING = 1 << 28  # bytes; less is nobody's concern
 _SLOTS = ROW_OPTIMIZERS | {"nadam": 2}
-_COPIES = 6  # of a step's centres and of its logits at their peak: read, normalised, and the gradients of both
+# How many arrays of the size of a step's centres, and of its logits, are there at the peak; fitted, docs/scaling.md.
+_BY_BLOCKS, _BY_LOGITS = (4, 2.5), (5, 8.5)
 _SPARE = 1 << 30  # for TensorFlow, the backbone and the images; a guess
 
 
 def head_bytes(recipe: Recipe, num_classes: int, embedding_size: int, workers: Workers) -> int:
-    """Bytes of one worker at the head's peak, over all stages: float32 centres, optimizer state and a step's values."""
+    """Bytes of one worker at the head's peak, over all stages: float32 centres, optimizer state, the means of
+    center loss and a step's values."""
     return max(_of_stage(recipe, number, num_classes, embedding_size, workers) for number in range(len(recipe.stage)))
 
 
@@ -28,10 +30,15 @@ def _of_stage(recipe: Recipe, number: int, num_classes: int, embedding_size: int
         return 0
     split = ClassSplit(workers, stage.sample_rate)
     first, last = split.bounds(num_classes)
-    each = resolve_options(stage.loss, stage.own_options).get("sub_centres", 1)
+    options = resolve_options(stage.loss, stage.own_options)
+    each = options.get("sub_centres", 1)
+    is_by_logits = LOSSES[stage.loss].changes_others or each > 1 or options.get("interclass_filtering")
+    of_centres, of_logits = _BY_LOGITS if is_by_logits or stage.label_smoothing else _BY_BLOCKS
     tables = (last - first) * each * embedding_size * (1 + _SLOTS[optimizer_of(recipe.stage, number)])
+    tables += num_classes * embedding_size * bool(stage.center_loss)  # its means, of all classes on every worker
     seen = (split.num_sampled(num_classes) if split.is_sampled else last - first) * each
-    return 4 * (tables + _COPIES * seen * (embedding_size + recipe.data.batch_size // stage.micro_batches))
+    num_faces = recipe.data.batch_size // stage.micro_batches
+    return 4 * (tables + round(seen * (of_centres * embedding_size + of_logits * num_faces)))
 
 
 def check_memory(recipe: Recipe, num_classes: int, embedding_size: int, workers: Workers) -> str:

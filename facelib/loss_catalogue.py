@@ -14,10 +14,13 @@ PAST_PI = ("mirror", "linear", "none")
 
 @dataclass(frozen=True)
 class LossSpec:
-    """kind: 'margin' has class centres, 'metric' compares the faces of a batch.   options: name -> default."""
+    """kind: 'margin' has class centres, 'metric' compares the faces of a batch.   options: name -> default.
+    changes_others: whether the logits of other classes are more than their cosines times the scale, which costs memory.
+    """
 
     kind: str
     options: dict = field(default_factory=dict)
+    changes_others: bool = False
 
 
 _COSINE = {"scale": 64.0, "sub_centres": 1, "interclass_filtering": 0.0}
@@ -25,14 +28,14 @@ _ARC = {"margin": 0.5, "past_pi": "mirror", **_COSINE}
 _TRIPLET = {"margin": 0.35}
 
 LOSSES: dict[str, LossSpec] = {
-    "softmax": LossSpec("margin"),
+    "softmax": LossSpec("margin", changes_others=True),
     "scale_softmax": LossSpec("margin", _COSINE),
-    "margin_softmax": LossSpec("margin", {"power": 2.0, "share": 0.4}),
+    "margin_softmax": LossSpec("margin", {"power": 2.0, "share": 0.4}, changes_others=True),
     "arcface": LossSpec("margin", _ARC),
     "cosface": LossSpec("margin", {"margin": 0.35, **_COSINE}),
     "combined": LossSpec("margin", {"margin1": 1.0, "margin2": 0.3, "margin3": 0.2, **_COSINE}),
-    "curricularface": LossSpec("margin", {**_ARC, "past_pi": "linear", "momentum": 0.01}),
-    "airface": LossSpec("margin", {"margin": 0.4, **_COSINE}),
+    "curricularface": LossSpec("margin", {**_ARC, "past_pi": "linear", "momentum": 0.01}, changes_others=True),
+    "airface": LossSpec("margin", {"margin": 0.4, **_COSINE}, changes_others=True),
     "magface": LossSpec(
         "margin",
         {
@@ -41,7 +44,9 @@ LOSSES: dict[str, LossSpec] = {
         },
     ),
     "adaface": LossSpec("margin", {"margin": 0.4, "concentration": 0.333, "momentum": 0.01, **_COSINE}),
-    "adacos": LossSpec("margin", {"is_dynamic": True, "sub_centres": 1, "interclass_filtering": 0.0}),
+    "adacos": LossSpec(
+        "margin", {"is_dynamic": True, "sub_centres": 1, "interclass_filtering": 0.0}, changes_others=True
+    ),
     "batch_hard_triplet": LossSpec("metric", _TRIPLET),
     "batch_all_triplet": LossSpec("metric", _TRIPLET),
     "semi_hard_triplet": LossSpec("metric", _TRIPLET),

@@ -5,6 +5,7 @@ import random
 import keras
 import tensorflow as tf
 
+from facelib.class_blocks import own_and_others
 from facelib.class_split import ClassSplit, Columns, draw_columns, first_centres
 
 # Inside the square root of sin = sqrt(1 - cos^2): keeps d(sin)/d(cos) finite at cos = +-1 and of the right sign. At
@@ -83,6 +84,7 @@ class MarginHead(keras.layers.Layer):
             rows = tf.range((start - first) * each, (stop - first) * each, dtype=tf.int64)
             values = first_centres(seed, start, stop, each * size).reshape(-1, size)
             self.centres.value.scatter_update(tf.IndexedSlices(values, rows))
+        tf.raw_ops.DisableCopyOnRead(resource=self.centres.value.handle)  # which scatter_update has set, for ever
         self.build_state()
 
     def build_on(self, previous):
@@ -113,18 +115,46 @@ class MarginHead(keras.layers.Layer):
             a sampled head. Returns two float32 scalars.
         """
         columns = self.columns(labels) if columns is None else columns
+        embeddings = tf.cast(embeddings, tf.float32)
+        if self.leaves_others and not label_smoothing:
+            losses, is_right = self._by_blocks(embeddings, columns.find(labels), warmth, columns)
+        else:
+            losses, is_right = self._by_logits(embeddings, labels, warmth, label_smoothing, columns)
+        extra = self.regularizer(tf.norm(embeddings, axis=-1))
+        loss = tf.reduce_mean(losses) + self.split.workers.once(extra)
+        return loss, tf.reduce_mean(tf.cast(is_right, tf.float32))
+
+    @property
+    def leaves_others(self) -> bool:
+        """Whether the logits of other classes are their cosines times the scale."""
+        names = ("cosines", "margin_logits", "others")
+        is_changed = any(getattr(type(self), name) != getattr(MarginHead, name) for name in names)
+        return not is_changed and self.sub_centres == 1 and not self.interclass_filtering
+
+    def _by_blocks(self, embeddings, own, warmth, columns):
+        """Loss of each row, and whether its own class is the nearest: without all logits at once."""
+        workers, scale = self.split.workers, self.scale_at(warmth)
+        cosine, log_sum, highest = own_and_others(
+            unit_rows(embeddings), columns.centres, own, scale, self.split.num_sampled(self.num_classes)
+        )
+        cosine = tf.clip_by_value(workers.sum(cosine, by_face=True), -1.0, 1.0)
+        norms = self._norms(embeddings)
+        if self._is_split:  # all compute the margin alike: the gradient by the norms is that of the own class's worker
+            norms = tf.where(own >= 0, norms, tf.stop_gradient(norms))
+        logit = scale * self.turn(cosine, norms, warmth, training=True)
+        losses = tf.nn.softplus(self.log_sum_exp(log_sum[:, None]) - logit)
+        return losses, cosine >= workers.max(highest)
+
+    def _by_logits(self, embeddings, labels, warmth, label_smoothing, columns):
+        """As `_by_blocks`, for any head."""
         logits, cosines, own = self._logits(embeddings, labels, warmth, columns, training=True)
-        losses = self.log_sum_exp(logits) - self._own(logits, own) if self._is_split else _cross_entropy(logits, own)
+        losses = self.log_sum_exp(logits) - self._own(logits, own)
         if label_smoothing:
             mean = self.split.workers.sum(tf.reduce_sum(logits, -1), by_face=True) / self.num_classes
             losses = (1.0 - label_smoothing) * losses + label_smoothing * (self.log_sum_exp(logits) - mean)
-        extra = self.regularizer(tf.norm(tf.cast(embeddings, tf.float32), axis=-1))
-        loss = tf.reduce_mean(losses) + self.split.workers.once(extra)
         if self._is_split:  # nearest over all workers: nobody's best is better than the own
-            is_right = self._own(cosines, own) >= self.split.workers.max(tf.reduce_max(cosines, -1))
-        else:
-            is_right = tf.argmax(cosines, axis=1) == own
-        return loss, tf.reduce_mean(tf.cast(is_right, tf.float32))
+            return losses, self._own(cosines, own) >= self.split.workers.max(tf.reduce_max(cosines, -1))
+        return losses, tf.argmax(cosines, axis=1) == own
 
     @property
     def _is_split(self) -> bool:
@@ -134,8 +164,10 @@ class MarginHead(keras.layers.Layer):
         embeddings = tf.cast(embeddings, tf.float32)
         own = columns.find(labels)
         cosines = self.cosines(embeddings, columns.centres)
-        norms = tf.norm(tf.stop_gradient(embeddings) if self.stops_norms else embeddings, axis=-1)
-        return self.margin_logits(cosines, own, norms, warmth, training), cosines, own
+        return self.margin_logits(cosines, own, self._norms(embeddings), warmth, training), cosines, own
+
+    def _norms(self, embeddings):
+        return tf.norm(tf.stop_gradient(embeddings) if self.stops_norms else embeddings, axis=-1)
 
     def _own(self, values, own):
         """Of each row the value in its own column, from the worker that holds it: [B, n], int64 [B] -> [B]."""
@@ -205,7 +237,3 @@ class MarginHead(keras.layers.Layer):
     def get_config(self):
         names = ("num_classes", "scale", "sub_centres", "interclass_filtering", "warmup_scale")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-def _cross_entropy(logits, labels):
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

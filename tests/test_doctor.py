@@ -9,7 +9,7 @@ import dataset
 import doctor
 from facelib.cli import FaceError
 from facelib.convert import convert
-from facelib.data_dir import Records
+from facelib.local_files import LocalFiles
 from facelib.toy_data import ToySet, write_folders
 
 RECIPE = """name = "x"
@@ -59,7 +59,7 @@ def rates_of(out):
 @pytest.mark.parametrize("part", ["read", "decode", "augment"])
 def test_the_slow_part_of_the_input_is_named(home, monkeypatch, capsys, part, shuffle):
     if part == "read":
-        monkeypatch.setattr(Records, "_pread", slowed(Records._pread))
+        monkeypatch.setattr(LocalFiles, "read", slowed(LocalFiles.read))
     elif part == "decode":
         monkeypatch.setattr(dataset, "decode_image", slowed(dataset.decode_image))
         monkeypatch.setattr(doctor, "decode_image", dataset.decode_image)

@@ -176,6 +176,6 @@ def test_more_workers_than_classes_and_a_head_too_large_are_refused(monkeypatch)
         check_memory(recipe, 4_000_000, 512, Workers(0, 2))
     assert check_memory(recipe, 1000, 512, Workers(0, 2)) == ""
     line = check_memory(replace(recipe, stage=(Stage(sample_rate=0.1),)), 1_000_000, 512, Workers(0, 4))
-    # 250,000 centres and their momentum; of 25,000 that a step sees, six copies of centre and logits
-    expected = 4 * (250_000 * 512 * 2 + 6 * 25_000 * (512 + 128)) / 1e9
+    # 250,000 centres and their momentum; of 25,000 that a step sees, 4 copies of the centre and 2.5 of the logits
+    expected = 4 * (250_000 * 512 * 2 + 25_000 * (4 * 512 + 2.5 * 128)) / 1e9
     assert f"{expected:.1f} GB on each of 4 workers" in line and "10.7 GB are free" in line

@@ -1,0 +1,137 @@
+"""Data directories in object storage: gs://, and whatever else tf.io.gfile opens. Names TensorFlow.
+
+Shards are read where they are; meta.json and the index are copied to a cache of this machine, so that the index is a
+memory map there too. TensorFlow is imported for a stored path and for no other.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from facelib.cli import FaceError
+from facelib.files import atomic_path
+
+_COPIED_BYTES = 16 << 20  # at once
+_OPEN_FILES = 32  # of a thread
+_ASKED_AT_ONCE = 32  # files, for their sizes: each takes the storage tens of milliseconds
+
+
+class StoredPath(str):
+    """`scheme://bucket/name`. A string: pathlib would make one slash of the two."""
+
+    def __truediv__(self, name: str) -> "StoredPath":
+        return StoredPath(f"{self.rstrip('/')}/{name}")
+
+    @property
+    def name(self) -> str:
+        return self.rstrip("/").rpartition("/")[2]
+
+
+def data_path(text: str) -> Path | StoredPath:
+    """A path as the user gave it: of a file or folder here, or of object storage."""
+    return StoredPath(text) if "://" in str(text) else Path(text)
+
+
+def cached_copy(folder: StoredPath, meta: str, index: str) -> Path:
+    """A folder of this machine with both files; of the index only when it is another than the last time.
+
+    It lies in XDG_CACHE_HOME, or ~/.cache, under mobilearc/. Processes that copy at once do not disturb each other.
+
+    Raises:
+        FaceError: no data directory there, or storage that cannot be read.
+    """
+    if _size_of(folder / meta) is None:
+        raise FaceError(
+            f"No data directory at '{folder}'. Write one with prepare_data.py into a folder, and copy that there."
+        )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobilearc"
+    local = cache / hashlib.sha256(folder.rstrip("/").encode()).hexdigest()[:16]
+    with atomic_path(local / f"{meta}.new") as new:
+        _copy(folder / meta, new)
+        is_known = (local / meta).is_file() and (local / meta).read_bytes() == new.read_bytes()
+        if not is_known or not (local / index).is_file():
+            with atomic_path(local / index) as part:
+                _copy(folder / index, part)
+            with atomic_path(local / meta) as part:  # last: it vouches for the index
+                part.write_bytes(new.read_bytes())
+    (local / f"{meta}.new").unlink(missing_ok=True)
+    return local
+
+
+class StoredFiles:
+    """Reads of files by position, from any thread; see facelib/local_files.py.
+
+    tf.io.gfile fetches 512 KB for any smaller read, so only reads of many records in a row are worth their time.
+    """
+
+    def __init__(self, paths: list[StoredPath]):
+        self.paths = paths
+        self._own = threading.local()  # a GFile has one position, so each thread has its own
+
+    @cached_property
+    def sizes(self) -> list[int | None]:
+        """Bytes of each file; None where there is none."""
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as executor:
+            return list(executor.map(_size_of, self.paths))
+
+    def read(self, file: int, size: int, offset: int) -> bytes:
+        """`size` bytes from byte `offset`, or fewer at the end of the file.
+
+        Raises:
+            FaceError: what the storage says.
+        """
+        with _naming(self.paths[file]):
+            handle = self._open(file)
+            handle.seek(offset)
+            return handle.read(size)
+
+    def _open(self, file: int):
+        import tensorflow as tf
+
+        handles = self._own.__dict__.setdefault("handles", {})
+        if file not in handles:
+            if len(handles) == _OPEN_FILES:
+                handles.pop(next(iter(handles))).close()  # the oldest
+            handles[file] = tf.io.gfile.GFile(self.paths[file], "rb")
+        return handles[file]
+
+
+def _size_of(path: StoredPath) -> int | None:
+    import tensorflow as tf
+
+    with _naming(path):
+        try:
+            return tf.io.gfile.stat(path).length
+        except tf.errors.NotFoundError:
+            return None
+
+
+def _copy(source: StoredPath, target: Path) -> None:
+    import tensorflow as tf
+
+    with _naming(source), tf.io.gfile.GFile(source, "rb") as read, open(target, "wb") as written:
+        while data := read.read(_COPIED_BYTES):
+            written.write(data)
+
+
+@contextmanager
+def _naming(path: StoredPath) -> Iterator[None]:
+    """Turns what TensorFlow raises into one line."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.UnimplementedError as error:
+        scheme = path.partition("://")[0]
+        raise FaceError(
+            f"TensorFlow reads what its file systems know. '{path}': it has none for {scheme}://. Install the package "
+            f"that adds it, or mount the storage as a folder."
+        ) from error
+    except tf.errors.OpError as error:
+        reason = (error.message or type(error).__name__).strip().split("\n")[0]
+        raise FaceError(f"'{path}' cannot be read: {reason[:200]}. Check the path and your permissions.") from error

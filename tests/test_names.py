@@ -1,0 +1,31 @@
+"""Names of identities in little memory."""
+
+import tracemalloc
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facelib.names import Names
+
+
+@given(st.lists(st.text(max_size=8)))
+def test_names_are_the_list_they_were_made_from(names):
+    packed = Names(names)
+    assert list(packed) == names
+    assert [packed[i - len(names)] for i in range(len(names))] == names
+    assert packed[1:-1] == names[1:-1]
+    assert packed == names and packed == Names(names)
+    assert packed != [*names, "another"]
+
+
+def test_names_that_no_encoding_knows_are_kept():
+    assert list(Names(["caf\udce9", ""])) == ["caf\udce9", ""]
+
+
+def test_a_name_takes_its_letters_and_four_bytes():
+    tracemalloc.start()
+    packed = Names(f"m.{i:08x}" for i in range(50_000))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(packed) == 50_000
+    assert used < 50_000 * 15
