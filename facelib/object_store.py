@@ -1,4 +1,4 @@
-"""Data directories in object storage: gs://, and whatever else tf.io.gfile opens. Names TensorFlow.
+"""Data directories in object storage: gs://, and whatever else tf.io.gfile opens.
 
 Shards are read where they are; meta.json and the index are copied to a cache of this machine, so that the index is a
 memory map there too. TensorFlow is imported for a stored path and for no other.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from facelib.cli import FaceError
 from facelib.files import atomic_path
+from facelib.prepare import import_tensorflow
 
 _COPIED_BYTES = 16 << 20  # at once
 _OPEN_FILES = 32  # of a thread
@@ -91,8 +92,7 @@ class StoredFiles:
             return handle.read(size)
 
     def _open(self, file: int):
-        import tensorflow as tf
-
+        tf = import_tensorflow()
         handles = self._own.__dict__.setdefault("handles", {})
         if file not in handles:
             if len(handles) == _OPEN_FILES:
@@ -102,8 +102,7 @@ class StoredFiles:
 
 
 def _size_of(path: StoredPath) -> int | None:
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     with _naming(path):
         try:
             return tf.io.gfile.stat(path).length
@@ -112,8 +111,7 @@ def _size_of(path: StoredPath) -> int | None:
 
 
 def _copy(source: StoredPath, target: Path) -> None:
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     with _naming(source), tf.io.gfile.GFile(source, "rb") as read, open(target, "wb") as written:
         while data := read.read(_COPIED_BYTES):
             written.write(data)
@@ -122,8 +120,7 @@ def _copy(source: StoredPath, target: Path) -> None:
 @contextmanager
 def _naming(path: StoredPath) -> Iterator[None]:
     """Turns what TensorFlow raises into one line."""
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     try:
         yield
     except tf.errors.UnimplementedError as error:

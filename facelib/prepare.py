@@ -1,18 +1,27 @@
 """TensorFlow made ready for a training. Names TensorFlow."""
 
 import os
+from functools import cache
 
 from facelib.quiet import quiet_tensorflow
 from facelib.recipe import Recipe
 
 
-def prepare_tensorflow(recipe: Recipe) -> None:
-    """Seeds and precision; the environment must be set before TensorFlow is imported."""
+@cache
+def import_tensorflow():
+    """TensorFlow, in the environment of a training, which must be set before the first import."""
     # Without it every activation is fresh memory from the system: a quarter of a CPU training step goes to page faults.
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     quiet_tensorflow()
-    import keras
     import tensorflow as tf
+
+    return tf
+
+
+def prepare_tensorflow(recipe: Recipe) -> None:
+    """Memory growth, seeds and precision."""
+    tf = import_tensorflow()
+    import keras
 
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
