@@ -27,15 +27,14 @@ from pathlib import Path
 from facelib.cli import FaceError, run_cli
 from facelib.cluster import TF_CONFIG, Cluster, split_address, tf_config
 from facelib.files import require_file
+from facelib.joined_log import WRITING, copy_lines
 
 PASSED_ON = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}  # as what
 WAITED_FOR = {*PASSED_ON, signal.SIGCHLD}
 SI_KERNEL = 0x80  # si_code of a signal that a terminal sent, to its whole foreground group
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LOWEST_PORT, EPHEMERAL = 10_000, 32_768
-MOST_BYTES_A_LINE = 65_536
 PIPE_SECONDS = 5  # that a dead worker's own children may still write to its log
-LOCK = threading.Lock()  # so that the lines of two workers do not mix
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -212,7 +211,7 @@ def report(worker: Worker, num_running: int) -> None:
     code = worker.process.returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     others = ", so the others are ended too" if num_running else ""
-    with LOCK:
+    with WRITING:
         print(f"error: Worker {worker.rank} {how}{others}. Its lines above may say why.", file=sys.stderr, flush=True)
 
 
@@ -243,45 +242,6 @@ def start_pumps(worker: Worker) -> list[threading.Thread]:
     for pump in pumps:
         pump.start()
     return pumps
-
-
-def copy_lines(source, target: int, prefix: bytes) -> None:
-    """Copies `source` in whole lines to the file descriptor `target`, to its end. Without `prefix` byte by byte."""
-    rest = b""
-    while data := os.read(source.fileno(), 65_536):
-        lines, rest = cut_lines(rest + data) if prefix else cut_whole(rest + data)
-        write_all(target, b"".join(prefix + line for line in lines))
-    if prefix and rest.strip(b"\r"):
-        rest = prefix + cut_lines(rest + b"\n")[0][0]
-    write_all(target, rest)
-
-
-def cut_lines(data: bytes) -> tuple[list[bytes], bytes]:
-    """(whole lines, the beginning of the next). Of a line that was drawn over, as a progress bar, the last state."""
-    *lines, rest = data.split(b"\n")
-    lines = [line.rstrip(b"\r").rpartition(b"\r")[2] + b"\n" for line in lines]
-    body = rest.rstrip(b"\r")
-    rest = body.rpartition(b"\r")[2] + rest[len(body) :][:1]
-    if len(rest) > MOST_BYTES_A_LINE:
-        lines, rest = [*lines, rest + b"\n"], b""
-    return lines, rest
-
-
-def cut_whole(data: bytes) -> tuple[list[bytes], bytes]:
-    """(all that ends with a line, the beginning of the next)."""
-    end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-    if len(data) - end > MOST_BYTES_A_LINE:
-        end = len(data)
-    return [data[:end]], data[end:]
-
-
-def write_all(target: int, data: bytes) -> None:
-    with LOCK:
-        try:
-            while data:
-                data = data[os.write(target, data) :]
-        except OSError:  # nobody reads our output any more: go on emptying the worker's
-            return
 
 
 # ------------------------------------------------------------------------------------------------------------ flags

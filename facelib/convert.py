@@ -1,42 +1,31 @@
 """Any face data -> a data directory, in seeded random order, whole or not at all.
 
-Two passes, both sequential on disk, so that a hard disk does as well as an SSD:
-
-1. read the source in its own order, check each image, and append its bytes to the bucket of the shard it will stand in;
-2. shard by shard, gather the bucket in its final order, frame it, and write shard and index.
-
-Labels are encoded in pass 2, when it is known which identities remain. Everything happens in a hidden folder beside OUT
+The two passes that read and write are in facelib/convert_passes.py. Everything happens in a hidden folder beside OUT
 that is renamed at the end; a lock on it tells a running conversion from a killed one, whose leftovers are removed.
 """
 
 import json
 import os
-from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from facelib.cli import FaceError
+from facelib.convert_passes import Buckets, Job, fill_buckets, write_shards
 from facelib.data_dir import (
-    INDEX_DTYPE,
     META,
     open_records,
-    shard_name,
 )
 from facelib.files import read_json, write_json
 from facelib.image_checker import ImageChecker
-from facelib.shard_files import shard_entry, write_all, write_frames, write_meta
+from facelib.shard_files import write_meta
 from facelib.sources import Source, open_source
-from facelib.tfrecord import BadRecord, map_file
 from facelib.working_folder import working_folder
 
 RECORDS_PER_SHARD = 1 << 14
 DEFAULT_WORKERS = 8  # threads that read
 DEFAULT_SIZE = (112, 112)  # height, width
-_BUFFER_BYTES = 256 << 20  # of all buckets together
 
 
 @dataclass
@@ -50,25 +39,6 @@ class Conversion:
     num_bad: int = 0
     notes: list[str] = field(default_factory=list)
     was_finished: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """A conversion before its first byte is written.
-
-    made_from: source and options, as meta.json has them.   keep: the records of the source, int64, ascending.
-    check: reads them.   num_shards: of the whole data directory.
-    """
-
-    source: Source
-    out: Path
-    made_from: dict
-    keep: np.ndarray
-    check: ImageChecker
-    num_shards: int
-    min_images: int
-    skip_bad: bool
-    progress: bool
 
 
 def convert(source_path: Path, out: Path, **options) -> Conversion:
@@ -178,7 +148,7 @@ def check_num_shards(job: Job) -> None:
         )
 
 
-def _remaining(job: Job, buckets: "Buckets") -> tuple[np.ndarray, np.ndarray]:
+def _remaining(job: Job, buckets: Buckets) -> tuple[np.ndarray, np.ndarray]:
     """(final label of each record of the buckets, -1 for none; the source's classes that remain)."""
     good = buckets.length > 0
     counts = np.bincount(buckets.label[good], minlength=len(job.source.class_names))
@@ -264,104 +234,3 @@ def select(labels: np.ndarray, min_images: int, max_images: int | None, seed: in
     if not len(keep):
         raise FaceError(f"No identity has --min-images {min_images} images: the largest has {counts.max()}.")
     return keep
-
-
-# ------------------------------------------------------------------------------- pass 1: source -> buckets
-
-
-@dataclass
-class Buckets:
-    """Images by shard, in source order. All arrays are [N], one element for each kept record of these shards."""
-
-    shards: range
-    names: list[Path]  # of the shards
-    shard: np.ndarray  # uint16
-    position: np.ndarray  # uint32, place in the final order of all records
-    length: np.ndarray  # uint32, bytes of the image; 0 for a bad record
-    label: np.ndarray  # int64, in the source
-    bad: list[tuple[int, str]]  # number among the kept records of the source, why
-
-
-def fill_buckets(job: Job, shards: range, folder: Path) -> Buckets:
-    """Pass 1 for `shards`: reads and checks the records that will stand in them."""
-    source, keep = job.source, job.keep
-    position = np.random.default_rng([job.made_from["options"]["seed"], 0]).permutation(len(keep)).astype(np.uint32)
-    shard = (position.astype(np.int64) * job.num_shards // len(keep)).astype(np.uint16)
-    number = np.flatnonzero((shard >= shards.start) & (shard < shards.stop))
-    keep, position, shard = keep[number], position[number], shard[number]
-    names = [folder / f"bucket-{k:05d}" for k in shards]
-    lengths, bad = np.zeros(len(keep), np.uint32), []
-    pending: list[list[bytes]] = [[] for _ in shards]
-    waiting = [0] * len(shards)
-    limit = max(1 << 16, min(4 << 20, _BUFFER_BYTES // len(shards)))
-
-    def flush(k: int) -> None:
-        with open(names[k], "ab", buffering=0) as file:
-            write_all(file, b"".join(pending[k]))
-        pending[k].clear()
-        waiting[k] = 0
-
-    with (
-        tqdm(total=len(keep), unit=" images", desc="read", disable=None if job.progress else True, leave=False) as bar,
-        closing(job.check.stream(keep)) as pieces,
-    ):
-        start = 0
-        for images in pieces:
-            places = (shard[start : start + len(images)] - shards.start).tolist()
-            for n, (k, image) in enumerate(zip(places, images, strict=True), start):
-                if isinstance(image, BadRecord):
-                    bad.append((int(number[n]), f"{source.describe(int(keep[n]))}: {image}"))
-                    if not job.skip_bad:
-                        raise FaceError(
-                            f"{bad[0][1]} ('{source.path}'). Mend or remove it, or run again with --skip-bad."
-                        )
-                    continue
-                lengths[n] = len(image)
-                pending[k].append(image)
-                waiting[k] += len(image)
-                if waiting[k] >= limit:
-                    flush(k)
-            start += len(images)
-            bar.update(len(images))
-    for k in range(len(shards)):
-        flush(k)
-    return Buckets(shards, names, shard, position, lengths, source.labels[keep], bad)
-
-
-# -------------------------------------------------------------------------------- pass 2: buckets -> shards
-
-
-def write_shards(buckets: Buckets, labels: np.ndarray, folder: Path, job: Job) -> tuple[np.ndarray, list[dict]]:
-    """Pass 2: the shards of the buckets, which are removed. Returns their rows of the index and of meta.json.
-
-    Args:
-        labels: int64 [N], what each record gets; -1 leaves it out.
-    """
-    index = np.zeros(int((labels >= 0).sum()), INDEX_DTYPE)
-    shards, filled = [], 0
-    by_shard = np.argsort(buckets.shard, kind="stable")
-    bounds = np.searchsorted(buckets.shard[by_shard], [*buckets.shards, buckets.shards.stop])
-    progress = {"unit": " images", "desc": "write", "disable": None if job.progress else True, "leave": False}
-    with tqdm(total=len(index), **progress) as bar:
-        for k, bucket, (first, last) in zip(buckets.shards, buckets.names, pairwise(bounds), strict=True):
-            mine = by_shard[first:last]
-            path = folder / shard_name(k, job.num_shards)
-            rows, digest = _write_shard(bucket, path, buckets, mine, labels[mine], bar)
-            rows["shard"] = k
-            index[filled : filled + len(rows)] = rows
-            filled += len(rows)
-            shards.append(shard_entry(path, len(rows), digest))
-            bucket.unlink()
-    return index, shards
-
-
-def _write_shard(bucket: Path, path: Path, buckets: Buckets, mine, labels, bar) -> tuple[np.ndarray, str]:
-    """Writes one shard in final order; returns its index rows and SHA-256."""
-    lengths = buckets.length[mine].astype(np.int64)
-    starts = np.cumsum(lengths) - lengths
-    order = np.argsort(buckets.position[mine])
-    order = order[labels[order] >= 0]
-    data = map_file(bucket) if lengths.any() else b""
-    starts, stops, labels = starts[order].tolist(), (starts + lengths)[order].tolist(), labels[order].tolist()
-    images = (data[start:stop] for start, stop in zip(starts, stops, strict=True))
-    return write_frames(path, images, labels, int(lengths.sum()), bar)

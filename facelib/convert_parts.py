@@ -20,16 +20,14 @@ from tqdm import tqdm
 from facelib.cli import FaceError
 from facelib.convert import (
     Conversion,
-    Job,
     already_there,
     check_made_from,
     check_num_shards,
-    fill_buckets,
     new_labels,
     open_job,
     too_small,
-    write_shards,
 )
+from facelib.convert_passes import Job, fill_buckets, write_shards
 from facelib.data_dir import INDEX, INDEX_DTYPE, META, Records
 from facelib.files import read_json, require_file, write_bytes
 from facelib.shard_files import hash_index, shard_entry, write_frames, write_index, write_meta

@@ -4,7 +4,6 @@ Not `Model.fit`: that cannot stop and resume inside an epoch exactly, and does n
 (keras-team/keras#20585). One position (epoch, step) names the next batch; everything else is in the checkpoint.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from facelib.run_dir import FollowedRun, RunDir, open_run
 from facelib.schedules import Plateau, learning_rate_at, warmth_at
 from facelib.stage import Stage, optimizer_of
 from facelib.stage_parts import StageParts
+from facelib.step_losses import DivergedError, StepLosses
 from facelib.stopping import StopRequests
 from facelib.tensorboard_log import NoLog, TensorBoardLog
 from facelib.training_plots import write_training_plots
@@ -84,9 +84,7 @@ class Trainer:
         self.position = {"stage": 0, "epoch": 0, "step": 0, "global_step": 0, "seconds": 0.0}
         self.position |= {"best": [], "best_on": []}  # score of embedder.h5, and the sets that it is a mean of
         self.position |= {"rollbacks": 0, "plateau": None, "stage_step": 0}
-        self.sums = np.zeros(3)  # of this epoch: images, loss x images, accuracy x images
-        self._pending: list[tuple] = []  # steps whose loss has not been looked at
-        self._looked_at = (0, np.zeros(0, np.uint32))  # step and records of the last loss that was fetched
+        self.losses = StepLosses(data.records)  # of this epoch
         self._clock = time.perf_counter()
 
     # ------------------------------------------------------------------ the loop
@@ -107,7 +105,7 @@ class Trainer:
             while is_complete is None:
                 try:
                     is_complete = self._fit_stages(stop)
-                except _DivergedError as error:
+                except DivergedError as error:
                     self._roll_back(error)
             if is_complete:
                 self.callbacks.on_train_end()
@@ -241,46 +239,33 @@ class Trainer:
         self.callbacks.on_train_batch_end(batch.step)
         for counter in ("step", "stage_step", "global_step"):
             at[counter] += 1
-        self._pending.append((at["global_step"], batch.record_idx, num_images, loss, accuracy))
+        self.losses.add(at["global_step"], batch.record_idx, num_images, loss, accuracy)
         if at["global_step"] % self.log_every == 0:
             self._look_at_losses(bar)
         bar.update(num_images)
 
     def _look_at_losses(self, bar: tqdm | None = None) -> None:
-        """Fetches the pending losses; not at every step, so that a GPU need not wait for Python."""
-        pending, self._pending = self._pending, []
-        if not pending:
+        """Fetches the losses, logs and shows the last; not at every step."""
+        epoch = self.position["epoch"]
+        fetched = self.losses.fetch(epoch)
+        if fetched is None:
             return
-        all_images = 0
-        for step, record_idx, num_images, loss, accuracy in pending:
-            loss, accuracy = float(loss), float(accuracy)
-            self._looked_at = (step, record_idx)
-            if not math.isfinite(loss):
-                raise self._non_finite("loss", loss)
-            self.sums += np.array([1.0, loss, accuracy]) * num_images
-            all_images += num_images
+        loss, accuracy, num_images = fetched
         now = time.perf_counter()
         seconds, self._clock = max(now - self._clock, 1e-9), now
         self.position["seconds"] += seconds
-        if bar is not None:
-            epoch, rate = self.position["epoch"] + 1, float(self.parts.optimizer.learning_rate)
-            values = {
-                "loss": loss,
-                "accuracy": accuracy,
-                "learning_rate": rate,
-                "images_per_s": round(all_images / seconds, 2),
-            }
-            self.run.log(kind="step", step=step, epoch=epoch, **values)
-            self.tensorboard.write(step, values)
-            bar.set_postfix(loss=f"{loss:.3f}", acc=f"{100 * accuracy:.1f}%", lr=f"{rate:.4f}", refresh=False)
-
-    def _non_finite(self, what: str, received: object) -> "_DivergedError":
-        step, record_idx = self._looked_at
-        records = ", ".join(self.data.records.describe(int(i)) for i in record_idx[:4])
-        return _DivergedError(
-            f"The {what} must stay finite. Received: {received} at step {step} (epoch {self.position['epoch'] + 1}), "
-            f"with records {', '.join(map(str, record_idx.tolist()))} (the first: {records})."
-        )
+        if bar is None:
+            return
+        rate, step = float(self.parts.optimizer.learning_rate), self.position["global_step"]
+        values = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "learning_rate": rate,
+            "images_per_s": round(num_images / seconds, 2),
+        }
+        self.run.log(kind="step", step=step, epoch=epoch + 1, **values)
+        self.tensorboard.write(step, values)
+        bar.set_postfix(loss=f"{loss:.3f}", acc=f"{100 * accuracy:.1f}%", lr=f"{rate:.4f}", refresh=False)
 
     def _roll_back(self, error: FaceError) -> None:
         """Back to the last checkpoint, at half the rate; after `nan_retries` times, up to the user."""
@@ -291,7 +276,7 @@ class Trainer:
                 f"{error} It was tried {rollbacks} times, from {good}. Lower stage.{stage}.learning_rate or lengthen "
                 f"warmup_steps, and give another --out."
             ) from error
-        self._pending.clear()
+        self.losses.forget()
         arrays, state = load_checkpoint(good)
         if state["position"]["stage"] != stage:
             self.parts = self._new_parts()
@@ -313,7 +298,7 @@ class Trainer:
         at = self.position
         self._look_at_losses()
         number = at["epoch"] + 1
-        images, loss, accuracy = self.sums
+        images, loss, accuracy = self.losses.sums
         logs = {"loss": loss / images, "accuracy": accuracy / images}
         self._say(
             f"epoch {number}: loss {logs['loss']:.4f}, accuracy without margin {100 * logs['accuracy']:.2f} %, "
@@ -338,7 +323,7 @@ class Trainer:
             at["plateau"] = plateau.state
             self._say(f"plateau: the learning rate goes on at {factor:g} of the peak")
         at.update(epoch=number, step=0, seconds=0.0)
-        self.sums = np.zeros(3)
+        self.losses.sums = np.zeros(3)
 
     def _measure_and_save(self, number: int) -> dict:
         """Evaluates, writes the epoch's files, and returns the results by set."""
@@ -368,16 +353,12 @@ class Trainer:
 
     def _save(self) -> Path:
         self._look_at_losses()  # a step that went wrong is never checkpointed
-        state = {"position": self.position, "sums": self.sums.tolist()}
+        state = {"position": self.position, "sums": self.losses.sums.tolist()}
         try:
             return save_parts(self.run.checkpoints, self.position["global_step"], self.parts, state)
         except NotFiniteError as error:
-            raise self._non_finite("weights", error) from error
+            raise self.losses.not_finite("weights", error, self.position["epoch"]) from error
 
     def _restore(self, arrays: dict, state: dict, path: Path) -> None:
         restore_parts(path, arrays, state, self.parts)
-        self.position, self.sums = self.position | state["position"], np.array(state["sums"])
-
-
-class _DivergedError(FaceError):
-    """A loss or a weight that is not finite."""
+        self.position, self.losses.sums = self.position | state["position"], np.array(state["sums"])

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import launch
+from facelib import joined_log
 from facelib.cli import FaceError
 from facelib.cluster import split_address
 
@@ -266,7 +267,7 @@ say("done")
     ],
 )
 def test_lines_that_were_drawn_over_are_cut_to_their_last_state(data, lines, rest):
-    assert launch.cut_lines(data) == (lines, rest)
+    assert joined_log.cut_lines(data) == (lines, rest)
 
 
 @given(st.lists(st.text("ab\r\n", max_size=5)))
@@ -274,17 +275,17 @@ def test_lines_are_the_same_however_they_arrive(pieces):
     whole = "".join(pieces).encode()
     found, rest = [], b""
     for piece in pieces:
-        lines, rest = launch.cut_lines(rest + piece.encode())
+        lines, rest = joined_log.cut_lines(rest + piece.encode())
         found += lines
 
-    assert found == launch.cut_lines(whole)[0]
+    assert found == joined_log.cut_lines(whole)[0]
 
 
 @given(st.lists(st.text("ab\r\n", max_size=5)))
 def test_worker_0_keeps_every_byte_in_whole_lines(pieces):
     found, rest = [], b""
     for piece in pieces:
-        (lines,), rest = launch.cut_whole(rest + piece.encode())
+        (lines,), rest = joined_log.cut_whole(rest + piece.encode())
         assert not lines or lines[-1:] in (b"\r", b"\n")
         found.append(lines)
 

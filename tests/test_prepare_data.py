@@ -305,11 +305,11 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path, moment
     make_folders(tmp_path / "faces", {"a": 4, "b": 4})
     patch = {
         "read": "convert.ImageChecker.__call__ = lambda *a: os.kill(os.getpid(), 9)",
-        "write": "convert._write_shard = lambda *a: os.kill(os.getpid(), 9)",
+        "write": "convert_passes._write_shard = lambda *a: os.kill(os.getpid(), 9)",
         "end": "os.rename = lambda *a: os.kill(os.getpid(), 9)",
     }[moment]
     code = (
-        f"import os; from pathlib import Path; from facelib import convert; {patch}; "
+        f"import os; from pathlib import Path; from facelib import convert, convert_passes; {patch}; "
         f"convert.convert(Path({str(tmp_path / 'faces')!r}), Path({str(tmp_path / 'data')!r}), progress=False)"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
@@ -341,8 +341,8 @@ def test_two_conversions_to_one_place_do_not_mix(tmp_path):
 def test_ctrl_c_leaves_nothing(tmp_path):
     make_folders(tmp_path / "faces", {"a": 2})
     code = (
-        "import time; from facelib import convert, cli; import prepare_data\n"
-        "convert._write_shard = lambda *a: print('at work', flush=True) or time.sleep(60)\n"
+        "import time; from facelib import convert_passes, cli; import prepare_data\n"
+        "convert_passes._write_shard = lambda *a: print('at work', flush=True) or time.sleep(60)\n"
         f"cli.run_cli(lambda: prepare_data.main([{str(tmp_path / 'faces')!r}, {str(tmp_path / 'data')!r}]))"
     )
     code = (

@@ -1,0 +1,46 @@
+"""The output of several processes joined to one, line by line."""
+
+import os
+import threading
+
+WRITING = threading.Lock()  # so that the lines of two processes do not mix
+_MOST_BYTES_A_LINE = 65_536
+
+
+def copy_lines(source, target: int, prefix: bytes) -> None:
+    """Copies `source` in whole lines to the file descriptor `target`, to its end. Without `prefix` byte by byte."""
+    rest = b""
+    while data := os.read(source.fileno(), 65_536):
+        lines, rest = cut_lines(rest + data) if prefix else cut_whole(rest + data)
+        _write_all(target, b"".join(prefix + line for line in lines))
+    if prefix and rest.strip(b"\r"):
+        rest = prefix + cut_lines(rest + b"\n")[0][0]
+    _write_all(target, rest)
+
+
+def cut_lines(data: bytes) -> tuple[list[bytes], bytes]:
+    """(whole lines, the beginning of the next). Of a line that was drawn over, as a progress bar, the last state."""
+    *lines, rest = data.split(b"\n")
+    lines = [line.rstrip(b"\r").rpartition(b"\r")[2] + b"\n" for line in lines]
+    body = rest.rstrip(b"\r")
+    rest = body.rpartition(b"\r")[2] + rest[len(body) :][:1]
+    if len(rest) > _MOST_BYTES_A_LINE:
+        lines, rest = [*lines, rest + b"\n"], b""
+    return lines, rest
+
+
+def cut_whole(data: bytes) -> tuple[list[bytes], bytes]:
+    """(all that ends with a line, the beginning of the next)."""
+    end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+    if len(data) - end > _MOST_BYTES_A_LINE:
+        end = len(data)
+    return [data[:end]], data[end:]
+
+
+def _write_all(target: int, data: bytes) -> None:
+    with WRITING:
+        try:
+            while data:
+                data = data[os.write(target, data) :]
+        except OSError:  # nobody reads our output any more: go on emptying the worker's
+            return
