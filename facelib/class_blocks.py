@@ -56,9 +56,11 @@ def own_and_others(x, centres, own, scale, num_classes: int):
                 of_x.append(by_x)
                 of_centres.append(by_centres)
             of_own = (of_cosine * inverse)[:, None] * (x - cosine[:, None] * row)
-            # In place: nothing else reads the joined blocks, and tensor_scatter_nd_add would copy them.
-            row_number = tf.cast(tf.maximum(own, 0), tf.int32)
-            return tf.add_n(of_x), tf.raw_ops.InplaceAdd(x=tf.concat(of_centres, 0), i=row_number, v=of_own)
+            # In place: nothing else reads the joined blocks, and tensor_scatter_nd_add would copy them. Each row once,
+            # for on a GPU InplaceAdd loses one of two additions to the same row.
+            rows, which = tf.unique(tf.cast(tf.maximum(own, 0), tf.int32))
+            of_rows = tf.math.unsorted_segment_sum(of_own, which, tf.size(rows))
+            return tf.add_n(of_x), tf.raw_ops.InplaceAdd(x=tf.concat(of_centres, 0), i=rows, v=of_rows)
 
         highest = tf.reduce_max(tf.stack([block.highest for block in blocks]), 0) / scale
         return (cosine, log_sum, highest), gradient
