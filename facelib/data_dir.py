@@ -21,7 +21,7 @@ from facelib.cli import FaceError
 from facelib.files import read_json, require_file
 from facelib.local_files import LocalFiles
 from facelib.names import Names
-from facelib.object_store import StoredFiles, StoredPath, cached_copy, data_path
+from facelib.object_store import StoredFiles, StoredPath, copy_to_cache, data_path
 from facelib.tfrecord import FRAME_BYTES, BadRecord, check_frame, decode_example, image_of_frame, payload_of
 
 FORMAT_VERSION = 1
@@ -32,6 +32,10 @@ MAX_SHARD_BYTES = 2**32 - 1  # offset is a uint32
 _HASHED_BYTES = 1 << 20  # of the index at once
 
 Image = bytes | np.ndarray
+
+
+class _WrongIndex(FaceError):
+    """An index that is damaged, or another data directory's."""
 
 
 class Records:
@@ -171,7 +175,7 @@ def open_records(path: Path | StoredPath) -> Records:
     """
     path = data_path(path)
     if isinstance(path, StoredPath):
-        return _open_data_dir(cached_copy(path, META, INDEX), path)
+        return _open_stored(path)
     if is_data_dir(path):
         return _open_data_dir(path, path)
     if not path.exists():
@@ -179,6 +183,15 @@ def open_records(path: Path | StoredPath) -> Records:
     from facelib.older_tfrecords import open_older  # only older data pay for it
 
     return open_older(path)
+
+
+def _open_stored(path: StoredPath) -> Records:
+    folder = copy_to_cache(path, META, INDEX)
+    try:
+        return _open_data_dir(folder, path)
+    except _WrongIndex:  # damaged here, or copied while someone wrote it there
+        (folder / INDEX).unlink(missing_ok=True)
+        return _open_data_dir(copy_to_cache(path, META, INDEX), path)
 
 
 def _open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
@@ -203,7 +216,7 @@ def _open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
             raise FaceError(f"Shard '{file}' must have {size} bytes, as meta.json says. {received}. {again}")
     index, digest = _open_index(folder / INDEX, again)
     if len(index) != count or digest.hexdigest() != sha:
-        raise FaceError(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
+        raise _WrongIndex(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
     return Records(path, files, index, names, meta=meta, index_digest=digest, reader=reader)
 
 
@@ -212,9 +225,9 @@ def _open_index(path: Path, again: str):
     try:
         index = np.load(require_file(path, "index of a data directory"), mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise FaceError(f"'{path}' is no index of a data directory: {error}. {again}") from error
+        raise _WrongIndex(f"'{path}' is no index of a data directory: {error}. {again}") from error
     if index.dtype != INDEX_DTYPE or index.ndim != 1:
-        raise FaceError(f"'{path}' is no index of a data directory: it holds {index.dtype}. {again}")
+        raise _WrongIndex(f"'{path}' is no index of a data directory: it holds {index.dtype}. {again}")
     digest, buffer = hashlib.sha256(), bytearray(_HASHED_BYTES)
     with open(path, "rb") as file:  # not through the map: what it touches counts as our memory
         file.seek(index.offset)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if error.errno in NOT_WRITABLE:
             raise FaceError(f"'{path}' cannot be written: {error.strerror}. Choose another place.") from error
         raise
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # containers share process numbers
     try:
         yield part
         with open(part, "rb") as file:

@@ -3,44 +3,21 @@
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 from facelib.cli import FaceError
 from facelib.files import require_file
+from facelib.names import Names
 from facelib.tfrecord import BadRecord
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Images all the same: reading one says that it is neither JPEG nor PNG, and --skip-bad skips it.
 OTHER_IMAGES = (".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".heic")
-
-
-class _Names:
-    """Many strings as one byte string and their ends: 5.8 million paths without as many Python objects."""
-
-    def __init__(self, names: Iterable[bytes]):
-        blob, ends = bytearray(), array("q", [0])
-        for name in names:
-            blob += name
-            ends.append(len(blob))
-        self._blob, self._ends = bytes(blob), np.frombuffer(ends, np.int64)
-
-    @classmethod
-    def of(cls, blob: bytearray, ends: array) -> Self:
-        names = cls(())
-        names._blob, names._ends = bytes(blob), np.frombuffer(ends, np.int64)
-        return names
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, i: int) -> str:
-        return os.fsdecode(self._blob[self._ends[i] : self._ends[i + 1]])
 
 
 def _read_image_file(path: Path) -> bytes:
@@ -72,6 +49,14 @@ class FolderSource:
                 f"Each identity has a folder of its own. '{path}' has images outside of them, such as "
                 f"'{self._folders[0].images[0]}'. Move them into identity folders."
             )
+        for folder in self._folders:
+            try:
+                folder.name.encode()
+            except UnicodeEncodeError as error:
+                raw = os.fsencode(folder.name)
+                raise FaceError(
+                    f"Names of identities are UTF-8. Received: folder {raw} in '{path}'. Rename it."
+                ) from error
         for count, what in (
             (sum(not len(folder.images) and not folder.has_folders for folder in folders), "folders without images"),
             (sum(folder.num_other for folder in folders), "files that are no images"),
@@ -105,7 +90,7 @@ class FolderSource:
 @dataclass(frozen=True)
 class _Folder:
     name: str  # below the root, "" for the root itself
-    images: _Names  # sorted
+    images: Names  # sorted
     digest: bytes  # of the image names and sizes
     num_other: int
     has_folders: bool
@@ -132,7 +117,7 @@ def _walk(root: Path) -> Iterator[_Folder]:
             raise FaceError(f"The folder '{root / name}' cannot be read: {error.strerror}.") from error
         images.sort()
         digest = hashlib.sha256(repr(images).encode()).digest()
-        yield _Folder(name, _Names(image for image, _ in images), digest, num_other, bool(folders))
+        yield _Folder(name, Names(image for image, _ in images), digest, num_other, bool(folders))
         stack += folders
 
 
@@ -143,7 +128,7 @@ class ListSource:
 
     def __init__(self, path: Path):
         self.path, self.notes, self.bad, self.image_size = path, [], [], None
-        ids, names, ends = array("q"), bytearray(), array("q", [0])
+        ids, self._names = array("q"), Names()
         with open(require_file(path, "list of faces"), "rb") as lines:
             for number, line in enumerate(lines, 1):
                 line = line.strip()
@@ -157,13 +142,11 @@ class ListSource:
                         f"'{path}' line {number}: {line[:80].decode(errors='replace')!r}. Mend the line."
                     )
                 ids.append(int(label))
-                names += name
-                ends.append(len(names))
+                self._names.append(name)
         if not ids:
             raise FaceError(f"The list '{path}' has no lines 'id;path'. Make it again.")
         values, self.labels = np.unique(np.frombuffer(ids, np.int64), return_inverse=True)
         self.class_names = [str(value) for value in values.tolist()]
-        self._names = _Names.of(names, ends)
 
     def __len__(self) -> int:
         return len(self.labels)

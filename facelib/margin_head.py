@@ -143,7 +143,7 @@ class MarginHead(keras.layers.Layer):
             norms = tf.where(own >= 0, norms, tf.stop_gradient(norms))
         logit = scale * self.turn(cosine, norms, warmth, training=True)
         losses = tf.nn.softplus(self.log_sum_exp(log_sum[:, None]) - logit)
-        return losses, cosine >= workers.max(highest)
+        return losses, cosine > workers.max(highest)
 
     def _by_logits(self, embeddings, labels, warmth, label_smoothing, columns):
         """As `_by_blocks`, for any head."""
@@ -152,9 +152,8 @@ class MarginHead(keras.layers.Layer):
         if label_smoothing:
             mean = self.split.workers.sum(tf.reduce_sum(logits, -1), by_face=True) / self.num_classes
             losses = (1.0 - label_smoothing) * losses + label_smoothing * (self.log_sum_exp(logits) - mean)
-        if self._is_split:  # nearest over all workers: nobody's best is better than the own
-            return losses, self._own(cosines, own) >= self.split.workers.max(tf.reduce_max(cosines, -1))
-        return losses, tf.argmax(cosines, axis=1) == own
+        others = self.put_own(cosines, own, tf.fill([tf.size(own)], cosines.dtype.min))
+        return losses, self._own(cosines, own) > self.split.workers.max(tf.reduce_max(others, -1))
 
     @property
     def _is_split(self) -> bool:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from facelib.cli import FaceError
-from facelib.files import atomic_path
+from facelib.files import atomic_path, write_bytes
 from facelib.prepare import import_tensorflow
 
 _COPIED_BYTES = 16 << 20  # at once
@@ -32,35 +32,45 @@ class StoredPath(str):
     def name(self) -> str:
         return self.rstrip("/").rpartition("/")[2]
 
+    @property
+    def parent(self) -> "StoredPath":
+        return StoredPath(self.rstrip("/").rpartition("/")[0])
+
+    @property
+    def cache(self) -> Path:
+        """The folder of this machine for what is kept of a stored folder: in $XDG_CACHE_HOME, or ~/.cache."""
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "")
+        home = home if home.is_absolute() else Path.home() / ".cache"  # as the XDG specification has it
+        return home / "mobilearc" / hashlib.sha256(self.rstrip("/").encode()).hexdigest()[:16]
+
 
 def data_path(text: str) -> Path | StoredPath:
     """A path as the user gave it: of a file or folder here, or of object storage."""
     return StoredPath(text) if "://" in str(text) else Path(text)
 
 
-def cached_copy(folder: StoredPath, meta: str, index: str) -> Path:
-    """A folder of this machine with both files; of the index only when it is another than the last time.
-
-    It lies in XDG_CACHE_HOME, or ~/.cache, under mobilearc/. Processes that copy at once do not disturb each other.
+def copy_to_cache(folder: StoredPath, meta: str, index: str) -> Path:
+    """`folder.cache` with both files; the index is copied only where it is missing, or `meta` has changed.
 
     Raises:
-        FaceError: no data directory there, or storage that cannot be read.
+        FaceError: no data directory there, storage that cannot be read, or a cache that cannot be written.
     """
     if _size_of(folder / meta) is None:
         raise FaceError(
-            f"No data directory at '{folder}'. Write one with prepare_data.py into a folder, and copy that there."
+            f"Of object storage, data directories are read. '{folder}' has no {meta}. Write one with prepare_data.py "
+            f"into a folder of this machine, and copy that there."
         )
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobilearc"
-    local = cache / hashlib.sha256(folder.rstrip("/").encode()).hexdigest()[:16]
-    with atomic_path(local / f"{meta}.new") as new:
-        _copy(folder / meta, new)
-        is_known = (local / meta).is_file() and (local / meta).read_bytes() == new.read_bytes()
-        if not is_known or not (local / index).is_file():
+    local, new = folder.cache, _read(folder / meta)
+    try:
+        if not (local / index).is_file() or not (local / meta).is_file() or (local / meta).read_bytes() != new:
             with atomic_path(local / index) as part:
                 _copy(folder / index, part)
-            with atomic_path(local / meta) as part:  # last: it vouches for the index
-                part.write_bytes(new.read_bytes())
-    (local / f"{meta}.new").unlink(missing_ok=True)
+            write_bytes(local / meta, new)  # last: it vouches for the index
+    except OSError as error:
+        raise FaceError(
+            f"Meta and index of stored data are copied to a cache. '{local}' cannot be written: {error.strerror}. "
+            f"Set XDG_CACHE_HOME to a folder that can."
+        ) from error
     return local
 
 
@@ -92,12 +102,11 @@ class StoredFiles:
             return handle.read(size)
 
     def _open(self, file: int):
-        tf = import_tensorflow()
         handles = self._own.__dict__.setdefault("handles", {})
         if file not in handles:
             if len(handles) == _OPEN_FILES:
                 handles.pop(next(iter(handles))).close()  # the oldest
-            handles[file] = tf.io.gfile.GFile(self.paths[file], "rb")
+            handles[file] = import_tensorflow().io.gfile.GFile(self.paths[file], "rb")
         return handles[file]
 
 
@@ -106,13 +115,17 @@ def _size_of(path: StoredPath) -> int | None:
     with _naming(path):
         try:
             return tf.io.gfile.stat(path).length
-        except tf.errors.NotFoundError:
+        except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError):  # the latter below a file
             return None
 
 
+def _read(path: StoredPath) -> bytes:
+    with _naming(path), import_tensorflow().io.gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
 def _copy(source: StoredPath, target: Path) -> None:
-    tf = import_tensorflow()
-    with _naming(source), tf.io.gfile.GFile(source, "rb") as read, open(target, "wb") as written:
+    with _naming(source), import_tensorflow().io.gfile.GFile(source, "rb") as read, open(target, "wb") as written:
         while data := read.read(_COPIED_BYTES):
             written.write(data)
 

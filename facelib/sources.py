@@ -1,6 +1,7 @@
 """Anything that holds labelled faces -> a `Source`: count, labels, class names, and the encoded image of any record."""
 
 import hashlib
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -55,7 +56,9 @@ def open_source(path: Path, skip_bad: bool = False) -> Source:
     """
     path = Path(path)
     if not path.exists():
-        raise FaceError(f"No face data at '{path}'. Check the path.")
+        is_address = re.match("[a-z0-9]+:/", str(path))  # pathlib has made one slash of two
+        hint = "Only train.py and doctor.py read addresses: copy it to a folder." if is_address else "Check the path."
+        raise FaceError(f"No face data at '{path}'. {hint}")
     if path.is_dir():
         if is_data_dir(path) or list_tfrecords(path):
             return _open_tfrecords(path, skip_bad)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from facelib.cli import FaceError
 from facelib.data_dir import Records
 from facelib.files import NOT_WRITABLE, read_json, require_file, sha256_of, write_json
+from facelib.object_store import StoredPath
 from facelib.sidecar import Io
 
 CHUNK_IMAGES = 256  # 10 MB of pixels
@@ -57,8 +58,7 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
     model = require_file(model, "teacher")
     what = {"teacher": sha256_of(model), "io": io.as_dict(), "records": records.fingerprint}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    home = records.path if records.path.is_dir() else records.path.parent
-    cache = home / "teachers" / f"{key}.npy"
+    cache = _home_of(records.path) / "teachers" / f"{key}.npy"
     if not cache.is_file():
         try:
             cache.parent.mkdir(exist_ok=True)
@@ -75,6 +75,12 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
                 f"Copy the data to a place that can."
             ) from error
     return Teacher(cache)
+
+
+def _home_of(data: Path | StoredPath) -> Path:
+    if isinstance(data, StoredPath):
+        return data.cache
+    return data if data.is_dir() else data.parent
 
 
 def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int) -> None:

@@ -334,3 +334,11 @@ def test_a_head_goes_on_from_the_centres_of_another():
 
     np.testing.assert_array_equal(first.centres.numpy(), second.centres.numpy())
     assert [v.name for v in second.trainable_variables] == ["centres"]
+
+
+@pytest.mark.parametrize("loss", ["arcface", "curricularface", "softmax"])
+def test_a_network_that_says_the_same_of_all_classes_is_never_right(loss):
+    head = make_head(loss, 4)
+    head.build((None, 3))
+    _, accuracy = head.loss_and_accuracy(np.zeros((5, 3), "float32"), tf.constant([0, 0, 1, 2, 3]))
+    assert float(accuracy) == 0

@@ -18,14 +18,14 @@ def test_names_are_the_list_they_were_made_from(names):
     assert packed != [*names, "another"]
 
 
-def test_names_that_no_encoding_knows_are_kept():
-    assert list(Names(["caf\udce9", ""])) == ["caf\udce9", ""]
+def test_file_names_that_are_no_text_are_kept_as_python_has_them():
+    assert list(Names([b"caf\xe9", "", "caf\udce9"])) == ["caf\udce9", "", "caf\udce9"]
 
 
-def test_a_name_takes_its_letters_and_four_bytes():
+def test_a_name_takes_its_letters_and_eight_bytes():
     tracemalloc.start()
     packed = Names(f"m.{i:08x}" for i in range(50_000))
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(packed) == 50_000
-    assert used < 50_000 * 15
+    assert used < 50_000 * 22  # both grow an eighth ahead of need

@@ -2,12 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from dataset import TrainingData
-from facelib import object_store
+from facelib import object_store, teacher
 from facelib.cli import FaceError
 from facelib.convert import convert
 from facelib.data_dir import open_records
@@ -69,32 +70,88 @@ def test_many_threads_read_what_one_reads(stored, monkeypatch):
         assert list(executor.map(records.read, order)) == [expected[i] for i in order]
 
 
-def test_the_index_is_copied_once_and_again_when_it_has_changed(made, stored, tmp_path, monkeypatch):
-    copied, copy = [], object_store._copy
-    monkeypatch.setattr(
-        object_store, "_copy", lambda source, target: copied.append(source.name) or copy(source, target)
-    )
-    open_records(stored)
-    open_records(stored)
-    assert copied == ["meta.json", "index.npy", "meta.json"]
+@pytest.fixture
+def copied(monkeypatch):
+    """The names of the files that are copied to the cache."""
+    names, copy = [], object_store._copy
+    monkeypatch.setattr(object_store, "_copy", lambda source, *to: names.append(source.name) or copy(source, *to))
+    return names
 
+
+@pytest.fixture
+def other(tmp_path):
+    """Another data directory with as many shards."""
     write_folders(tmp_path / "faces", ToySet(4, 3))
     convert(tmp_path / "faces", tmp_path / "data", shards=3, progress=False)
-    put(tmp_path / "data", stored)
+    return tmp_path / "data"
+
+
+def test_the_index_is_copied_once_and_again_when_it_has_changed(stored, other, copied):
+    open_records(stored)
+    open_records(stored)
+    assert copied == ["index.npy"]
+
+    put(other, stored)
     records = open_records(stored)
     assert (len(records), records.num_classes) == (12, 4)
-    files = [file.name for file in (tmp_path / "cache").rglob("*") if file.is_file()]
-    assert sorted(files) == ["index.npy", "meta.json"]
+    assert sorted(file.name for file in stored.cache.iterdir()) == ["index.npy", "meta.json"]
 
 
-def test_a_damaged_cache_is_one_line_and_its_removal_mends_it(stored, tmp_path):
+def test_a_damaged_cache_is_copied_again(stored, copied):
     open_records(stored)
-    index = next((tmp_path / "cache").rglob("index.npy"))
+    index = stored.cache / "index.npy"
     index.write_bytes(index.read_bytes()[:-1] + b"\xff")
+    assert len(open_records(stored)) == 30
+    index.write_bytes(b"short")
+    assert len(open_records(stored)) == 30
+    assert copied == ["index.npy"] * 3
+
+
+def test_a_directory_that_is_still_being_written_opens_when_it_is_whole(stored, other, tmp_path):
+    open_records(stored)
+    index = (other / "index.npy").rename(tmp_path / "index.npy")
+    put(other, stored)
     with pytest.raises(FaceError, match=r"is not the index that meta\.json was written for"):
         open_records(stored)
-    index.unlink()
-    assert len(open_records(stored)) == 30
+    index.rename(other / "index.npy")
+    put(other, stored)
+    assert len(open_records(stored)) == 12
+
+
+def test_threads_that_open_at_once_do_not_disturb_each_other(stored):
+    with ThreadPoolExecutor(8) as executor:
+        assert list(executor.map(lambda _: len(open_records(stored)), range(24))) == [30] * 24
+
+
+def test_the_cache_is_where_the_xdg_specification_has_it(monkeypatch, tmp_path):
+    path = StoredPath("gs://bucket/data/")
+    assert path.cache == StoredPath("gs://bucket/data").cache != StoredPath("gs://bucket/other").cache
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path.cache.parent == tmp_path / ".cache" / "mobilearc"
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(stored, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    with pytest.raises(FaceError, match=r"cannot be written: .* Set XDG_CACHE_HOME to a folder that can\."):
+        open_records(stored)
+
+
+def test_images_that_are_very_small_are_read(tmp_path, monkeypatch):
+    """Under 128 bytes a record is decoded in another way, which knows the folder of its file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    image = cv2.imencode(".png", np.zeros((112, 112), np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+    assert len(image) < 128 - 2
+    for name in "ab":
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        (tmp_path / "faces" / name / "0.png").write_bytes(image)
+    convert(tmp_path / "faces", tmp_path / "data", progress=False)
+    records = open_records(put(tmp_path / "data", StoredPath("ram://bucket/small")))
+    assert [records.read(i)[0] for i in range(2)] == [image] * 2
+
+
+def test_a_teacher_keeps_its_embeddings_in_the_cache(stored):
+    assert teacher._home_of(stored) == stored.cache
 
 
 def test_a_missing_or_short_shard_is_named(stored):
@@ -120,7 +177,7 @@ def test_a_shard_that_goes_away_while_it_is_read_is_named(stored):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("ram://bucket/nothing", "No data directory at 'ram://bucket/nothing'"),
+        ("ram://bucket/nothing", "'ram://bucket/nothing' has no meta.json. Write one with prepare_data.py"),
         ("nosuch://bucket/data", "it has none for nosuch://"),
     ],
 )

@@ -463,3 +463,16 @@ def test_a_reader_that_stops_early_sees_no_traceback(tmp_path):
     ended = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert ended.stderr == ""
+
+
+def test_a_folder_name_that_is_no_text_is_refused(tmp_path):
+    make_folders(tmp_path / "faces", {"a": 2})
+    os.rename(tmp_path / "faces" / "a", os.fsencode(tmp_path / "faces") + b"/\xff\xfe raw")
+    with pytest.raises(FaceError, match=r"Names of identities are UTF-8\. Received: folder b'\\xff\\xfe raw'"):
+        convert(tmp_path / "faces", tmp_path / "data", progress=False)
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_address_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(FaceError, match=r"Only train\.py and doctor\.py read addresses"):
+        convert(Path("gs://bucket/faces"), tmp_path / "data", progress=False)
