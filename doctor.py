@@ -83,6 +83,8 @@ def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str)
         return f"Threads that wait for each other: {together:,.0f} images/s without; {feeds} Try --threads {other}."
     slowest = min(DOING, key=lambda name: rates[name])
     advice = _advice(slowest, threads, num_cores, shuffle)
+    if step is None:
+        advice = f"If the step is faster than that: {advice[0].lower()}{advice[1:]}"
     return f"{DOING[slowest]}: {rates[slowest]:,.0f} images/s alone; {feeds} {advice}"
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from facelib.cli import FaceError, run_cli
 from facelib.cluster import TF_CONFIG, Cluster, split_address, tf_config
 from facelib.files import require_file
-from facelib.joined_log import WRITING, copy_lines
+from facelib.joined_log import copy_lines, say
 
 PASSED_ON = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}  # as what
 WAITED_FOR = {*PASSED_ON, signal.SIGCHLD}
@@ -211,8 +211,7 @@ def report(worker: Worker, num_running: int) -> None:
     code = worker.process.returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     others = ", so the others are ended too" if num_running else ""
-    with WRITING:
-        print(f"error: Worker {worker.rank} {how}{others}. Its lines above may say why.", file=sys.stderr, flush=True)
+    say(f"error: Worker {worker.rank} {how}{others}. Its own lines may say why.")
 
 
 def end_now(worker: Worker) -> None:

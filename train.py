@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     embedder = build_backbone(recipe.model)
     if workers.is_chief:
         print(
-            f"{len(records):,} images, {records.num_classes:,} identities, {len(sets)} verification sets; "
-            f"{recipe.model.backbone} of {embedder.count_params():,} parameters"
-            + (f"; {workers.count} workers" if workers.count > 1 else "")
+            f"{len(records):,} images, {records.num_classes:,} identities, "
+            f"{len(sets)} verification set{'s' * (len(sets) != 1)}; {recipe.model.backbone} of "
+            f"{embedder.count_params():,} parameters" + (f"; {workers.count} workers" if workers.count > 1 else "")
         )
     data = TrainingData.of_recipe(recipe, records, args.threads)
     measured = KerasEmbedder(embedder)

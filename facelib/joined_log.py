@@ -1,9 +1,11 @@
 """The output of several processes joined to one, line by line."""
 
 import os
+import sys
 import threading
 
-WRITING = threading.Lock()  # so that the lines of two processes do not mix
+_WRITING = threading.Lock()  # so that the lines of two processes do not mix
+_is_mid_line: dict[int, bool] = {}  # by file descriptor
 _MOST_BYTES_A_LINE = 65_536
 
 
@@ -37,8 +39,16 @@ def cut_whole(data: bytes) -> tuple[list[bytes], bytes]:
     return [data[:end]], data[end:]
 
 
+def say(line: str) -> None:
+    """Writes a line of our own to the standard error, not into a progress bar that somebody has left there."""
+    with _WRITING:
+        print("\n" * _is_mid_line.get(2, False) + line, file=sys.stderr, flush=True)
+        _is_mid_line[2] = False
+
+
 def _write_all(target: int, data: bytes) -> None:
-    with WRITING:
+    with _WRITING:
+        _is_mid_line[target] = not data.endswith(b"\n") if data else _is_mid_line.get(target, False)
         try:
             while data:
                 data = data[os.write(target, data) :]

@@ -1,8 +1,8 @@
 """What keeps several workers from waiting for ever: a port that is taken, a worker that never comes, one that is gone.
 
 TensorFlow's own waits are inside C++, where neither an exception of ours nor SIGTERM arrives. So all workers meet here,
-in Python, before it begins, and a thread watches from then on. A worker counts as alive when its port takes a
-connection; the kernel does that for it, however busy or slow the process behind may be.
+in Python, before it begins, and a thread watches from then on. After the meeting a worker counts as alive when its
+port takes a connection; the kernel does that for it, however busy or slow the process behind may be.
 """
 
 import errno
@@ -16,11 +16,10 @@ from collections.abc import Callable
 
 from facelib.cli import FaceError
 from facelib.cluster import Cluster, split_address
+from facelib.meeting import CONNECT_TIMEOUT, Meeting
 
 JOIN_SECONDS = 300
 PATIENCE = 30  # seconds
-SAY_SO = 10  # seconds of waiting after which a line says for whom
-CONNECT_TIMEOUT = 5.0  # seconds; a host that is gone does not refuse, it is silent
 
 
 def check_port(cluster: Cluster) -> None:
@@ -74,13 +73,13 @@ def answers(address: str, timeout: float = CONNECT_TIMEOUT) -> bool:
 class JoinWatch:
     """Used as a context around what blocks until all workers are there, such as MultiWorkerMirroredStrategy().
 
-    Entering waits, listening at our port, until every other worker has answered at its own. What follows at once inside
-    the context then finds all of them. MultiWorkerMirroredStrategy() keeps the interpreter's lock while it waits (TF
-    2.21), so that no thread of ours could end it: should a worker be lost in those seconds, faulthandler's own thread
-    writes where we are and ends the process with exit code 1, `seconds` after the last one came.
+    Entering waits until every other worker has been met (facelib/meeting.py). What follows at once inside the context
+    then finds all of them. MultiWorkerMirroredStrategy() keeps the interpreter's lock while it waits (TF 2.21), so that
+    no thread of ours could end it: should a worker be lost in those seconds, faulthandler's own thread writes where we
+    are and ends the process with exit code 1, `seconds` after the last one came.
 
     Raises:
-        FaceError: on entering, when some have not answered within `seconds`, or our port is taken.
+        FaceError: on entering, when some have not come within `seconds`, or our port is taken.
     """
 
     def __init__(self, cluster: Cluster, seconds: float = JOIN_SECONDS, *, interval: float = 0.5):
@@ -88,47 +87,14 @@ class JoinWatch:
 
     def __enter__(self):
         if self._cluster.count > 1:
-            with _listen(self._cluster):
-                self._meet()
+            with _listen(self._cluster) as listener, Meeting(self._cluster, listener, self._interval) as meeting:
+                meeting.wait(self._seconds)
             faulthandler.dump_traceback_later(max(1.0, self._seconds), exit=True)
         return self
 
     def __exit__(self, *exc):
         if self._cluster.count > 1:
             faulthandler.cancel_dump_traceback_later()
-
-    def _meet(self) -> None:
-        missing, begin, has_said = dict(self._cluster.peers), time.monotonic(), False
-        lock = threading.Lock()
-        stopped = threading.Event()
-
-        def look_for(rank: int, address: str) -> None:
-            while not answers(address):
-                if stopped.wait(self._interval):
-                    return
-            with lock:
-                del missing[rank]
-
-        threads = [threading.Thread(target=look_for, args=peer, daemon=True) for peer in self._cluster.peers.items()]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                while thread.is_alive():
-                    waited = time.monotonic() - begin
-                    with lock:
-                        absent = dict(sorted(missing.items()))
-                    if waited >= self._seconds and absent:
-                        raise FaceError(
-                            f"Every worker joins within {self._seconds:g} s. {_named(absent)} did not. Start all of "
-                            "them at about the same time, or look in their logs, at the addresses and at the firewall."
-                        )
-                    if waited >= SAY_SO and not has_said and absent:
-                        has_said = True
-                        print(f"waiting up to {self._seconds:g} s for {_named(absent).lower()}", file=sys.stderr)
-                    thread.join(min(0.2, max(0.0, self._seconds - waited) + 0.01))
-        finally:
-            stopped.set()
 
 
 def _listen(cluster: Cluster) -> socket.socket:

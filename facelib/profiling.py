@@ -27,6 +27,10 @@ class ProfileSteps(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if _SKIPPED < self._step < _SKIPPED + self.count:  # the training was shorter
             self._stop()
+        elif self._step <= _SKIPPED:
+            print(
+                f"no profile: it begins after {_SKIPPED} steps, and the training ended after {self._step}", flush=True
+            )
 
     def _stop(self) -> None:
         tf.profiler.experimental.stop()

@@ -124,8 +124,9 @@ class Trainer:
             arrays, state = load_checkpoint(checkpoints[-1])
             self._go_to_stage(state["position"]["stage"])
             self._restore(arrays, state, checkpoints[-1])
-            at = f"epoch {self.position['epoch'] + 1}, step {self.position['step']}"
-            self._say(f"resuming at {at}, from {checkpoints[-1]}")
+            epoch, num_epochs = self.position["epoch"], sum(stage.epochs for stage in self.recipe.stage)
+            at = f"resuming at epoch {epoch + 1}, step {self.position['step']}, from {checkpoints[-1]}"
+            self._say(at if epoch < num_epochs else f"finished before: {num_epochs} epochs, nothing to train")
         else:
             self._go_to_stage(0)
             if self.initialise:

@@ -156,8 +156,8 @@ class Workers:
             if self.count == 1:
                 raise
             raise FaceError(
-                f"All workers train until the end. Worker {self.rank} has lost another one ({_first_line(error)}). "
-                f"Its own output says why; the same command again continues from the last checkpoint."
+                f"A training needs all its workers. Worker {self.rank} has lost another one ({_reason(error)}), whose "
+                f"output may say why. The same command again continues from the last checkpoint."
             ) from error
 
     def close(self) -> None:
@@ -225,10 +225,10 @@ def _coordinated_jobs(cluster: Cluster) -> list:
     return [coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=cluster.count)]
 
 
-def _first_line(error: tf.errors.OpError) -> str:
+def _reason(error: tf.errors.OpError) -> str:
     """Of a long message of TensorFlow's, what happened."""
     lines = [line for line in str(error.message).split("\n") if "aborted by" in line or "Error" in line]
-    return (lines or [type(error).__name__])[0].strip()[:200]
+    return (lines or [type(error).__name__])[0].rpartition("aborted by: ")[2].partition(";")[0].strip()[:80]
 
 
 def _fill_up(x, most: int):

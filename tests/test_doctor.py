@@ -102,6 +102,7 @@ def test_a_real_step_is_timed(home, capsys):
     ("change", "threads", "shuffle", "expected"),
     [
         ({"step": 61.0, "pipeline": 5300.0}, 2, "records", r"The step: 61 .*feed 5,300: 87 times.*Nothing to do\.$"),
+        ({"decode": 3000.0, "step": 9000.0}, 8, "records", r"Decoding: 3,000 .*take 9,000\. Use more cores\.$"),
         ({"step": 2000.0}, 2, "records", r"The step: 2,000 .*feed 2,500: 1\.2 times.*Nothing to do\.$"),
         (
             {"step": 2400.0, "read": 3000.0},
@@ -113,11 +114,16 @@ def test_a_real_step_is_timed(home, capsys):
             {"read": 3000.0},
             2,
             "blocks",
-            r"Reading: 3,000 .*feeds 2,500\. More --threads than 2 .*; or use a faster disk\.$",
+            r"Reading: 3,000 .*feeds 2,500\. If the step is faster than that: more --threads than 2 .*; or use .* disk\.$",
         ),
-        ({"decode": 3000.0}, 2, "records", r"Decoding: 3,000 .*Use --threads 8, as many as there are cores\.$"),
-        ({"decode": 3000.0}, 8, "records", r"Decoding: 3,000 .*Use more cores\.$"),
-        ({"augment": 3000.0}, 8, "records", r"Augmenting: 3,000 .*Use fewer augmentations"),
+        (
+            {"decode": 3000.0},
+            2,
+            "records",
+            r"Decoding: 3,000 .*faster than that: use --threads 8, as many as .* cores\.$",
+        ),
+        ({"decode": 3000.0}, 8, "records", r"Decoding: 3,000 .*faster than that: use more cores\.$"),
+        ({"augment": 3000.0}, 8, "records", r"Augmenting: 3,000 .*use fewer augmentations"),
         (
             {"pipeline": 900.0},
             8,

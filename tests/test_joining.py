@@ -14,6 +14,7 @@ import pytest
 from facelib.cli import FaceError
 from facelib.cluster import Cluster
 from facelib.joining import JoinWatch, PeerWatch, answers, check_port
+from facelib.meeting import CONNECT_TIMEOUT, Meeting
 from launch import free_ports
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,17 @@ def free_address():
     """An address that nobody uses now; below the range that connections are given by themselves."""
     (port,) = free_ports(1)
     return f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def present(rank, addresses):
+    """Another worker, in its meeting."""
+    port = int(addresses[rank].rpartition(":")[2])
+    with (
+        socket.create_server(("127.0.0.1", port)) as listener,
+        Meeting(Cluster(rank, tuple(addresses)), listener, interval=0.05),
+    ):
+        yield
 
 
 class Exits:
@@ -141,17 +153,47 @@ def test_a_connection_that_meets_itself_is_no_answer(monkeypatch):
 
 
 def test_a_worker_that_never_comes_is_one_line():
-    with listening() as (_, here), refusing() as missing:
+    with refusing() as missing:
+        addresses = (free_address(), here := free_address(), missing)
         began = time.monotonic()
 
         with (
+            present(1, addresses),
             pytest.raises(FaceError, match=rf"joins within 0\.6 s\. Worker 2 \({missing}\) did not\. Start ") as caught,
-            JoinWatch(Cluster(0, (free_address(), here, missing)), 0.6, interval=0.05),
+            JoinWatch(Cluster(0, addresses), 0.6, interval=0.05),
         ):
             pytest.fail("it was let in")
 
     assert 0.6 <= time.monotonic() - began < SOON
     assert "\n" not in str(caught.value) and here not in str(caught.value)
+
+
+def test_another_program_at_the_address_of_a_worker_is_no_worker():
+    """One that says nothing, and one that says something else, as a training of other workers would."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        addresses = (free_address(), free_address(), f"127.0.0.1:{silent.getsockname()[1]}")
+        elsewhere = (free_address(), addresses[1])
+        with (
+            present(1, elsewhere),
+            pytest.raises(FaceError, match=r"Workers 1 \(\S+, where another program answers\), 2 \(.*\) did not\."),
+            JoinWatch(Cluster(0, addresses), 0.6, interval=0.05),
+        ):
+            pytest.fail("it was let in")
+
+
+def test_calls_that_say_nothing_do_not_keep_the_others_waiting():
+    addresses = (free_address(), free_address())
+    with (
+        socket.create_server(("127.0.0.1", int(addresses[0].rpartition(":")[2]))) as listener,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(5):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        with present(1, addresses), Meeting(Cluster(0, addresses), listener, interval=0.05) as meeting:
+            began = time.monotonic()
+            meeting.wait(SOON)
+
+    assert time.monotonic() - began < CONNECT_TIMEOUT
 
 
 def test_all_that_are_missing_are_named_together():
@@ -165,7 +207,7 @@ def test_all_that_are_missing_are_named_together():
 
 
 def test_after_a_while_a_line_says_for_whom_we_wait(monkeypatch, capfd):
-    monkeypatch.setattr("facelib.joining.SAY_SO", 0.2)
+    monkeypatch.setattr("facelib.meeting.SAY_SO", 0.2)
 
     with (
         refusing() as missing,
@@ -202,9 +244,8 @@ def test_workers_that_come_one_after_the_other_meet_and_their_ports_are_free_aga
 def test_a_port_that_is_taken_is_one_line_on_joining_too():
     with (
         listening() as (_, here),
-        listening() as (_, other),
         pytest.raises(FaceError, match=f"Worker 0 is to listen at {here}"),
-        JoinWatch(Cluster(0, (here, other)), 1.0),
+        JoinWatch(Cluster(0, (here, free_address())), 1.0),
     ):
         pytest.fail("it was let in")
 
@@ -218,11 +259,10 @@ with JoinWatch(Cluster(0, tuple(sys.argv[1:])), 1.0, interval=0.05):
     print("in", flush=True)
     ctypes.PyDLL(None).sleep({int(3 * SOON)})  # PyDLL keeps the lock, as MultiWorkerMirroredStrategy() does
 """
-    with listening() as (_, other):
+    addresses = (free_address(), free_address())
+    with present(1, addresses):
         began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-c", program, free_address(), other], cwd=ROOT, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-c", program, *addresses], cwd=ROOT, capture_output=True, text=True)
 
     assert (done.returncode, done.stdout) == (1, "in\n")
     assert "Timeout (0:00:01)!" in done.stderr
@@ -238,10 +278,9 @@ with JoinWatch(Cluster(0, tuple(sys.argv[1:])), 1.0, interval=0.05):
     pass
 time.sleep(2)
 """
-    with listening() as (_, other):
-        done = subprocess.run(
-            [sys.executable, "-c", program, free_address(), other], cwd=ROOT, capture_output=True, text=True
-        )
+    addresses = (free_address(), free_address())
+    with present(1, addresses):
+        done = subprocess.run([sys.executable, "-c", program, *addresses], cwd=ROOT, capture_output=True, text=True)
 
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -292,6 +292,18 @@ def test_worker_0_keeps_every_byte_in_whole_lines(pieces):
     assert b"".join(found) + rest == "".join(pieces).encode()
 
 
+def test_a_line_of_our_own_does_not_go_on_where_a_progress_bar_was_left(capfd):
+    read, write = os.pipe()
+    os.write(write, b"epoch 1:   3%")
+    os.close(write)
+    with open(read, "rb") as source:
+        joined_log.copy_lines(source, 2, b"")
+    joined_log.say("error: gone")
+    joined_log.say("error: gone too")
+
+    assert capfd.readouterr().err == "epoch 1:   3%\nerror: gone\nerror: gone too\n"
+
+
 def test_a_line_that_worker_0_has_begun_is_not_cut_in_a_file(start):
     script = """
 if RANK == 0:
@@ -349,7 +361,7 @@ time.sleep(600)
 
     assert code == 7
     one.read("asked.0"), one.read("asked.2")
-    assert err == "error: Worker 1 ended with exit code 7, so the others are ended too. Its lines above may say why.\n"
+    assert err == "error: Worker 1 ended with exit code 7, so the others are ended too. Its own lines may say why.\n"
     wait_until_gone(*(int(one.read(f"pid.{i}")) for i in range(3)))
 
 

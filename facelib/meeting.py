@@ -1,0 +1,115 @@
+"""The meeting of all workers before TensorFlow begins: each greets each, so that no other program passes for one.
+
+A worker that is called says who it is, and the caller says so in turn; both then know that the other is there. A worker
+goes on when it has called, and been called by, all others: whoever is still waiting then waits for a third.
+"""
+
+import hashlib
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+
+from facelib.cli import FaceError
+from facelib.cluster import Cluster, split_address
+
+SAY_SO = 10  # seconds of waiting after which a line says for whom
+CONNECT_TIMEOUT = 5.0  # seconds; a host that is gone does not refuse, it is silent
+_LONGEST = 100  # bytes of a greeting
+
+
+class Meeting:
+    """Greets and is greeted, in threads, while the context lasts.
+
+    Args:
+        listener: takes connections at this worker's port.   interval: seconds between calls of a worker that is absent.
+    """
+
+    def __init__(self, cluster: Cluster, listener: socket.socket, interval: float = 0.5):
+        self.cluster, self.listener, self.interval = cluster, listener, interval
+        self.called: set[int] = set()  # who has greeted us when we called
+        self.callers: set[int] = set()  # who has called, and has our greeting
+        self.strangers: set[int] = set()  # at whose address something answers that is no worker of this training
+        self._names = {_greeting(cluster, rank): rank for rank in cluster.peers}
+        self._stopped = threading.Event()
+
+    def __enter__(self):
+        self.listener.settimeout(0.2)
+        self._taking = threading.Thread(target=self._take_calls, daemon=True)
+        self._taking.start()
+        for rank in self.cluster.peers:
+            threading.Thread(target=self._call, args=(rank,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exc):
+        self._stopped.set()
+        self._taking.join()
+
+    def wait(self, seconds: float) -> None:
+        """Returns when all have met.
+
+        Raises:
+            FaceError: some are absent after `seconds`.
+        """
+        begin, has_said = time.monotonic(), False
+        while absent := sorted(self.cluster.peers.keys() - (self.called & self.callers)):
+            waited = time.monotonic() - begin
+            if waited >= seconds:
+                raise FaceError(
+                    f"Every worker joins within {seconds:g} s. {self._named(absent)} did not. Start all of them at "
+                    "about the same time, or look in their logs, at the addresses and at the firewall."
+                )
+            if waited >= SAY_SO and not has_said:
+                has_said = True
+                print(f"waiting up to {seconds:g} s for {self._named(absent).lower()}", file=sys.stderr)
+            time.sleep(0.02)
+
+    def _named(self, ranks: list[int]) -> str:
+        names = {rank: f"{rank} ({self.cluster.peers[rank]}" for rank in ranks}
+        other = ", where another program answers"
+        texts = [name + (other if rank in self.strangers else "") + ")" for rank, name in names.items()]
+        return f"Worker{'s' if len(ranks) > 1 else ''} {', '.join(texts)}"
+
+    def _call(self, rank: int) -> None:
+        while not self._stopped.is_set():
+            with suppress(OSError), socket.create_connection(
+                split_address(self.cluster.peers[rank]), CONNECT_TIMEOUT
+            ) as call:  # fmt: skip
+                found = self._names.get(_line_of(call))
+                if found == rank:
+                    call.sendall(_greeting(self.cluster, self.cluster.rank))
+                    self.strangers.discard(rank)
+                    self.called.add(rank)
+                    return
+                self.strangers.add(rank)
+            self._stopped.wait(self.interval)
+
+    def _take_calls(self) -> None:
+        while not self._stopped.is_set():
+            with suppress(OSError):  # nobody, for a while
+                call, _ = self.listener.accept()
+                threading.Thread(target=self._answer, args=(call,), daemon=True).start()
+
+    def _answer(self, call: socket.socket) -> None:
+        with suppress(OSError), call:
+            call.settimeout(CONNECT_TIMEOUT)
+            call.sendall(_greeting(self.cluster, self.cluster.rank))
+            rank = self._names.get(_line_of(call))
+            if rank is not None:
+                self.callers.add(rank)
+
+
+def _greeting(cluster: Cluster, rank: int) -> bytes:
+    """One of the workers of this very cluster: another training may have been given the same port."""
+    digest = hashlib.sha256(" ".join(cluster.addresses).encode()).hexdigest()[:16]
+    return f"mobilearc worker {rank} of {digest}\n".encode()
+
+
+def _line_of(call: socket.socket) -> bytes:
+    """What the other side says up to a line's end; b"" when it says nothing."""
+    line = b""
+    with suppress(TimeoutError):
+        while not line.endswith(b"\n") and len(line) < _LONGEST and (more := call.recv(_LONGEST)):
+            line += more
+    return line
