@@ -114,7 +114,7 @@ def test_a_real_step_is_timed(home, capsys):
             {"read": 3000.0},
             2,
             "blocks",
-            r"Reading: 3,000 .*feeds 2,500\. If the step is faster than that: more --threads than 2 .*; or use .* disk\.$",
+            r"Reading: 3,000 .*feeds 2,500\. If the step is faster than that: more --threads than 2 .*; .* disk\.$",
         ),
         (
             {"decode": 3000.0},
