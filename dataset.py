@@ -19,10 +19,11 @@ import simplejpeg
 
 from facelib.augment import make_augment
 from facelib.cli import FaceError
-from facelib.data_dir import Records, open_records
+from facelib.data_dir import open_records
 from facelib.permutation import scattered_permutation
 from facelib.pk_order import pk_order
 from facelib.recipe import Recipe
+from facelib.records import Records
 
 BLOCK_RECORDS = 128  # one read of about 0.6 MB
 POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs

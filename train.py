@@ -17,13 +17,14 @@ from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
 from facelib.cli import FaceError, run_cli
 from facelib.cluster import find_cluster
 from facelib.convert import convert
-from facelib.data_dir import Records, open_records
+from facelib.data_dir import open_records
 from facelib.files import require_file
 from facelib.joining import JOIN_SECONDS
 from facelib.networks import build_network
 from facelib.object_store import data_path
 from facelib.prepare import prepare_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
+from facelib.records import Records
 from facelib.run_dir import open_run
 from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar

@@ -13,10 +13,7 @@ import numpy as np
 
 from facelib.cli import FaceError
 from facelib.convert_passes import Buckets, Job, fill_buckets, write_shards
-from facelib.data_dir import (
-    META,
-    open_records,
-)
+from facelib.data_dir import META, open_records
 from facelib.files import read_json, write_json
 from facelib.image_checker import ImageChecker
 from facelib.shard_files import write_meta

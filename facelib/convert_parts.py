@@ -28,8 +28,9 @@ from facelib.convert import (
     too_small,
 )
 from facelib.convert_passes import Job, fill_buckets, write_shards
-from facelib.data_dir import INDEX, INDEX_DTYPE, META, Records
+from facelib.data_dir import INDEX, META
 from facelib.files import read_json, require_file, write_bytes
+from facelib.records import INDEX_DTYPE, Records
 from facelib.shard_files import hash_index, shard_entry, write_frames, write_index, write_meta
 from facelib.working_folder import working_folder
 

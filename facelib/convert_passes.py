@@ -15,8 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from facelib.cli import FaceError
-from facelib.data_dir import INDEX_DTYPE, shard_name
+from facelib.data_dir import shard_name
 from facelib.image_checker import ImageChecker
+from facelib.records import INDEX_DTYPE
 from facelib.shard_files import shard_entry, write_all, write_frames
 from facelib.sources import Source
 from facelib.tfrecord import BadRecord, map_file

@@ -7,8 +7,8 @@ import numpy as np
 
 from facelib import tfrecord_layouts
 from facelib.cli import FaceError
-from facelib.data_dir import INDEX_DTYPE, MAX_SHARD_BYTES, Records
 from facelib.files import require_file
+from facelib.records import INDEX_DTYPE, MAX_SHARD_BYTES, Records
 from facelib.tfrecord import FRAME_BYTES, BadRecord, decode_example, map_file, scan
 from facelib.tfrecord_layouts import Layout
 

@@ -12,8 +12,9 @@ import pytest
 
 from facelib.cli import FaceError
 from facelib.convert import convert
-from facelib.data_dir import INDEX_DTYPE, Records, open_records
+from facelib.data_dir import open_records
 from facelib.recordio import face_payloads, write_rec
+from facelib.records import INDEX_DTYPE, Records
 from facelib.sources import open_source
 
 LABELS = [0, 0, 0, 1, 1, 2, 3, 3, 3, 3]

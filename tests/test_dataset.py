@@ -19,8 +19,9 @@ import dataset
 from dataset import TrainingData, block_order, random_flip, record_keys, record_order
 from facelib.cli import FaceError
 from facelib.convert import convert
-from facelib.data_dir import INDEX_DTYPE, Records, open_records
+from facelib.data_dir import open_records
 from facelib.recordio import face_payloads, write_rec
+from facelib.records import INDEX_DTYPE, Records
 from facelib.tfrecord import encode_image_example, frame
 from facelib.toy_faces import toy_face
 
