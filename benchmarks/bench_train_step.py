@@ -4,7 +4,7 @@
 
 Batch 64, 1,000 classes, PReLU, ArcFace, SGD with momentum, float32. Both share head, optimizer, loop and data; only
 BatchNormalization and PReLU differ. Single steps alternate, since a shared machine is faster at some seconds than at
-others; medians after the warm-up. The bar: `ratio` >= 1.35 on the CPU.
+others; medians after the warm-up. The bar: `ratio` >= 1.5 on the CPU.
 """
 
 import argparse

@@ -4,20 +4,25 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 
+_MOST = 2**32 - 1  # of array's "I"
+
+
 class Names(Sequence):
-    """Strings: 8 bytes and its UTF-8 bytes for each, where Python's own take about 60.
+    """Strings: 4 bytes and its UTF-8 bytes for each (8 above 4 GiB in all), where Python's own take about 60.
 
     Bytes that are no UTF-8, of file names, come out as Python has them: lone surrogates.
     """
 
     def __init__(self, names: Iterable[str | bytes] = ()):
-        self._text, self._ends = bytearray(), array("q")
+        self._text, self._ends = bytearray(), array("I")
         for name in names:
             self.append(name)
 
     def append(self, name: str | bytes) -> None:
         """Adds one at the end."""
         self._text += name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
+        if len(self._text) > _MOST and self._ends.typecode == "I":
+            self._ends = array("q", self._ends)
         self._ends.append(len(self._text))
 
     def __len__(self) -> int:

@@ -22,10 +22,16 @@ def test_file_names_that_are_no_text_are_kept_as_python_has_them():
     assert list(Names([b"caf\xe9", "", "caf\udce9"])) == ["caf\udce9", "", "caf\udce9"]
 
 
-def test_a_name_takes_its_letters_and_eight_bytes():
+def test_a_name_takes_its_letters_and_four_bytes():
     tracemalloc.start()
     packed = Names(f"m.{i:08x}" for i in range(50_000))
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(packed) == 50_000
-    assert used < 50_000 * 22  # both grow an eighth ahead of need
+    assert used < 50_000 * 17  # both grow an eighth ahead of need
+
+
+def test_more_text_than_four_bytes_can_count_is_counted_with_eight(monkeypatch):
+    monkeypatch.setattr("facelib.names._MOST", 20)
+    names = [f"name {i}" for i in range(50)]
+    assert list(Names(names)) == names
