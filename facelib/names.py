@@ -3,7 +3,6 @@
 from array import array
 from collections.abc import Iterable, Sequence
 
-
 _MOST = 2**32 - 1  # of array's "I"
 
 
