@@ -126,7 +126,7 @@ class Trainer:
             self._restore(arrays, state, checkpoints[-1])
             epoch, num_epochs = self.position["epoch"], sum(stage.epochs for stage in self.recipe.stage)
             at = f"resuming at epoch {epoch + 1}, step {self.position['step']}, from {checkpoints[-1]}"
-            self._say(at if epoch < num_epochs else f"finished before: {num_epochs} epochs, nothing to train")
+            self._say(at if epoch < num_epochs else "this run is finished: nothing to train")
         else:
             self._go_to_stage(0)
             if self.initialise:

@@ -590,3 +590,16 @@ def test_a_run_with_a_model_keeps_its_recipe_and_data(tmp_path):
         open_run(tmp_path / "run", replace(RECIPE, seed=7))
     with pytest.raises(FaceError, match="begun on other data"):
         open_run(tmp_path / "run", fingerprint="g")
+
+
+def test_a_finished_run_says_so_and_trains_nothing(tmp_path, capsys):
+    recipe = replace(RECIPE, stage=(replace(STAGE, epochs=1),))
+    fit(tmp_path / "run", recipe)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    capsys.readouterr()
+
+    _, is_complete = fit(tmp_path / "run", recipe)
+
+    assert is_complete
+    assert capsys.readouterr().out == "this run is finished: nothing to train\n"
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
