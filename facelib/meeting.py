@@ -17,6 +17,7 @@ from facelib.cluster import Cluster, split_address
 SAY_SO = 10  # seconds of waiting after which a line says for whom
 CONNECT_TIMEOUT = 5.0  # seconds; a host that is gone does not refuse, it is silent
 _LONGEST = 100  # bytes of a greeting
+_OPENING = b"mobilearc worker "
 
 
 class Meeting:
@@ -30,7 +31,7 @@ class Meeting:
         self.cluster, self.listener, self.interval = cluster, listener, interval
         self.called: set[int] = set()  # who has greeted us when we called
         self.callers: set[int] = set()  # who has called, and has our greeting
-        self.strangers: set[int] = set()  # at whose address something answers that is no worker of this training
+        self.strangers: dict[int, str] = {}  # what answers at an address and is not the worker
         self._names = {_greeting(cluster, rank): rank for rank in cluster.peers}
         self._stopped = threading.Event()
 
@@ -66,23 +67,23 @@ class Meeting:
             time.sleep(0.02)
 
     def _named(self, ranks: list[int]) -> str:
-        names = {rank: f"{rank} ({self.cluster.peers[rank]}" for rank in ranks}
-        other = ", where another program answers"
-        texts = [name + (other if rank in self.strangers else "") + ")" for rank, name in names.items()]
-        return f"Worker{'s' if len(ranks) > 1 else ''} {', '.join(texts)}"
+        answers = {rank: f", where {what} answers" for rank, what in self.strangers.items()}
+        names = ", ".join(f"{rank} ({self.cluster.peers[rank]}{answers.get(rank, '')})" for rank in ranks)
+        return f"Worker{'s' if len(ranks) > 1 else ''} {names}"
 
     def _call(self, rank: int) -> None:
         while not self._stopped.is_set():
             with suppress(OSError), socket.create_connection(
                 split_address(self.cluster.peers[rank]), CONNECT_TIMEOUT
             ) as call:  # fmt: skip
-                found = self._names.get(_line_of(call))
-                if found == rank:
+                line = _line_of(call)
+                if self._names.get(line) == rank:
                     call.sendall(_greeting(self.cluster, self.cluster.rank))
-                    self.strangers.discard(rank)
+                    self.strangers.pop(rank, None)
                     self.called.add(rank)
                     return
-                self.strangers.add(rank)
+                is_ours = line.startswith(_OPENING)
+                self.strangers[rank] = "a worker with another list of workers" if is_ours else "another program"
             self._stopped.wait(self.interval)
 
     def _take_calls(self) -> None:
@@ -103,7 +104,7 @@ class Meeting:
 def _greeting(cluster: Cluster, rank: int) -> bytes:
     """One of the workers of this very cluster: another training may have been given the same port."""
     digest = hashlib.sha256(" ".join(cluster.addresses).encode()).hexdigest()[:16]
-    return f"mobilearc worker {rank} of {digest}\n".encode()
+    return _OPENING + f"{rank} of {digest}\n".encode()
 
 
 def _line_of(call: socket.socket) -> bytes:

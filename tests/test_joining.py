@@ -175,7 +175,9 @@ def test_another_program_at_the_address_of_a_worker_is_no_worker():
         elsewhere = (free_address(), addresses[1])
         with (
             present(1, elsewhere),
-            pytest.raises(FaceError, match=r"Workers 1 \(\S+, where another program answers\), 2 \(.*\) did not\."),
+            pytest.raises(
+                FaceError, match=r"Workers 1 \(\S+, where a worker with another list of workers answers\), 2 \(.*\) did"
+            ),
             JoinWatch(Cluster(0, addresses), 0.6, interval=0.05),
         ):
             pytest.fail("it was let in")
