@@ -75,9 +75,12 @@ class _Block:
     def __init__(self, scaled, centres, own, width, scale):
         self.centres, self.inverse = centres, _inverse_norms(centres)
         here = tf.reshape(tf.where((own >= 0) & (own < width)), [-1])
-        place = tf.stack([here, tf.gather(own, here)], 1)
+        place = tf.cast(here * width + tf.gather(own, here), tf.int32)  # 2^31 logits of one block fit in no memory
         logits = tf.matmul(scaled, centres, transpose_b=True) * self.inverse
-        self.logits = tf.tensor_scatter_nd_update(logits, place, tf.fill([tf.size(here)], -scale - _BESIDE))
+        # In place, as nothing else reads them; tensor_scatter_nd_update would copy them.
+        below = tf.fill([tf.size(here)], -scale - _BESIDE)
+        flat = tf.raw_ops.InplaceUpdate(x=tf.reshape(logits, [-1]), i=place, v=below)
+        self.logits = tf.reshape(flat, tf.shape(logits))
         self.softmax = tf.nn.softmax(self.logits)  # one op for what would be five passes
         self.highest = tf.reduce_max(self.logits, 1)
         self.log_sum = self.highest - tf.math.log(tf.reduce_max(self.softmax, 1))
