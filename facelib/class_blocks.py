@@ -49,18 +49,14 @@ def own_and_others(x, centres, own, scale, num_classes: int):
         def gradient(of_cosine, of_log_sum, of_highest):
             of_cosine = tf.where(is_here, of_cosine, 0.0)
             weights = tf.exp(log_sums - log_sum) * (scale * of_log_sum)
+            of_own = (of_cosine * inverse)[:, None] * (x - cosine[:, None] * row)
             of_x, of_centres = [of_cosine[:, None] * row], []
             for block, weight in zip(blocks, tf.unstack(weights), strict=True):
                 with tf.control_dependencies(of_centres[-2:-1]):
-                    by_x, by_centres = block.gradient(x, weight, scale)
+                    by_x, by_centres = block.gradient(x, weight, scale, of_own)
                 of_x.append(by_x)
                 of_centres.append(by_centres)
-            of_own = (of_cosine * inverse)[:, None] * (x - cosine[:, None] * row)
-            # In place: nothing else reads the joined blocks, and tensor_scatter_nd_add would copy them. Each row once,
-            # for on a GPU InplaceAdd loses one of two additions to the same row.
-            rows, which = tf.unique(tf.cast(tf.maximum(own, 0), tf.int32))
-            of_rows = tf.math.unsorted_segment_sum(of_own, which, tf.size(rows))
-            return tf.add_n(of_x), tf.raw_ops.InplaceAdd(x=tf.concat(of_centres, 0), i=rows, v=of_rows)
+            return tf.add_n(of_x), tf.concat(of_centres, 0)
 
         highest = tf.reduce_max(tf.stack([block.highest for block in blocks]), 0) / scale
         return (cosine, log_sum, highest), gradient
@@ -74,22 +70,25 @@ class _Block:
 
     def __init__(self, scaled, centres, own, width, scale):
         self.centres, self.inverse = centres, _inverse_norms(centres)
-        here = tf.reshape(tf.where((own >= 0) & (own < width)), [-1])
-        place = tf.cast(here * width + tf.gather(own, here), tf.int32)  # 2^31 logits of one block fit in no memory
+        self.faces = tf.reshape(tf.where((own >= 0) & (own < width)), [-1])  # of this block's classes
+        self.own = tf.gather(own, self.faces)
         logits = tf.matmul(scaled, centres, transpose_b=True) * self.inverse
-        # In place, as nothing else reads them; tensor_scatter_nd_update would copy them.
-        below = tf.fill([tf.size(here)], -scale - _BESIDE)
-        flat = tf.raw_ops.InplaceUpdate(x=tf.reshape(logits, [-1]), i=place, v=below)
-        self.logits = tf.reshape(flat, tf.shape(logits))
+        # A copy, as below: what is written in place, another loss of the same faces may share, as mixup has two.
+        place, below = tf.stack([self.faces, self.own], 1), tf.fill([tf.size(self.faces)], -scale - _BESIDE)
+        self.logits = tf.tensor_scatter_nd_update(logits, place, below)
         self.softmax = tf.nn.softmax(self.logits)  # one op for what would be five passes
         self.highest = tf.reduce_max(self.logits, 1)
         self.log_sum = self.highest - tf.math.log(tf.reduce_max(self.softmax, 1))
 
-    def gradient(self, x, weight, scale):
-        """By x and by the centres, where `weight` [B] stands before this block's softmax."""
+    def gradient(self, x, weight, scale, of_own):
+        """By x and by the centres, where `weight` [B] stands before this block's softmax.
+
+        of_own: [B, D], the gradient of each row's own centre that does not come from the softmax.
+        """
         shares = self.softmax * self.inverse
         pull = tf.linalg.matvec(shares * self.logits, weight / scale, transpose_a=True) * self.inverse
         by_centres = tf.matmul(shares, weight[:, None] * x, transpose_a=True) - pull[:, None] * self.centres
+        by_centres = tf.tensor_scatter_nd_add(by_centres, self.own[:, None], tf.gather(of_own, self.faces))
         return weight[:, None] * tf.matmul(shares, self.centres), by_centres
 
 

@@ -67,7 +67,7 @@ class Meeting:
             time.sleep(0.02)
 
     def _named(self, ranks: list[int]) -> str:
-        answers = {rank: f", where {what} answers" for rank, what in self.strangers.items()}
+        answers = {rank: f", where {what} answers" for rank, what in self.strangers.copy().items()}
         names = ", ".join(f"{rank} ({self.cluster.peers[rank]}{answers.get(rank, '')})" for rank in ranks)
         return f"Worker{'s' if len(ranks) > 1 else ''} {names}"
 

@@ -120,3 +120,44 @@ def test_reading_the_centres_copies_nothing():
     head.build((None, 8))
     first, second = (head.centres.value.read_value() for _ in range(2))
     assert first._numpy().ctypes.data == second._numpy().ctypes.data
+
+
+def test_two_losses_of_the_same_faces_in_one_graph_are_those_of_two_graphs():
+    """As mixup has them. TensorFlow computes once what two of them share, so neither may write into it."""
+    rng = np.random.default_rng(3)
+    head = make_head("arcface", 40)
+    head.build((None, 6))
+    head.centres.assign(rng.standard_normal((40, 6)))
+    faces = tf.constant(rng.standard_normal((9, 6)), tf.float32)
+    labels = [tf.constant(rng.integers(0, 40, 9)) for _ in range(2)]
+
+    def step(faces, *labels):
+        columns = head.columns(tf.concat(labels, 0))  # a sampled head's are those of both
+        with tf.GradientTape() as tape:
+            tape.watch(columns.centres)
+            losses = [head.loss_and_accuracy(faces, some, columns=columns)[0] for some in labels]
+            loss = tf.add_n([(k + 1.0) * one for k, one in enumerate(losses)])
+        return loss, tape.gradient(loss, columns.centres)
+
+    together = tf.function(step)(faces, *labels)
+    first, second = (tf.function(step)(faces, some) for some in labels)
+
+    for both, one, two in zip(together, first, second, strict=True):
+        np.testing.assert_allclose(both, one + 2.0 * two, rtol=1e-5, atol=1e-6)
+
+
+def test_two_gradients_that_differ_in_the_own_class_alone_do_not_share_an_array():
+    rng = np.random.default_rng(4)
+    faces = tf.constant(unit_faces(rng, 5, 6), tf.float32)
+    centres, own = tf.constant(rng.standard_normal((20, 6)), tf.float32), tf.constant(rng.integers(0, 20, 5))
+
+    def gradients(*weights):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(centres)
+            cosine, log_sum, _ = own_and_others(faces, centres, own, 8.0, 20)
+            totals = [tf.reduce_sum(log_sum) + weight * tf.reduce_sum(cosine) for weight in weights]
+        return [tape.gradient(total, centres) for total in totals]
+
+    together = tf.function(gradients)(-8.0, 16.0)
+    for found, weight in zip(together, (-8.0, 16.0), strict=True):
+        np.testing.assert_allclose(found, gradients(weight)[0], rtol=1e-5, atol=1e-5)
