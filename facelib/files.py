@@ -45,6 +45,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
+def cache_home() -> Path:
+    """Where this machine keeps what it can make again: in $XDG_CACHE_HOME, or ~/.cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    home = home if home.is_absolute() else Path.home() / ".cache"  # as the XDG specification has it
+    return home / "mobilearc"
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data` to `path` atomically, making the folder when it is missing."""
     with atomic_path(path) as part:

@@ -5,7 +5,6 @@ memory map there too. TensorFlow is imported for a stored path and for no other.
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from facelib.cli import FaceError
-from facelib.files import atomic_path, write_bytes
+from facelib.files import atomic_path, cache_home, write_bytes
 from facelib.prepare import import_tensorflow
 
 _COPIED_BYTES = 16 << 20  # at once
@@ -38,10 +37,8 @@ class StoredPath(str):
 
     @property
     def cache(self) -> Path:
-        """The folder of this machine for what is kept of a stored folder: in $XDG_CACHE_HOME, or ~/.cache."""
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "")
-        home = home if home.is_absolute() else Path.home() / ".cache"  # as the XDG specification has it
-        return home / "mobilearc" / hashlib.sha256(self.rstrip("/").encode()).hexdigest()[:16]
+        """The folder of this machine for what is kept of a stored folder."""
+        return cache_home() / hashlib.sha256(self.rstrip("/").encode()).hexdigest()[:16]
 
 
 def data_path(text: str) -> Path | StoredPath:

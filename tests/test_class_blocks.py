@@ -1,4 +1,4 @@
-"""The softmax over blocks of classes, against formulas in float64."""
+"""The softmax over many classes, by blocks and by compiled tiles, against formulas in float64."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from face_loss_k import make_head
-from facelib import class_blocks
+from facelib import class_blocks, class_tiles
 from facelib.class_blocks import own_and_others
 
 
@@ -37,22 +37,19 @@ def unit_faces(rng, count, size):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 999), num_blocks=st.integers(1, 6), scale=st.sampled_from([1.0, 64.0, 512.0]),
-    deviation=st.sampled_from([1e-3, 1.0, 1e3]),
-)  # fmt: skip
-def test_values_and_gradients_are_those_of_the_formula(seed, num_blocks, scale, deviation):
-    rng = np.random.default_rng(seed)
-    num_classes, count, size = int(rng.integers(2 * num_blocks, 40)), int(rng.integers(1, 9)), 5
-    x, centres = unit_faces(rng, count, size), deviation * rng.standard_normal((num_classes, size))
-    own = rng.integers(-1, num_classes, count)
-    of_cosine, of_log_sum = rng.standard_normal((2, count))
+@pytest.fixture(params=["blocks", "tiles"])
+def way(request, monkeypatch):
+    """Either way for any number of classes. Vectors of 16 values go by tiles, others never do."""
+    monkeypatch.setattr(class_tiles, "_FEWEST", 0 if request.param == "tiles" else 1 << 60)
+    assert class_tiles.has_tiles(2, 16) == (request.param == "tiles"), "tiles want a C++ compiler and no GPU"
+    return request.param
 
+
+def check_against_formulas(x, centres, own, scale, num_classes, of_cosine, of_log_sum):
     tensors = [tf.constant(v, tf.float32) for v in (x, centres)]
     with tf.GradientTape() as tape:
         tape.watch(tensors)
-        found = own_and_others(*tensors, tf.constant(own), scale, num_blocks * class_blocks._WIDTH)
+        found = own_and_others(*tensors, tf.constant(own), scale, num_classes)
         total = tf.reduce_sum(found[0] * of_cosine.astype("f") + found[1] * of_log_sum.astype("f"))
     by_x, by_centres = tape.gradient(total, tensors)
 
@@ -64,54 +61,132 @@ def test_values_and_gradients_are_those_of_the_formula(seed, num_blocks, scale, 
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=4e-6 * scale * max(1, np.abs(expected).max()))
 
 
+SCALES, DEVIATIONS = st.sampled_from([1.0, 64.0, 512.0]), st.sampled_from([1e-3, 1.0, 1e3])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 999), num_blocks=st.integers(1, 6), scale=SCALES, deviation=DEVIATIONS)
+def test_values_and_gradients_by_blocks_are_those_of_the_formula(seed, num_blocks, scale, deviation):
+    rng = np.random.default_rng(seed)
+    num_classes, count, size = int(rng.integers(2 * num_blocks, 40)), int(rng.integers(1, 9)), 5
+    x, centres = unit_faces(rng, count, size), deviation * rng.standard_normal((num_classes, size))
+    own, upstream = rng.integers(-1, num_classes, count), rng.standard_normal((2, count))
+    check_against_formulas(x, centres, own, scale, num_blocks * class_blocks._WIDTH, *upstream)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 999), num_classes=st.integers(2, 5000), count=st.integers(1, 140), lanes=st.integers(1, 12),
+    scale=SCALES, deviation=DEVIATIONS,
+)  # fmt: skip
+def test_values_and_gradients_by_tiles_are_those_of_the_formula(seed, num_classes, count, lanes, scale, deviation):
+    """Numbers of faces, classes and values that fill the last vector, block of rows, strip and tile, or do not."""
+    rng, size = np.random.default_rng(seed), 16 * lanes
+    x, centres = unit_faces(rng, count, size), deviation * rng.standard_normal((num_classes, size))
+    own, upstream = rng.integers(-1, num_classes, count), rng.standard_normal((2, count))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(class_tiles, "_FEWEST", 0)
+        check_against_formulas(x, centres, own, scale, num_classes, *upstream)
+
+
 @pytest.mark.parametrize("sampled", [False, True])
-def test_many_blocks_of_a_head_are_one(sampled, monkeypatch):
-    """The head as the trainer calls it, with its classes in one block and in seven."""
+def test_a_head_in_many_blocks_or_in_tiles_is_one_in_one_block(sampled, monkeypatch):
+    """The head as the trainer calls it, with its classes in one block, in seven, and in tiles."""
     rng = np.random.default_rng(0)
-    faces, labels = rng.standard_normal((9, 6)).astype("float32"), tf.constant(rng.integers(0, 70, 9))
+    faces, labels = rng.standard_normal((9, 16)).astype("float32"), tf.constant(rng.integers(0, 70, 9))
     results = []
-    for width in (class_blocks._WIDTH, 3 if sampled else 10):
+    for width, fewest in ((class_blocks._WIDTH, 100), (3 if sampled else 10, 100), (1, 0)):
         monkeypatch.setattr(class_blocks, "_WIDTH", width)
+        monkeypatch.setattr(class_tiles, "_FEWEST", fewest)
         head = make_head("arcface", 70)
         if sampled:
             head.split = type(head.split)(sample_rate=0.3)
-        head.build((None, 6))
-        head.centres.assign(np.random.default_rng(1).standard_normal((70, 6)))
+        head.build((None, 16))
+        head.centres.assign(np.random.default_rng(1).standard_normal((70, 16)))
         columns = head.columns(labels)
         with tf.GradientTape() as tape:
             tape.watch(columns.centres)
             loss, accuracy = head.loss_and_accuracy(faces, labels, columns=columns)
         results.append((loss, accuracy, tape.gradient(loss, columns.centres)))
-    for one, many in zip(*results, strict=True):
-        np.testing.assert_allclose(one, many, rtol=1e-5, atol=1e-6)
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_the_own_class_may_be_far_ahead_and_its_margin_still_decides():
+def test_the_own_class_may_be_far_ahead_and_its_margin_still_decides(way):
     """The others' sum, 1e-17 of the own term without margin, is more than the own term with it."""
-    centres = np.eye(3, 4, dtype="float32")
-    face = tf.constant([[1.0, 0.0, 0.0, 0.0]])
+    centres, face = np.eye(3, 16, dtype="float32"), tf.eye(1, 16)
     _, log_sum, highest = own_and_others(face, centres, tf.constant([0], tf.int64), 40.0, 3)
     assert float(log_sum[0]) == pytest.approx(np.log(2), abs=1e-6)
     assert float(highest[0]) == 0
 
 
 def test_a_block_of_the_own_class_alone_adds_nothing():
-    centres = tf.constant(np.eye(2, dtype="float32"))
+    centres = tf.eye(2)
     face = tf.constant([[0.6, 0.8]])
     _, log_sum, highest = own_and_others(face, centres, tf.constant([1], tf.int64), 2.0, 2 * class_blocks._WIDTH)
     assert float(log_sum[0]) == pytest.approx(1.2, abs=1e-6)
     assert float(highest[0]) == pytest.approx(0.6, abs=1e-6)
 
 
-def test_a_centre_of_zero_has_a_finite_gradient():
-    centres = tf.constant([[0.0, 0.0], [1.0, 0.0]])
+def test_a_tile_of_the_own_class_alone_adds_nothing(monkeypatch):
+    monkeypatch.setattr(class_tiles, "_FEWEST", 0)
+    centres = tf.concat([tf.tile(tf.eye(1, 16), [126, 1]), tf.reverse(tf.eye(1, 16), [1])], 0)
+    face = tf.constant([[0.6] + [0.0] * 14 + [0.8]])
+    _, log_sum, highest = own_and_others(face, centres, tf.constant([126], tf.int64), 2.0, 127)
+    assert float(log_sum[0]) == pytest.approx(1.2 + np.log(126), abs=1e-5)
+    assert float(highest[0]) == pytest.approx(0.6, abs=1e-6)
+
+
+@pytest.mark.parametrize("near_first", [True, False])
+def test_a_class_far_ahead_of_those_before_or_behind_it_is_all_of_the_sum(way, near_first):
+    """e^-2000 of the sum are the others: no float holds them beside it, and none may turn it into NaN."""
+    face, far = tf.eye(1, 16), -tf.eye(1, 16)
+    order = [face, tf.tile(far, [3000, 1])] if near_first else [tf.tile(far, [3000, 1]), face]
+    centres, own = tf.concat(order, 0), tf.constant([5], tf.int64)
     with tf.GradientTape() as tape:
         tape.watch(centres)
-        cosine, log_sum, _ = own_and_others(
-            tf.constant([[1.0, 0.0], [0.6, 0.8]]), centres, tf.constant([0, 1], tf.int64), 64.0, 2
-        )
+        _, log_sum, highest = own_and_others(face, centres, own, 1000.0, 3001)
+    assert float(log_sum[0]) == pytest.approx(1000, abs=1e-3)
+    assert float(highest[0]) == pytest.approx(1)
+    np.testing.assert_allclose(tape.gradient(log_sum, centres), tf.zeros_like(centres), atol=1e-3)
+
+
+def test_what_is_not_a_number_is_not_lost(way):
+    """The trainer goes back to a checkpoint where the loss is NaN."""
+    centres = np.random.default_rng(0).standard_normal((300, 16)).astype("float32")
+    centres[170, 3] = np.nan
+    _, log_sum, _ = own_and_others(tf.eye(2, 16), tf.constant(centres), tf.constant([0, 299], tf.int64), 64.0, 300)
+    assert np.isnan(log_sum).all()
+
+
+def test_a_centre_of_zero_has_a_finite_gradient(way):
+    centres = tf.concat([tf.zeros((1, 16)), tf.eye(1, 16)], 0)
+    faces = tf.constant([[1.0, 0.0] + [0.0] * 14, [0.6, 0.8] + [0.0] * 14])
+    with tf.GradientTape() as tape:
+        tape.watch(centres)
+        cosine, log_sum, _ = own_and_others(faces, centres, tf.constant([0, 1], tf.int64), 64.0, 2)
         total = tf.reduce_sum(cosine + log_sum)
     assert np.isfinite(tape.gradient(total, centres)).all()
+
+
+def test_tiles_give_the_same_bits_with_any_number_of_threads(monkeypatch):
+    rng = np.random.default_rng(5)
+    monkeypatch.setattr(class_tiles, "_FEWEST", 0)
+    faces, centres = (
+        tf.constant(unit_faces(rng, 20, 32), tf.float32),
+        tf.constant(rng.standard_normal((4000, 32)), "float32"),
+    )
+    results = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(class_tiles, "_threads", lambda threads=threads: threads)
+        with tf.GradientTape() as tape:
+            tape.watch([faces, centres])
+            _, log_sum, _ = own_and_others(faces, centres, tf.range(20, dtype=tf.int64), 64.0, 4000)
+        results.append([log_sum, *tape.gradient(log_sum, [faces, centres])])
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(one, other)
 
 
 def test_reading_the_centres_copies_nothing():
@@ -122,13 +197,13 @@ def test_reading_the_centres_copies_nothing():
     assert first._numpy().ctypes.data == second._numpy().ctypes.data
 
 
-def test_two_losses_of_the_same_faces_in_one_graph_are_those_of_two_graphs():
+def test_two_losses_of_the_same_faces_in_one_graph_are_those_of_two_graphs(way):
     """As mixup has them. TensorFlow computes once what two of them share, so neither may write into it."""
     rng = np.random.default_rng(3)
     head = make_head("arcface", 40)
-    head.build((None, 6))
-    head.centres.assign(rng.standard_normal((40, 6)))
-    faces = tf.constant(rng.standard_normal((9, 6)), tf.float32)
+    head.build((None, 16))
+    head.centres.assign(rng.standard_normal((40, 16)))
+    faces = tf.constant(rng.standard_normal((9, 16)), tf.float32)
     labels = [tf.constant(rng.integers(0, 40, 9)) for _ in range(2)]
 
     def step(faces, *labels):
@@ -146,10 +221,10 @@ def test_two_losses_of_the_same_faces_in_one_graph_are_those_of_two_graphs():
         np.testing.assert_allclose(both, one + 2.0 * two, rtol=1e-5, atol=1e-6)
 
 
-def test_two_gradients_that_differ_in_the_own_class_alone_do_not_share_an_array():
+def test_two_gradients_that_differ_in_the_own_class_alone_do_not_share_an_array(way):
     rng = np.random.default_rng(4)
-    faces = tf.constant(unit_faces(rng, 5, 6), tf.float32)
-    centres, own = tf.constant(rng.standard_normal((20, 6)), tf.float32), tf.constant(rng.integers(0, 20, 5))
+    faces = tf.constant(unit_faces(rng, 5, 16), tf.float32)
+    centres, own = tf.constant(rng.standard_normal((20, 16)), tf.float32), tf.constant(rng.integers(0, 20, 5))
 
     def gradients(*weights):
         with tf.GradientTape(persistent=True) as tape:
