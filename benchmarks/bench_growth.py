@@ -32,7 +32,9 @@ from facelib.recipe import Recipe  # noqa: E402
 
 WARM_UP, JOIN_SECONDS, PATIENCE = 2, 120, 600  # steps, seconds, seconds
 REDUCTIONS = 4  # of one value a face: the own cosine, two for the sum over the others, the nearest of them
-PASSES = 20  # over the logits and centres of a step, each a read or a write; fitted, see docs/scaling.md
+# Over the logits and centres of a step, each a read or a write; fitted on a CPU, see docs/scaling.md. Sampled centres
+# are gathered before, and scattered after.
+PASSES, PASSES_SAMPLED = 6, 18
 OWN_BYTES = 64e6  # of a process that has any head at all: 0.07 GB with 10,000 classes, where the head has 0.01
 BAR, WORTH_JUDGING = 1.25, {"sent_bytes": 1e6, "head_bytes": 256e6}
 
@@ -71,10 +73,12 @@ def planned_bytes(num_workers: int, batch_size: int, size: int, num_parameters: 
     return (num_workers - 1) / num_workers * (gathered + 2 * summed)
 
 
-def planned_seconds(num_columns: int, batch_size: int, size: int, num_parameters: int, speeds: dict) -> float:
+def planned_seconds(
+    num_columns: int, batch_size: int, size: int, num_parameters: int, is_sampled: bool, speeds: dict
+) -> float:
     """Of a step whose softmax has so many columns, those of all workers, on the one machine of `speeds`."""
     operations = 6 * batch_size * size * num_columns + 4 * batch_size * num_parameters
-    moved = 4 * PASSES * num_columns * (batch_size + size)
+    moved = 4 * (PASSES_SAMPLED if is_sampled else PASSES) * num_columns * (batch_size + size)
     return operations / speeds["operations_per_s"] + moved / speeds["bytes_per_s"]
 
 
@@ -99,7 +103,7 @@ def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: floa
     first, last = ClassSplit(workers).bounds(num_classes)
     columns = num_workers * (ClassSplit(workers, rate).num_sampled(num_classes) if rate < 1 else last - first)
     model = {
-        "step_s": planned_seconds(columns, args.batch, args.size, found["parameters"], speeds),
+        "step_s": planned_seconds(columns, args.batch, args.size, found["parameters"], rate < 1, speeds),
         "sent_bytes": planned_bytes(num_workers, args.batch, args.size, found["parameters"], rate < 1),
         "head_bytes": OWN_BYTES + head_bytes(recipe, num_classes, args.size, workers),
     }

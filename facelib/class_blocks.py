@@ -35,7 +35,7 @@ def own_and_others(x, centres, own, scale, num_classes: int):
 
     @tf.custom_gradient
     def of(x, centres):
-        if has_tiles(num_classes, x.shape[-1]):
+        if has_tiles(num_classes, centres.shape[-1]):
             others = Tiles(x, centres, own, scale)
         else:
             others = Blocks(x, centres, own, scale, min(max(1, round(num_classes / _WIDTH)), _MOST))

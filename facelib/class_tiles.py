@@ -1,7 +1,7 @@
 """The softmax over many classes, compiled for CPUs: facelib/class_tiles.cc. Names TensorFlow.
 
-On two cores a head of 85,742 classes takes a step in 0.4 of the time of facelib/class_blocks.py's TensorFlow ops, and
-less than TensorFlow takes for the head's three matrix products alone (benchmarks/bench_sampled_head.py --exact).
+A head of 85,742 classes takes half the time of facelib/class_blocks.py's TensorFlow ops, little more than TensorFlow
+takes for the three matrix products alone (benchmarks/bench_sampled_head.py --exact).
 """
 
 import os

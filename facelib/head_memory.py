@@ -5,6 +5,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from facelib.class_split import ClassSplit
+from facelib.class_tiles import has_tiles
 from facelib.cli import FaceError
 from facelib.loss_catalogue import LOSSES, resolve_options
 from facelib.recipe import Recipe
@@ -14,7 +15,7 @@ from facelib.workers import Workers
 _WORTH_SAYING = 1 << 28  # bytes; less is nobody's concern
 _SLOTS = ROW_OPTIMIZERS | {"nadam": 2}
 # How many arrays of the size of a step's centres, and of its logits, are there at the peak; fitted, docs/scaling.md.
-_BY_BLOCKS, _BY_LOGITS = (4, 2.5), (5, 8.5)
+_BY_TILES, _BY_BLOCKS, _BY_LOGITS = (3.3, 1.3), (4, 2.5), (5, 8.5)
 _SPARE = 1 << 30  # for TensorFlow, the backbone and the images; a guess
 
 
@@ -32,12 +33,15 @@ def _of_stage(recipe: Recipe, number: int, num_classes: int, embedding_size: int
     first, last = split.bounds(num_classes)
     options = resolve_options(stage.loss, stage.own_options)
     each = options.get("sub_centres", 1)
-    is_by_logits = LOSSES[stage.loss].changes_others or each > 1 or options.get("interclass_filtering")
-    of_centres, of_logits = _BY_LOGITS if is_by_logits or stage.label_smoothing else _BY_BLOCKS
     tables = (last - first) * each * embedding_size * (1 + _SLOTS[optimizer_of(recipe.stage, number)])
     tables += num_classes * embedding_size * bool(stage.center_loss)  # its means, of all classes on every worker
     seen = (split.num_sampled(num_classes) if split.is_sampled else last - first) * each
     num_faces = recipe.data.batch_size // stage.micro_batches
+    changes_others = LOSSES[stage.loss].changes_others or each > 1 or options.get("interclass_filtering")
+    if changes_others or stage.label_smoothing:
+        of_centres, of_logits = _BY_LOGITS
+    else:
+        of_centres, of_logits = _BY_TILES if has_tiles(seen, embedding_size) else _BY_BLOCKS
     return 4 * (tables + round(seen * (of_centres * embedding_size + of_logits * num_faces)))
 
 

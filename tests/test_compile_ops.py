@@ -1,6 +1,5 @@
 """Ops in C++: compiled once, kept, and done without where they cannot be had."""
 
-import os
 import shutil
 import stat
 from pathlib import Path
@@ -12,6 +11,8 @@ import tensorflow as tf
 from facelib import class_tiles, compile_ops
 from facelib.class_blocks import own_and_others
 from facelib.cli import FaceError
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 
 SOURCE = Path(class_tiles.__file__).with_suffix(".cc")
 
@@ -67,10 +68,9 @@ def test_a_library_that_does_not_load_is_named(monkeypatch):
         load(monkeypatch, refuse)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
-    (tmp_path / "cache").mkdir(mode=0o500)
-    with pytest.raises(FaceError, match="cannot be written"):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(FaceError, match=r"must be a folder to write 'class_tiles-.*\.so' into"):
         load(monkeypatch)
 
 

@@ -167,7 +167,9 @@ def test_workers_with_another_recipe_are_named(toy, tmp_path):
         assert "Traceback" not in output
 
 
-def test_more_workers_than_classes_and_a_head_too_large_are_refused(monkeypatch):
+@pytest.mark.parametrize(("has_tiles", "of_centres", "of_logits"), [(False, 4, 2.5), (True, 3.3, 1.3)])
+def test_more_workers_than_classes_and_a_head_too_large_are_refused(monkeypatch, has_tiles, of_centres, of_logits):
+    monkeypatch.setattr("facelib.head_memory.has_tiles", lambda *_: has_tiles)
     recipe = Recipe(stage=(Stage(optimizer="adam"),))
     with pytest.raises(FaceError, match=r"at least one class.*5 workers, 4 identities"):
         check_memory(recipe, 4, 128, Workers(0, 5))
@@ -176,6 +178,6 @@ def test_more_workers_than_classes_and_a_head_too_large_are_refused(monkeypatch)
         check_memory(recipe, 4_000_000, 512, Workers(0, 2))
     assert check_memory(recipe, 1000, 512, Workers(0, 2)) == ""
     line = check_memory(replace(recipe, stage=(Stage(sample_rate=0.1),)), 1_000_000, 512, Workers(0, 4))
-    # 250,000 centres and their momentum; of 25,000 that a step sees, 4 copies of the centre and 2.5 of the logits
-    expected = 4 * (250_000 * 512 * 2 + 25_000 * (4 * 512 + 2.5 * 128)) / 1e9
+    # 250,000 centres and their momentum; of 25,000 that a step sees, copies of the centres and of the logits
+    expected = 4 * (250_000 * 512 * 2 + 25_000 * (of_centres * 512 + of_logits * 128)) / 1e9
     assert f"{expected:.1f} GB on each of 4 workers" in line and "10.7 GB are free" in line
