@@ -30,6 +30,7 @@ from facelib.files import require_file
 from facelib.joined_log import copy_lines, say
 
 PASSED_ON = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}  # as what
+STOPPED = {128 + number: number.name for number in (signal.SIGTERM, signal.SIGINT)}  # exit codes that say so themselves
 WAITED_FOR = {*PASSED_ON, signal.SIGCHLD}
 SI_KERNEL = 0x80  # si_code of a signal that a terminal sent, to its whole foreground group
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -176,17 +177,19 @@ def start(command: list[str], environ: dict[str, str], rank: int, shares_termina
 def tend(workers: list[Worker], grace: float) -> int:
     """Waits for all workers, passes signals on, and ends all after the first failure.
 
-    Returns: 0, or the exit code of the worker that failed first.
+    Returns: 0; the exit code of the worker that failed first; or, of workers that ended on a signal that was passed on,
+    128 + that signal.
     """
-    failed, kill_at = None, None
+    failed, kill_at, fine = None, None, {0}  # exit codes
     while not all(worker.has_ended for worker in workers):
         event = signal.sigtimedwait(WAITED_FOR, 1.0)
         if event is not None and event.si_signo in PASSED_ON and not is_ignored(event.si_signo):
+            fine.add(128 + PASSED_ON[event.si_signo])
             for worker in workers:
                 if not (worker.gets_terminal_signals and event.si_code == SI_KERNEL):
                     worker.send(PASSED_ON[event.si_signo])
         if failed is None:
-            failed = next((worker for worker in workers if worker.has_ended and worker.code), None)
+            failed = next((worker for worker in workers if worker.has_ended and worker.code not in fine), None)
             if failed:
                 kill_at = time.monotonic() + grace
                 report(failed, len(workers) - sum(worker.has_ended for worker in workers))
@@ -196,10 +199,10 @@ def tend(workers: list[Worker], grace: float) -> int:
             for worker in workers:
                 end_now(worker)
     if failed is None:
-        failed = next((worker for worker in workers if worker.code), None)
+        failed = next((worker for worker in workers if worker.code not in fine), None)
         if failed:
             report(failed, 0)
-    return failed.code if failed else 0
+    return failed.code if failed else max(worker.code for worker in workers)
 
 
 def is_ignored(number: int) -> bool:
@@ -209,6 +212,10 @@ def is_ignored(number: int) -> bool:
 
 def report(worker: Worker, num_running: int) -> None:
     code = worker.process.returncode
+    if code in STOPPED:
+        others = ", so the others are stopped too" if num_running else ""
+        say(f"Worker {worker.rank} was stopped by {STOPPED[code]}{others}.")
+        return
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     others = ", so the others are ended too" if num_running else ""
     say(f"error: Worker {worker.rank} {how}{others}. Its own lines may say why.")

@@ -5,7 +5,7 @@ python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --o
 python train.py recipes/small_mobilefacenet.toml --data DATA --out runs/x --set model.activation=relu
 python launch.py -n 2 train.py RECIPE ...                  two workers on this machine; clusters: docs/scaling.md
 
-Ctrl-C or SIGTERM writes a checkpoint and ends; `n` + Enter ends after this epoch.
+Ctrl-C or SIGTERM writes a checkpoint and ends with exit code 130 or 143; `n` + Enter ends after this epoch, with 0.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from facelib.records import Records
 from facelib.run_dir import open_run
 from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar
+from facelib.stopping import exit_code
 from facelib.teacher import Teacher, open_teacher
 from facelib.toy_data import ToySet, write_folders, write_pairs
 from facelib.valid_sets import find_sets
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_complete and workers.is_chief:
         best = run.path / "embedder.h5"
         print(f"wrote {best}\nnext: python h5_2_pb.py {best}")
-    return 0
+    return exit_code(trainer.stopped_by)
 
 
 def build_backbone(model: ModelConfig):

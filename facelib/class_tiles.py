@@ -54,5 +54,6 @@ def _ops():
 
 
 def _threads() -> int:
-    own = tf.config.threading.get_intra_op_parallelism_threads()
-    return own or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    """As many as TensorFlow has for an op."""
+    asked = tf.config.threading.get_intra_op_parallelism_threads() or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
+    return asked or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())

@@ -43,7 +43,7 @@ def load_ops(source: Path):
     try:
         return tf.load_op_library(str(library))
     except (tf.errors.OpError, OSError) as error:
-        raise FaceError(f"TensorFlow does not load '{library}': {error}") from error
+        raise FaceError(f"TensorFlow does not load '{library}': {error}. Delete it; it is made again.") from error
 
 
 def _cpu() -> bytes:

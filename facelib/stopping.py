@@ -6,6 +6,11 @@ import signal
 import sys
 
 
+def exit_code(stopped_by: str | None) -> int:
+    """Of a training that a signal has stopped, as a shell has it: with 0 a scheduler would take it for complete."""
+    return 128 + signal.Signals[stopped_by] if stopped_by in signal.Signals.__members__ else 0
+
+
 class StopRequests:
     """Used as a context: while it lasts, SIGTERM and SIGINT ask for a stop instead of killing the process.
 

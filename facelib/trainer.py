@@ -85,6 +85,7 @@ class Trainer:
         self.position |= {"best": [], "best_on": []}  # score of embedder.h5, and the sets that it is a mean of
         self.position |= {"rollbacks": 0, "plateau": None, "stage_step": 0}
         self.losses = StepLosses(data.records)  # of this epoch
+        self.stopped_by: str | None = None  # SIGTERM, SIGINT or n + Enter
         self._clock = time.perf_counter()
 
     # ------------------------------------------------------------------ the loop
@@ -189,9 +190,10 @@ class Trainer:
                         bar = None
                         self._save()  # the evaluation may take longer than a scheduler's patience
                         self._end_epoch()
-                    if self._is_stopped(stop, is_last):
-                        why, where = stop.now or "n + Enter", f"epoch {at['epoch'] + 1}, step {at['step']}"
-                        self._say(f"\nstopped by {why} at {where}; wrote {self._save()}")
+                    self.stopped_by = self._why_stopped(stop, is_last)
+                    if self.stopped_by:
+                        where = f"epoch {at['epoch'] + 1}, step {at['step']}"
+                        self._say(f"\nstopped by {self.stopped_by} at {where}; wrote {self._save()}")
                         self._say("next: the same command again continues there")
                         return False
                     if is_last or at["global_step"] % self.checkpoint_every == 0:
@@ -201,11 +203,15 @@ class Trainer:
                     bar.close()  # an error message begins a line of its own
         return True
 
-    def _is_stopped(self, stop: StopRequests, is_last: bool) -> bool:
-        """Whether to stop here, as all workers must; they ask each other only now and then."""
+    def _why_stopped(self, stop: StopRequests, is_last: bool) -> str | None:
+        """Why to stop here, as all workers must; they ask each other only now and then."""
         if self.workers.count > 1 and not is_last and self.position["global_step"] % self.log_every:
-            return False
-        return self.workers.any(bool(stop.now or (is_last and self.workers.is_chief and stop.after_epoch)))
+            return None
+        after_epoch = "n + Enter" if is_last and self.workers.is_chief and stop.after_epoch else None
+        mine = stop.now or after_epoch
+        if not self.workers.any(mine is not None):
+            return None
+        return next(why for why in ("SIGTERM", "SIGINT", "n + Enter") if self.workers.any(mine == why))
 
     def _begin_epoch(self, data, last_epoch: int) -> tqdm:
         at = self.position

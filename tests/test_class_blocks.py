@@ -195,6 +195,12 @@ def test_tiles_give_the_same_bits_with_any_number_of_threads(tiles, monkeypatch)
             np.testing.assert_array_equal(one, other)
 
 
+def test_a_worker_with_a_share_of_the_cores_takes_no_more(monkeypatch):
+    """launch.py says so in the environment, where TensorFlow reads it too."""
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
+    assert class_tiles._threads() == 3
+
+
 def test_reading_the_centres_copies_nothing():
     """Copied at every read, they would cost a step as much again as a product, and memory for a second table."""
     head = make_head("arcface", 50)

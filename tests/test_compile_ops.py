@@ -64,7 +64,7 @@ def test_a_library_that_does_not_load_is_named(monkeypatch):
     def refuse(path):
         raise tf.errors.NotFoundError(None, None, "undefined symbol")
 
-    with pytest.raises(FaceError, match=r"does not load '.*class_tiles-.*so': undefined symbol"):
+    with pytest.raises(FaceError, match=r"does not load '.*class_tiles-.*so': undefined symbol\. Delete it"):
         load(monkeypatch, refuse)
 
 

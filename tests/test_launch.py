@@ -443,6 +443,29 @@ def test_a_signal_to_the_launcher_reaches_every_worker_once(start, sent, got):
     assert [one.read(f"got.{i}") for i in range(3)] == [str([got])] * 3
 
 
+@pytest.mark.parametrize("sent, code", [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143)])
+def test_workers_that_end_because_they_were_asked_to_have_not_failed(start, sent, code):
+    script = COUNTING.replace("CODE", "128 + signal.Signals[got[0]]").replace("time.sleep(1)", "time.sleep(RANK)")
+    one = start(script, "-n", "3")
+    for i in range(3):
+        one.read(f"pid.{i}")
+
+    one.process.send_signal(signal.Signals[sent])
+
+    assert one.wait() == (code, "", "")
+    assert [one.read(f"got.{i}") for i in range(3)] == [str([signal.Signals(code - 128).name])] * 3
+
+
+def test_a_worker_that_was_stopped_by_somebody_else_takes_the_others_with_it(start):
+    one = start(COUNTING.replace("CODE", "143"), "-n", "2")
+    pids = [int(one.read(f"pid.{i}")) for i in range(2)]
+
+    os.kill(pids[1], signal.SIGTERM)
+
+    assert one.wait() == (143, "", "Worker 1 was stopped by SIGTERM, so the others are stopped too.\n")
+    assert [one.read(f"got.{i}") for i in range(2)] == ["['SIGTERM']"] * 2
+
+
 @pytest.mark.parametrize("si_code, to_worker_0", [(launch.SI_KERNEL, []), (0, ["SIGINT"])])
 def test_what_the_terminal_has_sent_to_worker_0_is_not_sent_again(monkeypatch, si_code, to_worker_0):
     """Two signals that come close together are one to the process, so that processes cannot show this."""

@@ -185,7 +185,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_cleanly(toy, tmp_path, number):
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=100)
 
-    assert process.returncode == 0, stderr
+    assert process.returncode == 128 + number, stderr
     assert f"stopped by {signal.Signals(number).name}" in stdout
     step = lines(tmp_path / "run", "step")[-1]["step"]
     assert int(list_checkpoints(tmp_path / "run" / "checkpoint")[-1].stem[5:]) == step

@@ -23,6 +23,7 @@ from facelib.layers import FusedBatchNorm
 from facelib.prepare import prepare_tensorflow
 from facelib.recipe import Recipe
 from facelib.stage import Stage
+from facelib.stopping import exit_code
 from facelib.trainer import Trainer
 from facelib.workers import open_workers
 
@@ -117,6 +118,7 @@ def main():
     with workers.naming_losses():
         trainer.fit()
         workers.close()
+    return exit_code(trainer.stopped_by)
 
 
 if __name__ == "__main__":
