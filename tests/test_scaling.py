@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -90,7 +91,7 @@ def test_killed_on_two_resumed_on_three_stopped_resumed_on_one_is_the_uninterrup
 
     code, output = train(run, 3, stop=[2, 4])  # one worker's SIGTERM stops all, at the same step
     assert code == 143 and "resuming at epoch 1, step 2" in output and "stopped by SIGTERM" in output, output
-    assert "\nerror: " not in output and "Worker 2 was stopped by SIGTERM, so the others" in output, output
+    assert "\nerror: " not in output and re.search(r"Worker \d was stopped by SIGTERM", output), output
     code, output = train(run, 1)
     assert code == 0 and "resuming at epoch 2, step" in output, output
 
