@@ -19,10 +19,9 @@ _FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-shared",
 
 @cache
 def load_ops(source: Path):
-    """The module of ops in `source`, which names nothing but TensorFlow's C interface.
+    """The module of ops in `source`, which names nothing but TensorFlow's C interface and the headers beside it.
 
-    The library is kept in the cache of this user, under a name that changes with the source, the compiler, TensorFlow
-    and the CPU.
+    The library is kept in the cache of this user, under a name that changes with sources, compiler, TensorFlow and CPU.
 
     Raises:
         FaceError: no C++ compiler; or one that does not compile it, or a cache that cannot be written.
@@ -32,7 +31,8 @@ def load_ops(source: Path):
         raise FaceError(f"There is no C++ compiler '{os.environ.get('CXX') or 'c++'}'. Install g++ or clang.")
     flags = [*_FLAGS, f"-I{tf.sysconfig.get_include()}", *tf.sysconfig.get_link_flags()]
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    parts = [source.read_bytes(), version, " ".join(flags).encode(), tf.__version__.encode(), _cpu()]
+    sources = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    parts = [*sources, version, " ".join(flags).encode(), tf.__version__.encode(), _cpu()]
     library = cache_home() / f"{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     if not library.is_file():
         with atomic_path(library) as part:
