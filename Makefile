@@ -37,7 +37,7 @@ demo-page: setup
 	.venv/bin/python docs/demo/build.py "$(MODEL)"
 
 test: setup
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile  # two files at a time: much of a test is one thread of TensorFlow
 
 lint: setup
 	.venv/bin/ruff check .

@@ -180,15 +180,18 @@ def tend(workers: list[Worker], grace: float) -> int:
     Returns: 0; the exit code of the worker that failed first; or, of workers that ended on a signal that was passed on,
     128 + that signal.
     """
-    failed, kill_at, fine = None, None, {0}  # exit codes
+    failed, kill_at, fine, num_asked = None, None, {0}, 0  # fine: exit codes
     while not all(worker.has_ended for worker in workers):
         event = signal.sigtimedwait(WAITED_FOR, 1.0)
         if event is not None and event.si_signo in PASSED_ON and not is_ignored(event.si_signo):
             fine.add(128 + PASSED_ON[event.si_signo])
+            num_asked += 1
+            if num_asked > 1:  # they end at once, one for the loss of another: none of it is a failure
+                kill_at = kill_at or time.monotonic() + grace
             for worker in workers:
                 if not (worker.gets_terminal_signals and event.si_code == SI_KERNEL):
                     worker.send(PASSED_ON[event.si_signo])
-        if failed is None:
+        if kill_at is None:
             failed = next((worker for worker in workers if worker.has_ended and worker.code not in fine), None)
             if failed:
                 kill_at = time.monotonic() + grace
@@ -198,11 +201,13 @@ def tend(workers: list[Worker], grace: float) -> int:
         elif time.monotonic() >= kill_at:
             for worker in workers:
                 end_now(worker)
-    if failed is None:
+    if kill_at is None:
         failed = next((worker for worker in workers if worker.code not in fine), None)
         if failed:
             report(failed, 0)
-    return failed.code if failed else max(worker.code for worker in workers)
+    if failed:
+        return failed.code
+    return max(fine) if num_asked > 1 else max(worker.code for worker in workers)
 
 
 def is_ignored(number: int) -> bool:

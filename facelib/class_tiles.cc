@@ -222,7 +222,7 @@ void* read_threads(TF_OpKernelConstruction* context) {
   int64_t threads = 1;
   TF_OpKernelConstruction_GetAttrInt64(context, "threads", &threads, status.get());
   if (TF_GetCode(status.get()) != TF_OK) TF_OpKernelConstruction_Failure(context, status.get());
-  return new int64_t(threads);
+  return new int64_t(std::clamp<int64_t>(threads, 1, 1024));
 }
 
 template <void (*run)(Call&, const Sizes&)>

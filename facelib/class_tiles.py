@@ -18,9 +18,9 @@ _FEWEST = 4096  # with fewer classes a step has nothing to gain
 _LANES = 16  # floats in the widest vector that class_tiles.cc is compiled for
 
 
-def has_tiles(num_classes: int, size: int) -> bool:
+def has_tiles(num_classes: int, size: int | None) -> bool:
     """Whether so many classes, of centres of `size` values, go by tiles: on a CPU, where there is a compiler."""
-    return num_classes >= _FEWEST and size % _LANES == 0 and _ops() is not None
+    return num_classes >= _FEWEST and size is not None and size % _LANES == 0 and _ops() is not None
 
 
 class Tiles:
@@ -55,5 +55,7 @@ def _ops():
 
 def _threads() -> int:
     """As many as TensorFlow has for an op."""
-    asked = tf.config.threading.get_intra_op_parallelism_threads() or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
-    return asked or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    asked = str(tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS"))
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -9,9 +9,9 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -147,7 +147,7 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const float* left, i
   for (int64_t first = 0, width; first < columns; first += width) {
     width = width_of_strip(columns - first);
     const auto of_strip = width == kStrip ? multiply_strip<kVectors> : multiply_strip<1>;
-    for (int64_t k = 0; k < depth; k += kDepth)
+    for (int64_t k = 0; k == 0 || k < depth; k += kDepth)  // once at least: a sum of nothing is 0
       of_strip(rows, std::min(kDepth, depth - k), left + k * step, row_step, step, packed + first * depth + k * width,
                out + first, out_step, adds || k);
   }
@@ -179,7 +179,7 @@ void in_parallel(int64_t threads, int64_t parts, Work work) {
   std::vector<std::thread> others;
   try {
     for (int64_t t = 1; t < std::min(threads, parts); t++) others.emplace_back(run, t);
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
   }
   run(0);
   for (auto& other : others) other.join();

@@ -46,9 +46,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def cache_home() -> Path:
-    """Where this machine keeps what it can make again: in $XDG_CACHE_HOME, or ~/.cache."""
+    """Where this machine keeps what it can make again: in $XDG_CACHE_HOME, or ~/.cache.
+
+    Raises:
+        FaceError: neither is known.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    home = home if home.is_absolute() else Path.home() / ".cache"  # as the XDG specification has it
+    try:
+        home = home if home.is_absolute() else Path.home() / ".cache"  # as the XDG specification has it
+    except RuntimeError as error:
+        raise FaceError("This user's home folder is not known. Set XDG_CACHE_HOME to a folder for caches.") from error
     return home / "mobilearc"
 
 

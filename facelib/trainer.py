@@ -204,7 +204,12 @@ class Trainer:
         return True
 
     def _why_stopped(self, stop: StopRequests, is_last: bool) -> str | None:
-        """Why to stop here, as all workers must; they ask each other only now and then."""
+        """Why to stop here, as all workers must; they ask each other only now and then.
+
+        After the last step of all there is nothing to stop.
+        """
+        if is_last and self.position["epoch"] == sum(stage.epochs for stage in self.recipe.stage):
+            return None
         if self.workers.count > 1 and not is_last and self.position["global_step"] % self.log_every:
             return None
         after_epoch = "n + Enter" if is_last and self.workers.is_chief and stop.after_epoch else None

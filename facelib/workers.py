@@ -13,6 +13,7 @@ one worker that traced again, for a part of another size, would wait for ever.
 """
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -208,8 +209,10 @@ def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
         heartbeat_timeout_in_ms=60_000,
         coordinated_jobs=_coordinated_jobs(cluster),
     )
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with JoinWatch(cluster, join_seconds):
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow has put a handler of its own there, which ends nothing
     hosts = [address.rpartition(":")[0] for address in cluster.addresses]
     workers = Workers(cluster.rank, cluster.count, hosts.count(hosts[cluster.rank]))
     workers.wait()

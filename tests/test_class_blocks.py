@@ -1,5 +1,7 @@
 """The softmax over many classes, by blocks and by compiled tiles, against formulas in float64."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -195,10 +197,35 @@ def test_tiles_give_the_same_bits_with_any_number_of_threads(tiles, monkeypatch)
             np.testing.assert_array_equal(one, other)
 
 
-def test_a_worker_with_a_share_of_the_cores_takes_no_more(monkeypatch):
-    """launch.py says so in the environment, where TensorFlow reads it too."""
-    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
-    assert class_tiles._threads() == 3
+@pytest.mark.parametrize(("setting", "threads"), [("3", 3), ("-1", None), ("many", None), ("0", None)])
+def test_a_worker_with_a_share_of_the_cores_takes_no_more(monkeypatch, setting, threads):
+    """launch.py says so in the environment, where TensorFlow reads it too; neither takes what is no number."""
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", setting)
+    assert class_tiles._threads() == (threads or len(os.sched_getaffinity(0)))
+
+
+def test_a_number_of_threads_that_cannot_be_is_one_that_can(tiles, monkeypatch):
+    x, centres, own = tf.eye(3, 16), tf.random.stateless_normal((900, 16), [0, 0]), tf.constant([1, 2, -1], tf.int64)
+    expected = own_and_others(x, centres, own, 64.0, 900)
+    for threads in (-1, 0, 1 << 40):
+        monkeypatch.setattr(class_tiles, "_threads", lambda threads=threads: threads)
+        np.testing.assert_allclose(own_and_others(x, centres, own, 64.0, 900), expected, rtol=1e-6)
+
+
+def test_no_faces_have_no_gradient(tiles):
+    centres = tf.random.stateless_normal((300, 16), [0, 0])
+    with tf.GradientTape() as tape:
+        tape.watch(centres)
+        _, log_sum, _ = own_and_others(tf.zeros((0, 16)), centres, tf.zeros([0], tf.int64), 64.0, 300)
+        total = tf.reduce_sum(log_sum)
+    np.testing.assert_array_equal(tape.gradient(total, centres), tf.zeros((300, 16)))
+
+
+def test_centres_of_a_width_that_is_known_later_go_by_blocks():
+    specs = [tf.TensorSpec([None, None]), tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int64)]
+    by_graph = tf.function(lambda *values: own_and_others(*values, 64.0, 5000), input_signature=specs)
+    values = tf.eye(3, 16), tf.random.stateless_normal((300, 16), [0, 0]), tf.constant([1, 2, -1], tf.int64)
+    np.testing.assert_allclose(by_graph(*values), own_and_others(*values, 64.0, 300), rtol=1e-5)
 
 
 def test_reading_the_centres_copies_nothing():

@@ -456,6 +456,50 @@ def test_workers_that_end_because_they_were_asked_to_have_not_failed(start, sent
     assert [one.read(f"got.{i}") for i in range(3)] == [str([signal.Signals(code - 128).name])] * 3
 
 
+def test_after_a_second_ctrl_c_no_end_is_a_failure(start):
+    """One worker is interrupted at once, and another loses it and fails."""
+    script = """
+got = []
+signal.signal(signal.SIGINT, lambda *_: (got.append(1), say(f"got_{len(got)}", "")))
+say("pid", os.getpid())
+while len(got) < 2:
+    time.sleep(0.02)
+time.sleep(0 if RANK else 0.5)
+sys.exit(1 if RANK else 130)
+"""
+    one = start(script, "-n", "2")
+    for i in range(2):
+        one.read(f"pid.{i}")
+
+    for number in (1, 2):
+        one.process.send_signal(signal.SIGINT)
+        for i in range(2):
+            one.read(f"got_{number}.{i}")
+
+    assert one.wait() == (130, "", "")
+
+
+def test_after_a_second_ctrl_c_a_worker_that_does_not_end_is_killed(start):
+    script = """
+got = []
+signal.signal(signal.SIGINT, lambda *_: (got.append(1), say(f"got_{len(got)}", "")))
+say("pid", os.getpid())
+while not (RANK and len(got) == 2):
+    time.sleep(0.02)
+sys.exit(130)
+"""
+    one = start(script, "-n", "2", "--grace", "1")
+    pids = [int(one.read(f"pid.{i}")) for i in range(2)]
+
+    for number in (1, 2):
+        one.process.send_signal(signal.SIGINT)
+        for i in range(2):
+            one.read(f"got_{number}.{i}")
+
+    assert one.wait()[0] == 130
+    wait_until_gone(*pids)
+
+
 def test_a_worker_that_was_stopped_by_somebody_else_takes_the_others_with_it(start):
     one = start(COUNTING.replace("CODE", "143"), "-n", "2")
     pids = [int(one.read(f"pid.{i}")) for i in range(2)]

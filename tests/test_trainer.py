@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +107,20 @@ def lines(path, kind):
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     monkeypatch.setattr(trainer_module, "write_training_plots", lambda path: None)
+
+
+@pytest.mark.parametrize(("epochs", "stopped_by"), [(1, None), (2, "SIGTERM")])
+def test_a_signal_in_the_last_evaluation_stops_nothing_more(tmp_path, capsys, epochs, stopped_by):
+    def evaluate(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluation(lfw=0.5)
+
+    recipe = replace(RECIPE, stage=(replace(RECIPE.stage[0], epochs=epochs),))
+    trainer, is_complete = fit(tmp_path / "run", recipe, evaluate=evaluate)
+
+    assert is_complete == (stopped_by is None)
+    assert trainer.stopped_by == stopped_by
+    assert ("stopped by" in capsys.readouterr().out) == bool(stopped_by)
 
 
 def test_each_stage_has_its_own_scale(tmp_path):

@@ -30,6 +30,7 @@ def found(request, tmp_path_factory):
         processes.append(subprocess.Popen([sys.executable, str(CHILD), str(folder / f"{rank}.npz")], env=env))
     assert [process.wait(300) for process in processes] == [0] * request.param
     files = [dict(np.load(folder / f"{rank}.npz")) for rank in range(request.param)]
+    assert not any(file.pop("catches_sigterm") for file in files)  # it would be lost before the first step
     return {
         case: [{key.split("/")[1]: v for key, v in file.items() if key.split("/")[0] == case} for file in files]
         for case in worker_step.CASES

@@ -4,6 +4,8 @@ python worker_step.py OUT.npz        with TF_CONFIG in the environment
 """
 
 import random
+import re
+import signal
 import sys
 from pathlib import Path
 
@@ -102,8 +104,10 @@ def main():
     cluster = find_cluster()
     workers = open_workers(cluster, 120)
     workers.expect(BATCH)
+    caught = int(re.search(r"SigCgt:\s*(\w+)", Path("/proc/self/status").read_text())[1], 16)
     results = {c: compute(c, workers) for c in CASES}
-    np.savez(sys.argv[1], **{f"{case}/{key}": value for case, found in results.items() for key, value in found.items()})
+    values = {f"{case}/{key}": value for case, found in results.items() for key, value in found.items()}
+    np.savez(sys.argv[1], **values, catches_sigterm=bool(caught >> signal.SIGTERM - 1 & 1))
     workers.close()
 
 
