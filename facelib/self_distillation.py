@@ -26,6 +26,7 @@ from facelib.run_dir import RunDir
 from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, sidecar_path, write_sidecar
 from facelib.stage import Stage
+from facelib.stopping import exit_code
 from facelib.teacher import open_teacher
 from facelib.valid_sets import find_sets
 
@@ -98,11 +99,11 @@ def distil_copy(args: argparse.Namespace, change: Change, tools: Tools) -> int:
             augment=make_augment(recipe.data.augment, recipe.data.flip),
             num_threads=args.threads,
         )
-        if _train(
-            args, recipe, copy, data, run, sets, tools, open_teacher(args.model, io, records, threads=args.threads)
-        ):
+        teacher = open_teacher(args.model, io, records, threads=args.threads)
+        stopped_by = _train(args, recipe, copy, data, run, sets, tools, teacher)
+        if stopped_by is None:
             _finish(run.path / "embedder.h5", original, crops, described, before, args, change)
-    return 0
+    return exit_code(stopped_by)
 
 
 def write_untrained(args: argparse.Namespace, change: Change) -> int:
@@ -158,8 +159,8 @@ def cosines_between(model, original, crops: np.ndarray) -> np.ndarray:
     return row_cosines(*vectors)
 
 
-def _train(args, recipe: Recipe, copy, data, run: RunDir, sets: list, tools: Tools, teacher) -> bool:
-    """Trains the copy towards the original; whether to the end."""
+def _train(args, recipe: Recipe, copy, data, run: RunDir, sets: list, tools: Tools, teacher) -> str | None:
+    """Trains the copy towards the original. Returns what has stopped it, if anything."""
     from facelib.trainer import Trainer
 
     measured = KerasEmbedder(copy)
@@ -168,7 +169,8 @@ def _train(args, recipe: Recipe, copy, data, run: RunDir, sets: list, tools: Too
         evaluate=(lambda _: tools.evaluate_sets(measured, sets)) if sets else None,
         teacher=teacher, checkpoint_every=args.checkpoint_every,
     )  # fmt: skip
-    return trainer.fit()
+    trainer.fit()
+    return trainer.stopped_by
 
 
 def _finish(path: Path, original, crops: np.ndarray, described: dict, before: np.ndarray, args, change: Change) -> None:

@@ -1,5 +1,8 @@
 """A net's twin with another activation: the same weights, an output by hand, a distillation that brings it nearer."""
 
+import os
+import signal
+
 import keras
 import numpy as np
 import pytest
@@ -100,7 +103,7 @@ def test_a_net_without_anything_to_swap_is_refused():
 
 
 def test_the_distilled_twin_is_nearer_and_a_stopped_run_resumes_to_the_same_twin(toy, tmp_path, monkeypatch, capsys):
-    """Stopped after its second step by an error, then run again: the uninterrupted training."""
+    """Ended by an error before its second step, by a signal in it, and run again: the uninterrupted training."""
     from facelib.trainer import Trainer
 
     out, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -109,14 +112,20 @@ def test_the_distilled_twin_is_nearer_and_a_stopped_run_resumes_to_the_same_twin
     take_step = Trainer._take_step
 
     def failing(self, *args):
-        if self.position["global_step"] == 2:
+        if self.position["global_step"] == 1:
             raise OSError("the power fails")
+        take_step(self, *args)
+
+    def signalled(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
         take_step(self, *args)
 
     monkeypatch.setattr(Trainer, "_take_step", failing)
     flags = ("--checkpoint-every", "1", "--valid", str(toy / "toy.bin"))
     with pytest.raises(OSError, match="the power fails"):
         swap_activation.main(words(toy, stopped, *flags))
+    monkeypatch.setattr(Trainer, "_take_step", signalled)
+    assert swap_activation.main(words(toy, stopped, *flags)) == 143
     monkeypatch.undo()
     assert swap_activation.main(words(toy, stopped, *flags)) == 0
 
