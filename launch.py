@@ -180,14 +180,13 @@ def tend(workers: list[Worker], grace: float) -> int:
     Returns: 0; the exit code of the worker that failed first; or, of workers that ended on a signal that was passed on,
     128 + that signal.
     """
-    failed, kill_at, fine, num_asked = None, None, {0}, 0  # fine: exit codes
+    failed, kill_at, fine = None, None, {0}  # exit codes
     while not all(worker.has_ended for worker in workers):
         event = signal.sigtimedwait(WAITED_FOR, 1.0)
         if event is not None and event.si_signo in PASSED_ON and not is_ignored(event.si_signo):
-            fine.add(128 + PASSED_ON[event.si_signo])
-            num_asked += 1
-            if num_asked > 1:  # they end at once, one for the loss of another: none of it is a failure
+            if event.si_signo == signal.SIGINT and len(fine) > 1:  # a second wish: they end at once, as they can
                 kill_at = kill_at or time.monotonic() + grace
+            fine.add(128 + PASSED_ON[event.si_signo])
             for worker in workers:
                 if not (worker.gets_terminal_signals and event.si_code == SI_KERNEL):
                     worker.send(PASSED_ON[event.si_signo])
@@ -207,7 +206,7 @@ def tend(workers: list[Worker], grace: float) -> int:
             report(failed, 0)
     if failed:
         return failed.code
-    return max(fine) if num_asked > 1 else max(worker.code for worker in workers)
+    return max(worker.code for worker in workers) if kill_at is None else max(fine)
 
 
 def is_ignored(number: int) -> bool:
