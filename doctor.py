@@ -23,9 +23,9 @@ from facelib.cli import FaceError, run_cli
 from facelib.data_dir import open_records
 from facelib.networks import build_network
 from facelib.object_store import data_path
-from facelib.prepare import prepare_tensorflow
 from facelib.recipe import Recipe, load_recipe
 from facelib.records import Records
+from facelib.tensorflow_settings import prepare_tensorflow
 
 SAMPLE = 2048  # images that are decoded and augmented again and again
 PIECE = 32  # images of one task

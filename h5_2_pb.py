@@ -15,8 +15,8 @@ from facelib.cli import run_cli
 from facelib.freezing import freeze_file, model_call
 from facelib.graph import INPUT, OUTPUT, open_graph, save_graph
 from facelib.parity import check_parity, parity_faces, parity_record
-from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import check_sidecar, write_sidecar
+from facelib.tensorflow_env import quiet_tensorflow
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

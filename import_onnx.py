@@ -21,8 +21,8 @@ from facelib.onnx_graph import find_input, list_weight_files, load_onnx
 from facelib.onnx_rewrites import flatten_slopes, is_paired, pair_channels
 from facelib.onnx_steps import Step, describe, list_steps
 from facelib.parity import parity_faces
-from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import PIXEL_SCALINGS, Io, write_sidecar
+from facelib.tensorflow_env import quiet_tensorflow
 
 MAX_DIFFERENCE = 1e-4  # of any output, relative to the largest
 NUM_FACES = 2

@@ -106,7 +106,7 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
 
 def checked(image: bytes, image_size: tuple[int, int]) -> bytes:
     """`image`, when it is a whole JPEG or PNG of `image_size` (height, width). Raises BadRecord otherwise."""
-    from facelib.image_header import read_size
+    from facelib.images import read_size
     from facelib.tfrecord import BadRecord
 
     height, width = read_size(image)

@@ -22,7 +22,6 @@ from facelib.files import require_file
 from facelib.joining import JOIN_SECONDS
 from facelib.networks import build_network
 from facelib.object_store import data_path
-from facelib.prepare import prepare_tensorflow
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
 from facelib.records import Records
 from facelib.run_dir import open_run
@@ -30,6 +29,7 @@ from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar
 from facelib.stopping import exit_code
 from facelib.teacher import Teacher, open_teacher
+from facelib.tensorflow_settings import prepare_tensorflow
 from facelib.toy_data import ToySet, write_folders, write_pairs
 from facelib.valid_sets import find_sets
 

@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare  # noqa: E402
 from benchmarks.machine import busy_share, machine, read_cpu, versions  # noqa: E402
 from facelib.cli import FaceError, run_cli  # noqa: E402
-from facelib.prepare import prepare_tensorflow  # noqa: E402
 from facelib.recipe import Recipe  # noqa: E402
+from facelib.tensorflow_settings import prepare_tensorflow  # noqa: E402
 
 WARM_UP, JOIN_SECONDS, PATIENCE = 2, 120, 600  # steps, seconds, seconds
 REDUCTIONS = 4  # of one value a face: the own cosine, two for the sum over the others, the nearest of them

@@ -23,8 +23,8 @@ from facelib.calibration import load_crops
 from facelib.cli import FaceError, run_cli
 from facelib.graph import load_graph
 from facelib.parity import row_cosines
-from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import Io
+from facelib.tensorflow_env import quiet_tensorflow
 from facelib.tflite import Lite
 from facelib.tflite_convert import Wanted, convert
 

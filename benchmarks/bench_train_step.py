@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from facelib.cli import run_cli  # noqa: E402
-from facelib.prepare import prepare_tensorflow  # noqa: E402
 from facelib.recipe import Recipe  # noqa: E402
 from facelib.stage import Stage  # noqa: E402
+from facelib.tensorflow_settings import prepare_tensorflow  # noqa: E402
 
 BATCH, CLASSES, WARM_UP = 64, 1000, 3
 STAGE = Stage(optimizer="sgd", learning_rate=1e-4)

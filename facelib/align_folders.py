@@ -24,7 +24,7 @@ from facelib.detect import FaceDetector
 from facelib.files import atomic_path, read_json, write_bytes, write_json
 from facelib.photo_folders import crop_names, find_photos
 from facelib.photos import UnusablePhotoError, decode_photo
-from facelib.quiet import quiet_stderr
+from facelib.tensorflow_env import quiet_stderr
 
 SETTINGS = ".align_faces.json"  # marks a folder as ours, and says by which rule
 SKIPPED = "skipped.csv"  # photos without a crop, and why

@@ -14,7 +14,7 @@ from facelib.folds import NUM_FOLDS, FoldAccuracy, FoldTar, impostors_needed, no
 from facelib.intervals import cluster_interval
 from facelib.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve
 from facelib.pairs import split_identities
-from facelib.vectors import normalize
+from facelib.unit_vectors import normalize
 
 MAX_PAIRS = 400_000_000  # 1.6 GB of distances, and as much again for the sorted copy
 NUM_HARDEST = 12

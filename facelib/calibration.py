@@ -8,7 +8,7 @@ from facelib.bins import load_bin
 from facelib.cli import FaceError
 from facelib.files import sha256_of
 from facelib.folder_source import IMAGE_SUFFIXES
-from facelib.pixels import crop_centre
+from facelib.model_input import crop_centre
 from facelib.sources import open_source
 from facelib.tfrecord import BadRecord
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 import cv2
 import numpy as np
 
-from facelib.quiet import quiet_tensorflow
+from facelib.tensorflow_env import quiet_tensorflow
 
 SEARCH_SIDE = 1024  # pixels: a photo with a longer side is searched in a reduced copy. Time and memory grow with it
 MIN_FACE = 20  # pixels of what is searched; mtcnn 1.0.0 silently finds nothing at any larger value

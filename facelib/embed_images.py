@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from facelib.bins import stream_images
 from facelib.embedder import Embedder
-from facelib.vectors import check_norms
+from facelib.unit_vectors import check_norms
 
 CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels; a slow runtime says fewer, `chunk_images`
 

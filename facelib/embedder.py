@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.pixels import to_model_input
+from facelib.model_input import to_model_input
 from facelib.sidecar import Io
 
 

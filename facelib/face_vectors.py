@@ -10,7 +10,7 @@ from facelib.cli import FaceError
 from facelib.embedder import Embedder
 from facelib.photos import FaceCutter, UnusablePhotoError
 from facelib.tfrecord import BadRecord
-from facelib.vectors import check_norms
+from facelib.unit_vectors import check_norms
 
 CHUNK_IMAGES = 256  # cut at a time: 10 MB of pixels
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.figure import begin, finish, label, legend_below, styles
+from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import write_bytes
 from facelib.run_summary import read_metrics
 

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Sequence
 from html import escape
 
-from facelib.figure import Drawing
+from facelib.figure_style import Drawing
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #f6f8fa; --card: #ffffff; --text: #1f2328; --soft: #59636e; --line: #d8dee4;

@@ -19,7 +19,7 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.intervals import wilson_interval
 from facelib.metrics import REJECT_ALL, Scores, can_resolve
-from facelib.vectors import check_norms
+from facelib.unit_vectors import check_norms
 
 BLOCK_ROWS = 4096  # of the gallery, compared at a time; an identity is never cut
 BLOCK_SCORES = 2**21  # held at a time: 8 MiB as float32

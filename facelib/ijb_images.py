@@ -15,7 +15,7 @@ from facelib.cli import FaceError
 from facelib.embedder import Embedder
 from facelib.ijb_files import IjbFaces
 from facelib.photos import decode_photo
-from facelib.vectors import check_norms
+from facelib.unit_vectors import check_norms
 
 CHUNK_IMAGES = 512  # aligned faces held at a time, twice: 38 MB of pixels
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from facelib.image_header import read_size
+from facelib.images import read_size
 from facelib.sources import Source
 from facelib.tfrecord import BadRecord
 

@@ -9,7 +9,7 @@ import numpy as np
 from facelib.bins import load_bin
 from facelib.cli import FaceError
 from facelib.contact_sheet import contact_sheet, decode_or_blank
-from facelib.image_header import read_size
+from facelib.images import read_size
 from facelib.sources import Source, open_source
 from facelib.tfrecord import BadRecord
 

@@ -64,9 +64,9 @@ def worst(errors: list[LayerError], count: int = 5) -> list[LayerError]:
 
 def draw(errors: list[LayerError], theme: str = "light") -> bytes:
     """Cosine by layer as a PNG; the layers that lose most are named."""
-    from facelib import figure
+    from facelib import figure_style
 
-    canvas, (ax,), colours = figure.begin(theme)
+    canvas, (ax,), colours = figure_style.begin(theme)
     cosines = [error.cosine for error in errors]
     ax.plot(range(1, len(errors) + 1), cosines, color=colours.series[0], linewidth=1.2)
     named = {id(error) for error in worst(errors)}
@@ -78,5 +78,5 @@ def draw(errors: list[LayerError], theme: str = "light") -> bytes:
                 color=colours.text,
             )  # fmt: skip
     ax.set_ylim(min(cosines) - 0.45 * (1.001 - min(cosines)), 1.0005)  # room for the names
-    figure.label(ax, colours, "operation, in order", "cosine to the float model")
-    return figure.finish(canvas)
+    figure_style.label(ax, colours, "operation, in order", "cosine to the float model")
+    return figure_style.finish(canvas)

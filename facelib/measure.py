@@ -15,7 +15,7 @@ from facelib.intervals import cluster_interval, wilson_interval
 from facelib.metrics import Scores, can_resolve
 from facelib.report import HISTOGRAM_EDGES, SetResult
 from facelib.thresholds import calibrate
-from facelib.vectors import normalize
+from facelib.unit_vectors import normalize
 
 PROTOCOLS = {
     "exact": (kfold_accuracy, kfold_tar_at_far),

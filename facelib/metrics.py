@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.vectors import normalize
+from facelib.unit_vectors import normalize
 
 REJECT_ALL = -math.inf
 

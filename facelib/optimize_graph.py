@@ -24,10 +24,10 @@ from facelib.graph import (
     prune,
     save_graph,
 )
+from facelib.model_input import to_model_input
 from facelib.parity import check_parity, parity_faces, parity_record
-from facelib.pixels import to_model_input
-from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import Io, check_sidecar, write_sidecar
+from facelib.tensorflow_env import quiet_tensorflow
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,10 +22,10 @@ from facelib.fake_quant_graph import has_fake_quant
 from facelib.files import require_file
 from facelib.fixed_shapes import asks_shapes, fix_shapes, input_shape
 from facelib.graph import INPUT, MAX_LISTED, OUTPUT, check_names, load_graph, node_of, open_graph, prune, save_graph
+from facelib.model_input import to_model_input
 from facelib.parity import check_parity, parity_faces
-from facelib.pixels import to_model_input
-from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import Io, check_sidecar, write_sidecar
+from facelib.tensorflow_env import quiet_tensorflow
 
 # Source: CANN manual, ATC, --precision_mode and --op_select_implmode.
 PRECISION_MODES = ("allow_fp32_to_fp16", "force_fp16", "force_fp32", "cube_fp16in_fp32out", "must_keep_origin_dtype",

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.image_header import read_size
+from facelib.images import read_size
 from facelib.tfrecord import BadRecord
 
 CROP_SIZE = (112, 112)  # height, width in pixels: what every model here was trained on

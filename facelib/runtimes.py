@@ -13,8 +13,8 @@ from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
 from facelib.files import require_file
 from facelib.nncase import KmodelEmbedder
-from facelib.quiet import quiet_tensorflow
 from facelib.sidecar import Io
+from facelib.tensorflow_env import quiet_tensorflow
 
 BATCH_SIZE = 64
 

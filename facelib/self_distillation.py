@@ -18,7 +18,6 @@ from facelib.cli import FaceError
 from facelib.data_dir import open_records
 from facelib.files import require_file, sha256_of, write_json
 from facelib.parity import parity_record, row_cosines
-from facelib.prepare import prepare_tensorflow
 from facelib.recipe import DataConfig, ModelConfig, Recipe, load_recipe
 from facelib.recipe_rules import check_recipe
 from facelib.report import report_path
@@ -28,6 +27,7 @@ from facelib.sidecar import Io, check_sidecar, read_sidecar, sidecar_path, write
 from facelib.stage import Stage
 from facelib.stopping import exit_code
 from facelib.teacher import open_teacher
+from facelib.tensorflow_settings import prepare_tensorflow
 from facelib.valid_sets import find_sets
 
 NUM_CROPS = 256  # of DATA, to see how near the copy has come

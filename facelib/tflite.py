@@ -6,7 +6,7 @@ import numpy as np
 
 from facelib.cli import FaceError
 from facelib.files import require_file
-from facelib.quiet import quiet_stderr
+from facelib.tensorflow_env import quiet_stderr
 
 MAGIC = b"TFL3"  # bytes 4..8 of a .tflite
 

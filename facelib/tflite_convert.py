@@ -12,9 +12,9 @@ from facelib.float_depthwise import restore_depthwise
 from facelib.graph import node_of, open_graph
 from facelib.int8_forms import split_global_depthwise
 from facelib.layer_names import is_of, layer_of
-from facelib.pixels import to_model_input
-from facelib.quiet import quiet_stderr
+from facelib.model_input import to_model_input
 from facelib.sidecar import Io
+from facelib.tensorflow_env import quiet_stderr
 from facelib.tflite_watch import Watched
 
 MODES = ("float", "fp16", "dynamic", "int8")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelib.quiet import quiet_stderr
+from facelib.tensorflow_env import quiet_stderr
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from facelib.figure import Drawing, begin, finish, label, legend_below, styles
+from facelib.figure_style import Drawing, begin, finish, label, legend_below, styles
 from facelib.files import write_bytes
 from facelib.history import History, write_history
 from facelib.run_summary import Run, read_metrics

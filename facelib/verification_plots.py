@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from facelib.figure import Drawing, begin, finish, label, legend_below, styles
+from facelib.figure_style import Drawing, begin, finish, label, legend_below, styles
 
 Results = Sequence[tuple[str, dict[str, Any]]]
 

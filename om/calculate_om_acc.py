@@ -22,8 +22,8 @@ from facelib.embed_images import Embedded
 from facelib.files import require_file
 from facelib.msame import LOG_NAME, find_results, read_embeddings, read_timing
 from facelib.sidecar import check_sidecar
+from facelib.unit_vectors import check_norms
 from facelib.valid_sets import FaceSet, find_sets
-from facelib.vectors import check_norms
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

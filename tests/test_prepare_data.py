@@ -18,7 +18,7 @@ from facelib.bins import write_bin
 from facelib.cli import FaceError, run_cli
 from facelib.convert import convert, select
 from facelib.data_dir import open_records
-from facelib.image_header import read_size
+from facelib.images import read_size
 from facelib.recordio import face_payloads, pack, write_rec
 from facelib.sources import open_source
 from facelib.tfrecord import BadRecord, encode_example, frame

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from facelib import training_plots, verification_plots
-from facelib.figure import DASHES, MARKERS
+from facelib.figure_style import DASHES, MARKERS
 from facelib.verification_plots import plot_det, plot_folds, plot_norms, plot_roc, plot_scores, verification_figures
 
 ROC = {

@@ -20,10 +20,10 @@ import numpy as np
 from face_loss_k import make_head
 from facelib.cluster import find_cluster
 from facelib.layers import FusedBatchNorm
-from facelib.prepare import prepare_tensorflow
 from facelib.recipe import Recipe
 from facelib.stage import Stage
 from facelib.stopping import exit_code
+from facelib.tensorflow_settings import prepare_tensorflow
 from facelib.trainer import Trainer
 from facelib.workers import open_workers
 
