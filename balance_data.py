@@ -14,11 +14,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.balancing import balance
 from facelib.cli import FaceError, run_cli
-from facelib.convert import DEFAULT_SIZE, convert_source
-from facelib.image_checker import ImageChecker
-from facelib.sources import open_source
+from facelib.data.conversion.image_checker import ImageChecker
+from facelib.data.conversion.job import DEFAULT_SIZE, convert_source
+from facelib.data.curation.balancing import balance
+from facelib.data.readers.sources import open_source
 
 
 def main(argv: Sequence[str] | None = None) -> int:

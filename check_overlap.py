@@ -23,17 +23,17 @@ import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
-from facelib.contact_sheet import contact_sheet, decode_or_blank, save_png
+from facelib.data.curation.contact_sheet import contact_sheet, decode_or_blank, save_png
+from facelib.data.curation.inspection import check_sheet_path
+from facelib.data.curation.overlap import Chance, Hits, find_hits, open_verification
+from facelib.data.readers.sources import Source, open_source
+from facelib.data.tfrecord import BadRecord
 from facelib.decision import Decision, about, decide_by
 from facelib.face_vectors import Centres, Photos, class_centres, embed_photos
 from facelib.files import write_bytes
-from facelib.inspect_data import check_sheet_path
-from facelib.overlap import Chance, Hits, find_hits, open_verification
 from facelib.photos import FaceCutter, UnusablePhotoError
 from facelib.runtimes import open_embedder
 from facelib.sidecar import check_sidecar
-from facelib.sources import Source, open_source
-from facelib.tfrecord import BadRecord
 
 SHOWN_ROWS = 20  # identities in the printed table and on the sheet
 SHEET_FACES = 4  # of each side in a row of the sheet

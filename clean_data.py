@@ -19,7 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
-from facelib.cleaning import (
+from facelib.cli import FaceError, run_cli
+from facelib.data.conversion.image_checker import ImageChecker
+from facelib.data.conversion.job import DEFAULT_SIZE, convert_source
+from facelib.data.curation.cleaning import (
     DROPPED,
     KEPT,
     RELABELLED,
@@ -29,17 +32,14 @@ from facelib.cleaning import (
     merged_identities,
     robust_centres,
 )
-from facelib.cli import FaceError, run_cli
-from facelib.contact_sheet import contact_sheet, decode_or_blank, save_png
-from facelib.convert import DEFAULT_SIZE, convert_source
-from facelib.derived_source import DerivedSource
+from facelib.data.curation.contact_sheet import contact_sheet, decode_or_blank, save_png
+from facelib.data.curation.inspection import check_sheet_path
+from facelib.data.readers.derived_source import DerivedSource
+from facelib.data.readers.sources import Source, open_source
 from facelib.face_vectors import embed_photos
 from facelib.files import read_json, require_file, sha256_of
-from facelib.image_checker import ImageChecker
-from facelib.inspect_data import check_sheet_path
 from facelib.runtimes import open_embedder
 from facelib.sidecar import check_sidecar
-from facelib.sources import Source, open_source
 
 NEARER_BY = 20.0  # degrees: what a face must be nearer to another identity to be its
 SHEET_FACES = 120

@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from facelib.augment import make_augment
 from facelib.cli import FaceError
-from facelib.data_dir import open_records
-from facelib.permutation import scattered_permutation
-from facelib.pk_order import pk_order
+from facelib.data.augment import make_augment
+from facelib.data.data_dir import open_records
+from facelib.data.permutation import scattered_permutation
+from facelib.data.record_reader import Records
+from facelib.data.sampling import pk_order
 from facelib.recipe import Recipe
-from facelib.records import Records
 
 BLOCK_RECORDS = 128  # one read of about 0.6 MB
 POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs
@@ -199,7 +199,7 @@ class TrainingData:
         return self
 
     def balanced(self, images_per_identity: int) -> "TrainingData":
-        """The same data in batches of so many images of each identity; see `facelib.pk_order`.
+        """The same data in batches of so many images of each identity; see `facelib.data.sampling`.
 
         It reads one record at a time, whatever `shuffle` says: the images of an identity lie far apart.
         """

@@ -20,11 +20,11 @@ import numpy as np
 
 from dataset import BLOCK_RECORDS, TrainingData, decode_image
 from facelib.cli import FaceError, run_cli
-from facelib.data_dir import open_records
+from facelib.data.data_dir import open_records
+from facelib.data.record_reader import Records
+from facelib.data.storage import data_path
 from facelib.networks import build_network
-from facelib.object_store import data_path
 from facelib.recipe import Recipe, load_recipe
-from facelib.records import Records
 from facelib.tensorflow_settings import prepare_tensorflow
 
 SAMPLE = 2048  # images that are decoded and augmented again and again

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from facelib.attributes import group_faces, read_attributes
-from facelib.bins import decode_images
 from facelib.cli import FaceError, run_cli
+from facelib.data.verification.bins import decode_images
 from facelib.embed_images import Embedded, embed_images
 from facelib.embedder import Embedder
 from facelib.files import sha256_of

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluate_data import DEFAULT_FARS, DEFAULT_VALID
-from facelib.bins import find_bins
-from facelib.calibration import fingerprint_of
 from facelib.cli import FaceError, run_cli
+from facelib.data.readers.calibration_crops import fingerprint_of
+from facelib.data.verification.bins import find_bins
 from facelib.export_state import find_losses, is_made, is_tested
 from facelib.export_table import Outcome, format_outcomes
 from facelib.files import require_file, write_bytes

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from facelib.backbone_names import IRESNETS
-from facelib.calibration import load_crops
 from facelib.cli import FaceError, run_cli
+from facelib.data.readers.calibration_crops import load_crops
 from facelib.onnx_graph import find_input, list_weight_files, load_onnx
 from facelib.onnx_rewrites import flatten_slopes, is_paired, pair_channels
 from facelib.onnx_steps import Step, describe, list_steps

@@ -18,7 +18,7 @@ FOLDS = 10
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    from facelib.bins import write_bin
+    from facelib.data.verification.bins import write_bin
 
     check_out(args.out)
     if args.pairs:
@@ -47,9 +47,9 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
     """
     import numpy as np
 
-    from facelib.folder_source import FolderSource
-    from facelib.pairs import sample_pairs
-    from facelib.tfrecord import BadRecord
+    from facelib.data.readers.folder_source import FolderSource
+    from facelib.data.tfrecord import BadRecord
+    from facelib.data.verification.pair_lists import sample_pairs
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
@@ -68,7 +68,7 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
 
 def most_pairs(labels, seed: int) -> int:
     """The largest number of pairs up to LFW's 6,000 that `sample_pairs` can draw from these labels."""
-    from facelib.pairs import sample_pairs
+    from facelib.data.verification.pair_lists import sample_pairs
 
     step = 2 * FOLDS
     low, high = 1, 6000 // step
@@ -88,8 +88,8 @@ def most_pairs(labels, seed: int) -> int:
 
 def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
     """(encoded images [2P], is_same bool [P]), in the order of pairs.txt."""
-    from facelib.pairs_txt import find_shot, read_pairs_txt
-    from facelib.tfrecord import BadRecord
+    from facelib.data.tfrecord import BadRecord
+    from facelib.data.verification.pairs_txt import find_shot, read_pairs_txt
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
@@ -106,8 +106,8 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
 
 def checked(image: bytes, image_size: tuple[int, int]) -> bytes:
     """`image`, when it is a whole JPEG or PNG of `image_size` (height, width). Raises BadRecord otherwise."""
+    from facelib.data.tfrecord import BadRecord
     from facelib.images import read_size
-    from facelib.tfrecord import BadRecord
 
     height, width = read_size(image)
     if (height, width) != image_size:

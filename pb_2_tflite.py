@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
-from facelib.calibration import load_crops
 from facelib.cli import FaceError, run_cli
+from facelib.data.readers.calibration_crops import load_crops
 from facelib.fake_quant_graph import has_fake_quant, without_fake_quant
 from facelib.files import require_file, write_bytes
 from facelib.graph import check_names, input_size, load_graph, node_of, open_graph

@@ -18,6 +18,7 @@ import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
+from facelib.data.readers.sources import open_source
 from facelib.decision import Decision, about, decide_by
 from facelib.embedder import Embedder
 from facelib.face_vectors import class_centres, embed_photos, unit_vectors
@@ -34,7 +35,6 @@ from facelib.nearest import Nearest
 from facelib.photos import FaceCutter
 from facelib.runtimes import open_embedder
 from facelib.sidecar import Io, check_sidecar
-from facelib.sources import open_source
 from facelib.verdict_picture import verdict_picture
 
 MANY_CHANCE_HITS = 0.01  # a search says so when a stranger is expected to be taken for somebody more often

@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(argv: list[str]) -> int:
     """SOURCE OUT: converts, and says what came of it and what to type next."""
     args = _parse_prepare(argv)
-    from facelib.convert import convert
-    from facelib.convert_parts import convert_part, parse_part
+    from facelib.data.conversion.job import convert
+    from facelib.data.conversion.shards_done import convert_part, parse_part
 
     options = vars(args).copy()
     source, out, shard = (options.pop(name) for name in ("source", "out", "shard"))
@@ -47,7 +47,7 @@ def merge(argv: list[str]) -> int:
     parser.add_argument("out", type=Path, help="data directory to make, as it was named with --shard")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)
-    from facelib.convert_parts import merge as merge_parts
+    from facelib.data.conversion.shards_done import merge as merge_parts
 
     _report(merge_parts(args.out, args.progress))
     return 0
@@ -55,8 +55,8 @@ def merge(argv: list[str]) -> int:
 
 def _report(done) -> None:
     """Says what a `Conversion` made, and what to type next."""
-    from facelib.data_dir import is_data_dir
-    from facelib.shard_files import BAD_RECORDS
+    from facelib.data.data_dir import is_data_dir
+    from facelib.data.shard_files import BAD_RECORDS
 
     for note in done.notes:
         print(f"note: {note}")
@@ -81,8 +81,8 @@ def inspect(argv: list[str]) -> int:
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
     parser.add_argument("--seed", type=int, default=0, help="which faces are shown (default: %(default)s)")
     args = parser.parse_args(argv)
-    from facelib.contact_sheet import save_png
-    from facelib.inspect_data import check_sheet_path, inspect_data
+    from facelib.data.curation.contact_sheet import save_png
+    from facelib.data.curation.inspection import check_sheet_path, inspect_data
 
     check_sheet_path(args.sheet)
     result = inspect_data(args.path, args.seed)
@@ -100,8 +100,8 @@ def export(argv: list[str]) -> int:
     parser.add_argument("folders", type=Path, help="folder to make")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)
-    from facelib.export_folders import export_folders
-    from facelib.sources import open_source
+    from facelib.data.conversion.to_folders import export_folders
+    from facelib.data.readers.sources import open_source
 
     count = export_folders(open_source(args.data), args.folders, args.progress)
     print(f"wrote {args.folders}: {count:,} images")

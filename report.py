@@ -91,7 +91,7 @@ def draw_sheet(data: Path | None, run: "Run") -> bytes | None:
     """A JPEG contact sheet of the training data, RGB; None when no data are named or the run's are gone."""
     import cv2
 
-    from facelib.inspect_data import inspect_data
+    from facelib.data.curation.inspection import inspect_data
 
     named = data or data_of(run)
     if named is None:

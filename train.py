@@ -16,21 +16,21 @@ from dataset import TrainingData
 from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
 from facelib.cli import FaceError, run_cli
 from facelib.cluster import find_cluster
-from facelib.convert import convert
-from facelib.data_dir import open_records
+from facelib.data.conversion.job import convert
+from facelib.data.data_dir import open_records
+from facelib.data.record_reader import Records
+from facelib.data.storage import data_path
+from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.files import require_file
 from facelib.joining import JOIN_SECONDS
 from facelib.networks import build_network
-from facelib.object_store import data_path
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
-from facelib.records import Records
 from facelib.run_dir import open_run
 from facelib.runtimes import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar
 from facelib.stopping import exit_code
 from facelib.teacher import Teacher, open_teacher
 from facelib.tensorflow_settings import prepare_tensorflow
-from facelib.toy_data import ToySet, write_folders, write_pairs
 from facelib.valid_sets import find_sets
 
 TOY_RECIPE = Path(__file__).parent / "recipes" / "toy.toml"

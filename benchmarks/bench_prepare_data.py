@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from facelib.cli import run_cli  # noqa: E402
-from facelib.convert import convert  # noqa: E402
-from facelib.data_dir import open_records  # noqa: E402
+from facelib.data.conversion.job import convert  # noqa: E402
+from facelib.data.data_dir import open_records  # noqa: E402
 
 REPEATS = 3
 BLOCK = 256  # records

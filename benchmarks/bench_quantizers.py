@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from facelib.calibration import load_crops
 from facelib.cli import FaceError, run_cli
+from facelib.data.readers.calibration_crops import load_crops
 from facelib.graph import load_graph
 from facelib.parity import row_cosines
 from facelib.sidecar import Io

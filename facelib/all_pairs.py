@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelib.cli import FaceError
+from facelib.data.verification.pair_lists import split_identities
 from facelib.folds import NUM_FOLDS, FoldAccuracy, FoldTar, impostors_needed, no_tar
 from facelib.intervals import cluster_interval
 from facelib.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve
-from facelib.pairs import split_identities
 from facelib.unit_vectors import normalize
 
 MAX_PAIRS = 400_000_000  # 1.6 GB of distances, and as much again for the sorted copy

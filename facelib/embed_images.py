@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from facelib.bins import stream_images
+from facelib.data.verification.bins import stream_images
 from facelib.embedder import Embedder
 from facelib.unit_vectors import check_norms
 

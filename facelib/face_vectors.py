@@ -7,16 +7,16 @@ import numpy as np
 from tqdm import tqdm
 
 from facelib.cli import FaceError
+from facelib.data.tfrecord import BadRecord
 from facelib.embedder import Embedder
 from facelib.photos import FaceCutter, UnusablePhotoError
-from facelib.tfrecord import BadRecord
 from facelib.unit_vectors import check_norms
 
 CHUNK_IMAGES = 256  # cut at a time: 10 MB of pixels
 
 
 class Photos(Protocol):
-    """Encoded images by number; every `facelib.sources.Source` is one. `describe(i)` says where image i lies."""
+    """Encoded images by number; every `facelib.data.readers.sources.Source` is one. `describe(i)` says where image i lies."""
 
     def __len__(self) -> int: ...
     def read(self, i: int) -> bytes: ...

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.toy_faces import toy_face
+from facelib.data.synthetic.faces import toy_face
 
 SEED = 20  # any; the same faces at every stage
 NUM_FACES = 8

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facelib.cli import FaceError
-from facelib.folder_source import IMAGE_SUFFIXES, OTHER_IMAGES
+from facelib.data.readers.folder_source import IMAGE_SUFFIXES, OTHER_IMAGES
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 
 from facelib.cli import FaceError
+from facelib.data.tfrecord import BadRecord
 from facelib.images import read_size
-from facelib.tfrecord import BadRecord
 
 CROP_SIZE = (112, 112)  # height, width in pixels: what every model here was trained on
 MAX_PIXELS = 100_000_000  # the largest cameras; a header may claim any number, and decoding allocates it

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facelib.augment_config import check_augment
 from facelib.cli import FaceError
+from facelib.data.augment_config import check_augment
 from facelib.loss_catalogue import LOSSES, resolve_options
 from facelib.stage import ROW_OPTIMIZERS, Stage, optimizer_of
 

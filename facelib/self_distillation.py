@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from facelib.augment import make_augment
-from facelib.calibration import load_crops
 from facelib.cli import FaceError
-from facelib.data_dir import open_records
+from facelib.data.augment import make_augment
+from facelib.data.data_dir import open_records
+from facelib.data.readers.calibration_crops import load_crops
 from facelib.files import require_file, sha256_of, write_json
 from facelib.parity import parity_record, row_cosines
 from facelib.recipe import DataConfig, ModelConfig, Recipe, load_recipe

@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from facelib.cli import FaceError
+from facelib.data.record_reader import Records
+from facelib.data.storage import StoredPath
 from facelib.files import NOT_WRITABLE, read_json, require_file, sha256_of, write_json
-from facelib.object_store import StoredPath
-from facelib.records import Records
 from facelib.sidecar import Io
 
 CHUNK_IMAGES = 256  # 10 MB of pixels

@@ -17,8 +17,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_io_flags, choose_io
-from facelib.calibration import load_crops
 from facelib.cli import FaceError, run_cli
+from facelib.data.readers.calibration_crops import load_crops
 from facelib.files import atomic_path
 from facelib.k210_rules import RAM_BYTES, check_ops
 from facelib.nncase import SETTINGS, VERSION, KmodelEmbedder, check_memory, compile_kmodel, nncase_python

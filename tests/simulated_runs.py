@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 
-from facelib.bins import write_bin
+from facelib.data.readers.folder_source import FolderSource
+from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.data.verification.bins import write_bin
 from facelib.files import sha256_of
-from facelib.folder_source import FolderSource
 from facelib.measure import measure_folder, measure_pairs
 from facelib.report import Report
-from facelib.toy_data import ToySet, write_folders
 
 STAGES = ("export/model_int8.tflite", "export/frozen.pb", "embedder.h5")  # not in pipeline order
 NUM_PAIRS = 200

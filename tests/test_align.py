@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from facelib.align import align_face, align_photo, choose_face, similarity_transform
+from facelib.data.synthetic.faces import toy_face
 from facelib.detect import SEARCH_SIDE, Face, FaceDetector
 from facelib.sidecar import TEMPLATE_112
-from facelib.toy_faces import toy_face
 
 TEMPLATE = np.array(TEMPLATE_112)
 coordinates = st.floats(-500, 500, width=32)

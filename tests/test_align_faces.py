@@ -23,11 +23,11 @@ import facelib.align_folders
 from facelib.align import align_face
 from facelib.align_folders import NO_FACE, SKIPPED, align_folders
 from facelib.cli import FaceError, run_cli
+from facelib.data.synthetic.faces import toy_face
 from facelib.detect import Face
 from facelib.images import read_size
 from facelib.photo_folders import PhotoFolder, crop_names, find_photos
 from facelib.sidecar import TEMPLATE_112, Io
-from facelib.toy_faces import toy_face
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset import random_flip
-from facelib.augment import MASK_OUTLINE, Draws, make_augment
-from facelib.augment_config import PRESETS, AugmentConfig
 from facelib.cli import FaceError
-from facelib.rand_augment import OPERATIONS, rand_augment
+from facelib.data.augment import MASK_OUTLINE, Draws, make_augment
+from facelib.data.augment_config import PRESETS, AugmentConfig
+from facelib.data.rand_augment import OPERATIONS, rand_augment
+from facelib.data.synthetic.faces import toy_face
 from facelib.recipe import load_recipe
 from facelib.sidecar import TEMPLATE_112
-from facelib.toy_faces import toy_face
 
 FACE = np.ascontiguousarray(toy_face(3, 0, 0))
 KEYS = np.random.default_rng(0).integers(0, 2**64, 400, np.uint64).tolist()

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import check_overlap
-from facelib.bins import write_bin
 from facelib.cli import FaceError
-from facelib.overlap import Chance, find_hits
+from facelib.data.curation.overlap import Chance, find_hits
+from facelib.data.verification.bins import write_bin
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 LFW, CROPS = DATA / "faces_mix" / "lfw.bin", DATA / "raw" / "expected_crops"
@@ -37,7 +37,7 @@ def test_hits_are_those_of_a_double_loop(seed, distance, cells):
     expected = {(c, i): np.square(centres[c] - images[i]).sum() for c in range(5) for i in range(8)}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("facelib.overlap._BLOCK_CELLS", cells)
+        patch.setattr("facelib.data.curation.overlap._BLOCK_CELLS", cells)
         hits = find_hits(centres, images, distance)
 
     found = dict(zip(zip(hits.centres.tolist(), hits.images.tolist(), strict=True), hits.distances, strict=True))
@@ -76,7 +76,7 @@ def test_too_few_comparisons_and_too_loose_a_threshold_are_refused(monkeypatch):
 
     with pytest.raises(FaceError, match="10,000 comparisons"):
         Chance(rows, rows)
-    monkeypatch.setattr("facelib.overlap.MAX_HITS", 100)
+    monkeypatch.setattr("facelib.data.curation.overlap.MAX_HITS", 100)
     with pytest.raises(FaceError, match="more than 100 pairs"):
         find_hits(rows, rows, 4.0)
 
@@ -247,7 +247,7 @@ def test_bad_input_is_one_line(toy, monkeypatch, words, match):
 
 @needs_faces
 def test_people_of_lfw_are_found_in_a_sample_of_lfw(tmp_path, capsys):
-    from facelib.bins import load_bin
+    from facelib.data.verification.bins import load_bin
 
     people = sorted(CROPS.iterdir())[:12]
     (tmp_path / "train").mkdir()

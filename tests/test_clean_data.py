@@ -8,7 +8,8 @@ import pytest
 
 import clean_data
 from clean_data import check_sizes
-from facelib.cleaning import (
+from facelib.cli import FaceError
+from facelib.data.curation.cleaning import (
     DROPPED,
     KEPT,
     RELABELLED,
@@ -18,8 +19,7 @@ from facelib.cleaning import (
     merged_identities,
     robust_centres,
 )
-from facelib.cli import FaceError
-from facelib.data_dir import open_records
+from facelib.data.data_dir import open_records
 from facelib.sidecar import Io, write_sidecar
 
 

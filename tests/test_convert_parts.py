@@ -6,12 +6,12 @@ import threading
 import pytest
 from test_prepare_data import encoded, make_folders, run
 
-from facelib import convert_parts
 from facelib.cli import FaceError
-from facelib.convert import convert
-from facelib.convert_parts import convert_part, merge
-from facelib.data_dir import open_records
-from facelib.folder_source import FolderSource
+from facelib.data.conversion import shards_done
+from facelib.data.conversion.job import convert
+from facelib.data.conversion.shards_done import convert_part, merge
+from facelib.data.data_dir import open_records
+from facelib.data.readers.folder_source import FolderSource
 
 
 def all_bytes(folder):
@@ -160,7 +160,7 @@ def interrupted(*args):
 def test_a_merge_that_fails_leaves_the_parts(tmp_path, monkeypatch):
     make_parts(tmp_path)
     before = {path.name for path in tmp_path.iterdir()}
-    monkeypatch.setattr(convert_parts, "write_meta", interrupted)
+    monkeypatch.setattr(shards_done, "write_meta", interrupted)
     with pytest.raises(KeyboardInterrupt):
         merge(tmp_path / "data")
     monkeypatch.undo()
@@ -171,7 +171,7 @@ def test_a_merge_that_fails_leaves_the_parts(tmp_path, monkeypatch):
 
 def test_a_merge_killed_at_its_very_end_is_tidied_by_the_next(tmp_path, monkeypatch):
     make_parts(tmp_path)
-    monkeypatch.setattr(convert_parts.shutil, "rmtree", interrupted)
+    monkeypatch.setattr(shards_done.shutil, "rmtree", interrupted)
     with pytest.raises(KeyboardInterrupt):
         merge(tmp_path / "data")
     monkeypatch.undo()

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from facelib.cli import FaceError
-from facelib.convert import convert
-from facelib.data_dir import open_records
-from facelib.recordio import face_payloads, write_rec
-from facelib.records import INDEX_DTYPE, Records
-from facelib.sources import open_source
+from facelib.data.conversion.job import convert
+from facelib.data.data_dir import open_records
+from facelib.data.readers.mxnet_rec import face_payloads, write_rec
+from facelib.data.readers.sources import open_source
+from facelib.data.record_reader import INDEX_DTYPE, Records
 
 LABELS = [0, 0, 0, 1, 1, 2, 3, 3, 3, 3]
 
@@ -327,9 +327,9 @@ def test_a_missing_image_file_of_a_path_layout_is_named(tmp_path):
 
 
 def test_an_older_file_above_4_gib_is_read_beyond_it(tmp_path):
-    from facelib.older_tfrecords import _build
-    from facelib.tfrecord import encode_image_example, frame
-    from facelib.tfrecord_layouts import LAYOUTS as KNOWN
+    from facelib.data.readers.older_tfrecords import _build
+    from facelib.data.tfrecord import encode_image_example, frame
+    from facelib.data.tfrecord_layouts import LAYOUTS as KNOWN
 
     payload = encode_image_example(jpeg(1), 0)
     far = 2**32 + 4096

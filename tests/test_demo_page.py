@@ -22,6 +22,7 @@ import import_onnx
 import pb_2_tflite
 from facelib import optimize_graph
 from facelib.cli import FaceError
+from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.decision import decide_by
 from facelib.face_vectors import unit_vectors
 from facelib.files import write_json
@@ -29,7 +30,6 @@ from facelib.keras_files import save_h5
 from facelib.runtimes import open_embedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, write_sidecar
 from facelib.thresholds import write_thresholds
-from facelib.toy_faces import encode_jpeg, toy_face
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "docs" / "demo"

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from facelib import teacher as teacher_module
 from facelib.cli import FaceError
-from facelib.data_dir import open_records
+from facelib.data.data_dir import open_records
+from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.distillation import Distiller
 from facelib.sidecar import Io
 from facelib.teacher import open_teacher
-from facelib.toy_data import ToySet, write_folders
 
 KINDS = ("cosine", "l2", "kl", "relational")
 
@@ -127,7 +127,7 @@ class MeanColour:
 
 @pytest.fixture
 def records(tmp_path):
-    from facelib.convert import convert
+    from facelib.data.conversion.job import convert
 
     write_folders(tmp_path / "faces", ToySet(3, 4))
     convert(tmp_path / "faces", tmp_path / "data")

@@ -8,9 +8,9 @@ import pytest
 import dataset
 import doctor
 from facelib.cli import FaceError
-from facelib.convert import convert
-from facelib.local_files import LocalFiles
-from facelib.toy_data import ToySet, write_folders
+from facelib.data.conversion.job import convert
+from facelib.data.local_files import LocalFiles
+from facelib.data.synthetic.files import ToySet, write_folders
 
 RECIPE = """name = "x"
 [model]

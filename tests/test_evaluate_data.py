@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import evaluate_data
-from facelib.bins import load_bin, write_bin
 from facelib.cli import FaceError
+from facelib.data.verification.bins import load_bin, write_bin
 from facelib.embed_images import embed_images
 from facelib.embedder import RuntimeEmbedder
 from facelib.keras_files import load_model

@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 import evaluate_ijb
 from facelib import ijb_images
 from facelib.cli import FaceError
+from facelib.data.synthetic.faces import toy_face
 from facelib.sidecar import TEMPLATE_112, Io, write_sidecar
-from facelib.toy_faces import toy_face
 
 ROOT = Path(__file__).parents[1]
 NUM_PEOPLE, SHOTS = 6, 4  # a template of three shots (two of one video) and one of a single shot, each

@@ -19,9 +19,10 @@ import pb_2_tflite
 import pb_test
 import tflite_test
 from facelib import optimize_graph
-from facelib.bins import write_bin
-from facelib.calibration import load_crops
 from facelib.cli import FaceError
+from facelib.data.readers.calibration_crops import load_crops
+from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.verification.bins import write_bin
 from facelib.files import sha256_of
 from facelib.graph import load_graph
 from facelib.keras_files import load_model, save_h5
@@ -29,7 +30,6 @@ from facelib.parity import row_cosines
 from facelib.runtimes import GraphEmbedder, TfliteEmbedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, write_sidecar
 from facelib.tflite import Lite
-from facelib.toy_faces import encode_jpeg, toy_face
 from tests.test_graph import random_weights
 
 ROOT = Path(__file__).parents[1]

@@ -11,15 +11,15 @@ pytest.importorskip("tensorflow")
 
 import export_all
 from facelib import optimize_graph
-from facelib.bins import write_bin
-from facelib.calibration import fingerprint_of, load_crops
 from facelib.cli import FaceError
+from facelib.data.readers.calibration_crops import fingerprint_of, load_crops
+from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.verification.bins import write_bin
 from facelib.export_state import find_losses, is_made, is_tested
 from facelib.files import sha256_of, write_json
 from facelib.keras_files import save_h5
 from facelib.report import report_path
 from facelib.sidecar import Io, read_sidecar, write_sidecar
-from facelib.toy_faces import encode_jpeg, toy_face
 from tests.test_graph import random_weights
 
 NUM_PAIRS = 40

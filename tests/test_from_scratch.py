@@ -14,10 +14,10 @@ import pytest
 from dataset import TrainingData
 from face_loss_k import make_head
 from facelib.backbone_names import BACKBONES
-from facelib.convert import convert
+from facelib.data.conversion.job import convert
+from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.recipe import DataConfig, ModelConfig, Recipe
 from facelib.stage import Stage
-from facelib.toy_data import ToySet, write_folders
 from facelib.trainer import Trainer
 from train import build_backbone
 

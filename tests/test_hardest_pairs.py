@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from simulated_runs import folder_result, pair_result, write_faces
 
-from facelib.bins import load_bin
+from facelib.data.verification.bins import load_bin
 from facelib.hardest_pairs import FaceFinder, FacesMissing, thumbnail
 
 

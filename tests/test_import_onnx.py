@@ -12,12 +12,12 @@ from onnx_writer import OnnxWriter
 
 import import_onnx
 from facelib.cli import FaceError
+from facelib.data.synthetic.faces import toy_face
 from facelib.keras_files import load_model
 from facelib.onnx_graph import load_onnx
 from facelib.onnx_steps import list_steps
 from facelib.parity import row_cosines
 from facelib.sidecar import check_sidecar
-from facelib.toy_faces import toy_face
 
 ROOT = Path(__file__).parents[1]
 PRETRAINED = ROOT.parent / "shared" / "data" / "pretrained" / "mobilefacenet_relu6_128.onnx"

@@ -10,6 +10,7 @@ import pytest
 import pb_2_tflite
 from facelib.blocks import Blocks, embedding_output
 from facelib.cli import FaceError
+from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.graph import freeze, save_graph
 from facelib.layer_errors import LayerError, layer_errors, worst
 from facelib.layer_names import is_of, layer_of
@@ -20,7 +21,6 @@ from facelib.runtimes import TfliteEmbedder
 from facelib.sidecar import Io, check_sidecar, write_sidecar
 from facelib.tflite import Lite
 from facelib.tflite_convert import Wanted, convert
-from facelib.toy_faces import encode_jpeg, toy_face
 from tests.test_graph import random_weights
 
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 import tflite_test
 from facelib import nncase
-from facelib.bins import write_bin
 from facelib.cli import FaceError
+from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.verification.bins import write_bin
+from facelib.data.verification.pair_lists import draw_listed
 from facelib.k210_rules import check_ops, kpu_bytes
-from facelib.pairs import draw_listed
 from facelib.runtimes import open_embedder
 from facelib.sidecar import Io, read_sidecar, write_sidecar
 from facelib.tflite_convert import Wanted
 from facelib.tflite_convert import convert as graph_to_tflite
 from facelib.tflite_ops import read_ops
-from facelib.toy_faces import encode_jpeg, toy_face
 
 pytest.importorskip("tensorflow")
 from keras import layers

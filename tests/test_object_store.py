@@ -8,12 +8,13 @@ import pytest
 import tensorflow as tf
 
 from dataset import TrainingData
-from facelib import object_store, teacher
+from facelib import teacher
 from facelib.cli import FaceError
-from facelib.convert import convert
-from facelib.data_dir import open_records
-from facelib.object_store import StoredFiles, StoredPath, data_path
-from facelib.toy_data import ToySet, write_folders
+from facelib.data import storage
+from facelib.data.conversion.job import convert
+from facelib.data.data_dir import open_records
+from facelib.data.storage import StoredFiles, StoredPath, data_path
+from facelib.data.synthetic.files import ToySet, write_folders
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_the_fingerprint_is_that_of_the_local_directory(made, stored):
 
 
 def test_many_threads_read_what_one_reads(stored, monkeypatch):
-    monkeypatch.setattr(object_store, "_OPEN_FILES", 2)  # of 3 shards: handles are closed and opened again
+    monkeypatch.setattr(storage, "_OPEN_FILES", 2)  # of 3 shards: handles are closed and opened again
     records = open_records(stored)
     expected = [records.read(i) for i in range(30)]
     order = np.random.default_rng(0).integers(0, 30, 400).tolist()
@@ -73,8 +74,8 @@ def test_many_threads_read_what_one_reads(stored, monkeypatch):
 @pytest.fixture
 def copied(monkeypatch):
     """The names of the files that are copied to the cache."""
-    names, copy = [], object_store._copy
-    monkeypatch.setattr(object_store, "_copy", lambda source, *to: names.append(source.name) or copy(source, *to))
+    names, copy = [], storage._copy
+    monkeypatch.setattr(storage, "_copy", lambda source, *to: names.append(source.name) or copy(source, *to))
     return names
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.cli import FaceError
-from facelib.pairs import sample_pairs
+from facelib.data.verification.pair_lists import sample_pairs
 
 
 @settings(max_examples=60, deadline=None)

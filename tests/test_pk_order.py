@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from dataset import TrainingData
 from facelib.cli import FaceError
-from facelib.convert import convert
-from facelib.pk_order import pk_order
-from facelib.toy_data import ToySet, write_folders
+from facelib.data.conversion.job import convert
+from facelib.data.sampling import pk_order
+from facelib.data.synthetic.files import ToySet, write_folders
 
 
 @st.composite

@@ -18,7 +18,9 @@ import quantize_aware
 from facelib import fake_quant, optimize_graph
 from facelib.blocks import Blocks, embedding_output
 from facelib.cli import FaceError
-from facelib.convert import convert
+from facelib.data.conversion.job import convert
+from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.fake_quant_net import fake_quantized, observe
 from facelib.graph import load_graph
 from facelib.keras_files import load_model, save_h5
@@ -26,8 +28,6 @@ from facelib.parity import parity_faces, row_cosines
 from facelib.runtimes import OnnxEmbedder, TfliteEmbedder
 from facelib.sidecar import Io, check_sidecar, write_sidecar
 from facelib.tflite import Lite
-from facelib.toy_data import ToySet, write_folders
-from facelib.toy_faces import toy_face
 from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
 from tests.test_graph import random_weights

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from facelib.convert import convert
+from facelib.data.conversion.job import convert
+from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.recipe import load_recipe
-from facelib.toy_data import ToySet, write_folders, write_pairs
 
 ROOT = Path(__file__).parents[1]
 TOY = ROOT / "recipes" / "toy.toml"

@@ -10,9 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.cli import FaceError
-from facelib.recordio import MAGIC, RecordFile, encode_record, face_payloads, pack, read_idx, unpack, write_rec
-from facelib.sources import open_source
-from facelib.tfrecord import BadRecord
+from facelib.data.readers.mxnet_rec import (
+    MAGIC,
+    RecordFile,
+    encode_record,
+    face_payloads,
+    pack,
+    read_idx,
+    unpack,
+    write_rec,
+)
+from facelib.data.readers.sources import open_source
+from facelib.data.tfrecord import BadRecord
 
 FACES = Path(__file__).parents[2] / "shared" / "data" / "faces_mix"
 needs_faces = pytest.mark.skipif(not FACES.is_dir(), reason="shared/data/faces_mix is not here")

@@ -9,13 +9,13 @@ import pytest
 
 import swap_activation
 from facelib.cli import FaceError
-from facelib.convert import convert
+from facelib.data.conversion.job import convert
+from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.files import sha256_of
 from facelib.keras_files import load_model, save_h5
 from facelib.layers import FusedBatchNorm, PixelScale, PReLU
 from facelib.self_distillation import Change, make_recipe
 from facelib.sidecar import Io, check_sidecar, write_sidecar
-from facelib.toy_data import ToySet, write_folders, write_pairs
 from facelib.twin import swap_activations
 from mobilefacenet import mbf
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.cli import FaceError
-from facelib.tfrecord import (
+from facelib.data.tfrecord import (
     BadRecord,
     check_frame,
     decode_example,

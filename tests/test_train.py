@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from facelib.checkpoint import list_checkpoints, load_checkpoint
-from facelib.convert import convert
-from facelib.toy_data import ToySet, write_folders, write_pairs
+from facelib.data.conversion.job import convert
+from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 
 ROOT = Path(__file__).parents[1]
 STEPS_PER_EPOCH = 5

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from facelib.bins import write_bin
 from facelib.cli import FaceError
+from facelib.data.verification.bins import write_bin
 from facelib.metrics import pair_distances, tar_at_far
 from facelib.sidecar import Io
 from facelib.valid_sets import find_sets, letterboxed

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.bins import load_bin
 from facelib.cli import FaceError
+from facelib.data.readers.folder_source import IMAGE_SUFFIXES
+from facelib.data.readers.sources import open_source
+from facelib.data.tfrecord import BadRecord
+from facelib.data.verification.bins import load_bin
 from facelib.files import sha256_of
-from facelib.folder_source import IMAGE_SUFFIXES
 from facelib.model_input import crop_centre
-from facelib.sources import open_source
-from facelib.tfrecord import BadRecord
 
 
 def load_crops(

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from facelib.cli import FaceError
-from facelib.convert import (
+from facelib.data.conversion.job import (
     Conversion,
     already_there,
     check_made_from,
@@ -27,11 +27,11 @@ from facelib.convert import (
     open_job,
     too_small,
 )
-from facelib.convert_passes import Job, fill_buckets, write_shards
-from facelib.data_dir import INDEX, META
+from facelib.data.conversion.two_passes import Job, fill_buckets, write_shards
+from facelib.data.data_dir import INDEX, META
+from facelib.data.record_reader import INDEX_DTYPE, Records
+from facelib.data.shard_files import hash_index, shard_entry, write_frames, write_index, write_meta
 from facelib.files import read_json, require_file, write_bytes
-from facelib.records import INDEX_DTYPE, Records
-from facelib.shard_files import hash_index, shard_entry, write_frames, write_index, write_meta
 from facelib.working_folder import working_folder
 
 PART = "part.json"
@@ -62,7 +62,7 @@ def part_path(out: Path, part: int, count: int) -> Path:
 
 
 def convert_part(source_path: Path, out: Path, part: int, count: int, **options) -> Conversion:
-    """Writes part `part` (from 1) of `count`. `options`: those of `facelib.convert.open_job`.
+    """Writes part `part` (from 1) of `count`. `options`: those of `facelib.data.conversion.job.open_job`.
 
     Raises:
         FaceError: as `convert` does, fewer shards than parts, or another part in this place.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from facelib.sources import Source
+from facelib.data.readers.sources import Source
 
 
 class DerivedSource:

@@ -1,7 +1,7 @@
 """Toy faces in the file formats of the field: identity folders, InsightFace .rec, older TFRecord, verification .bin.
 
-    python -m facelib.toy_data toy/train --format folders --identities 200 --images 15
-    python -m facelib.toy_data toy/valid/toy.bin --format bin --identities 150 --images 8 --num-pairs 1200
+    python -m facelib.data.synthetic.files toy/train --format folders --identities 200 --images 15
+    python -m facelib.data.synthetic.files toy/valid/toy.bin --format bin --identities 150 --images 8 --num-pairs 1200
 
 A .bin is of held-out identities unless --first-identity says otherwise.
 """
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from facelib.bins import write_bin
 from facelib.cli import FaceError, run_cli
+from facelib.data.readers.mxnet_rec import face_payloads, write_rec
+from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.tfrecord import encode_image_example, frame
+from facelib.data.verification.bins import write_bin
+from facelib.data.verification.pair_lists import sample_pairs
 from facelib.files import atomic_path
-from facelib.pairs import sample_pairs
-from facelib.recordio import face_payloads, write_rec
-from facelib.tfrecord import encode_image_example, frame
-from facelib.toy_faces import encode_jpeg, toy_face
 from facelib.working_folder import working_folder
 
 HELD_OUT_IDENTITY = 1_000_000  # the first identity of verification sets: no training set comes near it

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from facelib.toy_drawing import SIZE, SUPERSAMPLING, mix, paint
+from facelib.data.synthetic.drawing import SIZE, SUPERSAMPLING, mix, paint
 
 SKIN_TONES = ((248, 220, 198), (236, 194, 162), (222, 172, 136), (196, 144, 106), (160, 110, 78), (118, 78, 56))
 HAIR_COLOURS = ((28, 22, 22), (52, 36, 28), (84, 56, 38), (124, 84, 52), (176, 132, 78), (150, 70, 40), (142, 138, 134))

@@ -13,7 +13,7 @@ import numpy as np
 from facelib.sidecar import TEMPLATE_112
 
 if TYPE_CHECKING:
-    from facelib.toy_faces import Identity, Shot
+    from facelib.data.synthetic.faces import Identity, Shot
 
 SIZE = 112
 TEMPLATE = np.array(TEMPLATE_112)  # where aligned crops have eyes, nose and mouth corners

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib import tfrecord_layouts
 from facelib.cli import FaceError
+from facelib.data import tfrecord_layouts
+from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES, Records
+from facelib.data.tfrecord import FRAME_BYTES, BadRecord, decode_example, map_file, scan
+from facelib.data.tfrecord_layouts import Layout
 from facelib.files import require_file
-from facelib.records import INDEX_DTYPE, MAX_SHARD_BYTES, Records
-from facelib.tfrecord import FRAME_BYTES, BadRecord, decode_example, map_file, scan
-from facelib.tfrecord_layouts import Layout
 
 SUFFIXES = (".tfrecord", ".tfrecords", ".tfr")
 

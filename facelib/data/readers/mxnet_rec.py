@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from facelib.cli import FaceError
+from facelib.data.tfrecord import BadRecord, map_file
 from facelib.files import atomic_path, require_file
-from facelib.tfrecord import BadRecord, map_file
 
 MAGIC = 0xCED7230A
 _MAGIC_BYTES = struct.pack("<I", MAGIC)

@@ -15,12 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from facelib.cli import FaceError
-from facelib.data_dir import shard_name
-from facelib.image_checker import ImageChecker
-from facelib.records import INDEX_DTYPE
-from facelib.shard_files import shard_entry, write_all, write_frames
-from facelib.sources import Source
-from facelib.tfrecord import BadRecord, map_file
+from facelib.data.conversion.image_checker import ImageChecker
+from facelib.data.data_dir import shard_name
+from facelib.data.readers.sources import Source
+from facelib.data.record_reader import INDEX_DTYPE
+from facelib.data.shard_files import shard_entry, write_all, write_frames
+from facelib.data.tfrecord import BadRecord, map_file
 
 _BUFFER_BYTES = 256 << 20  # of all buckets together
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from facelib.augment import Draws
+    from facelib.data.augment import Draws
 
 
 def rand_augment(image: np.ndarray, draws: "Draws", count: int, magnitude: int) -> np.ndarray:

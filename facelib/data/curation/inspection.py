@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.bins import load_bin
 from facelib.cli import FaceError
-from facelib.contact_sheet import contact_sheet, decode_or_blank
+from facelib.data.curation.contact_sheet import contact_sheet, decode_or_blank
+from facelib.data.readers.sources import Source, open_source
+from facelib.data.tfrecord import BadRecord
+from facelib.data.verification.bins import load_bin
 from facelib.images import read_size
-from facelib.sources import Source, open_source
-from facelib.tfrecord import BadRecord
 
 SAMPLE = 500  # images whose headers are read
 _SHEET_ROWS, _SHEET_COLUMNS = 8, 8

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from facelib.cli import FaceError
+from facelib.data.class_names import Names
+from facelib.data.tfrecord import BadRecord
 from facelib.files import require_file
-from facelib.names import Names
-from facelib.tfrecord import BadRecord
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Images all the same: reading one says that it is neither JPEG nor PNG, and --skip-bad skips it.

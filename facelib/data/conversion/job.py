@@ -1,6 +1,6 @@
 """Any face data -> a data directory, in seeded random order, whole or not at all.
 
-The two passes that read and write are in facelib/convert_passes.py. Everything happens in a hidden folder beside OUT
+The two passes that read and write are in facelib/data/conversion/two_passes.py. Everything happens in a hidden folder beside OUT
 that is renamed at the end; a lock on it tells a running conversion from a killed one, whose leftovers are removed.
 """
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.convert_passes import Buckets, Job, fill_buckets, write_shards
-from facelib.data_dir import META, open_records
+from facelib.data.conversion.image_checker import ImageChecker
+from facelib.data.conversion.two_passes import Buckets, Job, fill_buckets, write_shards
+from facelib.data.data_dir import META, open_records
+from facelib.data.readers.sources import Source, open_source
+from facelib.data.shard_files import write_meta
 from facelib.files import read_json, write_json
-from facelib.image_checker import ImageChecker
-from facelib.shard_files import write_meta
-from facelib.sources import Source, open_source
 from facelib.working_folder import working_folder
 
 RECORDS_PER_SHARD = 1 << 14

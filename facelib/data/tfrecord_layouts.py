@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.tfrecord import BadRecord, Feature
+from facelib.data.tfrecord import BadRecord, Feature
 
 
 @dataclass(frozen=True)

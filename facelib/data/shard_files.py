@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.data_dir import FORMAT_VERSION, INDEX, META
+from facelib.data.data_dir import FORMAT_VERSION, INDEX, META
+from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES
+from facelib.data.tfrecord import FRAME_BYTES, encode_image_example, frame
 from facelib.files import write_json
-from facelib.records import INDEX_DTYPE, MAX_SHARD_BYTES
-from facelib.tfrecord import FRAME_BYTES, encode_image_example, frame
 
 BAD_RECORDS = "bad_records.txt"
 _CHUNK = 512  # records written at once

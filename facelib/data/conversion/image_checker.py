@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
+from facelib.data.readers.sources import Source
+from facelib.data.tfrecord import BadRecord
 from facelib.images import read_size
-from facelib.sources import Source
-from facelib.tfrecord import BadRecord
 
 _PIECE = 64  # records that a worker reads at once
 

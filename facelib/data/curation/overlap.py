@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facelib.bins import load_bin
 from facelib.cli import FaceError
+from facelib.data.readers.sources import open_source
+from facelib.data.verification.bins import load_bin
 from facelib.face_vectors import Photos
-from facelib.sources import open_source
 
 MIN_COMPARISONS = 10_000  # fewer say too little about chance
 MAX_HITS = 1_000_000

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.derived_source import DerivedSource
-from facelib.sources import Source
-from facelib.tfrecord import BadRecord
+from facelib.data.readers.derived_source import DerivedSource
+from facelib.data.readers.sources import Source
+from facelib.data.tfrecord import BadRecord
 
 MOST = 350
 NOISE_DEVIATION = 10.0  # of 255

@@ -72,7 +72,7 @@ def copy_to_cache(folder: StoredPath, meta: str, index: str) -> Path:
 
 
 class StoredFiles:
-    """Reads of files by position, from any thread; see facelib/local_files.py.
+    """Reads of files by position, from any thread; see facelib/data/local_files.py.
 
     tf.io.gfile fetches 512 KB for any smaller read, so only reads of many records in a row are worth their time.
     """

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from facelib.augment_config import AugmentConfig
-from facelib.rand_augment import rand_augment
+from facelib.data.augment_config import AugmentConfig
+from facelib.data.rand_augment import rand_augment
 
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma of R, G, B
 # Outline of a mask on the 112x112 template, pixels (x, y): nose bridge, cheeks, chin. The eyes lie at y = 52.

@@ -5,8 +5,8 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from facelib.cli import FaceError
-from facelib.sources import Source
-from facelib.tfrecord import BadRecord
+from facelib.data.readers.sources import Source
+from facelib.data.tfrecord import BadRecord
 from facelib.working_folder import working_folder
 
 

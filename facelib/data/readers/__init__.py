@@ -1,0 +1,1 @@
+"""Every format of training faces, each read as one `Source`."""

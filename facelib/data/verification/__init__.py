@@ -1,0 +1,1 @@
+"""Verification sets on disk: InsightFace's .bin files and lists of pairs."""
