@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 from facelib.cli import FaceError, run_cli
 
 if TYPE_CHECKING:
-    from facelib.align_folders import Outcome
+    from facelib.alignment.align_folders import Outcome
 
 SHOWN = 5  # photos without a crop that the summary names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    from facelib.align_folders import align_folders
+    from facelib.alignment.align_folders import align_folders
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order: the processes end, the list is written
     started = time.monotonic()
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
     """What was done, what was not and why, and what to type next."""
-    from facelib.align_folders import SKIPPED
+    from facelib.alignment.align_folders import SKIPPED
 
     where = shlex.quote(str(out))
     if outcome.num_other:

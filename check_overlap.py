@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
+from facelib.alignment.photos import FaceCutter, UnusablePhotoError
 from facelib.cli import FaceError, run_cli
 from facelib.data.curation.contact_sheet import contact_sheet, decode_or_blank, save_png
 from facelib.data.curation.inspection import check_sheet_path
@@ -31,7 +32,6 @@ from facelib.data.tfrecord import BadRecord
 from facelib.decision import Decision, about, decide_by
 from facelib.face_vectors import Centres, Photos, class_centres, embed_photos
 from facelib.files import write_bytes
-from facelib.photos import FaceCutter, UnusablePhotoError
 from facelib.runtimes import open_embedder
 from facelib.sidecar import check_sidecar
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
+from facelib.alignment.photos import FaceCutter
 from facelib.cli import FaceError, run_cli
 from facelib.data.readers.sources import open_source
 from facelib.decision import Decision, about, decide_by
@@ -32,7 +33,6 @@ from facelib.gallery import (
     write_gallery,
 )
 from facelib.nearest import Nearest
-from facelib.photos import FaceCutter
 from facelib.runtimes import open_embedder
 from facelib.sidecar import Io, check_sidecar
 from facelib.verdict_picture import verdict_picture

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from facelib.align import align_face
+from facelib.alignment.align import align_face
+from facelib.alignment.photos import decode_photo
 from facelib.cli import FaceError
 from facelib.embedder import Embedder
 from facelib.ijb_files import IjbFaces
-from facelib.photos import decode_photo
 from facelib.unit_vectors import check_norms
 
 CHUNK_IMAGES = 512  # aligned faces held at a time, twice: 38 MB of pixels

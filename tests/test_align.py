@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from facelib.align import align_face, align_photo, choose_face, similarity_transform
+from facelib.alignment.align import align_face, align_photo, choose_face, similarity_transform
+from facelib.alignment.detect import SEARCH_SIDE, Face, FaceDetector
 from facelib.data.synthetic.faces import toy_face
-from facelib.detect import SEARCH_SIDE, Face, FaceDetector
 from facelib.sidecar import TEMPLATE_112
 
 TEMPLATE = np.array(TEMPLATE_112)

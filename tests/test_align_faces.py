@@ -19,14 +19,14 @@ import pytest
 from PIL import Image
 
 import align_faces
-import facelib.align_folders
-from facelib.align import align_face
-from facelib.align_folders import NO_FACE, SKIPPED, align_folders
+import facelib.alignment.align_folders
+from facelib.alignment.align import align_face
+from facelib.alignment.align_folders import NO_FACE, SKIPPED, align_folders
+from facelib.alignment.detect import Face
+from facelib.alignment.photo_folders import PhotoFolder, crop_names, find_photos
 from facelib.cli import FaceError, run_cli
 from facelib.data.synthetic.faces import toy_face
-from facelib.detect import Face
 from facelib.images import read_size
-from facelib.photo_folders import PhotoFolder, crop_names, find_photos
 from facelib.sidecar import TEMPLATE_112, Io
 
 ROOT = Path(__file__).parents[1]
@@ -404,7 +404,7 @@ def test_a_run_that_is_ended_leaves_whole_crops_and_no_process_and_the_next_one_
 
 def run_slowly(root, out):
     """What the test above runs in a process of its own."""
-    facelib.align_folders.align_folders = partial(align_folders, make_detector=SlowStandIn)
+    facelib.alignment.align_folders.align_folders = partial(align_folders, make_detector=SlowStandIn)
     run_cli(lambda: align_faces.main([root, out, "--face", "largest", "--workers", "2", "--no-progress"]))
 
 
@@ -428,7 +428,7 @@ def test_a_process_that_dies_is_one_line_and_nothing_is_lost(tmp_path):
 
 def test_a_folder_without_a_single_face_is_an_error_that_names_the_list(tmp_path, monkeypatch):
     save(tmp_path / "photos" / "1.png", np.zeros((9, 9, 3), np.uint8))
-    monkeypatch.setattr(facelib.align_folders, "align_folders", partial(align_folders, make_detector=StandIn))
+    monkeypatch.setattr(facelib.alignment.align_folders, "align_folders", partial(align_folders, make_detector=StandIn))
 
     with pytest.raises(FaceError, match=r"No photo gave a crop.*skipped\.csv"):
         align_faces.main([str(tmp_path / "photos"), str(tmp_path / "out"), "--workers", "1"])

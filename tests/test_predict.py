@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import predict
+from facelib.alignment.photos import FaceCutter, UnusablePhotoError, decode_photo
 from facelib.cli import FaceError
 from facelib.face_vectors import unit_vectors
 from facelib.nearest import Nearest
-from facelib.photos import FaceCutter, UnusablePhotoError, decode_photo
 from facelib.sidecar import Io, write_sidecar
 
 ROOT = Path(__file__).parents[1]
@@ -231,11 +231,11 @@ def test_a_model_without_threshold_can_enrol_and_says_what_a_search_needs(toy, c
 def test_a_photo_of_another_size_goes_through_alignment(toy, capsys, monkeypatch):
     photo = np.zeros((300, 200, 3), np.uint8)
     photo[50:162, 40:152] = draw(4, 99)
-    align, detect = types.ModuleType("facelib.align"), types.ModuleType("facelib.detect")
+    align, detect = types.ModuleType("facelib.alignment.align"), types.ModuleType("facelib.alignment.detect")
     align.align_photo = lambda photo, detector, rule="largest": photo[50:162, 40:152]
     detect.FaceDetector = lambda: "detector"
-    monkeypatch.setitem(sys.modules, "facelib.align", align)
-    monkeypatch.setitem(sys.modules, "facelib.detect", detect)
+    monkeypatch.setitem(sys.modules, "facelib.alignment.align", align)
+    monkeypatch.setitem(sys.modules, "facelib.alignment.detect", detect)
 
     out = run(capsys, save(toy / "photo.png", photo), toy / "new4.png", "--model", toy / "X.onnx")
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from facelib.detect import Face
+from facelib.alignment.detect import Face
 from facelib.sidecar import TEMPLATE_112
 
 FACE_RULES = ("largest", "central")

@@ -65,10 +65,10 @@ class FaceCutter:
         return face
 
     def _align(self, photo: np.ndarray) -> np.ndarray | None:
-        from facelib.align import align_photo
+        from facelib.alignment.align import align_photo
 
         if self._detector is None:
-            from facelib.detect import FaceDetector
+            from facelib.alignment.detect import FaceDetector
 
             self._detector = FaceDetector()
         return align_photo(photo, self._detector)

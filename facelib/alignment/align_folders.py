@@ -18,12 +18,12 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from facelib.align import Detector, align_photo
+from facelib.alignment.align import Detector, align_photo
+from facelib.alignment.detect import FaceDetector
+from facelib.alignment.photo_folders import crop_names, find_photos
+from facelib.alignment.photos import UnusablePhotoError, decode_photo
 from facelib.cli import FaceError
-from facelib.detect import FaceDetector
 from facelib.files import atomic_path, read_json, write_bytes, write_json
-from facelib.photo_folders import crop_names, find_photos
-from facelib.photos import UnusablePhotoError, decode_photo
 from facelib.tensorflow_env import quiet_stderr
 
 SETTINGS = ".align_faces.json"  # marks a folder as ours, and says by which rule
@@ -74,7 +74,7 @@ def align_folders(
     Crops that are there stay. Ended at any moment, it leaves no half-written crop.
 
     Args:
-        rule: see `facelib.align.choose_face`.   workers: processes.
+        rule: see `facelib.alignment.align.choose_face`.   workers: processes.
         make_detector: called once in each process; of module level, because it travels by name.
 
     Raises:
