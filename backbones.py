@@ -3,10 +3,10 @@
 import keras
 from keras import layers
 
-from facelib.backbone_names import APPLICATIONS
-from facelib.blocks import Blocks, embedding_output
 from facelib.cli import FaceError
-from facelib.layers import FusedBatchNorm, PixelScale, activation
+from facelib.models.backbone_names import APPLICATIONS
+from facelib.models.blocks import Blocks, embedding_output
+from facelib.models.layers import FusedBatchNorm, PixelScale, activation
 
 
 def application(name, embedding_size=512, activation="prelu", output_layer="GDC", width=1.0, dropout=0.0):

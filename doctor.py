@@ -23,7 +23,7 @@ from facelib.cli import FaceError, run_cli
 from facelib.data.data_dir import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
-from facelib.networks import build_network
+from facelib.models.registry import build_network
 from facelib.recipe import Recipe, load_recipe
 from facelib.tensorflow_settings import prepare_tensorflow
 

@@ -10,9 +10,9 @@ References: Alansari et al., GhostFaceNets, IEEE Access 2023; Han et al., GhostN
 import keras
 from keras import layers
 
-from facelib.blocks import Blocks, embedding_output
-from facelib.layers import FusedBatchNorm, PixelScale
-from facelib.layers import activation as activation_layer
+from facelib.models.blocks import Blocks, embedding_output
+from facelib.models.layers import FusedBatchNorm, PixelScale
+from facelib.models.layers import activation as activation_layer
 
 # Depthwise kernel, expansion, channels, squeeze-and-excite, stride of each block, before the width multiplier.
 BLOCKS = (

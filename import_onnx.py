@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.backbone_names import IRESNETS
 from facelib.cli import FaceError, run_cli
 from facelib.data.readers.calibration_crops import load_crops
-from facelib.onnx_graph import find_input, list_weight_files, load_onnx
-from facelib.onnx_rewrites import flatten_slopes, is_paired, pair_channels
-from facelib.onnx_steps import Step, describe, list_steps
+from facelib.models.backbone_names import IRESNETS
+from facelib.models.onnx_import.reader import find_input, list_weight_files, load_onnx
+from facelib.models.onnx_import.rewrites import flatten_slopes, is_paired, pair_channels
+from facelib.models.onnx_import.steps import Step, describe, list_steps
 from facelib.parity import parity_faces
 from facelib.sidecar import PIXEL_SCALINGS, Io, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         pair_channels(steps)
     crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else ([], None)
     quiet_tensorflow()
-    from facelib.batch_statistics import restore_statistics
     from facelib.keras_files import save_h5
-    from facelib.onnx_weights import copy_weights
+    from facelib.models.onnx_import.batch_statistics import restore_statistics
+    from facelib.models.onnx_import.weights import copy_weights
 
     model = build(net, pixels, size)
     folded = copy_weights(steps, model, args.model)
@@ -104,7 +104,7 @@ def print_result(args: argparse.Namespace, record: dict, num_parameters: int) ->
 
 @dataclass
 class Net:
-    """A backbone by its name in `facelib.backbone_names`, its arguments, and the pixels that such models eat."""
+    """A backbone by its name in `facelib.models.backbone_names`, its arguments, and the pixels that such models eat."""
 
     name: str
     options: dict

@@ -11,8 +11,8 @@ References: He et al., https://arxiv.org/abs/1512.03385; Deng et al., https://ar
 import keras
 from keras import layers
 
-from facelib.blocks import embedding_output
-from facelib.layers import FusedBatchNorm, PixelScale, activation
+from facelib.models.blocks import embedding_output
+from facelib.models.layers import FusedBatchNorm, PixelScale, activation
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
 _CHANNELS = (64, 128, 256, 512)

@@ -6,8 +6,8 @@ Reference: Chen et al., MobileFaceNets, https://arxiv.org/abs/1804.07573, table 
 import keras
 from keras import layers
 
-from facelib.blocks import Blocks, divisible, embedding_output
-from facelib.layers import PixelScale
+from facelib.models.blocks import Blocks, divisible, embedding_output
+from facelib.models.layers import PixelScale
 
 # Table 1: expansion t, channels c, repeats n, stride s of each bottleneck group.
 BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
@@ -33,7 +33,7 @@ def mobilefacenet(
         activation: prelu (paper) | relu | relu6 | leaky_relu.
         stem: 'paper' = conv, depthwise; 'separable' = a 1x1 convolution more after the depthwise one,
             as sirius-ai, foamliu and others build it.
-        padding: 'same' | 'symmetric'; see `facelib.blocks.Blocks`.
+        padding: 'same' | 'symmetric'; see `facelib.models.blocks.Blocks`.
         width: multiplies every channel count but the embedding's; results are multiples of 8.
         dropout: rate before the embedding convolution.
         pixel_mean, pixel_std: the input scaling, in pixel units; one number or three (RGB).

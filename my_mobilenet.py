@@ -10,9 +10,9 @@ Reference: Sandler et al., MobileNetV2, https://arxiv.org/abs/1801.04381, figure
 import keras
 from keras import layers
 
-from facelib.blocks import Blocks, divisible, embedding_output
-from facelib.layers import FusedBatchNorm, PixelScale
-from facelib.layers import activation as activation_layer
+from facelib.models.blocks import Blocks, divisible, embedding_output
+from facelib.models.layers import FusedBatchNorm, PixelScale
+from facelib.models.layers import activation as activation_layer
 
 # expansion t, channels c, repeats n, stride s; the very first block has no expansion.
 BOTTLENECKS = ((1, 64, 1, 2), (2, 64, 4, 1), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
@@ -33,7 +33,7 @@ def my_mobilenet(
     Args:
         embedding_size: length D of the output vector.
         activation: prelu | relu | relu6 | leaky_relu.
-        padding: 'same' | 'symmetric'; see `facelib.blocks.Blocks`.
+        padding: 'same' | 'symmetric'; see `facelib.models.blocks.Blocks`.
         width: multiplies every channel count but the embedding's; results are multiples of 8.
         dropout: rate before the embedding convolution.
         pixel_mean, pixel_std: the input scaling, in pixel units; one number or three (RGB).

@@ -43,7 +43,7 @@ def make_head(*args, **options):
 
 def make_fake_quantized(original, where: str, crops):
     """The copy that rounds, its ranges as they are on `crops`."""
-    from facelib.fake_quant_net import fake_quantized, observe
+    from facelib.models.fake_quant_net import fake_quantized, observe
 
     copy = fake_quantized(original, where)
     observe(copy, crops)

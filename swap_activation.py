@@ -47,7 +47,7 @@ def make_twin(activation: str):
     """(model, its path, crops) -> the same net with `activation`, as `Change.make` wants it."""
 
     def make(original, where: str, crops):
-        from facelib.twin import swap_activations
+        from facelib.models.swap_activation import swap_activations
 
         twin, num_swapped = swap_activations(original, activation, where)
         print(f"{num_swapped} activations of {where} are {activation} now; {twin.count_params():,} parameters")

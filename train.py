@@ -23,7 +23,7 @@ from facelib.data.storage import data_path
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.files import require_file
 from facelib.joining import JOIN_SECONDS
-from facelib.networks import build_network
+from facelib.models.registry import build_network
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
 from facelib.run_dir import open_run
 from facelib.runtimes import KerasEmbedder

@@ -73,15 +73,15 @@ def build_stock():
     """The same builder with Keras's own layers in the places of ours."""
     from keras import layers
 
-    import facelib.blocks
-    import facelib.layers
+    import facelib.models.blocks
+    import facelib.models.layers
 
     def stock_prelu(name):
         return layers.PReLU(alpha_initializer="zeros", shared_axes=[1, 2], name=name)
 
     with (
-        mock.patch.object(facelib.blocks, "FusedBatchNorm", layers.BatchNormalization),
-        mock.patch.object(facelib.layers, "PReLU", stock_prelu),
+        mock.patch.object(facelib.models.blocks, "FusedBatchNorm", layers.BatchNormalization),
+        mock.patch.object(facelib.models.layers, "PReLU", stock_prelu),
     ):
         network = build_ours()
     for layer in network.layers:

@@ -44,13 +44,13 @@ def check_model(model, path: Path) -> tuple[int, int]:
 
 def check_slopes(model, path: Path) -> None:
     """Refuses PReLU slopes above 1: our graph says max(x, slope * x), which is PReLU only up to there."""
-    from facelib.layers import PReLU
+    from facelib.models.layers import PReLU
 
     for layer in model.layers:
         if isinstance(layer, PReLU) and (steepest := float(layer.alpha.numpy().max())) > 1:
             raise FaceError(
                 f"PReLU slopes are at most 1. '{path}' has {steepest:.4f} in layer '{layer.name}': train it again with "
-                f"facelib.layers.PReLU, which keeps them there."
+                f"facelib.models.layers.PReLU, which keeps them there."
             )
 
 

@@ -27,8 +27,8 @@ def load_model(path: Path):
     import keras
 
     import facelib.adaptive_heads
-    import facelib.fake_quant
-    import facelib.layers  # noqa: F401 - these register our layers with Keras
+    import facelib.models.fake_quant
+    import facelib.models.layers  # noqa: F401 - these register our layers with Keras
 
     path = require_file(path, "model")
     try:

@@ -9,10 +9,10 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from facelib.backbone_names import BACKBONES
 from facelib.cli import FaceError
 from facelib.data.augment_config import AugmentConfig
 from facelib.files import require_file
+from facelib.models.backbone_names import BACKBONES
 from facelib.recipe_rules import check_recipe
 from facelib.sidecar import IO_CHOICES
 from facelib.stage import Stage

@@ -19,7 +19,7 @@ from facelib.checkpoint import list_checkpoints, load_checkpoint
 from facelib.cli import FaceError
 from facelib.epoch_files import save_epoch
 from facelib.head_memory import check_memory
-from facelib.layers import FusedBatchNorm
+from facelib.models.layers import FusedBatchNorm
 from facelib.recipe import Recipe
 from facelib.recipe_rules import check_recipe
 from facelib.run_checkpoint import NotFiniteError, head_to_save, restore_parts, save_parts

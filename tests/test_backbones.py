@@ -9,12 +9,12 @@ import pytest
 from test_graph import random_weights
 
 from backbones import application
-from facelib.backbone_names import APPLICATIONS
-from facelib.blocks import Blocks, divisible
 from facelib.cli import FaceError
 from facelib.graph import freeze, open_graph
 from facelib.keras_files import load_model, save_h5
-from facelib.layers import PReLU
+from facelib.models.backbone_names import APPLICATIONS
+from facelib.models.blocks import Blocks, divisible
+from facelib.models.layers import PReLU
 from facelib.optimize_graph import optimize
 from facelib.parity import parity_faces, row_cosines
 from facelib.recipe import ModelConfig

@@ -13,9 +13,9 @@ import pytest
 
 from dataset import TrainingData
 from face_loss_k import make_head
-from facelib.backbone_names import BACKBONES
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.models.backbone_names import BACKBONES
 from facelib.recipe import DataConfig, ModelConfig, Recipe
 from facelib.stage import Stage
 from facelib.trainer import Trainer

@@ -57,7 +57,7 @@ def stock_keras_net():
 def fused_net_without_convolutions():
     import keras
 
-    from facelib.layers import FusedBatchNorm, PReLU
+    from facelib.models.layers import FusedBatchNorm, PReLU
 
     inputs = keras.Input((16, 16, 3))
     x = PReLU(name="act")(FusedBatchNorm(name="bn")(inputs))

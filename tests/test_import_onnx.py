@@ -14,8 +14,8 @@ import import_onnx
 from facelib.cli import FaceError
 from facelib.data.synthetic.faces import toy_face
 from facelib.keras_files import load_model
-from facelib.onnx_graph import load_onnx
-from facelib.onnx_steps import list_steps
+from facelib.models.onnx_import.reader import load_onnx
+from facelib.models.onnx_import.steps import list_steps
 from facelib.parity import row_cosines
 from facelib.sidecar import check_sidecar
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import pb_2_tflite
-from facelib.blocks import Blocks, embedding_output
 from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.graph import freeze, save_graph
 from facelib.layer_errors import LayerError, layer_errors, worst
 from facelib.layer_names import is_of, layer_of
-from facelib.layers import PixelScale
+from facelib.models.blocks import Blocks, embedding_output
+from facelib.models.layers import PixelScale
 from facelib.optimize_graph import optimize
 from facelib.parity import row_cosines
 from facelib.runtimes import TfliteEmbedder

@@ -30,7 +30,7 @@ pytest.importorskip("tensorflow")
 from keras import layers
 
 from facelib.graph import freeze
-from facelib.layers import PixelScale, PReLU
+from facelib.models.layers import PixelScale, PReLU
 from facelib.optimize_graph import optimize
 from facelib.recipe import load_recipe
 from tests.test_graph import random_weights

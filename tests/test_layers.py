@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib.layers import AtMostOne, FusedBatchNorm, PixelScale, PReLU, activation
+from facelib.models.layers import AtMostOne, FusedBatchNorm, PixelScale, PReLU, activation
 from facelib.workers import ONE_WORKER
 
 RNG = np.random.default_rng(0)

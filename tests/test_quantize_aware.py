@@ -15,15 +15,16 @@ import h5_2_pb
 import pb_2_onnx
 import pb_2_tflite
 import quantize_aware
-from facelib import fake_quant, optimize_graph
-from facelib.blocks import Blocks, embedding_output
+from facelib import optimize_graph
 from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.faces import toy_face
 from facelib.data.synthetic.files import ToySet, write_folders
-from facelib.fake_quant_net import fake_quantized, observe
 from facelib.graph import load_graph
 from facelib.keras_files import load_model, save_h5
+from facelib.models import fake_quant
+from facelib.models.blocks import Blocks, embedding_output
+from facelib.models.fake_quant_net import fake_quantized, observe
 from facelib.parity import parity_faces, row_cosines
 from facelib.runtimes import OnnxEmbedder, TfliteEmbedder
 from facelib.sidecar import Io, check_sidecar, write_sidecar

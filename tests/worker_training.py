@@ -19,7 +19,7 @@ import numpy as np
 
 from face_loss_k import make_head
 from facelib.cluster import find_cluster
-from facelib.layers import FusedBatchNorm
+from facelib.models.layers import FusedBatchNorm
 from facelib.recipe import Recipe
 from facelib.stage import Stage
 from facelib.stopping import exit_code

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.fake_quant import (
+from facelib.int8_forms import is_global
+from facelib.models.fake_quant import (
     FakeQuant,
     FakeQuantAffine,
     FakeQuantConv2D,
@@ -18,8 +19,7 @@ from facelib.fake_quant import (
     FakeQuantPixelScale,
     FakeQuantPReLU,
 )
-from facelib.int8_forms import is_global
-from facelib.layers import FusedBatchNorm, PixelScale, PReLU
+from facelib.models.layers import FusedBatchNorm, PixelScale, PReLU
 
 _ROUNDED = {
     keras.layers.Conv2D: FakeQuantConv2D,

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import layers
 
-from facelib.layers import FusedBatchNorm, SwapHalves, activation
+from facelib.models.layers import FusedBatchNorm, SwapHalves, activation
 
 
 class Blocks:

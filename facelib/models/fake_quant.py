@@ -2,7 +2,7 @@
 
 Each value is rounded to the 256 levels of its range, and the gradient passes through as if it were not (Jacob et al.,
 Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
-https://arxiv.org/abs/1712.05877, section 3). Batch normalisation is folded before; see `facelib.fake_quant_net`.
+https://arxiv.org/abs/1712.05877, section 3). Batch normalisation is folded before; see `facelib.models.fake_quant_net`.
 """
 
 import keras
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from facelib.int8_forms import column_kernels, column_shapes
-from facelib.layers import PixelScale, PReLU
+from facelib.models.layers import PixelScale, PReLU
 
 
 class _Range:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.onnx_graph import Node, find_input, read_nodes
+from facelib.models.onnx_import.reader import Node, find_input, read_nodes
 
 _ACTIVATIONS = ("Relu", "Clip", "PRelu", "LeakyRelu")
 # What changes no number on the way from one step to the next, or works out its shape.
@@ -25,7 +25,7 @@ class Step:
     activation: 'linear' | 'relu' | 'prelu' | 'leaky_relu'.   max_value: of 'relu', or None.
     slope: float32 [out] of 'prelu', one number of 'leaky_relu'.   is_added: whether a sum takes the result.
     origins: the steps whose results, or the sums of whose results, it takes.
-    pair: a second depthwise kernel, see `facelib.onnx_rewrites.pair_channels`.
+    pair: a second depthwise kernel, see `facelib.models.onnx_import.rewrites.pair_channels`.
     """
 
     name: str

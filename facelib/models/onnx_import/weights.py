@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.layers import FusedBatchNorm, PReLU
-from facelib.onnx_steps import Step, describe
+from facelib.models.layers import FusedBatchNorm, PReLU
+from facelib.models.onnx_import.steps import Step, describe
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 _ACTIVATIONS = (PReLU, keras.layers.ReLU, keras.layers.LeakyReLU)
@@ -19,7 +19,7 @@ class Place:
     """Where a step belongs: a convolution, or None; the normalisation and the activation after it.
 
     pads: before the convolution, in ONNX's order top, left, bottom, right.   is_added: whether a sum takes the result.
-    pair: the second of two depthwise convolutions that are summed, see `facelib.blocks.Blocks.paired_depthwise`.
+    pair: the second of two depthwise convolutions that are summed, see `facelib.models.blocks.Blocks.paired_depthwise`.
     """
 
     conv: keras.Layer | None

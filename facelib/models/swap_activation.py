@@ -3,7 +3,7 @@
 import keras
 
 from facelib.cli import FaceError
-from facelib.layers import PReLU, activation
+from facelib.models.layers import PReLU, activation
 
 SWAPPED = (PReLU, keras.layers.PReLU, keras.layers.ReLU, keras.layers.LeakyReLU)
 
@@ -15,7 +15,7 @@ def swap_activations(model: keras.Model, kind: str, where: str) -> tuple[keras.M
     is a function inside another layer, such as the hard sigmoid of a GhostFaceNet, stays.
 
     Args:
-        kind: 'relu', 'relu6' or 'leaky_relu', see `facelib.layers.activation`.   where: names the model in errors.
+        kind: 'relu', 'relu6' or 'leaky_relu', see `facelib.models.layers.activation`.   where: names the model in errors.
 
     Raises:
         FaceError: nothing to swap.

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from facelib.layers import FusedBatchNorm
+from facelib.models.layers import FusedBatchNorm
 
 _BATCH_SIZE = 16
 

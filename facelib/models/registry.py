@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from facelib.backbone_names import APPLICATIONS, IRESNETS, OPTIONAL, TAKEN
 from facelib.cli import FaceError
+from facelib.models.backbone_names import APPLICATIONS, IRESNETS, OPTIONAL, TAKEN
 from facelib.recipe import ModelConfig
 
 

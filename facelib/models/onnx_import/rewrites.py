@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.onnx_steps import Step
+from facelib.models.onnx_import.steps import Step
 
 
 def flatten_slopes(steps: list[Step], path: Path) -> int:

@@ -1,0 +1,1 @@
+"""Weights of public ONNX models are copied into our Keras networks."""
