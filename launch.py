@@ -25,9 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facelib.cli import FaceError, run_cli
-from facelib.cluster import TF_CONFIG, Cluster, split_address, tf_config
+from facelib.distributed.cluster import TF_CONFIG, Cluster, split_address, tf_config
+from facelib.distributed.joined_log import copy_lines, say
 from facelib.files import require_file
-from facelib.joined_log import copy_lines, say
 
 PASSED_ON = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}  # as what
 STOPPED = {128 + number: number.name for number in (signal.SIGTERM, signal.SIGINT)}  # exit codes that say so themselves

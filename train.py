@@ -15,14 +15,14 @@ from pathlib import Path
 from dataset import TrainingData
 from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
 from facelib.cli import FaceError, run_cli
-from facelib.cluster import find_cluster
 from facelib.data.conversion.job import convert
 from facelib.data.data_dir import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.distributed.cluster import find_cluster
+from facelib.distributed.peer_watch import JOIN_SECONDS
 from facelib.files import require_file
-from facelib.joining import JOIN_SECONDS
 from facelib.models.registry import build_network
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
 from facelib.run_dir import open_run
@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     prepare_tensorflow(recipe)
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
+    from facelib.distributed.workers import open_workers
     from facelib.profiling import ProfileSteps
     from facelib.trainer import Trainer
-    from facelib.workers import open_workers
 
     workers = open_workers(cluster, args.join_seconds)
     workers.check_same(recipe=to_toml(recipe), data=records.fingerprint)

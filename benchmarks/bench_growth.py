@@ -88,8 +88,8 @@ def planned_seconds(
 def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: float, speeds: dict) -> dict:
     """The line of one run of fresh workers."""
     from facelib.class_split import ClassSplit
+    from facelib.distributed.workers import Workers
     from facelib.head_memory import head_bytes
-    from facelib.workers import Workers
 
     workers = Workers(0, num_workers)
     recipe = head_recipe(args.size, args.batch, rate)
@@ -123,13 +123,13 @@ def output_of(command: list[str]) -> str:
 
 def work(args: argparse.Namespace) -> int:
     """What each worker of a run does; worker 0 prints what it and the others have seen."""
-    from facelib.cluster import find_cluster
+    from facelib.distributed.cluster import find_cluster
 
     be_the_first_to_go()
     job, cluster = json.loads(args.worker), find_cluster()
     recipe = head_recipe(args.size, args.batch, job["rate"])
     prepare_tensorflow(recipe)
-    from facelib.workers import open_workers
+    from facelib.distributed.workers import open_workers
 
     workers = open_workers(cluster, JOIN_SECONDS)
     with workers.naming_losses():

@@ -85,7 +85,7 @@ def compare(args: argparse.Namespace) -> None:
 
 def fits(args: argparse.Namespace, rate: float) -> bool:
     """Whether memory is free for the head; a line where it is not."""
-    from facelib.workers import ONE_WORKER
+    from facelib.distributed.workers import ONE_WORKER
 
     need, free = memory_to_spare(head_recipe(args.size, args.batch, rate), args.classes, ONE_WORKER)
     if free is None or need <= free:
@@ -109,7 +109,7 @@ def measure(args: argparse.Namespace, rate: float) -> dict:
     be_the_first_to_go()
     recipe = head_recipe(args.size, args.batch, rate)
     prepare_tensorflow(recipe)
-    from facelib.workers import ONE_WORKER
+    from facelib.distributed.workers import ONE_WORKER
 
     step = HeadStep(recipe, args.classes, BACKBONE, ONE_WORKER)
     step.timed(0, WARM_UP)

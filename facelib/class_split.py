@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from facelib.workers import ONE_WORKER, Workers
+from facelib.distributed.workers import ONE_WORKER, Workers
 
 _BLOCK = 4096  # classes whose first centres come from one generator, whoever holds them
 

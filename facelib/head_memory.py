@@ -7,10 +7,10 @@ import tensorflow as tf
 from facelib.class_split import ClassSplit
 from facelib.class_tiles import has_tiles
 from facelib.cli import FaceError
+from facelib.distributed.workers import Workers
 from facelib.loss_catalogue import LOSSES, resolve_options
 from facelib.recipe import Recipe
 from facelib.stage import ROW_OPTIMIZERS, optimizer_of
-from facelib.workers import Workers
 
 _WORTH_SAYING = 1 << 28  # bytes; less is nobody's concern
 _SLOTS = ROW_OPTIMIZERS | {"nadam": 2}

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
+from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.stage import Stage
-from facelib.workers import ONE_WORKER, Workers
 
 
 class Objective:

@@ -9,9 +9,9 @@ import keras
 import tensorflow as tf
 
 from facelib.class_split import rows_of
+from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.row_optimizer import RowOptimizer
 from facelib.stage import Stage
-from facelib.workers import ONE_WORKER, Workers
 
 _DECOUPLED = ("adamw", "lion")
 

@@ -10,6 +10,7 @@ import keras
 from facelib.class_split import ClassSplit
 from facelib.cli import FaceError
 from facelib.distillation import Distiller
+from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.loss_catalogue import LOSSES, resolve_options
 from facelib.objective import Objective
 from facelib.optimizing import Updater, last_layers, make_optimizer, take_over
@@ -17,7 +18,6 @@ from facelib.recipe import Recipe
 from facelib.row_optimizer import RowOptimizer
 from facelib.stage import optimizer_of
 from facelib.train_step import WeightAverage, make_step
-from facelib.workers import ONE_WORKER, Workers
 
 
 class StageParts:

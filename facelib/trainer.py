@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from facelib.checkpoint import list_checkpoints, load_checkpoint
 from facelib.cli import FaceError
+from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.epoch_files import save_epoch
 from facelib.head_memory import check_memory
 from facelib.models.layers import FusedBatchNorm
@@ -32,7 +33,6 @@ from facelib.stopping import StopRequests
 from facelib.tensorboard_log import NoLog, TensorBoardLog
 from facelib.training_plots import write_training_plots
 from facelib.transfer import write_classes
-from facelib.workers import ONE_WORKER, Workers
 
 RETRY_RATE = 0.5  # of the learning rate, after each roll-back
 
@@ -52,7 +52,7 @@ class Trainer:
         evaluate: embedder -> evaluation with `.results` and `.table()`, run after each epoch; None to skip.
         teacher: `facelib.teacher.Teacher`, for the stages' distill_weight.
         initialise: (embedder, head) -> a line to print, called when a run begins; see `facelib.transfer`.
-        workers: the processes that train together, see `facelib.workers.open_workers`; each calls the same. Of every
+        workers: the processes that train together, see `facelib.distributed.workers.open_workers`; each calls the same. Of every
             batch each takes its part. Worker 0 evaluates, prints and writes; all read the run directory.
         made_from: the model whose weights that gives; the sidecars name it and inherit its licence.
         checkpoint_every, log_every: steps. A checkpoint is also written after each epoch and on a stop.

@@ -1,4 +1,4 @@
-"""facelib/cluster.py: workers as TF_CONFIG and Slurm describe them, and one line for what is wrong."""
+"""facelib/distributed/cluster.py: workers as TF_CONFIG and Slurm describe them, and one line for what is wrong."""
 
 import itertools
 import json
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facelib.cli import FaceError
-from facelib.cluster import Cluster, expand_counts, expand_hosts, find_cluster, set_tf_config, split_address
+from facelib.distributed.cluster import Cluster, expand_counts, expand_hosts, find_cluster, set_tf_config, split_address
 
 THREE = ["a:1000", "a:1001", "b:1000"]
 

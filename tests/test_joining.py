@@ -1,4 +1,4 @@
-"""facelib/joining.py on real sockets of this host: who is alive, who is missing, who is gone."""
+"""facelib/distributed/peer_watch.py on real sockets of this host: who is alive, who is missing, who is gone."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from facelib.cli import FaceError
-from facelib.cluster import Cluster
-from facelib.joining import JoinWatch, PeerWatch, answers, check_port
-from facelib.meeting import CONNECT_TIMEOUT, Meeting
+from facelib.distributed.cluster import Cluster
+from facelib.distributed.peer_watch import JoinWatch, PeerWatch, answers, check_port
+from facelib.distributed.rendezvous import CONNECT_TIMEOUT, Meeting
 from launch import free_ports
 
 ROOT = Path(__file__).parents[1]
@@ -209,7 +209,7 @@ def test_all_that_are_missing_are_named_together():
 
 
 def test_after_a_while_a_line_says_for_whom_we_wait(monkeypatch, capfd):
-    monkeypatch.setattr("facelib.meeting.SAY_SO", 0.2)
+    monkeypatch.setattr("facelib.distributed.rendezvous.SAY_SO", 0.2)
 
     with (
         refusing() as missing,
@@ -255,8 +255,8 @@ def test_a_port_that_is_taken_is_one_line_on_joining_too():
 def test_a_worker_that_joins_and_is_lost_ends_even_a_process_that_holds_the_interpreter_lock():
     program = f"""
 import ctypes, sys
-from facelib.cluster import Cluster
-from facelib.joining import JoinWatch
+from facelib.distributed.cluster import Cluster
+from facelib.distributed.peer_watch import JoinWatch
 with JoinWatch(Cluster(0, tuple(sys.argv[1:])), 1.0, interval=0.05):
     print("in", flush=True)
     ctypes.PyDLL(None).sleep({int(3 * SOON)})  # PyDLL keeps the lock, as MultiWorkerMirroredStrategy() does
@@ -274,8 +274,8 @@ with JoinWatch(Cluster(0, tuple(sys.argv[1:])), 1.0, interval=0.05):
 def test_what_takes_long_after_the_context_is_left_alone():
     program = """
 import sys, time
-from facelib.cluster import Cluster
-from facelib.joining import JoinWatch
+from facelib.distributed.cluster import Cluster
+from facelib.distributed.peer_watch import JoinWatch
 with JoinWatch(Cluster(0, tuple(sys.argv[1:])), 1.0, interval=0.05):
     pass
 time.sleep(2)
@@ -370,8 +370,8 @@ def test_a_pause_of_this_process_is_not_held_against_a_peer(monkeypatch):
             more.set()
         return alive is not False
 
-    monkeypatch.setattr("facelib.joining.answers", answers_by_turns)
-    monkeypatch.setattr("facelib.joining.time.monotonic", lambda: 3600.0 * next(hours))
+    monkeypatch.setattr("facelib.distributed.peer_watch.answers", answers_by_turns)
+    monkeypatch.setattr("facelib.distributed.peer_watch.time.monotonic", lambda: 3600.0 * next(hours))
     with PeerWatch(Cluster(0, ("127.0.0.1:1", "127.0.0.1:2")), 30, interval=0.01, exit=exits):
         assert more.wait(SOON)
 
@@ -380,8 +380,8 @@ def test_a_pause_of_this_process_is_not_held_against_a_peer(monkeypatch):
 
 WORKER = """
 import os, socket, sys, time
-from facelib.cluster import find_cluster
-from facelib.joining import PeerWatch
+from facelib.distributed.cluster import find_cluster
+from facelib.distributed.peer_watch import PeerWatch
 cluster = find_cluster()
 server = socket.create_server(("127.0.0.1", int(cluster.addresses[cluster.rank].rpartition(":")[2])))
 print("listens", flush=True)

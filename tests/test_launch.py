@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from launched import ROOT, SOON, environment, starting
 
 import launch
-from facelib import joined_log
 from facelib.cli import FaceError
-from facelib.cluster import split_address
+from facelib.distributed import joined_log
+from facelib.distributed.cluster import split_address
 
 HOSTS = ("--hosts", "a,b", "--host-index", "1", "--port", "23456")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from facelib.distributed.workers import ONE_WORKER
 from facelib.models.layers import AtMostOne, FusedBatchNorm, PixelScale, PReLU, activation
-from facelib.workers import ONE_WORKER
 
 RNG = np.random.default_rng(0)
 SHAPE = (6, 5, 4, 3)

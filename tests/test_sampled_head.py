@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from test_trainer import RECIPE, STAGE, STEPS, Data, fit, lines, no_plots  # noqa: F401 - a fixture
 
 from facelib.class_split import ClassSplit, draw_columns, first_centres, rows_of
+from facelib.distributed.workers import Workers
 from facelib.optimizing import make_optimizer
 from facelib.row_optimizer import RowOptimizer
 from facelib.stage import ROW_OPTIMIZERS, Stage
-from facelib.workers import Workers
 
 
 def draw(split, num_classes, labels, step=0, sub_centres=1):

@@ -17,11 +17,11 @@ from facelib.checkpoint import list_checkpoints, load_checkpoint, read_rows
 from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.distributed.workers import Workers
 from facelib.head_memory import check_memory
 from facelib.keras_files import load_head_centres, load_model
 from facelib.recipe import Recipe
 from facelib.stage import Stage
-from facelib.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = Path(__file__).parent / "worker_training.py"

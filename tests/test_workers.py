@@ -13,7 +13,7 @@ import worker_step
 
 from facelib import class_tiles
 from facelib.class_split import Columns, rows_of
-from facelib.workers import ONE_WORKER
+from facelib.distributed.workers import ONE_WORKER
 
 CHILD = Path(__file__).parent / "worker_step.py"
 

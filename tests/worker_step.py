@@ -98,8 +98,8 @@ def part_of(rank: int, count: int, size: int) -> slice:
 
 
 def main():
-    from facelib.cluster import find_cluster
-    from facelib.workers import open_workers
+    from facelib.distributed.cluster import find_cluster
+    from facelib.distributed.workers import open_workers
 
     cluster = find_cluster()
     workers = open_workers(cluster, 120)

@@ -18,14 +18,14 @@ import keras
 import numpy as np
 
 from face_loss_k import make_head
-from facelib.cluster import find_cluster
+from facelib.distributed.cluster import find_cluster
+from facelib.distributed.workers import open_workers
 from facelib.models.layers import FusedBatchNorm
 from facelib.recipe import Recipe
 from facelib.stage import Stage
 from facelib.stopping import exit_code
 from facelib.tensorflow_settings import prepare_tensorflow
 from facelib.trainer import Trainer
-from facelib.workers import open_workers
 
 STEPS, BATCH, CLASSES, EPOCHS = 5, 12, 10, 2
 STAGE = Stage(epochs=EPOCHS, optimizer="adamw", scale=8.0, margin=0.1, learning_rate=0.01, ema=0.5, center_loss=0.1)

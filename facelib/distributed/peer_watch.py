@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 
 from facelib.cli import FaceError
-from facelib.cluster import Cluster, split_address
-from facelib.meeting import CONNECT_TIMEOUT, Meeting
+from facelib.distributed.cluster import Cluster, split_address
+from facelib.distributed.rendezvous import CONNECT_TIMEOUT, Meeting
 
 JOIN_SECONDS = 300
 PATIENCE = 30  # seconds
@@ -73,7 +73,7 @@ def answers(address: str, timeout: float = CONNECT_TIMEOUT) -> bool:
 class JoinWatch:
     """Used as a context around what blocks until all workers are there, such as MultiWorkerMirroredStrategy().
 
-    Entering waits until every other worker has been met (facelib/meeting.py). What follows at once inside the context
+    Entering waits until every other worker has been met (facelib/distributed/rendezvous.py). What follows at once inside the context
     then finds all of them. MultiWorkerMirroredStrategy() keeps the interpreter's lock while it waits (TF 2.21), so that
     no thread of ours could end it: should a worker be lost in those seconds, faulthandler's own thread writes where we
     are and ends the process with exit code 1, `seconds` after the last one came.

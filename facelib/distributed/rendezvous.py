@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from facelib.cli import FaceError
-from facelib.cluster import Cluster, split_address
+from facelib.distributed.cluster import Cluster, split_address
 
 SAY_SO = 10  # seconds of waiting after which a line says for whom
 CONNECT_TIMEOUT = 5.0  # seconds; a host that is gone does not refuse, it is silent

@@ -21,8 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from facelib.cli import FaceError
-from facelib.cluster import Cluster, set_tf_config
-from facelib.joining import JoinWatch, PeerWatch, check_port
+from facelib.distributed.cluster import Cluster, set_tf_config
+from facelib.distributed.peer_watch import JoinWatch, PeerWatch, check_port
 
 _GROUP = 9001  # of our collectives: far from the strategy's own, which count from 1
 
@@ -193,7 +193,7 @@ def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
 
     Raises:
         FaceError: this worker's port is in use, or a worker does not join within `join_seconds`. One that is lost later
-            ends the process (see facelib/joining.py): the main thread may be inside TensorFlow then.
+            ends the process (see facelib/distributed/peer_watch.py): the main thread may be inside TensorFlow then.
     """
     if cluster.count == 1:
         return ONE_WORKER

@@ -1,0 +1,1 @@
+"""Several workers that train one network: who they are, how they meet, how they notice that one is lost."""
