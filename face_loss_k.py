@@ -1,11 +1,11 @@
 """The losses of a training by name: `make_head("arcface", num_classes, options)`. Names TensorFlow.
 
-Margin heads are Keras layers over class centres (facelib/margin_head.py), metric losses compare the faces of a batch
-(facelib/triplet_losses.py). Names, options and defaults: facelib/loss_catalogue.py. Formulas: docs/losses.md.
+Margin heads are Keras layers over class centres (facelib/losses/margin_head.py), metric losses compare the faces of a batch
+(facelib/losses/metric_losses.py). Names, options and defaults: facelib/losses/registry.py. Formulas: docs/losses.md.
 """
 
-from facelib.adaptive_heads import AdaCos, AdaFace, CurricularFace, MagFace
-from facelib.fixed_heads import (
+from facelib.losses.adaptive_margins import AdaCos, AdaFace, CurricularFace, MagFace
+from facelib.losses.fixed_margins import (
     AirFace,
     ArcFace,
     CombinedMargin,
@@ -15,8 +15,8 @@ from facelib.fixed_heads import (
     Softmax,
     cos_plus_margin,
 )
-from facelib.loss_catalogue import LOSSES, resolve_options
-from facelib.triplet_losses import TripletLoss
+from facelib.losses.metric_losses import TripletLoss
+from facelib.losses.registry import LOSSES, resolve_options
 
 __all__ = ["ArcFace", "cos_plus_margin", "make_head"]
 
@@ -39,10 +39,10 @@ def make_head(loss: str, num_classes: int, options: dict | None = None, warmup_s
     """The layer that computes `loss`, not yet built.
 
     Args:
-        loss: a name of `facelib.loss_catalogue.LOSSES`.
+        loss: a name of `facelib.losses.registry.LOSSES`.
         num_classes: identities.
         options: of that loss; the others have their defaults.
-        warmup_scale: see `facelib.margin_head.MarginHead`.
+        warmup_scale: see `facelib.losses.margin_head.MarginHead`.
 
     Returns:
         A layer named 'head' with `loss_and_accuracy(embeddings, labels, warmth, label_smoothing)`.

@@ -87,9 +87,9 @@ def planned_seconds(
 
 def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: float, speeds: dict) -> dict:
     """The line of one run of fresh workers."""
-    from facelib.class_split import ClassSplit
     from facelib.distributed.workers import Workers
     from facelib.head_memory import head_bytes
+    from facelib.losses.partial_fc import ClassSplit
 
     workers = Workers(0, num_workers)
     recipe = head_recipe(args.size, args.batch, rate)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from facelib.class_split import ClassSplit
-from facelib.class_tiles import has_tiles
 from facelib.cli import FaceError
 from facelib.distributed.workers import Workers
-from facelib.loss_catalogue import LOSSES, resolve_options
+from facelib.losses.native_softmax import has_tiles
+from facelib.losses.partial_fc import ClassSplit
+from facelib.losses.registry import LOSSES, resolve_options
 from facelib.recipe import Recipe
 from facelib.stage import ROW_OPTIMIZERS, optimizer_of
 

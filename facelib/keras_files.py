@@ -26,7 +26,7 @@ def load_model(path: Path):
     """
     import keras
 
-    import facelib.adaptive_heads
+    import facelib.losses.adaptive_margins
     import facelib.models.fake_quant
     import facelib.models.layers  # noqa: F401 - these register our layers with Keras
 

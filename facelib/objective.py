@@ -13,7 +13,7 @@ class Objective:
         stage: gives the weights.
         head: layer with `loss_and_accuracy(embeddings, labels, warmth, label_smoothing)`; None for the teacher alone.
         center_loss: layer `(embeddings, labels, training) -> scalar`, or None.
-        distiller: `facelib.distillation.Distiller`, or None.
+        distiller: `facelib.losses.distillation.Distiller`, or None.
         workers: that compute it together, each from the faces of all.
     """
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from facelib.class_split import rows_of
 from facelib.distributed.workers import ONE_WORKER, Workers
+from facelib.losses.partial_fc import rows_of
 from facelib.row_optimizer import RowOptimizer
 from facelib.stage import Stage
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from facelib.cli import FaceError
 from facelib.data.augment_config import check_augment
-from facelib.loss_catalogue import LOSSES, resolve_options
+from facelib.losses.registry import LOSSES, resolve_options
 from facelib.stage import ROW_OPTIMIZERS, Stage, optimizer_of
 
 if TYPE_CHECKING:

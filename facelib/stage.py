@@ -17,7 +17,7 @@ class Stage:
         center_loss, norm_penalty: weights of the center loss, and of the mean L1 norm of the raw embeddings.
         distill, distill_weight: loss towards the recipe's teacher ('cosine', 'l2', 'kl', 'relational') and its weight.
         sample_rate: share of the classes that a step's softmax looks at, in (0, 1]; 1 is exact
-        (facelib/class_split.py).
+        (facelib/losses/partial_fc.py).
     The optimizer:
         optimizer: absent = the one of the stage before goes on, with what it has accumulated.   momentum, nesterov: of
         sgd.   epsilon: of adam, adamw, nadam; absent = 1e-7.   learning_rate: peak, reached after warmup_steps; then

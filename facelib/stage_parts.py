@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import keras
 
-from facelib.class_split import ClassSplit
 from facelib.cli import FaceError
-from facelib.distillation import Distiller
 from facelib.distributed.workers import ONE_WORKER, Workers
-from facelib.loss_catalogue import LOSSES, resolve_options
+from facelib.losses.distillation import Distiller
+from facelib.losses.partial_fc import ClassSplit
+from facelib.losses.registry import LOSSES, resolve_options
 from facelib.objective import Objective
 from facelib.optimizing import Updater, last_layers, make_optimizer, take_over
 from facelib.recipe import Recipe
@@ -140,7 +140,7 @@ class StageParts:
         return before.get(name) or make()
 
     def _make_center_loss(self):
-        from facelib.center_loss import CenterLoss
+        from facelib.losses.center_loss import CenterLoss
 
         return CenterLoss(self.num_classes, self.embedder.output_shape[-1], name="center_loss")
 

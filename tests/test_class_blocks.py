@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from face_loss_k import make_head
-from facelib import class_blocks, class_tiles
-from facelib.class_blocks import own_and_others
+from facelib.losses import blockwise_softmax, native_softmax
+from facelib.losses.blockwise_softmax import own_and_others
 
 
 def reference(x, centres, own, scale):
@@ -42,8 +42,8 @@ def unit_faces(rng, count, size):
 @pytest.fixture
 def tiles(monkeypatch):
     """Tiles for any number of classes."""
-    monkeypatch.setattr(class_tiles, "_FEWEST", 0)
-    if not class_tiles.has_tiles(2, 16):
+    monkeypatch.setattr(native_softmax, "_FEWEST", 0)
+    if not native_softmax.has_tiles(2, 16):
         pytest.skip("tiles want a C++ compiler and no GPU")
 
 
@@ -53,7 +53,7 @@ def way(request, monkeypatch):
     if request.param == "tiles":
         request.getfixturevalue("tiles")
     else:
-        monkeypatch.setattr(class_tiles, "_FEWEST", 1 << 60)
+        monkeypatch.setattr(native_softmax, "_FEWEST", 1 << 60)
 
 
 def check_against_formulas(x, centres, own, scale, num_classes, of_cosine, of_log_sum):
@@ -82,7 +82,7 @@ def test_values_and_gradients_by_blocks_are_those_of_the_formula(seed, num_block
     num_classes, count, size = int(rng.integers(2 * num_blocks, 40)), int(rng.integers(1, 9)), 5
     x, centres = unit_faces(rng, count, size), deviation * rng.standard_normal((num_classes, size))
     own, upstream = rng.integers(-1, num_classes, count), rng.standard_normal((2, count))
-    check_against_formulas(x, centres, own, scale, num_blocks * class_blocks._WIDTH, *upstream)
+    check_against_formulas(x, centres, own, scale, num_blocks * blockwise_softmax._WIDTH, *upstream)
 
 
 @pytest.mark.usefixtures("tiles")
@@ -105,9 +105,9 @@ def test_a_head_in_many_blocks_or_in_tiles_is_one_in_one_block(sampled, tiles, m
     rng = np.random.default_rng(0)
     faces, labels = rng.standard_normal((9, 16)).astype("float32"), tf.constant(rng.integers(0, 70, 9))
     results = []
-    for width, fewest in ((class_blocks._WIDTH, 100), (3 if sampled else 10, 100), (1, 0)):
-        monkeypatch.setattr(class_blocks, "_WIDTH", width)
-        monkeypatch.setattr(class_tiles, "_FEWEST", fewest)
+    for width, fewest in ((blockwise_softmax._WIDTH, 100), (3 if sampled else 10, 100), (1, 0)):
+        monkeypatch.setattr(blockwise_softmax, "_WIDTH", width)
+        monkeypatch.setattr(native_softmax, "_FEWEST", fewest)
         head = make_head("arcface", 70)
         if sampled:
             head.split = type(head.split)(sample_rate=0.3)
@@ -134,7 +134,7 @@ def test_the_own_class_may_be_far_ahead_and_its_margin_still_decides(way):
 def test_a_block_of_the_own_class_alone_adds_nothing():
     centres = tf.eye(2)
     face = tf.constant([[0.6, 0.8]])
-    _, log_sum, highest = own_and_others(face, centres, tf.constant([1], tf.int64), 2.0, 2 * class_blocks._WIDTH)
+    _, log_sum, highest = own_and_others(face, centres, tf.constant([1], tf.int64), 2.0, 2 * blockwise_softmax._WIDTH)
     assert float(log_sum[0]) == pytest.approx(1.2, abs=1e-6)
     assert float(highest[0]) == pytest.approx(0.6, abs=1e-6)
 
@@ -187,7 +187,7 @@ def test_tiles_give_the_same_bits_with_any_number_of_threads(tiles, monkeypatch)
     )
     results = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(class_tiles, "_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(native_softmax, "_threads", lambda threads=threads: threads)
         with tf.GradientTape() as tape:
             tape.watch([faces, centres])
             _, log_sum, _ = own_and_others(faces, centres, tf.range(20, dtype=tf.int64), 64.0, 4000)
@@ -201,14 +201,14 @@ def test_tiles_give_the_same_bits_with_any_number_of_threads(tiles, monkeypatch)
 def test_a_worker_with_a_share_of_the_cores_takes_no_more(monkeypatch, setting, threads):
     """launch.py says so in the environment, where TensorFlow reads it too; neither takes what is no number."""
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", setting)
-    assert class_tiles._threads() == (threads or len(os.sched_getaffinity(0)))
+    assert native_softmax._threads() == (threads or len(os.sched_getaffinity(0)))
 
 
 def test_a_number_of_threads_that_cannot_be_is_one_that_can(tiles, monkeypatch):
     x, centres, own = tf.eye(3, 16), tf.random.stateless_normal((900, 16), [0, 0]), tf.constant([1, 2, -1], tf.int64)
     expected = own_and_others(x, centres, own, 64.0, 900)
     for threads in (-1, 0, 1 << 40):
-        monkeypatch.setattr(class_tiles, "_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(native_softmax, "_threads", lambda threads=threads: threads)
         np.testing.assert_allclose(own_and_others(x, centres, own, 64.0, 900), expected, rtol=1e-6)
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib import class_tiles, compile_ops
-from facelib.class_blocks import own_and_others
 from facelib.cli import FaceError
+from facelib.losses import compile_ops, native_softmax
+from facelib.losses.blockwise_softmax import own_and_others
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 
-SOURCE = Path(class_tiles.__file__).with_suffix(".cc")
+SOURCE = Path(native_softmax.__file__).with_suffix(".cc")
 
 
 @pytest.fixture(autouse=True)
@@ -123,15 +123,15 @@ def test_the_head_goes_by_blocks_where_nothing_compiles(monkeypatch, capsys):
     def refuse(source):
         raise FaceError("There is no C++ compiler.")
 
-    class_tiles._ops.cache_clear()
-    monkeypatch.setattr(class_tiles, "load_ops", refuse)
-    monkeypatch.setattr(class_tiles, "_FEWEST", 0)
+    native_softmax._ops.cache_clear()
+    monkeypatch.setattr(native_softmax, "load_ops", refuse)
+    monkeypatch.setattr(native_softmax, "_FEWEST", 0)
     rng = np.random.default_rng(0)
     for _ in range(2):
         found = own_and_others(
             tf.eye(2, 16), tf.constant(rng.standard_normal((5, 16)), "float32"), tf.range(2, dtype=tf.int64), 9.0, 5
         )
-    class_tiles._ops.cache_clear()
+    native_softmax._ops.cache_clear()
 
     assert np.isfinite(found).all()
     said = capsys.readouterr().err

@@ -10,7 +10,7 @@ from facelib import teacher as teacher_module
 from facelib.cli import FaceError
 from facelib.data.data_dir import open_records
 from facelib.data.synthetic.files import ToySet, write_folders
-from facelib.distillation import Distiller
+from facelib.losses.distillation import Distiller
 from facelib.sidecar import Io
 from facelib.teacher import open_teacher
 

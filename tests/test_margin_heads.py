@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from face_loss_k import make_head
-from facelib.loss_catalogue import LOSSES
+from facelib.losses.registry import LOSSES
 
 NUM_CLASSES, SIZE, BATCH, SCALE = 6, 4, 8, 8.0
 HEADS = [name for name, spec in LOSSES.items() if spec.kind == "margin"]

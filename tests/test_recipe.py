@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.cli import FaceError
-from facelib.loss_catalogue import LOSSES
+from facelib.losses.registry import LOSSES
 from facelib.recipe import CHOICES, DataConfig, ModelConfig, Recipe, differences, load_recipe, to_toml
 from facelib.stage import Stage
 

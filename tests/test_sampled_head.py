@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_trainer import RECIPE, STAGE, STEPS, Data, fit, lines, no_plots  # noqa: F401 - a fixture
 
-from facelib.class_split import ClassSplit, draw_columns, first_centres, rows_of
 from facelib.distributed.workers import Workers
+from facelib.losses.partial_fc import ClassSplit, draw_columns, first_centres, rows_of
 from facelib.optimizing import make_optimizer
 from facelib.row_optimizer import RowOptimizer
 from facelib.stage import ROW_OPTIMIZERS, Stage

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 import worker_step
 
-from facelib import class_tiles
-from facelib.class_split import Columns, rows_of
 from facelib.distributed.workers import ONE_WORKER
+from facelib.losses import native_softmax
+from facelib.losses.partial_fc import Columns, rows_of
 
 CHILD = Path(__file__).parent / "worker_step.py"
 
@@ -49,7 +49,7 @@ def free_ports(count):
 
 @pytest.mark.parametrize("case", worker_step.CASES)
 def test_loss_and_all_gradients_are_those_of_one_worker(found, case, monkeypatch):
-    monkeypatch.setattr(class_tiles, "_FEWEST", class_tiles._FEWEST)  # set back what worker_step sets
+    monkeypatch.setattr(native_softmax, "_FEWEST", native_softmax._FEWEST)  # set back what worker_step sets
     workers, columns = found[case], None
     classes = [np.concatenate([worker[f"classes {number}"] for worker in workers]) for number in range(2)]
     if "sampled" in case:

@@ -45,7 +45,7 @@ def batch():
 def make(case: str, workers):
     """The head of a case, built; its centres do not depend on the workers."""
     from face_loss_k import make_head
-    from facelib.class_split import ClassSplit
+    from facelib.losses.partial_fc import ClassSplit
 
     head = make_head(case.split()[0], NUM_CLASSES, CASES[case])
     head.split = ClassSplit(workers, 0.3 if "sampled" in case else 1.0, seed=4)
@@ -62,9 +62,9 @@ def compute(case: str, workers, columns=None) -> dict:
     """
     import tensorflow as tf
 
-    from facelib import class_tiles
+    from facelib.losses import native_softmax
 
-    class_tiles._FEWEST = 0 if "tiles" in case else 1 << 60  # which way the classes go
+    native_softmax._FEWEST = 0 if "tiles" in case else 1 << 60  # which way the classes go
     head, (embeddings, labels) = make(case, workers), batch()
     smoothing = 0.1 if "smooth" in case else 0.0
 

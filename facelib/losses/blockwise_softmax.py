@@ -3,14 +3,14 @@
 Where a margin changes one logit a face, its own, a loss needs of all the others but their sum. Written op by op, that
 sum and its gradient are a dozen passes over arrays of [B, n] and [n, D], and as many arrays; here each block of classes
 takes them while it is in the cache, and two arrays of [B, n] and the gradient outlive it. On a CPU with a compiler,
-facelib/class_tiles.py does the same in two passes.
+facelib/losses/native_softmax.py does the same in two passes.
 """
 
 from itertools import pairwise
 
 import tensorflow as tf
 
-from facelib.class_tiles import Tiles, has_tiles
+from facelib.losses.native_softmax import Tiles, has_tiles
 
 _WIDTH, _MOST = 16_384, 32  # classes in a block; blocks at most, for each is some twenty nodes of the graph
 _BESIDE = 200.0  # how far the own class is put below any other logit: float32's exp of it is 0

@@ -6,7 +6,7 @@ All compare cosines of unit vectors. A squared distance is 2 - 2 cos, so a margi
 import keras
 import tensorflow as tf
 
-from facelib.margin_head import unit_rows
+from facelib.losses.margin_head import unit_rows
 
 
 class TripletLoss(keras.layers.Layer):

@@ -5,8 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
-from facelib.loss_catalogue import PAST_PI
-from facelib.margin_head import MarginHead, sin_of
+from facelib.losses.margin_head import MarginHead, sin_of
+from facelib.losses.registry import PAST_PI
 
 _COS_LIMIT = 1.0 - 1e-6  # beyond it arccos has no finite slope in float32; it is 0.08 degrees from the pole
 
@@ -112,7 +112,7 @@ class ArcFace(MarginHead):
         scale: logit radius s. Paper: 64.
         past_pi: what happens beyond theta + margin = pi; see `cos_plus_margin`.
 
-    Call and the other arguments: `facelib.margin_head.MarginHead`.
+    Call and the other arguments: `facelib.losses.margin_head.MarginHead`.
 
     Reference: Deng et al., ArcFace, https://arxiv.org/abs/1801.07698, eq. 3.
     """

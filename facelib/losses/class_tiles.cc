@@ -1,5 +1,5 @@
-// The softmax over many classes on a CPU, tile by tile of them: what facelib/class_blocks.py computes op by op, in one
-// pass over the centres forward and one backward. facelib/class_tiles.py says what goes in and out.
+// The softmax over many classes on a CPU, tile by tile of them: what facelib/losses/blockwise_softmax.py computes op by op, in one
+// pass over the centres forward and one backward. facelib/losses/native_softmax.py says what goes in and out.
 //
 // Logits and their sums are taken as in FlashAttention (Dao et al., https://arxiv.org/abs/2205.14135, algorithm 1):
 // each part of the classes keeps the highest logit so far, and what it has summed shrinks when a higher one comes.

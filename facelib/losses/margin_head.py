@@ -5,8 +5,8 @@ import random
 import keras
 import tensorflow as tf
 
-from facelib.class_blocks import own_and_others
-from facelib.class_split import ClassSplit, Columns, draw_columns, first_centres
+from facelib.losses.blockwise_softmax import own_and_others
+from facelib.losses.partial_fc import ClassSplit, Columns, draw_columns, first_centres
 
 # Inside the square root of sin = sqrt(1 - cos^2): keeps d(sin)/d(cos) finite at cos = +-1 and of the right sign. At
 # this size sin is off by less than 1e-4 within 0.006 degrees of the poles and by nothing float32 can hold elsewhere.
@@ -58,7 +58,7 @@ class MarginHead(keras.layers.Layer):
         warmup_scale: the scale at warmth 0; absent, the scale does not rise.
 
     A head of many classes is split over the workers, or looks at a share of its classes in each step, after
-    `head.split = ClassSplit(...)`, before it is built (facelib/class_split.py).
+    `head.split = ClassSplit(...)`, before it is built (facelib/losses/partial_fc.py).
 
     Call: `(embeddings float [B, D], labels int [B], warmth=1.0) -> (logits, cosines)`, both float32 [B, C]; cosines are
         without margin and scale. `warmth` in [0, 1], a float or scalar tensor: margins are multiplied by it and the

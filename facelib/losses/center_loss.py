@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from facelib.margin_head import unit_rows
+from facelib.losses.margin_head import unit_rows
 
 
 class CenterLoss(keras.layers.Layer):

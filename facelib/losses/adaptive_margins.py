@@ -8,8 +8,8 @@ import math
 import keras
 import tensorflow as tf
 
-from facelib.fixed_heads import ArcFace, angle_of, cos_plus_margin
-from facelib.margin_head import MarginHead
+from facelib.losses.fixed_margins import ArcFace, angle_of, cos_plus_margin
+from facelib.losses.margin_head import MarginHead
 
 _LEAST_SCALE = (
     1.0  # of AdaCos: with two or three classes its formula reaches 0 and below, which would turn the loss round

@@ -1,6 +1,6 @@
-"""The softmax over many classes, compiled for CPUs: facelib/class_tiles.cc. Names TensorFlow.
+"""The softmax over many classes, compiled for CPUs: facelib/losses/class_tiles.cc. Names TensorFlow.
 
-A head of 85,742 classes takes half the time of facelib/class_blocks.py's TensorFlow ops, little more than TensorFlow
+A head of 85,742 classes takes half the time of facelib/losses/blockwise_softmax.py's TensorFlow ops, little more than TensorFlow
 takes for the three matrix products alone (benchmarks/bench_sampled_head.py --exact).
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from facelib.cli import FaceError
-from facelib.compile_ops import load_ops
+from facelib.losses.compile_ops import load_ops
 
 _FEWEST = 4096  # with fewer classes a step has nothing to gain
 _LANES = 16  # floats in the widest vector that class_tiles.cc is compiled for
@@ -24,7 +24,7 @@ def has_tiles(num_classes: int, size: int | None) -> bool:
 
 
 class Tiles:
-    """As `facelib.class_blocks.Blocks`."""
+    """As `facelib.losses.blockwise_softmax.Blocks`."""
 
     def __init__(self, x, centres, own, scale):
         self.x, self.centres, self.own = x, centres, own
@@ -47,7 +47,7 @@ def _ops():
     if tf.config.list_physical_devices("GPU"):
         return None
     try:
-        return load_ops(Path(__file__).with_suffix(".cc"))
+        return load_ops(Path(__file__).with_name("class_tiles.cc"))
     except FaceError as error:
         print(f"note: the head of many classes takes about twice the time it could. {error}", file=sys.stderr)
         return None

@@ -1,0 +1,1 @@
+"""Margin heads, metric losses and distillation; softmax over many classes and over several workers."""
