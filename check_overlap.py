@@ -32,7 +32,7 @@ from facelib.data.tfrecord import BadRecord
 from facelib.decision import Decision, about, decide_by
 from facelib.face_vectors import Centres, Photos, class_centres, embed_photos
 from facelib.files import write_bytes
-from facelib.runtimes import open_embedder
+from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 
 SHOWN_ROWS = 20  # identities in the printed table and on the sheet

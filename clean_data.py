@@ -38,7 +38,7 @@ from facelib.data.readers.derived_source import DerivedSource
 from facelib.data.readers.sources import Source, open_source
 from facelib.face_vectors import embed_photos
 from facelib.files import read_json, require_file, sha256_of
-from facelib.runtimes import open_embedder
+from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 
 NEARER_BY = 20.0  # degrees: what a face must be nearer to another identity to be its
@@ -86,7 +86,7 @@ def embed_all(source: Source, embedder) -> tuple[np.ndarray, np.ndarray, list[st
 
 def read_sub_centres(path: Path, class_names: Sequence[str]) -> np.ndarray:
     """The head's unit centres for these identities, float32 [C, K, D]."""
-    from facelib.keras_files import load_head_centres
+    from facelib.runtimes.keras_h5 import load_head_centres
     from facelib.transfer import CLASSES, class_map
 
     centres = load_head_centres(path)

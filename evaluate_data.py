@@ -20,7 +20,7 @@ from facelib.files import sha256_of
 from facelib.measure import PROTOCOLS, measure_folder, measure_pairs
 from facelib.metrics import pair_distances
 from facelib.report import Report, SetResult, compare, read_report, report_path
-from facelib.runtimes import open_keras
+from facelib.runtimes.open_embedder import open_keras
 from facelib.sidecar import IO_CHOICES, Io, Sidecar, check_sidecar
 from facelib.thresholds import write_thresholds
 from facelib.valid_sets import FaceSet, find_sets

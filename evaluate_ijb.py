@@ -21,7 +21,7 @@ from facelib.identification import Identification
 from facelib.ijb import FARS, Verification, identify_galleries, mean_of, pool_templates, score_pairs, verify
 from facelib.ijb_files import PROTOCOLS, IjbFaces, IjbPaths, find_meta, read_faces, read_pairs, read_subjects
 from facelib.ijb_images import IjbEmbeddings, check_images, embed_faces
-from facelib.runtimes import open_embedder
+from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 
 FPIRS = (0.01, 0.1)

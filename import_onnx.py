@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         pair_channels(steps)
     crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else ([], None)
     quiet_tensorflow()
-    from facelib.keras_files import save_h5
     from facelib.models.onnx_import.batch_statistics import restore_statistics
     from facelib.models.onnx_import.weights import copy_weights
+    from facelib.runtimes.keras_h5 import save_h5
 
     model = build(net, pixels, size)
     folded = copy_weights(steps, model, args.model)
@@ -165,7 +165,7 @@ def check_outputs(model, pixels: str, size: tuple[int, int], path: Path) -> floa
     Raises:
         FaceError: above `MAX_DIFFERENCE`.
     """
-    from facelib.runtimes import OnnxEmbedder
+    from facelib.runtimes.open_embedder import OnnxEmbedder
 
     faces = parity_faces(size, NUM_FACES)
     io = Io(layout="nchw", pixels=pixels, size=size)

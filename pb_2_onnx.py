@@ -15,9 +15,9 @@ from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
 from facelib.fake_quant_graph import without_fake_quant
 from facelib.files import require_file, write_bytes
-from facelib.graph import INPUT, OUTPUT, check_names, input_size, load_graph, node_of, open_graph
 from facelib.model_input import to_model_input
 from facelib.parity import check_parity, parity_faces, parity_record
+from facelib.runtimes.frozen_graph import INPUT, OUTPUT, check_names, input_size, load_graph, node_of, open_graph
 from facelib.sidecar import check_sidecar, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 

@@ -33,7 +33,7 @@ from facelib.gallery import (
     write_gallery,
 )
 from facelib.nearest import Nearest
-from facelib.runtimes import open_embedder
+from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import Io, check_sidecar
 from facelib.verdict_picture import verdict_picture
 

@@ -26,7 +26,7 @@ from facelib.files import require_file
 from facelib.models.registry import build_network
 from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
 from facelib.run_dir import open_run
-from facelib.runtimes import KerasEmbedder
+from facelib.runtimes.open_embedder import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar
 from facelib.stopping import exit_code
 from facelib.teacher import Teacher, open_teacher

@@ -126,7 +126,7 @@ _OPENED = []  # the embedder of this process, and faces for it
 def open_here(artefact: Artefact, threads: int) -> str:
     """Opens the artefact in this process; returns what runs it, '' where its suffix says so."""
     from facelib.data.synthetic.faces import toy_face
-    from facelib.runtimes import open_embedder
+    from facelib.runtimes.open_embedder import open_embedder
 
     sidecar = check_sidecar(artefact.path)
     if sidecar is None and artefact.runtime != "ncnn":

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.machine import busy_share, machine, read_cpu
 from facelib.cli import run_cli
 from facelib.data.synthetic.faces import toy_face
-from facelib.tflite import Lite
+from facelib.runtimes.tflite import Lite
 
 
 def main(argv=None) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
 from facelib.files import require_file
-from facelib.runtimes import BATCH_SIZE
+from facelib.runtimes.open_embedder import BATCH_SIZE
 from facelib.sidecar import Io
 
 

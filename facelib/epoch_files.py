@@ -5,8 +5,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from facelib.keras_files import save_h5
 from facelib.recipe import Recipe
+from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import Io, write_sidecar
 
 

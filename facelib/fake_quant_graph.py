@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from facelib.graph import prune
 from facelib.int8_forms import join_global_depthwise
-from facelib.layer_names import is_of
+from facelib.runtimes.frozen_graph import prune
+from facelib.runtimes.layer_names import is_of
 
 _OPS = ("FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from facelib.cli import FaceError
 from facelib.fold_graph import constant_node, fold_constants, with_nodes
-from facelib.graph import MAX_LISTED, node_of, prune
+from facelib.runtimes.frozen_graph import MAX_LISTED, node_of, prune
 
 _ASKS_SHAPE = ("Shape", "ShapeN", "Size", "Rank")
 

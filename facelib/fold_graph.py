@@ -7,7 +7,7 @@ without a convolution before it becomes one multiplication and one addition. Eve
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.graph import node_of, prune
+from facelib.runtimes.frozen_graph import node_of, prune
 
 _PURE = ("Rsqrt", "Sqrt", "Square", "Add", "AddV2", "Sub", "Mul", "RealDiv", "Neg", "Maximum", "Minimum", "Reshape",
          "Identity", "Cast", "ExpandDims", "Squeeze", "Abs", "Max", "Round", "StopGradient", "StridedSlice", "Pack",

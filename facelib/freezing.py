@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from facelib.cli import FaceError
-from facelib.graph import freeze
-from facelib.keras_files import load_model
+from facelib.runtimes.frozen_graph import freeze
+from facelib.runtimes.keras_h5 import load_model
 
 
 def freeze_file(path: Path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from facelib.tflite_ops import Op
+from facelib.runtimes.tflite_ops import Op
 
 KPU_BYTES = 2 * 2**20
 RAM_BYTES = 6 * 2**20

@@ -12,8 +12,8 @@ import numpy as np
 
 from facelib.cli import FaceError
 from facelib.fold_graph import constants_of
-from facelib.graph import node_of
 from facelib.onnx_nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
+from facelib.runtimes.frozen_graph import node_of
 
 OPSET, IR_VERSION = 17, 8  # of ONNX 1.12, which every runtime of today reads
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from facelib.cli import FaceError, run_cli
 from facelib.files import require_file
 from facelib.fold_graph import fold_batch_norms
-from facelib.graph import (
+from facelib.model_input import to_model_input
+from facelib.parity import check_parity, parity_faces, parity_record
+from facelib.runtimes.frozen_graph import (
     INPUT,
     OUTPUT,
     check_names,
@@ -24,8 +26,6 @@ from facelib.graph import (
     prune,
     save_graph,
 )
-from facelib.model_input import to_model_input
-from facelib.parity import check_parity, parity_faces, parity_record
 from facelib.sidecar import Io, check_sidecar, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 

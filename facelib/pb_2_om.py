@@ -21,9 +21,19 @@ from facelib.cli import FaceError, run_cli
 from facelib.fake_quant_graph import has_fake_quant
 from facelib.files import require_file
 from facelib.fixed_shapes import asks_shapes, fix_shapes, input_shape
-from facelib.graph import INPUT, MAX_LISTED, OUTPUT, check_names, load_graph, node_of, open_graph, prune, save_graph
 from facelib.model_input import to_model_input
 from facelib.parity import check_parity, parity_faces
+from facelib.runtimes.frozen_graph import (
+    INPUT,
+    MAX_LISTED,
+    OUTPUT,
+    check_names,
+    load_graph,
+    node_of,
+    open_graph,
+    prune,
+    save_graph,
+)
 from facelib.sidecar import Io, check_sidecar, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 

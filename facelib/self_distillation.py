@@ -22,7 +22,7 @@ from facelib.recipe import DataConfig, ModelConfig, Recipe, load_recipe
 from facelib.recipe_rules import check_recipe
 from facelib.report import report_path
 from facelib.run_dir import RunDir
-from facelib.runtimes import KerasEmbedder
+from facelib.runtimes.open_embedder import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, sidecar_path, write_sidecar
 from facelib.stage import Stage
 from facelib.stopping import exit_code
@@ -108,7 +108,7 @@ def distil_copy(args: argparse.Namespace, change: Change, tools: Tools) -> int:
 
 def write_untrained(args: argparse.Namespace, change: Change) -> int:
     """The change alone."""
-    from facelib.keras_files import save_h5
+    from facelib.runtimes.keras_h5 import save_h5
 
     sidecar = check_sidecar(args.model)
     path = args.out / "embedder.h5"
@@ -146,7 +146,7 @@ def make_recipe(args: argparse.Namespace, change: Change) -> Recipe:
 def make_copy(path: Path, change: Change, crops: np.ndarray | None) -> tuple:
     """(The changed copy, the original), Keras models."""
     from facelib.freezing import check_model, in_float32
-    from facelib.keras_files import load_model
+    from facelib.runtimes.keras_h5 import load_model
 
     original = in_float32(load_model(path))
     check_model(original, path)
@@ -175,7 +175,7 @@ def _train(args, recipe: Recipe, copy, data, run: RunDir, sets: list, tools: Too
 
 def _finish(path: Path, original, crops: np.ndarray, described: dict, before: np.ndarray, args, change: Change) -> None:
     """Measures the written copy, notes it in the sidecar, and names the next step."""
-    from facelib.keras_files import load_model
+    from facelib.runtimes.keras_h5 import load_model
 
     after = cosines_between(load_model(path), original, crops)
     sidecar = read_sidecar(path).rest

@@ -84,7 +84,7 @@ def _home_of(data: Path | StoredPath) -> Path:
 
 
 def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int) -> None:
-    from facelib.runtimes import open_embedder
+    from facelib.runtimes.open_embedder import open_embedder
 
     embedder = open_embedder(model, io, threads)
     part, note = cache.with_suffix(".part"), cache.with_suffix(".progress")

@@ -9,13 +9,13 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.fake_quant_graph import has_fake_quant, without_fake_quant
 from facelib.float_depthwise import restore_depthwise
-from facelib.graph import node_of, open_graph
 from facelib.int8_forms import split_global_depthwise
-from facelib.layer_names import is_of, layer_of
 from facelib.model_input import to_model_input
+from facelib.runtimes.frozen_graph import node_of, open_graph
+from facelib.runtimes.layer_names import is_of, layer_of
+from facelib.runtimes.tflite_watch import Watched
 from facelib.sidecar import Io
 from facelib.tensorflow_env import quiet_stderr
-from facelib.tflite_watch import Watched
 
 MODES = ("float", "fp16", "dynamic", "int8")
 EDGES = {"uint8": ("uint8", "int8"), "int8": ("int8", "int8"), "float": ("float32", "float32")}  # of input and output

@@ -35,7 +35,7 @@ def apply_init(embedder, head, path: Path, class_names: Sequence[str]) -> str:
     Raises:
         FaceError: no readable model, or one of another structure; nothing is changed then.
     """
-    from facelib.keras_files import load_head_centres, load_model
+    from facelib.runtimes.keras_h5 import load_head_centres, load_model
 
     old = load_model(path)
     _check_scaling(old, embedder, path)

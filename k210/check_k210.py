@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import FaceError, run_cli
 from facelib.k210_rules import check_ops
-from facelib.tflite_ops import read_ops
+from facelib.runtimes.tflite_ops import read_ops
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""nncase's part, run by k210/.venv (Python 3.10, NumPy and nncase alone) for facelib/nncase.py; no script for users.
+"""nncase's part, run by k210/.venv (Python 3.10, NumPy and nncase alone) for facelib/runtimes/kmodel.py; no script for users.
 
 compile FOLDER     model.tflite, crops.npy (uint8 [N, 3, H, W]) and settings.json -> model.kmodel; the report on stdout
 simulate KMODEL    a line of JSON about the model on stdout, then for every image on stdin (uint8 [3, H, W]) its

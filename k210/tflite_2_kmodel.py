@@ -21,11 +21,11 @@ from facelib.cli import FaceError, run_cli
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.files import atomic_path
 from facelib.k210_rules import RAM_BYTES, check_ops
-from facelib.nncase import SETTINGS, VERSION, KmodelEmbedder, check_memory, compile_kmodel, nncase_python
 from facelib.parity import parity_record, row_cosines
-from facelib.runtimes import TfliteEmbedder
+from facelib.runtimes.kmodel import SETTINGS, VERSION, KmodelEmbedder, check_memory, compile_kmodel, nncase_python
+from facelib.runtimes.open_embedder import TfliteEmbedder
+from facelib.runtimes.tflite_ops import read_ops
 from facelib.sidecar import Io, check_sidecar, write_sidecar
-from facelib.tflite_ops import read_ops
 
 NUM_PARITY_CROPS = 16
 NUM_SIMULATORS = 2

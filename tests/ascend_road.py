@@ -4,7 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from facelib.graph import freeze, save_graph
+from facelib.runtimes.frozen_graph import freeze, save_graph
 from facelib.sidecar import Io, write_sidecar
 
 ROOT = Path(__file__).parents[1]

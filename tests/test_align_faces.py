@@ -101,7 +101,7 @@ def skipped(out):
 @needs_photos
 def test_real_photos_give_faces_that_embed_as_the_expected_crops(tmp_path, capsys):
     """Every fifth photo. All 150: a face in each, mean cosine 0.976, worst 0.914 (--face largest: 0.970, 0.136)."""
-    from facelib.runtimes import open_embedder
+    from facelib.runtimes.open_embedder import open_embedder
 
     photos = sorted(PHOTOS.rglob("*.jpg"))[::5]
     for photo in photos:

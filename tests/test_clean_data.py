@@ -214,7 +214,7 @@ def test_dominant_sub_centres_come_from_the_head_of_a_run(folders):
     import keras
 
     from face_loss_k import make_head
-    from facelib.keras_files import save_h5
+    from facelib.runtimes.keras_h5 import save_h5
     from facelib.transfer import write_classes
 
     names = ["cid", "bob2", "bob", "ann"]  # another order than that of the data

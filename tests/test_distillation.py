@@ -137,7 +137,7 @@ def records(tmp_path):
 @pytest.fixture(autouse=True)
 def fake_runtime(monkeypatch):
     MeanColour.num_calls = 0
-    monkeypatch.setattr("facelib.runtimes.open_embedder", lambda path, io, threads: MeanColour())
+    monkeypatch.setattr("facelib.runtimes.open_embedder.open_embedder", lambda path, io, threads: MeanColour())
     monkeypatch.setattr(teacher_module, "CHUNK_IMAGES", 5)
     monkeypatch.setattr(teacher_module, "_KEEP_EVERY", 1)
 
@@ -188,10 +188,10 @@ def test_an_interrupted_computation_goes_on_where_it_was(records, tmp_path, monk
             return super().__call__(faces)
 
     MeanColour.num_calls = 6
-    monkeypatch.setattr("facelib.runtimes.open_embedder", lambda path, io, threads: Killed())
+    monkeypatch.setattr("facelib.runtimes.open_embedder.open_embedder", lambda path, io, threads: Killed())
     with pytest.raises(KeyboardInterrupt):
         open_teacher(tmp_path / "t.onnx", Io(), records)
-    monkeypatch.setattr("facelib.runtimes.open_embedder", lambda path, io, threads: MeanColour())
+    monkeypatch.setattr("facelib.runtimes.open_embedder.open_embedder", lambda path, io, threads: MeanColour())
     MeanColour.num_calls = 0
 
     teacher = open_teacher(tmp_path / "t.onnx", Io(), records)

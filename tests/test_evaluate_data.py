@@ -16,9 +16,9 @@ from facelib.cli import FaceError
 from facelib.data.verification.bins import load_bin, write_bin
 from facelib.embed_images import embed_images
 from facelib.embedder import RuntimeEmbedder
-from facelib.keras_files import load_model
 from facelib.metrics import pair_distances
-from facelib.runtimes import KerasEmbedder, OnnxEmbedder
+from facelib.runtimes.keras_h5 import load_model
+from facelib.runtimes.open_embedder import KerasEmbedder, OnnxEmbedder
 from facelib.sidecar import Io, write_sidecar
 from facelib.valid_sets import find_sets
 

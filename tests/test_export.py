@@ -24,12 +24,12 @@ from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
 from facelib.files import sha256_of
-from facelib.graph import load_graph
-from facelib.keras_files import load_model, save_h5
 from facelib.parity import row_cosines
-from facelib.runtimes import GraphEmbedder, TfliteEmbedder
+from facelib.runtimes.frozen_graph import load_graph
+from facelib.runtimes.keras_h5 import load_model, save_h5
+from facelib.runtimes.open_embedder import GraphEmbedder, TfliteEmbedder
+from facelib.runtimes.tflite import Lite
 from facelib.sidecar import Io, check_sidecar, read_sidecar, write_sidecar
-from facelib.tflite import Lite
 from tests.test_graph import random_weights
 
 ROOT = Path(__file__).parents[1]

@@ -17,10 +17,10 @@ import onnxruntime
 
 import import_onnx
 from facelib.cli import FaceError
-from facelib.keras_files import load_model
 from facelib.models.onnx_import.reader import load_onnx
 from facelib.models.onnx_import.rewrites import flatten_slopes
 from facelib.models.onnx_import.steps import list_steps
+from facelib.runtimes.keras_h5 import load_model
 from facelib.sidecar import check_sidecar, sha256_of
 
 SIZE = (48, 32)  # not square: height and width of the last map, 3 and 2, must not change places

@@ -1,4 +1,4 @@
-"""k210/: the linter on nets made here, the scripts with a stand-in for nncase, and nncase itself where it is."""
+"""k210/: the linter on nets made here, the scripts with a stand-in for kmodel, and nncase itself where it is."""
 
 import importlib.util
 import json
@@ -14,25 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tflite_test
-from facelib import nncase
 from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import draw_listed
 from facelib.k210_rules import check_ops, kpu_bytes
-from facelib.runtimes import open_embedder
+from facelib.runtimes import kmodel
+from facelib.runtimes.open_embedder import open_embedder
+from facelib.runtimes.tflite_ops import read_ops
 from facelib.sidecar import Io, read_sidecar, write_sidecar
 from facelib.tflite_convert import Wanted
 from facelib.tflite_convert import convert as graph_to_tflite
-from facelib.tflite_ops import read_ops
 
 pytest.importorskip("tensorflow")
 from keras import layers
 
-from facelib.graph import freeze
 from facelib.models.layers import PixelScale, PReLU
 from facelib.optimize_graph import optimize
 from facelib.recipe import load_recipe
+from facelib.runtimes.frozen_graph import freeze
 from tests.test_graph import random_weights
 from train import build_backbone
 
@@ -319,7 +319,7 @@ def room(small, tmp_path, monkeypatch):
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     (k210 / "nncase_worker.py").write_text(STAND_IN)
-    monkeypatch.setattr(nncase, "ROOM", k210)
+    monkeypatch.setattr(kmodel, "ROOM", k210)
     monkeypatch.setenv("STAND_IN_REPORT", REPORT)
     for name in ("model_float.tflite", "model_float.tflite.json"):
         (tmp_path / name).write_bytes((small / name).read_bytes())
@@ -400,13 +400,13 @@ def test_a_model_that_does_not_fit_is_not_written(room, small, monkeypatch):
 
 
 def test_what_nncase_says_is_passed_on(room, small):
-    (nncase.ROOM / "nncase_worker.py").write_text("raise SystemExit('KPU allocator: no memory')")
+    (kmodel.ROOM / "nncase_worker.py").write_text("raise SystemExit('KPU allocator: no memory')")
 
     assert "(KPU allocator: no memory). See: python k210/check_k210.py" in refused(room, small)
 
 
 def test_without_python_310_one_line_says_so(room, small):
-    (nncase.ROOM / ".venv" / "ready").unlink()
+    (kmodel.ROOM / ".venv" / "ready").unlink()
 
     assert (
         refused(room, small)

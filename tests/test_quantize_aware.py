@@ -20,15 +20,15 @@ from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.faces import toy_face
 from facelib.data.synthetic.files import ToySet, write_folders
-from facelib.graph import load_graph
-from facelib.keras_files import load_model, save_h5
 from facelib.models import fake_quant
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.fake_quant_net import fake_quantized, observe
 from facelib.parity import parity_faces, row_cosines
-from facelib.runtimes import OnnxEmbedder, TfliteEmbedder
+from facelib.runtimes.frozen_graph import load_graph
+from facelib.runtimes.keras_h5 import load_model, save_h5
+from facelib.runtimes.open_embedder import OnnxEmbedder, TfliteEmbedder
+from facelib.runtimes.tflite import Lite
 from facelib.sidecar import Io, check_sidecar, write_sidecar
-from facelib.tflite import Lite
 from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
 from tests.test_graph import random_weights

@@ -19,8 +19,8 @@ from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.distributed.workers import Workers
 from facelib.head_memory import check_memory
-from facelib.keras_files import load_head_centres, load_model
 from facelib.recipe import Recipe
+from facelib.runtimes.keras_h5 import load_head_centres, load_model
 from facelib.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]

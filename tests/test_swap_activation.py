@@ -12,9 +12,9 @@ from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.files import sha256_of
-from facelib.keras_files import load_model, save_h5
 from facelib.models.layers import FusedBatchNorm, PixelScale, PReLU
 from facelib.models.swap_activation import swap_activations
+from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.self_distillation import Change, make_recipe
 from facelib.sidecar import Io, check_sidecar, write_sidecar
 from mobilefacenet import mbf

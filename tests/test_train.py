@@ -119,7 +119,7 @@ def test_a_run_leaves_everything_the_next_stage_needs(whole):
 
 
 def test_the_embedder_is_the_best_epoch_without_its_head(whole):
-    from facelib.keras_files import load_model
+    from facelib.runtimes.keras_h5 import load_model
 
     out, _ = whole
     scores = [(line["sets"]["toy"]["acc"], line["sets"]["toy"]["auc"]) for line in lines(out, "epoch")]

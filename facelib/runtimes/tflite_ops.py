@@ -8,8 +8,8 @@ import numpy as np
 
 from facelib.cli import FaceError
 from facelib.files import require_file
-from facelib.layer_names import layer_of
-from facelib.tflite import Lite
+from facelib.runtimes.layer_names import layer_of
+from facelib.runtimes.tflite import Lite
 
 
 @dataclass(frozen=True)

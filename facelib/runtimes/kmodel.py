@@ -21,7 +21,7 @@ from facelib.files import require_file
 from facelib.k210_rules import RAM_BYTES
 from facelib.sidecar import Io
 
-ROOM = Path(__file__).resolve().parent.parent / "k210"
+ROOM = Path(__file__).resolve().parents[2] / "k210"
 VERSION = "1.9.0.20230322"
 MAGIC = b"LDMK"  # the first bytes of a kmodel of version 5
 # What brings the pretrained MobileFaceNet nearest to its float net: mean cosine 0.9947 on 12 LFW crops. Without

@@ -12,7 +12,7 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
 from facelib.files import require_file
-from facelib.nncase import KmodelEmbedder
+from facelib.runtimes.kmodel import KmodelEmbedder
 from facelib.sidecar import Io
 from facelib.tensorflow_env import quiet_tensorflow
 
@@ -49,7 +49,7 @@ class KerasEmbedder(RuntimeEmbedder):
 
         if threads is not None:
             _set_tensorflow_threads(threads)
-        from facelib.keras_files import load_model
+        from facelib.runtimes.keras_h5 import load_model
 
         self.model = load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
         inputs = self.model.inputs
@@ -84,7 +84,7 @@ class GraphEmbedder(RuntimeEmbedder):
     """An `Embedder` over a frozen TensorFlow graph."""
 
     def __init__(self, path: Path, io: Io, threads: int | None = None, batch_size: int = BATCH_SIZE):
-        from facelib.graph import open_frozen
+        from facelib.runtimes.frozen_graph import open_frozen
 
         quiet_tensorflow()
         super().__init__(Path(path).name, io, batch_size)
@@ -99,7 +99,7 @@ class TfliteEmbedder(RuntimeEmbedder):
     """
 
     def __init__(self, path: Path, io: Io, threads: int = 1):
-        from facelib.tflite import Lite
+        from facelib.runtimes.tflite import Lite
 
         lites = [Lite(path, input=io.input, output=io.output) for _ in range(threads)]
         shape = lites[0].shape

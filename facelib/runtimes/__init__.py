@@ -1,0 +1,1 @@
+"""One `Embedder` for each runtime: Keras, frozen graph, TFLite, ONNX Runtime, K210 simulator."""
