@@ -87,7 +87,7 @@ def embed_all(source: Source, embedder) -> tuple[np.ndarray, np.ndarray, list[st
 def read_sub_centres(path: Path, class_names: Sequence[str]) -> np.ndarray:
     """The head's unit centres for these identities, float32 [C, K, D]."""
     from facelib.runtimes.keras_h5 import load_head_centres
-    from facelib.transfer import CLASSES, class_map
+    from facelib.training.init_from import CLASSES, class_map
 
     centres = load_head_centres(path)
     names = read_json(require_file(Path(path).parent / CLASSES, "list of classes"), "list of classes")["class_names"]

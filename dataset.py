@@ -23,7 +23,7 @@ from facelib.data.data_dir import open_records
 from facelib.data.permutation import scattered_permutation
 from facelib.data.record_reader import Records
 from facelib.data.sampling import pk_order
-from facelib.recipe import Recipe
+from facelib.training.recipe.schema import Recipe
 
 BLOCK_RECORDS = 128  # one read of about 0.6 MB
 POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs

@@ -24,8 +24,8 @@ from facelib.data.data_dir import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.models.registry import build_network
-from facelib.recipe import Recipe, load_recipe
 from facelib.tensorflow_settings import prepare_tensorflow
+from facelib.training.recipe.schema import Recipe, load_recipe
 
 SAMPLE = 2048  # images that are decoded and augmented again and again
 PIECE = 32  # images of one task
@@ -184,7 +184,7 @@ def step_rate(recipe: Recipe, data: TrainingData, seconds: float) -> float:
     """Images/s of the recipe's first stage, on one batch; where it has a teacher, on made-up vectors of one."""
     prepare_tensorflow(recipe)
     from face_loss_k import make_head
-    from facelib.stage_parts import StageParts
+    from facelib.training.stage_setup import StageParts
 
     batch, teacher_size = next(data.batches()), recipe.model.embedding_size if recipe.teacher else 0
     parts = StageParts(recipe, build_backbone(recipe), make_head, data.records.num_classes, teacher_size)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
 from facelib.cli import FaceError, run_cli
-from facelib.self_distillation import Change, Tools, add_flags, check_flags, distil_copy
+from facelib.training.self_distillation import Change, Tools, add_flags, check_flags, distil_copy
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
 from facelib.cli import run_cli
-from facelib.self_distillation import Change, Tools, add_flags, check_flags, distil_copy, write_untrained
+from facelib.training.self_distillation import Change, Tools, add_flags, check_flags, distil_copy, write_untrained
 
 ACTIVATIONS = ("relu", "leaky_relu", "relu6")
 

@@ -24,13 +24,13 @@ from facelib.distributed.cluster import find_cluster
 from facelib.distributed.peer_watch import JOIN_SECONDS
 from facelib.files import require_file
 from facelib.models.registry import build_network
-from facelib.recipe import ModelConfig, Recipe, load_recipe, to_toml
-from facelib.run_dir import open_run
 from facelib.runtimes.open_embedder import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar
-from facelib.stopping import exit_code
-from facelib.teacher import Teacher, open_teacher
 from facelib.tensorflow_settings import prepare_tensorflow
+from facelib.training.recipe.schema import ModelConfig, Recipe, load_recipe, to_toml
+from facelib.training.run_dir import open_run
+from facelib.training.stop_signals import exit_code
+from facelib.training.teacher import Teacher, open_teacher
 from facelib.valid_sets import find_sets
 
 TOY_RECIPE = Path(__file__).parent / "recipes" / "toy.toml"
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_tensorflow(recipe)
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
     from facelib.distributed.workers import open_workers
-    from facelib.profiling import ProfileSteps
-    from facelib.trainer import Trainer
+    from facelib.training.profiling import ProfileSteps
+    from facelib.training.trainer import Trainer
 
     workers = open_workers(cluster, args.join_seconds)
     workers.check_same(recipe=to_toml(recipe), data=records.fingerprint)
@@ -118,8 +118,8 @@ def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None, w
 
 
 def make_initialise(path: Path, class_names: Sequence[str]):
-    """What `Trainer` calls on a new run: weights of an older model, see `facelib.transfer`."""
-    from facelib.transfer import apply_init
+    """What `Trainer` calls on a new run: weights of an older model, see `facelib.training.init_from`."""
+    from facelib.training.init_from import apply_init
 
     return lambda embedder, head: apply_init(embedder, head, path, class_names)
 

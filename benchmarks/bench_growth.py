@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare  # noqa: E402
 from benchmarks.machine import busy_share, machine, read_cpu, versions  # noqa: E402
 from facelib.cli import FaceError, run_cli  # noqa: E402
-from facelib.recipe import Recipe  # noqa: E402
 from facelib.tensorflow_settings import prepare_tensorflow  # noqa: E402
+from facelib.training.recipe.schema import Recipe  # noqa: E402
 
 WARM_UP, JOIN_SECONDS, PATIENCE = 2, 120, 600  # steps, seconds, seconds
 REDUCTIONS = 4  # of one value a face: the own cosine, two for the sum over the others, the nearest of them
@@ -88,8 +88,8 @@ def planned_seconds(
 def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: float, speeds: dict) -> dict:
     """The line of one run of fresh workers."""
     from facelib.distributed.workers import Workers
-    from facelib.head_memory import head_bytes
     from facelib.losses.partial_fc import ClassSplit
+    from facelib.training.head_memory import head_bytes
 
     workers = Workers(0, num_workers)
     recipe = head_recipe(args.size, args.batch, rate)

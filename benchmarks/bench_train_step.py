@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from facelib.cli import run_cli  # noqa: E402
-from facelib.recipe import Recipe  # noqa: E402
-from facelib.stage import Stage  # noqa: E402
 from facelib.tensorflow_settings import prepare_tensorflow  # noqa: E402
+from facelib.training.recipe.schema import Recipe  # noqa: E402
+from facelib.training.recipe.stage import Stage  # noqa: E402
 
 BATCH, CLASSES, WARM_UP = 64, 1000, 3
 STAGE = Stage(optimizer="sgd", learning_rate=1e-4)
@@ -106,9 +106,9 @@ def check_same(networks) -> None:
 def make_step(network):
     """The trainer's own step of an ArcFace stage."""
     from face_loss_k import make_head
-    from facelib import train_step
-    from facelib.objective import Objective
-    from facelib.optimizing import Updater, last_layers, make_optimizer
+    from facelib.training import step
+    from facelib.training.objective import Objective
+    from facelib.training.optimizers import Updater, last_layers, make_optimizer
 
     head = make_head("arcface", CLASSES)
     head.build((None, 128), (None,))
@@ -117,7 +117,7 @@ def make_step(network):
     optimizer.build(variables)
     last = [*last_layers(network), *head.trainable_variables]
     update = Updater(optimizer, STAGE.optimizer, STAGE, variables, last, network.variables)
-    return train_step.make_step(network, Objective(STAGE, head, None, None), update, STAGE, teacher_size=0)
+    return step.make_step(network, Objective(STAGE, head, None, None), update, STAGE, teacher_size=0)
 
 
 def processor() -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import peak_memory, resident_memory
-from facelib.recipe import DataConfig, ModelConfig, Recipe
-from facelib.stage import Stage
+from facelib.training.recipe.schema import DataConfig, ModelConfig, Recipe
+from facelib.training.recipe.stage import Stage
 
 SPARE = 1 << 30  # bytes a process has beside its head
 
@@ -26,7 +26,7 @@ def image_side(num_parameters: int, size: int) -> int:
 
 def memory_to_spare(recipe: Recipe, num_classes: int, workers) -> tuple[float, float | None]:
     """(bytes that all workers need on this machine, bytes that are free or None where the system does not say)."""
-    from facelib.head_memory import free_bytes, head_bytes
+    from facelib.training.head_memory import free_bytes, head_bytes
 
     need = head_bytes(recipe, num_classes, recipe.model.embedding_size, workers)
     return workers.count * (need + SPARE), free_bytes()
@@ -41,7 +41,7 @@ class Memory:
 
 
 class HeadStep:
-    """The step of `facelib.stage_parts.StageParts`, on one batch.
+    """The step of `facelib.training.stage_setup.StageParts`, on one batch.
 
     Args:
         num_parameters: of the dense layer that stands for the backbone.   workers: that train together, each with its
@@ -52,7 +52,7 @@ class HeadStep:
         import keras
 
         from face_loss_k import make_head
-        from facelib.stage_parts import StageParts
+        from facelib.training.stage_setup import StageParts
 
         size, batch_size = recipe.model.embedding_size, recipe.data.batch_size
         side = image_side(num_parameters, size)

@@ -3,8 +3,8 @@
 import os
 from functools import cache
 
-from facelib.recipe import Recipe
 from facelib.tensorflow_env import quiet_tensorflow
+from facelib.training.recipe.schema import Recipe
 
 
 @cache

@@ -12,8 +12,8 @@ from facelib.data.augment import MASK_OUTLINE, Draws, make_augment
 from facelib.data.augment_config import PRESETS, AugmentConfig
 from facelib.data.rand_augment import OPERATIONS, rand_augment
 from facelib.data.synthetic.faces import toy_face
-from facelib.recipe import load_recipe
 from facelib.sidecar import TEMPLATE_112
+from facelib.training.recipe.schema import load_recipe
 
 FACE = np.ascontiguousarray(toy_face(3, 0, 0))
 KEYS = np.random.default_rng(0).integers(0, 2**64, 400, np.uint64).tolist()

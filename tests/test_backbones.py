@@ -15,9 +15,9 @@ from facelib.models.blocks import Blocks, divisible
 from facelib.models.layers import PReLU
 from facelib.optimize_graph import optimize
 from facelib.parity import parity_faces, row_cosines
-from facelib.recipe import ModelConfig
 from facelib.runtimes.frozen_graph import freeze, open_graph
 from facelib.runtimes.keras_h5 import load_model, save_h5
+from facelib.training.recipe.schema import ModelConfig
 from ghostfacenet import ghostfacenet_v1
 from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from facelib.cli import FaceError
+from facelib.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
 ARRAYS = {
     "embedder/0000/stem_conv/kernel": np.random.default_rng(0).normal(size=(3, 3, 3, 8)).astype("float32"),

@@ -215,7 +215,7 @@ def test_dominant_sub_centres_come_from_the_head_of_a_run(folders):
 
     from face_loss_k import make_head
     from facelib.runtimes.keras_h5 import save_h5
-    from facelib.transfer import write_classes
+    from facelib.training.init_from import write_classes
 
     names = ["cid", "bob2", "bob", "ann"]  # another order than that of the data
     inputs, labels = keras.Input((3,), name="e"), keras.Input((), dtype="int32", name="l")

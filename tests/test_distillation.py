@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib import teacher as teacher_module
 from facelib.cli import FaceError
 from facelib.data.data_dir import open_records
 from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.losses.distillation import Distiller
 from facelib.sidecar import Io
-from facelib.teacher import open_teacher
+from facelib.training import teacher as teacher_module
+from facelib.training.teacher import open_teacher
 
 KINDS = ("cosine", "l2", "kl", "relational")
 

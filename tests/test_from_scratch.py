@@ -16,9 +16,9 @@ from face_loss_k import make_head
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.models.backbone_names import BACKBONES
-from facelib.recipe import DataConfig, ModelConfig, Recipe
-from facelib.stage import Stage
-from facelib.trainer import Trainer
+from facelib.training.recipe.schema import DataConfig, ModelConfig, Recipe
+from facelib.training.recipe.stage import Stage
+from facelib.training.trainer import Trainer
 from train import build_backbone
 
 IDENTITIES, EPOCHS, BATCH = 12, 6, 16

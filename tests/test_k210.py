@@ -31,8 +31,8 @@ from keras import layers
 
 from facelib.models.layers import PixelScale, PReLU
 from facelib.optimize_graph import optimize
-from facelib.recipe import load_recipe
 from facelib.runtimes.frozen_graph import freeze
+from facelib.training.recipe.schema import load_recipe
 from tests.test_graph import random_weights
 from train import build_backbone
 

@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 
 from dataset import TrainingData
-from facelib import teacher
 from facelib.cli import FaceError
 from facelib.data import storage
 from facelib.data.conversion.job import convert
 from facelib.data.data_dir import open_records
 from facelib.data.storage import StoredFiles, StoredPath, data_path
 from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.training import teacher
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from facelib.cli import FaceError
 from facelib.fixed_shapes import asks_shapes, fix_shapes
 from facelib.models.backbone_names import BACKBONES
 from facelib.optimize_graph import optimize
-from facelib.recipe import ModelConfig
 from facelib.runtimes.frozen_graph import freeze, load_graph, open_graph, save_graph
+from facelib.training.recipe.schema import ModelConfig
 from tests.ascend_road import ROOT, hide_tools, put_on_path, save_small_net, save_with_sidecar
 from tests.ascend_stand_ins.on_path import install
 

@@ -14,9 +14,9 @@ from facelib.cli import FaceError
 from facelib.models.backbone_names import BACKBONES
 from facelib.onnx_export import graph_to_onnx
 from facelib.optimize_graph import optimize
-from facelib.recipe import ModelConfig
 from facelib.runtimes.frozen_graph import freeze, open_graph, save_graph
 from facelib.sidecar import Io, read_sidecar, write_sidecar
+from facelib.training.recipe.schema import ModelConfig
 from train import build_backbone
 
 QUICK = {

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from test_trainer import RECIPE, STAGE, fit, no_plots  # noqa: F401 - a fixture
 
-from facelib.profiling import ProfileSteps
+from facelib.training.profiling import ProfileSteps
 
 
 @pytest.mark.parametrize("epochs, count, written", [(5, 2, 2), (4, 50, 2), (1, 2, 0)])

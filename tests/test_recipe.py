@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from facelib.cli import FaceError
 from facelib.losses.registry import LOSSES
-from facelib.recipe import CHOICES, DataConfig, ModelConfig, Recipe, differences, load_recipe, to_toml
-from facelib.stage import Stage
+from facelib.training.recipe.schema import CHOICES, DataConfig, ModelConfig, Recipe, differences, load_recipe, to_toml
+from facelib.training.recipe.stage import Stage
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 

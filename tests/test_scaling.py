@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from test_workers import free_ports
 
-from facelib.checkpoint import list_checkpoints, load_checkpoint, read_rows
 from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.distributed.workers import Workers
-from facelib.head_memory import check_memory
-from facelib.recipe import Recipe
 from facelib.runtimes.keras_h5 import load_head_centres, load_model
-from facelib.stage import Stage
+from facelib.training.checkpoint import list_checkpoints, load_checkpoint, read_rows
+from facelib.training.head_memory import check_memory
+from facelib.training.recipe.schema import Recipe
+from facelib.training.recipe.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = Path(__file__).parent / "worker_training.py"
@@ -171,11 +171,11 @@ def test_workers_with_another_recipe_are_named(toy, tmp_path):
 
 @pytest.mark.parametrize(("has_tiles", "of_centres", "of_logits"), [(False, 4, 2.5), (True, 3.3, 1.3)])
 def test_more_workers_than_classes_and_a_head_too_large_are_refused(monkeypatch, has_tiles, of_centres, of_logits):
-    monkeypatch.setattr("facelib.head_memory.has_tiles", lambda *_: has_tiles)
+    monkeypatch.setattr("facelib.training.head_memory.has_tiles", lambda *_: has_tiles)
     recipe = Recipe(stage=(Stage(optimizer="adam"),))
     with pytest.raises(FaceError, match=r"at least one class.*5 workers, 4 identities"):
         check_memory(recipe, 4, 128, Workers(0, 5))
-    monkeypatch.setattr("facelib.head_memory.free_bytes", lambda: 10 << 30)
+    monkeypatch.setattr("facelib.training.head_memory.free_bytes", lambda: 10 << 30)
     with pytest.raises(FaceError, match=r"must fit into memory.*where 10\.7 GB are free. Lower stage.sample_rate"):
         check_memory(recipe, 4_000_000, 512, Workers(0, 2))
     assert check_memory(recipe, 1000, 512, Workers(0, 2)) == ""

@@ -9,9 +9,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.optimizing import Updater, last_layers, make_optimizer, take_over, weight_decays
-from facelib.schedules import Plateau, learning_rate_at, warmth_at
-from facelib.stage import Stage, optimizer_of
+from facelib.training.optimizers import Updater, last_layers, make_optimizer, take_over, weight_decays
+from facelib.training.recipe.stage import Stage, optimizer_of
+from facelib.training.schedules import Plateau, learning_rate_at, warmth_at
 
 # ------------------------------------------------------------------------------------------------ schedules
 

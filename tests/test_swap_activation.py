@@ -15,8 +15,8 @@ from facelib.files import sha256_of
 from facelib.models.layers import FusedBatchNorm, PixelScale, PReLU
 from facelib.models.swap_activation import swap_activations
 from facelib.runtimes.keras_h5 import load_model, save_h5
-from facelib.self_distillation import Change, make_recipe
 from facelib.sidecar import Io, check_sidecar, write_sidecar
+from facelib.training.self_distillation import Change, make_recipe
 from mobilefacenet import mbf
 
 
@@ -104,7 +104,7 @@ def test_a_net_without_anything_to_swap_is_refused():
 
 def test_the_distilled_twin_is_nearer_and_a_stopped_run_resumes_to_the_same_twin(toy, tmp_path, monkeypatch, capsys):
     """Ended by an error before its second step, by a signal in it, and run again: the uninterrupted training."""
-    from facelib.trainer import Trainer
+    from facelib.training.trainer import Trainer
 
     out, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert swap_activation.main(words(toy, out, "--valid", str(toy / "toy.bin"))) == 0

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from facelib.checkpoint import list_checkpoints, load_checkpoint
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.training.checkpoint import list_checkpoints, load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 STEPS_PER_EPOCH = 5

@@ -14,15 +14,15 @@ import pytest
 import tensorflow as tf
 
 from face_loss_k import make_head
-from facelib import epoch_files
-from facelib import trainer as trainer_module
-from facelib.checkpoint import list_checkpoints, load_checkpoint
 from facelib.cli import FaceError
-from facelib.recipe import Recipe, load_recipe
-from facelib.run_dir import RunDir
 from facelib.sidecar import check_sidecar
-from facelib.stage import Stage
-from facelib.trainer import Trainer
+from facelib.training import epoch_files
+from facelib.training import trainer as trainer_module
+from facelib.training.checkpoint import list_checkpoints, load_checkpoint
+from facelib.training.recipe.schema import Recipe, load_recipe
+from facelib.training.recipe.stage import Stage
+from facelib.training.run_dir import RunDir
+from facelib.training.trainer import Trainer
 
 STEPS, BATCH, CLASSES = 3, 4, 5
 STAGE = Stage(epochs=2, scale=8.0, margin=0.1, learning_rate=0.05)

@@ -8,7 +8,7 @@ from face_loss_k import make_head
 from facelib.cli import FaceError
 from facelib.models.layers import PixelScale
 from facelib.runtimes.keras_h5 import load_head_centres, save_h5
-from facelib.transfer import apply_init, class_map, write_classes
+from facelib.training.init_from import apply_init, class_map, write_classes
 
 OLD, NEW = ["ann", "bob", "cid", "dan"], ["eve", "cid", "ann"]
 

@@ -21,11 +21,11 @@ from face_loss_k import make_head
 from facelib.distributed.cluster import find_cluster
 from facelib.distributed.workers import open_workers
 from facelib.models.layers import FusedBatchNorm
-from facelib.recipe import Recipe
-from facelib.stage import Stage
-from facelib.stopping import exit_code
 from facelib.tensorflow_settings import prepare_tensorflow
-from facelib.trainer import Trainer
+from facelib.training.recipe.schema import Recipe
+from facelib.training.recipe.stage import Stage
+from facelib.training.stop_signals import exit_code
+from facelib.training.trainer import Trainer
 
 STEPS, BATCH, CLASSES, EPOCHS = 5, 12, 10, 2
 STAGE = Stage(epochs=EPOCHS, optimizer="adamw", scale=8.0, margin=0.1, learning_rate=0.01, ema=0.5, center_loss=0.1)

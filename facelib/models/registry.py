@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from facelib.cli import FaceError
 from facelib.models.backbone_names import APPLICATIONS, IRESNETS, OPTIONAL, TAKEN
-from facelib.recipe import ModelConfig
+from facelib.training.recipe.schema import ModelConfig
 
 
 def build_network(model: ModelConfig, builders: Mapping[str, Callable]):

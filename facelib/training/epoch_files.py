@@ -5,9 +5,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from facelib.recipe import Recipe
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import Io, write_sidecar
+from facelib.training.recipe.schema import Recipe
 
 
 def save_epoch(

@@ -12,12 +12,12 @@ from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.losses.distillation import Distiller
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.registry import LOSSES, resolve_options
-from facelib.objective import Objective
-from facelib.optimizing import Updater, last_layers, make_optimizer, take_over
-from facelib.recipe import Recipe
-from facelib.row_optimizer import RowOptimizer
-from facelib.stage import optimizer_of
-from facelib.train_step import WeightAverage, make_step
+from facelib.training.objective import Objective
+from facelib.training.optimizers import Updater, last_layers, make_optimizer, take_over
+from facelib.training.recipe.schema import Recipe
+from facelib.training.recipe.stage import optimizer_of
+from facelib.training.row_optimizer import RowOptimizer
+from facelib.training.step import WeightAverage, make_step
 
 
 class StageParts:

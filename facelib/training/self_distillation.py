@@ -18,16 +18,16 @@ from facelib.data.data_dir import open_records
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.files import require_file, sha256_of, write_json
 from facelib.parity import parity_record, row_cosines
-from facelib.recipe import DataConfig, ModelConfig, Recipe, load_recipe
-from facelib.recipe_rules import check_recipe
 from facelib.report import report_path
-from facelib.run_dir import RunDir
 from facelib.runtimes.open_embedder import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, sidecar_path, write_sidecar
-from facelib.stage import Stage
-from facelib.stopping import exit_code
-from facelib.teacher import open_teacher
 from facelib.tensorflow_settings import prepare_tensorflow
+from facelib.training.recipe.rules import check_recipe
+from facelib.training.recipe.schema import DataConfig, ModelConfig, Recipe, load_recipe
+from facelib.training.recipe.stage import Stage
+from facelib.training.run_dir import RunDir
+from facelib.training.stop_signals import exit_code
+from facelib.training.teacher import open_teacher
 from facelib.valid_sets import find_sets
 
 NUM_CROPS = 256  # of DATA, to see how near the copy has come
@@ -161,7 +161,7 @@ def cosines_between(model, original, crops: np.ndarray) -> np.ndarray:
 
 def _train(args, recipe: Recipe, copy, data, run: RunDir, sets: list, tools: Tools, teacher) -> str | None:
     """Trains the copy towards the original. Returns what has stopped it, if anything."""
-    from facelib.trainer import Trainer
+    from facelib.training.trainer import Trainer
 
     measured = KerasEmbedder(copy)
     trainer = Trainer(

@@ -9,8 +9,8 @@ from facelib.distributed.workers import Workers
 from facelib.losses.native_softmax import has_tiles
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.registry import LOSSES, resolve_options
-from facelib.recipe import Recipe
-from facelib.stage import ROW_OPTIMIZERS, optimizer_of
+from facelib.training.recipe.schema import Recipe
+from facelib.training.recipe.stage import ROW_OPTIMIZERS, optimizer_of
 
 _WORTH_SAYING = 1 << 28  # bytes; less is nobody's concern
 _SLOTS = ROW_OPTIMIZERS | {"nadam": 2}

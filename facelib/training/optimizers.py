@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.losses.partial_fc import rows_of
-from facelib.row_optimizer import RowOptimizer
-from facelib.stage import Stage
+from facelib.training.recipe.stage import Stage
+from facelib.training.row_optimizer import RowOptimizer
 
 _DECOUPLED = ("adamw", "lion")
 

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from facelib.stage import ROW_OPTIMIZERS, Stage
+from facelib.training.recipe.stage import ROW_OPTIMIZERS, Stage
 
 _BLOCK = 2048  # rows a time: the temporary values stay in the cache, and small beside the table
 

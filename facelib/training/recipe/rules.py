@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from facelib.cli import FaceError
 from facelib.data.augment_config import check_augment
 from facelib.losses.registry import LOSSES, resolve_options
-from facelib.stage import ROW_OPTIMIZERS, Stage, optimizer_of
+from facelib.training.recipe.stage import ROW_OPTIMIZERS, Stage, optimizer_of
 
 if TYPE_CHECKING:
-    from facelib.recipe import Recipe
+    from facelib.training.recipe.schema import Recipe
 
 Rule = tuple[bool, str, object]  # is met, the rule, what was received
 _AT_LEAST_0 = (

@@ -15,24 +15,24 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from facelib.checkpoint import list_checkpoints, load_checkpoint
 from facelib.cli import FaceError
 from facelib.distributed.workers import ONE_WORKER, Workers
-from facelib.epoch_files import save_epoch
-from facelib.head_memory import check_memory
 from facelib.models.layers import FusedBatchNorm
-from facelib.recipe import Recipe
-from facelib.recipe_rules import check_recipe
-from facelib.run_checkpoint import NotFiniteError, head_to_save, restore_parts, save_parts
-from facelib.run_dir import FollowedRun, RunDir, open_run
-from facelib.schedules import Plateau, learning_rate_at, warmth_at
-from facelib.stage import Stage, optimizer_of
-from facelib.stage_parts import StageParts
-from facelib.step_losses import DivergedError, StepLosses
-from facelib.stopping import StopRequests
-from facelib.tensorboard_log import NoLog, TensorBoardLog
+from facelib.training.checkpoint import list_checkpoints, load_checkpoint
+from facelib.training.epoch_files import save_epoch
+from facelib.training.head_memory import check_memory
+from facelib.training.init_from import write_classes
+from facelib.training.loss_meter import DivergedError, StepLosses
+from facelib.training.recipe.rules import check_recipe
+from facelib.training.recipe.schema import Recipe
+from facelib.training.recipe.stage import Stage, optimizer_of
+from facelib.training.run_checkpoint import NotFiniteError, head_to_save, restore_parts, save_parts
+from facelib.training.run_dir import FollowedRun, RunDir, open_run
+from facelib.training.schedules import Plateau, learning_rate_at, warmth_at
+from facelib.training.stage_setup import StageParts
+from facelib.training.stop_signals import StopRequests
+from facelib.training.tensorboard import NoLog, TensorBoardLog
 from facelib.training_plots import write_training_plots
-from facelib.transfer import write_classes
 
 RETRY_RATE = 0.5  # of the learning rate, after each roll-back
 
@@ -50,8 +50,8 @@ class Trainer:
         make_head: `face_loss_k.make_head`: (loss, num_classes, options, warmup_scale) -> layer.
         recipe: the stages and the seed; what it says of data and model is for train.py.
         evaluate: embedder -> evaluation with `.results` and `.table()`, run after each epoch; None to skip.
-        teacher: `facelib.teacher.Teacher`, for the stages' distill_weight.
-        initialise: (embedder, head) -> a line to print, called when a run begins; see `facelib.transfer`.
+        teacher: `facelib.training.teacher.Teacher`, for the stages' distill_weight.
+        initialise: (embedder, head) -> a line to print, called when a run begins; see `facelib.training.init_from`.
         workers: the processes that train together, see `facelib.distributed.workers.open_workers`; each calls the same. Of every
             batch each takes its part. Worker 0 evaluates, prints and writes; all read the run directory.
         made_from: the model whose weights that gives; the sidecars name it and inherit its licence.

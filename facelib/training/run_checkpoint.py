@@ -7,9 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.checkpoint import list_checkpoints, load_checkpoint, read_rows, row_file, save_checkpoint, save_rows
 from facelib.cli import FaceError
-from facelib.stage_parts import StageParts
+from facelib.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    read_rows,
+    row_file,
+    save_checkpoint,
+    save_rows,
+)
+from facelib.training.stage_setup import StageParts
 
 MOST_BYTES_OF_CENTRES = 1 << 30  # that an epoch-NNN.h5 holds
 

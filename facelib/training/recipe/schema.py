@@ -13,9 +13,9 @@ from facelib.cli import FaceError
 from facelib.data.augment_config import AugmentConfig
 from facelib.files import require_file
 from facelib.models.backbone_names import BACKBONES
-from facelib.recipe_rules import check_recipe
 from facelib.sidecar import IO_CHOICES
-from facelib.stage import Stage
+from facelib.training.recipe.rules import check_recipe
+from facelib.training.recipe.stage import Stage
 
 CHOICES = {
     "backbone": BACKBONES,

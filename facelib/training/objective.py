@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from facelib.distributed.workers import ONE_WORKER, Workers
-from facelib.stage import Stage
+from facelib.training.recipe.stage import Stage
 
 
 class Objective:

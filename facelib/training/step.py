@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from facelib.distributed.workers import ONE_WORKER, Workers
-from facelib.objective import Objective
-from facelib.optimizing import Updater
-from facelib.stage import Stage
+from facelib.training.objective import Objective
+from facelib.training.optimizers import Updater
+from facelib.training.recipe.stage import Stage
 
 # images uint8 [B, H, W, 3], labels int64 [B], targets float32 [B, T], warmth and mix float32, number int64
 # -> loss, accuracy

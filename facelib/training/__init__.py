@@ -1,0 +1,1 @@
+"""The training loop: recipe, schedules, optimizers, step, checkpoint, run directory."""
