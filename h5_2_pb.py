@@ -12,8 +12,8 @@ from pathlib import Path
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import run_cli
-from facelib.freezing import freeze_file, model_call
-from facelib.parity import check_parity, parity_faces, parity_record
+from facelib.export.freeze import freeze_file, model_call
+from facelib.export.parity import check_parity, parity_faces, parity_record
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, open_graph, save_graph
 from facelib.sidecar import check_sidecar, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow

@@ -16,11 +16,11 @@ import numpy as np
 
 from facelib.cli import FaceError, run_cli
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.export.parity import parity_faces
 from facelib.models.backbone_names import IRESNETS
 from facelib.models.onnx_import.reader import find_input, list_weight_files, load_onnx
 from facelib.models.onnx_import.rewrites import flatten_slopes, is_paired, pair_channels
 from facelib.models.onnx_import.steps import Step, describe, list_steps
-from facelib.parity import parity_faces
 from facelib.sidecar import PIXEL_SCALINGS, Io, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 

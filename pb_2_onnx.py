@@ -13,10 +13,10 @@ from pathlib import Path
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
-from facelib.fake_quant_graph import without_fake_quant
+from facelib.export.fake_quant_graph import without_fake_quant
+from facelib.export.parity import check_parity, parity_faces, parity_record
 from facelib.files import require_file, write_bytes
 from facelib.model_input import to_model_input
-from facelib.parity import check_parity, parity_faces, parity_record
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, check_names, input_size, load_graph, node_of, open_graph
 from facelib.sidecar import check_sidecar, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if io.layout != "nhwc":
         raise FaceError(f"The graph to convert is NHWC. '{args.model}' is {io.layout}.")
     quiet_tensorflow()
-    from facelib.freezing import freeze_file
-    from facelib.onnx_export import graph_to_onnx
-    from facelib.optimize_graph import optimize
+    from facelib.export.freeze import freeze_file
+    from facelib.export.onnx import graph_to_onnx
+    from facelib.export.optimize import optimize
 
     graph = freeze_file(args.model)[1] if is_h5 else load_graph(args.model)
     io = replace(io, input=INPUT, output=OUTPUT) if is_h5 else io

@@ -19,16 +19,16 @@ import numpy as np
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
 from facelib.data.readers.calibration_crops import load_crops
-from facelib.fake_quant_graph import has_fake_quant, without_fake_quant
+from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
+from facelib.export.layer_errors import draw, layer_errors, worst
+from facelib.export.parity import check_parity, parity_faces, parity_record
+from facelib.export.tflite import EDGES, MODES, Wanted, convert
 from facelib.files import require_file, write_bytes
-from facelib.layer_errors import draw, layer_errors, worst
 from facelib.model_input import to_model_input
-from facelib.parity import check_parity, parity_faces, parity_record
 from facelib.runtimes.frozen_graph import check_names, input_size, load_graph, node_of, open_graph
 from facelib.runtimes.tflite import Lite
 from facelib.sidecar import Io, check_sidecar, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
-from facelib.tflite_convert import EDGES, MODES, Wanted, convert
 
 NUM_PARITY_CROPS = 32
 NUM_LAYER_CROPS = 16

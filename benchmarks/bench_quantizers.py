@@ -21,12 +21,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from facelib.cli import FaceError, run_cli
 from facelib.data.readers.calibration_crops import load_crops
-from facelib.parity import row_cosines
+from facelib.export.parity import row_cosines
+from facelib.export.tflite import Wanted, convert
 from facelib.runtimes.frozen_graph import load_graph
 from facelib.runtimes.tflite import Lite
 from facelib.sidecar import Io
 from facelib.tensorflow_env import quiet_tensorflow
-from facelib.tflite_convert import Wanted, convert
 
 SHAPE = (1, 112, 112, 3)
 

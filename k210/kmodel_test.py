@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import make_parser, run_test
 from facelib.cli import FaceError, run_cli
+from facelib.export.parity import row_cosines
 from facelib.files import sha256_of
-from facelib.parity import row_cosines
 from facelib.runtimes.kmodel import KmodelEmbedder
 from facelib.runtimes.open_embedder import TfliteEmbedder
 from facelib.sidecar import Io, read_sidecar

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.export.k210.rules import RAM_BYTES, check_ops
+from facelib.export.parity import parity_record, row_cosines
 from facelib.files import atomic_path
-from facelib.k210_rules import RAM_BYTES, check_ops
-from facelib.parity import parity_record, row_cosines
 from facelib.runtimes.kmodel import SETTINGS, VERSION, KmodelEmbedder, check_memory, compile_kmodel, nncase_python
 from facelib.runtimes.open_embedder import TfliteEmbedder
 from facelib.runtimes.tflite_ops import read_ops

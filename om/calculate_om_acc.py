@@ -19,8 +19,8 @@ from evaluate_data import add_test_flags, check_test_flags, evaluate_embedded, f
 from facelib.attributes import read_attributes
 from facelib.cli import FaceError, run_cli
 from facelib.embed_images import Embedded
+from facelib.export.om.msame import LOG_NAME, find_results, read_embeddings, read_timing
 from facelib.files import require_file
-from facelib.msame import LOG_NAME, find_results, read_embeddings, read_timing
 from facelib.sidecar import check_sidecar
 from facelib.unit_vectors import check_norms
 from facelib.valid_sets import FaceSet, find_sets

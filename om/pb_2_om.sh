@@ -5,4 +5,4 @@ set -e
 here=$(cd "$(dirname "$0")/.." && pwd)
 python="$here/.venv/bin/python"
 [ -x "$python" ] || python=python3
-PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m facelib.pb_2_om "$@"
+PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m facelib.export.om.pb_2_om "$@"

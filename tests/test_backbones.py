@@ -10,11 +10,11 @@ from test_graph import random_weights
 
 from backbones import application
 from facelib.cli import FaceError
+from facelib.export.optimize import optimize
+from facelib.export.parity import parity_faces, row_cosines
 from facelib.models.backbone_names import APPLICATIONS
 from facelib.models.blocks import Blocks, divisible
 from facelib.models.layers import PReLU
-from facelib.optimize_graph import optimize
-from facelib.parity import parity_faces, row_cosines
 from facelib.runtimes.frozen_graph import freeze, open_graph
 from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.training.recipe.schema import ModelConfig

@@ -20,10 +20,10 @@ pytest.importorskip("tensorflow")
 import h5_2_pb
 import import_onnx
 import pb_2_tflite
-from facelib import optimize_graph
 from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.decision import decide_by
+from facelib.export import optimize
 from facelib.face_vectors import unit_vectors
 from facelib.files import write_json
 from facelib.runtimes.keras_h5 import save_h5
@@ -60,7 +60,7 @@ def calibrate(model, distance, flip=False):
 def export(h5, *modes):
     """The .tflites of an embedder.h5, by the export scripts."""
     folder = h5.parent / "export"
-    assert h5_2_pb.main([str(h5)]) == optimize_graph.main([str(folder / "frozen.pb")]) == 0
+    assert h5_2_pb.main([str(h5)]) == optimize.main([str(folder / "frozen.pb")]) == 0
     for mode in modes:
         assert pb_2_tflite.main([str(folder / "optimized.pb"), "--mode", mode]) == 0
     return [folder / f"model_{mode}.tflite" for mode in modes]

@@ -18,13 +18,13 @@ import import_onnx
 import pb_2_tflite
 import pb_test
 import tflite_test
-from facelib import optimize_graph
 from facelib.cli import FaceError
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
+from facelib.export import optimize
+from facelib.export.parity import row_cosines
 from facelib.files import sha256_of
-from facelib.parity import row_cosines
 from facelib.runtimes.frozen_graph import load_graph
 from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.runtimes.open_embedder import GraphEmbedder, TfliteEmbedder
@@ -54,7 +54,7 @@ def run_chain(h5: Path, calibration: Path) -> Path:
     """Runs every export script on `h5`; returns the folder of the artefacts."""
     export = h5.parent / "export"
     assert h5_2_pb.main([str(h5)]) == 0
-    assert optimize_graph.main([str(export / "frozen.pb")]) == 0
+    assert optimize.main([str(export / "frozen.pb")]) == 0
     for mode in MODES:
         words = [str(export / "optimized.pb"), "--mode", mode, "--calibration", str(calibration)]
         assert pb_2_tflite.main([*words, "--num-calibration", "40"]) == 0
@@ -166,7 +166,7 @@ def test_every_artefact_names_its_parents_hash_and_inherits_what_is_known(chain)
 
 def test_a_changed_artefact_is_refused_by_every_script(chain, tmp_path):
     for name, scripts in (
-        ("optimized.pb", (pb_test, pb_2_tflite, optimize_graph)),
+        ("optimized.pb", (pb_test, pb_2_tflite, optimize)),
         ("model_int8.tflite", (tflite_test,)),
     ):
         changed = tmp_path / name

@@ -10,11 +10,11 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import export_all
-from facelib import optimize_graph
 from facelib.cli import FaceError
 from facelib.data.readers.calibration_crops import fingerprint_of, load_crops
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
+from facelib.export import optimize
 from facelib.export_state import find_losses, is_made, is_tested
 from facelib.files import sha256_of, write_json
 from facelib.report import report_path
@@ -63,7 +63,7 @@ def bring(toy, monkeypatch):
         if words[0] == "report.py":  # tests of its own look at the page
             return (toy.run / "report.html").write_text("page")
         is_shell = words[0] == "optimize_pb.sh"
-        main = optimize_graph.main if is_shell else import_module(words[0].removesuffix(".py")).main
+        main = optimize.main if is_shell else import_module(words[0].removesuffix(".py")).main
         return main(words[1:])
 
     def bring(*words, calibration=True, gate=OPEN_GATE):

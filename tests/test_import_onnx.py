@@ -13,9 +13,9 @@ from onnx_writer import OnnxWriter
 import import_onnx
 from facelib.cli import FaceError
 from facelib.data.synthetic.faces import toy_face
+from facelib.export.parity import row_cosines
 from facelib.models.onnx_import.reader import load_onnx
 from facelib.models.onnx_import.steps import list_steps
-from facelib.parity import row_cosines
 from facelib.runtimes.keras_h5 import load_model
 from facelib.sidecar import check_sidecar
 

@@ -10,17 +10,17 @@ import pytest
 import pb_2_tflite
 from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
-from facelib.layer_errors import LayerError, layer_errors, worst
+from facelib.export.layer_errors import LayerError, layer_errors, worst
+from facelib.export.optimize import optimize
+from facelib.export.parity import row_cosines
+from facelib.export.tflite import Wanted, convert
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.layers import PixelScale
-from facelib.optimize_graph import optimize
-from facelib.parity import row_cosines
 from facelib.runtimes.frozen_graph import freeze, save_graph
 from facelib.runtimes.layer_names import is_of, layer_of
 from facelib.runtimes.open_embedder import TfliteEmbedder
 from facelib.runtimes.tflite import Lite
 from facelib.sidecar import Io, check_sidecar, write_sidecar
-from facelib.tflite_convert import Wanted, convert
 from tests.test_graph import random_weights
 
 

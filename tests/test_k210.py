@@ -18,19 +18,19 @@ from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import draw_listed
-from facelib.k210_rules import check_ops, kpu_bytes
+from facelib.export.k210.rules import check_ops, kpu_bytes
+from facelib.export.tflite import Wanted
+from facelib.export.tflite import convert as graph_to_tflite
 from facelib.runtimes import kmodel
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.runtimes.tflite_ops import read_ops
 from facelib.sidecar import Io, read_sidecar, write_sidecar
-from facelib.tflite_convert import Wanted
-from facelib.tflite_convert import convert as graph_to_tflite
 
 pytest.importorskip("tensorflow")
 from keras import layers
 
+from facelib.export.optimize import optimize
 from facelib.models.layers import PixelScale, PReLU
-from facelib.optimize_graph import optimize
 from facelib.runtimes.frozen_graph import freeze
 from facelib.training.recipe.schema import load_recipe
 from tests.test_graph import random_weights

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from facelib.cli import FaceError
 from facelib.data.verification.bins import write_bin
-from facelib.msame import find_results, read_embeddings, read_timing
+from facelib.export.om.msame import find_results, read_embeddings, read_timing
 from tests.ascend_road import load_script
 
 

@@ -12,12 +12,12 @@ pytest.importorskip("tensorflow")
 
 import tensorflow as tf
 
-from facelib import pb_2_om
-from facelib.ascend_ops import KNOWN_OPS, find_unknown_ops
 from facelib.cli import FaceError
-from facelib.fixed_shapes import asks_shapes, fix_shapes
+from facelib.export.om import pb_2_om
+from facelib.export.om.ascend_ops import KNOWN_OPS, find_unknown_ops
+from facelib.export.om.graph_rules import asks_shapes, fix_shapes
+from facelib.export.optimize import optimize
 from facelib.models.backbone_names import BACKBONES
-from facelib.optimize_graph import optimize
 from facelib.runtimes.frozen_graph import freeze, load_graph, open_graph, save_graph
 from facelib.training.recipe.schema import ModelConfig
 from tests.ascend_road import ROOT, hide_tools, put_on_path, save_small_net, save_with_sidecar

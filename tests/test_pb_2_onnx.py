@@ -11,9 +11,9 @@ from keras import layers
 
 import pb_2_onnx
 from facelib.cli import FaceError
+from facelib.export.onnx import graph_to_onnx
+from facelib.export.optimize import optimize
 from facelib.models.backbone_names import BACKBONES
-from facelib.onnx_export import graph_to_onnx
-from facelib.optimize_graph import optimize
 from facelib.runtimes.frozen_graph import freeze, open_graph, save_graph
 from facelib.sidecar import Io, read_sidecar, write_sidecar
 from facelib.training.recipe.schema import ModelConfig

@@ -15,15 +15,15 @@ import h5_2_pb
 import pb_2_onnx
 import pb_2_tflite
 import quantize_aware
-from facelib import optimize_graph
 from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.faces import toy_face
 from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.export import optimize
+from facelib.export.parity import parity_faces, row_cosines
 from facelib.models import fake_quant
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.fake_quant_net import fake_quantized, observe
-from facelib.parity import parity_faces, row_cosines
 from facelib.runtimes.frozen_graph import load_graph
 from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.runtimes.open_embedder import OnnxEmbedder, TfliteEmbedder
@@ -172,7 +172,7 @@ def chain(request, tmp_path_factory):
     write_sidecar(folder / "embedder.h5", kind="h5", made_from=None, io=Io())
     export = folder / "export"
     assert h5_2_pb.main([str(folder / "embedder.h5")]) == 0
-    assert optimize_graph.main([str(export / "frozen.pb")]) == 0
+    assert optimize.main([str(export / "frozen.pb")]) == 0
     for mode in ("float", "int8"):
         assert pb_2_tflite.main([str(export / "optimized.pb"), "--mode", mode]) == 0
     assert pb_2_onnx.main([str(export / "optimized.pb")]) == 0

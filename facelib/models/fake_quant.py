@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from facelib.int8_forms import column_kernels, column_shapes
+from facelib.export.int8_graph import column_kernels, column_shapes
 from facelib.models.layers import PixelScale, PReLU
 
 
@@ -130,7 +130,7 @@ class FakeQuantDepthwiseConv2D(keras.layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable(package="face")
 class FakeQuantGlobalDepthwise(keras.layers.DepthwiseConv2D):
-    """A depthwise convolution over the whole map, in the two steps that int8 computes it in; see `facelib.int8_forms`.
+    """A depthwise convolution over the whole map, in the two steps that int8 computes it in; see `facelib.export.int8_graph`.
 
     The first batch says by how much a channel's sums of columns are brought to the range of the largest.
     """

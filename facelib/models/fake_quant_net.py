@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.int8_forms import is_global
+from facelib.export.int8_graph import is_global
 from facelib.models.fake_quant import (
     FakeQuant,
     FakeQuantAffine,

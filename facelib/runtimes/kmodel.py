@@ -17,8 +17,8 @@ import numpy as np
 
 from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
+from facelib.export.k210.rules import RAM_BYTES
 from facelib.files import require_file
-from facelib.k210_rules import RAM_BYTES
 from facelib.sidecar import Io
 
 ROOM = Path(__file__).resolve().parents[2] / "k210"

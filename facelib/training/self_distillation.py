@@ -16,8 +16,8 @@ from facelib.cli import FaceError
 from facelib.data.augment import make_augment
 from facelib.data.data_dir import open_records
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.export.parity import parity_record, row_cosines
 from facelib.files import require_file, sha256_of, write_json
-from facelib.parity import parity_record, row_cosines
 from facelib.report import report_path
 from facelib.runtimes.open_embedder import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, sidecar_path, write_sidecar
@@ -145,7 +145,7 @@ def make_recipe(args: argparse.Namespace, change: Change) -> Recipe:
 
 def make_copy(path: Path, change: Change, crops: np.ndarray | None) -> tuple:
     """(The changed copy, the original), Keras models."""
-    from facelib.freezing import check_model, in_float32
+    from facelib.export.freeze import check_model, in_float32
     from facelib.runtimes.keras_h5 import load_model
 
     original = in_float32(load_model(path))

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.fold_graph import constants_of
-from facelib.onnx_nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
+from facelib.export.fold_batch_norm import constants_of
+from facelib.export.onnx_nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
 from facelib.runtimes.frozen_graph import node_of
 
 OPSET, IR_VERSION = 17, 8  # of ONNX 1.12, which every runtime of today reads

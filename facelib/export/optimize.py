@@ -3,7 +3,7 @@
 ./optimize_pb.sh runs/demo/export/frozen.pb
 
 TensorFlow's own optimize_for_inference goes first. What it leaves, namely batch normalisation as stock Keras 3
-lowers it or with no convolution before it, is folded by facelib/fold_graph.py.
+lowers it or with no convolution before it, is folded by facelib/export/fold_batch_norm.py.
 """
 
 import argparse
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facelib.cli import FaceError, run_cli
+from facelib.export.fold_batch_norm import fold_batch_norms
+from facelib.export.parity import check_parity, parity_faces, parity_record
 from facelib.files import require_file
-from facelib.fold_graph import fold_batch_norms
 from facelib.model_input import to_model_input
-from facelib.parity import check_parity, parity_faces, parity_record
 from facelib.runtimes.frozen_graph import (
     INPUT,
     OUTPUT,

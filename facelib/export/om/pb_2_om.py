@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.aipp import io_with_aipp, read_aipp
-from facelib.ascend_ops import find_unknown_ops
 from facelib.cli import FaceError, run_cli
-from facelib.fake_quant_graph import has_fake_quant
+from facelib.export.fake_quant_graph import has_fake_quant
+from facelib.export.om.aipp import io_with_aipp, read_aipp
+from facelib.export.om.ascend_ops import find_unknown_ops
+from facelib.export.om.graph_rules import asks_shapes, fix_shapes, input_shape
+from facelib.export.parity import check_parity, parity_faces
 from facelib.files import require_file
-from facelib.fixed_shapes import asks_shapes, fix_shapes, input_shape
 from facelib.model_input import to_model_input
-from facelib.parity import check_parity, parity_faces
 from facelib.runtimes.frozen_graph import (
     INPUT,
     MAX_LISTED,
@@ -142,7 +142,9 @@ def report_ops(graph, output_name: str) -> None:
     for op, names in unknown.items():
         more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
         print(f"warning: op {op} is not in the table of Ascend's parser: {', '.join(names[:MAX_LISTED])}{more}")
-    print("warning: atc may say 'No parser is registered'; facelib/ascend_ops.py says where the table comes from")
+    print(
+        "warning: atc may say 'No parser is registered'; facelib/export/om/ascend_ops.py says where the table comes from"
+    )
 
 
 def atc_command(graph: Path, out: Path, io: Io, shape: Sequence[int], args: argparse.Namespace) -> list[str]:

@@ -1,4 +1,4 @@
-"""One TensorFlow node as ONNX nodes: a writer for each operation, called by facelib/onnx_export.py.
+"""One TensorFlow node as ONNX nodes: a writer for each operation, called by facelib/export/onnx.py.
 
 A writer takes the builder of the graph and the node, adds what it needs and returns the ONNX value's name. Values of
 rank 4 are NCHW.

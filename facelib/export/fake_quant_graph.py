@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from facelib.int8_forms import join_global_depthwise
+from facelib.export.int8_graph import join_global_depthwise
 from facelib.runtimes.frozen_graph import prune
 from facelib.runtimes.layer_names import is_of
 

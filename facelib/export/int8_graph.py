@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelib.fold_graph import constants_of
+from facelib.export.fold_batch_norm import constants_of
 from facelib.runtimes.frozen_graph import node_of, prune
 
 MAX_TAPS = 25  # weights a channel of XNNPACK's largest depthwise kernel

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.fake_quant_graph import has_fake_quant, without_fake_quant
-from facelib.float_depthwise import restore_depthwise
-from facelib.int8_forms import split_global_depthwise
+from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
+from facelib.export.float_depthwise import restore_depthwise
+from facelib.export.int8_graph import split_global_depthwise
 from facelib.model_input import to_model_input
 from facelib.runtimes.frozen_graph import node_of, open_graph
 from facelib.runtimes.layer_names import is_of, layer_of

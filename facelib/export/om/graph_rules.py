@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.fold_graph import constant_node, fold_constants, with_nodes
+from facelib.export.fold_batch_norm import constant_node, fold_constants, with_nodes
 from facelib.runtimes.frozen_graph import MAX_LISTED, node_of, prune
 
 _ASKS_SHAPE = ("Shape", "ShapeN", "Size", "Rank")
