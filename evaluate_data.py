@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.attributes import group_faces, read_attributes
 from facelib.cli import FaceError, run_cli
 from facelib.data.verification.bins import decode_images
-from facelib.embed_images import Embedded, embed_images
 from facelib.embedder import Embedder
+from facelib.evaluation.attributes import group_faces, read_attributes
+from facelib.evaluation.embed_images import Embedded, embed_images
+from facelib.evaluation.evaluate_set import PROTOCOLS, measure_folder, measure_pairs
+from facelib.evaluation.metrics import pair_distances
+from facelib.evaluation.results import Report, SetResult, compare, read_report, report_path
+from facelib.evaluation.thresholds import write_thresholds
+from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
-from facelib.measure import PROTOCOLS, measure_folder, measure_pairs
-from facelib.metrics import pair_distances
-from facelib.report import Report, SetResult, compare, read_report, report_path
 from facelib.runtimes.open_embedder import open_keras
 from facelib.sidecar import IO_CHOICES, Io, Sidecar, check_sidecar
-from facelib.thresholds import write_thresholds
-from facelib.valid_sets import FaceSet, find_sets
 
 DEFAULT_VALID = Path("valid_dataset")
 DEFAULT_FARS = (1e-3,)
@@ -44,7 +44,7 @@ class Evaluation:
         return Report("", "", self.results).table()
 
     def thresholds(self, flip: bool) -> dict[str, dict]:
-        """What the sidecar says for deployment: see `facelib.thresholds.write_thresholds`."""
+        """What the sidecar says for deployment: see `facelib.evaluation.thresholds.write_thresholds`."""
         return {
             result.name: {
                 "sha256": result.source["sha256"],

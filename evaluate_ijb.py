@@ -16,11 +16,19 @@ from typing import Any
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli
+from facelib.evaluation.identification import Identification
+from facelib.evaluation.ijb.embed import IjbEmbeddings, check_images, embed_faces
+from facelib.evaluation.ijb.files import PROTOCOLS, IjbFaces, IjbPaths, find_meta, read_faces, read_pairs, read_subjects
+from facelib.evaluation.ijb.protocol import (
+    FARS,
+    Verification,
+    identify_galleries,
+    mean_of,
+    pool_templates,
+    score_pairs,
+    verify,
+)
 from facelib.files import sha256_of, write_json
-from facelib.identification import Identification
-from facelib.ijb import FARS, Verification, identify_galleries, mean_of, pool_templates, score_pairs, verify
-from facelib.ijb_files import PROTOCOLS, IjbFaces, IjbPaths, find_meta, read_faces, read_pairs, read_subjects
-from facelib.ijb_images import IjbEmbeddings, check_images, embed_faces
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 

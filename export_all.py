@@ -21,11 +21,11 @@ from evaluate_data import DEFAULT_FARS, DEFAULT_VALID
 from facelib.cli import FaceError, run_cli
 from facelib.data.readers.calibration_crops import fingerprint_of
 from facelib.data.verification.bins import find_bins
+from facelib.evaluation.results import report_path
+from facelib.evaluation.verification_sets import find_sets
 from facelib.export_state import find_losses, is_made, is_tested
 from facelib.export_table import Outcome, format_outcomes
 from facelib.files import require_file, write_bytes
-from facelib.report import report_path
-from facelib.valid_sets import find_sets
 
 ROOT = Path(__file__).resolve().parent
 REFERENCE = "embedder.h5"

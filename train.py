@@ -22,6 +22,7 @@ from facelib.data.storage import data_path
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.distributed.cluster import find_cluster
 from facelib.distributed.peer_watch import JOIN_SECONDS
+from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file
 from facelib.models.registry import build_network
 from facelib.runtimes.open_embedder import KerasEmbedder
@@ -31,7 +32,6 @@ from facelib.training.recipe.schema import ModelConfig, Recipe, load_recipe, to_
 from facelib.training.run_dir import open_run
 from facelib.training.stop_signals import exit_code
 from facelib.training.teacher import Teacher, open_teacher
-from facelib.valid_sets import find_sets
 
 TOY_RECIPE = Path(__file__).parent / "recipes" / "toy.toml"
 TOY_TRAIN, TOY_VALID = ToySet(160, 15), ToySet(100, 8, first_identity=1_000_000)

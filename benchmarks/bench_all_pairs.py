@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import run_cli
-from facelib.measure import measure_folder
+from facelib.evaluation.evaluate_set import measure_folder
 
 SINGLES = 0.7  # share of identities with one image, as in LFW
 

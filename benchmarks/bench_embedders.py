@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.extra_runtimes import EXTRA
 from benchmarks.machine import busy_share, machine, peak_memory, read_cpu
 from facelib.cli import FaceError, run_cli
+from facelib.evaluation.results import read_report, report_path
 from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import require_file, sha256_of, write_bytes
-from facelib.report import read_report, report_path
 from facelib.run_summary import distinct_names
 from facelib.sidecar import Io, check_sidecar, package_versions
 from facelib.stage_table import format_markdown, format_percent
@@ -153,7 +153,7 @@ def time_here(calls: int, batch: int) -> tuple[list[float], int | None]:
 def score_here(valid: Path) -> dict[str, Any]:
     """What a report says of the only set in `valid`, measured with this process's embedder."""
     from evaluate_data import evaluate_sets
-    from facelib.valid_sets import find_sets
+    from facelib.evaluation.verification_sets import find_sets
 
     (result,) = evaluate_sets(_OPENED[0], find_sets(valid), progress=False).results
     return {"name": result.name, **result.as_dict()}

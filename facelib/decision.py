@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from facelib.cli import FaceError
-from facelib.thresholds import Calibrated, read_thresholds
+from facelib.evaluation.thresholds import Calibrated, read_thresholds
 
 DEFAULT_FAR = 1e-3
 MAX_DISTANCE = 4.0  # squared L2 of opposite unit vectors

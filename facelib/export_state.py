@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from facelib.cli import FaceError
+from facelib.evaluation.results import compare, read_report, report_path
 from facelib.files import sha256_of
-from facelib.report import compare, read_report, report_path
 from facelib.sidecar import check_sidecar
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from facelib.report import report_path
+from facelib.evaluation.results import report_path
 from facelib.run_summary import read_artefacts
 from facelib.sidecar import read_sidecar
 from facelib.stage_table import Row, all_fars, footnotes, format_far, format_markdown, format_percent, stage_rows

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from facelib.cli import FaceError
+from facelib.evaluation.results import read_report
+from facelib.evaluation.results_schema import check_figures, check_ijb
 from facelib.files import read_json, sha256_of
-from facelib.report import read_report
-from facelib.report_check import check_figures, check_ijb
 
 REPORT_SUFFIX = ".report.json"
 IJB_SUFFIX = ".ijb.report.json"

@@ -16,14 +16,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_test_flags, check_test_flags, evaluate_embedded, finish_test
-from facelib.attributes import read_attributes
 from facelib.cli import FaceError, run_cli
-from facelib.embed_images import Embedded
+from facelib.evaluation.attributes import read_attributes
+from facelib.evaluation.embed_images import Embedded
+from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.export.om.msame import LOG_NAME, find_results, read_embeddings, read_timing
 from facelib.files import require_file
 from facelib.sidecar import check_sidecar
 from facelib.unit_vectors import check_norms
-from facelib.valid_sets import FaceSet, find_sets
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -7,9 +7,9 @@ import numpy as np
 from facelib.data.readers.folder_source import FolderSource
 from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.data.verification.bins import write_bin
+from facelib.evaluation.evaluate_set import measure_folder, measure_pairs
+from facelib.evaluation.results import Report
 from facelib.files import sha256_of
-from facelib.measure import measure_folder, measure_pairs
-from facelib.report import Report
 
 STAGES = ("export/model_int8.tflite", "export/frozen.pb", "embedder.h5")  # not in pipeline order
 NUM_PAIRS = 200

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from facelib import all_pairs, metrics
-from facelib.all_pairs import AllPairs
 from facelib.cli import FaceError
+from facelib.evaluation import all_pairs, metrics
+from facelib.evaluation.all_pairs import AllPairs
 
 
 def draw_faces(seed=0, num_identities=60, num_images=300, dimensions=16, noise=0.7):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from facelib.attributes import group_faces, read_attributes
 from facelib.cli import FaceError
-from facelib.measure import measure_folder, measure_pairs
-from facelib.metrics import pair_distances
+from facelib.evaluation.attributes import group_faces, read_attributes
+from facelib.evaluation.evaluate_set import measure_folder, measure_pairs
+from facelib.evaluation.metrics import pair_distances
 
 
 def write(tmp_path, text):

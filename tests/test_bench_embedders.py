@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 from benchmarks import bench_embedders as bench
 from facelib.cli import FaceError
 from facelib.data.verification.bins import write_bin
+from facelib.evaluation.results import report_path
 from facelib.files import sha256_of, write_json
-from facelib.report import report_path
 from facelib.sidecar import Io, write_sidecar
 
 

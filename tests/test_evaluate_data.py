@@ -14,13 +14,13 @@ import pytest
 import evaluate_data
 from facelib.cli import FaceError
 from facelib.data.verification.bins import load_bin, write_bin
-from facelib.embed_images import embed_images
 from facelib.embedder import RuntimeEmbedder
-from facelib.metrics import pair_distances
+from facelib.evaluation.embed_images import embed_images
+from facelib.evaluation.metrics import pair_distances
+from facelib.evaluation.verification_sets import find_sets
 from facelib.runtimes.keras_h5 import load_model
 from facelib.runtimes.open_embedder import KerasEmbedder, OnnxEmbedder
 from facelib.sidecar import Io, write_sidecar
-from facelib.valid_sets import find_sets
 
 ROOT = Path(__file__).parents[1]
 PRETRAINED = ROOT.parent / "shared" / "data" / "pretrained" / "mobilefacenet_relu6_128.onnx"

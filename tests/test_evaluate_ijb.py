@@ -11,9 +11,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import evaluate_ijb
-from facelib import ijb_images
 from facelib.cli import FaceError
 from facelib.data.synthetic.faces import toy_face
+from facelib.evaluation.ijb import embed
 from facelib.sidecar import TEMPLATE_112, Io, write_sidecar
 
 ROOT = Path(__file__).parents[1]
@@ -198,7 +198,7 @@ def test_an_embedding_without_direction_names_its_image(mini, monkeypatch):
 
 def test_the_chunks_do_not_show(mini, tmp_path, monkeypatch):
     run(mini[0], "--report", tmp_path / "whole.json")
-    monkeypatch.setattr(ijb_images, "CHUNK_IMAGES", 5)
+    monkeypatch.setattr(embed, "CHUNK_IMAGES", 5)
 
     run(mini[0], "--report", tmp_path / "chunks.json")
 

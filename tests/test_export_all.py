@@ -14,10 +14,10 @@ from facelib.cli import FaceError
 from facelib.data.readers.calibration_crops import fingerprint_of, load_crops
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
+from facelib.evaluation.results import report_path
 from facelib.export import optimize
 from facelib.export_state import find_losses, is_made, is_tested
 from facelib.files import sha256_of, write_json
-from facelib.report import report_path
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import Io, read_sidecar, write_sidecar
 from tests.test_graph import random_weights

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from scipy.stats import binomtest
 from sklearn.model_selection import KFold
 
-from facelib import metrics
-from facelib.folds import impostors_needed, kfold_accuracy, kfold_tar_at_far
-from facelib.grid_protocol import grid_accuracy, grid_tar_at_far
+from facelib.evaluation import metrics
+from facelib.evaluation.grid_thresholds import grid_accuracy, grid_tar_at_far
+from facelib.evaluation.ten_fold import impostors_needed, kfold_accuracy, kfold_tar_at_far
 from tests.test_metrics import CASES, as_arrays, draw_pairs, pair_lists
 
 

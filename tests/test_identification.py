@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from facelib import identification
 from facelib.cli import FaceError
-from facelib.identification import identify, split_open_set
+from facelib.evaluation import identification
+from facelib.evaluation.identification import identify, split_open_set
 
 # Unit vectors whose cosines are multiples of 1/4: float32 adds them exactly in any order, and ties are common.
 CORNERS = [[a, b, c, d] for a in (1, -1) for b in (1, -1) for c in (1, -1) for d in (1, -1)]

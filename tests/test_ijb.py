@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from facelib import ijb, ijb_files
 from facelib.cli import FaceError
-from facelib.ijb import identify_galleries, mean_of, pool_templates, score_pairs, verify
-from facelib.ijb_files import find_meta, read_faces, read_pairs, read_subjects
+from facelib.evaluation.ijb import files, protocol
+from facelib.evaluation.ijb.files import find_meta, read_faces, read_pairs, read_subjects
+from facelib.evaluation.ijb.protocol import identify_galleries, mean_of, pool_templates, score_pairs, verify
 
 POINTS = "38 52 74 52 56 72 42 92 71 92"
 IMAGES = ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]
@@ -81,7 +81,7 @@ def test_pairs_are_read_whatever_the_chunks(tmp_path_factory, pairs, chunk, newl
     text = newline.join(f"{template_ids[a]} {template_ids[b]}\t{int(same)}" for a, b, same in pairs)
     path.write_bytes((text + newline * is_ended).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ijb_files, "CHUNK_BYTES", chunk)
+        patch.setattr(files, "CHUNK_BYTES", chunk)
 
         found = read_pairs(path, template_ids)
 
@@ -90,7 +90,7 @@ def test_pairs_are_read_whatever_the_chunks(tmp_path_factory, pairs, chunk, newl
 
 
 def test_every_bad_pair_line_is_named_in_one_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(ijb_files, "CHUNK_BYTES", 20)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 20)
     good, bad = "10 20 0", ("10 20", "10 20 2", "10 x 1", "", "10 99 1", "-10 20 1", "10 20 1 5", "9" * 30 + " 20 1")
     lines = [good, *bad[:4], good, *bad[4:], good, good, bad[0]]
     folder = write_meta(tmp_path, **{"template_pair_label.txt": lines})
@@ -164,7 +164,7 @@ def test_missing_meta_files_are_named_before_anything_is_read(tmp_path):
 )
 @pytest.mark.parametrize("block_rows", [1, 4, 8192])
 def test_templates_by_hand(tmp_path, monkeypatch, normalize, detector_score, sums, block_rows):
-    monkeypatch.setattr(ijb, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(protocol, "BLOCK_ROWS", block_rows)
     faces = faces_of(write_meta(tmp_path))
 
     templates = pool_templates(EMBEDDINGS, faces, normalize=normalize, detector_score=detector_score)
@@ -197,7 +197,7 @@ def test_a_template_without_direction_is_named(tmp_path):
 @pytest.mark.parametrize("block_scores", [1, 40, 2**24])
 @pytest.mark.parametrize("is_sorted", [True, False])
 def test_scores_are_the_cosines_of_the_pairs(monkeypatch, block_scores, is_sorted):
-    monkeypatch.setattr(ijb, "BLOCK_SCORES", block_scores)
+    monkeypatch.setattr(protocol, "BLOCK_SCORES", block_scores)
     random = np.random.default_rng(0)
     templates = random.normal(size=(50, 8)).astype(np.float32)
     templates /= np.linalg.norm(templates, axis=1, keepdims=True)

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from facelib import metrics
 from facelib.cli import FaceError
-from facelib.folds import kfold_accuracy
+from facelib.evaluation import metrics
+from facelib.evaluation.ten_fold import kfold_accuracy
 
 
 def draw_pairs(seed: int, num_pairs: int, num_levels: int | None = None):

@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from facelib.cli import FaceError
-from facelib.measure import measure_pairs
-from facelib.report import Report, compare, read_report, report_path
-from facelib.report_text import format_interval
+from facelib.evaluation.evaluate_set import measure_pairs
+from facelib.evaluation.report_text import format_interval
+from facelib.evaluation.results import Report, compare, read_report, report_path
 
 
 def draw_set(num_pairs=4000, seed=0):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from facelib.cli import FaceError
-from facelib.intervals import wilson_interval
-from facelib.metrics import Scores
+from facelib.evaluation.intervals import wilson_interval
+from facelib.evaluation.metrics import Scores
+from facelib.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
 from facelib.sidecar import Io, read_sidecar, write_sidecar
-from facelib.thresholds import calibrate, read_thresholds, write_thresholds
 
 
 def draw_scores(num_impostors=20_000, seed=0):

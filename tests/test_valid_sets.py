@@ -8,9 +8,9 @@ import pytest
 
 from facelib.cli import FaceError
 from facelib.data.verification.bins import write_bin
-from facelib.metrics import pair_distances, tar_at_far
+from facelib.evaluation.metrics import pair_distances, tar_at_far
+from facelib.evaluation.verification_sets import find_sets, letterboxed
 from facelib.sidecar import Io
-from facelib.valid_sets import find_sets, letterboxed
 from tests.test_evaluate_data import MeanColour, read, run_main, toy  # noqa: F401
 
 

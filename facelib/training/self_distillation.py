@@ -16,9 +16,10 @@ from facelib.cli import FaceError
 from facelib.data.augment import make_augment
 from facelib.data.data_dir import open_records
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.evaluation.results import report_path
+from facelib.evaluation.verification_sets import find_sets
 from facelib.export.parity import parity_record, row_cosines
 from facelib.files import require_file, sha256_of, write_json
-from facelib.report import report_path
 from facelib.runtimes.open_embedder import KerasEmbedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, sidecar_path, write_sidecar
 from facelib.tensorflow_settings import prepare_tensorflow
@@ -28,7 +29,6 @@ from facelib.training.recipe.stage import Stage
 from facelib.training.run_dir import RunDir
 from facelib.training.stop_signals import exit_code
 from facelib.training.teacher import open_teacher
-from facelib.valid_sets import find_sets
 
 NUM_CROPS = 256  # of DATA, to see how near the copy has come
 

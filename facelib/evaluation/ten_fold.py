@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.intervals import cluster_interval
-from facelib.metrics import REJECT_ALL, can_resolve, check_pairs, tar_at_far
+from facelib.evaluation.intervals import cluster_interval
+from facelib.evaluation.metrics import REJECT_ALL, can_resolve, check_pairs, tar_at_far
 
 NUM_FOLDS = 10
 

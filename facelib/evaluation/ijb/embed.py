@@ -14,7 +14,7 @@ from facelib.alignment.align import align_face
 from facelib.alignment.photos import decode_photo
 from facelib.cli import FaceError
 from facelib.embedder import Embedder
-from facelib.ijb_files import IjbFaces
+from facelib.evaluation.ijb.files import IjbFaces
 from facelib.unit_vectors import check_norms
 
 CHUNK_IMAGES = 512  # aligned faces held at a time, twice: 38 MB of pixels

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.identification import Identification, identify
-from facelib.ijb_files import IjbFaces
-from facelib.intervals import wilson_interval
-from facelib.metrics import Scores, can_resolve
+from facelib.evaluation.identification import Identification, identify
+from facelib.evaluation.ijb.files import IjbFaces
+from facelib.evaluation.intervals import wilson_interval
+from facelib.evaluation.metrics import Scores, can_resolve
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 BLOCK_ROWS = 8192  # images pooled at a time

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from facelib.cli import FaceError
+from facelib.evaluation.metrics import OperatingPoint
+from facelib.evaluation.report_text import format_findings, format_table
+from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
 from facelib.files import read_json, write_json
-from facelib.folds import FoldAccuracy, FoldTar
-from facelib.metrics import OperatingPoint
-from facelib.report_text import format_findings, format_table
 
 HISTOGRAM_EDGES = np.linspace(0.0, 4.0, 81)  # squared L2 of unit vectors, steps of 0.05
 

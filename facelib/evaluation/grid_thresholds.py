@@ -1,13 +1,22 @@
 """InsightFace's verification protocol, threshold grids and all, so that published tables can be compared.
 
 Source: deepinsight/insightface, recognition/arcface_torch/eval/verification.py. A pair is accepted when its distance is
-*below* the threshold. The exact protocol is in `facelib.folds`.
+*below* the threshold. The exact protocol is in `facelib.evaluation.ten_fold`.
 """
 
 import numpy as np
 
-from facelib.folds import NUM_FOLDS, FoldAccuracy, FoldTar, count_folds, fold_of, impostors_needed, no_tar, pool_tar
-from facelib.metrics import can_resolve, check_pairs
+from facelib.evaluation.metrics import can_resolve, check_pairs
+from facelib.evaluation.ten_fold import (
+    NUM_FOLDS,
+    FoldAccuracy,
+    FoldTar,
+    count_folds,
+    fold_of,
+    impostors_needed,
+    no_tar,
+    pool_tar,
+)
 
 ACCURACY_GRID = np.arange(0, 4, 0.01)
 VAL_GRID = np.arange(0, 4, 0.001)

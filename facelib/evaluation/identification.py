@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.intervals import wilson_interval
-from facelib.metrics import REJECT_ALL, Scores, can_resolve
+from facelib.evaluation.intervals import wilson_interval
+from facelib.evaluation.metrics import REJECT_ALL, Scores, can_resolve
 from facelib.unit_vectors import check_norms
 
 BLOCK_ROWS = 4096  # of the gallery, compared at a time; an identity is never cut

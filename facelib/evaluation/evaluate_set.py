@@ -5,21 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from facelib import grid_protocol
-from facelib.all_pairs import NUM_HARDEST, AllPairs
-from facelib.attributes import MIN_PAIRS
 from facelib.cli import FaceError
-from facelib.folds import NUM_FOLDS, FoldTar, count_folds, fold_of, kfold_accuracy, kfold_tar_at_far
-from facelib.identification import identify, split_open_set
-from facelib.intervals import cluster_interval, wilson_interval
-from facelib.metrics import Scores, can_resolve
-from facelib.report import HISTOGRAM_EDGES, SetResult
-from facelib.thresholds import calibrate
+from facelib.evaluation import grid_thresholds
+from facelib.evaluation.all_pairs import NUM_HARDEST, AllPairs
+from facelib.evaluation.attributes import MIN_PAIRS
+from facelib.evaluation.identification import identify, split_open_set
+from facelib.evaluation.intervals import cluster_interval, wilson_interval
+from facelib.evaluation.metrics import Scores, can_resolve
+from facelib.evaluation.results import HISTOGRAM_EDGES, SetResult
+from facelib.evaluation.ten_fold import NUM_FOLDS, FoldTar, count_folds, fold_of, kfold_accuracy, kfold_tar_at_far
+from facelib.evaluation.thresholds import calibrate
 from facelib.unit_vectors import normalize
 
 PROTOCOLS = {
     "exact": (kfold_accuracy, kfold_tar_at_far),
-    "insightface": (grid_protocol.grid_accuracy, grid_protocol.grid_tar_at_far),
+    "insightface": (grid_thresholds.grid_accuracy, grid_thresholds.grid_tar_at_far),
 }
 NUM_ROC_POINTS = 200
 NUM_NORM_BINS = 10

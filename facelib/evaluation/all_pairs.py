@@ -11,9 +11,9 @@ import numpy as np
 
 from facelib.cli import FaceError
 from facelib.data.verification.pair_lists import split_identities
-from facelib.folds import NUM_FOLDS, FoldAccuracy, FoldTar, impostors_needed, no_tar
-from facelib.intervals import cluster_interval
-from facelib.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve
+from facelib.evaluation.intervals import cluster_interval
+from facelib.evaluation.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve
+from facelib.evaluation.ten_fold import NUM_FOLDS, FoldAccuracy, FoldTar, impostors_needed, no_tar
 from facelib.unit_vectors import normalize
 
 MAX_PAIRS = 400_000_000  # 1.6 GB of distances, and as much again for the sorted copy
@@ -113,7 +113,7 @@ class AllPairs:
         return FoldAccuracy(float(accuracies.mean()), float(accuracies.std()), interval, thresholds, accuracies)
 
     def kfold_tar_at_far(self, far: float) -> FoldTar:
-        """As `facelib.folds.kfold_tar_at_far`, on folds of identities; identities are the clusters of the interval."""
+        """As `facelib.evaluation.ten_fold.kfold_tar_at_far`, on folds of identities; identities are the clusters of the interval."""
         thresholds = np.empty(self.num_folds)
         for k in self._folds():
             num_train = sum(len(self._cells[cell]) for cell in self._train_cells(k))

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from facelib.cli import FaceError
+from facelib.evaluation.intervals import wilson_interval
+from facelib.evaluation.metrics import Scores, can_resolve
 from facelib.files import require_file, write_json
-from facelib.intervals import wilson_interval
-from facelib.metrics import Scores, can_resolve
 from facelib.sidecar import read_sidecar
 
 DEPLOYMENT_FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from facelib.folds import FoldTar
+from facelib.evaluation.ten_fold import FoldTar
 
 if TYPE_CHECKING:
-    from facelib.report import SetResult
+    from facelib.evaluation.results import SetResult
 
 
 def format_table(sets: "tuple[SetResult, ...]") -> str:
