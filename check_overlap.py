@@ -29,9 +29,9 @@ from facelib.data.curation.inspection import check_sheet_path
 from facelib.data.curation.overlap import Chance, Hits, find_hits, open_verification
 from facelib.data.readers.sources import Source, open_source
 from facelib.data.tfrecord import BadRecord
-from facelib.decision import Decision, about, decide_by
-from facelib.face_vectors import Centres, Photos, class_centres, embed_photos
 from facelib.files import write_bytes
+from facelib.recognition.decision import Decision, about, decide_by
+from facelib.recognition.photo_embeddings import Centres, Photos, class_centres, embed_photos
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 

@@ -36,8 +36,8 @@ from facelib.data.curation.contact_sheet import contact_sheet, decode_or_blank, 
 from facelib.data.curation.inspection import check_sheet_path
 from facelib.data.readers.derived_source import DerivedSource
 from facelib.data.readers.sources import Source, open_source
-from facelib.face_vectors import embed_photos
 from facelib.files import read_json, require_file, sha256_of
+from facelib.recognition.photo_embeddings import embed_photos
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 

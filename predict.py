@@ -20,11 +20,10 @@ from evaluate_data import add_io_flags, choose_io
 from facelib.alignment.photos import FaceCutter
 from facelib.cli import FaceError, run_cli
 from facelib.data.readers.sources import open_source
-from facelib.decision import Decision, about, decide_by
 from facelib.embedder import Embedder
-from facelib.face_vectors import class_centres, embed_photos, unit_vectors
 from facelib.files import require_file, write_bytes
-from facelib.gallery import (
+from facelib.recognition.decision import Decision, about, decide_by
+from facelib.recognition.gallery import (
     Gallery,
     check_gallery_model,
     check_gallery_path,
@@ -32,10 +31,11 @@ from facelib.gallery import (
     open_gallery,
     write_gallery,
 )
-from facelib.nearest import Nearest
+from facelib.recognition.nearest import Nearest
+from facelib.recognition.photo_embeddings import class_centres, embed_photos, unit_vectors
+from facelib.recognition.verdict_picture import verdict_picture
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import Io, check_sidecar
-from facelib.verdict_picture import verdict_picture
 
 MANY_CHANCE_HITS = 0.01  # a search says so when a stranger is expected to be taken for somebody more often
 

@@ -22,11 +22,11 @@ import import_onnx
 import pb_2_tflite
 from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
-from facelib.decision import decide_by
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.export import optimize
-from facelib.face_vectors import unit_vectors
 from facelib.files import write_json
+from facelib.recognition.decision import decide_by
+from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import Io, check_sidecar, read_sidecar, write_sidecar

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from facelib.cli import FaceError
-from facelib.decision import Decision
 from facelib.evaluation.thresholds import Calibrated
 from facelib.files import sha256_of
-from facelib.gallery import check_gallery_model, check_gallery_path, open_gallery, write_gallery
+from facelib.recognition.decision import Decision
+from facelib.recognition.gallery import check_gallery_model, check_gallery_path, open_gallery, write_gallery
 from facelib.sidecar import Io
 
 DECISION = Decision(1.25, Calibrated("lfw", 3000, 1e-3, 1.25, 0.375, (1.2, 1.3), (3e-4, 3e-3), True))
@@ -138,7 +138,7 @@ def test_rows_of_another_type_or_number_are_refused(gallery, rows):
 
 
 def test_a_run_killed_between_the_two_files_leaves_nothing_that_opens(gallery, tmp_path, monkeypatch):
-    monkeypatch.setattr("facelib.gallery.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("facelib.recognition.gallery.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_gallery(
             gallery, -vectors(), NAMES, [1, 1, 1], model=tmp_path / "models" / "x.onnx", io=Io(), flip=False,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.cli import FaceError
-from facelib.nearest import Nearest
+from facelib.recognition.nearest import Nearest
 
 
 def unit_rows(rng, count, size):

@@ -16,8 +16,8 @@ from PIL import Image
 import predict
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError, decode_photo
 from facelib.cli import FaceError
-from facelib.face_vectors import unit_vectors
-from facelib.nearest import Nearest
+from facelib.recognition.nearest import Nearest
+from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.sidecar import Io, write_sidecar
 
 ROOT = Path(__file__).parents[1]

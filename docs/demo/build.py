@@ -23,8 +23,8 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from facelib.cli import FaceError, run_cli  # noqa: E402
 from facelib.data.synthetic.faces import toy_face  # noqa: E402
-from facelib.decision import Decision, decide_by  # noqa: E402
 from facelib.files import require_file, write_bytes, write_json  # noqa: E402
+from facelib.recognition.decision import Decision, decide_by  # noqa: E402
 from facelib.runtimes.tflite import Lite  # noqa: E402
 from facelib.sidecar import TEMPLATE_112, Sidecar, check_sidecar  # noqa: E402
 from facelib.working_folder import working_folder  # noqa: E402

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from facelib.decision import MAX_DISTANCE, Decision
+from facelib.recognition.decision import MAX_DISTANCE, Decision
 
 _GROUND, _TEXT, _FAINT = "#ffffff", "#24292f", "#6e7781"
 _SAME, _DIFFERENT = "#0072b2", "#d55e00"  # Okabe and Ito: told apart by colour-blind readers

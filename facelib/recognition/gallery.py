@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from facelib.cli import FaceError
-from facelib.decision import Decision
 from facelib.files import atomic_path, read_json, require_file, sha256_of, write_json
+from facelib.recognition.decision import Decision
 from facelib.sidecar import Io, git_commit, package_versions, sidecar_path
 
 KIND, FORMAT_VERSION = "gallery", 1
