@@ -23,9 +23,9 @@ from facelib.data.readers.calibration_crops import fingerprint_of
 from facelib.data.verification.bins import find_bins
 from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets
-from facelib.export_state import find_losses, is_made, is_tested
-from facelib.export_table import Outcome, format_outcomes
 from facelib.files import require_file, write_bytes
+from facelib.reports.export_state import find_losses, is_made, is_tested
+from facelib.reports.export_table import Outcome, format_outcomes
 
 ROOT = Path(__file__).resolve().parent
 REFERENCE = "embedder.h5"

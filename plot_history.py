@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facelib.cli import FaceError, run_cli
-from facelib.history import BY, best_table, read_history, write_history
-from facelib.run_summary import distinct_names
+from facelib.reports.history import BY, best_table, read_history, write_history
+from facelib.reports.read_run import distinct_names
 
 
 def main(argv: Sequence[str] | None = None) -> int:

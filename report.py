@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from facelib.cli import FaceError, run_cli
 
 if TYPE_CHECKING:
-    from facelib.hardest_pairs import FaceFinder
-    from facelib.run_summary import Run
+    from facelib.reports.hardest_pairs import FaceFinder
+    from facelib.reports.read_run import Run
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,15 +51,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    from facelib.comparable import group_comparable, warnings_of
     from facelib.files import write_bytes
-    from facelib.hardest_pairs import FaceFinder
-    from facelib.run_summary import read_artefacts, read_run
-    from facelib.stage_table import format_table, stage_rows
+    from facelib.reports.artefact_table import format_table, stage_rows
+    from facelib.reports.comparable import group_comparable, warnings_of
+    from facelib.reports.hardest_pairs import FaceFinder
+    from facelib.reports.read_run import read_artefacts, read_run
 
     finder = FaceFinder(args.valid) if args.faces else None
     if args.paths[0].is_file() or len(args.paths) > 1:
-        from facelib.html_report import render_artefacts
+        from facelib.reports.run_page import render_artefacts
 
         stages = read_artefacts(args.paths)
         page = render_artefacts(stages, finder)
@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def render_run(run: "Run", args: argparse.Namespace, finder: "FaceFinder | None") -> str:
     """The page of a run; its training plots are written as files too."""
-    from facelib.html_report import render_report
-    from facelib.training_plots import write_training_plots
+    from facelib.reports.run_page import render_report
+    from facelib.reports.training_plots import write_training_plots
 
     page = render_report(run, draw_sheet(args.data, run) if args.faces else None, finder)
     write_training_plots(run.path)

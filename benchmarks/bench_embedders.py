@@ -31,9 +31,9 @@ from facelib.cli import FaceError, run_cli
 from facelib.evaluation.results import read_report, report_path
 from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import require_file, sha256_of, write_bytes
-from facelib.run_summary import distinct_names
+from facelib.reports.artefact_table import format_markdown, format_percent
+from facelib.reports.read_run import distinct_names
 from facelib.sidecar import Io, check_sidecar, package_versions
-from facelib.stage_table import format_markdown, format_percent
 
 SINGLES, BATCH = 10, 64  # faces one by one, and faces at once, in every round
 FAR = "0.001"

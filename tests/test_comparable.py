@@ -2,9 +2,9 @@
 
 import pytest
 
-from facelib.comparable import Measurement, group_comparable, warnings_of
-from facelib.run_summary import Stage
-from facelib.stage_table import stage_rows
+from facelib.reports.artefact_table import stage_rows
+from facelib.reports.comparable import Measurement, group_comparable, warnings_of
+from facelib.reports.read_run import Stage
 
 
 def stage(name, *, sha256="aa", pairs=6000, genuine=3000, protocol="exact", flip=False, set_name="lfw", acc=0.9):

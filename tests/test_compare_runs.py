@@ -8,9 +8,9 @@ import pytest
 from simulated_runs import build_run, write_faces
 
 import compare_runs as script
-from facelib import html_comparison
 from facelib.cli import FaceError
-from facelib.run_comparison import compare_runs
+from facelib.reports import html_comparison
+from facelib.reports.comparison import compare_runs
 
 
 @pytest.fixture(autouse=True)

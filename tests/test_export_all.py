@@ -16,8 +16,8 @@ from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
 from facelib.evaluation.results import report_path
 from facelib.export import optimize
-from facelib.export_state import find_losses, is_made, is_tested
 from facelib.files import sha256_of, write_json
+from facelib.reports.export_state import find_losses, is_made, is_tested
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import Io, read_sidecar, write_sidecar
 from tests.test_graph import random_weights

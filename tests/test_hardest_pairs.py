@@ -8,7 +8,7 @@ import pytest
 from simulated_runs import folder_result, pair_result, write_faces
 
 from facelib.data.verification.bins import load_bin
-from facelib.hardest_pairs import FaceFinder, FacesMissing, thumbnail
+from facelib.reports.hardest_pairs import FaceFinder, FacesMissing, thumbnail
 
 
 @pytest.fixture(scope="module")

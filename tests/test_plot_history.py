@@ -9,7 +9,7 @@ from simulated_runs import write_log
 
 import plot_history
 from facelib.cli import FaceError
-from facelib.history import History, best_table, read_history
+from facelib.reports.history import History, best_table, read_history
 
 
 def staged_run(folder, num_steps=40):

@@ -15,18 +15,18 @@ import pytest
 from simulated_runs import STAGES, build_run, write_faces, write_log
 
 import report as script
-from facelib import html_report
 from facelib.cli import FaceError
-from facelib.html_report import render_report
-from facelib.run_summary import Run, read_metrics, read_run
-from facelib.stage_table import format_far, stage_rows
-from facelib.training_plots import plot_curves, write_training_plots
+from facelib.reports import run_page
+from facelib.reports.artefact_table import format_far, stage_rows
+from facelib.reports.read_run import Run, read_metrics, read_run
+from facelib.reports.run_page import render_report
+from facelib.reports.training_plots import plot_curves, write_training_plots
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run directory as training and three test scripts leave it; its page gets names in place of drawn figures."""
-    monkeypatch.setattr(html_report, "figure", lambda drawing, where="": f"<p>{drawing[0]} {where}</p>")
+    monkeypatch.setattr(run_page, "figure", lambda drawing, where="": f"<p>{drawing[0]} {where}</p>")
     write_faces(tmp_path)
     return build_run(tmp_path / "toy <run>", tmp_path)
 

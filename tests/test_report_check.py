@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from simulated_runs import build_run, write_faces
 
 from facelib.cli import FaceError
-from facelib.html_report import render_artefacts
-from facelib.run_summary import read_artefacts
+from facelib.reports.read_run import read_artefacts
+from facelib.reports.run_page import render_artefacts
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def written(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Numbers are looked at, figures are not drawn: see test_verification_plots.py."""
-    monkeypatch.setattr("facelib.html_report.figure", lambda drawing, where="": f"<p>{drawing[0]}</p>")
+    monkeypatch.setattr("facelib.reports.run_page.figure", lambda drawing, where="": f"<p>{drawing[0]}</p>")
 
 
 def test_what_a_test_script_writes_is_right(written):

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from facelib import training_plots, verification_plots
 from facelib.figure_style import DASHES, MARKERS
-from facelib.verification_plots import plot_det, plot_folds, plot_norms, plot_roc, plot_scores, verification_figures
+from facelib.reports import training_plots, verification_plots
+from facelib.reports.verification_plots import (
+    plot_det,
+    plot_folds,
+    plot_norms,
+    plot_roc,
+    plot_scores,
+    verification_figures,
+)
 
 ROC = {
     "far": [0.0, 0.001, 0.01, 0.1, 1.0],

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from facelib.cli import FaceError
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.models.layers import FusedBatchNorm
+from facelib.reports.training_plots import write_training_plots
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint
 from facelib.training.epoch_files import save_epoch
 from facelib.training.head_memory import check_memory
@@ -32,7 +33,6 @@ from facelib.training.schedules import Plateau, learning_rate_at, warmth_at
 from facelib.training.stage_setup import StageParts
 from facelib.training.stop_signals import StopRequests
 from facelib.training.tensorboard import NoLog, TensorBoardLog
-from facelib.training_plots import write_training_plots
 
 RETRY_RATE = 0.5  # of the learning rate, after each roll-back
 

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from facelib.cli import FaceError
-from facelib.comparable import Block, group_comparable, warnings_of
 from facelib.files import read_json
-from facelib.run_summary import Run, Stage, distinct_names, flatten, read_run
-from facelib.stage_table import (
+from facelib.reports.artefact_table import (
     all_fars,
     footnotes,
     format_columns,
@@ -19,6 +17,8 @@ from facelib.stage_table import (
     format_rate,
     stage_rows,
 )
+from facelib.reports.comparable import Block, group_comparable, warnings_of
+from facelib.reports.read_run import Run, Stage, distinct_names, flatten, read_run
 
 EMBEDDER = "embedder.h5"
 _SEPARATOR = " · "

@@ -5,9 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facelib.evaluation.results import report_path
-from facelib.run_summary import read_artefacts
+from facelib.reports.artefact_table import (
+    Row,
+    all_fars,
+    footnotes,
+    format_far,
+    format_markdown,
+    format_percent,
+    stage_rows,
+)
+from facelib.reports.read_run import read_artefacts
 from facelib.sidecar import read_sidecar
-from facelib.stage_table import Row, all_fars, footnotes, format_far, format_markdown, format_percent, stage_rows
 
 
 @dataclass(frozen=True)

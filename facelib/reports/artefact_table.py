@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from facelib.comparable import Measurement
-from facelib.run_summary import Stage
+from facelib.reports.comparable import Measurement
+from facelib.reports.read_run import Stage
 
 Interval = Sequence[float] | None
 

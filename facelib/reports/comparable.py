@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from facelib.run_summary import Stage
+from facelib.reports.read_run import Stage
 
 _PROTOCOLS = {
     "exact": "10 folds, exact thresholds (protocol exact)",

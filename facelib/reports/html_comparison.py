@@ -2,13 +2,13 @@
 
 from html import escape
 
-from facelib.comparable import Block
-from facelib.html_page import figure, figure_grid, name_cell, render_page, table, warning
-from facelib.html_tables import stage_table
-from facelib.run_comparison import Comparison, format_value, is_embedder, run_cells
-from facelib.stage_table import stage_rows
-from facelib.training_plots import training_figures
-from facelib.verification_plots import verification_figures
+from facelib.reports.artefact_table import stage_rows
+from facelib.reports.comparable import Block
+from facelib.reports.comparison import Comparison, format_value, is_embedder, run_cells
+from facelib.reports.html import figure, figure_grid, name_cell, render_page, table, warning
+from facelib.reports.html_tables import stage_table
+from facelib.reports.training_plots import training_figures
+from facelib.reports.verification_plots import verification_figures
 
 
 def render_comparison(comparison: Comparison) -> str:

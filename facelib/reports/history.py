@@ -11,7 +11,7 @@ import numpy as np
 from facelib.cli import FaceError
 from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import write_bytes
-from facelib.run_summary import read_metrics
+from facelib.reports.read_run import read_metrics
 
 BY = ("epochs", "steps", "hours")
 _MEASURES = (("loss", "loss"), ("accuracy", "accuracy, %"), ("learning_rate", "lr"))

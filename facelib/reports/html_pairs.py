@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from facelib.comparable import Block
-from facelib.hardest_pairs import FaceFinder, FacesMissing, ReadFace, thumbnail
-from facelib.html_page import data_url, folded
-from facelib.run_summary import Stage
+from facelib.reports.comparable import Block
+from facelib.reports.hardest_pairs import FaceFinder, FacesMissing, ReadFace, thumbnail
+from facelib.reports.html import data_url, folded
+from facelib.reports.read_run import Stage
 
 _LISTS = (
     ("false_accepts", "Different people, the closest first"),

@@ -5,10 +5,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from facelib.comparable import Block
-from facelib.html_page import folded, name_cell, small, table
-from facelib.run_summary import Stage
-from facelib.stage_table import (
+from facelib.reports.artefact_table import (
     Row,
     all_fars,
     format_far,
@@ -16,6 +13,9 @@ from facelib.stage_table import (
     format_needs,
     format_percent,
 )
+from facelib.reports.comparable import Block
+from facelib.reports.html import folded, name_cell, small, table
+from facelib.reports.read_run import Stage
 
 _MAX_OPEN_ROWS = 12
 _OBSTACLES = {"pairs": "other pairs", "protocol": "other protocol", "flip": "other flip"}

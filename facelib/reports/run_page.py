@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from html import escape
 
-from facelib.comparable import Block, group_comparable, warnings_of
-from facelib.hardest_pairs import FaceFinder
-from facelib.html_page import figure, figure_grid, folded, photo_figure, render_page, warning
-from facelib.html_pairs import hardest_section
-from facelib.html_tables import group_table, identification_table, ijb_tables, stage_table, threshold_table
-from facelib.run_summary import Run, Stage, flatten
-from facelib.stage_table import stage_rows
-from facelib.training_plots import training_figures
-from facelib.verification_plots import verification_figures
+from facelib.reports.artefact_table import stage_rows
+from facelib.reports.comparable import Block, group_comparable, warnings_of
+from facelib.reports.hardest_pairs import FaceFinder
+from facelib.reports.html import figure, figure_grid, folded, photo_figure, render_page, warning
+from facelib.reports.html_pairs import hardest_section
+from facelib.reports.html_tables import group_table, identification_table, ijb_tables, stage_table, threshold_table
+from facelib.reports.read_run import Run, Stage, flatten
+from facelib.reports.training_plots import training_figures
+from facelib.reports.verification_plots import verification_figures
 
 
 def render_report(run: Run, sheet_jpeg: bytes | None = None, finder: FaceFinder | None = None) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 
 from facelib.figure_style import Drawing, begin, finish, label, legend_below, styles
 from facelib.files import write_bytes
-from facelib.history import History, write_history
-from facelib.run_summary import Run, read_metrics
+from facelib.reports.history import History, write_history
+from facelib.reports.read_run import Run, read_metrics
 
 _SMOOTHING_POINTS = 60  # a training curve is averaged over 1/60 of its length
 _MEASURES = {

@@ -1,0 +1,1 @@
+"""HTML pages, tables and plots from the results files of a run."""
