@@ -174,7 +174,7 @@ def test_a_changed_artefact_is_refused_by_every_script(chain, tmp_path):
         (tmp_path / f"{name}.json").write_bytes((chain.export / f"{name}.json").read_bytes())
         for script in scripts:
             words = ["--valid", str(chain.bin)] if script in (pb_test, tflite_test) else []
-            words = [str(tmp_path / "out.pb")] if script is optimize_graph else words
+            words = [str(tmp_path / "out.pb")] if script is optimize else words
             with pytest.raises(FaceError, match="changed after its sidecar"):
                 script.main([str(changed), *words])
 
