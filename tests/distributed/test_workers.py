@@ -1,0 +1,80 @@
+"""Several workers on loopback, real processes, against one: heads, gradients, sums and gathers."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from facelib.distributed.workers import ONE_WORKER
+from facelib.losses import native_softmax
+from facelib.losses.partial_fc import Columns, rows_of
+from tests.helpers import worker_step
+
+CHILD = Path(__file__).parents[1] / "helpers" / "worker_step.py"
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def found(request, tmp_path_factory):
+    """case -> what each worker has computed."""
+    folder = tmp_path_factory.mktemp("workers")
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(request.param)]
+    processes = []
+    for rank in range(request.param):
+        config = f'{{"cluster": {{"worker": {addresses}}}, "task": {{"type": "worker", "index": {rank}}}}}'
+        env = os.environ | {"TF_CONFIG": config.replace("'", '"')}
+        processes.append(subprocess.Popen([sys.executable, str(CHILD), str(folder / f"{rank}.npz")], env=env))
+    assert [process.wait(300) for process in processes] == [0] * request.param
+    files = [dict(np.load(folder / f"{rank}.npz")) for rank in range(request.param)]
+    assert not any(file.pop("catches_sigterm") for file in files)  # it would be lost before the first step
+    return {
+        case: [{key.split("/")[1]: v for key, v in file.items() if key.split("/")[0] == case} for file in files]
+        for case in worker_step.CASES
+    }
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+@pytest.mark.parametrize("case", worker_step.CASES)
+def test_loss_and_all_gradients_are_those_of_one_worker(found, case, monkeypatch):
+    monkeypatch.setattr(native_softmax, "_FEWEST", native_softmax._FEWEST)  # set back what worker_step sets
+    workers, columns = found[case], None
+    classes = [np.concatenate([worker[f"classes {number}"] for worker in workers]) for number in range(2)]
+    if "sampled" in case:
+        assert len(classes[1]) < worker_step.NUM_CLASSES
+        columns = columns_of([np.sort(step) for step in classes])
+    else:
+        assert sorted(classes[1]) == list(range(worker_step.NUM_CLASSES))
+    one = worker_step.compute(case, ONE_WORKER, columns)
+    for worker in workers:
+        assert worker["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert worker["accuracy"] == pytest.approx(one["accuracy"], abs=1e-6)
+    by_face = np.concatenate([worker["by_face"] for worker in workers])
+    by_centre = np.concatenate([worker["by_centre"] for worker in workers])
+    by_centre = by_centre.reshape(len(classes[1]), -1)[np.argsort(classes[1])].reshape(by_centre.shape)
+    for mine, theirs in ((by_face, one["by_face"]), (by_centre, one["by_centre"])):
+        assert np.abs(theirs).max() > 1e-4  # there is a gradient at all
+        assert np.linalg.norm(mine - theirs) <= 1e-5 * np.linalg.norm(theirs)
+
+
+def columns_of(classes):
+    """The classes that several workers have drawn together in each step, as those of one."""
+
+    def columns(head, number):
+        drawn = tf.cond(number == 0, lambda: tf.constant(classes[0]), lambda: tf.constant(classes[1]))
+        rows = tf.gather(head.centres.value, rows_of(drawn, head.sub_centres))
+        return Columns(rows, 0, worker_step.NUM_CLASSES, drawn, tf.zeros([0], tf.int64))
+
+    return columns

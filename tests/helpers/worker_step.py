@@ -1,0 +1,115 @@
+"""A worker of test_workers.py: losses and gradients of heads over its part of a batch, for the test to compare.
+
+python worker_step.py OUT.npz        with TF_CONFIG in the environment
+"""
+
+import random
+import re
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+
+NUM_CLASSES, SIZE, BATCH = 23, 16, 11
+CASES = {
+    "softmax": {},
+    "scale_softmax": {"scale": 8.0},
+    "margin_softmax": {},
+    "arcface": {"scale": 8.0},
+    "cosface": {"scale": 8.0},
+    "combined": {"scale": 8.0},
+    "curricularface": {"scale": 8.0},
+    "airface": {"scale": 8.0},
+    "magface": {"scale": 8.0},
+    "adaface": {"scale": 8.0},
+    "adacos": {},
+    "arcface sub-centres, filtered": {"scale": 8.0, "sub_centres": 3, "interclass_filtering": 0.7},
+    "arcface smooth": {"scale": 8.0},
+    "arcface sampled": {"scale": 8.0},
+    "curricularface sampled": {"scale": 8.0, "sub_centres": 2},
+    "arcface tiles": {"scale": 8.0},
+    "magface tiles": {"scale": 8.0},
+    "arcface tiles sampled": {"scale": 8.0},
+}
+
+
+def batch():
+    """Embeddings float32 [B, D], labels int64 [B]: of all workers."""
+    rng = np.random.default_rng(5)
+    return (20 * rng.normal(size=(BATCH, SIZE))).astype(np.float32), rng.integers(0, NUM_CLASSES, BATCH)
+
+
+def make(case: str, workers):
+    """The head of a case, built; its centres do not depend on the workers."""
+    from face_loss_k import make_head
+    from facelib.losses.partial_fc import ClassSplit
+
+    head = make_head(case.split()[0], NUM_CLASSES, CASES[case])
+    head.split = ClassSplit(workers, 0.3 if "sampled" in case else 1.0, seed=4)
+    random.seed(1)
+    head.build((None, SIZE))
+    head.centres.assign(10 * head.centres.value)
+    return head
+
+
+def compute(case: str, workers, columns=None) -> dict:
+    """Two steps of a case: loss, accuracy, gradients of this worker's embeddings and of its centres, its classes.
+
+    columns: (head, step's number) -> the columns, in the place of the head's own.
+    """
+    import tensorflow as tf
+
+    from facelib.losses import native_softmax
+
+    native_softmax._FEWEST = 0 if "tiles" in case else 1 << 60  # which way the classes go
+    head, (embeddings, labels) = make(case, workers), batch()
+    smoothing = 0.1 if "smooth" in case else 0.0
+
+    # A signature, as the trainer's step has: traced again for one worker's other number of faces, its collectives would
+    # have other instance keys than its peers', and all wait for ever.
+    specs = tf.TensorSpec([None, SIZE], tf.float32), tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64)
+
+    @tf.function(input_signature=specs)
+    def step(mine, labels, number):
+        stack = workers.gathering(tf.shape(mine)[0])
+        labels = stack(labels)
+        seen = columns(head, number) if columns else head.columns(labels, number)
+        with tf.GradientTape() as tape:
+            tape.watch([mine, seen.centres])
+            loss, accuracy = head.loss_and_accuracy(stack(mine), labels, 0.9, smoothing, seen)
+        by_face, by_centre = tape.gradient(loss, [mine, seen.centres])
+        classes = tf.range(seen.num_held, dtype=tf.int64) if seen.drawn is None else seen.classes
+        return loss, accuracy, by_face, by_centre, classes + seen.first
+
+    found = {}
+    for number in range(2):  # the second has a face less, and sees the running statistics of the first
+        mine = part_of(workers.rank, workers.count, BATCH - number)
+        values = step(tf.constant(embeddings[mine]), tf.constant(labels[mine]), tf.constant(number, tf.int64))
+        found[f"classes {number}"] = values[-1].numpy()
+    names = ("loss", "accuracy", "by_face", "by_centre")
+    return found | {name: value.numpy() for name, value in zip(names, values, strict=False)}
+
+
+def part_of(rank: int, count: int, size: int) -> slice:
+    return slice(size * rank // count, size * (rank + 1) // count)
+
+
+def main():
+    from facelib.distributed.cluster import find_cluster
+    from facelib.distributed.workers import open_workers
+
+    cluster = find_cluster()
+    workers = open_workers(cluster, 120)
+    workers.expect(BATCH)
+    caught = int(re.search(r"SigCgt:\s*(\w+)", Path("/proc/self/status").read_text())[1], 16)
+    results = {c: compute(c, workers) for c in CASES}
+    values = {f"{case}/{key}": value for case, found in results.items() for key, value in found.items()}
+    np.savez(sys.argv[1], **values, catches_sigterm=bool(caught >> signal.SIGTERM - 1 & 1))
+    workers.close()
+
+
+if __name__ == "__main__":
+    main()

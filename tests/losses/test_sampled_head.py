@@ -1,0 +1,157 @@
+"""A head that looks at a share of its classes: which are drawn, what is moved, and that nothing else is."""
+
+import errno
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facelib.distributed.workers import Workers
+from facelib.losses.partial_fc import ClassSplit, draw_columns, first_centres, rows_of
+from facelib.training.optimizers import make_optimizer
+from facelib.training.recipe.stage import ROW_OPTIMIZERS, Stage
+from facelib.training.row_optimizer import RowOptimizer
+from tests.training.test_trainer import RECIPE, STAGE, STEPS, Data, fit, lines, no_plots  # noqa: F401 - a fixture
+
+
+def draw(split, num_classes, labels, step=0, sub_centres=1):
+    first, last = split.bounds(num_classes)
+    values = np.arange((last - first) * sub_centres * 2, dtype=np.float32).reshape(-1, 2)
+    labels = tf.constant(labels, tf.int64)
+    return draw_columns(split, keras.Variable(values), num_classes, labels, tf.constant(step, tf.int64)), values
+
+
+@given(
+    num_classes=st.integers(3, 400),
+    rate=st.floats(0.001, 0.999),
+    count=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+    sub_centres=st.integers(1, 3),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_draw_has_all_own_classes_once_and_finds_them(num_classes, rate, count, seed, sub_centres, data):
+    labels = np.array(data.draw(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=20)))
+    seen = []
+    for rank in range(count):
+        split = ClassSplit(Workers(rank, count), rate, seed)
+        first, last = split.bounds(num_classes)
+        columns, values = draw(split, num_classes, labels, step=seed % 7, sub_centres=sub_centres)
+        classes = columns.classes.numpy()
+        here = np.unique(labels[(labels >= first) & (labels < last)]) - first
+        assert len(set(classes)) == len(classes) and classes.min() >= 0 and classes.max() < last - first
+        assert set(here) <= set(classes)
+        assert len(columns.drawn) == split.num_sampled(num_classes)
+        rows = values.reshape(last - first, sub_centres, 2)[classes]
+        np.testing.assert_array_equal(columns.centres.numpy(), rows.reshape(-1, 2))
+        for label, place in zip(labels, columns.find(tf.constant(labels)).numpy(), strict=True):
+            assert classes[place] + first == label if first <= label < last else place == -1
+        seen += (first + classes).tolist()
+    assert set(labels) <= set(seen)
+
+
+def test_every_class_is_as_likely_and_a_step_decides_the_draw():
+    split = ClassSplit(sample_rate=0.3, seed=3)
+    draws = [draw(split, 11, [0], step)[0].drawn.numpy() for step in range(3000)]
+    np.testing.assert_array_equal(draws[5], draw(split, 11, [0], 5)[0].drawn.numpy())
+    counts = np.bincount(np.concatenate(draws), minlength=11) / 3000
+    assert np.abs(counts - 3 / 11).max() < 4 * np.sqrt(0.3 * 0.7 / 3000) + 0.07  # parts of 3 and 4 classes
+    assert not np.array_equal(draws[5], draw(replace(split, seed=4), 11, [0], 5)[0].drawn.numpy())
+
+
+def test_classes_beyond_float32_and_int32_are_exact():
+    columns = draw_columns(ClassSplit(), keras.Variable(np.zeros((2, 2), np.float32)), 2, tf.constant([0]), 0)
+    far = replace(columns, first=2**40 + 1, num_held=2**40)
+    assert far.find(tf.constant([2**40 + 1, 2**40 + 2**25 + 2, 2**40], tf.int64)).numpy().tolist() == [0, 2**25 + 1, -1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_first_centres_do_not_depend_on_the_workers(count):
+    whole = first_centres(7, 0, 10_000, 3)
+    parts = [first_centres(7, *ClassSplit(Workers(rank, count)).bounds(10_000), 3) for rank in range(count)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert whole.std() == pytest.approx(0.01, rel=0.02) and abs(whole.mean()) < 3e-4
+
+
+STAGES = {
+    "sgd": Stage(optimizer="sgd", momentum=0.9),
+    "nesterov": Stage(optimizer="sgd", momentum=0.8, nesterov=True),
+    "adam": Stage(optimizer="adam", epsilon=1e-3),
+    "adamw": Stage(optimizer="adamw"),
+    "lion": Stage(optimizer="lion"),
+}
+
+
+def test_every_row_optimizer_is_tested():
+    assert {stage.optimizer for stage in STAGES.values()} == set(ROW_OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_with_all_rows_it_is_kerass_optimizer(name):
+    stage, rng = STAGES[name], np.random.default_rng(0)
+    start = rng.normal(size=(40, 3)).astype(np.float32)
+    theirs, mine = (keras.Variable(start, name="centres") for _ in range(2))
+    optimizer = make_optimizer(stage, stage.optimizer)
+    optimizer.build([theirs])
+    rows = RowOptimizer(mine, stage, stage.optimizer)
+    assert len(rows.variables) == ROW_OPTIMIZERS[stage.optimizer]
+    order = tf.constant(rng.permutation(40), tf.int64)
+    for step in range(1, 6):
+        gradient, rate = rng.normal(size=(40, 3)).astype(np.float32), 0.02 / step
+        optimizer.learning_rate = rate
+        decoupled = stage.optimizer in ("adamw", "lion")
+        if decoupled:  # as `Updater` does
+            theirs.assign(theirs.value * (1 - rate * 0.1))
+        optimizer.apply([gradient if decoupled else gradient + 0.1 * theirs.numpy()], [theirs])
+        rows.apply(order, tf.gather(gradient, order), rate, 0.1, tf.constant(step, tf.float32))
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_rows_that_were_not_drawn_keep_value_and_state_bit_for_bit(name, monkeypatch):
+    monkeypatch.setattr("facelib.training.row_optimizer._BLOCK", 4)  # several blocks
+    stage, rng = STAGES[name], np.random.default_rng(1)
+    table = keras.Variable(rng.normal(size=(30, 2)).astype(np.float32), name="centres")
+    rows = RowOptimizer(table, stage, stage.optimizer)
+    for variable in rows.variables:
+        variable.assign(np.abs(rng.normal(size=(30, 2))).astype(np.float32))
+    before = [np.array(v.numpy()) for v in (table, *rows.variables)]
+    drawn = rows_of(tf.constant([3, 11, 0, 7, 9, 12], tf.int64), 2)
+    rows.apply(drawn, tf.constant(rng.normal(size=(12, 2)), tf.float32), 0.1, 0.01, tf.constant(1.0))
+    others = np.setdiff1d(np.arange(30), drawn.numpy())
+    for old, variable in zip(before, (table, *rows.variables), strict=True):
+        np.testing.assert_array_equal(variable.numpy()[others], old[others])
+        assert (variable.numpy()[drawn.numpy()] != old[drawn.numpy()]).all()
+    now = np.array(table.numpy())
+    rows.apply(drawn, tf.ones([12, 2]), 0.1, 0.01, tf.constant(2.0), is_wanted=tf.constant(False))
+    np.testing.assert_array_equal(table.numpy(), now)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        replace(STAGE, sample_rate=0.5),
+        replace(STAGE, sample_rate=0.5, optimizer="adamw", learning_rate=0.01),
+        replace(STAGE, sample_rate=0.4, loss="curricularface", mixup=0.5, micro_batches=2),
+    ],
+    ids=["sgd", "adamw", "curricularface, mixup, in parts"],
+)
+def test_a_sampled_training_learns_and_resumes_as_if_never_stopped(tmp_path, stage):
+    recipe = replace(RECIPE, deterministic=True, stage=(replace(stage, epochs=6), replace(stage, optimizer=None)))
+    whole, is_complete = fit(tmp_path / "whole", recipe)
+    with pytest.raises(OSError) as failure:
+        fit(tmp_path / "run", recipe, Data(fails_at=4 * STEPS + 2))
+    assert failure.value.errno == errno.ENOSPC
+    resumed, _ = fit(tmp_path / "run", recipe)
+
+    assert is_complete
+    losses = [line["loss"] for line in lines(tmp_path / "whole", "step")]
+    assert losses == [line["loss"] for line in lines(tmp_path / "run", "step")]
+    for name, variable in whole.parts.variables().items():
+        np.testing.assert_array_equal(resumed.parts.variables()[name].numpy(), variable.numpy(), err_msg=name)
+    if not stage.mixup:
+        assert np.mean(losses[-STEPS:]) < 0.9 * np.mean(losses[:STEPS])

@@ -1,0 +1,333 @@
+"""The shared main of all test scripts, with a runtime of a few lines, and the Keras embedder."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import evaluate_data
+from facelib.cli import FaceError
+from facelib.data.verification.bins import load_bin, write_bin
+from facelib.embedder import RuntimeEmbedder
+from facelib.evaluation.embed_images import embed_images
+from facelib.evaluation.metrics import pair_distances
+from facelib.evaluation.verification_sets import find_sets
+from facelib.runtimes.keras_h5 import load_model
+from facelib.runtimes.open_embedder import KerasEmbedder, OnnxEmbedder
+from facelib.sidecar import Io, write_sidecar
+
+ROOT = Path(__file__).parents[2]
+PRETRAINED = ROOT.parent / "shared" / "data" / "pretrained" / "mobilefacenet_relu6_128.onnx"
+
+
+class MeanColour(RuntimeEmbedder):
+    """Embeds a face as its mean colour and the difference of its halves: a runtime without weights."""
+
+    def __init__(self, path, io, threads):
+        super().__init__("mean colour", io, batch_size=16)
+        self.shapes = []
+
+    def run(self, pixels):
+        self.shapes.append(pixels.shape)
+        pixels = pixels.astype(np.float32)
+        left, right = pixels[:, :, :56].mean((1, 2)), pixels[:, :, 56:].mean((1, 2))
+        return np.concatenate([left + right, left - right], axis=1)
+
+
+class Fours(MeanColour):
+    """The same, in a runtime that takes four faces or eight."""
+
+    def __init__(self):
+        super().__init__(None, Io(), 1)
+        self.batch_size, self.unit = 8, 4
+
+
+@pytest.mark.parametrize(("num_faces", "sizes"), [(1, [4]), (4, [4]), (8, [8]), (11, [8, 4]), (13, [8, 8])])
+def test_only_a_runtime_that_takes_multiples_is_padded(num_faces, sizes):
+    faces = np.random.default_rng(0).integers(0, 256, (num_faces, 112, 112, 3), np.uint8)
+    free, fours = MeanColour(None, Io(), 1), Fours()
+
+    np.testing.assert_array_equal(fours(faces), free(faces))
+
+    assert [shape[0] for shape in fours.shapes] == sizes
+    assert [shape[0] for shape in free.shapes] == [num_faces]
+
+
+def draw_face(random, colour) -> bytes:
+    noise = random.integers(-20, 21, (112, 112, 3)) + random.integers(-9, 10, 3)
+    noise[:, :56] += random.integers(-9, 10)
+    return cv2.imencode(".png", np.clip(colour + noise, 0, 255).astype(np.uint8)[:, :, ::-1])[1].tobytes()
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """60 pairs of two shades, one face in many of them."""
+    random = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("toy")
+    shades, shared = random.integers(40, 200, (60, 3)), draw_face(random, [90, 60, 200])
+    is_same = [k // 3 % 2 == 0 for k in range(60)]
+    images = []
+    for k, same in enumerate(is_same):
+        first = shared if not same else draw_face(random, shades[k])
+        images += [first, draw_face(random, shades[k])]
+    write_bin(folder / "toy.bin", images, is_same)
+    artefact = folder / "model.fake"
+    artefact.write_bytes(b"weights")
+    write_sidecar(artefact, kind="fake", made_from=None, io=Io())
+    return folder
+
+
+def run_main(*argv, open_embedder=MeanColour):
+    return evaluate_data.test_main([str(word) for word in argv], open_embedder, "A test.", "fake")
+
+
+def read(folder, name="model.fake.report.json"):
+    return json.loads((folder / name).read_text())
+
+
+def test_a_test_script_prints_the_table_and_writes_the_report(toy, capsys):
+    code = run_main(toy / "model.fake", "--valid", toy, "--far", "0.1", "0.001", "--threads", "1")
+
+    printed = capsys.readouterr().out.rstrip().split("\n")
+    report = read(toy)
+    assert code == 0
+    assert printed[0].startswith("data set | AUC")
+    assert "model.fake.report.json" in printed[-1] and "next:" in printed[-1]
+    assert list(report["sets"]) == ["toy"] and report["kind"] == "fake"
+    assert list(report["sets"]["toy"]["vr"]) == ["0.1", "0.001"]
+    assert report["threads"] == 1 and report["size_bytes"] == 7
+    assert report["images_per_s"] > 0 and report["mean_norm"] > 100
+
+
+def test_the_numbers_are_those_of_embedding_every_entry_by_itself(toy):
+    pairs = load_bin(toy / "toy.bin")
+    pixels = [cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1] for image in pairs.images]
+    embed = MeanColour(None, Io(), 1)
+
+    for flip in (False, True):
+        rows = [embed.run(face[None])[0] + (embed.run(face[None, :, ::-1])[0] if flip else 0) for face in pixels]
+        embeddings = embed_images(MeanColour(None, Io(), 1), pairs.images, where=pairs.path, flip=flip).rows
+        np.testing.assert_allclose(embeddings, rows, rtol=1e-5, atol=1e-3)
+
+    run_main(toy / "model.fake", "--valid", toy / "toy.bin")
+    from sklearn.metrics import roc_auc_score
+
+    distances = pair_distances(np.array([embed.run(face[None])[0] for face in pixels]))
+    assert read(toy)["sets"]["toy"]["auc"] == pytest.approx(roc_auc_score(pairs.is_same, -distances), abs=1e-12)
+
+
+def test_each_distinct_image_is_embedded_once_in_batches_of_one_size(toy):
+    pairs = load_bin(toy / "toy.bin")
+    embedder = MeanColour(None, Io(), 1)
+
+    embed_images(embedder, pairs.images, where=pairs.path)
+
+    num_distinct = len(set(pairs.images))
+    assert num_distinct == 91
+    sizes = [16] * (num_distinct // 16) + [num_distinct % 16] * (num_distinct % 16 > 0)
+    assert embedder.shapes == [(n, 112, 112, 3) for n in (1, *sizes)]  # one to warm up
+
+
+def test_an_embedder_without_raw_vectors_serves_too(toy):
+    pairs = load_bin(toy / "toy.bin")
+    whole = MeanColour(None, Io(), 1)
+
+    unit = embed_images(lambda images: whole(images), pairs.images, where=pairs.path).rows
+
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        pair_distances(unit), pair_distances(embed_images(whole, pairs.images, where=pairs.path).rows), atol=1e-6
+    )
+
+
+def test_the_gate_passes_the_same_model_and_stops_a_worse_one(toy, capsys):
+    run_main(toy / "model.fake", "--valid", toy, "--far", "0.1", "--report", toy / "reference.json")
+    run_main(
+        toy / "model.fake", "--valid", toy, "--far", "0.1", "--against", toy / "reference.json", "--max-acc-drop", "0"
+    )
+    assert "no worse than" in capsys.readouterr().out
+
+    class Blind(MeanColour):
+        def run(self, pixels):
+            return super().run(pixels)[:, :1] + [[0, 1e5]]
+
+    with pytest.raises(FaceError, match=r"toy: ACC [\d.]+ % against [\d.]+ %: [\d.]+ points lost, 0.5 allowed"):
+        run_main(
+            toy / "model.fake", "--valid", toy, "--far", "0.1", "--against", toy / "reference.json", open_embedder=Blind
+        )
+
+
+@pytest.mark.parametrize("value, words", [(0, "a zero embedding"), (np.nan, "non-finite"), (np.inf, "non-finite")])
+def test_an_embedding_without_direction_names_its_image(toy, value, words):
+    pairs = load_bin(toy / "toy.bin")
+
+    class Broken(MeanColour):
+        def run(self, pixels):
+            output = super().run(pixels)
+            output[np.abs(pixels - target).max((1, 2, 3)) == 0] = value
+            return output
+
+    target = cv2.imdecode(np.frombuffer(pairs.images[7], np.uint8), cv2.IMREAD_COLOR_RGB).astype(np.float32)
+    with pytest.raises(FaceError, match=words) as error:
+        embed_images(Broken(None, Io(), 1), pairs.images, where=pairs.path)
+    assert "record 7 of" in str(error.value)
+
+
+def test_a_third_party_model_is_fed_as_the_flags_say(toy, tmp_path):
+    (tmp_path / "other.fake").write_bytes(b"x")
+    seen = []
+
+    def open_embedder(path, io, threads):
+        seen.append(io)
+        return MeanColour(path, replace(io, layout="nhwc"), threads)
+
+    flags = ["--color", "bgr", "--pixels", "pm1", "--layout", "nchw", "--input", "data", "--output", "fc1"]
+    run_main(tmp_path / "other.fake", "--valid", toy, *flags, "--crop", "112,112", open_embedder=open_embedder)
+
+    assert seen == [Io("data", "fc1", layout="nchw", colour="bgr", pixels="pm1")]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--color", "bgr"], "--color bgr contradicts the sidecar"),
+        (["--crop", "112,96"], "--crop .* contradicts"),
+        (["--far", "0"], "rate above 0"),
+        (["--threads", "0"], "at least one thread"),
+        (["--max-acc-drop", "-1"], "percentage points"),
+        (["--against", "nope.json"], r"No report at 'nope\.json'"),
+        (["--valid", "nowhere"], "No verification set at 'nowhere'"),
+    ],
+)
+def test_a_wrong_flag_gets_one_line(toy, flags, words):
+    with pytest.raises(FaceError, match=words):
+        run_main(toy / "model.fake", "--valid", toy, *flags)
+
+
+def test_flags_that_agree_with_the_sidecar_are_welcome(toy):
+    assert run_main(toy / "model.fake", "--valid", toy, "--color", "rgb", "--crop", "112,112") == 0
+
+
+def test_without_sidecar_and_flags_it_says_which_flags_are_needed(toy, tmp_path):
+    (tmp_path / "other.fake").write_bytes(b"x")
+
+    with pytest.raises(FaceError, match=r"no sidecar 'other\.fake\.json'.*--pixels raw"):
+        run_main(tmp_path / "other.fake", "--valid", toy)
+
+
+def test_an_artefact_changed_after_its_sidecar_is_refused(toy, tmp_path):
+    artefact = tmp_path / "model.fake"
+    artefact.write_bytes(b"weights")
+    write_sidecar(artefact, kind="fake", made_from=None, io=Io())
+    artefact.write_bytes(b"other weights")
+
+    with pytest.raises(FaceError, match="was changed after"):
+        run_main(artefact, "--valid", toy)
+
+
+def test_an_output_that_is_no_embedding_is_refused(toy):
+    class Strange(MeanColour):
+        def run(self, pixels):
+            return np.zeros((3, 4))
+
+    with pytest.raises(FaceError, match="--output"):
+        embed_images(Strange(None, Io(), 1), load_bin(toy / "toy.bin").images, where="toy")
+    with pytest.raises(FaceError, match="embedding_size=128, the model gives 6"):
+        embed_images(MeanColour(None, Io(embedding_size=128), 1), load_bin(toy / "toy.bin").images, where="toy")
+
+
+def test_help_needs_no_tensorflow():
+    code = "import sys, evaluate_data\ntry: evaluate_data.main(['--help'])\nfinally: print('tensorflow' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert "--max-vr-drop" in done.stdout and done.stdout.rstrip().endswith("False")
+
+
+@pytest.fixture(scope="module")
+def keras_model():
+    import keras
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((112, 112, 3), name="input_1")
+    x = keras.layers.AveragePooling2D(28)(inputs)
+    x = keras.layers.Dense(8, name="embeddings")(keras.layers.Flatten()(x))
+    return keras.Model(inputs, x)
+
+
+def test_an_h5_is_tested_and_gives_the_vectors_of_keras_itself(toy, tmp_path, keras_model):
+    path = tmp_path / "embedder.h5"
+    keras_model.save(path)
+    write_sidecar(path, kind="h5", made_from=None, io=Io(embedding_size=8))
+
+    assert evaluate_data.main([str(path), "--valid", str(toy)]) == 0
+
+    faces = np.random.default_rng(1).integers(0, 256, (70, 112, 112, 3), np.uint8)
+    embedder = KerasEmbedder(path)
+    expected = keras_model.predict(faces.astype("float32"), verbose=0)
+    np.testing.assert_allclose(embedder.raw(faces), expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(embedder(faces), axis=1), 1, rtol=1e-5)
+    assert embedder.embedding_size == 8
+
+
+def test_a_live_model_is_followed_through_its_training(keras_model):
+    embedder = KerasEmbedder(keras_model)
+    faces = np.full((1, 112, 112, 3), 9, np.uint8)
+    before, dense = embedder.raw(faces), keras_model.get_layer("embeddings")
+
+    dense.bias.assign_add(np.ones(8))
+
+    np.testing.assert_allclose(embedder.raw(faces), before + 1, atol=1e-3)
+
+
+def test_a_file_that_is_no_keras_model_and_one_with_code_inside_get_one_line(tmp_path):
+    import keras
+
+    broken, hostile = tmp_path / "broken.h5", tmp_path / "hostile.h5"
+    broken.write_bytes(b"\x89HDF\r\n\x1a\n and nothing more")
+    inputs = keras.Input((112, 112, 3))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs)).save(hostile)
+
+    for path in (broken, hostile):
+        with pytest.raises(FaceError, match=r"is not a Keras model"):
+            load_model(path)
+
+
+def test_a_model_with_its_training_head_is_refused():
+    import keras
+
+    inputs = [keras.Input((112, 112, 3)), keras.Input((), dtype="int32")]
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs[0]))
+
+    with pytest.raises(FaceError, match="one input and one output"):
+        KerasEmbedder(model)
+
+
+def test_pairs_may_come_from_memory(toy):
+    pairs = load_bin(toy / "toy.bin")
+
+    rows = embed_images(MeanColour(None, Io(), 1), pairs.images[:4], where="few").rows
+
+    assert rows.shape == (4, 6)
+
+
+@pytest.mark.skipif(not PRETRAINED.is_file(), reason="real data are not here")
+@pytest.mark.parametrize("flip, acc, acc_std, vr", [(False, 0.9938, 0.0029, 0.9873), (True, 0.9940, 0.0028, 0.9883)])
+def test_the_pretrained_model_scores_on_lfw_what_its_notes_say(flip, acc, acc_std, vr):
+    if flip and "RUN_SLOW" not in os.environ:
+        pytest.skip("a minute more: set RUN_SLOW=1")
+    io = Io(layout="nchw", pixels="imagenet", embedding_size=128)
+    embedder = OnnxEmbedder(PRETRAINED, io, threads=2)
+    lfw = find_sets(PRETRAINED.parents[1] / "faces_mix" / "lfw.bin")
+
+    result = evaluate_data.evaluate_sets(embedder, lfw, protocol="insightface", flip=flip, progress=False).results[0]
+
+    assert (result.accuracy.mean, result.accuracy.std) == pytest.approx((acc, acc_std), abs=6e-5)
+    assert result.vr_all_pairs[0].tar == pytest.approx(vr, abs=5e-5)
+    assert flip or result.auc == pytest.approx(0.99909, abs=5e-6)

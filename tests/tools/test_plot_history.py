@@ -1,0 +1,100 @@
+"""Histories: where steps lie on an axis, what the table says, and pictures of whole, staged and broken runs."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+import plot_history
+from facelib.cli import FaceError
+from facelib.reports.history import History, best_table, read_history
+from tests.helpers.simulated_runs import write_log
+
+
+def staged_run(folder, num_steps=40):
+    folder.mkdir(parents=True)
+    write_log(folder, num_steps=num_steps, epoch_steps=10)
+    with open(folder / "metrics.jsonl", "a") as file:
+        for stage, loss in enumerate(("softmax", "arcface", "batch_hard_triplet")):
+            line = {
+                "kind": "stage",
+                "step": 10 * stage,
+                "epoch": stage + 1,
+                "stage": stage,
+                "loss": loss,
+                "optimizer": "sgd",
+            }
+            file.write(json.dumps(line) + "\n")
+    return folder
+
+
+def test_steps_lie_on_epochs_of_different_lengths_and_on_hours():
+    epochs = [{"step": 100, "epoch": 1, "seconds": 3600}, {"step": 120, "epoch": 2, "seconds": 1800}]
+    history = History("x", [], epochs, [])
+
+    assert history.places([0, 50, 100, 110, 120], "epochs").tolist() == [0, 0.5, 1, 1.5, 2]
+    assert history.places([0, 50, 100, 110, 120], "hours").tolist() == [0, 0.5, 1, 1.25, 1.5]
+    assert history.places([0, 50], "steps").tolist() == [0, 50]
+    assert history.places([130, 140], "epochs").tolist() == [2.5, 3]  # the epoch that is running
+    assert History("x", [], [], []).places([7], "epochs").tolist() == [7]
+
+
+def test_the_table_has_each_runs_best(tmp_path):
+    one, two = staged_run(tmp_path / "one"), staged_run(tmp_path / "two", num_steps=15)
+
+    lines = best_table([read_history(one), read_history(two)]).splitlines()
+
+    assert lines[0].split() == ["run", "epochs", "hours", "loss", "best", "toy"]
+    assert lines[1].split() == ["one", "4", "0.07", "1.0000", "90.00", "%", "(epoch", "4)"]
+    assert lines[2].split() == ["two", "1", "0.02", "1.0000", "60.00", "%", "(epoch", "1)"]
+
+
+@pytest.mark.parametrize("by", ["epochs", "steps", "hours"])
+def test_one_run_is_drawn_with_its_stages(tmp_path, capsys, by):
+    run = staged_run(tmp_path / "run")
+
+    assert plot_history.main([str(run), "--by", by]) == 0
+
+    picture = cv2.imread(str(run / "plots" / "history.png"))
+    assert picture.shape[0] > 800
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+    assert "best toy" in capsys.readouterr().out
+
+
+def test_several_runs_are_drawn_over_each_other(tmp_path):
+    runs = [staged_run(tmp_path / name / "run") for name in "ab"]
+
+    plot_history.main([*map(str, runs), "--out", str(tmp_path / "c.png")])
+
+    assert cv2.imread(str(tmp_path / "c.png")).shape[0] > 800
+
+
+def test_unfinished_old_and_cut_runs_are_drawn(tmp_path):
+    (tmp_path / "run").mkdir()
+    write_log(tmp_path / "run", num_steps=7)  # no epoch, no stage
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "step", "st')
+
+    assert (
+        plot_history.main(
+            [str(tmp_path / "run"), str(staged_run(tmp_path / "other")), "--out", str(tmp_path / "x.png")]
+        )
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    "text, message", [(None, "has none: name the --out"), ("", "has none"), ("x\n{}\n", "line 1 has not")]
+)
+def test_a_folder_without_a_history_is_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(FaceError, match=message):
+        plot_history.main([str(tmp_path)])
+    assert not (tmp_path / "plots").exists()
+
+
+def test_the_picture_is_a_png(tmp_path):
+    with pytest.raises(FaceError, match=r"--out is a .png. Received: 'x.jpg'"):
+        plot_history.main([str(tmp_path), "--out", "x.jpg"])

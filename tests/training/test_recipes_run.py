@@ -1,0 +1,113 @@
+"""Every recipe of another system trains two short epochs on toy faces from its file, and so does each way to begin."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from facelib.data.conversion.job import convert
+from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.training.recipe.schema import load_recipe
+
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "recipes" / "toy.toml"
+SEEDS = sorted((ROOT / "recipes").glob("seed_*.toml"))
+PAPERS = [ROOT / "recipes" / f"{name}.toml" for name in ("paper_mobilefacenet", "insightface_mbf_ms1mv3")]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    write_folders(folder / "faces", ToySet(6, 4))
+    convert(folder / "faces", folder / "data")
+    write_pairs(folder / "toy.bin", ToySet(30, 4, first_identity=100), 20)
+    return folder
+
+
+def run(toy, out, recipe, *sets, flags=()):
+    """train.py as a user runs it."""
+    command = [sys.executable, "train.py", str(recipe), "--data", str(toy / "data"), "--valid", str(toy / "toy.bin")]
+    command += ["--out", str(out), "--log-every", "1", *flags, *(word for s in sets for word in ("--set", s))]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
+
+
+def train(toy, out, recipe, *sets):
+    """The lines of metrics.jsonl after a whole training."""
+    done = run(toy, out, recipe, *sets)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def short(recipe):
+    """Two epochs in all at least: one a stage, or two of a single one; float32 and few channels for the CPU."""
+    loaded = load_recipe(recipe)
+    epochs = 1 if len(loaded.stage) > 1 else 2
+    sets = ["precision=float32", "data.batch_size=12"]
+    sets += [f"stage.{i}.epochs={epochs}" for i in range(len(loaded.stage))]
+    sets += [f"stage.{i}.micro_batches=2" for i, stage in enumerate(loaded.stage) if stage.micro_batches > 1]
+    return sets + (["model.width=0.25"] if loaded.model.backbone in ("mobilefacenet", "my_mobilenet") else [])
+
+
+@pytest.mark.parametrize("recipe", [*SEEDS, *PAPERS], ids=lambda path: path.stem)
+def test_the_recipe_trains_from_its_file(toy, tmp_path, recipe):
+    lines = train(toy, tmp_path / "run", recipe, *short(recipe))
+
+    stages = load_recipe(recipe).stage
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert len(epochs) == max(2, len(stages))
+    assert [line["loss"] for line in lines if line["kind"] == "stage"] == [stage.loss for stage in stages]
+    assert all(set(line["sets"]) == {"toy"} for line in epochs)
+    assert (tmp_path / "run" / "embedder.h5").is_file()
+
+
+def test_there_is_a_recipe_of_each_seed():
+    assert len(SEEDS) == 5
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    """A small run, to begin others with."""
+    out = tmp_path_factory.mktemp("first") / "run"
+    train(toy, out, TOY, "model.width=0.25", "stage.0.epochs=1", "data.batch_size=12")
+    return out
+
+
+def test_a_teacher_is_one_switch_on_any_recipe(toy, trained, tmp_path):
+    sets = ["model.width=0.25", "stage.0.epochs=2", "data.batch_size=12", f"teacher={trained / 'embedder.h5'}"]
+    plain = train(toy, tmp_path / "plain", TOY, *sets[:3])
+    taught = train(toy, tmp_path / "taught", TOY, *sets)
+    alone = train(toy, tmp_path / "alone", ROOT / "recipes" / "small_distill.toml", *sets)
+
+    first = [next(line["loss"] for line in lines if line["kind"] == "step") for lines in (plain, taught)]
+    assert first[1] > first[0] + 0.1  # the same start, and the distance to the teacher on top
+    assert all(0 <= line["loss"] <= 2 for line in alone if line["kind"] == "step")
+    assert len(list((toy / "data" / "teachers").glob("*.npy"))) == 1  # computed once for both
+
+
+def test_a_run_begins_with_an_older_one(toy, trained, tmp_path):
+    flags = ("--init-from", str(trained / "epoch-001.h5"))
+    done = run(toy, tmp_path / "run", TOY, "model.width=0.25", "stage.0.epochs=1", flags=flags)
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "class centres of 6 of 6 identities\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "sets, message",
+    [
+        (["teacher=nothing.h5"], "No model at 'nothing.h5'"),
+        (["stage.0.freeze_layers=['stam']"], "beginnings of layer names. Received: 'stam'"),
+        (["model.stem=separable", "model.backbone=mbf"], "model.stem is an option of mobilefacenet"),
+    ],
+)
+def test_bad_input_is_one_line(toy, tmp_path, sets, message):
+    done = run(toy, tmp_path / "run", TOY, *sets)
+
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and message in errors[0]
+    assert "Traceback" not in done.stderr
