@@ -37,7 +37,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.valid is not None and not args.valid.exists():
         raise FaceError(f"--valid is a .bin or a folder. There is nothing at '{args.valid}'.")
     if len(args.paths) > 1 and any(path.is_dir() for path in args.paths):
-        raise FaceError("One run has one page. To see several beside each other: python compare_runs.py RUN_A RUN_B.")
+        raise FaceError(
+            "One run has one page. To see several beside each other: python tools/compare_runs.py RUN_A RUN_B."
+        )
     if len(args.paths) == 1 and not args.paths[0].is_file():
         args.out = args.out or args.paths[0] / "report.html"
     elif args.out is None:

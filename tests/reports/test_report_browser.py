@@ -8,9 +8,9 @@ import json
 import re
 import subprocess
 
+import compare_runs
 import pytest
 
-import compare_runs
 import report
 from tests.helpers.chromium import CHROMIUM, FLAGS
 from tests.helpers.simulated_runs import build_run, write_faces

@@ -4,9 +4,9 @@ import json
 import re
 import shutil
 
+import compare_runs as script
 import pytest
 
-import compare_runs as script
 from facelib.cli import FaceError
 from facelib.reports import html_comparison
 from facelib.reports.comparison import compare_runs

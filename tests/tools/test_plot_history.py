@@ -4,9 +4,9 @@ import json
 
 import cv2
 import numpy as np
+import plot_history
 import pytest
 
-import plot_history
 from facelib.cli import FaceError
 from facelib.reports.history import History, best_table, read_history
 from tests.helpers.simulated_runs import write_log

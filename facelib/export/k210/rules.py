@@ -32,7 +32,9 @@ ELEMENTWISE = ("ADD", "SUB", "MUL", "DIV")
 VALID = 1  # of the schema's padding; the other is SAME
 INTEGERS = ("INT4", "INT8", "UINT8", "INT16", "FLOAT16")  # what quantisers leave; indices are INT32 and INT64
 
-SWAP = "python swap_activation.py EMBEDDER.h5 OUT --to relu6 --data DATA"  # leaky_relu compiles too, with more RAM
+SWAP = (
+    "python tools/swap_activation.py EMBEDDER.h5 OUT --to relu6 --data DATA"  # leaky_relu compiles too, with more RAM
+)
 PAD = 'train with model.padding = "symmetric" (recipes/k210_mobilefacenet.toml)'
 
 

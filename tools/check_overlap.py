@@ -1,6 +1,6 @@
 """Which identities of a training set also appear in a verification set? Scores on that set would be too good.
 
-    python check_overlap.py data/ms1m lfw.bin --model embedder.h5 --out overlap.csv --sheet overlap.png
+    python tools/check_overlap.py data/ms1m lfw.bin --model embedder.h5 --out overlap.csv --sheet overlap.png
 
 TRAIN: a data directory, identity folders, .rec, ...: the mean embedding of each identity, over --max-images faces.
 VALID: a .bin or identity folders: every distinct image is compared with every identity.
@@ -14,12 +14,15 @@ import argparse
 import csv
 import math
 import os
+import sys
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError

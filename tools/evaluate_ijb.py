@@ -1,6 +1,6 @@
 """Test a model on IJB-B or IJB-C: 1:1 verification and 1:N identification, from the standard meta files.
 
-    python evaluate_ijb.py runs/demo/embedder.h5 --meta IJBC/meta --images IJBC/loose_crop
+    python tools/evaluate_ijb.py runs/demo/embedder.h5 --meta IJBC/meta --images IJBC/loose_crop
 
 MODEL is any artefact: .h5, .pb, .tflite or .onnx. The default switches are the field's N1 D1 F1: norms kept, weighed by
 detector score, mirrored image added. TAR@FAR is taken at the loosest threshold that keeps the FAR. The usual scripts
@@ -10,9 +10,12 @@ take the point of scikit-learn's ROC whose FAR is nearest, above or below: their
 import argparse
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli

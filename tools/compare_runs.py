@@ -1,14 +1,17 @@
 """Put several runs beside each other: what differs between their recipes, how they trained, what they score.
 
-    python compare_runs.py runs/margin_04 runs/margin_05 --out compare.html
+    python tools/compare_runs.py runs/margin_04 runs/margin_05 --out compare.html
 
 Compares embedder.h5 and the smallest int8 (or else the smallest) artefact of each run, by the *.report.json of the test
 scripts. Results that were measured on other pairs, by another protocol or with another --flip stand in tables apart.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import run_cli
 

@@ -1,6 +1,6 @@
 """Give a trained net another activation: EMBEDDER.h5 -> OUT/embedder.h5, its ReLU, ReLU6 or LeakyReLU twin.
 
-python swap_activation.py runs/ms1m/embedder.h5 runs/ms1m_relu --to relu --data data/ms1m --valid lfw.bin
+python tools/swap_activation.py runs/ms1m/embedder.h5 runs/ms1m_relu --to relu --data data/ms1m --valid lfw.bin
 
 PReLU is more accurate to train with; a K210 has none, and an int8 ReLU is faster. The twin begins with the same weights
 and learns the embeddings of EMBEDDER.h5 on DATA, without labels. Without --data the activations are swapped and nothing
@@ -8,7 +8,11 @@ is learned: a start for train.py --init-from. The same command again resumes.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets

@@ -1,6 +1,6 @@
 """Which part of a training is the slowest, and what to change: reading, decoding, augmenting, or the step.
 
-    python doctor.py RECIPE --data DIR [--seconds 5] [--threads N]
+    python tools/doctor.py RECIPE --data DIR [--seconds 5] [--threads N]
 
 Each part is measured alone, as the training would run it: reading, decoding and augmenting on all threads, the whole
 input pipeline, and the recipe's first step on a fixed batch. On a CPU the step and the input share the cores, so a
@@ -11,12 +11,15 @@ disk: look at a cold disk with data larger than the memory.
 import argparse
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset import BLOCK_RECORDS, TrainingData, decode_image
 from facelib.cli import FaceError, run_cli

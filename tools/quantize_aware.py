@@ -1,6 +1,6 @@
 """Train a net on as the int8 net it will be: EMBEDDER.h5 -> OUT/embedder.h5, for pb_2_tflite.py --mode int8.
 
-python quantize_aware.py runs/ms1m/embedder.h5 runs/ms1m_int8 --data data/ms1m --valid lfw.bin
+python tools/quantize_aware.py runs/ms1m/embedder.h5 runs/ms1m_int8 --data data/ms1m --valid lfw.bin
 
 For nets that lose accuracy when int8 ranges are merely measured. Weights and activations are rounded to int8 while the
 net learns the embeddings of EMBEDDER.h5 on DATA, without labels. The figures of OUT are those of the rounded net. It
@@ -9,7 +9,11 @@ The same command again resumes.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets

@@ -1,7 +1,7 @@
 """Clean a training set with a trained model: drop or relabel wrong faces, merge identities that are one person.
 
-    python clean_data.py DATA CLEANED --model runs/first/embedder.h5 --sheet dropped.png
-    python clean_data.py DATA CLEANED --model X --relabel --merge-angle 35
+    python tools/clean_data.py DATA CLEANED --model runs/first/embedder.h5 --sheet dropped.png
+    python tools/clean_data.py DATA CLEANED --model X --relabel --merge-angle 35
 
 A face further than --max-angle from the centre of its identity goes; with --relabel it moves to another identity that
 is within that angle and at least 20 degrees nearer. The centre is the mean of the nearer half of the faces, so wrong
@@ -12,11 +12,14 @@ ECCV 2020). Faces that stay keep their bytes. clean.json in CLEANED says of each
 import argparse
 import os
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.cli import FaceError, run_cli

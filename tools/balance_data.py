@@ -1,6 +1,6 @@
 """As many images for each identity: data directory (or any face data) -> a balanced data directory.
 
-    python balance_data.py DATA BALANCED
+    python tools/balance_data.py DATA BALANCED
 
 Identities of more than 350 images keep a seeded 350; of 201 to 350, all; of 91 to 200, all and a copy after
 morphological opening; of 31 to 90, all and three copies: opening, Gaussian noise, salt and pepper; smaller ones are
@@ -11,8 +11,11 @@ BALANCED has the table.
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import FaceError, run_cli
 from facelib.data.conversion.image_checker import ImageChecker

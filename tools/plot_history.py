@@ -1,14 +1,17 @@
 """Draw a training from its metrics.jsonl: loss, accuracy, learning rate and verification, with the stages marked.
 
-    python plot_history.py runs/small                          -> runs/small/plots/history.png
-    python plot_history.py runs/a runs/b --out compare.png     several over each other, and a table of the best
+    python tools/plot_history.py runs/small                          -> runs/small/plots/history.png
+    python tools/plot_history.py runs/a runs/b --out compare.png     several over each other, and a table of the best
 
 A run that is still training can be drawn at any time. compare_runs.py compares what the runs' models score.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import FaceError, run_cli
 from facelib.reports.history import BY, best_table, read_history, write_history
