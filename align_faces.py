@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 
 if TYPE_CHECKING:
     from facelib.alignment.align_folders import Outcome

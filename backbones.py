@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.models.backbone_names import APPLICATIONS
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.layers import FusedBatchNorm, PixelScale, activation

@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from facelib.cli import FaceError
 from facelib.data.augment import make_augment
 from facelib.data.data_dir import open_records
 from facelib.data.permutation import scattered_permutation
 from facelib.data.record_reader import Records
 from facelib.data.sampling import pk_order
+from facelib.errors import FaceError
 from facelib.training.recipe.schema import Recipe
 
 BLOCK_RECORDS = 128  # one read of about 0.6 MB

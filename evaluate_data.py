@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.verification.bins import decode_images
 from facelib.embedder import Embedder
+from facelib.errors import FaceError
 from facelib.evaluation.attributes import group_faces, read_attributes
 from facelib.evaluation.embed_images import Embedded, embed_images
 from facelib.evaluation.evaluate_set import PROTOCOLS, measure_folder, measure_pairs

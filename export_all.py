@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluate_data import DEFAULT_FARS, DEFAULT_VALID
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.readers.calibration_crops import fingerprint_of
 from facelib.data.verification.bins import find_bins
+from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file, write_bytes

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.errors import FaceError
 from facelib.export.parity import parity_faces
 from facelib.models.backbone_names import IRESNETS
 from facelib.models.onnx_import.reader import find_input, list_weight_files, load_onnx

@@ -24,9 +24,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.distributed.cluster import TF_CONFIG, Cluster, split_address, tf_config
 from facelib.distributed.joined_log import copy_lines, say
+from facelib.errors import FaceError
 from facelib.files import require_file
 
 PASSED_ON = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}  # as what

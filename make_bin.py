@@ -11,7 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 
 FOLDS = 10
 
@@ -48,8 +49,8 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
     import numpy as np
 
     from facelib.data.readers.folder_source import FolderSource
-    from facelib.data.tfrecord import BadRecord
     from facelib.data.verification.pair_lists import sample_pairs
+    from facelib.errors import BadRecord
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
@@ -88,8 +89,8 @@ def most_pairs(labels, seed: int) -> int:
 
 def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
     """(encoded images [2P], is_same bool [P]), in the order of pairs.txt."""
-    from facelib.data.tfrecord import BadRecord
     from facelib.data.verification.pairs_txt import find_shot, read_pairs_txt
+    from facelib.errors import BadRecord
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
@@ -106,7 +107,7 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
 
 def checked(image: bytes, image_size: tuple[int, int]) -> bytes:
     """`image`, when it is a whole JPEG or PNG of `image_size` (height, width). Raises BadRecord otherwise."""
-    from facelib.data.tfrecord import BadRecord
+    from facelib.errors import BadRecord
     from facelib.images import read_size
 
     height, width = read_size(image)

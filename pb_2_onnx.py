@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluate_data import add_io_flags, choose_io
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import without_fake_quant
 from facelib.export.parity import check_parity, parity_faces, parity_record
 from facelib.files import require_file, write_bytes

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
 from facelib.export.layer_errors import draw, layer_errors, worst
 from facelib.export.parity import check_parity, parity_faces, parity_record

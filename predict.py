@@ -18,9 +18,10 @@ import numpy as np
 
 from evaluate_data import add_io_flags, choose_io
 from facelib.alignment.photos import FaceCutter
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
+from facelib.errors import FaceError
 from facelib.files import require_file, write_bytes
 from facelib.recognition.decision import Decision, about, decide_by
 from facelib.recognition.gallery import (

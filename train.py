@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dataset import TrainingData
 from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.conversion.job import convert
 from facelib.data.data_dir import open_records
 from facelib.data.record_reader import Records
@@ -22,6 +22,7 @@ from facelib.data.storage import data_path
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.distributed.cluster import find_cluster
 from facelib.distributed.peer_watch import JOIN_SECONDS
+from facelib.errors import FaceError
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file
 from facelib.models.registry import build_network

@@ -27,7 +27,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.extra_runtimes import EXTRA
 from benchmarks.machine import busy_share, machine, peak_memory, read_cpu
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.evaluation.results import read_report, report_path
 from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import require_file, sha256_of, write_bytes

@@ -26,7 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare  # noqa: E402
 from benchmarks.machine import busy_share, machine, read_cpu, versions  # noqa: E402
-from facelib.cli import FaceError, run_cli  # noqa: E402
+from facelib.cli import run_cli  # noqa: E402
+from facelib.errors import FaceError  # noqa: E402
 from facelib.tensorflow_settings import prepare_tensorflow  # noqa: E402
 from facelib.training.recipe.schema import Recipe  # noqa: E402
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.errors import FaceError
 from facelib.export.parity import row_cosines
 from facelib.export.tflite import Wanted, convert
 from facelib.runtimes.frozen_graph import load_graph

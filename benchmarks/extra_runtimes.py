@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
+from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.runtimes.open_embedder import BATCH_SIZE
 from facelib.sidecar import Io

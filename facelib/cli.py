@@ -5,9 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-
-class FaceError(Exception):
-    """Something the user can mend. One line: the rule, what was received, what to do next."""
+from facelib.errors import FaceError
 
 
 def run_cli(main: Callable[[], int]) -> None:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.model_input import to_model_input
 from facelib.sidecar import Io
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -2,7 +2,7 @@
 
 import struct
 
-from facelib.data.tfrecord import BadRecord
+from facelib.errors import BadRecord
 
 # Start-of-frame markers of the JPEGs that OpenCV decodes: baseline, extended, progressive (C4, C8, CC are no frames).
 _FRAMES = {0xC0, 0xC1, 0xC2}

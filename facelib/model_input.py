@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.sidecar import PIXEL_SCALINGS, Io
 
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import read_json, require_file, sha256_of, write_json
 
 # Landmarks of the 112x112 crop, pixels (x, y): left eye, right eye, nose, left and right mouth corner.

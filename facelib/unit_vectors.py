@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 
 def check_norms(norms: np.ndarray, describe: Callable[[int], str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.export.k210.rules import check_ops
 from facelib.runtimes.tflite_ops import read_ops
 

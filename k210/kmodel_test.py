@@ -17,7 +17,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import make_parser, run_test
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.export.parity import row_cosines
 from facelib.files import sha256_of
 from facelib.runtimes.kmodel import KmodelEmbedder

@@ -17,8 +17,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_io_flags, choose_io
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.errors import FaceError
 from facelib.export.k210.rules import RAM_BYTES, check_ops
 from facelib.export.parity import parity_record, row_cosines
 from facelib.files import atomic_path

@@ -16,7 +16,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_test_flags, check_test_flags, evaluate_embedded, finish_test
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.evaluation.attributes import read_attributes
 from facelib.evaluation.embed_images import Embedded
 from facelib.evaluation.verification_sets import FaceSet, find_sets

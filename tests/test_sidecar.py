@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.model_input import to_model_input
 from facelib.sidecar import Io, check_sidecar, read_sidecar, sidecar_path, write_sidecar
 

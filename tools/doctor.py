@@ -22,10 +22,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset import BLOCK_RECORDS, TrainingData, decode_image
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.data_dir import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
+from facelib.errors import FaceError
 from facelib.models.registry import build_network
 from facelib.tensorflow_settings import prepare_tensorflow
 from facelib.training.recipe.schema import Recipe, load_recipe

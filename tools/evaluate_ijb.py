@@ -18,7 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_io_flags, choose_io
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.evaluation.identification import Identification
 from facelib.evaluation.ijb.embed import IjbEmbeddings, check_images, embed_faces
 from facelib.evaluation.ijb.files import PROTOCOLS, IjbFaces, IjbPaths, find_meta, read_faces, read_pairs, read_subjects

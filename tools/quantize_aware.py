@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.training.self_distillation import Change, Tools, add_flags, check_flags, distil_copy
 
 

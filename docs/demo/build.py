@@ -21,8 +21,9 @@ import cv2
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from facelib.cli import FaceError, run_cli  # noqa: E402
+from facelib.cli import run_cli  # noqa: E402
 from facelib.data.synthetic.faces import toy_face  # noqa: E402
+from facelib.errors import FaceError  # noqa: E402
 from facelib.files import require_file, write_bytes, write_json  # noqa: E402
 from facelib.recognition.decision import Decision, decide_by  # noqa: E402
 from facelib.runtimes.tflite import Lite  # noqa: E402

@@ -3,8 +3,7 @@
 import cv2
 import numpy as np
 
-from facelib.cli import FaceError
-from facelib.data.tfrecord import BadRecord
+from facelib.errors import BadRecord, FaceError
 from facelib.images import read_size
 
 CROP_SIZE = (112, 112)  # height, width in pixels: what every model here was trained on

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.class_names import Names
 from facelib.data.local_files import LocalFiles
 from facelib.data.readers.older_tfrecords import open_older
 from facelib.data.record_reader import INDEX_DTYPE, Records
 from facelib.data.storage import StoredFiles, StoredPath, copy_to_cache, data_path
+from facelib.errors import FaceError
 from facelib.files import read_json, require_file
 
 FORMAT_VERSION = 1

@@ -5,7 +5,7 @@ import threading
 from functools import cached_property
 from pathlib import Path
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 _MAX_OPEN_FILES = 512  # below the usual limit of 1024 a process
 

@@ -10,10 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data import tfrecord_layouts
 from facelib.data.local_files import LocalFiles
-from facelib.data.tfrecord import FRAME_BYTES, BadRecord, check_frame, decode_example, image_of_frame, payload_of
+from facelib.data.tfrecord import FRAME_BYTES, check_frame, decode_example, image_of_frame, payload_of
+from facelib.errors import BadRecord, FaceError
 
 INDEX_DTYPE = np.dtype([("shard", "<u2"), ("offset", "<u4"), ("length", "<u4"), ("label", "<i8")])
 MAX_SHARD_BYTES = 2**32 - 1  # offset is a uint32

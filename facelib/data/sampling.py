@@ -5,7 +5,7 @@ Hermans et al., In Defense of the Triplet Loss, https://arxiv.org/abs/1703.07737
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 _PK = 0x9A11  # keeps this generator apart from those of the other orders
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.data_dir import FORMAT_VERSION, INDEX, META
 from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES
 from facelib.data.tfrecord import FRAME_BYTES, encode_image_example, frame
+from facelib.errors import FaceError
 from facelib.files import write_json
 
 BAD_RECORDS = "bad_records.txt"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import atomic_path, cache_home, write_bytes
 from facelib.tensorflow_settings import import_tensorflow
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from crc32c import crc32c
 
-from facelib.cli import FaceError
+from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
 
 FRAME_BYTES = 16  # what a frame adds to its payload
@@ -25,10 +25,6 @@ _CRC = struct.Struct("<I")
 _IMAGE_KEY = b"\n\timage_raw\x12"
 
 Feature = list[bytes] | list[int] | np.ndarray
-
-
-class BadRecord(ValueError):
-    """Why one record cannot be read. Whoever knows the file and the record number makes it a `FaceError`."""
 
 
 def masked_crc(data: bytes | memoryview) -> int:

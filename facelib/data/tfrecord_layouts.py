@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.data.tfrecord import BadRecord, Feature
+from facelib.data.tfrecord import Feature
+from facelib.errors import BadRecord
 
 
 @dataclass(frozen=True)

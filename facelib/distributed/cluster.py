@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 TF_CONFIG = "TF_CONFIG"
 MAX_HOSTS = 100_000  # a host list of more is a slip of the pen, and would fill the memory

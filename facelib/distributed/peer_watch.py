@@ -14,9 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from facelib.cli import FaceError
 from facelib.distributed.cluster import Cluster, split_address
 from facelib.distributed.rendezvous import CONNECT_TIMEOUT, Meeting
+from facelib.errors import FaceError
 
 JOIN_SECONDS = 300
 PATIENCE = 30  # seconds

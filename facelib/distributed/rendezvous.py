@@ -11,8 +11,8 @@ import threading
 import time
 from contextlib import suppress
 
-from facelib.cli import FaceError
 from facelib.distributed.cluster import Cluster, split_address
+from facelib.errors import FaceError
 
 SAY_SO = 10  # seconds of waiting after which a line says for whom
 CONNECT_TIMEOUT = 5.0  # seconds; a host that is gone does not refuse, it is silent

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
-from facelib.cli import FaceError
 from facelib.distributed.cluster import Cluster, set_tf_config
 from facelib.distributed.peer_watch import JoinWatch, PeerWatch, check_port
+from facelib.errors import FaceError
 
 _GROUP = 9001  # of our collectives: far from the strategy's own, which count from 1
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.verification.pair_lists import split_identities
+from facelib.errors import FaceError
 from facelib.evaluation.intervals import cluster_interval
 from facelib.evaluation.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve
 from facelib.evaluation.ten_fold import NUM_FOLDS, FoldAccuracy, FoldTar, impostors_needed, no_tar

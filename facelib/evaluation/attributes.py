@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import require_file
 
 MIN_PAIRS = 20  # genuine and impostor; fewer say nothing of a group

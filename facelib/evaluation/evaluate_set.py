@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation import grid_thresholds
 from facelib.evaluation.all_pairs import NUM_HARDEST, AllPairs
 from facelib.evaluation.attributes import MIN_PAIRS

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.intervals import wilson_interval
 from facelib.evaluation.metrics import REJECT_ALL, Scores, can_resolve
 from facelib.unit_vectors import check_norms

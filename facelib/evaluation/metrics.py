@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.unit_vectors import normalize
 
 REJECT_ALL = -math.inf

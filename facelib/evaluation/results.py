@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.metrics import OperatingPoint
 from facelib.evaluation.report_text import format_findings, format_table
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar

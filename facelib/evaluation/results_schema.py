@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 
 def check_figures(report: dict[str, Any], path: Path) -> dict[str, Any]:

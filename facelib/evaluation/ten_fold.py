@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.intervals import cluster_interval
 from facelib.evaluation.metrics import REJECT_ALL, can_resolve, check_pairs, tar_at_far
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.intervals import wilson_interval
 from facelib.evaluation.metrics import Scores, can_resolve
 from facelib.files import require_file, write_json

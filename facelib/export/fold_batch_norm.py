@@ -6,7 +6,7 @@ without a convolution before it becomes one multiplication and one addition. Eve
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.runtimes.frozen_graph import node_of, prune
 
 _PURE = ("Rsqrt", "Sqrt", "Square", "Add", "AddV2", "Sub", "Mul", "RealDiv", "Neg", "Maximum", "Minimum", "Reshape",

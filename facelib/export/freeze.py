@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.runtimes.frozen_graph import freeze
 from facelib.runtimes.keras_h5 import load_model
 

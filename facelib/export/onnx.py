@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import constants_of
 from facelib.export.onnx_nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
 from facelib.runtimes.frozen_graph import node_of

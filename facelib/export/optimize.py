@@ -10,7 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import fold_batch_norms
 from facelib.export.parity import check_parity, parity_faces, parity_record
 from facelib.files import require_file

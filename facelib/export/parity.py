@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.synthetic.faces import toy_face
+from facelib.errors import FaceError
 
 SEED = 20  # any; the same faces at every stage
 NUM_FACES = 8

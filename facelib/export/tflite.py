@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
 from facelib.export.float_depthwise import restore_depthwise
 from facelib.export.int8_graph import split_global_depthwise

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import atomic_path, cache_home
 
 # The products are written for fused multiplication and addition, which ISO C++ alone does not let a compiler form.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.losses.compile_ops import load_ops
 
 _FEWEST = 4096  # with fewer classes a step has nothing to gain

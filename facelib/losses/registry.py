@@ -7,7 +7,7 @@ import difflib
 import math
 from dataclasses import dataclass, field
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 PAST_PI = ("mirror", "linear", "none")
 

@@ -7,7 +7,7 @@ be stored. What has a tensor of its own in int8 gets a range; what a runtime fus
 import keras
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.export.int8_graph import is_global
 from facelib.models.fake_quant import (
     FakeQuant,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.models.backbone_names import APPLICATIONS, IRESNETS, OPTIONAL, TAKEN
 from facelib.training.recipe.schema import ModelConfig
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.models.layers import PReLU, activation
 
 SWAPPED = (PReLU, keras.layers.PReLU, keras.layers.ReLU, keras.layers.LeakyReLU)

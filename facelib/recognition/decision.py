@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.thresholds import Calibrated, read_thresholds
 
 DEFAULT_FAR = 1e-3

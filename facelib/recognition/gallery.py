@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import atomic_path, read_json, require_file, sha256_of, write_json
 from facelib.recognition.decision import Decision
 from facelib.sidecar import Io, git_commit, package_versions, sidecar_path

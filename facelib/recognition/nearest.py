@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 LARGE_GALLERY = 50_000  # rows; below, NumPy answers before faiss is imported and loaded
 

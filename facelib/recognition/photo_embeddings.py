@@ -7,9 +7,8 @@ import numpy as np
 from tqdm import tqdm
 
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError
-from facelib.cli import FaceError
-from facelib.data.tfrecord import BadRecord
 from facelib.embedder import Embedder
+from facelib.errors import BadRecord, FaceError
 from facelib.unit_vectors import check_norms
 
 CHUNK_IMAGES = 256  # cut at a time: 10 MB of pixels

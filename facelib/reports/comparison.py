@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import read_json
 from facelib.reports.artefact_table import (
     all_fars,

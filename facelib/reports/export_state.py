@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.results import compare, read_report, report_path
 from facelib.files import sha256_of
 from facelib.sidecar import check_sidecar

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import write_bytes
 from facelib.reports.read_run import read_metrics

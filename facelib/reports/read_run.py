@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.results import read_report
 from facelib.evaluation.results_schema import check_figures, check_ijb
 from facelib.files import read_json, sha256_of

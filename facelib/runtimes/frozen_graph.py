@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import require_file, write_bytes
 
 INPUT, OUTPUT = "input_1", "embeddings"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import atomic_path, require_file
 
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)  # h5py and Keras

@@ -15,8 +15,8 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
+from facelib.errors import FaceError
 from facelib.export.k210.rules import RAM_BYTES
 from facelib.files import require_file
 from facelib.sidecar import Io

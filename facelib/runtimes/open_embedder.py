@@ -9,8 +9,8 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.embedder import RuntimeEmbedder
+from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.runtimes.kmodel import KmodelEmbedder
 from facelib.sidecar import Io

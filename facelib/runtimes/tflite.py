@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.tensorflow_env import quiet_stderr
 

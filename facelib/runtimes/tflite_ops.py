@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.runtimes.layer_names import layer_of
 from facelib.runtimes.tflite import Lite

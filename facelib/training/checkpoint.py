@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import atomic_path
 
 KEPT = 2  # the last good one, and the one before in case the disk lies

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from facelib.cli import FaceError
 from facelib.distributed.workers import Workers
+from facelib.errors import FaceError
 from facelib.losses.native_softmax import has_tiles
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.registry import LOSSES, resolve_options

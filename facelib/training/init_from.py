@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import read_json, write_json
 
 CLASSES = "classes.json"

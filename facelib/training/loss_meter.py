@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 
 class DivergedError(FaceError):

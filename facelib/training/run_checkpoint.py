@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,

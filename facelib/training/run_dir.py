@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import NOT_WRITABLE, read_json, write_bytes, write_json
 from facelib.sidecar import git_commit, package_versions
 from facelib.training.checkpoint import list_checkpoints, step_of

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import keras
 
-from facelib.cli import FaceError
 from facelib.distributed.workers import ONE_WORKER, Workers
+from facelib.errors import FaceError
 from facelib.losses.distillation import Distiller
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.registry import LOSSES, resolve_options

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from facelib.cli import FaceError
 from facelib.data.record_reader import Records
 from facelib.data.storage import StoredPath
+from facelib.errors import FaceError
 from facelib.files import NOT_WRITABLE, read_json, require_file, sha256_of, write_json
 from facelib.sidecar import Io
 

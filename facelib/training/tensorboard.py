@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 
 class NoLog:

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from facelib.cli import FaceError
 from facelib.distributed.workers import ONE_WORKER, Workers
+from facelib.errors import FaceError
 from facelib.models.layers import FusedBatchNorm
 from facelib.reports.training_plots import write_training_plots
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from benchmarks import bench_embedders as bench
-from facelib.cli import FaceError
 from facelib.data.verification.bins import write_bin
+from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
 from facelib.files import sha256_of, write_json
 from facelib.sidecar import Io, write_sidecar

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import bench_growth as bench
 from benchmarks.head_step import image_side
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 
 def test_one_worker_sends_nothing():

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset import random_flip
-from facelib.cli import FaceError
 from facelib.data.augment import MASK_OUTLINE, Draws, make_augment
 from facelib.data.augment_config import PRESETS, AugmentConfig
 from facelib.data.rand_augment import OPERATIONS, rand_augment
 from facelib.data.synthetic.faces import toy_face
+from facelib.errors import FaceError
 from facelib.sidecar import TEMPLATE_112
 from facelib.training.recipe.schema import load_recipe
 

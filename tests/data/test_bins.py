@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
 from facelib.data.verification.bins import decode_images, find_bins, load_bin, stream_images, write_bin
+from facelib.errors import FaceError
 
 LFW = Path(__file__).parents[3] / "shared" / "data" / "faces_mix" / "lfw.bin"
 IMAGES = [b"first", b"\x80\xff second", b"third", b"\x00"]

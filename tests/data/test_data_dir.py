@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.data_dir import open_records
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
 from facelib.data.readers.sources import open_source
 from facelib.data.record_reader import INDEX_DTYPE, Records
+from facelib.errors import FaceError
 
 LABELS = [0, 0, 0, 1, 1, 2, 3, 3, 3, 3]
 

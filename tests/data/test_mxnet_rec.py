@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
 from facelib.data.readers.mxnet_rec import (
     MAGIC,
     RecordFile,
@@ -21,7 +20,7 @@ from facelib.data.readers.mxnet_rec import (
     write_rec,
 )
 from facelib.data.readers.sources import open_source
-from facelib.data.tfrecord import BadRecord
+from facelib.errors import BadRecord, FaceError
 
 FACES = Path(__file__).parents[3] / "shared" / "data" / "faces_mix"
 needs_faces = pytest.mark.skipif(not FACES.is_dir(), reason="shared/data/faces_mix is not here")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
 from facelib.data.verification.pair_lists import sample_pairs
+from facelib.errors import FaceError
 
 
 @settings(max_examples=60, deadline=None)

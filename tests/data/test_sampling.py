@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset import TrainingData
-from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.sampling import pk_order
 from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.errors import FaceError
 
 
 @st.composite

@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 
 from dataset import TrainingData
-from facelib.cli import FaceError
 from facelib.data import storage
 from facelib.data.conversion.job import convert
 from facelib.data.data_dir import open_records
 from facelib.data.storage import StoredFiles, StoredPath, data_path
 from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.errors import FaceError
 from facelib.training import teacher
 
 

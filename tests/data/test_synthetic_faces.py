@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import paired_distances
 
-from facelib.cli import FaceError
 from facelib.data.readers.mxnet_rec import RecordFile, unpack
 from facelib.data.synthetic.faces import draw_face, draw_identity, encode_jpeg, toy_face
 from facelib.data.synthetic.files import HELD_OUT_IDENTITY, ToySet, main, write_insightface, write_pairs, write_tfrecord
 from facelib.data.tfrecord import decode_example, map_file, open_frame, scan
 from facelib.data.verification.bins import load_bin
 from facelib.data.verification.pair_lists import sample_pairs
+from facelib.errors import FaceError
 
 NUM_IDENTITIES, NUM_IMAGES, NUM_PAIRS = 120, 8, 960
 

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
 from facelib.data.tfrecord import (
-    BadRecord,
     check_frame,
     decode_example,
     encode_example,
@@ -19,6 +17,7 @@ from facelib.data.tfrecord import (
     payload_of,
     scan,
 )
+from facelib.errors import BadRecord, FaceError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FEATURES = st.dictionaries(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
 from facelib.distributed.cluster import Cluster, expand_counts, expand_hosts, find_cluster, set_tf_config, split_address
+from facelib.errors import FaceError
 
 THREE = ["a:1000", "a:1001", "b:1000"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from facelib.cli import FaceError
 from facelib.distributed.cluster import Cluster
 from facelib.distributed.peer_watch import JoinWatch, PeerWatch, answers, check_port
 from facelib.distributed.rendezvous import CONNECT_TIMEOUT, Meeting
+from facelib.errors import FaceError
 from launch import free_ports
 
 ROOT = Path(__file__).parents[2]

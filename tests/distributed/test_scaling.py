@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.distributed.workers import Workers
+from facelib.errors import FaceError
 from facelib.runtimes.keras_h5 import load_head_centres, load_model
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint, read_rows
 from facelib.training.head_memory import check_memory

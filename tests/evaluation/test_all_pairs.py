@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation import all_pairs, metrics
 from facelib.evaluation.all_pairs import AllPairs
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.attributes import group_faces, read_attributes
 from facelib.evaluation.evaluate_set import measure_folder, measure_pairs
 from facelib.evaluation.metrics import pair_distances

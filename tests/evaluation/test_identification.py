@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation import identification
 from facelib.evaluation.identification import identify, split_open_set
 

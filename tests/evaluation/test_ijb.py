@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.ijb import files, protocol
 from facelib.evaluation.ijb.files import find_meta, read_faces, read_pairs, read_subjects
 from facelib.evaluation.ijb.protocol import identify_galleries, mean_of, pool_templates, score_pairs, verify

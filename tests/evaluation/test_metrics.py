@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation import metrics
 from facelib.evaluation.ten_fold import kfold_accuracy
 

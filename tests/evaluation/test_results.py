@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.evaluate_set import measure_pairs
 from facelib.evaluation.report_text import format_interval
 from facelib.evaluation.results import Report, compare, read_report, report_path

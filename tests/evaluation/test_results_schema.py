@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.reports.read_run import read_artefacts
 from facelib.reports.run_page import render_artefacts
 from tests.helpers.simulated_runs import build_run, write_faces

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.intervals import wilson_interval
 from facelib.evaluation.metrics import Scores
 from facelib.evaluation.thresholds import calibrate, read_thresholds, write_thresholds

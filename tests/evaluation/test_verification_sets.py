@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from facelib.cli import FaceError
 from facelib.data.verification.bins import write_bin
+from facelib.errors import FaceError
 from facelib.evaluation.metrics import pair_distances, tar_at_far
 from facelib.evaluation.verification_sets import find_sets, letterboxed
 from facelib.sidecar import Io

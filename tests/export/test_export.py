@@ -18,10 +18,10 @@ import import_onnx
 import pb_2_tflite
 import pb_test
 import tflite_test
-from facelib.cli import FaceError
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
+from facelib.errors import FaceError
 from facelib.export import optimize
 from facelib.export.parity import row_cosines
 from facelib.files import sha256_of

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import pb_2_tflite
-from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.errors import FaceError
 from facelib.export.layer_errors import LayerError, layer_errors, worst
 from facelib.export.optimize import optimize
 from facelib.export.parity import row_cosines

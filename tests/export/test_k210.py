@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tflite_test
-from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import draw_listed
+from facelib.errors import FaceError
 from facelib.export.k210.rules import check_ops, kpu_bytes
 from facelib.export.tflite import Wanted
 from facelib.export.tflite import convert as graph_to_tflite

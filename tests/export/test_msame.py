@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
 from facelib.data.verification.bins import write_bin
+from facelib.errors import FaceError
 from facelib.export.om.msame import find_results, read_embeddings, read_timing
 from tests.helpers.ascend_road import load_script
 

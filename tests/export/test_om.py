@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import pb_test
-from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import load_bin, write_bin
+from facelib.errors import FaceError
 from facelib.export.om import om_eval, pb_2_om
 from facelib.sidecar import read_sidecar
 from tests.helpers.ascend_road import ROOT, hide_tools, load_script, put_on_path, save_small_net

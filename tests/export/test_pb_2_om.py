@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow")
 
 import tensorflow as tf
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.export.om import pb_2_om
 from facelib.export.om.ascend_ops import KNOWN_OPS, find_unknown_ops
 from facelib.export.om.graph_rules import asks_shapes, fix_shapes

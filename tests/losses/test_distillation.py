@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib.cli import FaceError
 from facelib.data.data_dir import open_records
 from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.errors import FaceError
 from facelib.losses.distillation import Distiller
 from facelib.sidecar import Io
 from facelib.training import teacher as teacher_module

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.losses import compile_ops, native_softmax
 from facelib.losses.blockwise_softmax import own_and_others
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backbones import application
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.export.optimize import optimize
 from facelib.export.parity import parity_faces, row_cosines
 from facelib.models.backbone_names import APPLICATIONS

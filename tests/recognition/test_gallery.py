@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.thresholds import Calibrated
 from facelib.files import sha256_of
 from facelib.recognition.decision import Decision

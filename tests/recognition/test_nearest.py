@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.recognition.nearest import Nearest
 
 

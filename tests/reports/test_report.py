@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import report as script
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.reports import run_page
 from facelib.reports.artefact_table import format_far, stage_rows
 from facelib.reports.read_run import Run, read_metrics, read_run

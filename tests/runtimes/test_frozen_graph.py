@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.runtimes.frozen_graph import check_names, freeze, load_graph, open_frozen, open_graph, save_graph
 
 tf = pytest.importorskip("tensorflow")

@@ -24,8 +24,9 @@ from facelib.alignment.align import align_face
 from facelib.alignment.align_folders import NO_FACE, SKIPPED, align_folders
 from facelib.alignment.detect import Face
 from facelib.alignment.photo_folders import PhotoFolder, crop_names, find_photos
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.synthetic.faces import toy_face
+from facelib.errors import FaceError
 from facelib.images import read_size
 from facelib.sidecar import TEMPLATE_112, Io
 

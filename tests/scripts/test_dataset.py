@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 import dataset
 from dataset import TrainingData, block_order, random_flip, record_keys, record_order
-from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.data_dir import open_records
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
 from facelib.data.record_reader import INDEX_DTYPE, Records
 from facelib.data.synthetic.faces import toy_face
 from facelib.data.tfrecord import encode_image_example, frame
+from facelib.errors import FaceError
 
 SIZE = (16, 16)
 NUM_CLASSES, IMAGES_EACH = 60, 30

@@ -21,8 +21,8 @@ pytest.importorskip("tensorflow")
 import h5_2_pb
 import import_onnx
 import pb_2_tflite
-from facelib.cli import FaceError
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.errors import FaceError
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.export import optimize
 from facelib.files import write_json

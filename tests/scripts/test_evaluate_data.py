@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import evaluate_data
-from facelib.cli import FaceError
 from facelib.data.verification.bins import load_bin, write_bin
 from facelib.embedder import RuntimeEmbedder
+from facelib.errors import FaceError
 from facelib.evaluation.embed_images import embed_images
 from facelib.evaluation.metrics import pair_distances
 from facelib.evaluation.verification_sets import find_sets

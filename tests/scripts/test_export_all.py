@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import export_all
-from facelib.cli import FaceError
 from facelib.data.readers.calibration_crops import fingerprint_of, load_crops
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.verification.bins import write_bin
+from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
 from facelib.export import optimize
 from facelib.files import sha256_of, write_json

@@ -17,7 +17,7 @@ pytest.importorskip("tensorflow")
 import onnxruntime
 
 import import_onnx
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.models.onnx_import.reader import load_onnx
 from facelib.models.onnx_import.rewrites import flatten_slopes
 from facelib.models.onnx_import.steps import list_steps

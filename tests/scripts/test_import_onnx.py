@@ -10,8 +10,8 @@ import cv2
 import onnx
 
 import import_onnx
-from facelib.cli import FaceError
 from facelib.data.synthetic.faces import toy_face
+from facelib.errors import FaceError
 from facelib.export.parity import row_cosines
 from facelib.models.onnx_import.reader import load_onnx
 from facelib.models.onnx_import.steps import list_steps

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import launch
-from facelib.cli import FaceError
 from facelib.distributed import joined_log
 from facelib.distributed.cluster import split_address
+from facelib.errors import FaceError
 from tests.helpers.launched import ROOT, SOON, environment, starting
 
 HOSTS = ("--hosts", "a,b", "--host-index", "1", "--port", "23456")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 import pb_2_onnx
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.export.onnx import graph_to_onnx
 from facelib.export.optimize import optimize
 from facelib.models.backbone_names import BACKBONES

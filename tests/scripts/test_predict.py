@@ -15,7 +15,7 @@ from PIL import Image
 
 import predict
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError, decode_photo
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.recognition.nearest import Nearest
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.sidecar import Io, write_sidecar

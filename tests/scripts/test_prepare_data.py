@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 import prepare_data
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.conversion.job import convert, select
 from facelib.data.data_dir import open_records
 from facelib.data.readers.mxnet_rec import face_payloads, pack, write_rec
 from facelib.data.readers.sources import open_source
-from facelib.data.tfrecord import BadRecord, encode_example, frame
+from facelib.data.tfrecord import encode_example, frame
 from facelib.data.verification.bins import write_bin
+from facelib.errors import BadRecord, FaceError
 from facelib.images import read_size
 
 ROOT = Path(__file__).parents[2]

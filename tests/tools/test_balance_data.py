@@ -2,14 +2,14 @@
 
 import json
 
+import balance_data
 import cv2
 import numpy as np
 import pytest
 
-import balance_data
-from facelib.cli import FaceError
 from facelib.data.curation.balancing import KEPT, NOISY, OPENED, SALTED, balance, change_image
 from facelib.data.data_dir import open_records
+from facelib.errors import FaceError
 
 SIZES = {"a20": 20, "b60": 60, "c150": 150, "d250": 250, "e400": 400, "f30": 30, "g31": 31, "h90": 90, "i91": 91,
          "j200": 200, "k201": 201, "l350": 350, "m351": 351}  # fmt: skip

@@ -3,16 +3,16 @@
 import csv
 from pathlib import Path
 
+import check_overlap
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import check_overlap
-from facelib.cli import FaceError
 from facelib.data.curation.overlap import Chance, find_hits
 from facelib.data.verification.bins import write_bin
+from facelib.errors import FaceError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 LFW, CROPS = DATA / "faces_mix" / "lfw.bin", DATA / "raw" / "expected_crops"

@@ -2,13 +2,12 @@
 
 import json
 
+import clean_data
 import cv2
 import numpy as np
 import pytest
-
-import clean_data
 from clean_data import check_sizes
-from facelib.cli import FaceError
+
 from facelib.data.curation.cleaning import (
     DROPPED,
     KEPT,
@@ -20,6 +19,7 @@ from facelib.data.curation.cleaning import (
     robust_centres,
 )
 from facelib.data.data_dir import open_records
+from facelib.errors import FaceError
 from facelib.sidecar import Io, write_sidecar
 
 

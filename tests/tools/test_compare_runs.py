@@ -7,7 +7,7 @@ import shutil
 import compare_runs as script
 import pytest
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.reports import html_comparison
 from facelib.reports.comparison import compare_runs
 from tests.helpers.simulated_runs import build_run, write_faces

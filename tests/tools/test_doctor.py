@@ -3,14 +3,14 @@
 import re
 import time
 
+import doctor
 import pytest
 
 import dataset
-import doctor
-from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.local_files import LocalFiles
 from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.errors import FaceError
 
 RECIPE = """name = "x"
 [model]

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import cv2
+import evaluate_ijb
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-import evaluate_ijb
-from facelib.cli import FaceError
 from facelib.data.synthetic.faces import toy_face
+from facelib.errors import FaceError
 from facelib.evaluation.ijb import embed
 from facelib.sidecar import TEMPLATE_112, Io, write_sidecar
 

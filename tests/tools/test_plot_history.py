@@ -7,7 +7,7 @@ import numpy as np
 import plot_history
 import pytest
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.reports.history import History, best_table, read_history
 from tests.helpers.simulated_runs import write_log
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import quantize_aware
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,11 +15,10 @@ from hypothesis import strategies as st
 import h5_2_pb
 import pb_2_onnx
 import pb_2_tflite
-import quantize_aware
-from facelib.cli import FaceError
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.faces import toy_face
 from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.errors import FaceError
 from facelib.export import optimize
 from facelib.export.parity import parity_faces, row_cosines
 from facelib.models import fake_quant

@@ -6,11 +6,11 @@ import signal
 import keras
 import numpy as np
 import pytest
-
 import swap_activation
-from facelib.cli import FaceError
+
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.errors import FaceError
 from facelib.files import sha256_of
 from facelib.models.layers import FusedBatchNorm, PixelScale, PReLU
 from facelib.models.swap_activation import swap_activations

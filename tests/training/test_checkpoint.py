@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
 ARRAYS = {

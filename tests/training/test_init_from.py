@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from face_loss_k import make_head
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.models.layers import PixelScale
 from facelib.runtimes.keras_h5 import load_head_centres, save_h5
 from facelib.training.init_from import apply_init, class_map, write_classes

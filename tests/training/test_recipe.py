@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.losses.registry import LOSSES
 from facelib.training.recipe.schema import CHOICES, DataConfig, ModelConfig, Recipe, differences, load_recipe, to_toml
 from facelib.training.recipe.stage import Stage

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from face_loss_k import make_head
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.sidecar import check_sidecar
 from facelib.training import epoch_files
 from facelib.training import trainer as trainer_module

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from facelib.data.readers.sources import Source
-from facelib.data.tfrecord import BadRecord
+from facelib.errors import BadRecord
 from facelib.images import read_size
 
 _PIECE = 64  # records that a worker reads at once

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.conversion.image_checker import ImageChecker
 from facelib.data.conversion.two_passes import Buckets, Job, fill_buckets, write_shards
 from facelib.data.data_dir import META, open_records
 from facelib.data.readers.sources import Source, open_source
 from facelib.data.shard_files import write_meta
+from facelib.errors import FaceError
 from facelib.files import read_json, write_json
 from facelib.working_folder import working_folder
 

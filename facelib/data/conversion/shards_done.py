@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from facelib.cli import FaceError
 from facelib.data.conversion.job import (
     Conversion,
     already_there,
@@ -31,6 +30,7 @@ from facelib.data.conversion.two_passes import Job, fill_buckets, write_shards
 from facelib.data.data_dir import INDEX, META
 from facelib.data.record_reader import INDEX_DTYPE, Records
 from facelib.data.shard_files import hash_index, shard_entry, write_frames, write_index, write_meta
+from facelib.errors import FaceError
 from facelib.files import read_json, require_file, write_bytes
 from facelib.working_folder import working_folder
 

@@ -4,9 +4,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from facelib.cli import FaceError
 from facelib.data.readers.sources import Source
-from facelib.data.tfrecord import BadRecord
+from facelib.errors import BadRecord, FaceError
 from facelib.working_folder import working_folder
 
 

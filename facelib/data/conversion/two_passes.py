@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from facelib.cli import FaceError
 from facelib.data.conversion.image_checker import ImageChecker
 from facelib.data.data_dir import shard_name
 from facelib.data.readers.sources import Source
 from facelib.data.record_reader import INDEX_DTYPE
 from facelib.data.shard_files import shard_entry, write_all, write_frames
-from facelib.data.tfrecord import BadRecord, map_file
+from facelib.data.tfrecord import map_file
+from facelib.errors import BadRecord, FaceError
 
 _BUFFER_BYTES = 256 << 20  # of all buckets together
 

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.readers.derived_source import DerivedSource
 from facelib.data.readers.sources import Source
-from facelib.data.tfrecord import BadRecord
+from facelib.errors import BadRecord, FaceError
 
 MOST = 350
 NOISE_DEVIATION = 10.0  # of 255

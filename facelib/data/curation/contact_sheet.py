@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import write_bytes
 
 _CAPTION_HEIGHT = 16  # pixels

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.curation.contact_sheet import contact_sheet, decode_or_blank
 from facelib.data.readers.sources import Source, open_source
-from facelib.data.tfrecord import BadRecord
 from facelib.data.verification.bins import load_bin
+from facelib.errors import BadRecord, FaceError
 from facelib.images import read_size
 
 SAMPLE = 500  # images whose headers are read

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.readers.sources import open_source
 from facelib.data.verification.bins import load_bin
+from facelib.errors import FaceError
 from facelib.recognition.photo_embeddings import Photos
 
 MIN_COMPARISONS = 10_000  # fewer say too little about chance

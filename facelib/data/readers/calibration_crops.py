@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.readers.folder_source import IMAGE_SUFFIXES
 from facelib.data.readers.sources import open_source
-from facelib.data.tfrecord import BadRecord
 from facelib.data.verification.bins import load_bin
+from facelib.errors import BadRecord, FaceError
 from facelib.files import sha256_of
 from facelib.model_input import crop_centre
 

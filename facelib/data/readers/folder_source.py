@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.class_names import Names
-from facelib.data.tfrecord import BadRecord
+from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

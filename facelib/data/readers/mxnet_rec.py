@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facelib.cli import FaceError
-from facelib.data.tfrecord import BadRecord, map_file
+from facelib.data.tfrecord import map_file
+from facelib.errors import BadRecord, FaceError
 from facelib.files import atomic_path, require_file
 
 MAGIC = 0xCED7230A

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data import tfrecord_layouts
 from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES, Records
-from facelib.data.tfrecord import FRAME_BYTES, BadRecord, decode_example, map_file, scan
+from facelib.data.tfrecord import FRAME_BYTES, decode_example, map_file, scan
 from facelib.data.tfrecord_layouts import Layout
+from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
 
 SUFFIXES = (".tfrecord", ".tfrecords", ".tfr")

@@ -9,13 +9,12 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.data_dir import is_data_dir, open_records
 from facelib.data.readers.folder_source import FolderSource, ListSource
 from facelib.data.readers.mxnet_rec import FLOAT32_EXACT, RecordFile, unpack
 from facelib.data.readers.older_tfrecords import SUFFIXES, list_tfrecords, open_older
 from facelib.data.record_reader import Records
-from facelib.data.tfrecord import BadRecord
+from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
 
 _SAMPLE_BYTES = 1 << 20

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.tfrecord import encode_image_example, frame
 from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import sample_pairs
+from facelib.errors import FaceError
 from facelib.files import atomic_path
 from facelib.working_folder import working_folder
 

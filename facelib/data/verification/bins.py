@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facelib.cli import FaceError
 from facelib.data.verification.bin_pickle import RefusedPickleError, load_pickle
+from facelib.errors import FaceError
 from facelib.files import require_file, write_bytes
 
 IMAGE_SIZE = (112, 112)  # height, width in pixels

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 
 
 def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import require_file
 
 Shot = tuple[str, int]  # name, number of the image

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from facelib.alignment.align import align_face
 from facelib.alignment.photos import decode_photo
-from facelib.cli import FaceError
 from facelib.embedder import Embedder
+from facelib.errors import FaceError
 from facelib.evaluation.ijb.files import IjbFaces
 from facelib.unit_vectors import check_norms
 

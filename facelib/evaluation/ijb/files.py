@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import require_file
 
 PROTOCOLS = ("1:1", "1:N")

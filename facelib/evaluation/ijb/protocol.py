@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.evaluation.identification import Identification, identify
 from facelib.evaluation.ijb.files import IjbFaces
 from facelib.evaluation.intervals import wilson_interval

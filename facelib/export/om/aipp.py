@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.sidecar import PIXEL_SCALINGS, Io
 

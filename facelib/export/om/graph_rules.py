@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import constant_node, fold_constants, with_nodes
 from facelib.runtimes.frozen_graph import MAX_LISTED, node_of, prune
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import require_file
 
 LOG_NAME = "msame.log"

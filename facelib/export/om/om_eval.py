@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.export.om.msame import LOG_NAME, MAX_NAMED, read_timing
 from facelib.files import require_file
 from facelib.sidecar import check_sidecar

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError, run_cli
+from facelib.cli import run_cli
+from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant
 from facelib.export.om.aipp import io_with_aipp, read_aipp
 from facelib.export.om.ascend_ops import find_unknown_ops

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.files import require_file, sha256_of
 
 # What exporters put around weights and shapes; worked out here where all of it is constant.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.models.onnx_import.steps import Step
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.models.onnx_import.reader import Node, find_input, read_nodes
 
 _ACTIVATIONS = ("Relu", "Clip", "PRelu", "LeakyRelu")

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from facelib.cli import FaceError
+from facelib.errors import FaceError
 from facelib.models.layers import FusedBatchNorm, PReLU
 from facelib.models.onnx_import.steps import Step, describe
 

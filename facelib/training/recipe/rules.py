@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facelib.cli import FaceError
 from facelib.data.augment_config import check_augment
+from facelib.errors import FaceError
 from facelib.losses.registry import LOSSES, resolve_options
 from facelib.training.recipe.stage import ROW_OPTIMIZERS, Stage, optimizer_of
 

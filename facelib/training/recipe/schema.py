@@ -9,8 +9,8 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from facelib.cli import FaceError
 from facelib.data.augment_config import AugmentConfig
+from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.models.backbone_names import BACKBONES
 from facelib.sidecar import IO_CHOICES
