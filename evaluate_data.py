@@ -6,12 +6,12 @@ python evaluate_data.py runs/demo/embedder.h5 --valid valid_dataset/
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import run_cli
+from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_io_flags, choose_io, run_cli
 from facelib.data.verification.bins import decode_images
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
@@ -23,11 +23,9 @@ from facelib.evaluation.results import Report, SetResult, compare, read_report, 
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
+from facelib.model_input import Io
 from facelib.runtimes.open_embedder import open_keras
-from facelib.sidecar import IO_CHOICES, Io, Sidecar, check_sidecar
-
-DEFAULT_VALID = Path("valid_dataset")
-DEFAULT_FARS = (1e-3,)
+from facelib.sidecar import check_sidecar
 
 OpenEmbedder = Callable[[Path, Io, int], Embedder]
 
@@ -213,46 +211,6 @@ def _costs(report: Report) -> str:
     return ", ".join(parts)
 
 
-def add_io_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say how to feed a model without a sidecar; `choose_io` reads them."""
-    other = parser.add_argument_group("models without a sidecar")
-    other.add_argument("--input", metavar="NAME", help="input tensor (default: input_1)")
-    other.add_argument("--output", metavar="NAME", help="output tensor (default: embeddings)")
-    add_pixel_flags(other)
-
-
-def add_pixel_flags(other) -> None:
-    """Those of `add_io_flags` that say what the pixels are like, for a parser or a group of one."""
-    other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
-    pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, or ImageNet statistics (default: raw)"
-    other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
-    other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
-    other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")
-
-
-def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
-    """How to feed the artefact: from its sidecar, else from the third-party flags; the two must not disagree."""
-    flags = {"input": "input", "output": "output", "color": "colour", "pixels": "pixels", "layout": "layout",
-             "crop": "size"}  # fmt: skip
-    given = {name: getattr(args, flag) for flag, name in flags.items() if getattr(args, flag, None) is not None}
-    if sidecar is None:
-        if not given:
-            raise FaceError(
-                f"'{args.model}' has no sidecar '{args.model.name}.json' that says how to feed it. Say it by flags: "
-                f"--color rgb|bgr --pixels {'|'.join(IO_CHOICES['pixels'])} --layout nhwc|nchw "
-                f"[--input NAME --output NAME --crop H,W]"
-            )
-        return replace(Io(), **given)
-    for name, value in given.items():
-        if getattr(sidecar.io, name) != value:
-            flag = {"colour": "color", "size": "crop"}.get(name, name)
-            raise FaceError(
-                f"--{flag} {value} contradicts the sidecar '{sidecar.path}', which says {getattr(sidecar.io, name)}. "
-                f"Leave the flag out."
-            )
-    return sidecar.io
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     return test_main(argv, open_keras, __doc__, "h5")
 
@@ -309,13 +267,6 @@ def check_test_flags(args: argparse.Namespace) -> argparse.Namespace:
 
 def _parse_pairs(text: str) -> Path | int:
     return int(text) if text.isdecimal() else Path(text)
-
-
-def _parse_crop(text: str) -> tuple[int, int]:
-    height, _, width = text.partition(",")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"H,W in pixels, such as 112,96. Received: {text}")
-    return int(height), int(width)
 
 
 def _next_command(kind: str, model: Path) -> str:

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluate_data import DEFAULT_FARS, DEFAULT_VALID
-from facelib.cli import run_cli
+from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, run_cli
 from facelib.data.readers.calibration_crops import fingerprint_of
 from facelib.data.verification.bins import find_bins
 from facelib.errors import FaceError

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evaluate_data import add_io_flags, choose_io
-from facelib.cli import run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli
 from facelib.export.freeze import freeze_file, model_call
-from facelib.export.parity import check_parity, parity_faces, parity_record
+from facelib.export.parity import check_parity, parity_faces
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, open_graph, save_graph
-from facelib.sidecar import check_sidecar, write_sidecar
+from facelib.sidecar import check_sidecar, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 

@@ -18,11 +18,12 @@ from facelib.cli import run_cli
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.parity import parity_faces
+from facelib.model_input import PIXEL_SCALINGS, Io
 from facelib.models.backbone_names import IRESNETS
 from facelib.models.onnx_import.reader import find_input, list_weight_files, load_onnx
 from facelib.models.onnx_import.rewrites import flatten_slopes, is_paired, pair_channels
 from facelib.models.onnx_import.steps import Step, describe, list_steps
-from facelib.sidecar import PIXEL_SCALINGS, Io, write_sidecar
+from facelib.sidecar import write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 MAX_DIFFERENCE = 1e-4  # of any output, relative to the largest

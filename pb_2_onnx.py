@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evaluate_data import add_io_flags, choose_io
-from facelib.cli import run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli
 from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import without_fake_quant
-from facelib.export.parity import check_parity, parity_faces, parity_record
+from facelib.export.parity import check_parity, parity_faces
 from facelib.files import require_file, write_bytes
 from facelib.model_input import to_model_input
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, check_names, input_size, load_graph, node_of, open_graph
-from facelib.sidecar import check_sidecar, write_sidecar
+from facelib.sidecar import check_sidecar, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 

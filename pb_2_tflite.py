@@ -16,19 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate_data import add_io_flags, choose_io
-from facelib.cli import run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
 from facelib.export.layer_errors import draw, layer_errors, worst
-from facelib.export.parity import check_parity, parity_faces, parity_record
+from facelib.export.parity import check_parity, parity_faces
 from facelib.export.tflite import EDGES, MODES, Wanted, convert
 from facelib.files import require_file, write_bytes
-from facelib.model_input import to_model_input
+from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import check_names, input_size, load_graph, node_of, open_graph
 from facelib.runtimes.tflite import Lite
-from facelib.sidecar import Io, check_sidecar, write_sidecar
+from facelib.sidecar import check_sidecar, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 NUM_PARITY_CROPS = 32

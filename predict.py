@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate_data import add_io_flags, choose_io
 from facelib.alignment.photos import FaceCutter
-from facelib.cli import run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli
 from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
 from facelib.files import require_file, write_bytes
+from facelib.model_input import Io
 from facelib.recognition.decision import Decision, about, decide_by
 from facelib.recognition.gallery import (
     Gallery,
@@ -36,7 +36,7 @@ from facelib.recognition.nearest import Nearest
 from facelib.recognition.photo_embeddings import class_centres, embed_photos, unit_vectors
 from facelib.recognition.verdict_picture import verdict_picture
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.sidecar import Io, check_sidecar
+from facelib.sidecar import check_sidecar
 
 MANY_CHANCE_HITS = 0.01  # a search says so when a stranger is expected to be taken for somebody more often
 

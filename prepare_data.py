@@ -81,8 +81,8 @@ def inspect(argv: list[str]) -> int:
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
     parser.add_argument("--seed", type=int, default=0, help="which faces are shown (default: %(default)s)")
     args = parser.parse_args(argv)
-    from facelib.data.curation.contact_sheet import save_png
-    from facelib.data.curation.inspection import check_sheet_path, inspect_data
+    from facelib.data.curation.contact_sheet import check_sheet_path, save_png
+    from facelib.data.curation.inspection import inspect_data
 
     check_sheet_path(args.sheet)
     result = inspect_data(args.path, args.seed)

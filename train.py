@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import TrainingData
-from evaluate_data import DEFAULT_VALID, check_sets, evaluate_sets
-from facelib.cli import run_cli
+from evaluate_data import check_sets, evaluate_sets
+from facelib.cli import DEFAULT_VALID, run_cli
 from facelib.data.conversion.job import convert
 from facelib.data.data_dir import open_records
 from facelib.data.record_reader import Records
@@ -25,10 +25,11 @@ from facelib.distributed.peer_watch import JOIN_SECONDS
 from facelib.errors import FaceError
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file
+from facelib.model_input import Io
 from facelib.models.registry import build_network
 from facelib.runtimes.open_embedder import KerasEmbedder
-from facelib.sidecar import Io, check_sidecar
-from facelib.tensorflow_settings import prepare_tensorflow
+from facelib.sidecar import check_sidecar
+from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import ModelConfig, Recipe, load_recipe, to_toml
 from facelib.training.run_dir import open_run
 from facelib.training.stop_signals import exit_code
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise FaceError(f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}.")
     cluster = find_cluster()
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
-    prepare_tensorflow(recipe)
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
     from facelib.distributed.workers import open_workers
     from facelib.training.profiling import ProfileSteps

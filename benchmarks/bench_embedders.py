@@ -32,9 +32,10 @@ from facelib.errors import FaceError
 from facelib.evaluation.results import read_report, report_path
 from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import require_file, sha256_of, write_bytes
+from facelib.model_input import Io
 from facelib.reports.artefact_table import format_markdown, format_percent
 from facelib.reports.read_run import distinct_names
-from facelib.sidecar import Io, check_sidecar, package_versions
+from facelib.sidecar import check_sidecar, package_versions
 
 SINGLES, BATCH = 10, 64  # faces one by one, and faces at once, in every round
 FAR = "0.001"

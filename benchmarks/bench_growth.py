@@ -24,12 +24,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare  # noqa: E402
-from benchmarks.machine import busy_share, machine, read_cpu, versions  # noqa: E402
-from facelib.cli import run_cli  # noqa: E402
-from facelib.errors import FaceError  # noqa: E402
-from facelib.tensorflow_settings import prepare_tensorflow  # noqa: E402
-from facelib.training.recipe.schema import Recipe  # noqa: E402
+from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare
+from benchmarks.machine import busy_share, machine, read_cpu, versions
+from facelib.cli import run_cli
+from facelib.errors import FaceError
+from facelib.tensorflow_env import set_up_tensorflow
+from facelib.training.recipe.schema import Recipe
 
 WARM_UP, JOIN_SECONDS, PATIENCE = 2, 120, 600  # steps, seconds, seconds
 REDUCTIONS = 4  # of one value a face: the own cosine, two for the sum over the others, the nearest of them
@@ -47,7 +47,7 @@ def main(argv=None) -> int:
         return 0
     if args.worker:
         return work(args)
-    prepare_tensorflow(Recipe())
+    set_up_tensorflow(Recipe().seed, Recipe().precision, Recipe().deterministic)
     before = read_cpu()
     speeds = json.loads(output_of([sys.executable, __file__, "--speeds", *flags(args)]))
     print(json.dumps({"name": "speeds", **{key: float(f"{value:.3g}") for key, value in speeds.items()}}), flush=True)
@@ -129,7 +129,7 @@ def work(args: argparse.Namespace) -> int:
     be_the_first_to_go()
     job, cluster = json.loads(args.worker), find_cluster()
     recipe = head_recipe(args.size, args.batch, job["rate"])
-    prepare_tensorflow(recipe)
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from facelib.distributed.workers import open_workers
 
     workers = open_workers(cluster, JOIN_SECONDS)
@@ -160,7 +160,7 @@ def loopback_bytes() -> int:
 
 def measure_speeds(batch_size: int, size: int) -> dict:
     """Of this machine: floating point operations a second at a head's product, bytes a second read and written."""
-    prepare_tensorflow(Recipe())
+    set_up_tensorflow(Recipe().seed, Recipe().precision, Recipe().deterministic)
     import tensorflow as tf
 
     centres, faces = tf.random.normal([100_000, size]), tf.random.normal([batch_size, size])

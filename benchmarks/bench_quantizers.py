@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from facelib.cli import run_cli
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
-from facelib.export.parity import row_cosines
 from facelib.export.tflite import Wanted, convert
+from facelib.model_input import Io
 from facelib.runtimes.frozen_graph import load_graph
 from facelib.runtimes.tflite import Lite
-from facelib.sidecar import Io
 from facelib.tensorflow_env import quiet_tensorflow
+from facelib.unit_vectors import row_cosines
 
 SHAPE = (1, 112, 112, 3)
 

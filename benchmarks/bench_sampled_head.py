@@ -26,12 +26,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare  # noqa: E402
-from benchmarks.machine import busy_share, machine, read_cpu, versions  # noqa: E402
-from facelib.cli import run_cli  # noqa: E402
-from facelib.errors import FaceError  # noqa: E402
-from facelib.tensorflow_settings import prepare_tensorflow  # noqa: E402
-from facelib.training.recipe.schema import Recipe  # noqa: E402
+from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare
+from benchmarks.machine import busy_share, machine, read_cpu, versions
+from facelib.cli import run_cli
+from facelib.errors import FaceError
+from facelib.tensorflow_env import set_up_tensorflow
+from facelib.training.recipe.schema import Recipe
 
 WARM_UP, EXACT_WARM_UP, BACKBONE = 2, 3, 100_000
 EXACT_CLASSES, EXACT_SIZE, EXACT_BATCH = 85_742, 128, 64  # MS1MV2's identities, MobileFaceNet's embedding
@@ -43,7 +43,7 @@ def main(argv=None) -> int:
     if args.measure is not None:
         print(json.dumps(measure(args, args.measure)))
         return 0
-    prepare_tensorflow(Recipe())
+    set_up_tensorflow(Recipe().seed, Recipe().precision, Recipe().deterministic)
     before = read_cpu()
     if args.exact:
         measure_exact(args.repeats)
@@ -109,7 +109,7 @@ def measure(args: argparse.Namespace, rate: float) -> dict:
     """What one process sees."""
     be_the_first_to_go()
     recipe = head_recipe(args.size, args.batch, rate)
-    prepare_tensorflow(recipe)
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from facelib.distributed.workers import ONE_WORKER
 
     step = HeadStep(recipe, args.classes, BACKBONE, ONE_WORKER)

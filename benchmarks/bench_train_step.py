@@ -21,10 +21,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from facelib.cli import run_cli  # noqa: E402
-from facelib.tensorflow_settings import prepare_tensorflow  # noqa: E402
-from facelib.training.recipe.schema import Recipe  # noqa: E402
-from facelib.training.recipe.stage import Stage  # noqa: E402
+from facelib.cli import run_cli
+from facelib.tensorflow_env import set_up_tensorflow
+from facelib.training.recipe.schema import Recipe
+from facelib.training.recipe.stage import Stage
 
 BATCH, CLASSES, WARM_UP = 64, 1000, 3
 STAGE = Stage(optimizer="sgd", learning_rate=1e-4)
@@ -34,7 +34,9 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="measured steps of each (%(default)s)")
     args = parser.parse_args(argv)
-    prepare_tensorflow(Recipe())  # the environment and precision of a real training, for both
+    set_up_tensorflow(
+        Recipe().seed, Recipe().precision, Recipe().deterministic
+    )  # the environment and precision of a real training, for both
     import keras
     import tensorflow as tf
 

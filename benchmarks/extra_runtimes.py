@@ -16,8 +16,8 @@ import numpy as np
 from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.files import require_file
+from facelib.model_input import Io
 from facelib.runtimes.open_embedder import BATCH_SIZE
-from facelib.sidecar import Io
 
 
 class OpenvinoEmbedder(RuntimeEmbedder):

@@ -1,11 +1,19 @@
-"""How every script ends: the error a user can mend, and the one place that prints it."""
+"""What every script shares: how it ends, and the flags that say how a model without a sidecar is fed."""
 
+import argparse
 import errno
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from facelib.errors import FaceError
+from facelib.model_input import IO_CHOICES, Io
+from facelib.sidecar import Sidecar
+
+DEFAULT_VALID = Path("valid_dataset")
+DEFAULT_FARS = (1e-3,)
 
 
 def run_cli(main: Callable[[], int]) -> None:
@@ -39,3 +47,50 @@ def run_cli(main: Callable[[], int]) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def add_io_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how to feed a model without a sidecar; `choose_io` reads them."""
+    other = parser.add_argument_group("models without a sidecar")
+    other.add_argument("--input", metavar="NAME", help="input tensor (default: input_1)")
+    other.add_argument("--output", metavar="NAME", help="output tensor (default: embeddings)")
+    add_pixel_flags(other)
+
+
+def add_pixel_flags(other) -> None:
+    """Those of `add_io_flags` that say what the pixels are like, for a parser or a group of one."""
+    other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
+    pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, or ImageNet statistics (default: raw)"
+    other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
+    other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
+    other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")
+
+
+def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
+    """How to feed the artefact: from its sidecar, else from the third-party flags; the two must not disagree."""
+    flags = {"input": "input", "output": "output", "color": "colour", "pixels": "pixels", "layout": "layout",
+             "crop": "size"}  # fmt: skip
+    given = {name: getattr(args, flag) for flag, name in flags.items() if getattr(args, flag, None) is not None}
+    if sidecar is None:
+        if not given:
+            raise FaceError(
+                f"'{args.model}' has no sidecar '{args.model.name}.json' that says how to feed it. Say it by flags: "
+                f"--color rgb|bgr --pixels {'|'.join(IO_CHOICES['pixels'])} --layout nhwc|nchw "
+                f"[--input NAME --output NAME --crop H,W]"
+            )
+        return replace(Io(), **given)
+    for name, value in given.items():
+        if getattr(sidecar.io, name) != value:
+            flag = {"colour": "color", "size": "crop"}.get(name, name)
+            raise FaceError(
+                f"--{flag} {value} contradicts the sidecar '{sidecar.path}', which says {getattr(sidecar.io, name)}. "
+                f"Leave the flag out."
+            )
+    return sidecar.io
+
+
+def _parse_crop(text: str) -> tuple[int, int]:
+    height, _, width = text.partition(",")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"H,W in pixels, such as 112,96. Received: {text}")
+    return int(height), int(width)

@@ -5,8 +5,7 @@ from typing import Protocol
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.model_input import to_model_input
-from facelib.sidecar import Io
+from facelib.model_input import Io, to_model_input
 
 
 class Embedder(Protocol):

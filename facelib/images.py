@@ -1,8 +1,17 @@
 """Image size from the first bytes of a JPEG or PNG, and whether its end is there: all without decoding."""
 
 import struct
+from typing import Protocol
+
+import cv2
+import numpy as np
 
 from facelib.errors import BadRecord
+
+_GREY = 128
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Images all the same: reading one says that it is neither JPEG nor PNG, and --skip-bad skips it.
+OTHER_IMAGES = (".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".heic")
 
 # Start-of-frame markers of the JPEGs that OpenCV decodes: baseline, extended, progressive (C4, C8, CC are no frames).
 _FRAMES = {0xC0, 0xC1, 0xC2}
@@ -46,3 +55,21 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     if not has_end:
         raise BadRecord("the JPEG is cut short: its end marker is missing")
     raise BadRecord("the JPEG is damaged: it has no frame header")
+
+
+def decode_or_blank(image: bytes) -> np.ndarray:
+    """Decodes JPEG or PNG bytes to uint8 [H, W, 3] RGB; a crossed-out grey square for what cannot be decoded."""
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB) if len(image) else None
+    if pixels is None:
+        pixels = np.full((112, 112, 3), _GREY, np.uint8)
+        cv2.line(pixels, (0, 0), (111, 111), (255, 0, 0), 2)
+        cv2.line(pixels, (0, 111), (111, 0), (255, 0, 0), 2)
+    return pixels
+
+
+class Photos(Protocol):
+    """Encoded images by number, as every `Source` of facelib/data/readers has them. `describe(i)` says where image i lies."""
+
+    def __len__(self) -> int: ...
+    def read(self, i: int) -> bytes: ...
+    def describe(self, i: int) -> str: ...

@@ -1,9 +1,63 @@
-"""From faces to what a runtime eats: one pure function, for every artefact."""
+"""What a model takes as input: names, size, layout, colour order and pixel scaling, and faces brought to that form."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.sidecar import PIXEL_SCALINGS, Io
+
+# What a model's own first layer, or who feeds it, makes of pixels 0..255: (x - mean) / std, one number or three (RGB).
+PIXEL_SCALINGS = {
+    "raw": (0.0, 1.0),
+    "pm1": (127.5, 128.0),  # InsightFace's mxnet nets and most mobile ones
+    "pm1_exact": (127.5, 127.5),  # arcface_torch: -1..1 with both ends
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # 255 times torchvision's
+}
+
+
+IO_CHOICES = {"layout": ("nhwc", "nchw"), "colour": ("rgb", "bgr"), "pixels": tuple(PIXEL_SCALINGS)}
+
+
+@dataclass(frozen=True)
+class Io:
+    """How to feed an artefact.
+
+    input, output: tensor names.   dtype: 'float32' or 'uint8', what the input takes.   layout: 'nhwc' | 'nchw'.
+    colour: 'rgb' | 'bgr'.   pixels: 'raw' 0..255 | 'pm1' (x - 127.5) / 128 | 'pm1_exact' (x - 127.5) / 127.5 |
+    'imagenet' (x / 255 - mean) / std.
+    size: (height, width) in pixels.   embedding_size: D, 0 when not known.
+    """
+
+    input: str = "input_1"
+    output: str = "embeddings"
+    dtype: str = "float32"
+    layout: str = "nhwc"
+    colour: str = "rgb"
+    pixels: str = "raw"
+    size: tuple[int, int] = (112, 112)
+    embedding_size: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The `io` object of a sidecar."""
+        return {**self.__dict__, "size": list(self.size)}
+
+    @classmethod
+    def from_dict(cls, value: dict, where: str) -> "Io":
+        """Reads the `io` object of a sidecar. `where` names the file in errors."""
+        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        size = known.get("size", [112, 112])
+        if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+            raise FaceError(
+                f"The sidecar '{where}' says io.size={size!r}; it is [height, width]. Make the artefact again."
+            )
+        for name, choices in IO_CHOICES.items():
+            if known.get(name, choices[0]) not in choices:
+                raise FaceError(
+                    f"The sidecar '{where}' says io.{name}={known[name]!r}; it is one of {', '.join(choices)}. "
+                    f"Make the artefact again."
+                )
+        return cls(**{**known, "size": tuple(size)})
 
 
 def to_model_input(images: np.ndarray, io: Io) -> np.ndarray:

@@ -11,62 +11,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from facelib.errors import FaceError
+from facelib.face_template import TEMPLATE_112
 from facelib.files import read_json, require_file, sha256_of, write_json
+from facelib.model_input import Io
 
-# Landmarks of the 112x112 crop, pixels (x, y): left eye, right eye, nose, left and right mouth corner.
-# Source: InsightFace, python-package/insightface/utils/face_align.py.
-TEMPLATE_112 = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "onnx", "onnxruntime")
-# What a model's own first layer, or who feeds it, makes of pixels 0..255: (x - mean) / std, one number or three (RGB).
-PIXEL_SCALINGS = {
-    "raw": (0.0, 1.0),
-    "pm1": (127.5, 128.0),  # InsightFace's mxnet nets and most mobile ones
-    "pm1_exact": (127.5, 127.5),  # arcface_torch: -1..1 with both ends
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # 255 times torchvision's
-}
-IO_CHOICES = {"layout": ("nhwc", "nchw"), "colour": ("rgb", "bgr"), "pixels": tuple(PIXEL_SCALINGS)}
-
-
-@dataclass(frozen=True)
-class Io:
-    """How to feed an artefact.
-
-    input, output: tensor names.   dtype: 'float32' or 'uint8', what the input takes.   layout: 'nhwc' | 'nchw'.
-    colour: 'rgb' | 'bgr'.   pixels: 'raw' 0..255 | 'pm1' (x - 127.5) / 128 | 'pm1_exact' (x - 127.5) / 127.5 |
-    'imagenet' (x / 255 - mean) / std.
-    size: (height, width) in pixels.   embedding_size: D, 0 when not known.
-    """
-
-    input: str = "input_1"
-    output: str = "embeddings"
-    dtype: str = "float32"
-    layout: str = "nhwc"
-    colour: str = "rgb"
-    pixels: str = "raw"
-    size: tuple[int, int] = (112, 112)
-    embedding_size: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The `io` object of a sidecar."""
-        return {**self.__dict__, "size": list(self.size)}
-
-    @classmethod
-    def from_dict(cls, value: dict, where: str) -> "Io":
-        """Reads the `io` object of a sidecar. `where` names the file in errors."""
-        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
-        size = known.get("size", [112, 112])
-        if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
-            raise FaceError(
-                f"The sidecar '{where}' says io.size={size!r}; it is [height, width]. Make the artefact again."
-            )
-        for name, choices in IO_CHOICES.items():
-            if known.get(name, choices[0]) not in choices:
-                raise FaceError(
-                    f"The sidecar '{where}' says io.{name}={known[name]!r}; it is one of {', '.join(choices)}. "
-                    f"Make the artefact again."
-                )
-        return cls(**{**known, "size": tuple(size)})
 
 
 @dataclass(frozen=True)
@@ -193,3 +145,8 @@ def _describe_parent(parent: Path, artefact: Path) -> dict[str, Any]:
 def _tidy_argv() -> list[str]:
     """The command, its script by name alone and absolute paths by their name: a sidecar travels."""
     return [Path(word).name if i == 0 or os.path.isabs(word) else word for i, word in enumerate(sys.argv)]
+
+
+def parity_record(cosines: np.ndarray) -> dict:
+    """What a sidecar says about a parity check."""
+    return {"faces": len(cosines), "min_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}

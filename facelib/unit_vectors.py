@@ -32,3 +32,10 @@ def normalize(embeddings: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     check_norms(norms[:, 0], lambda row: f"row {row}")
     return embeddings / norms
+
+
+def row_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of each row of `a` with the same row of `b`: float [N, D] twice -> float64 [N]. Zero rows give 0."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.einsum("nd,nd->n", a, b) / np.where(norms > 0, norms, 1.0)

@@ -19,11 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluate_data import make_parser, run_test
 from facelib.cli import run_cli
 from facelib.errors import FaceError
-from facelib.export.parity import row_cosines
 from facelib.files import sha256_of
+from facelib.model_input import Io
 from facelib.runtimes.kmodel import KmodelEmbedder
 from facelib.runtimes.open_embedder import TfliteEmbedder
-from facelib.sidecar import Io, read_sidecar
+from facelib.sidecar import read_sidecar
+from facelib.unit_vectors import row_cosines
 
 NUM_PAIRS = 600
 FAR = 1e-2  # what 300 impostor pairs can show

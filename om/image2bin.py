@@ -19,13 +19,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluate_data import add_pixel_flags, choose_io
-from facelib.cli import run_cli
+from facelib.cli import add_pixel_flags, choose_io, run_cli
 from facelib.data.verification.bins import load_bin, stream_images
 from facelib.errors import FaceError
 from facelib.export.om.msame import stem_of
-from facelib.model_input import to_model_input
-from facelib.sidecar import Io, check_sidecar
+from facelib.model_input import Io, to_model_input
+from facelib.sidecar import check_sidecar
 
 CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels, 77 MB as float32
 WRITERS = 4

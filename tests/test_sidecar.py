@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from facelib.errors import FaceError
-from facelib.model_input import to_model_input
-from facelib.sidecar import Io, check_sidecar, read_sidecar, sidecar_path, write_sidecar
+from facelib.model_input import Io, to_model_input
+from facelib.sidecar import check_sidecar, read_sidecar, sidecar_path, write_sidecar
 
 NCHW = Io("data", "fc1", layout="nchw", colour="bgr", pixels="pm1", size=(112, 96), embedding_size=4)
 

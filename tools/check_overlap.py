@@ -24,17 +24,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluate_data import add_io_flags, choose_io
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError
-from facelib.cli import run_cli
-from facelib.data.curation.contact_sheet import contact_sheet, decode_or_blank, save_png
-from facelib.data.curation.inspection import check_sheet_path
+from facelib.cli import add_io_flags, choose_io, run_cli
+from facelib.data.curation.contact_sheet import check_sheet_path, contact_sheet, save_png
 from facelib.data.curation.overlap import Chance, Hits, find_hits, open_verification
 from facelib.data.readers.sources import Source, open_source
 from facelib.errors import BadRecord, FaceError
 from facelib.files import write_bytes
+from facelib.images import Photos, decode_or_blank
 from facelib.recognition.decision import Decision, about, decide_by
-from facelib.recognition.photo_embeddings import Centres, Photos, class_centres, embed_photos
+from facelib.recognition.photo_embeddings import Centres, class_centres, embed_photos
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 

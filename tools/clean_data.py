@@ -21,8 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluate_data import add_io_flags, choose_io
-from facelib.cli import run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli
 from facelib.data.conversion.image_checker import ImageChecker
 from facelib.data.conversion.job import DEFAULT_SIZE, convert_source
 from facelib.data.curation.cleaning import (
@@ -35,12 +34,12 @@ from facelib.data.curation.cleaning import (
     merged_identities,
     robust_centres,
 )
-from facelib.data.curation.contact_sheet import contact_sheet, decode_or_blank, save_png
-from facelib.data.curation.inspection import check_sheet_path
+from facelib.data.curation.contact_sheet import check_sheet_path, contact_sheet, save_png
 from facelib.data.readers.derived_source import DerivedSource
 from facelib.data.readers.sources import Source, open_source
 from facelib.errors import FaceError
 from facelib.files import read_json, require_file, sha256_of
+from facelib.images import decode_or_blank
 from facelib.recognition.photo_embeddings import embed_photos
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar

@@ -28,7 +28,7 @@ from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.errors import FaceError
 from facelib.models.registry import build_network
-from facelib.tensorflow_settings import prepare_tensorflow
+from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe, load_recipe
 
 SAMPLE = 2048  # images that are decoded and augmented again and again
@@ -186,7 +186,7 @@ def pipeline_rate(data: TrainingData, seconds: float) -> float:
 
 def step_rate(recipe: Recipe, data: TrainingData, seconds: float) -> float:
     """Images/s of the recipe's first stage, on one batch; where it has a teacher, on made-up vectors of one."""
-    prepare_tensorflow(recipe)
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from face_loss_k import make_head
     from facelib.training.stage_setup import StageParts
 

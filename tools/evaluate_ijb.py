@@ -17,8 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluate_data import add_io_flags, choose_io
-from facelib.cli import run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli
 from facelib.errors import FaceError
 from facelib.evaluation.identification import Identification
 from facelib.evaluation.ijb.embed import IjbEmbeddings, check_images, embed_faces

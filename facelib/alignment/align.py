@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from facelib.alignment.detect import Face
-from facelib.sidecar import TEMPLATE_112
+from facelib.face_template import TEMPLATE_112
 
 FACE_RULES = ("largest", "central")
 TEMPLATE_SIZE = 112  # pixels; the template scales with the crop

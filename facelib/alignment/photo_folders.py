@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from facelib.data.readers.folder_source import IMAGE_SUFFIXES, OTHER_IMAGES
 from facelib.errors import FaceError
+from facelib.images import IMAGE_SUFFIXES, OTHER_IMAGES
 
 
 @dataclass(frozen=True)

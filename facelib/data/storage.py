@@ -14,7 +14,7 @@ from pathlib import Path
 
 from facelib.errors import FaceError
 from facelib.files import atomic_path, cache_home, write_bytes
-from facelib.tensorflow_settings import import_tensorflow
+from facelib.tensorflow_env import import_tensorflow
 
 _COPIED_BYTES = 16 << 20  # at once
 _OPEN_FILES = 32  # of a thread

@@ -9,12 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from facelib.data.readers.folder_source import IMAGE_SUFFIXES, FolderSource
+from facelib.data.readers.folder_source import FolderSource
 from facelib.data.verification.bins import IMAGE_SIZE, find_bins, load_bin
 from facelib.data.verification.pair_lists import draw_listed
 from facelib.data.verification.pairs_txt import find_shot, read_pairs_txt
 from facelib.errors import FaceError
 from facelib.files import sha256_of
+from facelib.images import IMAGE_SUFFIXES
 
 _GREY = 128  # of the bars beside a letterboxed image
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from facelib.cli import run_cli
 from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import fold_batch_norms
-from facelib.export.parity import check_parity, parity_faces, parity_record
+from facelib.export.parity import check_parity, parity_faces
 from facelib.files import require_file
-from facelib.model_input import to_model_input
+from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import (
     INPUT,
     OUTPUT,
@@ -27,7 +27,7 @@ from facelib.runtimes.frozen_graph import (
     prune,
     save_graph,
 )
-from facelib.sidecar import Io, check_sidecar, write_sidecar
+from facelib.sidecar import check_sidecar, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 

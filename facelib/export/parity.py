@@ -6,6 +6,7 @@ import numpy as np
 
 from facelib.data.synthetic.faces import toy_face
 from facelib.errors import FaceError
+from facelib.unit_vectors import row_cosines
 
 SEED = 20  # any; the same faces at every stage
 NUM_FACES = 8
@@ -21,13 +22,6 @@ def parity_faces(size: tuple[int, int] = (112, 112), num_faces: int = NUM_FACES)
     noise = rng.integers(0, 256, (*size, 3), np.uint8)
     faces = [_fit(toy_face(SEED, identity, 0), size) for identity in range(num_faces - 1)]
     return np.stack([*faces, noise])
-
-
-def row_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each row of `a` with the same row of `b`: float [N, D] twice -> float64 [N]. Zero rows give 0."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.einsum("nd,nd->n", a, b) / np.where(norms > 0, norms, 1.0)
 
 
 def check_parity(
@@ -50,11 +44,6 @@ def check_parity(
             f"{int(cosines.argmin())} of {len(cosines)}. Nothing was written; test the original first."
         )
     return cosines
-
-
-def parity_record(cosines: np.ndarray) -> dict:
-    """What a sidecar says about a parity check."""
-    return {"faces": len(cosines), "min_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
 
 
 def _fit(face: np.ndarray, size: tuple[int, int]) -> np.ndarray:

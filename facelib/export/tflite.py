@@ -10,11 +10,10 @@ from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
 from facelib.export.float_depthwise import restore_depthwise
 from facelib.export.int8_graph import split_global_depthwise
-from facelib.model_input import to_model_input
+from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import node_of, open_graph
 from facelib.runtimes.layer_names import is_of, layer_of
 from facelib.runtimes.tflite_watch import Watched
-from facelib.sidecar import Io
 from facelib.tensorflow_env import quiet_stderr
 
 MODES = ("float", "fp16", "dynamic", "int8")

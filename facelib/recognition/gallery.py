@@ -15,8 +15,9 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.files import atomic_path, read_json, require_file, sha256_of, write_json
+from facelib.model_input import Io
 from facelib.recognition.decision import Decision
-from facelib.sidecar import Io, git_commit, package_versions, sidecar_path
+from facelib.sidecar import git_commit, package_versions, sidecar_path
 
 KIND, FORMAT_VERSION = "gallery", 1
 

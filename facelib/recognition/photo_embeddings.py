@@ -1,7 +1,7 @@
 """Faces -> unit vectors, as the calibration embeds them; and the mean vector of each identity of a source."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -9,17 +9,10 @@ from tqdm import tqdm
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError
 from facelib.embedder import Embedder
 from facelib.errors import BadRecord, FaceError
+from facelib.images import Photos
 from facelib.unit_vectors import check_norms
 
 CHUNK_IMAGES = 256  # cut at a time: 10 MB of pixels
-
-
-class Photos(Protocol):
-    """Encoded images by number; every `facelib.data.readers.sources.Source` is one. `describe(i)` says where image i lies."""
-
-    def __len__(self) -> int: ...
-    def read(self, i: int) -> bytes: ...
-    def describe(self, i: int) -> str: ...
 
 
 def unit_vectors(embedder: Embedder, faces: np.ndarray, flip: bool, places: Sequence[str]) -> np.ndarray:

@@ -7,11 +7,11 @@ from typing import Any
 
 import cv2
 
-from facelib.data.curation.contact_sheet import decode_or_blank
 from facelib.data.readers.folder_source import FolderSource
 from facelib.data.verification.bins import load_bin
 from facelib.errors import FaceError
 from facelib.files import sha256_of
+from facelib.images import decode_or_blank
 
 _SIDE = 112  # pixels, of the longer side
 _JPEG_QUALITY = 82

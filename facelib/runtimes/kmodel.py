@@ -19,7 +19,7 @@ from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.export.k210.rules import RAM_BYTES
 from facelib.files import require_file
-from facelib.sidecar import Io
+from facelib.model_input import Io
 
 ROOM = Path(__file__).resolve().parents[2] / "k210"
 VERSION = "1.9.0.20230322"

@@ -12,8 +12,8 @@ import numpy as np
 from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.files import require_file
+from facelib.model_input import Io
 from facelib.runtimes.kmodel import KmodelEmbedder
-from facelib.sidecar import Io
 from facelib.tensorflow_env import quiet_tensorflow
 
 BATCH_SIZE = 64

@@ -5,8 +5,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from facelib.model_input import Io
 from facelib.runtimes.keras_h5 import save_h5
-from facelib.sidecar import Io, write_sidecar
+from facelib.sidecar import write_sidecar
 from facelib.training.recipe.schema import Recipe
 
 

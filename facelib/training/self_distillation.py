@@ -18,17 +18,18 @@ from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets
-from facelib.export.parity import parity_record, row_cosines
 from facelib.files import require_file, sha256_of, write_json
+from facelib.model_input import Io
 from facelib.runtimes.open_embedder import KerasEmbedder
-from facelib.sidecar import Io, check_sidecar, read_sidecar, sidecar_path, write_sidecar
-from facelib.tensorflow_settings import prepare_tensorflow
+from facelib.sidecar import check_sidecar, parity_record, read_sidecar, sidecar_path, write_sidecar
+from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import DataConfig, ModelConfig, Recipe, load_recipe
 from facelib.training.recipe.stage import Stage
 from facelib.training.run_dir import RunDir
 from facelib.training.stop_signals import exit_code
 from facelib.training.teacher import open_teacher
+from facelib.unit_vectors import row_cosines
 
 NUM_CROPS = 256  # of DATA, to see how near the copy has come
 
@@ -88,7 +89,7 @@ def distil_copy(args: argparse.Namespace, change: Change, tools: Tools) -> int:
     tools.check_sets(sets)
     records = open_records(args.data)
     with closing(RunDir(args.out, recipe, args.data, records.fingerprint)) as run:
-        prepare_tensorflow(recipe)
+        set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
         crops, described = load_crops(args.data, NUM_CROPS, recipe.seed, io.size)
         copy, original = make_copy(args.model, change, crops)
         before = cosines_between(copy, original, crops)
@@ -114,7 +115,8 @@ def write_untrained(args: argparse.Namespace, change: Change) -> int:
     path = args.out / "embedder.h5"
     if path.exists():
         raise FaceError(f"OUT is a new folder or, with --data, a run to continue. '{path}' exists: choose another OUT.")
-    prepare_tensorflow(make_recipe(args, change))
+    recipe = make_recipe(args, change)
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     copy, _ = make_copy(args.model, change, None)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_h5(copy, path)

@@ -19,7 +19,7 @@ from facelib.data.record_reader import Records
 from facelib.data.storage import StoredPath
 from facelib.errors import FaceError
 from facelib.files import NOT_WRITABLE, read_json, require_file, sha256_of, write_json
-from facelib.sidecar import Io
+from facelib.model_input import Io
 
 CHUNK_IMAGES = 256  # 10 MB of pixels
 _KEEP_EVERY = 16  # chunks between two notes of how far the cache has come

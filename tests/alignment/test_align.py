@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from facelib.alignment.align import align_face, align_photo, choose_face, similarity_transform
 from facelib.alignment.detect import SEARCH_SIDE, Face, FaceDetector
 from facelib.data.synthetic.faces import toy_face
-from facelib.sidecar import TEMPLATE_112
+from facelib.face_template import TEMPLATE_112
 
 TEMPLATE = np.array(TEMPLATE_112)
 coordinates = st.floats(-500, 500, width=32)

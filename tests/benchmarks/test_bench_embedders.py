@@ -13,7 +13,8 @@ from facelib.data.verification.bins import write_bin
 from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
 from facelib.files import sha256_of, write_json
-from facelib.sidecar import Io, write_sidecar
+from facelib.model_input import Io
+from facelib.sidecar import write_sidecar
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from facelib.data.augment_config import PRESETS, AugmentConfig
 from facelib.data.rand_augment import OPERATIONS, rand_augment
 from facelib.data.synthetic.faces import toy_face
 from facelib.errors import FaceError
-from facelib.sidecar import TEMPLATE_112
+from facelib.face_template import TEMPLATE_112
 from facelib.training.recipe.schema import load_recipe
 
 FACE = np.ascontiguousarray(toy_face(3, 0, 0))

@@ -122,7 +122,7 @@ def test_every_flipped_byte_of_a_shard_is_noticed_and_named(copy):
         shard.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
         records = open_records(copy)
         position = int(np.flatnonzero(rows["shard"] == 1)[-1])
-        for read in (lambda: records.read(position), lambda: records.read_block(0, 10)):  # noqa: B023
+        for read in (lambda: records.read(position), lambda: records.read_block(0, 10)):
             with pytest.raises(FaceError, match=r"train-00001-of-00003\.tfrecord record \d+ \(offset"):
                 read()
 

@@ -9,7 +9,8 @@ from facelib.errors import FaceError
 from facelib.evaluation.intervals import wilson_interval
 from facelib.evaluation.metrics import Scores
 from facelib.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
-from facelib.sidecar import Io, read_sidecar, write_sidecar
+from facelib.model_input import Io
+from facelib.sidecar import read_sidecar, write_sidecar
 
 
 def draw_scores(num_impostors=20_000, seed=0):

@@ -10,7 +10,7 @@ from facelib.data.verification.bins import write_bin
 from facelib.errors import FaceError
 from facelib.evaluation.metrics import pair_distances, tar_at_far
 from facelib.evaluation.verification_sets import find_sets, letterboxed
-from facelib.sidecar import Io
+from facelib.model_input import Io
 from tests.scripts.test_evaluate_data import MeanColour, read, run_main, toy  # noqa: F401
 
 
@@ -49,7 +49,7 @@ def embed(folder, names):
     return MeanColour(None, Io(), 1).raw(np.ascontiguousarray(pixels))
 
 
-def test_a_folder_of_identities_is_measured_on_all_its_pairs(toy, people, capsys):  # noqa: F811
+def test_a_folder_of_identities_is_measured_on_all_its_pairs(toy, people, capsys):
     assert run_main(toy / "model.fake", "--valid", people, "--far", "0.01") == 0
 
     result = read(toy)["sets"]["people"]
@@ -69,7 +69,7 @@ def test_a_folder_of_identities_is_measured_on_all_its_pairs(toy, people, capsys
     assert "people: 1:N, 15 enrolled, 30 probes: rank-1" in printed and "people: FAR 0.01: same person at" in printed
 
 
-def test_a_pair_list_with_its_photos_gives_what_its_bin_gives(toy, people, tmp_path):  # noqa: F811
+def test_a_pair_list_with_its_photos_gives_what_its_bin_gives(toy, people, tmp_path):
     pairs = write_pairs_txt(people)
     run_main(toy / "model.fake", "--valid", people, "--pairs", pairs, "--far", "0.1")
     listed = read(toy)["sets"]["pairs"]
@@ -90,7 +90,7 @@ def test_a_pair_list_with_its_photos_gives_what_its_bin_gives(toy, people, tmp_p
     assert listed["hardest"]["false_accepts"][0]["images"][0].startswith("P")
 
 
-def test_photos_of_another_size_are_refused_or_letterboxed(toy, people):  # noqa: F811
+def test_photos_of_another_size_are_refused_or_letterboxed(toy, people):
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").write_bytes(face(1, (90, 90, 90), size=(60, 120)))
 
@@ -117,7 +117,7 @@ def test_an_image_that_fits_keeps_its_bytes():
     assert letterboxed(data, "x") is data
 
 
-def test_a_listed_photo_that_is_missing_is_named(toy, people):  # noqa: F811
+def test_a_listed_photo_that_is_missing_is_named(toy, people):
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").unlink()
 
@@ -127,7 +127,7 @@ def test_a_listed_photo_that_is_missing_is_named(toy, people):  # noqa: F811
         run_main(toy / "model.fake", "--valid", people / "nope", "--pairs", pairs)
 
 
-def test_a_damaged_photo_is_named(toy, people):  # noqa: F811
+def test_a_damaged_photo_is_named(toy, people):
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").write_bytes(b"no image")
 
@@ -137,7 +137,7 @@ def test_a_damaged_photo_is_named(toy, people):  # noqa: F811
         run_main(toy / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox")
 
 
-def test_the_groups_of_people_are_found_by_their_folders(toy, people, tmp_path, capsys):  # noqa: F811
+def test_the_groups_of_people_are_found_by_their_folders(toy, people, tmp_path, capsys):
     rows = [f"P{person:02d},{'low' if person < 15 else 'high'}" for person in range(30)]
     (tmp_path / "groups.csv").write_text("name,group\n" + "\n".join(rows))
 
@@ -152,7 +152,7 @@ def test_the_groups_of_people_are_found_by_their_folders(toy, people, tmp_path, 
     assert f"gap between groups: {gap:.2f} points" in printed
 
 
-def test_the_old_grid_protocol_changes_acc_and_says_so(toy):  # noqa: F811
+def test_the_old_grid_protocol_changes_acc_and_says_so(toy):
     run_main(toy / "model.fake", "--valid", toy, "--protocol", "insightface", "--far", "0.1")
 
     result = read(toy)["sets"]["toy"]
@@ -160,7 +160,7 @@ def test_the_old_grid_protocol_changes_acc_and_says_so(toy):  # noqa: F811
     assert result["acc_threshold"] * 1000 == pytest.approx(round(result["acc_threshold"] * 1000))  # mean of 10 on 0.01
 
 
-def test_the_report_names_the_set_from_its_own_folder_and_the_sidecar_gets_thresholds(toy):  # noqa: F811
+def test_the_report_names_the_set_from_its_own_folder_and_the_sidecar_gets_thresholds(toy):
     run_main(toy / "model.fake", "--valid", toy / "toy.bin")
 
     report, sidecar = read(toy), json.loads((toy / "model.fake.json").read_text())

@@ -21,10 +21,11 @@ from facelib.errors import FaceError
 from facelib.export.k210.rules import check_ops, kpu_bytes
 from facelib.export.tflite import Wanted
 from facelib.export.tflite import convert as graph_to_tflite
+from facelib.model_input import Io
 from facelib.runtimes import kmodel
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.runtimes.tflite_ops import read_ops
-from facelib.sidecar import Io, read_sidecar, write_sidecar
+from facelib.sidecar import read_sidecar, write_sidecar
 
 pytest.importorskip("tensorflow")
 from keras import layers

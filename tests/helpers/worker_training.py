@@ -21,7 +21,7 @@ from face_loss_k import make_head
 from facelib.distributed.cluster import find_cluster
 from facelib.distributed.workers import open_workers
 from facelib.models.layers import FusedBatchNorm
-from facelib.tensorflow_settings import prepare_tensorflow
+from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.stage import Stage
 from facelib.training.stop_signals import exit_code
@@ -107,7 +107,7 @@ def main():
         stage = replace(STAGE, sample_rate=options.get("sample_rate", 1.0), mixup=options.get("mixup", 0.0))
     recipe = Recipe(name="tiny", sync_batch_norm=True, stage=(stage,))
     cluster = find_cluster()
-    prepare_tensorflow(recipe)
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     workers = open_workers(cluster, 120)
     data = Data()
     interrupt = Interrupt(workers.rank, options.get("kill"), options.get("stop"))

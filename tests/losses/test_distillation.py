@@ -10,7 +10,7 @@ from facelib.data.data_dir import open_records
 from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.errors import FaceError
 from facelib.losses.distillation import Distiller
-from facelib.sidecar import Io
+from facelib.model_input import Io
 from facelib.training import teacher as teacher_module
 from facelib.training.teacher import open_teacher
 

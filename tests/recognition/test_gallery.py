@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from facelib.errors import FaceError
 from facelib.evaluation.thresholds import Calibrated
 from facelib.files import sha256_of
+from facelib.model_input import Io
 from facelib.recognition.decision import Decision
 from facelib.recognition.gallery import check_gallery_model, check_gallery_path, open_gallery, write_gallery
-from facelib.sidecar import Io
 
 DECISION = Decision(1.25, Calibrated("lfw", 3000, 1e-3, 1.25, 0.375, (1.2, 1.3), (3e-4, 3e-3), True))
 NAMES = ["Ada", "Zoë/Ωmega", 'bob\'s, "x"']

@@ -8,8 +8,8 @@ from facelib.runtimes.frozen_graph import check_names, freeze, load_graph, open_
 
 tf = pytest.importorskip("tensorflow")
 
-from facelib.export.fold_batch_norm import fold_batch_norms  # noqa: E402
-from facelib.export.optimize import optimize  # noqa: E402
+from facelib.export.fold_batch_norm import fold_batch_norms
+from facelib.export.optimize import optimize
 
 
 def random_weights(model, seed=0, spread=1.0):

@@ -27,8 +27,9 @@ from facelib.alignment.photo_folders import PhotoFolder, crop_names, find_photos
 from facelib.cli import run_cli
 from facelib.data.synthetic.faces import toy_face
 from facelib.errors import FaceError
+from facelib.face_template import TEMPLATE_112
 from facelib.images import read_size
-from facelib.sidecar import TEMPLATE_112, Io
+from facelib.model_input import Io
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

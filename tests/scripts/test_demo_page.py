@@ -26,11 +26,12 @@ from facelib.errors import FaceError
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.export import optimize
 from facelib.files import write_json
+from facelib.model_input import Io
 from facelib.recognition.decision import decide_by
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.sidecar import Io, check_sidecar, read_sidecar, write_sidecar
+from facelib.sidecar import check_sidecar, read_sidecar, write_sidecar
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "docs" / "demo"

@@ -12,11 +12,11 @@ import onnx
 import import_onnx
 from facelib.data.synthetic.faces import toy_face
 from facelib.errors import FaceError
-from facelib.export.parity import row_cosines
 from facelib.models.onnx_import.reader import load_onnx
 from facelib.models.onnx_import.steps import list_steps
 from facelib.runtimes.keras_h5 import load_model
 from facelib.sidecar import check_sidecar
+from facelib.unit_vectors import row_cosines
 from tests.helpers.onnx_writer import OnnxWriter
 
 ROOT = Path(__file__).parents[2]

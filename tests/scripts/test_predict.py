@@ -16,9 +16,10 @@ from PIL import Image
 import predict
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError, decode_photo
 from facelib.errors import FaceError
+from facelib.model_input import Io
 from facelib.recognition.nearest import Nearest
 from facelib.recognition.photo_embeddings import unit_vectors
-from facelib.sidecar import Io, write_sidecar
+from facelib.sidecar import write_sidecar
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -325,7 +325,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path, moment
 def test_two_conversions_to_one_place_do_not_mix(tmp_path):
     make_folders(tmp_path / "faces", {"a": 2})
     code = (
-        "import time; from pathlib import Path; from facelib.working_folder import working_folder\n"
+        "import time; from pathlib import Path; from facelib.files import working_folder\n"
         f"with working_folder(Path({str(tmp_path / 'data')!r})): print('at work', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)

@@ -189,7 +189,8 @@ def test_a_given_threshold_needs_no_chance_law(toy, tmp_path, capsys):
 
 
 def test_a_calibrated_far_says_how_many_hits_chance_gives(toy, tmp_path, capsys):
-    from facelib.sidecar import Io, write_sidecar
+    from facelib.model_input import Io
+    from facelib.sidecar import write_sidecar
 
     (tmp_path / "Y.onnx").write_bytes((toy / "X.onnx").read_bytes())
     at = {"distance": 0.1, "cosine": 0.95, "distance_ci95": [0.1, 0.2], "far_ci95": [0, 1], "vr": 1, "vr_ci95": [1, 1]}

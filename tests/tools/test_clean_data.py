@@ -20,7 +20,8 @@ from facelib.data.curation.cleaning import (
 )
 from facelib.data.data_dir import open_records
 from facelib.errors import FaceError
-from facelib.sidecar import Io, write_sidecar
+from facelib.model_input import Io
+from facelib.sidecar import write_sidecar
 
 
 def unit(x):

@@ -14,7 +14,9 @@ from sklearn.metrics import roc_auc_score
 from facelib.data.synthetic.faces import toy_face
 from facelib.errors import FaceError
 from facelib.evaluation.ijb import embed
-from facelib.sidecar import TEMPLATE_112, Io, write_sidecar
+from facelib.face_template import TEMPLATE_112
+from facelib.model_input import Io
+from facelib.sidecar import write_sidecar
 
 ROOT = Path(__file__).parents[2]
 NUM_PEOPLE, SHOTS = 6, 4  # a template of three shots (two of one video) and one of a single shot, each

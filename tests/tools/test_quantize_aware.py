@@ -20,7 +20,8 @@ from facelib.data.synthetic.faces import toy_face
 from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.errors import FaceError
 from facelib.export import optimize
-from facelib.export.parity import parity_faces, row_cosines
+from facelib.export.parity import parity_faces
+from facelib.model_input import Io
 from facelib.models import fake_quant
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.fake_quant_net import fake_quantized, observe
@@ -28,7 +29,8 @@ from facelib.runtimes.frozen_graph import load_graph
 from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.runtimes.open_embedder import OnnxEmbedder, TfliteEmbedder
 from facelib.runtimes.tflite import Lite
-from facelib.sidecar import Io, check_sidecar, write_sidecar
+from facelib.sidecar import check_sidecar, write_sidecar
+from facelib.unit_vectors import row_cosines
 from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
 from tests.runtimes.test_frozen_graph import random_weights

@@ -12,10 +12,11 @@ from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
 from facelib.errors import FaceError
 from facelib.files import sha256_of
+from facelib.model_input import Io
 from facelib.models.layers import FusedBatchNorm, PixelScale, PReLU
 from facelib.models.swap_activation import swap_activations
 from facelib.runtimes.keras_h5 import load_model, save_h5
-from facelib.sidecar import Io, check_sidecar, write_sidecar
+from facelib.sidecar import check_sidecar, write_sidecar
 from facelib.training.self_distillation import Change, make_recipe
 from mobilefacenet import mbf
 

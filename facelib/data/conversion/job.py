@@ -17,8 +17,7 @@ from facelib.data.data_dir import META, open_records
 from facelib.data.readers.sources import Source, open_source
 from facelib.data.shard_files import write_meta
 from facelib.errors import FaceError
-from facelib.files import read_json, write_json
-from facelib.working_folder import working_folder
+from facelib.files import read_json, working_folder, write_json
 
 RECORDS_PER_SHARD = 1 << 14
 DEFAULT_WORKERS = 8  # threads that read

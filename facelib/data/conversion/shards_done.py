@@ -31,8 +31,7 @@ from facelib.data.data_dir import INDEX, META
 from facelib.data.record_reader import INDEX_DTYPE, Records
 from facelib.data.shard_files import hash_index, shard_entry, write_frames, write_index, write_meta
 from facelib.errors import FaceError
-from facelib.files import read_json, require_file, write_bytes
-from facelib.working_folder import working_folder
+from facelib.files import read_json, require_file, working_folder, write_bytes
 
 PART = "part.json"
 _BLOCK = 512  # records read at once

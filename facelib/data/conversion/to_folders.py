@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from facelib.data.readers.sources import Source
 from facelib.errors import BadRecord, FaceError
-from facelib.working_folder import working_folder
+from facelib.files import working_folder
 
 
 def export_folders(source: Source, out: Path, progress: bool = True) -> int:

@@ -12,7 +12,6 @@ from facelib.files import write_bytes
 _CAPTION_HEIGHT = 16  # pixels
 _GAP = 4  # pixels
 _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.36
-_GREY = 128
 
 
 def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> np.ndarray:
@@ -47,18 +46,14 @@ def _fit(text: str, width: int) -> str:
     return text
 
 
-def decode_or_blank(image: bytes) -> np.ndarray:
-    """Decodes JPEG or PNG bytes to uint8 [H, W, 3] RGB; a crossed-out grey square for what cannot be decoded."""
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB) if len(image) else None
-    if pixels is None:
-        pixels = np.full((112, 112, 3), _GREY, np.uint8)
-        cv2.line(pixels, (0, 0), (111, 111), (255, 0, 0), 2)
-        cv2.line(pixels, (0, 111), (111, 0), (255, 0, 0), 2)
-    return pixels
-
-
 def save_png(path: Path, image: np.ndarray) -> None:
     """Writes uint8 [H, W, 3] RGB as PNG, atomically."""
     if Path(path).suffix.lower() != ".png":
         raise FaceError(f"A contact sheet is a .png. Received: '{path}'.")
     write_bytes(path, cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+
+
+def check_sheet_path(path: Path | None) -> None:
+    """Raises FaceError unless a contact sheet can be called so."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise FaceError(f"A contact sheet is a .png. Received: '{path}'.")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.data.curation.contact_sheet import contact_sheet, decode_or_blank
+from facelib.data.curation.contact_sheet import contact_sheet
 from facelib.data.readers.sources import Source, open_source
 from facelib.data.verification.bins import load_bin
-from facelib.errors import BadRecord, FaceError
-from facelib.images import read_size
+from facelib.errors import BadRecord
+from facelib.images import decode_or_blank, read_size
 
 SAMPLE = 500  # images whose headers are read
 _SHEET_ROWS, _SHEET_COLUMNS = 8, 8
@@ -120,9 +120,3 @@ def _describe_encodings(images: list[bytes | BadRecord], places: list[str]) -> s
     if sizes:
         text += f"; {np.mean(sizes) / 1024:.1f} KiB each"
     return text + (f"; {len(bad)} bad, the first {bad[0]}" if bad else "")
-
-
-def check_sheet_path(path: Path | None) -> None:
-    """Raises FaceError unless a contact sheet can be called so."""
-    if path is not None and path.suffix.lower() != ".png":
-        raise FaceError(f"A contact sheet is a .png. Received: '{path}'.")

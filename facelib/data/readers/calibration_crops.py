@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.data.readers.folder_source import IMAGE_SUFFIXES
 from facelib.data.readers.sources import open_source
 from facelib.data.verification.bins import load_bin
 from facelib.errors import BadRecord, FaceError
 from facelib.files import sha256_of
+from facelib.images import IMAGE_SUFFIXES
 from facelib.model_input import crop_centre
 
 

@@ -13,10 +13,7 @@ import numpy as np
 from facelib.data.class_names import Names
 from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# Images all the same: reading one says that it is neither JPEG nor PNG, and --skip-bad skips it.
-OTHER_IMAGES = (".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".heic")
+from facelib.images import IMAGE_SUFFIXES, OTHER_IMAGES
 
 
 def _read_image_file(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from facelib.sidecar import TEMPLATE_112
+from facelib.face_template import TEMPLATE_112
 
 if TYPE_CHECKING:
     from facelib.data.synthetic.faces import Identity, Shot

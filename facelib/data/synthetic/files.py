@@ -21,8 +21,7 @@ from facelib.data.tfrecord import encode_image_example, frame
 from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import sample_pairs
 from facelib.errors import FaceError
-from facelib.files import atomic_path
-from facelib.working_folder import working_folder
+from facelib.files import atomic_path, working_folder
 
 HELD_OUT_IDENTITY = 1_000_000  # the first identity of verification sets: no training set comes near it
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.files import require_file
-from facelib.sidecar import PIXEL_SCALINGS, Io
+from facelib.model_input import PIXEL_SCALINGS, Io
 
 _SETTING = re.compile(r"^\s*(\w+)\s*:\s*\"?([\w.+-]+)\"?\s*$", re.MULTILINE)
 _NEUTRAL = {"mean_chn": 0.0, "min_chn": 0.0, "var_reci_chn": 1.0}

@@ -23,7 +23,7 @@ from facelib.export.om.ascend_ops import find_unknown_ops
 from facelib.export.om.graph_rules import asks_shapes, fix_shapes, input_shape
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import require_file
-from facelib.model_input import to_model_input
+from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import (
     INPUT,
     MAX_LISTED,
@@ -35,7 +35,7 @@ from facelib.runtimes.frozen_graph import (
     prune,
     save_graph,
 )
-from facelib.sidecar import Io, check_sidecar, write_sidecar
+from facelib.sidecar import check_sidecar, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 # Source: CANN manual, ATC, --precision_mode and --op_select_implmode.

@@ -12,8 +12,8 @@ from pathlib import Path
 from facelib.data.augment_config import AugmentConfig
 from facelib.errors import FaceError
 from facelib.files import require_file
+from facelib.model_input import IO_CHOICES
 from facelib.models.backbone_names import BACKBONES
-from facelib.sidecar import IO_CHOICES
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.stage import Stage
 
@@ -64,7 +64,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TeacherIo:
-    """How a teacher without a sidecar is fed, as the flags of the test scripts say; see `facelib.sidecar.Io`."""
+    """How a teacher without a sidecar is fed, as the flags of the test scripts say; see `facelib.model_input.Io`."""
 
     input: str = "input_1"
     output: str = "embeddings"
