@@ -13,22 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-import simplejpeg
 
-from facelib.data.augment import make_augment
-from facelib.data.data_dir import open_records
-from facelib.data.permutation import scattered_permutation
+from facelib.data import sampling
+from facelib.data.augment import make_augment, random_flip
+from facelib.data.random_keys import record_keys
+from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
-from facelib.data.sampling import pk_order
+from facelib.data.sampling import block_order, pk_order, record_order
 from facelib.errors import FaceError
+from facelib.images import decode_image
 from facelib.training.recipe.schema import Recipe
-
-BLOCK_RECORDS = 128  # one read of about 0.6 MB
-POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs
-SCATTERED_RECORDS = 1 << 24  # above it a plain shuffle takes too long; below, it must give the orders it always gave
-_ORDER = 0x0DE2  # keeps this generator apart from prepare_data's, whose equal draws would undo its shuffle
 
 Augment = Callable[[np.ndarray, int], np.ndarray]
 
@@ -47,68 +42,6 @@ class Batch:
     epoch: int
     step: int
     keys: np.ndarray
-
-
-def record_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
-    """The epoch's order: a permutation of all records, uint32 [num_records], a function of its arguments alone."""
-    rng = np.random.default_rng([_ORDER, seed, epoch])
-    if num_records > SCATTERED_RECORDS:
-        return scattered_permutation(num_records, rng)
-    order = np.arange(num_records, dtype=np.uint32)
-    rng.shuffle(order)
-    return order
-
-
-def block_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
-    """As `record_order`, for slow disks: blocks of records are permuted, and records only within a pool of blocks.
-
-    Records already lie in a seeded random order, so what a block holds together is chance, not identity.
-    """
-    rng = np.random.default_rng([_ORDER, seed, epoch])
-    starts = np.arange(0, num_records, BLOCK_RECORDS)
-    rng.shuffle(starts)
-    order, filled = np.empty(num_records, np.uint32), 0
-    for start in starts.tolist():  # in place: 4 bytes a record, no copies
-        stop = min(start + BLOCK_RECORDS, num_records)
-        order[filled : filled + stop - start] = np.arange(start, stop)
-        filled += stop - start
-    for first in range(0, num_records, POOL_RECORDS):
-        rng.shuffle(order[first : first + POOL_RECORDS])
-    return order
-
-
-def record_keys(record_idx: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """One random uint64 for each record of an epoch, from which its augmentation follows. `[B]` -> `[B]`.
-
-    SplitMix64's finaliser over a counter: Steele et al., https://doi.org/10.1145/2714064.2660195, figure 19.
-    """
-    mask = 2**64 - 1
-    base = np.uint64((seed * 0x9E3779B97F4A7C15 + epoch * 0xD1342543DE82EF95) & mask)
-    z = (record_idx.astype(np.uint64) + base) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-def random_flip(image: np.ndarray, key: int) -> np.ndarray:
-    """Mirrors left and right when the key's top bit is set. uint8 [H, W, 3] -> same."""
-    return cv2.flip(image, 1) if key >> 63 else image
-
-
-def decode_image(image: bytes | np.ndarray, buffer: np.ndarray) -> np.ndarray | None:
-    """JPEG or PNG bytes -> uint8 [H, W, 3], RGB, written into `buffer` where it fits; None when they cannot be decoded.
-
-    JPEGs go through simplejpeg, which gives libjpeg-turbo's pixels as OpenCV does, but without a copy and at less cost
-    a call: a fifth of the time. Arrays pass through.
-    """
-    if isinstance(image, np.ndarray):
-        return image
-    if image[:2] == b"\xff\xd8":
-        try:
-            return simplejpeg.decode_jpeg(image, "RGB", buffer=buffer, strict=False)
-        except ValueError:  # another size than the buffer's, or not decodable: OpenCV tells which
-            pass
-    return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 class TrainingData:
@@ -294,15 +227,15 @@ class _Pools:
         They and the next one stand in the executor's queue before the batch does, so a thread that waits for one waits
         for another thread, never for itself. A pool lives as long as a batch holds it.
         """
-        pools = range(first // POOL_RECORDS, (last - 1) // POOL_RECORDS + 1)
-        ahead = range(pools.start, min(pools.stop + 1, -(-len(order) // POOL_RECORDS)))
+        pools = range(first // sampling.POOL_RECORDS, (last - 1) // sampling.POOL_RECORDS + 1)
+        ahead = range(pools.start, min(pools.stop + 1, -(-len(order) // sampling.POOL_RECORDS)))
         known = self._futures
         self._futures = {(epoch, k): known.get((epoch, k)) or self._begin(order, k) for k in ahead}
         return [self._futures[epoch, k] for k in pools]
 
     def _begin(self, order: np.ndarray, number: int) -> Future:
         """Submits the reading of what this worker's parts of all batches take from the pool."""
-        start, stop = number * POOL_RECORDS, min((number + 1) * POOL_RECORDS, len(order))
+        start, stop = number * sampling.POOL_RECORDS, min((number + 1) * sampling.POOL_RECORDS, len(order))
         steps = range(self._step_of(start), self._step_of(stop - 1) + 1)
         parts = [self.data.part(step) for step in steps]
         wanted = [order[max(first, start) : min(last, stop)] for first, last in parts if first < stop and last > start]
@@ -313,7 +246,7 @@ class _Pools:
 
     def _load(self, wanted: np.ndarray) -> dict:
         wanted, loaded = np.sort(wanted), {}
-        cuts = np.flatnonzero(np.diff(wanted // BLOCK_RECORDS)) + 1
+        cuts = np.flatnonzero(np.diff(wanted // sampling.BLOCK_RECORDS)) + 1
         for block in np.split(wanted, cuts):
             loaded.update(zip(block.tolist(), self.data.records.read_sorted(block), strict=True))
         return loaded

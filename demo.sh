@@ -10,9 +10,9 @@ run() { echo "\$ $*" | sed "s#$python#python#"; "$@"; echo; }
 
 if [ -z "${DATA:-}" ]; then
     out=demo_out/toy
-    [ -d $out/faces ] || run $python -m facelib.data.synthetic.files $out/faces --format folders --identities 160 --images 15
+    [ -d $out/faces ] || run $python tools/synthetic_faces.py $out/faces --format folders --identities 160 --images 15
     [ -f $out/valid/toy.bin ] || \
-        run $python -m facelib.data.synthetic.files $out/valid/toy.bin --format bin --identities 100 --images 8 --num-pairs 2400
+        run $python tools/synthetic_faces.py $out/valid/toy.bin --format bin --identities 100 --images 8 --num-pairs 2400
     DATA=$out/faces VALID=$out/valid RECIPE=${RECIPE:-recipes/toy.toml}
 fi
 if [ -z "${VALID:-}" ]; then

@@ -89,7 +89,7 @@ def most_pairs(labels, seed: int) -> int:
 
 def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
     """(encoded images [2P], is_same bool [P]), in the order of pairs.txt."""
-    from facelib.data.verification.pairs_txt import find_shot, read_pairs_txt
+    from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
     from facelib.errors import BadRecord
 
     if not folders.is_dir():

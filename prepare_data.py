@@ -55,8 +55,7 @@ def merge(argv: list[str]) -> int:
 
 def _report(done) -> None:
     """Says what a `Conversion` made, and what to type next."""
-    from facelib.data.data_dir import is_data_dir
-    from facelib.data.shard_files import BAD_RECORDS
+    from facelib.data.data_dir import BAD_RECORDS, is_data_dir
 
     for note in done.notes:
         print(f"note: {note}")

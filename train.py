@@ -16,7 +16,7 @@ from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
 from facelib.cli import DEFAULT_VALID, run_cli
 from facelib.data.conversion.job import convert
-from facelib.data.data_dir import open_records
+from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs

@@ -28,7 +28,8 @@ from benchmarks.machine import busy_share, machine, peak_memory, read_cpu, resid
 from dataset import TrainingData
 from facelib.cli import run_cli
 from facelib.data.conversion.job import RECORDS_PER_SHARD
-from facelib.data.data_dir import FORMAT_VERSION, INDEX, META, open_records, shard_name
+from facelib.data.data_dir import FORMAT_VERSION, INDEX, META, shard_name
+from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import INDEX_DTYPE
 from facelib.data.tfrecord import FRAME_BYTES
 from facelib.files import write_json

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from dataset import TrainingData
 from facelib.cli import run_cli
 from facelib.data.conversion.job import convert
-from facelib.data.data_dir import open_records
+from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.synthetic.files import ToySet, write_insightface
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from facelib.cli import run_cli
 from facelib.data.conversion.job import convert
-from facelib.data.data_dir import open_records
+from facelib.data.readers.open_records import open_records
 
 REPEATS = 3
 BLOCK = 256  # records

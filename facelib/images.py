@@ -5,6 +5,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from facelib.errors import BadRecord
 
@@ -73,3 +74,19 @@ class Photos(Protocol):
     def __len__(self) -> int: ...
     def read(self, i: int) -> bytes: ...
     def describe(self, i: int) -> str: ...
+
+
+def decode_image(image: bytes | np.ndarray, buffer: np.ndarray) -> np.ndarray | None:
+    """JPEG or PNG bytes -> uint8 [H, W, 3], RGB, written into `buffer` where it fits; None when they cannot be decoded.
+
+    JPEGs go through simplejpeg, which gives libjpeg-turbo's pixels as OpenCV does, but without a copy and at less cost
+    a call: a fifth of the time. Arrays pass through.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    if image[:2] == b"\xff\xd8":
+        try:
+            return simplejpeg.decode_jpeg(image, "RGB", buffer=buffer, strict=False)
+        except ValueError:  # another size than the buffer's, or not decodable: OpenCV tells which
+            pass
+    return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)

@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import run_cli
-from facelib.data.conversion.image_checker import ImageChecker
 from facelib.data.conversion.job import DEFAULT_SIZE, convert_source
+from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.balancing import balance
 from facelib.data.readers.sources import open_source
 from facelib.errors import FaceError

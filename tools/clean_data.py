@@ -22,8 +22,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import add_io_flags, choose_io, run_cli
-from facelib.data.conversion.image_checker import ImageChecker
 from facelib.data.conversion.job import DEFAULT_SIZE, convert_source
+from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.cleaning import (
     DROPPED,
     KEPT,
@@ -35,8 +35,7 @@ from facelib.data.curation.cleaning import (
     robust_centres,
 )
 from facelib.data.curation.contact_sheet import check_sheet_path, contact_sheet, save_png
-from facelib.data.readers.derived_source import DerivedSource
-from facelib.data.readers.sources import Source, open_source
+from facelib.data.readers.sources import DerivedSource, Source, open_source
 from facelib.errors import FaceError
 from facelib.files import read_json, require_file, sha256_of
 from facelib.images import decode_or_blank

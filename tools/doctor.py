@@ -21,12 +21,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataset import BLOCK_RECORDS, TrainingData, decode_image
+from dataset import TrainingData
 from facelib.cli import run_cli
-from facelib.data.data_dir import open_records
+from facelib.data import sampling
+from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.errors import FaceError
+from facelib.images import decode_image
 from facelib.models.registry import build_network
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe, load_recipe
@@ -135,8 +137,8 @@ def reader(records: Records, order: np.ndarray, shuffle: str) -> Callable[[int, 
         return PIECE
 
     def in_blocks(k: int, thread: int) -> int:
-        start = int(order[k * PIECE % len(order)]) // BLOCK_RECORDS * BLOCK_RECORDS
-        return len(records.read_block(start, start + BLOCK_RECORDS))
+        start = int(order[k * PIECE % len(order)]) // sampling.BLOCK_RECORDS * sampling.BLOCK_RECORDS
+        return len(records.read_block(start, start + sampling.BLOCK_RECORDS))
 
     return in_blocks if shuffle == "blocks" else one_by_one
 

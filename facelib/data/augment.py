@@ -10,6 +10,7 @@ import numpy as np
 
 from facelib.data.augment_config import AugmentConfig
 from facelib.data.rand_augment import rand_augment
+from facelib.data.random_keys import Draws
 
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma of R, G, B
 # Outline of a mask on the 112x112 template, pixels (x, y): nose bridge, cheeks, chin. The eyes lie at y = 52.
@@ -17,34 +18,11 @@ MASK_OUTLINE = np.array([[56, 62], [78, 70], [84, 88], [72, 106], [56, 111], [40
 MASK_COLOURS = ((120, 170, 200), (235, 235, 235), (30, 30, 35), (150, 190, 160))  # RGB: surgical, white, black, green
 
 
-class Draws:
-    """Random numbers that follow from a 64-bit key alone: SplitMix64, a hundredth of the cost of a NumPy generator.
-
-    Steele et al., https://doi.org/10.1145/2714064.2660195, figure 17.
-    """
-
-    def __init__(self, key: int):
-        self.state = key
-
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """From [low, high)."""
-        mask = 0xFFFFFFFFFFFFFFFF
-        self.state = (self.state + 0x9E3779B97F4A7C15) & mask
-        z = self.state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        return low + (high - low) * ((z ^ (z >> 31)) >> 11) * 2.0**-53
-
-    def integer(self, low: int, high: int) -> int:
-        """From low to high, both included."""
-        return low + int(self.uniform() * (high - low + 1))
-
-
 def make_augment(config: AugmentConfig, flip: bool) -> Callable[[np.ndarray, int], np.ndarray] | None:
     """The function that a recipe's [data] table asks for; None when it asks for nothing.
 
     It takes uint8 [H, W, 3], RGB, and a uint64 key, and returns the same shape; the image given is not changed. The
-    mirroring is the key's top bit, as `dataset.random_flip` has it, whatever else is done.
+    mirroring is the key's top bit, as `facelib.data.augment.random_flip` has it, whatever else is done.
     """
     config = config.resolved()
     steps = [step for name, step in _STEPS if getattr(config, name)]
@@ -161,3 +139,8 @@ _STEPS = (
     ("crop", _crop), ("color", _color), ("gray", _gray), ("rand_augment", _rand_augment), ("downsample", _downsample),
     ("blur", _blur), ("jpeg", _jpeg), ("mask", _mask), ("cutout", _cutout),
 )  # fmt: skip
+
+
+def random_flip(image: np.ndarray, key: int) -> np.ndarray:
+    """Mirrors left and right when the key's top bit is set. uint8 [H, W, 3] -> same."""
+    return cv2.flip(image, 1) if key >> 63 else image

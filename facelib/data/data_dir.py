@@ -8,25 +8,27 @@ Opening reads the index once, for its hash, with 1 MiB of memory.
 """
 
 import hashlib
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from facelib.data.class_names import Names
-from facelib.data.local_files import LocalFiles
-from facelib.data.readers.older_tfrecords import open_older
-from facelib.data.record_reader import INDEX_DTYPE, Records
-from facelib.data.storage import StoredFiles, StoredPath, copy_to_cache, data_path
+from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES, Records
+from facelib.data.storage import LocalFiles, StoredFiles, StoredPath
+from facelib.data.tfrecord import FRAME_BYTES, encode_image_example, frame
 from facelib.errors import FaceError
-from facelib.files import read_json, require_file
+from facelib.files import read_json, require_file, write_json
+
+_HASHED_BYTES = 1 << 20  # of the index at once
+
+BAD_RECORDS = "bad_records.txt"
+_CHUNK = 512  # records written at once
+_OVERHEAD_BYTES = 80  # at most, that a record is longer than its image
 
 FORMAT_VERSION = 1
 META, INDEX = "meta.json", "index.npy"
-_HASHED_BYTES = 1 << 20  # of the index at once
-
-
-class _WrongIndex(FaceError):
-    """An index that is damaged, or another data directory's."""
 
 
 def shard_name(shard: int, num_shards: int) -> str:
@@ -39,35 +41,91 @@ def is_data_dir(path: Path) -> bool:
     return (Path(path) / META).is_file()
 
 
-def open_records(path: Path | StoredPath) -> Records:
-    """Opens a data directory, also one in object storage, an older TFRecord file, a folder of them, or the index text
-    file of a TFace set.
+def write_frames(path: Path, images: Iterable[bytes], labels: list[int], num_bytes: int, bar):
+    """Writes images as the records of a shard; returns (its index rows, of shard 0; its SHA-256).
 
-    A data directory opens at once. Older TFRecords have no index, so every record is walked: about 34,000 a second.
-
-    Raises:
-        FaceError: nothing there, cut short, or sizes and hashes that disagree with meta.json.
+    Args:
+        num_bytes: of all images, at least.
     """
-    path = data_path(path)
-    if isinstance(path, StoredPath):
-        return _open_stored(path)
-    if is_data_dir(path):
-        return _open_data_dir(path, path)
-    if not path.exists():
-        raise FaceError(f"No training data at '{path}'. Make them with: python prepare_data.py SOURCE {path}")
-    return open_older(path)
+    if num_bytes + len(labels) * _OVERHEAD_BYTES > MAX_SHARD_BYTES:
+        raise FaceError(f"A shard stays below 4 GiB. '{path.name}' would have {num_bytes:,} bytes: use more --shards.")
+    rows = np.zeros(len(labels), INDEX_DTYPE)
+    rows["label"] = labels
+    digest, sizes, images = hashlib.sha256(), [], iter(images)
+    with open(path, "wb", buffering=0) as file:
+        for first in range(0, len(labels), _CHUNK):
+            part = labels[first : first + _CHUNK]
+            frames = [frame(encode_image_example(image, label)) for label, image in zip(part, images, strict=False)]
+            sizes += map(len, frames)
+            joined = b"".join(frames)
+            digest.update(joined)
+            write_all(file, joined)
+            bar.update(len(part))
+        _sync(file)
+    sizes = np.array(sizes, np.int64)
+    rows["length"] = sizes - FRAME_BYTES
+    rows["offset"] = np.cumsum(sizes) - sizes
+    return rows, digest.hexdigest()
 
 
-def _open_stored(path: StoredPath) -> Records:
-    folder = copy_to_cache(path, META, INDEX)
+def shard_entry(path: Path, num_records: int, digest: str) -> dict:
+    """What meta.json says of a shard."""
+    return {"name": path.name, "bytes": path.stat().st_size, "records": num_records, "sha256": digest}
+
+
+def write_meta(folder: Path, index, shards: list[dict], bad: list[str], class_names, image_size, made_from) -> None:
+    """Writes the index, the list of bad records and meta.json."""
+    write_index(folder / INDEX, index)
+    if bad:
+        (folder / BAD_RECORDS).write_text("\n".join(bad) + "\n", errors="surrogateescape")
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "num_images": len(index),
+        "num_classes": len(class_names),
+        "image_size": list(image_size),
+        "seed": made_from["options"]["seed"],
+        "num_bad": len(bad),
+        "source": made_from,
+        "index": {"name": INDEX, "sha256": hash_index(index)},
+        "shards": shards,
+        "class_names": class_names,
+    }
+    write_json(folder / META, meta)
+
+
+def write_index(path: Path, index: np.ndarray) -> None:
+    """Writes INDEX_DTYPE [N] so that it is on the disk."""
+    with open(path, "wb") as file:
+        np.save(file, index)
+        _sync(file)
+
+
+def hash_index(index: np.ndarray) -> str:
+    """SHA-256 of the rows."""
+    return hashlib.sha256(index.view(np.uint8)).hexdigest()
+
+
+def write_all(file, data: bytes) -> None:
+    """Unbuffered write: a full disk is an error here, with the file's name, and not at some later close."""
+    view = memoryview(data)
     try:
-        return _open_data_dir(folder, path)
-    except _WrongIndex:  # damaged here, or copied while someone wrote it there
-        (folder / INDEX).unlink(missing_ok=True)
-        return _open_data_dir(copy_to_cache(path, META, INDEX), path)
+        while view:
+            view = view[file.write(view) :]
+    except OSError as error:
+        error.filename = error.filename or file.name
+        raise
 
 
-def _open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
+def _sync(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class WrongIndexError(FaceError):
+    """An index that is damaged, or another data directory's."""
+
+
+def open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
     """`folder` has meta.json and the index of the data directory `path`."""
     meta = read_json(folder / META, "data directory's meta.json")
     if meta.get("format_version") != FORMAT_VERSION:
@@ -89,7 +147,7 @@ def _open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
             raise FaceError(f"Shard '{file}' must have {size} bytes, as meta.json says. {received}. {again}")
     index, digest = _open_index(folder / INDEX, again)
     if len(index) != count or digest.hexdigest() != sha:
-        raise _WrongIndex(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
+        raise WrongIndexError(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
     return Records(path, files, index, names, meta=meta, index_digest=digest, reader=reader)
 
 
@@ -98,9 +156,9 @@ def _open_index(path: Path, again: str):
     try:
         index = np.load(require_file(path, "index of a data directory"), mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise _WrongIndex(f"'{path}' is no index of a data directory: {error}. {again}") from error
+        raise WrongIndexError(f"'{path}' is no index of a data directory: {error}. {again}") from error
     if index.dtype != INDEX_DTYPE or index.ndim != 1:
-        raise _WrongIndex(f"'{path}' is no index of a data directory: it holds {index.dtype}. {again}")
+        raise WrongIndexError(f"'{path}' is no index of a data directory: it holds {index.dtype}. {again}")
     digest, buffer = hashlib.sha256(), bytearray(_HASHED_BYTES)
     with open(path, "rb") as file:  # not through the map: what it touches counts as our memory
         file.seek(index.offset)

@@ -3,16 +3,13 @@
 Strength M is out of 30, as there. Ranges at 30 are those of its table; the sign of a turn, a shear or a move is drawn.
 """
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
-if TYPE_CHECKING:
-    from facelib.data.augment import Draws
+from facelib.data.random_keys import Draws
 
 
-def rand_augment(image: np.ndarray, draws: "Draws", count: int, magnitude: int) -> np.ndarray:
+def rand_augment(image: np.ndarray, draws: Draws, count: int, magnitude: int) -> np.ndarray:
     """`count` operations in a row. image: uint8 [H, W, 3], RGB, not changed.   magnitude: 0 to 30."""
     for _ in range(count):
         operation = OPERATIONS[draws.integer(0, len(OPERATIONS) - 1)]

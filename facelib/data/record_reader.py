@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from facelib.data import tfrecord_layouts
-from facelib.data.local_files import LocalFiles
+from facelib.data.storage import LocalFiles
 from facelib.data.tfrecord import FRAME_BYTES, check_frame, decode_example, image_of_frame, payload_of
 from facelib.errors import BadRecord, FaceError
 

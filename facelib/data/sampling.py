@@ -7,6 +7,13 @@ import numpy as np
 
 from facelib.errors import FaceError
 
+_BUCKETS = 256  # of 42 million numbers: 660 kB each, which a core's cache holds
+_CHUNK = 1 << 17
+BLOCK_RECORDS = 128  # one read of about 0.6 MB
+POOL_RECORDS = 64 * BLOCK_RECORDS  # mixed with each other; about 40 MB of JPEGs
+SCATTERED_RECORDS = 1 << 24  # above it a plain shuffle takes too long; below, it must give the orders it always gave
+_ORDER = 0x0DE2  # keeps this generator apart from prepare_data's, whose equal draws would undo its shuffle
+
 _PK = 0x9A11  # keeps this generator apart from those of the other orders
 
 
@@ -57,3 +64,58 @@ def _occurrence(values: np.ndarray) -> np.ndarray:
     found = np.empty(len(values), np.int64)
     found[order] = np.arange(len(values)) - first
     return found
+
+
+def scattered_permutation(count: int, rng: np.random.Generator) -> np.ndarray:
+    """A uniformly random permutation of 0 .. count - 1, uint32 [count], in half the time that `rng.shuffle` takes.
+
+    Every number goes to a bucket of its own choice, in a pass that writes in sequence, and each bucket is shuffled
+    within the cache: all permutations stay equally likely, whatever sizes chance gives the buckets. Takes 5 bytes a
+    number and 2 MB.
+
+    Reference: Rao, 1961, and Sandelius, 1962; see Bacher et al., https://arxiv.org/abs/1508.03167, section 1.
+    """
+    bucket = rng.integers(0, _BUCKETS, count, np.uint8)
+    sizes = np.stack([np.bincount(bucket[k : k + _CHUNK], minlength=_BUCKETS) for k in range(0, count, _CHUNK)])
+    stops = np.cumsum(sizes.sum(axis=0))
+    starts = stops - sizes.sum(axis=0)
+    order, filled = np.empty(count, np.uint32), starts.tolist()
+    for number, row in enumerate(sizes.tolist()):
+        first, at = number * _CHUNK, 0
+        by_bucket = np.argsort(bucket[first : first + _CHUNK], kind="stable").astype(np.uint32)
+        by_bucket += np.uint32(first)
+        for k, size in enumerate(row):
+            order[filled[k] : filled[k] + size] = by_bucket[at : at + size]
+            filled[k] += size
+            at += size
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        rng.shuffle(order[start:stop])
+    return order
+
+
+def record_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
+    """The epoch's order: a permutation of all records, uint32 [num_records], a function of its arguments alone."""
+    rng = np.random.default_rng([_ORDER, seed, epoch])
+    if num_records > SCATTERED_RECORDS:
+        return scattered_permutation(num_records, rng)
+    order = np.arange(num_records, dtype=np.uint32)
+    rng.shuffle(order)
+    return order
+
+
+def block_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
+    """As `record_order`, for slow disks: blocks of records are permuted, and records only within a pool of blocks.
+
+    Records already lie in a seeded random order, so what a block holds together is chance, not identity.
+    """
+    rng = np.random.default_rng([_ORDER, seed, epoch])
+    starts = np.arange(0, num_records, BLOCK_RECORDS)
+    rng.shuffle(starts)
+    order, filled = np.empty(num_records, np.uint32), 0
+    for start in starts.tolist():  # in place: 4 bytes a record, no copies
+        stop = min(start + BLOCK_RECORDS, num_records)
+        order[filled : filled + stop - start] = np.arange(start, stop)
+        filled += stop - start
+    for first in range(0, num_records, POOL_RECORDS):
+        rng.shuffle(order[first : first + POOL_RECORDS])
+    return order

@@ -11,8 +11,7 @@ import numpy as np
 
 from facelib.data.readers.folder_source import FolderSource
 from facelib.data.verification.bins import IMAGE_SIZE, find_bins, load_bin
-from facelib.data.verification.pair_lists import draw_listed
-from facelib.data.verification.pairs_txt import find_shot, read_pairs_txt
+from facelib.data.verification.pair_lists import draw_listed, find_shot, read_pairs_txt
 from facelib.errors import FaceError
 from facelib.files import sha256_of
 from facelib.images import IMAGE_SUFFIXES

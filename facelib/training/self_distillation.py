@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from facelib.data.augment import make_augment
-from facelib.data.data_dir import open_records
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.data.readers.open_records import open_records
 from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset import random_flip
-from facelib.data.augment import MASK_OUTLINE, Draws, make_augment
+from facelib.data.augment import MASK_OUTLINE, make_augment, random_flip
 from facelib.data.augment_config import PRESETS, AugmentConfig
 from facelib.data.rand_augment import OPERATIONS, rand_augment
+from facelib.data.random_keys import Draws
 from facelib.data.synthetic.faces import toy_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112

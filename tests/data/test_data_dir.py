@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from facelib.data.conversion.job import convert
-from facelib.data.data_dir import open_records
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
+from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import open_source
 from facelib.data.record_reader import INDEX_DTYPE, Records
 from facelib.errors import FaceError

@@ -8,8 +8,8 @@ import pytest
 from facelib.data.conversion import shards_done
 from facelib.data.conversion.job import convert
 from facelib.data.conversion.shards_done import convert_part, merge
-from facelib.data.data_dir import open_records
 from facelib.data.readers.folder_source import FolderSource
+from facelib.data.readers.open_records import open_records
 from facelib.errors import FaceError
 from tests.scripts.test_prepare_data import encoded, make_folders, run
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from dataset import TrainingData
 from facelib.data import storage
 from facelib.data.conversion.job import convert
-from facelib.data.data_dir import open_records
+from facelib.data.readers.open_records import open_records
 from facelib.data.storage import StoredFiles, StoredPath, data_path
 from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.errors import FaceError

@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 import pytest
 from sklearn.metrics.pairwise import paired_distances
+from synthetic_faces import main
 
 from facelib.data.readers.mxnet_rec import RecordFile, unpack
 from facelib.data.synthetic.faces import draw_face, draw_identity, encode_jpeg, toy_face
-from facelib.data.synthetic.files import HELD_OUT_IDENTITY, ToySet, main, write_insightface, write_pairs, write_tfrecord
+from facelib.data.synthetic.files import HELD_OUT_IDENTITY, ToySet, write_insightface, write_pairs, write_tfrecord
 from facelib.data.tfrecord import decode_example, map_file, open_frame, scan
 from facelib.data.verification.bins import load_bin
 from facelib.data.verification.pair_lists import sample_pairs

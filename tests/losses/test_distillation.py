@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib.data.data_dir import open_records
+from facelib.data.readers.open_records import open_records
 from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.errors import FaceError
 from facelib.losses.distillation import Distiller

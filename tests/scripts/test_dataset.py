@@ -16,14 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dataset
-from dataset import TrainingData, block_order, random_flip, record_keys, record_order
+from dataset import TrainingData
+from facelib.data import sampling
+from facelib.data.augment import random_flip
 from facelib.data.conversion.job import convert
-from facelib.data.data_dir import open_records
+from facelib.data.random_keys import record_keys
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
+from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import INDEX_DTYPE, Records
+from facelib.data.sampling import block_order, record_order
 from facelib.data.synthetic.faces import toy_face
 from facelib.data.tfrecord import encode_image_example, frame
 from facelib.errors import FaceError
+from facelib.images import decode_image
 
 SIZE = (16, 16)
 NUM_CLASSES, IMAGES_EACH = 60, 30
@@ -33,7 +38,7 @@ NUM_IMAGES = NUM_CLASSES * IMAGES_EACH
 def scattered_order(num_records, seed, epoch):
     """The order of `record_order` as it is made above SCATTERED_RECORDS."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "SCATTERED_RECORDS", 0)
+        patch.setattr(sampling, "SCATTERED_RECORDS", 0)
         return record_order(num_records, seed, epoch)
 
 
@@ -75,8 +80,8 @@ def data_dir(tmp_path_factory):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks and pools small enough that the data directory has many: 113 blocks, the last one short, and 29 pools."""
-    monkeypatch.setattr(dataset, "BLOCK_RECORDS", 16)
-    monkeypatch.setattr(dataset, "POOL_RECORDS", 64)
+    monkeypatch.setattr(sampling, "BLOCK_RECORDS", 16)
+    monkeypatch.setattr(sampling, "POOL_RECORDS", 64)
 
 
 def open_data(path, batch_size=64, **options):
@@ -273,8 +278,8 @@ def test_the_parts_of_all_workers_are_the_batches_of_one(
     data_dir, shuffle, images_each, batch_size, count, epoch, start
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "BLOCK_RECORDS", 16)
-        patch.setattr(dataset, "POOL_RECORDS", 64)
+        patch.setattr(sampling, "BLOCK_RECORDS", 16)
+        patch.setattr(sampling, "POOL_RECORDS", 64)
         whole = open_data(data_dir, batch_size, shuffle=shuffle, seed=3)
         workers = [whole.shard(rank, count) for rank in range(count)]
         if images_each > 1:
@@ -516,6 +521,6 @@ def test_pixels_are_those_of_opencv(quality, subsampling):
     for suffix in (".jpg", ".png"):
         encoded = cv2.imencode(suffix, face, options if suffix == ".jpg" else [])[1].tobytes()
 
-        decoded = dataset.decode_image(encoded, np.empty((112, 112, 3), np.uint8))
+        decoded = decode_image(encoded, np.empty((112, 112, 3), np.uint8))
 
         np.testing.assert_array_equal(decoded, cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB))

@@ -16,8 +16,8 @@ import pytest
 import prepare_data
 from facelib.cli import run_cli
 from facelib.data.conversion.job import convert, select
-from facelib.data.data_dir import open_records
 from facelib.data.readers.mxnet_rec import face_payloads, pack, write_rec
+from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import open_source
 from facelib.data.tfrecord import encode_example, frame
 from facelib.data.verification.bins import write_bin
@@ -305,13 +305,13 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(tmp_path, monkeypatc
 def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path, moment):
     make_folders(tmp_path / "faces", {"a": 4, "b": 4})
     patch = {
-        "read": "convert.ImageChecker.__call__ = lambda *a: os.kill(os.getpid(), 9)",
-        "write": "convert_passes._write_shard = lambda *a: os.kill(os.getpid(), 9)",
+        "read": "two_passes.ImageChecker.__call__ = lambda *a: os.kill(os.getpid(), 9)",
+        "write": "two_passes._write_shard = lambda *a: os.kill(os.getpid(), 9)",
         "end": "os.rename = lambda *a: os.kill(os.getpid(), 9)",
     }[moment]
     code = (
-        f"import os; from pathlib import Path; from facelib import convert, convert_passes; {patch}; "
-        f"convert.convert(Path({str(tmp_path / 'faces')!r}), Path({str(tmp_path / 'data')!r}), progress=False)"
+        f"import os; from pathlib import Path; from facelib.data.conversion import job, two_passes; {patch}; "
+        f"job.convert(Path({str(tmp_path / 'faces')!r}), Path({str(tmp_path / 'data')!r}), progress=False)"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
 
@@ -342,8 +342,8 @@ def test_two_conversions_to_one_place_do_not_mix(tmp_path):
 def test_ctrl_c_leaves_nothing(tmp_path):
     make_folders(tmp_path / "faces", {"a": 2})
     code = (
-        "import time; from facelib import convert_passes, cli; import prepare_data\n"
-        "convert_passes._write_shard = lambda *a: print('at work', flush=True) or time.sleep(60)\n"
+        "import time; from facelib.data.conversion import two_passes; from facelib import cli; import prepare_data\n"
+        "two_passes._write_shard = lambda *a: print('at work', flush=True) or time.sleep(60)\n"
         f"cli.run_cli(lambda: prepare_data.main([{str(tmp_path / 'faces')!r}, {str(tmp_path / 'data')!r}]))"
     )
     code = (

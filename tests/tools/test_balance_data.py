@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from facelib.data.curation.balancing import KEPT, NOISY, OPENED, SALTED, balance, change_image
-from facelib.data.data_dir import open_records
+from facelib.data.readers.open_records import open_records
 from facelib.errors import FaceError
 
 SIZES = {"a20": 20, "b60": 60, "c150": 150, "d250": 250, "e400": 400, "f30": 30, "g31": 31, "h90": 90, "i91": 91,

@@ -18,7 +18,7 @@ from facelib.data.curation.cleaning import (
     merged_identities,
     robust_centres,
 )
-from facelib.data.data_dir import open_records
+from facelib.data.readers.open_records import open_records
 from facelib.errors import FaceError
 from facelib.model_input import Io
 from facelib.sidecar import write_sidecar

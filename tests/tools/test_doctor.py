@@ -7,10 +7,13 @@ import doctor
 import pytest
 
 import dataset
+from facelib.data import sampling
+from facelib.data.augment import random_flip
 from facelib.data.conversion.job import convert
-from facelib.data.local_files import LocalFiles
+from facelib.data.storage import LocalFiles
 from facelib.data.synthetic.files import ToySet, write_folders
 from facelib.errors import FaceError
+from facelib.images import decode_image
 
 RECIPE = """name = "x"
 [model]
@@ -61,13 +64,12 @@ def test_the_slow_part_of_the_input_is_named(home, monkeypatch, capsys, part, sh
     if part == "read":
         monkeypatch.setattr(LocalFiles, "read", slowed(LocalFiles.read))
     elif part == "decode":
-        monkeypatch.setattr(dataset, "decode_image", slowed(dataset.decode_image))
+        monkeypatch.setattr(dataset, "decode_image", slowed(decode_image))
         monkeypatch.setattr(doctor, "decode_image", dataset.decode_image)
     else:
-        monkeypatch.setattr(dataset, "make_augment", lambda *a: slowed(dataset.random_flip))
+        monkeypatch.setattr(dataset, "make_augment", lambda *a: slowed(random_flip))
     if (part, shuffle) == ("read", "blocks"):  # a read is of 60 records: as slow as 60 of them
-        monkeypatch.setattr(doctor, "BLOCK_RECORDS", 1)
-        monkeypatch.setattr(dataset, "BLOCK_RECORDS", 1)
+        monkeypatch.setattr(sampling, "BLOCK_RECORDS", 1)
 
     assert run(home, "--no-step", "--set", f"data.shuffle={shuffle}") == 0
     out = capsys.readouterr().out

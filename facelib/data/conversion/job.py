@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.data.conversion.image_checker import ImageChecker
-from facelib.data.conversion.two_passes import Buckets, Job, fill_buckets, write_shards
-from facelib.data.data_dir import META, open_records
+from facelib.data.conversion.two_passes import Buckets, ImageChecker, Job, fill_buckets, write_shards
+from facelib.data.data_dir import META, write_meta
+from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import Source, open_source
-from facelib.data.shard_files import write_meta
 from facelib.errors import FaceError
 from facelib.files import read_json, working_folder, write_json
 

@@ -27,9 +27,8 @@ from facelib.data.conversion.job import (
     too_small,
 )
 from facelib.data.conversion.two_passes import Job, fill_buckets, write_shards
-from facelib.data.data_dir import INDEX, META
+from facelib.data.data_dir import INDEX, META, hash_index, shard_entry, write_frames, write_index, write_meta
 from facelib.data.record_reader import INDEX_DTYPE, Records
-from facelib.data.shard_files import hash_index, shard_entry, write_frames, write_index, write_meta
 from facelib.errors import FaceError
 from facelib.files import read_json, require_file, working_folder, write_bytes
 

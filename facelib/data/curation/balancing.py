@@ -9,8 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from facelib.data.readers.derived_source import DerivedSource
-from facelib.data.readers.sources import Source
+from facelib.data.readers.sources import DerivedSource, Source
 from facelib.errors import BadRecord, FaceError
 
 MOST = 350

@@ -1,7 +1,9 @@
 """Anything that holds labelled faces -> a `Source`: count, labels, class names, and the encoded image of any record."""
 
 import hashlib
+import json
 import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -9,10 +11,11 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from facelib.data.data_dir import is_data_dir, open_records
+from facelib.data.data_dir import is_data_dir
 from facelib.data.readers.folder_source import FolderSource, ListSource
 from facelib.data.readers.mxnet_rec import FLOAT32_EXACT, RecordFile, unpack
 from facelib.data.readers.older_tfrecords import SUFFIXES, list_tfrecords, open_older
+from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
@@ -249,3 +252,40 @@ class RecordsSource:
     @cached_property
     def fingerprint(self) -> str:
         return self.records.fingerprint
+
+
+class DerivedSource:
+    """A `Source` whose record i is record `picks[i]` of another, labelled `labels[i]`.
+
+    Args:
+        picks: int64 [N], records of `source`.   labels: int64 [N], each an index of `class_names`.
+        change: (encoded image, i) -> encoded image; None for the bytes as they are.
+        what: JSON value that says how all this came about; with the source's own it is the fingerprint.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        picks: np.ndarray,
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        what: dict,
+        change: Callable[[bytes, int], bytes] | None = None,
+    ):
+        self.source, self.picks, self.labels, self.class_names = source, picks, labels, list(class_names)
+        self.kind, self.path, self.image_size = source.kind, source.path, source.image_size
+        self.notes, self.bad, self.change = list(source.notes), list(source.bad), change
+        text = json.dumps(what, sort_keys=True)
+        self.fingerprint = hashlib.sha256(f"{source.fingerprint} {text}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    def read(self, i: int) -> bytes:
+        """The encoded image of record i."""
+        image = self.source.read(int(self.picks[i]))
+        return self.change(image, i) if self.change else image
+
+    def describe(self, i: int) -> str:
+        """Where record i lies in the source."""
+        return self.source.describe(int(self.picks[i]))

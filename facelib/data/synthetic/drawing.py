@@ -4,16 +4,13 @@ Face space: pixels of the 112 x 112 crop, x to the right and y down from the mid
 is a paraboloid in that space, so turning it moves the nose against the cheeks as a camera would see it.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from facelib.face_template import TEMPLATE_112
-
-if TYPE_CHECKING:
-    from facelib.data.synthetic.faces import Identity, Shot
 
 SIZE = 112
 TEMPLATE = np.array(TEMPLATE_112)  # where aligned crops have eyes, nose and mouth corners
@@ -23,6 +20,98 @@ TURNS = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 UNIT_CIRCLE = np.stack([np.cos(TURNS), np.sin(TURNS)], axis=1)
 BEND, TILT = np.array([-1 / 50, -1 / 150]), np.array([0.0, 36 / 150])  # depth of the head: see project
 MIRROR = np.array([-1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What stays the same in every picture of one person.
+
+    Lengths are pixels of the 112 x 112 crop in face space (see toy_drawing), angles radians, colours RGB 0..255.
+    `jaw_width` and `chin_width` are shares of `cheek_width`; widths are half widths.
+    """
+
+    cheek_width: float
+    jaw_width: float
+    chin_width: float
+    chin_y: float
+    chin_cleft: bool
+    forehead_y: float
+    ear_size: float
+    skin_colour: tuple[float, ...]
+    blush: float
+    eye_distance: float
+    eye_width: float
+    eye_height: float
+    eye_tilt: float
+    eye_shadow: float
+    eye_bags: bool
+    lid_fold: float
+    lash_width: float
+    iris_size: float
+    iris_colour: tuple[float, ...]
+    brow_inner: float
+    brow_length: float
+    brow_height: float
+    brow_thickness: float
+    brow_slope: float
+    brow_arch: float
+    brow_colour: tuple[float, ...]
+    nose_length: float
+    nose_width: float
+    bridge_width: float
+    nose_tip: float
+    mouth_y: float
+    mouth_width: float
+    mouth_curve: float
+    upper_lip: float
+    lower_lip: float
+    lip_colour: tuple[float, ...]
+    is_bald: bool
+    hair_colour: tuple[float, ...]
+    hair_volume: float
+    hair_length: float
+    hairline_y: float
+    hairline_peak: float
+    hair_parting: float
+    sideburn_y: float
+    fringe: float
+    beard: str  # none | moustache | goatee | full
+    glasses_habit: float  # share of the pictures that show this person's glasses
+    glasses_size: float
+    glasses_aspect: float
+    glasses_squareness: float
+    glasses_width: float
+    glasses_colour: tuple[float, ...]
+    freckles: tuple[tuple[float, float], ...]
+    moles: tuple[tuple[float, float, float], ...]  # x, y, radius
+    scars: tuple[tuple[float, float, float, float], ...]  # x, y, angle, length
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What differs from picture to picture: pose, expression, things worn, light and camera."""
+
+    yaw: float  # radians
+    pitch: float
+    roll: float
+    zoom: float
+    shift: tuple[float, float]  # pixels of the crop: the landmarks were not found exactly
+    smile: float
+    mouth_opening: float  # pixels
+    eye_opening: float  # 1 = as the identity's, below 0.3 = shut
+    gaze: tuple[float, float]
+    brow_raise: float  # pixels
+    frown: float
+    glasses: str  # none | own | sun
+    is_shaved: bool
+    occluder: str  # none | bar | hand
+    occluder_place: tuple[float, float, float]  # x, y, angle
+    clothes_colour: tuple[float, ...]
+    gain: tuple[float, ...]  # brightness and colour of the light, a channel each
+    light_slope: tuple[float, float]  # relative change of brightness from middle to edge, x and y
+    gamma: float
+    blur: float  # sigma, pixels
+    noise: float  # standard deviation, grey levels
 
 
 @lru_cache
@@ -55,7 +144,7 @@ def symmetric(right_half) -> np.ndarray:
 class Canvas:
     """A picture and the projection from face space onto it."""
 
-    def __init__(self, picture: np.ndarray, identity: "Identity", shot: "Shot"):
+    def __init__(self, picture: np.ndarray, identity: Identity, shot: Shot):
         self.picture = picture  # uint8 [224, 224, 3], RGB
         yaw, pitch = np.array([np.cos(shot.yaw), np.sin(shot.yaw)]), np.array([np.cos(shot.pitch), np.sin(shot.pitch)])
         self.turn, self.depth = np.array([[yaw[0], 0.0], [0.0, pitch[0]]]), np.array([yaw[1], pitch[1]])
@@ -108,7 +197,7 @@ def mix(first, second, share: float) -> tuple[float, ...]:
     return tuple(a + (b - a) * share for a, b in zip(first, second, strict=True))
 
 
-def paint(identity: "Identity", shot: "Shot", background: np.ndarray) -> np.ndarray:
+def paint(identity: Identity, shot: Shot, background: np.ndarray) -> np.ndarray:
     """Paints the head over `background` uint8 [224, 224, 3]; returns the same array. RGB."""
     canvas = Canvas(background, identity, shot)
     _paint_behind(canvas, identity, shot)
@@ -127,7 +216,7 @@ def paint(identity: "Identity", shot: "Shot", background: np.ndarray) -> np.ndar
     return canvas.picture
 
 
-def _paint_behind(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
+def _paint_behind(canvas: Canvas, who: Identity, shot: Shot) -> None:
     """Hair behind the head, neck, clothes, ears."""
     w, top, volume = who.cheek_width, who.forehead_y, who.hair_volume
     if not who.is_bald:
@@ -142,7 +231,7 @@ def _paint_behind(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
         canvas.fill(ear, shade(who.skin_colour, 0.88), -4)
 
 
-def head_outline(who: "Identity") -> np.ndarray:
+def head_outline(who: Identity) -> np.ndarray:
     """The outline of face and forehead, closed, face space."""
     w = who.cheek_width
     jaw, chin = w * who.jaw_width, w * who.chin_width
@@ -150,7 +239,7 @@ def head_outline(who: "Identity") -> np.ndarray:
     return smooth(symmetric([*half, (chin, who.chin_y - 5), (0, who.chin_y)]))
 
 
-def _paint_head(canvas: Canvas, who: "Identity") -> None:
+def _paint_head(canvas: Canvas, who: Identity) -> None:
     skin = who.skin_colour
     outline = head_outline(who)
     canvas.fill(outline, shade(skin, 0.86))
@@ -162,7 +251,7 @@ def _paint_head(canvas: Canvas, who: "Identity") -> None:
         canvas.stroke([(0, who.chin_y - 9), (0.3, who.chin_y - 5)], shade(skin, 0.8), 1.0)
 
 
-def _paint_marks(canvas: Canvas, who: "Identity") -> None:
+def _paint_marks(canvas: Canvas, who: Identity) -> None:
     dark = shade(who.skin_colour, 0.74)
     for x, y in who.freckles:
         canvas.disc(x, y, 0.7, 0.7, dark)
@@ -173,7 +262,7 @@ def _paint_marks(canvas: Canvas, who: "Identity") -> None:
         canvas.stroke([place - reach, place + reach], mix(who.skin_colour, (240, 190, 190), 0.6), 1.3)
 
 
-def _paint_eye(canvas: Canvas, who: "Identity", shot: "Shot", side: int) -> None:
+def _paint_eye(canvas: Canvas, who: Identity, shot: Shot, side: int) -> None:
     skin, width = who.skin_colour, who.eye_width
     height = who.eye_height * shot.eye_opening
     turn = np.array([[np.cos(who.eye_tilt), -np.sin(who.eye_tilt)], [np.sin(who.eye_tilt), np.cos(who.eye_tilt)]])
@@ -205,7 +294,7 @@ def _paint_eye(canvas: Canvas, who: "Identity", shot: "Shot", side: int) -> None
         )
 
 
-def _paint_brow(canvas: Canvas, who: "Identity", shot: "Shot", side: int) -> None:
+def _paint_brow(canvas: Canvas, who: Identity, shot: Shot, side: int) -> None:
     inner, outer = who.brow_inner, who.brow_inner + who.brow_length
     y = -who.brow_height - shot.brow_raise
     thick, middle = who.brow_thickness / 2, (inner + outer) / 2 + 1.5
@@ -218,7 +307,7 @@ def _paint_brow(canvas: Canvas, who: "Identity", shot: "Shot", side: int) -> Non
     canvas.fill(brow * (side, 1), shade(who.brow_colour, 0.7), 2)
 
 
-def _paint_nose(canvas: Canvas, who: "Identity") -> None:
+def _paint_nose(canvas: Canvas, who: Identity) -> None:
     skin, length, width, bridge = who.skin_colour, who.nose_length, who.nose_width, who.bridge_width
     half = [
         (0, 2),
@@ -237,7 +326,7 @@ def _paint_nose(canvas: Canvas, who: "Identity") -> None:
         canvas.disc(side * width * 0.48, length + 1.9, width * 0.22, 1.1, shade(skin, 0.45), 9)
 
 
-def _paint_mouth(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
+def _paint_mouth(canvas: Canvas, who: Identity, shot: Shot) -> None:
     y, lip = who.mouth_y, who.lip_colour
     width = who.mouth_width * (1 + 0.16 * shot.smile)
     corner_y = y - who.mouth_curve - 3.2 * shot.smile
@@ -269,7 +358,7 @@ def _paint_mouth(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
         canvas.stroke(smooth(seam, is_closed=False), shade(lip, 0.5), 0.8, 2)
 
 
-def _paint_beard(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
+def _paint_beard(canvas: Canvas, who: Identity, shot: Shot) -> None:
     if who.beard == "none" or shot.is_shaved:
         return
     hair = mix(shade(who.brow_colour, 0.9), who.skin_colour, 0.12)
@@ -291,7 +380,7 @@ def _paint_beard(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
         canvas.fill(smooth(symmetric([*half, (0, chin + 1)])), hair, 1)
 
 
-def _paint_hair(canvas: Canvas, who: "Identity") -> None:
+def _paint_hair(canvas: Canvas, who: Identity) -> None:
     if who.is_bald:
         return
     w, line, volume = who.cheek_width, who.hairline_y, who.hair_volume
@@ -317,7 +406,7 @@ def _paint_hair(canvas: Canvas, who: "Identity") -> None:
         canvas.stroke(strand, shade(who.hair_colour, 1.12), 0.6, 4)
 
 
-def _paint_glasses(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
+def _paint_glasses(canvas: Canvas, who: Identity, shot: Shot) -> None:
     if shot.glasses == "none":
         return
     radius = np.array([who.glasses_size, who.glasses_size * who.glasses_aspect])
@@ -335,7 +424,7 @@ def _paint_glasses(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
     canvas.stroke([(-gap, 0), (0, -1), (gap, 0)], colour, who.glasses_width, 9)
 
 
-def _paint_occluder(canvas: Canvas, who: "Identity", shot: "Shot") -> None:
+def _paint_occluder(canvas: Canvas, who: Identity, shot: Shot) -> None:
     x, y, angle = shot.occluder_place
     if shot.occluder == "bar":
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

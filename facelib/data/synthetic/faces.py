@@ -5,14 +5,13 @@ geometry, colours and marks; pose, light, expression, glasses, occlusion, backgr
 colour of the light varies more than skin does, so that telling faces apart takes their shapes.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 
 import cv2
 import numpy as np
 
-from facelib.data.synthetic.drawing import SIZE, SUPERSAMPLING, mix, paint
+from facelib.data.synthetic.drawing import SIZE, SUPERSAMPLING, Identity, Shot, mix, paint
 
 SKIN_TONES = ((248, 220, 198), (236, 194, 162), (222, 172, 136), (196, 144, 106), (160, 110, 78), (118, 78, 56))
 HAIR_COLOURS = ((28, 22, 22), (52, 36, 28), (84, 56, 38), (124, 84, 52), (176, 132, 78), (150, 70, 40), (142, 138, 134))
@@ -22,98 +21,6 @@ EDGE_TO_EDGE = np.linspace(-1, 1, SIZE, dtype=np.float32)
 GREY = np.linspace(0, 1, 256)
 # 256 equally likely values of a standard normal variable: a random byte looks its noise up here.
 BELL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], np.float32)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What stays the same in every picture of one person.
-
-    Lengths are pixels of the 112 x 112 crop in face space (see toy_drawing), angles radians, colours RGB 0..255.
-    `jaw_width` and `chin_width` are shares of `cheek_width`; widths are half widths.
-    """
-
-    cheek_width: float
-    jaw_width: float
-    chin_width: float
-    chin_y: float
-    chin_cleft: bool
-    forehead_y: float
-    ear_size: float
-    skin_colour: tuple[float, ...]
-    blush: float
-    eye_distance: float
-    eye_width: float
-    eye_height: float
-    eye_tilt: float
-    eye_shadow: float
-    eye_bags: bool
-    lid_fold: float
-    lash_width: float
-    iris_size: float
-    iris_colour: tuple[float, ...]
-    brow_inner: float
-    brow_length: float
-    brow_height: float
-    brow_thickness: float
-    brow_slope: float
-    brow_arch: float
-    brow_colour: tuple[float, ...]
-    nose_length: float
-    nose_width: float
-    bridge_width: float
-    nose_tip: float
-    mouth_y: float
-    mouth_width: float
-    mouth_curve: float
-    upper_lip: float
-    lower_lip: float
-    lip_colour: tuple[float, ...]
-    is_bald: bool
-    hair_colour: tuple[float, ...]
-    hair_volume: float
-    hair_length: float
-    hairline_y: float
-    hairline_peak: float
-    hair_parting: float
-    sideburn_y: float
-    fringe: float
-    beard: str  # none | moustache | goatee | full
-    glasses_habit: float  # share of the pictures that show this person's glasses
-    glasses_size: float
-    glasses_aspect: float
-    glasses_squareness: float
-    glasses_width: float
-    glasses_colour: tuple[float, ...]
-    freckles: tuple[tuple[float, float], ...]
-    moles: tuple[tuple[float, float, float], ...]  # x, y, radius
-    scars: tuple[tuple[float, float, float, float], ...]  # x, y, angle, length
-
-
-@dataclass(frozen=True)
-class Shot:
-    """What differs from picture to picture: pose, expression, things worn, light and camera."""
-
-    yaw: float  # radians
-    pitch: float
-    roll: float
-    zoom: float
-    shift: tuple[float, float]  # pixels of the crop: the landmarks were not found exactly
-    smile: float
-    mouth_opening: float  # pixels
-    eye_opening: float  # 1 = as the identity's, below 0.3 = shut
-    gaze: tuple[float, float]
-    brow_raise: float  # pixels
-    frown: float
-    glasses: str  # none | own | sun
-    is_shaved: bool
-    occluder: str  # none | bar | hand
-    occluder_place: tuple[float, float, float]  # x, y, angle
-    clothes_colour: tuple[float, ...]
-    gain: tuple[float, ...]  # brightness and colour of the light, a channel each
-    light_slope: tuple[float, float]  # relative change of brightness from middle to edge, x and y
-    gamma: float
-    blur: float  # sigma, pixels
-    noise: float  # standard deviation, grey levels
 
 
 def draw_identity(seed: int, identity_idx: int = 0) -> Identity:

@@ -1,20 +1,12 @@
-"""Toy faces in the file formats of the field: identity folders, InsightFace .rec, older TFRecord, verification .bin.
+"""Synthetic faces in the file formats of the field: identity folders, InsightFace .rec, older TFRecord, .bin."""
 
-    python -m facelib.data.synthetic.files toy/train --format folders --identities 200 --images 15
-    python -m facelib.data.synthetic.files toy/valid/toy.bin --format bin --identities 150 --images 8 --num-pairs 1200
-
-A .bin is of held-out identities unless --first-identity says otherwise.
-"""
-
-import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from facelib.cli import run_cli
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.data.tfrecord import encode_image_example, frame
@@ -108,35 +100,3 @@ WRITERS: dict[str, Callable[[Path, ToySet], None]] = {
 def _refuse_filled(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FaceError(f"OUT must be a new or empty folder. '{out}' exists: remove it or choose another name.")
-
-
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder (folders, rec) or file (tfrecord, bin) to write")
-    parser.add_argument("--format", choices=[*WRITERS, "bin"], default="folders")
-    parser.add_argument("--identities", type=int, default=200, help="how many people (default: 200)")
-    parser.add_argument("--images", type=int, default=15, help="pictures of each (default: 15)")
-    parser.add_argument("--first-identity", type=int, help=f"default: 0, for bin {HELD_OUT_IDENTITY}")
-    parser.add_argument("--num-pairs", type=int, default=1200, help="pairs of a bin (default: 1200)")
-    parser.add_argument("--seed", type=int, default=0, help="which world of toy people (default: 0)")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    first = args.first_identity
-    if first is None:
-        first = HELD_OUT_IDENTITY if args.format == "bin" else 0
-    faces = ToySet(args.identities, args.images, first, args.seed)
-    if args.format == "bin":
-        write_pairs(args.out, faces, args.num_pairs)
-        print(f"wrote {args.out}: {args.num_pairs} pairs of {args.identities} identities")
-    else:
-        WRITERS[args.format](args.out, faces)
-        print(f"wrote {args.out}: {len(faces)} images of {args.identities} identities")
-    return 0
-
-
-if __name__ == "__main__":
-    run_cli(main)
