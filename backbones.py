@@ -4,9 +4,9 @@ import keras
 from keras import layers
 
 from facelib.errors import FaceError
-from facelib.models.backbone_names import APPLICATIONS
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.layers import FusedBatchNorm, PixelScale, activation
+from facelib.models.registry import APPLICATIONS
 
 
 def application(name, embedding_size=512, activation="prelu", output_layer="GDC", width=1.0, dropout=0.0):

@@ -18,13 +18,14 @@ from facelib.errors import FaceError
 from facelib.evaluation.attributes import group_faces, read_attributes
 from facelib.evaluation.embed_images import Embedded, embed_images
 from facelib.evaluation.evaluate_set import PROTOCOLS, measure_folder, measure_pairs
+from facelib.evaluation.gate import compare
 from facelib.evaluation.metrics import pair_distances
-from facelib.evaluation.results import Report, SetResult, compare, read_report, report_path
+from facelib.evaluation.results import Report, SetResult, read_report, report_path
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
 from facelib.model_input import Io
-from facelib.runtimes.open_embedder import open_keras
+from facelib.runtimes.keras_h5 import open_keras
 from facelib.sidecar import check_sidecar
 
 OpenEmbedder = Callable[[Path, Io, int], Embedder]

@@ -24,8 +24,7 @@ from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file, write_bytes
-from facelib.reports.export_state import find_losses, is_made, is_tested
-from facelib.reports.export_table import Outcome, format_outcomes
+from facelib.reports.export_table import Outcome, find_losses, format_outcomes, is_made, is_tested
 
 ROOT = Path(__file__).resolve().parent
 REFERENCE = "embedder.h5"

@@ -19,10 +19,10 @@ from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.parity import parity_faces
 from facelib.model_input import PIXEL_SCALINGS, Io
-from facelib.models.backbone_names import IRESNETS
 from facelib.models.onnx_import.reader import find_input, list_weight_files, load_onnx
 from facelib.models.onnx_import.rewrites import flatten_slopes, is_paired, pair_channels
 from facelib.models.onnx_import.steps import Step, describe, list_steps
+from facelib.models.registry import IRESNETS
 from facelib.sidecar import write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
@@ -106,7 +106,7 @@ def print_result(args: argparse.Namespace, record: dict, num_parameters: int) ->
 
 @dataclass
 class Net:
-    """A backbone by its name in `facelib.models.backbone_names`, its arguments, and the pixels that such models eat."""
+    """A backbone by its name in `facelib.models.registry`, its arguments, and the pixels that such models eat."""
 
     name: str
     options: dict
@@ -167,7 +167,7 @@ def check_outputs(model, pixels: str, size: tuple[int, int], path: Path) -> floa
     Raises:
         FaceError: above `MAX_DIFFERENCE`.
     """
-    from facelib.runtimes.open_embedder import OnnxEmbedder
+    from facelib.runtimes.onnx import OnnxEmbedder
 
     faces = parity_faces(size, NUM_FACES)
     io = Io(layout="nchw", pixels=pixels, size=size)

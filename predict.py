@@ -23,18 +23,17 @@ from facelib.embedder import Embedder
 from facelib.errors import FaceError
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
-from facelib.recognition.decision import Decision, about, decide_by
+from facelib.recognition.decision import Decision, about, decide_by, verdict_picture
 from facelib.recognition.gallery import (
     Gallery,
+    Nearest,
     check_gallery_model,
     check_gallery_path,
     check_names,
     open_gallery,
     write_gallery,
 )
-from facelib.recognition.nearest import Nearest
 from facelib.recognition.photo_embeddings import class_centres, embed_photos, unit_vectors
-from facelib.recognition.verdict_picture import verdict_picture
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 

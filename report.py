@@ -55,8 +55,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     from facelib.files import write_bytes
-    from facelib.reports.artefact_table import format_table, stage_rows
-    from facelib.reports.comparable import group_comparable, warnings_of
+    from facelib.reports.artefact_table import format_table, group_comparable, stage_rows, warnings_of
     from facelib.reports.hardest_pairs import FaceFinder
     from facelib.reports.read_run import read_artefacts, read_run
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from evaluate_data import test_main
 from facelib.cli import run_cli
-from facelib.runtimes.open_embedder import TfliteEmbedder
+from facelib.runtimes.tflite import TfliteEmbedder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

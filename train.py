@@ -20,17 +20,18 @@ from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
-from facelib.distributed.cluster import find_cluster
-from facelib.distributed.peer_watch import JOIN_SECONDS
+from facelib.distributed.find_cluster import find_cluster
+from facelib.distributed.rendezvous import JOIN_SECONDS
 from facelib.errors import FaceError
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file
 from facelib.model_input import Io
-from facelib.models.registry import build_network
-from facelib.runtimes.open_embedder import KerasEmbedder
+from facelib.models.registry import ModelConfig, build_network
+from facelib.runtimes.keras_h5 import KerasEmbedder
 from facelib.sidecar import check_sidecar
 from facelib.tensorflow_env import set_up_tensorflow
-from facelib.training.recipe.schema import ModelConfig, Recipe, load_recipe, to_toml
+from facelib.training.recipe.schema import Recipe
+from facelib.training.recipe.toml import load_recipe, to_toml
 from facelib.training.run_dir import open_run
 from facelib.training.stop_signals import exit_code
 from facelib.training.teacher import Teacher, open_teacher
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
     from facelib.distributed.workers import open_workers
-    from facelib.training.profiling import ProfileSteps
+    from facelib.training.tensorboard import ProfileSteps
     from facelib.training.trainer import Trainer
 
     workers = open_workers(cluster, args.join_seconds)

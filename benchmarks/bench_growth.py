@@ -124,7 +124,7 @@ def output_of(command: list[str]) -> str:
 
 def work(args: argparse.Namespace) -> int:
     """What each worker of a run does; worker 0 prints what it and the others have seen."""
-    from facelib.distributed.cluster import find_cluster
+    from facelib.distributed.find_cluster import find_cluster
 
     be_the_first_to_go()
     job, cluster = json.loads(args.worker), find_cluster()

@@ -23,8 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from facelib.cli import run_cli
 from facelib.tensorflow_env import set_up_tensorflow
-from facelib.training.recipe.schema import Recipe
-from facelib.training.recipe.stage import Stage
+from facelib.training.recipe.schema import Recipe, Stage
 
 BATCH, CLASSES, WARM_UP = 64, 1000, 3
 STAGE = Stage(optimizer="sgd", learning_rate=1e-4)
@@ -109,8 +108,8 @@ def make_step(network):
     """The trainer's own step of an ArcFace stage."""
     from face_loss_k import make_head
     from facelib.training import step
-    from facelib.training.objective import Objective
     from facelib.training.optimizers import Updater, last_layers, make_optimizer
+    from facelib.training.step import Objective
 
     head = make_head("arcface", CLASSES)
     head.build((None, 128), (None,))

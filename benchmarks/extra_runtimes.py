@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.embedder import RuntimeEmbedder
+from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.model_input import Io
-from facelib.runtimes.open_embedder import BATCH_SIZE
 
 
 class OpenvinoEmbedder(RuntimeEmbedder):

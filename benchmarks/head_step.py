@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import peak_memory, resident_memory
-from facelib.training.recipe.schema import DataConfig, ModelConfig, Recipe
-from facelib.training.recipe.stage import Stage
+from facelib.models.registry import ModelConfig
+from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 
 SPARE = 1 << 30  # bytes a process has beside its head
 

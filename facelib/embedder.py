@@ -7,6 +7,8 @@ import numpy as np
 from facelib.errors import FaceError
 from facelib.model_input import Io, to_model_input
 
+BATCH_SIZE = 64
+
 
 class Embedder(Protocol):
     """Turns aligned faces into vectors, whatever runs underneath.

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from facelib.cli import run_cli
 from facelib.errors import FaceError
 from facelib.export.k210.rules import check_ops
-from facelib.runtimes.tflite_ops import read_ops
+from facelib.runtimes.tflite import read_ops
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from facelib.errors import FaceError
 from facelib.files import sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.kmodel import KmodelEmbedder
-from facelib.runtimes.open_embedder import TfliteEmbedder
+from facelib.runtimes.tflite import TfliteEmbedder
 from facelib.sidecar import read_sidecar
 from facelib.unit_vectors import row_cosines
 

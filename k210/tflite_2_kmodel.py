@@ -19,12 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from facelib.cli import add_io_flags, choose_io, run_cli
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
-from facelib.export.k210.rules import RAM_BYTES, check_ops
+from facelib.export.k210.compile import SETTINGS, compile_kmodel
+from facelib.export.k210.memory import RAM_BYTES, check_memory
+from facelib.export.k210.rules import check_ops
 from facelib.files import atomic_path
 from facelib.model_input import Io
-from facelib.runtimes.kmodel import SETTINGS, VERSION, KmodelEmbedder, check_memory, compile_kmodel, nncase_python
-from facelib.runtimes.open_embedder import TfliteEmbedder
-from facelib.runtimes.tflite_ops import read_ops
+from facelib.runtimes.kmodel import VERSION, KmodelEmbedder, nncase_python
+from facelib.runtimes.tflite import TfliteEmbedder, read_ops
 from facelib.sidecar import check_sidecar, parity_record, write_sidecar
 from facelib.unit_vectors import row_cosines
 

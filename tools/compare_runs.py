@@ -27,8 +27,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     from facelib.files import write_bytes
-    from facelib.reports.comparison import compare_runs, format_comparison
-    from facelib.reports.html_comparison import render_comparison
+    from facelib.reports.comparison import compare_runs, format_comparison, render_comparison
 
     comparison = compare_runs(args.runs)
     write_bytes(args.out, render_comparison(comparison).encode())

@@ -31,7 +31,8 @@ from facelib.errors import FaceError
 from facelib.images import decode_image
 from facelib.models.registry import build_network
 from facelib.tensorflow_env import set_up_tensorflow
-from facelib.training.recipe.schema import Recipe, load_recipe
+from facelib.training.recipe.schema import Recipe
+from facelib.training.recipe.toml import load_recipe
 
 SAMPLE = 2048  # images that are decoded and augmented again and again
 PIECE = 32  # images of one task

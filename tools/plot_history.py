@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import run_cli
 from facelib.errors import FaceError
-from facelib.reports.history import BY, best_table, read_history, write_history
 from facelib.reports.read_run import distinct_names
+from facelib.reports.training_plots import BY, best_table, read_history, write_history
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from facelib.alignment.align import Detector, align_photo
 from facelib.alignment.detect import FaceDetector
-from facelib.alignment.photo_folders import crop_names, find_photos
-from facelib.alignment.photos import UnusablePhotoError, decode_photo
+from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo, find_photos
 from facelib.errors import FaceError
 from facelib.files import atomic_path, read_json, write_bytes, write_json
 from facelib.tensorflow_env import quiet_stderr

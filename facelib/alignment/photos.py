@@ -1,10 +1,16 @@
 """Photos -> aligned faces: a 112x112 crop is taken as it is, any other photo is searched for a face first."""
 
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
 import cv2
 import numpy as np
 
 from facelib.errors import BadRecord, FaceError
-from facelib.images import read_size
+from facelib.images import IMAGE_SUFFIXES, OTHER_IMAGES, read_size
 
 CROP_SIZE = (112, 112)  # height, width in pixels: what every model here was trained on
 MAX_PIXELS = 100_000_000  # the largest cameras; a header may claim any number, and decoding allocates it
@@ -71,3 +77,76 @@ class FaceCutter:
 
             self._detector = FaceDetector()
         return align_photo(photo, self._detector)
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """name: below the root, '' for the root itself.   photos: file names, sorted.   num_other: no images by suffix."""
+
+    name: str
+    photos: list[str]
+    num_other: int
+
+
+def find_photos(root: Path, leave_out: Path) -> Iterator[PhotoFolder]:
+    """The folders of a tree, sorted, links followed. Hidden files and folders do not count, nor does `leave_out`.
+
+    Raises:
+        FaceError: a folder that cannot be read.
+    """
+    yield from _walk(Path(root), "", (), _place(leave_out))
+
+
+def crop_names(folder: PhotoFolder) -> dict[str, str]:
+    """Photo -> name of its crop: `a.png` -> `a.jpg`, or `a.png.jpg` where another photo of the folder is an `a` too.
+
+    Raises:
+        FaceError: two photos whose crops would still have one name.
+    """
+    count = Counter(os.path.splitext(photo)[0] for photo in folder.photos)
+    names = {}
+    for photo in folder.photos:
+        stem = os.path.splitext(photo)[0]
+        names[photo] = (stem if count[stem] == 1 else photo) + ".jpg"
+    twice = [name for name, times in Counter(names.values()).items() if times > 1]
+    if twice:
+        of = " and ".join(f"'{os.path.join(folder.name, photo)}'" for photo in names if names[photo] == twice[0])
+        raise FaceError(f"Each crop has a name of its own. {of} would both be '{twice[0]}': rename one.")
+    return names
+
+
+def _walk(root: Path, name: str, above: tuple, leave_out: tuple | None) -> Iterator[PhotoFolder]:
+    place = _place(root / name)
+    if place == leave_out or place in above:  # a link to a folder above would go round for ever
+        return
+    photos, folders, num_other = [], [], 0
+    try:
+        with os.scandir(root / name) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(os.path.join(name, entry.name))
+                elif _is_photo(entry):
+                    photos.append(entry.name)
+                else:
+                    num_other += 1
+    except OSError as error:
+        raise FaceError(f"The folder '{root / name}' cannot be read: {error.strerror}.") from error
+    yield PhotoFolder(name, sorted(photos), num_other)
+    for folder in sorted(folders):
+        yield from _walk(root, folder, (*above, place), leave_out)
+
+
+def _is_photo(entry: os.DirEntry) -> bool:
+    """By its suffix. A broken link is one, so that it is listed; a pipe is none: reading it would wait for ever."""
+    is_image = entry.name.lower().endswith(IMAGE_SUFFIXES + OTHER_IMAGES)
+    return is_image and (entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)))
+
+
+def _place(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

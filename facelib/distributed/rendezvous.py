@@ -4,6 +4,8 @@ A worker that is called says who it is, and the caller says so in turn; both the
 goes on when it has called, and been called by, all others: whoever is still waiting then waits for a third.
 """
 
+import errno
+import faulthandler
 import hashlib
 import socket
 import sys
@@ -13,6 +15,8 @@ from contextlib import suppress
 
 from facelib.distributed.cluster import Cluster, split_address
 from facelib.errors import FaceError
+
+JOIN_SECONDS = 300
 
 SAY_SO = 10  # seconds of waiting after which a line says for whom
 CONNECT_TIMEOUT = 5.0  # seconds; a host that is gone does not refuse, it is silent
@@ -114,3 +118,79 @@ def _line_of(call: socket.socket) -> bytes:
         while not line.endswith(b"\n") and len(line) < _LONGEST and (more := call.recv(_LONGEST)):
             line += more
     return line
+
+
+def check_port(cluster: Cluster) -> None:
+    """Makes sure that this worker's port is free, where its address is one of this host.
+
+    Raises:
+        FaceError: another process listens there.
+    """
+    if cluster.count == 1:
+        return
+    host, port = split_address(cluster.addresses[cluster.rank])
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError:  # a name that this host does not know: the others may
+        return
+    anywhere = ("::" if family == socket.AF_INET6 else "", port)  # where TensorFlow's server listens
+    for where in (place, anywhere):
+        with socket.socket(family, kind, protocol) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a run that has just ended does not matter
+            try:
+                sock.bind(where)
+            except OSError as error:
+                if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                    raise _port_error(cluster, error) from error
+                return  # not an address of this host, as behind a service
+
+
+def _port_error(cluster: Cluster, error: OSError) -> FaceError:
+    address = cluster.addresses[cluster.rank]
+    if error.errno == errno.EADDRINUSE:
+        return FaceError(
+            f"Every worker has a port of its own. Worker {cluster.rank} is to listen at {address}, which another "
+            "process uses. End that one (an earlier run?), or choose another port."
+        )
+    return FaceError(
+        f"Every worker listens at its port. Worker {cluster.rank} may not at {address}: {error.strerror}. "
+        "Choose a port between 10000 and 30000."
+    )
+
+
+class JoinWatch:
+    """Used as a context around what blocks until all workers are there, such as MultiWorkerMirroredStrategy().
+
+    Entering waits until every other worker has been met (facelib/distributed/rendezvous.py). What follows at once inside the context
+    then finds all of them. MultiWorkerMirroredStrategy() keeps the interpreter's lock while it waits (TF 2.21), so that
+    no thread of ours could end it: should a worker be lost in those seconds, faulthandler's own thread writes where we
+    are and ends the process with exit code 1, `seconds` after the last one came.
+
+    Raises:
+        FaceError: on entering, when some have not come within `seconds`, or our port is taken.
+    """
+
+    def __init__(self, cluster: Cluster, seconds: float = JOIN_SECONDS, *, interval: float = 0.5):
+        self._cluster, self._seconds, self._interval = cluster, seconds, interval
+
+    def __enter__(self):
+        if self._cluster.count > 1:
+            with _listen(self._cluster) as listener, Meeting(self._cluster, listener, self._interval) as meeting:
+                meeting.wait(self._seconds)
+            faulthandler.dump_traceback_later(max(1.0, self._seconds), exit=True)
+        return self
+
+    def __exit__(self, *exc):
+        if self._cluster.count > 1:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _listen(cluster: Cluster) -> socket.socket:
+    """Takes connections at our port, on all addresses as TensorFlow's server will; the backlog is enough."""
+    port = split_address(cluster.addresses[cluster.rank])[1]
+    is_dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_dual else socket.AF_INET
+    try:
+        return socket.create_server(("", port), family=family, dualstack_ipv6=is_dual, backlog=1024)
+    except OSError as error:
+        raise _port_error(cluster, error) from error

@@ -21,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from facelib.distributed.cluster import Cluster, set_tf_config
-from facelib.distributed.peer_watch import JoinWatch, PeerWatch, check_port
+from facelib.distributed.peer_watch import PeerWatch
+from facelib.distributed.rendezvous import JoinWatch, check_port
 from facelib.errors import FaceError
 
 _GROUP = 9001  # of our collectives: far from the strategy's own, which count from 1

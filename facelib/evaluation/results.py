@@ -13,7 +13,6 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.evaluation.metrics import OperatingPoint
-from facelib.evaluation.report_text import format_findings, format_table
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
 from facelib.files import read_json, write_json
 
@@ -167,58 +166,6 @@ def _number_or_text(text: str) -> float | str:
         return text
 
 
-def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: float) -> list[str]:
-    """What `report` does worse than `reference` allows; empty when it passes.
-
-    Args:
-        report, reference: content of report files.
-        max_acc_drop, max_vr_drop: allowed losses in percentage points: 0.5 lets 99.4 % fall to 98.9 %.
-
-    Raises:
-        FaceError: nothing in common to compare, or measured on other pairs or in another way.
-    """
-    common = [name for name in reference["sets"] if name in report["sets"]]
-    if not common:
-        raise FaceError(
-            f"No set stands in both reports: {', '.join(report['sets'])} against {', '.join(reference['sets'])}. "
-            f"Test both with the same --valid."
-        )
-    if bool(report.get("flip")) != bool(reference.get("flip")):
-        raise FaceError("One report adds the mirrored face, the other does not. Test both with --flip or both without.")
-    failures = []
-    for name in common:
-        new, old = report["sets"][name], reference["sets"][name]
-        if (new.get("pairs"), new.get("genuine")) != (old.get("pairs"), old.get("genuine")):
-            raise FaceError(
-                f"Set '{name}' has {new.get('pairs')} pairs here and {old.get('pairs')} in the reference. "
-                f"Test both with the same .bin."
-            )
-        if "protocol" in old and new.get("protocol") != old["protocol"]:
-            raise FaceError(
-                f"Set '{name}' has the protocol '{new.get('protocol')}' here and '{old['protocol']}' in the "
-                f"reference. Test both with the same --protocol."
-            )
-        failures += _find_drop(f"{name}: ACC", new.get("acc"), old.get("acc"), max_acc_drop)
-        new_vr, old_vr = new.get("vr", {}), old.get("vr", {})
-        fars = [far for far in old_vr if far in new_vr]
-        if not fars:
-            raise FaceError(f"Set '{name}': no FAR stands in both reports ({list(new_vr)}, {list(old_vr)}). Use --far.")
-        for far in fars:
-            new_rate, old_rate = new_vr[far].get("vr"), old_vr[far].get("vr")
-            if old_rate is not None:  # where the reference has no number, there is nothing to lose
-                failures += _find_drop(f"{name}: VR@FAR={far}", new_rate, old_rate, max_vr_drop)
-    return failures
-
-
-def _find_drop(what: str, new: Any, old: Any, allowed: float) -> list[str]:
-    if not isinstance(new, int | float) or not isinstance(old, int | float):
-        return [f"{what} cannot be compared: {new} against {old}"]
-    drop = 100 * (old - new)
-    if drop <= allowed + 1e-9:
-        return []
-    return [f"{what} {100 * new:.2f} % against {100 * old:.2f} %: {drop:.2f} points lost, {allowed:g} allowed"]
-
-
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None  # JSON has no infinity
 
@@ -226,3 +173,84 @@ def _finite(value: float | None) -> float | None:
 def report_path(artefact: Path) -> Path:
     """`X` -> `X.report.json`."""
     return Path(os.fspath(artefact) + ".report.json")
+
+
+def format_table(sets: "tuple[SetResult, ...]") -> str:
+    """Rows of `sets` under the field's six columns; a set has one line for each FAR asked for."""
+    header = ("data set", "AUC", "ACC", "VR @ FAR", "dist max", "dist min")
+    rows = [header]
+    for result in sets:
+        acc = f"{result.accuracy.mean:1.4f}+-{result.accuracy.std:1.4f} {format_interval(result.accuracy.ci95)}"
+        first, *more = [format_vr(vr) for vr in result.vr] or [""]
+        rows.append((result.name, f"{result.auc:.5f}", acc, first, f"{result.dist_max:.5f}", f"{result.dist_min:.5f}"))
+        rows += [("", "", "", vr, "", "") for vr in more]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-+-".join("-" * width for width in widths), *lines[1:]])
+
+
+def format_vr(vr: FoldTar) -> str:
+    """'0.98767+-0.00716 [0.9811, 0.9922] @ FAR=0.00100' (the FAR of the test folds), or why there is no number."""
+    if vr.tar is None:
+        return f"n/a @ FAR={vr.far_target:g}: needs >= {vr.needs_impostors} impostors"
+    return f"{vr.tar:2.5f}+-{vr.tar_std:2.5f} {format_interval(vr.ci95)} @ FAR={vr.far:2.5f}"
+
+
+def format_interval(ci95: tuple[float, float]) -> str:
+    """'[0.9811, 0.9922]', a 95 % interval."""
+    return f"[{ci95[0]:.4f}, {ci95[1]:.4f}]"
+
+
+def format_findings(sets: "tuple[SetResult, ...]") -> str:
+    """Thresholds for deployment, groups and identification, a line each; empty when there is none of them."""
+    lines = []
+    for result in sets:
+        for far, chosen in result.thresholds.items():
+            low, high = chosen["far_ci95"]
+            lines.append(
+                f"{result.name}: FAR {far}: same person at squared L2 <= {chosen['distance']:.4f} "
+                f"(cosine >= {chosen['cosine']:.4f}), VR {chosen['vr']:.4f}; true FAR in [{low:.2g}, {high:.2g}]"
+            )
+        if result.identities:
+            lines.append(f"{result.name}: {_describe_folder(result.identities)}; ACC is balanced over all pairs")
+        lines += [f"{result.name}: {line}" for line in _identification_lines(result.identification or {})]
+        lines += [f"{result.name}: {line}" for line in _group_lines(result.groups or {})]
+    return "\n".join(lines)
+
+
+def _describe_folder(identities: dict[str, Any]) -> str:
+    return (
+        f"{identities['count']:,} identities, {identities['images']:,} images ({identities['median_images']:g} in the "
+        f"middle, {identities['max_images']:,} at most; {identities['single']:,} identities with one)"
+    )
+
+
+def _identification_lines(found: dict[str, Any]) -> list[str]:
+    """1:N search among the faces of a folder."""
+    if not found or found["rank"].get("1") is None:
+        return []
+    ranks = ", ".join(f"rank-{k} {rate:.4f}" for k, rate in found["rank"].items())
+    lines = [f"1:N, {found['gallery']:,} enrolled, {found['mated']:,} probes: {ranks}"]
+    for fpir, miss in found["fnir"].items():
+        if miss["fnir"] is None:
+            lines.append(f"open set, FNIR n/a @ FPIR={fpir}: needs >= {miss['needs_unmated']:,} strangers")
+        else:
+            interval = format_interval(miss["ci95"])
+            lines.append(f"open set, {found['unmated']:,} strangers: FNIR {miss['fnir']:.4f} {interval} @ FPIR={fpir}")
+    return lines
+
+
+def _group_lines(groups: dict[str, Any]) -> list[str]:
+    """One line a group, and the gap between the best and the worst."""
+    lines, accuracies = [], []
+    for name, group in groups.items():
+        if group["acc"] is None:
+            lines.append(f"group {name}: {group['pairs']:,} pairs, {group['genuine']:,} genuine: too few for a rate")
+            continue
+        accuracies.append(group["acc"])
+        rates = "".join(f", VR {vr['vr']:.4f} at FAR {vr['far']:.2g} (all: {far})" for far, vr in group["vr"].items())
+        interval = format_interval(group["acc_ci95"])
+        lines.append(f"group {name}: {group['pairs']:,} pairs, balanced ACC {group['acc']:.4f} {interval}{rates}")
+    if len(accuracies) > 1:
+        lines.append(f"gap between groups: {100 * (max(accuracies) - min(accuracies)):.2f} points of ACC")
+    return lines

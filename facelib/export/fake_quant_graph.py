@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from facelib.export.int8_graph import join_global_depthwise
-from facelib.runtimes.frozen_graph import prune
-from facelib.runtimes.layer_names import is_of
+from facelib.export.split_global_depthwise import join_global_depthwise
+from facelib.runtimes.frozen_graph import is_of, prune
 
 _OPS = ("FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs")
 

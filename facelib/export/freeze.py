@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from facelib.errors import FaceError
-from facelib.runtimes.frozen_graph import freeze
-from facelib.runtimes.keras_h5 import load_model
+from facelib.runtimes.frozen_graph import INPUT, OUTPUT, prune
+from facelib.runtimes.keras_h5 import check_model, in_float32, load_model
 
 
 def freeze_file(path: Path):
@@ -17,29 +17,6 @@ def freeze_file(path: Path):
     size = check_model(model, path)
     check_slopes(model, path)
     return model, freeze(model), size
-
-
-def in_float32(model):
-    """The model with every layer computing in float32: mixed precision is for training, and for GPUs."""
-    import keras
-
-    for layer in model.layers:
-        if layer.compute_dtype != "float32":
-            layer.dtype_policy = keras.DTypePolicy("float32")
-    return model
-
-
-def check_model(model, path: Path) -> tuple[int, int]:
-    """(height, width) of the model's one RGB input; a FaceError where it is no embedder."""
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise FaceError(
-            f"An embedder has one input and one output. '{path}' has {len(model.inputs)} and {len(model.outputs)}: "
-            f"name the embedder.h5 of the run, which has no training head."
-        )
-    takes, gives = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
-    if len(takes) != 4 or takes[3] != 3 or None in takes[1:] or len(gives) != 2 or gives[1] is None:
-        raise FaceError(f"An embedder maps [N, H, W, 3] to [N, D]. '{path}' maps {list(takes)} to {list(gives)}.")
-    return takes[1:3]
 
 
 def check_slopes(model, path: Path) -> None:
@@ -57,3 +34,19 @@ def check_slopes(model, path: Path) -> None:
 def model_call(model):
     """The model as a function of arrays, in inference mode."""
     return lambda pixels: model(pixels, training=False).numpy()
+
+
+def freeze(model):
+    """A Keras model -> GraphDef with Placeholder `input_1` float32 [None, H, W, 3] and output node `embeddings`.
+
+    Computes in float32 also where the model was trained in mixed precision.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    def forward(input_1):
+        return tf.identity(model(input_1, training=False), name=OUTPUT)
+
+    spec = tf.TensorSpec([None, *model.inputs[0].shape[1:]], tf.float32, name=INPUT)
+    frozen = convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(spec))
+    return prune(frozen.graph.as_graph_def(), [OUTPUT])

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from facelib.runtimes.layer_names import layer_of
-from facelib.runtimes.tflite_watch import Watched
+from facelib.runtimes.frozen_graph import layer_of
+from facelib.runtimes.tflite import Watched
 
 
 @dataclass(frozen=True)

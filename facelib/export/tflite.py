@@ -8,12 +8,10 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
-from facelib.export.float_depthwise import restore_depthwise
-from facelib.export.int8_graph import split_global_depthwise
+from facelib.export.split_global_depthwise import split_global_depthwise
 from facelib.model_input import Io, to_model_input
-from facelib.runtimes.frozen_graph import node_of, open_graph
-from facelib.runtimes.layer_names import is_of, layer_of
-from facelib.runtimes.tflite_watch import Watched
+from facelib.runtimes.frozen_graph import is_of, layer_of, node_of, open_graph
+from facelib.runtimes.tflite import Watched
 from facelib.tensorflow_env import quiet_stderr
 
 MODES = ("float", "fp16", "dynamic", "int8")
@@ -143,3 +141,23 @@ def _with_edges(model: bytes, edges: str) -> bytes:
 
     with quiet_stderr():
         return bytes(modify_model_io_type(model, *(getattr(tf, name) for name in EDGES[edges])))
+
+
+def restore_depthwise(dynamic: bytes, full: bytes) -> bytes:
+    """The model `dynamic` with the depthwise kernels of `full`, the float32 model of the same graph."""
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(dynamic))
+    source = flatbuffer_utils.convert_bytearray_to_object(bytearray(full))
+    float_tensors = {tensor.name: tensor for tensor in source.subgraphs[0].tensors}
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        kernel = graph.tensors[operator.inputs[1]] if code == schema.BuiltinOperator.DEPTHWISE_CONV_2D else None
+        original = float_tensors.get(kernel.name) if kernel is not None else None
+        if original is None or kernel.type != schema.TensorType.INT8:
+            continue
+        kernel.type, kernel.quantization = schema.TensorType.FLOAT32, None
+        model.buffers[kernel.buffer].data = source.buffers[original.buffer].data
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.export.int8_graph import is_global
 from facelib.models.fake_quant import (
     FakeQuant,
     FakeQuantAffine,
@@ -18,6 +17,7 @@ from facelib.models.fake_quant import (
     FakeQuantGlobalDepthwise,
     FakeQuantPixelScale,
     FakeQuantPReLU,
+    is_global,
 )
 from facelib.models.layers import FusedBatchNorm, PixelScale, PReLU
 

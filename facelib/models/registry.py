@@ -1,10 +1,52 @@
 """A recipe's [model] table -> a call of the right builder. No TensorFlow: scripts, which may import them, give them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from facelib.errors import FaceError
-from facelib.models.backbone_names import APPLICATIONS, IRESNETS, OPTIONAL, TAKEN
-from facelib.training.recipe.schema import ModelConfig
+
+# The nets of keras.applications that `backbones.py` adapts.
+APPLICATIONS = (
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "MobileNetV3Large",
+    "ResNet50V2",
+    "ResNet101V2",
+    "EfficientNetV2B0",
+    "EfficientNetV2B1",
+    "EfficientNetV2B2",
+    "EfficientNetV2B3",
+    "EfficientNetV2S",
+)
+IRESNETS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
+BACKBONES = ("mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", *IRESNETS, *APPLICATIONS)
+# What a backbone takes of [model] beside embedding_size, activation and dropout; without an entry, nothing.
+TAKEN = {
+    "mobilefacenet": ("stem", "padding", "width"),
+    "my_mobilenet": ("padding", "width"),
+    "mbf": ("padding",),
+    "ghostfacenet_v1": ("width",),
+    **dict.fromkeys(APPLICATIONS, ("width", "output_layer")),
+}
+OPTIONAL = ("stem", "padding", "width", "output_layer")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The embedder: a backbone and its options.
+
+    `stem` is mobilefacenet's alone; `output_layer` and activation 'own' are those of the keras.applications nets.
+    """
+
+    backbone: str = "mobilefacenet"
+    embedding_size: int = 128
+    activation: str = "prelu"
+    stem: str = "paper"
+    output_layer: str = "GDC"
+    padding: str = "same"
+    width: float = 1.0
+    dropout: float = 0.0
 
 
 def build_network(model: ModelConfig, builders: Mapping[str, Callable]):

@@ -1,11 +1,18 @@
 """Same person or not: the distance that decides, where it came from, and what may be expected of it."""
 
+import io
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from facelib.errors import FaceError
 from facelib.evaluation.thresholds import Calibrated, read_thresholds
+
+_GROUND, _TEXT, _FAINT = "#ffffff", "#24292f", "#6e7781"
+_SAME, _DIFFERENT = "#0072b2", "#d55e00"  # Okabe and Ito: told apart by colour-blind readers
+_SIZE, _DPI = (6.0, 4.4), 160  # inches
 
 DEFAULT_FAR = 1e-3
 MAX_DISTANCE = 4.0  # squared L2 of opposite unit vectors
@@ -74,3 +81,60 @@ def decide_by(model: Path, far: float | None, threshold: float | None) -> Decisi
         raise FaceError(f"A FAR is a rate above 0 and at most 1, such as 0.001. Received: --far {far:g}.")
     calibrated = read_thresholds(model, far)
     return Decision(calibrated.distance, calibrated)
+
+
+def verdict_picture(faces: list[np.ndarray], names: list[str], distance: float, decision: Decision) -> bytes:
+    """PNG bytes.
+
+    Args:
+        faces: two uint8 [112, 112, 3], RGB, as they were embedded.   names: their captions.
+        distance: squared L2 of their embeddings.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    is_same = distance <= decision.distance
+    colour, verdict = (_SAME, "same person") if is_same else (_DIFFERENT, "different people")
+    figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor=_GROUND)
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 0.925, verdict, ha="center", va="center", fontsize=19, weight="bold", color=colour)
+    for left, face, name in zip((0.115, 0.525), faces, names, strict=True):
+        ax = figure.add_axes((left, 0.355, 0.36, 0.49))
+        ax.imshow(face, interpolation="lanczos")
+        ax.set(xticks=[], yticks=[])
+        for spine in ax.spines.values():
+            spine.set(color=colour, linewidth=2)
+        ax.set_xlabel(_shortened(name), fontsize=9, color=_TEXT, labelpad=5, parse_math=False)
+    _draw_scale(figure.add_axes((0.1, 0.165, 0.8, 0.055)), distance, decision, colour)
+    note = f"distance (squared L2) {distance:.4f}   cosine {1 - distance / 2:.4f}   threshold {decision.distance:.4f}"
+    figure.text(0.5, 0.055, note, ha="center", fontsize=10, color=_TEXT)
+    figure.text(0.5, 0.015, _origin(decision), ha="center", fontsize=8, color=_FAINT, parse_math=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor=_GROUND, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw_scale(ax, distance: float, decision: Decision, colour: str) -> None:
+    """A bar from 0 to 4, split at the threshold, its 95 % interval shaded, a mark at the distance."""
+    ax.axvspan(0, decision.distance, color=_SAME, alpha=0.22, linewidth=0)
+    ax.axvspan(decision.distance, MAX_DISTANCE, color=_DIFFERENT, alpha=0.22, linewidth=0)
+    if decision.calibrated:
+        ax.axvspan(*decision.calibrated.distance_ci95, color=_TEXT, alpha=0.25, linewidth=0)
+    ax.axvline(decision.distance, color=_TEXT, linewidth=1.4)
+    ax.plot([distance], [1.3], marker="v", markersize=11, color=colour, clip_on=False, zorder=3)
+    ax.set(xlim=(0, MAX_DISTANCE), ylim=(0, 1), yticks=[], xticks=range(5))
+    ax.tick_params(colors=_FAINT, labelsize=8, length=2)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _origin(decision: Decision) -> str:
+    known = decision.calibrated
+    if known is None:
+        return "threshold given by the user"
+    name = _shortened(known.set_name, 24)
+    return f"threshold for FAR {known.far:g} from {name}, {known.impostors:,} impostor pairs; shaded: its 95 % interval"
+
+
+def _shortened(name: str, limit: int = 34) -> str:
+    return name if len(name) <= limit else f"{name[: limit // 2 - 1]}…{name[-limit // 2 :]}"

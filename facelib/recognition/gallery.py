@@ -10,6 +10,7 @@ float16 moves a squared distance by 3e-5 as a rule (D = 128) and by 2**-10 at mo
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from facelib.files import atomic_path, read_json, require_file, sha256_of, write
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision
 from facelib.sidecar import git_commit, package_versions, sidecar_path
+
+LARGE_GALLERY = 50_000  # rows; below, NumPy answers before faiss is imported and loaded
 
 KIND, FORMAT_VERSION = "gallery", 1
 
@@ -151,3 +154,50 @@ def check_gallery_model(gallery: Gallery, model: Path | None) -> Path:
 
 def _is_gallery_json(path: Path) -> bool:
     return path.is_file() and read_json(path, "gallery's description").get("kind") == KIND
+
+
+class Neighbours(NamedTuple):
+    """rows: int64 [K], nearest first.   cosines: float32 [K], their dot products with the query."""
+
+    rows: np.ndarray
+    cosines: np.ndarray
+
+
+class Nearest:
+    """Answers queries about `vectors`, float16 [N, D], rows of unit length; a memory map will do."""
+
+    def __init__(self, vectors: np.ndarray, large: int = LARGE_GALLERY):
+        self._vectors = vectors
+        self._index = _faiss_index(vectors) if len(vectors) >= large else None
+
+    def __call__(self, query: np.ndarray, top: int) -> Neighbours:
+        """The `top` rows with the largest dot product with `query`, float32 [D], of unit length.
+
+        Raises:
+            FaceError: a query of another dimension, or one that is not finite.
+        """
+        num_rows, size = self._vectors.shape
+        query = np.asarray(query, np.float32)
+        if query.shape != (size,) or not np.isfinite(query).all():
+            raise FaceError(
+                f"A query is {size} finite numbers, as the gallery's rows. Received: {list(query.shape)}"
+                f"{'' if np.isfinite(query).all() else ', some not finite'}. Search with the model that enrolled."
+            )
+        top = min(top, num_rows)
+        if self._index is not None:
+            cosines, rows = self._index.search(query[None], top)
+            return Neighbours(rows[0], cosines[0])
+        cosines = self._vectors.astype(np.float32) @ query
+        rows = np.argpartition(-cosines, top - 1)[:top]
+        rows = rows[np.lexsort((rows, -cosines[rows]))]
+        return Neighbours(rows, cosines[rows])
+
+
+def _faiss_index(vectors: np.ndarray):
+    import faiss
+
+    index = faiss.IndexScalarQuantizer(
+        vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    )  # its codes are IEEE half floats: the rows as they are stored
+    index.add_sa_codes(np.ascontiguousarray(vectors).view(np.uint8))
+    return index

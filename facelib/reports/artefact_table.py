@@ -1,11 +1,14 @@
 """The stage table: one row an artefact and set, with changes against the first stage that it may be compared with."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from facelib.reports.comparable import Measurement
+from facelib.evaluation.gate import Measurement
 from facelib.reports.read_run import Stage
+
+_MEANINGS = {"pairs": "on other pairs", "protocol": "by another protocol", "flip": "with another --flip"}
+_MAX_NAMES = 4
 
 Interval = Sequence[float] | None
 
@@ -63,7 +66,7 @@ def stage_rows(stages: Sequence[Stage]) -> list[Row]:
                 acc_ci95=result.get("acc_ci95"),
                 auc=result.get("auc"),
                 vr=result.get("vr", {}),
-                measurement=Measurement.of(stage, name),
+                measurement=Measurement.of(stage.report, name),
                 is_stale=stage.is_stale,
                 first=first.get(name),
             )
@@ -161,3 +164,68 @@ def _aligned(lines: Sequence[Sequence[str]], num_names: int) -> Iterator[list[st
             cell.ljust(width) if i < num_names else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Results on one set that may be compared with each other.
+
+    title: the set's name, with the block's number where the set has several.
+    """
+
+    set_name: str
+    title: str
+    measurement: Measurement
+    stages: list[Stage] = field(default_factory=list)
+
+    @property
+    def results(self) -> list[tuple[str, dict[str, Any]]]:
+        """(stage name, result), as the figures take them."""
+        return [(stage.name, stage.report["sets"][self.set_name]) for stage in self.stages]
+
+
+def group_comparable(stages: Sequence[Stage]) -> list[Block]:
+    """Every result of `stages` in one block, sets in order of their first appearance."""
+    names = dict.fromkeys(name for stage in stages for name in stage.report["sets"])
+    blocks: list[Block] = []
+    for name in names:
+        found: list[Block] = []
+        for stage in stages:
+            if name not in stage.report["sets"]:
+                continue
+            measurement = Measurement.of(stage.report, name)
+            block = next((b for b in found if not b.measurement.differences(measurement)), None)
+            if block is None:
+                block = Block(name, name, measurement)
+                found.append(block)
+            block.stages.append(stage)
+        if len(found) > 1:
+            found = [Block(name, f"{name} #{i}", block.measurement, block.stages) for i, block in enumerate(found, 1)]
+        blocks += found
+    return blocks
+
+
+def warnings_of(blocks: Sequence[Block]) -> list[str]:
+    """One line for each block that must not be compared with the first of its set, or whose pairs are not all known."""
+    lines, firsts = [], {}
+    for block in blocks:
+        first = firsts.setdefault(block.set_name, block)
+        different = first.measurement.differences(block.measurement)
+        if different:
+            how = " and ".join(_MEANINGS[key] for key in different)
+            who = f"{block.title} ({_names(block.stages)})"
+            lines.append(f"{who} was measured {how} than {first.title}: do not compare them.")
+        unknown = [stage for stage in block.stages if Measurement.of(stage.report, block.set_name).sha256 is None]
+        if 0 < len(unknown) < len(block.stages):
+            lines.append(
+                f"{block.title}: only the number of pairs is known to be that of the others, the reports do not say "
+                f"which: {_names(unknown)}."
+            )
+    if len(firsts) < len(blocks):
+        lines.append("Test all with the same --valid, --protocol and --flip to compare them.")
+    return lines
+
+
+def _names(stages: Sequence[Stage]) -> str:
+    more = f" and {len(stages) - _MAX_NAMES} more" if stages[_MAX_NAMES:] else ""
+    return ", ".join(stage.name for stage in stages[:_MAX_NAMES]) + more

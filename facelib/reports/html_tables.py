@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from facelib.reports.artefact_table import (
+    Block,
     Row,
     all_fars,
     format_far,
@@ -13,7 +14,6 @@ from facelib.reports.artefact_table import (
     format_needs,
     format_percent,
 )
-from facelib.reports.comparable import Block
 from facelib.reports.html import folded, name_cell, small, table
 from facelib.reports.read_run import Stage
 

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from html import escape
 
-from facelib.reports.artefact_table import stage_rows
-from facelib.reports.comparable import Block, group_comparable, warnings_of
-from facelib.reports.hardest_pairs import FaceFinder
+from facelib.reports.artefact_table import Block, group_comparable, stage_rows, warnings_of
+from facelib.reports.hardest_pairs import FaceFinder, hardest_section
 from facelib.reports.html import figure, figure_grid, folded, photo_figure, render_page, warning
-from facelib.reports.html_pairs import hardest_section
 from facelib.reports.html_tables import group_table, identification_table, ijb_tables, stage_table, threshold_table
 from facelib.reports.read_run import Run, Stage, flatten
 from facelib.reports.training_plots import training_figures

@@ -3,13 +3,17 @@
 A frozen graph is a GraphDef without variables: one Placeholder in, one tensor out.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.files import require_file, write_bytes
+from facelib.model_input import Io
+from facelib.tensorflow_env import quiet_tensorflow
 
 INPUT, OUTPUT = "input_1", "embeddings"
 MAX_LISTED = 5
@@ -49,22 +53,6 @@ def load_graph(path: Path):
 def save_graph(graph, path: Path) -> None:
     """Writes a GraphDef atomically."""
     write_bytes(path, graph.SerializeToString(deterministic=True))
-
-
-def freeze(model):
-    """A Keras model -> GraphDef with Placeholder `input_1` float32 [None, H, W, 3] and output node `embeddings`.
-
-    Computes in float32 also where the model was trained in mixed precision.
-    """
-    import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    def forward(input_1):
-        return tf.identity(model(input_1, training=False), name=OUTPUT)
-
-    spec = tf.TensorSpec([None, *model.inputs[0].shape[1:]], tf.float32, name=INPUT)
-    frozen = convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(spec))
-    return prune(frozen.graph.as_graph_def(), [OUTPUT])
 
 
 def prune(graph, outputs: list[str]):
@@ -164,3 +152,31 @@ def _tensor_name(name: str) -> str:
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[-MAX_LISTED:]) + more if names else "none"
+
+
+def layer_of(name: str) -> str:
+    """'mobilefacenet_1/stem_conv_1/Relu6;...' -> 'stem_conv': the scope that the operation stands in.
+
+    The number behind it is that of the model's scope, counted up each time a model is traced.
+    """
+    scopes = name.partition(";")[0].split("/")
+    if len(scopes) < 2:
+        return scopes[0]
+    number = re.search(r"_\d+$", scopes[0])
+    return scopes[-2].removesuffix(number.group()) if number and len(scopes) > 2 else scopes[-2]
+
+
+def is_of(name: str, layers: Sequence[str]) -> bool:
+    """Whether the layer of a node or tensor begins with one of `layers`."""
+    return any(layer_of(part).startswith(tuple(layers)) for part in name.split(";"))
+
+
+class GraphEmbedder(RuntimeEmbedder):
+    """An `Embedder` over a frozen TensorFlow graph."""
+
+    def __init__(self, path: Path, io: Io, threads: int | None = None, batch_size: int = BATCH_SIZE):
+        from facelib.runtimes.frozen_graph import open_frozen
+
+        quiet_tensorflow()
+        super().__init__(Path(path).name, io, batch_size)
+        self.run = open_frozen(path, io.input, io.output, threads)

@@ -1,9 +1,15 @@
 """Models on disk (.h5): how they are written, and read for inference. Names Keras."""
 
+import os
 from pathlib import Path
 
+import numpy as np
+
+from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.files import atomic_path, require_file
+from facelib.model_input import Io
+from facelib.tensorflow_env import quiet_tensorflow
 
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)  # h5py and Keras
 
@@ -60,3 +66,82 @@ def load_head_centres(path: Path):
 def _not_a_model(path: Path, error: Exception) -> FaceError:
     reason = " ".join(str(error).split())[:200]
     return FaceError(f"'{path}' is not a Keras model that this project can read ({reason}). Train it again.")
+
+
+class KerasEmbedder(RuntimeEmbedder):
+    """An `Embedder` over a Keras model: float32 pixels [N, 112, 112, 3] as `io` says -> float32 [N, D].
+
+    Args:
+        model: a Keras model, or the path of an .h5. A live model is used as it is at each call, so one embedder
+            serves all epochs of a training without being compiled again.
+        io: how it is fed; our own models take raw RGB pixels.
+        threads: TensorFlow threads; only the first model of a process can set it.
+    """
+
+    def __init__(self, model, io: Io | None = None, *, batch_size: int = BATCH_SIZE, threads: int | None = None):
+        import tensorflow as tf
+
+        if threads is not None:
+            _set_tensorflow_threads(threads)
+        from facelib.runtimes.keras_h5 import load_model
+
+        self.model = load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
+        inputs = self.model.inputs
+        if len(inputs) != 1 or len(self.model.outputs) != 1:
+            raise FaceError(
+                f"An embedder has one input and one output. '{self.model.name}' has {len(inputs)} and "
+                f"{len(self.model.outputs)}: name the embedder.h5 of the run, which has no training head."
+            )
+        super().__init__(self.model.name, io or Io(), batch_size)
+        spec = tf.TensorSpec(inputs[0].shape, tf.float32)  # any number of faces: traced once
+        self._call = tf.function(lambda pixels: self.model(pixels, training=False), input_signature=[spec])
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        try:
+            return self._call(np.asarray(pixels, np.float32)).numpy()
+        except (TypeError, ValueError) as error:
+            shape = tuple(self.model.inputs[0].shape)
+            if shape[1:] == pixels.shape[1:]:
+                raise
+            raise FaceError(
+                f"The model takes {shape}, the faces come as {pixels.shape}: check --crop and --layout."
+            ) from error
+
+
+def open_keras(path: Path, io: Io, threads: int) -> KerasEmbedder:
+    """The .h5 at `path`, without TensorFlow's chatter."""
+    quiet_tensorflow()
+    return KerasEmbedder(path, io, threads=threads)
+
+
+def _set_tensorflow_threads(threads: int) -> None:
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:  # TensorFlow runs already, with the threads it was given first
+        return
+
+
+def in_float32(model):
+    """The model with every layer computing in float32: mixed precision is for training, and for GPUs."""
+    import keras
+
+    for layer in model.layers:
+        if layer.compute_dtype != "float32":
+            layer.dtype_policy = keras.DTypePolicy("float32")
+    return model
+
+
+def check_model(model, path: Path) -> tuple[int, int]:
+    """(height, width) of the model's one RGB input; a FaceError where it is no embedder."""
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise FaceError(
+            f"An embedder has one input and one output. '{path}' has {len(model.inputs)} and {len(model.outputs)}: "
+            f"name the embedder.h5 of the run, which has no training head."
+        )
+    takes, gives = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
+    if len(takes) != 4 or takes[3] != 3 or None in takes[1:] or len(gives) != 2 or gives[1] is None:
+        raise FaceError(f"An embedder maps [N, H, W, 3] to [N, D]. '{path}' maps {list(takes)} to {list(gives)}.")
+    return takes[1:3]

@@ -9,8 +9,7 @@ from facelib.errors import FaceError
 from facelib.losses.native_softmax import has_tiles
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.registry import LOSSES, resolve_options
-from facelib.training.recipe.schema import Recipe
-from facelib.training.recipe.stage import ROW_OPTIMIZERS, optimizer_of
+from facelib.training.recipe.schema import ROW_OPTIMIZERS, Recipe, optimizer_of
 
 _WORTH_SAYING = 1 << 28  # bytes; less is nobody's concern
 _SLOTS = ROW_OPTIMIZERS | {"nadam": 2}

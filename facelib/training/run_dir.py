@@ -13,7 +13,8 @@ from facelib.errors import FaceError
 from facelib.files import NOT_WRITABLE, read_json, write_bytes, write_json
 from facelib.sidecar import git_commit, package_versions
 from facelib.training.checkpoint import list_checkpoints, step_of
-from facelib.training.recipe.schema import Recipe, differences, load_recipe, to_toml
+from facelib.training.recipe.schema import Recipe
+from facelib.training.recipe.toml import differences, load_recipe, to_toml
 
 # What a run that saved no model yet may have left: it is begun anew, with whatever recipe.
 _BEGINNINGS = {

@@ -2,7 +2,7 @@
 
 import math
 
-from facelib.training.recipe.stage import Stage
+from facelib.training.recipe.schema import Stage
 
 
 def learning_rate_at(stage: Stage, step: int, steps_per_epoch: int) -> float:

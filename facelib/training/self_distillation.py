@@ -20,12 +20,13 @@ from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file, sha256_of, write_json
 from facelib.model_input import Io
-from facelib.runtimes.open_embedder import KerasEmbedder
+from facelib.models.registry import ModelConfig
+from facelib.runtimes.keras_h5 import KerasEmbedder
 from facelib.sidecar import check_sidecar, parity_record, read_sidecar, sidecar_path, write_sidecar
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.rules import check_recipe
-from facelib.training.recipe.schema import DataConfig, ModelConfig, Recipe, load_recipe
-from facelib.training.recipe.stage import Stage
+from facelib.training.recipe.schema import DataConfig, Recipe, Stage
+from facelib.training.recipe.toml import load_recipe
 from facelib.training.run_dir import RunDir
 from facelib.training.stop_signals import exit_code
 from facelib.training.teacher import open_teacher
@@ -147,8 +148,7 @@ def make_recipe(args: argparse.Namespace, change: Change) -> Recipe:
 
 def make_copy(path: Path, change: Change, crops: np.ndarray | None) -> tuple:
     """(The changed copy, the original), Keras models."""
-    from facelib.export.freeze import check_model, in_float32
-    from facelib.runtimes.keras_h5 import load_model
+    from facelib.runtimes.keras_h5 import check_model, in_float32, load_model
 
     original = in_float32(load_model(path))
     check_model(original, path)

@@ -12,12 +12,10 @@ from facelib.errors import FaceError
 from facelib.losses.distillation import Distiller
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.registry import LOSSES, resolve_options
-from facelib.training.objective import Objective
-from facelib.training.optimizers import Updater, last_layers, make_optimizer, take_over
-from facelib.training.recipe.schema import Recipe
-from facelib.training.recipe.stage import optimizer_of
-from facelib.training.row_optimizer import RowOptimizer
-from facelib.training.step import WeightAverage, make_step
+from facelib.training.optimizers import RowOptimizer, Updater, last_layers, make_optimizer, take_over
+from facelib.training.recipe.schema import Recipe, optimizer_of
+from facelib.training.step import Objective, make_step
+from facelib.training.weight_average import WeightAverage
 
 
 class StageParts:
@@ -140,7 +138,7 @@ class StageParts:
         return before.get(name) or make()
 
     def _make_center_loss(self):
-        from facelib.losses.center_loss import CenterLoss
+        from facelib.losses.metric_losses import CenterLoss
 
         return CenterLoss(self.num_classes, self.embedder.output_shape[-1], name="center_loss")
 

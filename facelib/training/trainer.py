@@ -19,15 +19,20 @@ from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
 from facelib.models.layers import FusedBatchNorm
 from facelib.reports.training_plots import write_training_plots
-from facelib.training.checkpoint import list_checkpoints, load_checkpoint
+from facelib.training.checkpoint import (
+    NotFiniteError,
+    head_to_save,
+    list_checkpoints,
+    load_checkpoint,
+    restore_parts,
+    save_parts,
+)
 from facelib.training.epoch_files import save_epoch
 from facelib.training.head_memory import check_memory
 from facelib.training.init_from import write_classes
 from facelib.training.loss_meter import DivergedError, StepLosses
 from facelib.training.recipe.rules import check_recipe
-from facelib.training.recipe.schema import Recipe
-from facelib.training.recipe.stage import Stage, optimizer_of
-from facelib.training.run_checkpoint import NotFiniteError, head_to_save, restore_parts, save_parts
+from facelib.training.recipe.schema import Recipe, Stage, optimizer_of
 from facelib.training.run_dir import FollowedRun, RunDir, open_run
 from facelib.training.schedules import Plateau, learning_rate_at, warmth_at
 from facelib.training.stage_setup import StageParts

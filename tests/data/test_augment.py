@@ -13,7 +13,7 @@ from facelib.data.random_keys import Draws
 from facelib.data.synthetic.faces import toy_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
-from facelib.training.recipe.schema import load_recipe
+from facelib.training.recipe.toml import load_recipe
 
 FACE = np.ascontiguousarray(toy_face(3, 0, 0))
 KEYS = np.random.default_rng(0).integers(0, 2**64, 400, np.uint64).tolist()

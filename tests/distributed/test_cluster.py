@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelib.distributed.cluster import Cluster, expand_counts, expand_hosts, find_cluster, set_tf_config, split_address
+from facelib.distributed.cluster import Cluster, set_tf_config, split_address
+from facelib.distributed.find_cluster import find_cluster
+from facelib.distributed.slurm import expand_counts, expand_hosts
 from facelib.errors import FaceError
 
 THREE = ["a:1000", "a:1001", "b:1000"]

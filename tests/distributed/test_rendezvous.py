@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from facelib.distributed.cluster import Cluster
-from facelib.distributed.peer_watch import JoinWatch, PeerWatch, answers, check_port
-from facelib.distributed.rendezvous import CONNECT_TIMEOUT, Meeting
+from facelib.distributed.peer_watch import PeerWatch, answers
+from facelib.distributed.rendezvous import CONNECT_TIMEOUT, JoinWatch, Meeting, check_port
 from facelib.errors import FaceError
 from launch import free_ports
 

@@ -19,8 +19,7 @@ from facelib.errors import FaceError
 from facelib.runtimes.keras_h5 import load_head_centres, load_model
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint, read_rows
 from facelib.training.head_memory import check_memory
-from facelib.training.recipe.schema import Recipe
-from facelib.training.recipe.stage import Stage
+from facelib.training.recipe.schema import Recipe, Stage
 from tests.distributed.test_workers import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]

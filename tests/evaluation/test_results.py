@@ -8,8 +8,8 @@ from sklearn.metrics import roc_curve
 
 from facelib.errors import FaceError
 from facelib.evaluation.evaluate_set import measure_pairs
-from facelib.evaluation.report_text import format_interval
-from facelib.evaluation.results import Report, compare, read_report, report_path
+from facelib.evaluation.gate import compare
+from facelib.evaluation.results import Report, format_interval, read_report, report_path
 
 
 def draw_set(num_pairs=4000, seed=0):

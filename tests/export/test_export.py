@@ -25,10 +25,9 @@ from facelib.errors import FaceError
 from facelib.export import optimize
 from facelib.files import sha256_of
 from facelib.model_input import Io
-from facelib.runtimes.frozen_graph import load_graph
+from facelib.runtimes.frozen_graph import GraphEmbedder, load_graph
 from facelib.runtimes.keras_h5 import load_model, save_h5
-from facelib.runtimes.open_embedder import GraphEmbedder, TfliteEmbedder
-from facelib.runtimes.tflite import Lite
+from facelib.runtimes.tflite import Lite, TfliteEmbedder
 from facelib.sidecar import check_sidecar, read_sidecar, write_sidecar
 from facelib.unit_vectors import row_cosines
 from tests.runtimes.test_frozen_graph import random_weights

@@ -10,16 +10,15 @@ import pytest
 import pb_2_tflite
 from facelib.data.synthetic.faces import encode_jpeg, toy_face
 from facelib.errors import FaceError
+from facelib.export.freeze import freeze
 from facelib.export.layer_errors import LayerError, layer_errors, worst
 from facelib.export.optimize import optimize
 from facelib.export.tflite import Wanted, convert
 from facelib.model_input import Io
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.layers import PixelScale
-from facelib.runtimes.frozen_graph import freeze, save_graph
-from facelib.runtimes.layer_names import is_of, layer_of
-from facelib.runtimes.open_embedder import TfliteEmbedder
-from facelib.runtimes.tflite import Lite
+from facelib.runtimes.frozen_graph import is_of, layer_of, save_graph
+from facelib.runtimes.tflite import Lite, TfliteEmbedder
 from facelib.sidecar import check_sidecar, write_sidecar
 from facelib.unit_vectors import row_cosines
 from tests.runtimes.test_frozen_graph import random_weights

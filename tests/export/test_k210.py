@@ -24,16 +24,16 @@ from facelib.export.tflite import convert as graph_to_tflite
 from facelib.model_input import Io
 from facelib.runtimes import kmodel
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.runtimes.tflite_ops import read_ops
+from facelib.runtimes.tflite import read_ops
 from facelib.sidecar import read_sidecar, write_sidecar
 
 pytest.importorskip("tensorflow")
 from keras import layers
 
+from facelib.export.freeze import freeze
 from facelib.export.optimize import optimize
 from facelib.models.layers import PixelScale, PReLU
-from facelib.runtimes.frozen_graph import freeze
-from facelib.training.recipe.schema import load_recipe
+from facelib.training.recipe.toml import load_recipe
 from tests.runtimes.test_frozen_graph import random_weights
 from train import build_backbone
 

@@ -13,13 +13,12 @@ pytest.importorskip("tensorflow")
 import tensorflow as tf
 
 from facelib.errors import FaceError
+from facelib.export.freeze import freeze
 from facelib.export.om import pb_2_om
-from facelib.export.om.ascend_ops import KNOWN_OPS, find_unknown_ops
-from facelib.export.om.graph_rules import asks_shapes, fix_shapes
+from facelib.export.om.graph_rules import KNOWN_OPS, asks_shapes, find_unknown_ops, fix_shapes
 from facelib.export.optimize import optimize
-from facelib.models.backbone_names import BACKBONES
-from facelib.runtimes.frozen_graph import freeze, load_graph, open_graph, save_graph
-from facelib.training.recipe.schema import ModelConfig
+from facelib.models.registry import BACKBONES, ModelConfig
+from facelib.runtimes.frozen_graph import load_graph, open_graph, save_graph
 from tests.helpers.ascend_road import ROOT, hide_tools, put_on_path, save_small_net, save_with_sidecar
 from tests.helpers.ascend_stand_ins.on_path import install
 

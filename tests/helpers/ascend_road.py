@@ -4,8 +4,9 @@ import importlib.util
 import os
 from pathlib import Path
 
+from facelib.export.freeze import freeze
 from facelib.model_input import Io
-from facelib.runtimes.frozen_graph import freeze, save_graph
+from facelib.runtimes.frozen_graph import save_graph
 from facelib.sidecar import write_sidecar
 
 ROOT = Path(__file__).parents[2]

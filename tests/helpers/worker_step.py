@@ -98,7 +98,7 @@ def part_of(rank: int, count: int, size: int) -> slice:
 
 
 def main():
-    from facelib.distributed.cluster import find_cluster
+    from facelib.distributed.find_cluster import find_cluster
     from facelib.distributed.workers import open_workers
 
     cluster = find_cluster()

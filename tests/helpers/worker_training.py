@@ -18,12 +18,11 @@ import keras
 import numpy as np
 
 from face_loss_k import make_head
-from facelib.distributed.cluster import find_cluster
+from facelib.distributed.find_cluster import find_cluster
 from facelib.distributed.workers import open_workers
 from facelib.models.layers import FusedBatchNorm
 from facelib.tensorflow_env import set_up_tensorflow
-from facelib.training.recipe.schema import Recipe
-from facelib.training.recipe.stage import Stage
+from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.stop_signals import exit_code
 from facelib.training.trainer import Trainer
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from face_loss_k import make_head
-from facelib.losses.center_loss import CenterLoss
+from facelib.losses.metric_losses import CenterLoss
 
 KINDS = ("batch_hard_triplet", "batch_all_triplet", "semi_hard_triplet")
 MARGIN = 0.35

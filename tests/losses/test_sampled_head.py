@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from facelib.distributed.workers import Workers
 from facelib.losses.partial_fc import ClassSplit, draw_columns, first_centres, rows_of
-from facelib.training.optimizers import make_optimizer
-from facelib.training.recipe.stage import ROW_OPTIMIZERS, Stage
-from facelib.training.row_optimizer import RowOptimizer
+from facelib.training.optimizers import RowOptimizer, make_optimizer
+from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
 from tests.training.test_trainer import RECIPE, STAGE, STEPS, Data, fit, lines, no_plots  # noqa: F401 - a fixture
 
 
@@ -113,7 +112,7 @@ def test_with_all_rows_it_is_kerass_optimizer(name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_rows_that_were_not_drawn_keep_value_and_state_bit_for_bit(name, monkeypatch):
-    monkeypatch.setattr("facelib.training.row_optimizer._BLOCK", 4)  # several blocks
+    monkeypatch.setattr("facelib.training.optimizers._BLOCK", 4)  # several blocks
     stage, rng = STAGES[name], np.random.default_rng(1)
     table = keras.Variable(rng.normal(size=(30, 2)).astype(np.float32), name="centres")
     rows = RowOptimizer(table, stage, stage.optimizer)

@@ -9,14 +9,14 @@ import pytest
 
 from backbones import application
 from facelib.errors import FaceError
+from facelib.export.freeze import freeze
 from facelib.export.optimize import optimize
 from facelib.export.parity import parity_faces
-from facelib.models.backbone_names import APPLICATIONS
 from facelib.models.blocks import Blocks, divisible
 from facelib.models.layers import PReLU
-from facelib.runtimes.frozen_graph import freeze, open_graph
+from facelib.models.registry import APPLICATIONS, ModelConfig
+from facelib.runtimes.frozen_graph import open_graph
 from facelib.runtimes.keras_h5 import load_model, save_h5
-from facelib.training.recipe.schema import ModelConfig
 from facelib.unit_vectors import row_cosines
 from ghostfacenet import ghostfacenet_v1
 from iresnet import iresnet

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.errors import FaceError
-from facelib.recognition.nearest import Nearest
+from facelib.recognition.gallery import Nearest
 
 
 def unit_rows(rng, count, size):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from facelib.reports.artefact_table import stage_rows
-from facelib.reports.comparable import Measurement, group_comparable, warnings_of
+from facelib.evaluation.gate import Measurement
+from facelib.reports.artefact_table import group_comparable, stage_rows, warnings_of
 from facelib.reports.read_run import Stage
 
 

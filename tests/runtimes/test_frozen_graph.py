@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from facelib.errors import FaceError
-from facelib.runtimes.frozen_graph import check_names, freeze, load_graph, open_frozen, open_graph, save_graph
+from facelib.export.freeze import freeze
+from facelib.runtimes.frozen_graph import check_names, load_graph, open_frozen, open_graph, save_graph
 
 tf = pytest.importorskip("tensorflow")
 

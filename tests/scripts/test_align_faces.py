@@ -23,7 +23,7 @@ import facelib.alignment.align_folders
 from facelib.alignment.align import align_face
 from facelib.alignment.align_folders import NO_FACE, SKIPPED, align_folders
 from facelib.alignment.detect import Face
-from facelib.alignment.photo_folders import PhotoFolder, crop_names, find_photos
+from facelib.alignment.photos import PhotoFolder, crop_names, find_photos
 from facelib.cli import run_cli
 from facelib.data.synthetic.faces import toy_face
 from facelib.errors import FaceError

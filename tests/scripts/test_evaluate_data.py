@@ -19,8 +19,8 @@ from facelib.evaluation.embed_images import embed_images
 from facelib.evaluation.metrics import pair_distances
 from facelib.evaluation.verification_sets import find_sets
 from facelib.model_input import Io
-from facelib.runtimes.keras_h5 import load_model
-from facelib.runtimes.open_embedder import KerasEmbedder, OnnxEmbedder
+from facelib.runtimes.keras_h5 import KerasEmbedder, load_model
+from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.sidecar import write_sidecar
 
 ROOT = Path(__file__).parents[2]

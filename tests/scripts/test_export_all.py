@@ -18,7 +18,7 @@ from facelib.evaluation.results import report_path
 from facelib.export import optimize
 from facelib.files import sha256_of, write_json
 from facelib.model_input import Io
-from facelib.reports.export_state import find_losses, is_made, is_tested
+from facelib.reports.export_table import find_losses, is_made, is_tested
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import read_sidecar, write_sidecar
 from tests.runtimes.test_frozen_graph import random_weights

@@ -15,9 +15,8 @@ from dataset import TrainingData
 from face_loss_k import make_head
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders
-from facelib.models.backbone_names import BACKBONES
-from facelib.training.recipe.schema import DataConfig, ModelConfig, Recipe
-from facelib.training.recipe.stage import Stage
+from facelib.models.registry import BACKBONES, ModelConfig
+from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 from facelib.training.trainer import Trainer
 from train import build_backbone
 

@@ -11,13 +11,13 @@ from keras import layers
 
 import pb_2_onnx
 from facelib.errors import FaceError
+from facelib.export.freeze import freeze
 from facelib.export.onnx import graph_to_onnx
 from facelib.export.optimize import optimize
 from facelib.model_input import Io
-from facelib.models.backbone_names import BACKBONES
-from facelib.runtimes.frozen_graph import freeze, open_graph, save_graph
+from facelib.models.registry import BACKBONES, ModelConfig
+from facelib.runtimes.frozen_graph import open_graph, save_graph
 from facelib.sidecar import read_sidecar, write_sidecar
-from facelib.training.recipe.schema import ModelConfig
 from train import build_backbone
 
 QUICK = {

@@ -17,7 +17,7 @@ import predict
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError, decode_photo
 from facelib.errors import FaceError
 from facelib.model_input import Io
-from facelib.recognition.nearest import Nearest
+from facelib.recognition.gallery import Nearest
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.sidecar import write_sidecar
 

@@ -8,7 +8,7 @@ import compare_runs as script
 import pytest
 
 from facelib.errors import FaceError
-from facelib.reports import html_comparison
+from facelib.reports import comparison
 from facelib.reports.comparison import compare_runs
 from tests.helpers.simulated_runs import build_run, write_faces
 
@@ -16,7 +16,7 @@ from tests.helpers.simulated_runs import build_run, write_faces
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Names in place of figures, but where a test draws them."""
-    monkeypatch.setattr(html_comparison, "figure", lambda drawing, where="": f"<p>{drawing[0]} {where}</p>")
+    monkeypatch.setattr(comparison, "figure", lambda drawing, where="": f"<p>{drawing[0]} {where}</p>")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import plot_history
 import pytest
 
 from facelib.errors import FaceError
-from facelib.reports.history import History, best_table, read_history
+from facelib.reports.training_plots import History, best_table, read_history
 from tests.helpers.simulated_runs import write_log
 
 

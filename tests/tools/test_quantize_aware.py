@@ -27,8 +27,8 @@ from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.fake_quant_net import fake_quantized, observe
 from facelib.runtimes.frozen_graph import load_graph
 from facelib.runtimes.keras_h5 import load_model, save_h5
-from facelib.runtimes.open_embedder import OnnxEmbedder, TfliteEmbedder
-from facelib.runtimes.tflite import Lite
+from facelib.runtimes.onnx import OnnxEmbedder
+from facelib.runtimes.tflite import Lite, TfliteEmbedder
 from facelib.sidecar import check_sidecar, write_sidecar
 from facelib.unit_vectors import row_cosines
 from iresnet import iresnet

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from facelib.errors import FaceError
 from facelib.losses.registry import LOSSES
-from facelib.training.recipe.schema import CHOICES, DataConfig, ModelConfig, Recipe, differences, load_recipe, to_toml
-from facelib.training.recipe.stage import Stage
+from facelib.models.registry import ModelConfig
+from facelib.training.recipe.schema import CHOICES, DataConfig, Recipe, Stage
+from facelib.training.recipe.toml import differences, load_recipe, to_toml
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 

@@ -10,7 +10,7 @@ import pytest
 
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
-from facelib.training.recipe.schema import load_recipe
+from facelib.training.recipe.toml import load_recipe
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / "recipes" / "toy.toml"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.training.optimizers import Updater, last_layers, make_optimizer, take_over, weight_decays
-from facelib.training.recipe.stage import Stage, optimizer_of
+from facelib.training.recipe.schema import Stage, optimizer_of
 from facelib.training.schedules import Plateau, learning_rate_at, warmth_at
 
 # ------------------------------------------------------------------------------------------------ schedules

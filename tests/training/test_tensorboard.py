@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from facelib.training.profiling import ProfileSteps
+from facelib.training.tensorboard import ProfileSteps
 from tests.training.test_trainer import RECIPE, STAGE, fit, no_plots  # noqa: F401 - a fixture
 
 

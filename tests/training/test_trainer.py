@@ -19,8 +19,8 @@ from facelib.sidecar import check_sidecar
 from facelib.training import epoch_files
 from facelib.training import trainer as trainer_module
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint
-from facelib.training.recipe.schema import Recipe, load_recipe
-from facelib.training.recipe.stage import Stage
+from facelib.training.recipe.schema import Recipe, Stage
+from facelib.training.recipe.toml import load_recipe
 from facelib.training.run_dir import RunDir
 from facelib.training.trainer import Trainer
 

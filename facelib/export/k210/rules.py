@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from facelib.runtimes.tflite_ops import Op
+from facelib.export.k210.memory import RAM_BYTES
+from facelib.runtimes.tflite import Op
 
 KPU_BYTES = 2 * 2**20
-RAM_BYTES = 6 * 2**20
 MAX_CHANNELS, MIN_SIDE, MAX_HEIGHT, MAX_WIDTH = 1024, 4, 240, 320
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")

@@ -12,6 +12,16 @@ from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import constant_node, fold_constants, with_nodes
 from facelib.runtimes.frozen_graph import MAX_LISTED, node_of, prune
 
+_PARSER = ("BroadcastArgs", "Const", "Empty", "ExpandDims", "Fill", "Identity", "IdentityN", "Placeholder",
+           "PlaceholderWithDefault", "PreventGradient", "Rank", "Reshape", "Shape", "ShapeN", "Size", "Snapshot",
+           "Squeeze", "StopGradient")  # fmt: skip
+_PLUGINS = ("Abs", "Add", "AddN", "AddV2", "AvgPool", "BatchMatMul", "BatchMatMulV2", "BiasAdd", "Cast", "ConcatV2",
+            "Conv2D", "DepthwiseConv2dNative", "Elu", "Exp", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3",
+            "GatherV2", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Maximum", "Mean", "Min", "Minimum", "Mul",
+            "Neg", "Pack", "Pad", "PadV2", "Pow", "Prod", "RealDiv", "Relu", "Relu6", "Rsqrt", "Selu", "Sigmoid",
+            "Slice", "Softmax", "Softplus", "Split", "SplitV", "Sqrt", "Square", "SquaredDifference", "StridedSlice",
+            "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unpack")  # fmt: skip
+
 _ASKS_SHAPE = ("Shape", "ShapeN", "Size", "Rank")
 
 
@@ -99,3 +109,15 @@ def _import(graph):
     with tf.Graph().as_default() as inside:
         tf.import_graph_def(graph, name="")
     return inside
+
+
+KNOWN_OPS = frozenset(_PARSER + _PLUGINS)
+
+
+def find_unknown_ops(graph) -> dict[str, list[str]]:
+    """{op: names of its nodes} of the ops in a GraphDef that the table has not, in order of their names."""
+    found: dict[str, list[str]] = {}
+    for node in graph.node:
+        if node.op not in KNOWN_OPS:
+            found.setdefault(node.op, []).append(node.name)
+    return dict(sorted(found.items()))

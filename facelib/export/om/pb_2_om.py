@@ -19,8 +19,7 @@ from facelib.cli import run_cli
 from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant
 from facelib.export.om.aipp import io_with_aipp, read_aipp
-from facelib.export.om.ascend_ops import find_unknown_ops
-from facelib.export.om.graph_rules import asks_shapes, fix_shapes, input_shape
+from facelib.export.om.graph_rules import asks_shapes, find_unknown_ops, fix_shapes, input_shape
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import require_file
 from facelib.model_input import Io, to_model_input
@@ -144,7 +143,7 @@ def report_ops(graph, output_name: str) -> None:
         more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
         print(f"warning: op {op} is not in the table of Ascend's parser: {', '.join(names[:MAX_LISTED])}{more}")
     print(
-        "warning: atc may say 'No parser is registered'; facelib/export/om/ascend_ops.py says where the table comes from"
+        "warning: atc may say 'No parser is registered'; facelib/export/om/graph_rules.py says where the table comes from"
     )
 
 

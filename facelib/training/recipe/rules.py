@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from facelib.data.augment_config import check_augment
 from facelib.errors import FaceError
 from facelib.losses.registry import LOSSES, resolve_options
-from facelib.training.recipe.stage import ROW_OPTIMIZERS, Stage, optimizer_of
+from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage, optimizer_of
 
 if TYPE_CHECKING:
     from facelib.training.recipe.schema import Recipe

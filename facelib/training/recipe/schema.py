@@ -1,21 +1,13 @@
-"""Training recipes: TOML read into frozen dataclasses, where an unknown key is an error that names the nearest."""
+"""The tables and keys of a recipe, with their defaults: `Recipe`, `Stage` (a `[[stage]]` table) and the other tables."""
 
-import dataclasses
-import difflib
-import json
-import tomllib
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from facelib.data.augment_config import AugmentConfig
-from facelib.errors import FaceError
-from facelib.files import require_file
 from facelib.model_input import IO_CHOICES
-from facelib.models.backbone_names import BACKBONES
-from facelib.training.recipe.rules import check_recipe
-from facelib.training.recipe.stage import Stage
+from facelib.models.registry import BACKBONES, ModelConfig
+
+# Those that can move the drawn centres of a sampled head alone -> tables of state beside the centres.
+ROW_OPTIMIZERS = {"sgd": 1, "adam": 2, "adamw": 2, "lion": 1}
 
 CHOICES = {
     "backbone": BACKBONES,
@@ -33,20 +25,75 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The embedder: a backbone and its options.
+class Stage:
+    """What is minimised, for how long, and how.
 
-    `stem` is mobilefacenet's alone; `output_layer` and activation 'own' are those of the keras.applications nets.
+    The loss:
+        loss: a name of docs/losses.md, or 'distill' for the teacher alone.   margin, scale, loss_options: of that loss;
+        absent: its own defaults.   margin_warmup_steps: the margin rises from 0 over so many, and the scale from
+        warmup_scale where that is given.   label_smoothing: share of the target spread over all classes.
+        center_loss, norm_penalty: weights of the center loss, and of the mean L1 norm of the raw embeddings.
+        distill, distill_weight: loss towards the recipe's teacher ('cosine', 'l2', 'kl', 'relational') and its weight.
+        sample_rate: share of the classes that a step's softmax looks at, in (0, 1]; 1 is exact
+        (facelib/losses/partial_fc.py).
+    The optimizer:
+        optimizer: absent = the one of the stage before goes on, with what it has accumulated.   momentum, nesterov: of
+        sgd.   epsilon: of adam, adamw, nadam; absent = 1e-7.   learning_rate: peak, reached after warmup_steps; then
+        'cosine' or 'polynomial' (of `power`) to final_learning_rate at the stage's end, 'step': times lr_drop at each
+        of lr_drop_epochs, 'plateau': times lr_drop after `patience` epochs without a better score, or 'constant'.
+        backbone_rate: the embedder's learning rate, as a share of the head's.   weight_decay: on kernels only, times
+        last_layer_decay on the layers after the global operator and on the class centres.   clip_norm: of all
+        gradients together; 0 for none.   ema: decay of a moving average of the weights, which is what is then measured
+        and saved; 0 for none.   sam: radius rho of sharpness-aware minimisation; 0 for none.
+    The data:
+        epochs: passes.   images_per_identity: K of a PK sampler; 1 = every image once an epoch.   mixup: alpha of its
+        Beta distribution; 0 for none.   micro_batches: a batch goes through the net in so many parts.
+    What is trained:
+        freeze_backbone: the class centres alone.   freeze_layers: beginnings of the names of layers that stay.
     """
 
-    backbone: str = "mobilefacenet"
-    embedding_size: int = 128
-    activation: str = "prelu"
-    stem: str = "paper"
-    output_layer: str = "GDC"
-    padding: str = "same"
-    width: float = 1.0
-    dropout: float = 0.0
+    loss: str = "arcface"
+    epochs: int = 1
+    margin: float | None = None
+    scale: float | None = None
+    loss_options: dict = field(default_factory=dict)
+    margin_warmup_steps: int = 0
+    warmup_scale: float | None = None
+    label_smoothing: float = 0.0
+    sample_rate: float = 1.0
+    center_loss: float = 0.0
+    norm_penalty: float = 0.0
+    distill: str = "cosine"
+    distill_weight: float = 1.0
+    optimizer: str | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    epsilon: float | None = None
+    learning_rate: float = 0.1
+    backbone_rate: float = 1.0
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+    final_learning_rate: float = 0.0
+    power: float = 1.0
+    lr_drop_epochs: tuple[float, ...] = ()
+    lr_drop: float = 0.1
+    patience: int = 1
+    weight_decay: float = 5e-4
+    last_layer_decay: float = 10.0
+    clip_norm: float = 5.0
+    ema: float = 0.0
+    sam: float = 0.0
+    images_per_identity: int = 1
+    mixup: float = 0.0
+    micro_batches: int = 1
+    freeze_backbone: bool = False
+    freeze_layers: tuple[str, ...] = ()
+
+    @property
+    def own_options(self) -> dict:
+        """What this stage asks of its loss, margin and scale included; without the loss's own defaults."""
+        named = {"margin": self.margin, "scale": self.scale}
+        return {**{key: value for key, value in named.items() if value is not None}, **self.loss_options}
 
 
 @dataclass(frozen=True)
@@ -96,132 +143,7 @@ class Recipe:
     stage: tuple[Stage, ...] = (Stage(),)
 
 
-def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
-    """Reads a recipe; `overrides` are 'stage.0.epochs=2' as --set takes them.
-
-    Raises:
-        FaceError: no file, no TOML, an unknown key, a value of the wrong type or out of its choices.
-    """
-    path = require_file(path, "recipe")
-    try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FaceError(f"A recipe is a TOML file. '{path}' is not: {error}.") from error
-    for override in overrides:
-        _override(values, override)
-    recipe = _build(Recipe, values, "", str(path))
-    check_recipe(recipe, str(path))
-    return recipe
-
-
-def to_toml(recipe: Recipe) -> str:
-    """The full recipe, defaults included, as TOML that `load_recipe` reads back to an equal one."""
-    lines = _keys(recipe)
-    for path, table in _tables(recipe):
-        lines += ["", path, *_keys(table)]
-    return "\n".join(lines) + "\n"
-
-
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """The keys in which two recipes differ, each as 'stage.0.epochs: 2 -> 3'."""
-    before, after = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}" for key in before | after if before.get(key) != after.get(key)
-    ]
-
-
-def _flat(value, prefix=""):
-    if not isinstance(value, dict | tuple | list):
-        return {prefix: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
-
-
-def _tables(recipe: Recipe) -> list[tuple[str, object]]:
-    """Every table below the top, with its header."""
-    tables = [("[teacher_io]", recipe.teacher_io), ("[model]", recipe.model), ("[data]", recipe.data)]
-    return [*tables, ("[data.augment]", recipe.data.augment), *(("[[stage]]", stage) for stage in recipe.stage)]
-
-
-def _keys(table) -> list[str]:
-    """The lines of a table's own keys; a value of None is a key left out."""
-    values = {f.name: getattr(table, f.name) for f in dataclasses.fields(table) if f.name != "stage"}
-    is_key = {name: value is not None and not dataclasses.is_dataclass(value) for name, value in values.items()}
-    return [f"{name} = {_toml(value)}" for name, value in values.items() if is_key[name]]
-
-
-def _toml(value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace(
-            "\x7f", "\\u007f"
-        )  # a JSON string is a TOML string but for DEL
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return repr(value)
-
-
-def _override(values: dict, text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise FaceError(f"--set takes KEY=VALUE, such as stage.0.epochs=2. Received: {text}.")
-    try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string: --set model.activation=relu
-    *parents, last = key.split(".")
-    target = values
-    for depth, part in enumerate(parents):
-        _require_table(target, parents[:depth], text, can_be_list=True)
-        if isinstance(target, list):
-            if not part.isdecimal() or int(part) >= len(target):
-                raise FaceError(
-                    f"--set {text}: there are {len(target)} stages, numbered from 0. Received: stage.{part}."
-                )
-            target = target[int(part)]
-        elif part == "stage" and depth == 0:
-            target = target.setdefault("stage", [{}])
-        else:
-            target = target.setdefault(part, {})
-    _require_table(target, parents, text)
-    target[last] = parsed
-
-
-def _require_table(target, parents: list[str], text: str, can_be_list: bool = False) -> None:
-    if not isinstance(target, dict) and not (can_be_list and isinstance(target, list)):
-        raise FaceError(
-            f"--set {text}: '{'.'.join(parents)}' is no table of keys. Name a key, such as stage.0.epochs=2."
-        )
-
-
-def _build(cls, values, prefix: str, source: str):
-    if not isinstance(values, dict):
-        raise FaceError(f"{source}: '{prefix.rstrip('.')}' must be a table. Received: {values!r}.")
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, 1, 0.0)[0]
-            raise FaceError(f"{source}: unknown key '{prefix}{key}'. Did you mean '{prefix}{near}'?")
-    return cls(**{key: _convert(hints[key], value, f"{prefix}{key}", source) for key, value in values.items()})
-
-
-def _convert(hint, value, key: str, source: str):
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, f"{key}.", source)
-    if isinstance(hint, types.UnionType):  # float | None: absent is None, which TOML cannot say otherwise
-        hint = typing.get_args(hint)[0]
-    if isinstance(hint, types.GenericAlias):
-        if not isinstance(value, list) or (not value and key == "stage"):
-            raise FaceError(f"{source}: '{key}' must be a list of at least one item. Received: {value!r}.")
-        return tuple(_convert(typing.get_args(hint)[0], item, f"{key}.{i}", source) for i, item in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not hint:
-        raise FaceError(f"{source}: '{key}' must be {hint.__name__}. Received: {value!r}.")
-    choices = CHOICES.get(key.split(".")[-1])
-    if choices and value not in choices:
-        raise FaceError(f"{source}: '{key}' is one of {', '.join(choices)}. Received: '{value}'.")
-    return value
+def optimizer_of(stages: tuple[Stage, ...], number: int) -> str:
+    """The optimizer of stage `number`: its own, or that of the last stage before it that names one; else 'sgd'."""
+    named = [stage.optimizer for stage in stages[: number + 1] if stage.optimizer]
+    return named[-1] if named else "sgd"

@@ -1,8 +1,8 @@
-"""What int8 TFLite is slow at, said in another way before the conversion. Names TensorFlow.
+"""Splits the global depthwise convolution (7x7) in two before an int8 conversion, and joins the two again.
 
-XNNPACK has depthwise int8 kernels for up to 25 weights a channel. MobileFaceNet's global depthwise convolution has 49,
-falls back to a matrix product with one column for each of its 512 channels, and takes a third of the net's time. Split
-into the sums of each column of the map and the sum of those, it takes almost none.
+XNNPACK has int8 kernels for depthwise convolutions of up to 25 weights a channel. MobileFaceNet's global depthwise
+convolution has 49. It falls back to a matrix product with one column for each of its 512 channels, and takes a third of
+the net's time. Written as the sums of each column of the map, and the sum of those sums, it takes almost none.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelib.export.fold_batch_norm import constants_of
+from facelib.models.fake_quant import column_kernels, column_shapes, even_factors, is_global
 from facelib.runtimes.frozen_graph import node_of, prune
-
-MAX_TAPS = 25  # weights a channel of XNNPACK's largest depthwise kernel
 
 
 @dataclass(frozen=True)
@@ -23,15 +22,6 @@ class GlobalDepthwise:
     name: str
     source: str
     kernel: np.ndarray
-
-
-def is_global(kernel_shape: tuple[int, ...], map_shape: tuple[int, ...]) -> bool:
-    """Whether a depthwise kernel [H, W, C, M] covers the map [H, W, C], and is too large for XNNPACK."""
-    return (
-        tuple(kernel_shape[:2]) == tuple(map_shape[:2])
-        and kernel_shape[3] == 1
-        and kernel_shape[0] * kernel_shape[1] > MAX_TAPS
-    )
 
 
 def split_global_depthwise(graph, output: str, look: Callable[[str], np.ndarray]):
@@ -89,27 +79,6 @@ def join_global_depthwise(graph, output: str):
         new.attr["value"].tensor.CopyFrom(tensor)
         node.input[:] = [unrolled.input[0], new.name]
     return prune(result, [output])
-
-
-def even_factors(largest: np.ndarray) -> np.ndarray:
-    """What brings channels with these largest magnitudes to one range: float32 [C], at least 1, at most 1000."""
-    return np.clip(largest.max() / np.maximum(largest, 1e-9), 1, 1000).astype(np.float32)
-
-
-def column_shapes(height: int, width: int, channels: int) -> tuple[list[int], list[int]]:
-    """Shapes that a map [N, H, W, C] takes: for the sums of its columns, and for the sum of those."""
-    return [-1, height, 1, width * channels], [-1, width, 1, channels]
-
-
-def column_kernels(kernel, factors):
-    """(kernel [H, 1, W C, 1] of the columns, kernel [W, 1, C, 1] of their sum) of a global one [H, W, C, 1]; arrays or
-    tensors."""
-    import tensorflow as tf
-
-    height, width, channels, _ = kernel.shape
-    first = tf.reshape(kernel * tf.reshape(factors, [1, 1, -1, 1]), [height, 1, width * channels, 1])
-    second = tf.ones([width, 1, 1, 1]) * tf.reshape(1.0 / factors, [1, 1, -1, 1])
-    return first, second
 
 
 def _find(graph) -> list[GlobalDepthwise]:

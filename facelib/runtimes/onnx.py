@@ -1,0 +1,64 @@
+"""ONNX models through ONNX Runtime."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
+from facelib.errors import FaceError
+from facelib.files import require_file
+from facelib.model_input import Io
+
+
+class OnnxEmbedder(RuntimeEmbedder):
+    """An `Embedder` over ONNX Runtime. The only input and output of a model need no name."""
+
+    def __init__(self, path: Path, io: Io, threads: int = 1, batch_size: int = BATCH_SIZE):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3  # errors; exporters' leftovers are no news to the user
+        require_file(path, "ONNX model")
+        try:
+            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # those of onnxruntime share no public base class
+            if type(error).__module__.partition(".")[0] != "onnxruntime":
+                raise
+            raise FaceError(
+                f"ONNX Runtime cannot load '{path}' ({_one_line(error)}). Make or copy it again."
+            ) from error
+        source = _pick(session.get_inputs(), io.input, path, "input")
+        self._session, self._input = session, source.name
+        self._output = _pick(session.get_outputs(), io.output, path, "output").name
+        fixed = source.shape[0] if isinstance(source.shape[0], int) else None
+        super().__init__(Path(path).name, replace(io, dtype="float32"), fixed or batch_size, unit=fixed or 1)
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        try:
+            return self._session.run([self._output], {self._input: pixels})[0]
+        except Exception as error:
+            if not _is_onnx_error(error):
+                raise
+            raise FaceError(
+                f"'{self.name}' cannot take {list(pixels.shape)} ({_one_line(error)}). Check --crop and --layout."
+            ) from error
+
+
+def _pick(tensors: list, wanted: str, path: Path, what: str):
+    """The tensor called `wanted`, or the only one there is."""
+    for tensor in tensors:
+        if tensor.name == wanted or len(tensors) == 1:
+            return tensor
+    names = ", ".join(tensor.name for tensor in tensors)
+    raise FaceError(f"'{path}' has no {what} '{wanted}' but {names}. Use --{what} NAME.")
+
+
+def _is_onnx_error(error: Exception) -> bool:
+    return type(error).__module__.startswith("onnxruntime")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

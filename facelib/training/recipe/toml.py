@@ -1,0 +1,145 @@
+"""A recipe as TOML: read with overrides into the dataclasses of schema.py, and written back."""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+
+from facelib.errors import FaceError
+from facelib.files import require_file
+from facelib.training.recipe.rules import check_recipe
+from facelib.training.recipe.schema import CHOICES, Recipe
+
+
+def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
+    """Reads a recipe; `overrides` are 'stage.0.epochs=2' as --set takes them.
+
+    Raises:
+        FaceError: no file, no TOML, an unknown key, a value of the wrong type or out of its choices.
+    """
+    path = require_file(path, "recipe")
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FaceError(f"A recipe is a TOML file. '{path}' is not: {error}.") from error
+    for override in overrides:
+        _override(values, override)
+    recipe = _build(Recipe, values, "", str(path))
+    check_recipe(recipe, str(path))
+    return recipe
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The full recipe, defaults included, as TOML that `load_recipe` reads back to an equal one."""
+    lines = _keys(recipe)
+    for path, table in _tables(recipe):
+        lines += ["", path, *_keys(table)]
+    return "\n".join(lines) + "\n"
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """The keys in which two recipes differ, each as 'stage.0.epochs: 2 -> 3'."""
+    before, after = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}" for key in before | after if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(value, prefix=""):
+    if not isinstance(value, dict | tuple | list):
+        return {prefix: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
+
+
+def _tables(recipe: Recipe) -> list[tuple[str, object]]:
+    """Every table below the top, with its header."""
+    tables = [("[teacher_io]", recipe.teacher_io), ("[model]", recipe.model), ("[data]", recipe.data)]
+    return [*tables, ("[data.augment]", recipe.data.augment), *(("[[stage]]", stage) for stage in recipe.stage)]
+
+
+def _keys(table) -> list[str]:
+    """The lines of a table's own keys; a value of None is a key left out."""
+    values = {f.name: getattr(table, f.name) for f in dataclasses.fields(table) if f.name != "stage"}
+    is_key = {name: value is not None and not dataclasses.is_dataclass(value) for name, value in values.items()}
+    return [f"{name} = {_toml(value)}" for name, value in values.items() if is_key[name]]
+
+
+def _toml(value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace(
+            "\x7f", "\\u007f"
+        )  # a JSON string is a TOML string but for DEL
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value)
+
+
+def _override(values: dict, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise FaceError(f"--set takes KEY=VALUE, such as stage.0.epochs=2. Received: {text}.")
+    try:
+        parsed = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string: --set model.activation=relu
+    *parents, last = key.split(".")
+    target = values
+    for depth, part in enumerate(parents):
+        _require_table(target, parents[:depth], text, can_be_list=True)
+        if isinstance(target, list):
+            if not part.isdecimal() or int(part) >= len(target):
+                raise FaceError(
+                    f"--set {text}: there are {len(target)} stages, numbered from 0. Received: stage.{part}."
+                )
+            target = target[int(part)]
+        elif part == "stage" and depth == 0:
+            target = target.setdefault("stage", [{}])
+        else:
+            target = target.setdefault(part, {})
+    _require_table(target, parents, text)
+    target[last] = parsed
+
+
+def _require_table(target, parents: list[str], text: str, can_be_list: bool = False) -> None:
+    if not isinstance(target, dict) and not (can_be_list and isinstance(target, list)):
+        raise FaceError(
+            f"--set {text}: '{'.'.join(parents)}' is no table of keys. Name a key, such as stage.0.epochs=2."
+        )
+
+
+def _build(cls, values, prefix: str, source: str):
+    if not isinstance(values, dict):
+        raise FaceError(f"{source}: '{prefix.rstrip('.')}' must be a table. Received: {values!r}.")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1, 0.0)[0]
+            raise FaceError(f"{source}: unknown key '{prefix}{key}'. Did you mean '{prefix}{near}'?")
+    return cls(**{key: _convert(hints[key], value, f"{prefix}{key}", source) for key, value in values.items()})
+
+
+def _convert(hint, value, key: str, source: str):
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, f"{key}.", source)
+    if isinstance(hint, types.UnionType):  # float | None: absent is None, which TOML cannot say otherwise
+        hint = typing.get_args(hint)[0]
+    if isinstance(hint, types.GenericAlias):
+        if not isinstance(value, list) or (not value and key == "stage"):
+            raise FaceError(f"{source}: '{key}' must be a list of at least one item. Received: {value!r}.")
+        return tuple(_convert(typing.get_args(hint)[0], item, f"{key}.{i}", source) for i, item in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        raise FaceError(f"{source}: '{key}' must be {hint.__name__}. Received: {value!r}.")
+    choices = CHOICES.get(key.split(".")[-1])
+    if choices and value not in choices:
+        raise FaceError(f"{source}: '{key}' is one of {', '.join(choices)}. Received: '{value}'.")
+    return value
