@@ -45,7 +45,7 @@ def make_head(loss: str, num_classes: int, options: dict | None = None, warmup_s
         warmup_scale: see `facelib.losses.margin_head.MarginHead`.
 
     Returns:
-        A layer named 'head' with `loss_and_accuracy(embeddings, labels, warmth, label_smoothing)`.
+        A layer named 'head' with `loss_and_accuracy(embeddings, labels, margin_share, label_smoothing)`.
     """
     options = resolve_options(loss, options or {})
     if LOSSES[loss].kind == "metric":

@@ -65,10 +65,10 @@ class MagFace(MarginHead):
         self.min_norm, self.max_norm, self.past_pi = min_norm, max_norm, past_pi
         self.min_margin, self.max_margin, self.regularizer_weight = min_margin, max_margin, regularizer
 
-    def turn(self, cos, norms, warmth, training):
+    def apply_margin(self, cos, norms, margin_share, training):
         share = (self._held(norms) - self.min_norm) / (self.max_norm - self.min_norm)
         margin = self.min_margin + (self.max_margin - self.min_margin) * share
-        return cos_plus_margin(cos, margin * warmth, self.past_pi)
+        return cos_plus_margin(cos, margin * margin_share, self.past_pi)
 
     def regularizer(self, norms):
         norms = self._held(norms)
@@ -108,7 +108,7 @@ class AdaFace(MarginHead):
         self.mean = self.add_weight(name="mean", shape=(), initializer=_constant(20.0), trainable=False)
         self.deviation = self.add_weight(name="deviation", shape=(), initializer=_constant(100.0), trainable=False)
 
-    def turn(self, cos, norms, warmth, training):
+    def apply_margin(self, cos, norms, margin_share, training):
         norms = tf.clip_by_value(norms, 1e-3, 100.0)
         if training:
             mean = tf.reduce_mean(norms)
@@ -118,7 +118,7 @@ class AdaFace(MarginHead):
             self.deviation.assign(self.deviation.value + self.momentum * (deviation - self.deviation.value))
         z = self.concentration * (norms - self.mean.value) / (self.deviation.value + self.EPSILON)
         z = tf.clip_by_value(z, -1.0, 1.0)
-        margin, limit = self.margin * warmth, 1.0 - self.EPSILON
+        margin, limit = self.margin * margin_share, 1.0 - self.EPSILON
         theta = tf.acos(tf.clip_by_value(cos, -limit, limit)) - margin * z
         return tf.cos(tf.clip_by_value(theta, self.EPSILON, math.pi - self.EPSILON)) - (margin + margin * z)
 
@@ -161,7 +161,7 @@ class AdaCos(MarginHead):
             self.scale_now.assign(tf.maximum(scale, _LEAST_SCALE))
         return cosines
 
-    def scale_at(self, warmth):
+    def scale_at(self, margin_share):
         return self.scale_now.value
 
     def get_config(self):

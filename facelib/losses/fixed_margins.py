@@ -59,7 +59,7 @@ class Softmax(MarginHead):
         """Here inner products, which stand in the place of the cosines everywhere: [B, D], [n, D] -> float32 [B, n]."""
         return tf.matmul(embeddings, centres, transpose_b=True)
 
-    def margin_logits(self, cosines, own, norms, warmth=1.0, training=False):
+    def margin_logits(self, cosines, own, norms, margin_share=1.0, training=False):
         return cosines
 
 
@@ -80,11 +80,11 @@ class MarginSoftmax(Softmax):
         super().__init__(num_classes, **kwargs)
         self.power, self.share = power, share
 
-    def margin_logits(self, cosines, own, norms, warmth=1.0, training=False):
+    def margin_logits(self, cosines, own, norms, margin_share=1.0, training=False):
         log_p = cosines - self.log_sum_exp(cosines, is_used_alike=False)[:, None]
         target = self._own(log_p, own)
         # log(p (1 - w) + w (p^power + share p) / 2), with one p taken out: it may be far below float32's smallest.
-        kept = (1.0 - warmth) + warmth * 0.5 * (tf.exp((self.power - 1.0) * target) + self.share)
+        kept = (1.0 - margin_share) + margin_share * 0.5 * (tf.exp((self.power - 1.0) * target) + self.share)
         return self.put_own(log_p, own, target + tf.math.log(kept + 1e-12))
 
     def get_config(self):
@@ -125,8 +125,8 @@ class ArcFace(MarginHead):
             raise ValueError(f"past_pi is one of {', '.join(PAST_PI)}. Received: past_pi={past_pi!r}")
         self.margin, self.past_pi = margin, past_pi
 
-    def turn(self, cos, norms, warmth, training):
-        return cos_plus_margin(cos, self.margin * warmth, self.past_pi)
+    def apply_margin(self, cos, norms, margin_share, training):
+        return cos_plus_margin(cos, self.margin * margin_share, self.past_pi)
 
     def get_config(self):
         return {**super().get_config(), "margin": self.margin, "past_pi": self.past_pi}
@@ -143,8 +143,8 @@ class CosFace(MarginHead):
         super().__init__(num_classes, scale, **kwargs)
         self.margin = margin
 
-    def turn(self, cos, norms, warmth, training):
-        return cos - self.margin * warmth
+    def apply_margin(self, cos, norms, margin_share, training):
+        return cos - self.margin * margin_share
 
     def get_config(self):
         return {**super().get_config(), "margin": self.margin}
@@ -164,11 +164,11 @@ class CombinedMargin(MarginHead):
         super().__init__(num_classes, scale, **kwargs)
         self.margin1, self.margin2, self.margin3 = margin1, margin2, margin3
 
-    def turn(self, cos, norms, warmth, training):
-        angle = (1.0 + (self.margin1 - 1.0) * warmth) * angle_of(cos) + self.margin2 * warmth
+    def apply_margin(self, cos, norms, margin_share, training):
+        angle = (1.0 + (self.margin1 - 1.0) * margin_share) * angle_of(cos) + self.margin2 * margin_share
         turns = tf.floor(angle / math.pi)
         sign = 1.0 - 2.0 * tf.math.floormod(turns, 2.0)
-        return sign * tf.cos(angle) - 2.0 * turns - self.margin3 * warmth
+        return sign * tf.cos(angle) - 2.0 * turns - self.margin3 * margin_share
 
     def get_config(self):
         margins = {"margin1": self.margin1, "margin2": self.margin2, "margin3": self.margin3}
@@ -188,8 +188,8 @@ class AirFace(MarginHead):
         super().__init__(num_classes, scale, **kwargs)
         self.margin = margin
 
-    def turn(self, cos, norms, warmth, training):
-        return 1.0 - 2.0 * (angle_of(cos) + self.margin * warmth) / math.pi
+    def apply_margin(self, cos, norms, margin_share, training):
+        return 1.0 - 2.0 * (angle_of(cos) + self.margin * margin_share) / math.pi
 
     def others(self, cosines, turned, target, training):
         return 1.0 - 2.0 * angle_of(cosines) / math.pi

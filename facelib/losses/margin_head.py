@@ -43,7 +43,7 @@ def _products_with_unit_rows(x, centres):
 
 
 class MarginHead(keras.layers.Layer):
-    """Class centres and a softmax over the cosines to them; what is done to the true class is a subclass's `turn`.
+    """Class centres and a softmax over the cosines to them; what is done to the true class is a subclass's `apply_margin`.
 
     Computes in float32 under any dtype policy: with scale 64, float16 cannot separate cos 0.9995 and 1. The margin is
     put on one column a row by a scatter, so no one-hot matrix of num_classes columns is made.
@@ -55,13 +55,13 @@ class MarginHead(keras.layers.Layer):
             https://www.ecva.net/papers/eccv_2020/papers_ECCV/papers/123560715.pdf, eq. 3).
         interclass_filtering: other classes nearer than this cosine count as cosine 0, for they are likely the same
             person under another label (InsightFace, arcface_torch/losses.py); 0 for none.
-        warmup_scale: the scale at warmth 0; absent, the scale does not rise.
+        warmup_scale: the scale at margin_share 0; absent, the scale does not rise.
 
     A head of many classes is split over the workers, or looks at a share of its classes in each step, after
     `head.split = ClassSplit(...)`, before it is built (facelib/losses/partial_fc.py).
 
-    Call: `(embeddings float [B, D], labels int [B], warmth=1.0) -> (logits, cosines)`, both float32 [B, C]; cosines are
-        without margin and scale. `warmth` in [0, 1], a float or scalar tensor: margins are multiplied by it and the
+    Call: `(embeddings float [B, D], labels int [B], margin_share=1.0) -> (logits, cosines)`, both float32 [B, C]; cosines are
+        without margin and scale. `margin_share` in [0, 1], a float or scalar tensor: margins are multiplied by it and the
         scale rises from warmup_scale with it.
     """
 
@@ -96,15 +96,15 @@ class MarginHead(keras.layers.Layer):
     def build_state(self):
         """Where a subclass makes what it keeps beside the centres: weights that no gradient reaches."""
 
-    def call(self, embeddings, labels, warmth=1.0):
+    def call(self, embeddings, labels, margin_share=1.0):
         columns = Columns(tf.convert_to_tensor(self.centres.value), 0, self.num_classes)
-        return self._logits(embeddings, labels, warmth, columns, training=False)[:2]
+        return self._logits(embeddings, labels, margin_share, columns, training=False)[:2]
 
     def columns(self, labels, step=0) -> Columns:
         """The classes of a step's softmax. labels: int64 [B], of all faces.   step: int64 scalar, decides the draw."""
         return draw_columns(self.split, self.centres, self.num_classes, labels, step)
 
-    def loss_and_accuracy(self, embeddings, labels, warmth=1.0, label_smoothing=0.0, columns=None):
+    def loss_and_accuracy(self, embeddings, labels, margin_share=1.0, label_smoothing=0.0, columns=None):
         """Mean softmax cross-entropy with the margin, and the share of rows nearest to their own centre *without* it.
 
         With the margin the accuracy starts at 0 and stays low for long, which many take for a failure. Running
@@ -117,9 +117,9 @@ class MarginHead(keras.layers.Layer):
         columns = self.columns(labels) if columns is None else columns
         embeddings = tf.cast(embeddings, tf.float32)
         if self.leaves_others and not label_smoothing:
-            losses, is_right = self._by_blocks(embeddings, columns.find(labels), warmth, columns)
+            losses, is_right = self._by_blocks(embeddings, columns.find(labels), margin_share, columns)
         else:
-            losses, is_right = self._by_logits(embeddings, labels, warmth, label_smoothing, columns)
+            losses, is_right = self._by_logits(embeddings, labels, margin_share, label_smoothing, columns)
         extra = self.regularizer(tf.norm(embeddings, axis=-1))
         loss = tf.reduce_mean(losses) + self.split.workers.once(extra)
         return loss, tf.reduce_mean(tf.cast(is_right, tf.float32))
@@ -131,9 +131,9 @@ class MarginHead(keras.layers.Layer):
         is_changed = any(getattr(type(self), name) != getattr(MarginHead, name) for name in names)
         return not is_changed and self.sub_centres == 1 and not self.interclass_filtering
 
-    def _by_blocks(self, embeddings, own, warmth, columns):
+    def _by_blocks(self, embeddings, own, margin_share, columns):
         """Loss of each row, and whether its own class is the nearest: without all logits at once."""
-        workers, scale = self.split.workers, self.scale_at(warmth)
+        workers, scale = self.split.workers, self.scale_at(margin_share)
         cosine, log_sum, highest = own_and_others(
             unit_rows(embeddings), columns.centres, own, scale, self.split.num_sampled(self.num_classes)
         )
@@ -141,13 +141,13 @@ class MarginHead(keras.layers.Layer):
         norms = self._norms(embeddings)
         if self._is_split:  # all compute the margin alike: the gradient by the norms is that of the own class's worker
             norms = tf.where(own >= 0, norms, tf.stop_gradient(norms))
-        logit = scale * self.turn(cosine, norms, warmth, training=True)
+        logit = scale * self.apply_margin(cosine, norms, margin_share, training=True)
         losses = tf.nn.softplus(self.log_sum_exp(log_sum[:, None]) - logit)
         return losses, cosine > workers.max(highest)
 
-    def _by_logits(self, embeddings, labels, warmth, label_smoothing, columns):
+    def _by_logits(self, embeddings, labels, margin_share, label_smoothing, columns):
         """As `_by_blocks`, for any head."""
-        logits, cosines, own = self._logits(embeddings, labels, warmth, columns, training=True)
+        logits, cosines, own = self._logits(embeddings, labels, margin_share, columns, training=True)
         losses = self.log_sum_exp(logits) - self._own(logits, own)
         if label_smoothing:
             mean = self.split.workers.sum(tf.reduce_sum(logits, -1), by_face=True) / self.num_classes
@@ -159,11 +159,11 @@ class MarginHead(keras.layers.Layer):
     def _is_split(self) -> bool:
         return self.split.workers.count > 1
 
-    def _logits(self, embeddings, labels, warmth, columns, training):
+    def _logits(self, embeddings, labels, margin_share, columns, training):
         embeddings = tf.cast(embeddings, tf.float32)
         own = columns.find(labels)
         cosines = self.cosines(embeddings, columns.centres)
-        return self.margin_logits(cosines, own, self._norms(embeddings), warmth, training), cosines, own
+        return self.margin_logits(cosines, own, self._norms(embeddings), margin_share, training), cosines, own
 
     def _norms(self, embeddings):
         return tf.norm(tf.stop_gradient(embeddings) if self.stops_norms else embeddings, axis=-1)
@@ -193,7 +193,7 @@ class MarginHead(keras.layers.Layer):
             cosines = tf.reduce_max(tf.reshape(cosines, [tf.shape(cosines)[0], -1, self.sub_centres]), -1)
         return cosines
 
-    def margin_logits(self, cosines, own, norms, warmth=1.0, training=False):
+    def margin_logits(self, cosines, own, norms, margin_share=1.0, training=False):
         """Logits from cosines; these may be of any subset of the classes.
 
         Args:
@@ -201,11 +201,11 @@ class MarginHead(keras.layers.Layer):
             norms: float32 [B], of the raw embeddings.
         """
         target = self._own(cosines, own)
-        turned = self.turn(target, norms, warmth, training)
+        turned = self.apply_margin(target, norms, margin_share, training)
         others = self.others(cosines, turned, target, training)
         if self.interclass_filtering:
             others = tf.where(cosines > self.interclass_filtering, 0.0, others)
-        return self.scale_at(warmth) * self.put_own(others, own, turned)
+        return self.scale_at(margin_share) * self.put_own(others, own, turned)
 
     def put_own(self, values, own, replaced):
         """`values` [B, n] with each row's own column `replaced` [B], where this worker has it."""
@@ -215,7 +215,7 @@ class MarginHead(keras.layers.Layer):
         place = tf.stack([tf.range(tf.size(own, tf.int64), dtype=tf.int64), column], axis=1)
         return tf.tensor_scatter_nd_update(values, place, replaced)
 
-    def turn(self, cos, norms, warmth, training):
+    def apply_margin(self, cos, norms, margin_share, training):
         """The cosine to the own centre [B] -> what stands in the softmax for it [B]."""
         return cos
 
@@ -227,11 +227,11 @@ class MarginHead(keras.layers.Layer):
         """What is added to the loss: a scalar of the embeddings' norms [B]."""
         return 0.0
 
-    def scale_at(self, warmth):
-        """The scale at this warmth."""
+    def scale_at(self, margin_share):
+        """The scale at this margin_share."""
         if self.warmup_scale is None:
             return self.scale
-        return self.warmup_scale + (self.scale - self.warmup_scale) * warmth
+        return self.warmup_scale + (self.scale - self.warmup_scale) * margin_share
 
     def get_config(self):
         names = ("num_classes", "scale", "sub_centres", "interclass_filtering", "warmup_scale")

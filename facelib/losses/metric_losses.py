@@ -30,7 +30,7 @@ class TripletLoss(keras.layers.Layer):
         super().__init__(dtype="float32", **kwargs)
         self.kind, self.margin = kind, margin
 
-    def loss_and_accuracy(self, embeddings, labels, warmth=1.0, label_smoothing=0.0):
+    def loss_and_accuracy(self, embeddings, labels, margin_share=1.0, label_smoothing=0.0):
         """As `MarginHead.loss_and_accuracy`; accuracy: share of faces whose nearest other one has their label.
 
         A batch without any triplet has loss 0. `label_smoothing` has no meaning here.
@@ -40,7 +40,7 @@ class TripletLoss(keras.layers.Layer):
         is_same = labels[:, None] == labels[None, :]
         is_self = tf.eye(tf.shape(labels)[0], dtype=tf.bool)
         is_positive, is_negative = is_same & ~is_self, ~is_same
-        loss = _KINDS[self.kind](cosines, is_positive, is_negative, self.margin * warmth)
+        loss = _KINDS[self.kind](cosines, is_positive, is_negative, self.margin * margin_share)
         nearest = tf.argmax(tf.where(is_self, -2.0, cosines), -1, output_type=tf.int32)
         return loss, tf.reduce_mean(tf.cast(tf.gather(labels, nearest) == labels, tf.float32))
 

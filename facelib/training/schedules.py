@@ -30,7 +30,7 @@ def learning_rate_at(stage: Stage, step: int, steps_per_epoch: int) -> float:
     return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * share
 
 
-def warmth_at(stage: Stage, step: int) -> float:
+def margin_share_at(stage: Stage, step: int) -> float:
     """How far the warm-up of margin and scale has come at `step`: from 0 to 1 over margin_warmup_steps."""
     return 1.0 if step >= stage.margin_warmup_steps else step / stage.margin_warmup_steps
 

@@ -10,7 +10,7 @@ from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.training.optimizers import Updater
 from facelib.training.recipe.schema import Stage
 
-# images uint8 [B, H, W, 3], labels int64 [B], targets float32 [B, T], warmth and mix float32, number int64
+# images uint8 [B, H, W, 3], labels int64 [B], targets float32 [B, T], margin_share and mix float32, number int64
 # -> loss, accuracy
 Step = Callable
 
@@ -20,7 +20,7 @@ class Objective:
 
     Args:
         stage: gives the weights.
-        head: layer with `loss_and_accuracy(embeddings, labels, warmth, label_smoothing)`; None for the teacher alone.
+        head: layer with `loss_and_accuracy(embeddings, labels, margin_share, label_smoothing)`; None for the teacher alone.
         center_loss: layer `(embeddings, labels, training) -> scalar`, or None.
         distiller: `facelib.losses.distillation.Distiller`, or None.
         workers: that compute it together, each from the faces of all.
@@ -41,19 +41,21 @@ class Objective:
         """The head when it looks at a share of its classes in each step, else None."""
         return self.head if is_margin_head(self.head) and self.head.split.is_sampled else None
 
-    def __call__(self, embeddings, labels, targets, warmth, columns=None):
+    def __call__(self, embeddings, labels, targets, margin_share, columns=None):
         """(loss, accuracy), float32 scalars.
 
         The accuracy is the head's, without its margin; of a teacher alone it is the share of faces nearest to their
         own teacher vector. embeddings: [B, D] as the network gives them, of all workers.   labels: int64 [B].
-        targets: float32 [B, T], the teacher's vectors; [B, 0] without one.   warmth: 0 to 1, see `warmth_at`.
+        targets: float32 [B, T], the teacher's vectors; [B, 0] without one.   margin_share: 0 to 1, see `margin_share_at`.
         columns: of `sampled_head`.
         """
         stage, loss, alike, accuracy = self.stage, 0.0, 0.0, None  # alike: what every worker computes
         if is_margin_head(self.head):
-            loss, accuracy = self.head.loss_and_accuracy(embeddings, labels, warmth, stage.label_smoothing, columns)
+            loss, accuracy = self.head.loss_and_accuracy(
+                embeddings, labels, margin_share, stage.label_smoothing, columns
+            )
         elif self.head is not None:
-            alike, accuracy = self.head.loss_and_accuracy(embeddings, labels, warmth, stage.label_smoothing)
+            alike, accuracy = self.head.loss_and_accuracy(embeddings, labels, margin_share, stage.label_smoothing)
         if self.center_loss is not None:
             alike += stage.center_loss * self.center_loss(embeddings, labels, training=True)
         if self.distiller is not None:
@@ -81,11 +83,13 @@ def make_step(
     training = not stage.freeze_backbone
     head = objective.sampled_head
 
-    def loss_of(images, labels, targets, warmth, mix, columns):
+    def loss_of(images, labels, targets, margin_share, mix, columns):
         stack = workers.gathering(tf.shape(images)[0])
 
         def whole(labels, targets):
-            return objective(everyone, stack(labels), stack(targets) if teacher_size else targets, warmth, columns)
+            return objective(
+                everyone, stack(labels), stack(targets) if teacher_size else targets, margin_share, columns
+            )
 
         if not stage.mixup:
             everyone = stack(embedder(images, training=training))
@@ -96,11 +100,11 @@ def make_step(
         other_loss, _ = whole(labels[::-1], targets[::-1])
         return mix * loss + (1.0 - mix) * other_loss, accuracy
 
-    def gradients_of(images, labels, targets, warmth, mix, columns):
+    def gradients_of(images, labels, targets, margin_share, mix, columns):
         drawn = [columns.centres] if columns else []
         with tf.GradientTape() as tape:
             tape.watch(drawn)
-            loss, accuracy = loss_of(images, labels, targets, warmth, mix, columns)
+            loss, accuracy = loss_of(images, labels, targets, margin_share, mix, columns)
             scaled = loss * update.loss_scale
         gradients = tape.gradient(scaled, [*update.variables, *drawn])
         # What a term does not touch stays where it is: a projection without a loss, centres under triplets.
@@ -111,7 +115,7 @@ def make_step(
         values = [*(v.value for v in update.variables), *([columns.centres] if columns else [])]
         return [partial(tf.zeros_like, value) for value in values]
 
-    def in_parts(images, labels, targets, warmth, mix, columns):
+    def in_parts(images, labels, targets, margin_share, mix, columns):
         """The gradients of the whole batch, of which only a part is in memory at a time."""
         num_images = tf.shape(images)[0]
         all_images = workers.sum(tf.cast(num_images, tf.float32))
@@ -120,7 +124,7 @@ def make_step(
             bounds = [tf.math.floordiv(k * num_images, stage.micro_batches) for k in (part, part + 1)]
             piece = slice(*bounds)
             share = workers.sum(tf.cast(bounds[1] - bounds[0], tf.float32)) / all_images
-            more = gradients_of(images[piece], labels[piece], targets[piece], warmth, mix, columns)
+            more = gradients_of(images[piece], labels[piece], targets[piece], margin_share, mix, columns)
             sums = [g + share * tf.cast(m, g.dtype) for g, m in zip(gradients, more[2], strict=True)]
             return part + 1, loss + share * more[0], accuracy + share * more[1], sums
 
@@ -136,11 +140,11 @@ def make_step(
         is_shared = [*(not own for own in update.is_own), False][: len(gradients)]
         return loss, accuracy, _summed(workers, gradients, is_shared)
 
-    def step(images, labels, targets, warmth, mix, number):
+    def step(images, labels, targets, margin_share, mix, number):
         columns = None
         if head:
             columns = head.columns(workers.gathering(tf.shape(labels)[0])(labels), number)
-        batch = images, labels, targets, warmth, mix, columns
+        batch = images, labels, targets, margin_share, mix, columns
         loss, accuracy, gradients = gradients_of_batch(*batch)
         if stage.sam:
             with tf.control_dependencies(gradients):

@@ -34,7 +34,7 @@ from facelib.training.loss_meter import DivergedError, StepLosses
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import Recipe, Stage, optimizer_of
 from facelib.training.run_dir import FollowedRun, RunDir, open_run
-from facelib.training.schedules import Plateau, learning_rate_at, warmth_at
+from facelib.training.schedules import Plateau, learning_rate_at, margin_share_at
 from facelib.training.stage_setup import StageParts
 from facelib.training.stop_signals import StopRequests
 from facelib.training.tensorboard import NoLog, TensorBoardLog
@@ -247,10 +247,10 @@ class Trainer:
             if stage.mixup
             else 1
         )
-        warmth = np.float32(warmth_at(stage, at["stage_step"]))
+        margin_share = np.float32(margin_share_at(stage, at["stage_step"]))
         self.callbacks.on_train_batch_begin(batch.step)
         number = np.int64(at["global_step"])
-        loss, accuracy = self.parts.step(batch.images, batch.labels, targets, warmth, np.float32(mix), number)
+        loss, accuracy = self.parts.step(batch.images, batch.labels, targets, margin_share, np.float32(mix), number)
         if self.parts.average:
             self.parts.average.update(at["stage_step"])
         self.callbacks.on_train_batch_end(batch.step)

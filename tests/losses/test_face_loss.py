@@ -85,13 +85,13 @@ def test_target_logit_turns_by_exactly_the_margin():
     np.testing.assert_allclose(logits, [[64 * math.cos(theta + margin), 64 * math.sin(theta)]], rtol=1e-5)
 
 
-def test_warmth_is_a_share_of_the_margin_and_of_the_way_to_the_scale():
+def test_the_margin_share_is_a_share_of_the_margin_and_of_the_way_to_the_scale():
     head, face = head_at(0.7, margin=0.5, scale=64.0, warmup_scale=16.0)
 
-    for warmth in (0.0, 0.4, tf.constant(0.4), 1.0):
-        logits, _ = head(face, np.array([0]), warmth=warmth)
-        scale = 16.0 + 48.0 * float(warmth)
-        assert logits[0, 0].numpy() == pytest.approx(scale * math.cos(0.7 + 0.5 * float(warmth)), rel=1e-5)
+    for margin_share in (0.0, 0.4, tf.constant(0.4), 1.0):
+        logits, _ = head(face, np.array([0]), margin_share=margin_share)
+        scale = 16.0 + 48.0 * float(margin_share)
+        assert logits[0, 0].numpy() == pytest.approx(scale * math.cos(0.7 + 0.5 * float(margin_share)), rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- gradients

@@ -190,13 +190,13 @@ def test_the_margin_of_margin_softmax_is_in_margin_logits():
 
 
 @pytest.mark.parametrize("name", [name for name in HEADS if name not in ("softmax", "adacos", "magface", "airface")])
-def test_without_warmth_there_is_no_margin(name):
+def test_at_margin_share_0_there_is_no_margin(name):
     x, centres, labels = case()
     if name == "curricularface":  # with all margins 0 and t = 0, its hard classes still count as cos^2
         x, centres, labels = case(spread=0.1)
     head = head_for(name, centres)
 
-    logits, _ = head(x.astype("float32"), labels, warmth=0.0)
+    logits, _ = head(x.astype("float32"), labels, margin_share=0.0)
 
     if name == "margin_softmax":
         raw = x @ centres.T

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from facelib.training.optimizers import Updater, last_layers, make_optimizer, take_over, weight_decays
 from facelib.training.recipe.schema import Stage, optimizer_of
-from facelib.training.schedules import Plateau, learning_rate_at, warmth_at
+from facelib.training.schedules import Plateau, learning_rate_at, margin_share_at
 
 # ------------------------------------------------------------------------------------------------ schedules
 
@@ -80,8 +80,8 @@ def test_the_polynomial_is_its_power_of_what_is_left(power):
 def test_the_warm_up_of_margin_and_scale_is_linear_and_stays():
     stage = Stage(margin_warmup_steps=400)
 
-    assert [warmth_at(stage, k) for k in (0, 100, 200, 400, 10_000)] == pytest.approx([0.0, 0.25, 0.5, 1.0, 1.0])
-    assert warmth_at(Stage(), 0) == 1.0
+    assert [margin_share_at(stage, k) for k in (0, 100, 200, 400, 10_000)] == pytest.approx([0.0, 0.25, 0.5, 1.0, 1.0])
+    assert margin_share_at(Stage(), 0) == 1.0
 
 
 def test_a_plateau_drops_after_patience_epochs_without_a_better_score():
