@@ -21,13 +21,19 @@ import cv2
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from facelib.cli import FaceError, run_cli  # noqa: E402
-from facelib.decision import Decision, decide_by  # noqa: E402
-from facelib.files import require_file, write_bytes, write_json  # noqa: E402
-from facelib.sidecar import TEMPLATE_112, Sidecar, check_sidecar  # noqa: E402
-from facelib.tflite import Lite  # noqa: E402
-from facelib.toy_faces import toy_face  # noqa: E402
-from facelib.working_folder import working_folder  # noqa: E402
+from facelib.cli import run_cli
+from facelib.data.synthetic.faces import toy_face
+from facelib.errors import FaceError
+from facelib.face_template import TEMPLATE_112
+from facelib.files import (
+    require_file,
+    working_folder,
+    write_bytes,
+    write_json,
+)
+from facelib.recognition.decision import Decision, decide_by
+from facelib.runtimes.tflite import Lite
+from facelib.sidecar import Sidecar, check_sidecar
 
 PAGE = ("index.html", "style.css", "app.js", "embedder.js", "faces.js")
 SETTINGS = "demo.json"  # what app.js reads first; also the mark of a folder that may be replaced

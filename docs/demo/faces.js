@@ -3,7 +3,7 @@
  *
  * A photo of that size is taken for an aligned crop. In any other the largest face is found by BlazeFace (Bazarevsky et
  * al., https://arxiv.org/abs/1907.05047; MediaPipe's short-range weights), and the similarity that takes its eyes and
- * mouth nearest to the template of the sidecar cuts it out, as facelib/align.py does from five points of MTCNN.
+ * mouth nearest to the template of the sidecar cuts it out, as facelib/alignment/align.py does from five points of MTCNN.
  */
 export const SIZE = 112; // pixels, of the crop
 const VIEW = 128; // pixels, what the detector sees
