@@ -19,7 +19,7 @@ from facelib.data.conversion.job import convert
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
-from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.distributed.find_cluster import find_cluster
 from facelib.distributed.rendezvous import JOIN_SECONDS
 from facelib.errors import FaceError
@@ -37,7 +37,7 @@ from facelib.training.stop_signals import exit_code
 from facelib.training.teacher import Teacher, open_teacher
 
 TOY_RECIPE = Path(__file__).parent / "recipes" / "toy.toml"
-TOY_TRAIN, TOY_VALID = ToySet(160, 15), ToySet(100, 8, first_identity=1_000_000)
+TOY_TRAIN, TOY_VALID = SyntheticSet(160, 15), SyntheticSet(100, 8, first_identity=1_000_000)
 TOY_PAIRS = 2400
 
 

@@ -127,7 +127,7 @@ _OPENED = []  # the embedder of this process, and faces for it
 
 def open_here(artefact: Artefact, threads: int) -> str:
     """Opens the artefact in this process; returns what runs it, '' where its suffix says so."""
-    from facelib.data.synthetic.faces import toy_face
+    from facelib.data.synthetic.faces import synthetic_face
     from facelib.runtimes.open_embedder import open_embedder
 
     sidecar = check_sidecar(artefact.path)
@@ -135,7 +135,7 @@ def open_here(artefact: Artefact, threads: int) -> str:
         raise FaceError(f"A sidecar says how to feed a model. '{artefact.path}' has none: make it by our scripts.")
     opener = EXTRA.get(artefact.runtime, open_embedder)
     embedder = opener(artefact.path, sidecar.io if sidecar else Io(), threads)
-    faces = np.stack([toy_face(0, identity, 0) for identity in range(8)])
+    faces = np.stack([synthetic_face(0, identity, 0) for identity in range(8)])
     _OPENED[:] = [embedder, np.tile(faces, (BATCH // len(faces), 1, 1, 1))]
     return embedder.name if artefact.runtime else ""
 

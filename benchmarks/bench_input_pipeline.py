@@ -28,11 +28,11 @@ from facelib.cli import run_cli
 from facelib.data.conversion.job import convert
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
-from facelib.data.synthetic.files import ToySet, write_insightface
+from facelib.data.synthetic.files import SyntheticSet, write_insightface
 
 ROUNDS = 5
 NUM_IMAGES = 16384  # of one measurement, at most: whole pools of "blocks"
-TOYS = ToySet(100, 30)
+TOYS = SyntheticSet(100, 30)
 
 
 def main(argv=None) -> int:
@@ -41,7 +41,7 @@ def main(argv=None) -> int:
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images a batch (%(default)s)")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        records = open_records(args.data or draw_toys(Path(folder)))
+        records = open_records(args.data or write_synthetic_data(Path(folder)))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jpegs = [records.read(i)[0] for i in np.random.default_rng(0).permutation(len(records))[:NUM_IMAGES].tolist()]
         names = ("imdecode, 1 core", "records", "blocks")
@@ -58,7 +58,7 @@ def main(argv=None) -> int:
     return 0
 
 
-def draw_toys(folder: Path) -> Path:
+def write_synthetic_data(folder: Path) -> Path:
     write_insightface(folder / "toys", TOYS)
     return convert(folder / "toys", folder / "data", progress=False).out
 

@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.machine import busy_share, machine, read_cpu
 from facelib.cli import run_cli
-from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.faces import synthetic_face
 from facelib.runtimes.tflite import Lite
 
 
@@ -27,7 +27,7 @@ def main(argv=None) -> int:
     parser.add_argument("--runs", type=int, default=60, help="of each model (default: %(default)s)")
     args = parser.parse_args(argv)
     lites = [Lite(path) for path in args.models]
-    face = toy_face(0, 0, 0)[None]
+    face = synthetic_face(0, 0, 0)[None]
     before = read_cpu()
     milliseconds = np.array([[time_once(lite, face) for lite in lites] for _ in range(args.runs + 5)])[5:]
     busy = busy_share(before)

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import run_cli
-from facelib.data.synthetic.files import HELD_OUT_IDENTITY, WRITERS, ToySet, write_pairs
+from facelib.data.synthetic.files import HELD_OUT_IDENTITY, WRITERS, SyntheticSet, write_pairs
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = args.first_identity
     if first is None:
         first = HELD_OUT_IDENTITY if args.format == "bin" else 0
-    faces = ToySet(args.identities, args.images, first, args.seed)
+    faces = SyntheticSet(args.identities, args.images, first, args.seed)
     if args.format == "bin":
         write_pairs(args.out, faces, args.num_pairs)
         print(f"wrote {args.out}: {args.num_pairs} pairs of {args.identities} identities")

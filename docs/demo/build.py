@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from facelib.cli import run_cli
-from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
 from facelib.files import (
@@ -140,7 +140,7 @@ def fill(folder: Path, model: Path, sidecar: Sidecar, decision: Decision, packag
         files = []
         for identity, picture in faces:
             files.append(f"face_{identity}_{picture}.png")
-            face = cv2.cvtColor(toy_face(0, identity, picture), cv2.COLOR_RGB2BGR)
+            face = cv2.cvtColor(synthetic_face(0, identity, picture), cv2.COLOR_RGB2BGR)
             write_bytes(folder / files[-1], cv2.imencode(".png", face)[1].tobytes())
         examples.append({"label": label, "files": files})
     calibrated = decision.calibrated

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.unit_vectors import row_cosines
 
@@ -20,7 +20,7 @@ def parity_faces(size: tuple[int, int] = (112, 112), num_faces: int = NUM_FACES)
     """Faces of different people and, last, one of pure noise: uint8 [num_faces, *size, 3], RGB, always the same."""
     rng = np.random.default_rng(SEED)
     noise = rng.integers(0, 256, (*size, 3), np.uint8)
-    faces = [_fit(toy_face(SEED, identity, 0), size) for identity in range(num_faces - 1)]
+    faces = [_fit(synthetic_face(SEED, identity, 0), size) for identity in range(num_faces - 1)]
     return np.stack([*faces, noise])
 
 

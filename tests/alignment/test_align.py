@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from facelib.alignment.align import align_face, align_photo, choose_face, similarity_transform
 from facelib.alignment.detect import SEARCH_SIDE, Face, FaceDetector
-from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.faces import synthetic_face
 from facelib.face_template import TEMPLATE_112
 
 TEMPLATE = np.array(TEMPLATE_112)
@@ -85,14 +85,14 @@ def test_points_at_one_place_or_not_finite_are_refused(points):
 
 
 def test_a_face_that_is_on_the_template_is_taken_as_it_is():
-    crop = toy_face(0, 1, 0)
+    crop = synthetic_face(0, 1, 0)
 
     np.testing.assert_array_equal(align_face(crop, TEMPLATE), crop)
 
 
 @pytest.mark.parametrize(("degrees", "scale"), [(0, 1.5), (25, 1.0), (-40, 1.9), (12, 3.0), (90, 2.5), (8, 0.8)])
 def test_a_face_that_was_turned_and_scaled_comes_back(degrees, scale):
-    crop = cv2.GaussianBlur(toy_face(0, 3, 0), (0, 0), 2.0)
+    crop = cv2.GaussianBlur(synthetic_face(0, 3, 0), (0, 0), 2.0)
     there = placed(degrees, scale, 0, 0)
     there[:, 2] = (260, 240) - there[:, :2] @ (56, 56)
     photo = cv2.warpAffine(crop, there, (500, 480), flags=cv2.INTER_CUBIC)
@@ -202,14 +202,14 @@ def detector(tmp_path_factory):
         os.chdir(before)
 
 
-def toy_photo(identity, degrees, scale, size=(300, 320)):
+def synthetic_photo(identity, degrees, scale, size=(300, 320)):
     """(photo uint8 [H, W, 3] RGB with a toy face in its middle, where the template's points are on it)."""
     height, width = size
     there = placed(degrees, scale, 0, 0)
     there[:, 2] = (width / 2, height / 2) - there[:, :2] @ (56, 56)
     photo = np.full((height, width, 3), 120, np.uint8)
     cv2.warpAffine(
-        toy_face(0, identity, 0),
+        synthetic_face(0, identity, 0),
         there,
         (width, height),
         photo,
@@ -221,7 +221,7 @@ def toy_photo(identity, degrees, scale, size=(300, 320)):
 
 @pytest.mark.parametrize(("identity", "degrees", "scale"), [(1, 0, 1.0), (1, 12, 1.5), (3, -10, 1.2), (9, 0, 0.6)])
 def test_a_face_is_found_with_its_points_in_the_templates_order(detector, identity, degrees, scale):
-    photo, expected = toy_photo(identity, degrees, scale)
+    photo, expected = synthetic_photo(identity, degrees, scale)
     before = photo.copy()
 
     faces = detector.detect(photo)
@@ -237,7 +237,7 @@ def test_a_face_is_found_with_its_points_in_the_templates_order(detector, identi
 
 
 def test_points_on_a_large_photo_are_in_its_own_pixels(detector):
-    small, _ = toy_photo(1, 0, 2.0, (600, 800))
+    small, _ = synthetic_photo(1, 0, 2.0, (600, 800))
     large = cv2.resize(small, (3200, 2400), interpolation=cv2.INTER_CUBIC)
     assert max(small.shape) < SEARCH_SIDE < max(large.shape)
 

@@ -10,12 +10,12 @@ from facelib.data.augment import MASK_OUTLINE, make_augment, random_flip
 from facelib.data.augment_config import PRESETS, AugmentConfig
 from facelib.data.rand_augment import OPERATIONS, rand_augment
 from facelib.data.random_keys import Draws
-from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
 from facelib.training.recipe.toml import load_recipe
 
-FACE = np.ascontiguousarray(toy_face(3, 0, 0))
+FACE = np.ascontiguousarray(synthetic_face(3, 0, 0))
 KEYS = np.random.default_rng(0).integers(0, 2**64, 400, np.uint64).tolist()
 
 

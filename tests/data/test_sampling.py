@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dataset import TrainingData
 from facelib.data.conversion.job import convert
 from facelib.data.sampling import pk_order
-from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
 
 
@@ -64,7 +64,7 @@ def test_a_batch_without_two_identities_is_refused(labels, batch_size, k):
 
 
 def test_training_data_gives_such_batches_and_resumes_in_them(tmp_path):
-    write_folders(tmp_path / "faces", ToySet(5, 4))
+    write_folders(tmp_path / "faces", SyntheticSet(5, 4))
     convert(tmp_path / "faces", tmp_path / "data")
     plain = TrainingData(tmp_path / "data", 6, shuffle="blocks")
 

@@ -12,7 +12,7 @@ from facelib.data import storage
 from facelib.data.conversion.job import convert
 from facelib.data.readers.open_records import open_records
 from facelib.data.storage import StoredFiles, StoredPath, data_path
-from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
 from facelib.training import teacher
 
@@ -21,7 +21,7 @@ from facelib.training import teacher
 def made(tmp_path_factory):
     """A local data directory in 3 shards; read-only."""
     root = tmp_path_factory.mktemp("made")
-    write_folders(root / "faces", ToySet(6, 5))
+    write_folders(root / "faces", SyntheticSet(6, 5))
     convert(root / "faces", root / "data", shards=3, progress=False)
     return root / "data"
 
@@ -82,7 +82,7 @@ def copied(monkeypatch):
 @pytest.fixture
 def other(tmp_path):
     """Another data directory with as many shards."""
-    write_folders(tmp_path / "faces", ToySet(4, 3))
+    write_folders(tmp_path / "faces", SyntheticSet(4, 3))
     convert(tmp_path / "faces", tmp_path / "data", shards=3, progress=False)
     return tmp_path / "data"
 

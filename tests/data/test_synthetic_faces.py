@@ -10,8 +10,8 @@ from sklearn.metrics.pairwise import paired_distances
 from synthetic_faces import main
 
 from facelib.data.readers.mxnet_rec import RecordFile, unpack
-from facelib.data.synthetic.faces import draw_face, draw_identity, encode_jpeg, toy_face
-from facelib.data.synthetic.files import HELD_OUT_IDENTITY, ToySet, write_insightface, write_pairs, write_tfrecord
+from facelib.data.synthetic.faces import draw_face, draw_identity, encode_jpeg, synthetic_face
+from facelib.data.synthetic.files import HELD_OUT_IDENTITY, SyntheticSet, write_insightface, write_pairs, write_tfrecord
 from facelib.data.tfrecord import decode_example, map_file, open_frame, scan
 from facelib.data.verification.bins import load_bin
 from facelib.data.verification.pair_lists import sample_pairs
@@ -24,7 +24,7 @@ NUM_IDENTITIES, NUM_IMAGES, NUM_PAIRS = 120, 8, 960
 def pairs():
     """(images uint8 [N, 112, 112, 3], idx [2P], is_same [P]) of held-out identities."""
     people = range(HELD_OUT_IDENTITY, HELD_OUT_IDENTITY + NUM_IDENTITIES)
-    images = np.stack([toy_face(0, who, k) for who in people for k in range(NUM_IMAGES)])
+    images = np.stack([synthetic_face(0, who, k) for who in people for k in range(NUM_IMAGES)])
     return images, *sample_pairs(np.repeat(np.arange(NUM_IDENTITIES), NUM_IMAGES), NUM_PAIRS, seed=0)
 
 
@@ -45,12 +45,12 @@ def paired(metric, features, idx):
 
 
 def test_a_face_is_a_function_of_its_numbers():
-    first = toy_face(3, 14, 15)
+    first = synthetic_face(3, 14, 15)
 
     assert first.shape == (112, 112, 3) and first.dtype == np.uint8
-    assert np.array_equal(first, toy_face(3, 14, 15))
+    assert np.array_equal(first, synthetic_face(3, 14, 15))
     for other in ((4, 14, 15), (3, 15, 15), (3, 14, 16)):
-        assert not np.array_equal(first, toy_face(*other))
+        assert not np.array_equal(first, synthetic_face(*other))
 
 
 def test_the_identity_survives_and_everything_else_changes():
@@ -70,7 +70,9 @@ def test_every_parameter_of_an_identity_varies():
 
 def test_eyes_and_mouth_lie_where_aligned_crops_have_them():
     # Over many faces the darkest rows beside the nose are the eyes: ArcFace's template puts them at y = 51.6.
-    mean = np.mean([cv2.cvtColor(toy_face(0, i, k), cv2.COLOR_RGB2GRAY) for i in range(80) for k in range(3)], axis=0)
+    mean = np.mean(
+        [cv2.cvtColor(synthetic_face(0, i, k), cv2.COLOR_RGB2GRAY) for i in range(80) for k in range(3)], axis=0
+    )
 
     for left, x in ((28, 38.3), (63, 73.5)):
         eye = mean[44:60, left : left + 21]
@@ -131,7 +133,7 @@ def test_jpeg_keeps_red_red():
 
 # ------------------------------------------------------------------------------------------------ files
 
-FACES = ToySet(num_identities=4, num_images=3, first_identity=7, seed=2)
+FACES = SyntheticSet(num_identities=4, num_images=3, first_identity=7, seed=2)
 
 
 def jpegs():
@@ -177,7 +179,7 @@ def test_the_older_tfrecord_holds_jpeg_and_label_identity_by_identity(tmp_path):
 
 
 def test_the_bin_holds_balanced_pairs_of_held_out_identities(tmp_path):
-    path, people = tmp_path / "toy.bin", ToySet(20, 4, HELD_OUT_IDENTITY)
+    path, people = tmp_path / "toy.bin", SyntheticSet(20, 4, HELD_OUT_IDENTITY)
 
     write_pairs(path, people, num_pairs=40)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.distributed.workers import Workers
 from facelib.errors import FaceError
 from facelib.runtimes.keras_h5 import load_head_centres, load_model
@@ -124,9 +124,9 @@ def test_a_sampled_and_split_training_resumes_as_if_never_killed(tmp_path):
 def toy(tmp_path_factory):
     """(data directory, verification set, recipe) of a few toy faces and the smallest net."""
     folder = tmp_path_factory.mktemp("toy")
-    write_folders(folder / "faces", ToySet(12, 4))
+    write_folders(folder / "faces", SyntheticSet(12, 4))
     convert(folder / "faces", folder / "data", progress=False)
-    write_pairs(folder / "toy.bin", ToySet(20, 4, first_identity=10**6), 100)
+    write_pairs(folder / "toy.bin", SyntheticSet(20, 4, first_identity=10**6), 100)
     recipe = folder / "tiny.toml"
     recipe.write_text(
         '[model]\nwidth = 0.25\nembedding_size = 8\nactivation = "relu"\n'

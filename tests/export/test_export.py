@@ -19,7 +19,7 @@ import pb_2_tflite
 import pb_test
 import tflite_test
 from facelib.data.readers.calibration_crops import load_crops
-from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.data.verification.bins import write_bin
 from facelib.errors import FaceError
 from facelib.export import optimize
@@ -76,10 +76,10 @@ def chain(tmp_path_factory):
     crops = folder / "crops"
     crops.mkdir()
     for k in range(40):
-        (crops / f"{k:02d}.jpg").write_bytes(encode_jpeg(toy_face(3, k // 2, k % 2), 95))
-    images = [encode_jpeg(toy_face(4, k // 4, k % 2 if k < 40 else k), 95) for k in range(80)]
+        (crops / f"{k:02d}.jpg").write_bytes(encode_jpeg(synthetic_face(3, k // 2, k % 2), 95))
+    images = [encode_jpeg(synthetic_face(4, k // 4, k % 2 if k < 40 else k), 95) for k in range(80)]
     write_bin(folder / "toy.bin", images, [k < 20 for k in range(40)])
-    faces = np.stack([toy_face(5, k, 0) for k in range(7)])
+    faces = np.stack([synthetic_face(5, k, 0) for k in range(7)])
     faces[-1] = np.random.default_rng(0).integers(0, 256, faces[-1].shape)
     return SimpleNamespace(
         folder=folder, h5=folder / "embedder.h5", model=model, faces=faces, crops=crops, bin=folder / "toy.bin",

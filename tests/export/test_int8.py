@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pb_2_tflite
-from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
 from facelib.export.layer_errors import LayerError, layer_errors, worst
@@ -45,8 +45,8 @@ def net(tmp_path_factory):
     write_sidecar(folder / "optimized.pb", kind="optimized_pb", made_from=None, io=Io(embedding_size=16))
     (folder / "crops").mkdir()
     for k in range(24):
-        (folder / "crops" / f"{k:02d}.jpg").write_bytes(encode_jpeg(toy_face(3, k, 0), 95))
-    faces = np.stack([toy_face(4, k, 0) for k in range(6)])
+        (folder / "crops" / f"{k:02d}.jpg").write_bytes(encode_jpeg(synthetic_face(3, k, 0), 95))
+    faces = np.stack([synthetic_face(4, k, 0) for k in range(6)])
     expected = model(faces.astype("float32"), training=False).numpy()
     return SimpleNamespace(folder=folder, graph=graph, faces=faces, expected=expected)
 

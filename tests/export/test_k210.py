@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tflite_test
-from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import draw_listed
 from facelib.errors import FaceError
@@ -305,7 +305,7 @@ def small(tmp_path_factory):
     config = load_recipe(ROOT / "recipes" / "k210_mobilefacenet.toml", ["model.width=0.25", "model.embedding_size=16"])
     convert(random_weights(build_backbone(config.model), spread=0.5), folder / "model_float.tflite")
     write_sidecar(folder / "model_float.tflite", kind="tflite_float", made_from=None, io=Io(), licence="mine")
-    images = [encode_jpeg(toy_face(4, k // 4, k % 2 if k % 4 < 2 else k), 95) for k in range(80)]
+    images = [encode_jpeg(synthetic_face(4, k // 4, k % 2 if k % 4 < 2 else k), 95) for k in range(80)]
     write_bin(folder / "toy.bin", images, [k % 2 == 0 for k in range(40)])
     return folder
 
@@ -376,7 +376,7 @@ def test_a_kmodel_that_is_another_net_is_refused(room, small, monkeypatch):
 
 def test_any_script_runs_a_kmodel_in_any_batch(room, small):
     compile_it(room, small)
-    faces = np.stack([toy_face(1, k, 0) for k in range(5)])
+    faces = np.stack([synthetic_face(1, k, 0) for k in range(5)])
     embedder = open_embedder(room / "model.kmodel", read_sidecar(room / "model.kmodel").io, threads=2)
 
     together = embedder(faces)

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import pb_test
-from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.data.verification.bins import load_bin, write_bin
 from facelib.errors import FaceError
 from facelib.export.om import om_eval, pb_2_om
@@ -45,7 +45,10 @@ def net(tmp_path_factory):
     pb = save_small_net(folder)
     is_same, images = [k % 2 == 0 for k in range(NUM_FACES // 2)], []
     for k, same in enumerate(is_same):  # a face and the same file saved worse, which any net takes for one person
-        images += [encode_jpeg(toy_face(4, k, 0), 95), encode_jpeg(toy_face(4, k if same else 100 + k, 0), 40)]
+        images += [
+            encode_jpeg(synthetic_face(4, k, 0), 95),
+            encode_jpeg(synthetic_face(4, k if same else 100 + k, 0), 40),
+        ]
     write_bin(folder / "toy.bin", images, is_same)
     reports = {flip: folder / f"pb{flip}.report.json" for flip in (False, True)}
     for flip, report in reports.items():

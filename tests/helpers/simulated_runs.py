@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from facelib.data.readers.folder_source import FolderSource
-from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.data.verification.bins import write_bin
 from facelib.evaluation.evaluate_set import measure_folder, measure_pairs
 from facelib.evaluation.results import Report
@@ -18,7 +18,7 @@ CONFIG = 'seed = 7\n[[stage]]\nloss = "arcface"\nmargin = {margin}\n'
 
 def write_faces(folder):
     """`people`, a folder of identities, and `toy.bin`, pairs of its images."""
-    write_folders(folder / "people", ToySet(12, 4))
+    write_folders(folder / "people", SyntheticSet(12, 4))
     images = [file.read_bytes() for file in sorted((folder / "people").rglob("*.jpg"))]
     write_bin(folder / "toy.bin", [images[i % len(images)] for i in range(2 * NUM_PAIRS)], is_same_pair())
 

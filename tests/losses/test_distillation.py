@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from facelib.data.readers.open_records import open_records
-from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
 from facelib.losses.distillation import Distiller
 from facelib.model_input import Io
@@ -129,7 +129,7 @@ class MeanColour:
 def records(tmp_path):
     from facelib.data.conversion.job import convert
 
-    write_folders(tmp_path / "faces", ToySet(3, 4))
+    write_folders(tmp_path / "faces", SyntheticSet(3, 4))
     convert(tmp_path / "faces", tmp_path / "data")
     return open_records(tmp_path / "data")
 

@@ -25,7 +25,7 @@ from facelib.alignment.align_folders import NO_FACE, SKIPPED, align_folders
 from facelib.alignment.detect import Face
 from facelib.alignment.photos import PhotoFolder, crop_names, find_photos
 from facelib.cli import run_cli
-from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
 from facelib.images import read_size
@@ -125,7 +125,7 @@ def test_real_photos_give_faces_that_embed_as_the_expected_crops(tmp_path, capsy
 def test_drawn_faces_are_cut_out_and_nothing_but_the_summary_is_printed(tmp_path):
     for identity in (1, 3):
         photo = np.full((260, 300, 3), 120, np.uint8)
-        photo[60:172, 100:212] = toy_face(0, identity, 0)
+        photo[60:172, 100:212] = synthetic_face(0, identity, 0)
         save(tmp_path / "photos" / f"p{identity}" / "a.png", photo)
     save(tmp_path / "photos" / "p3" / "nobody.png", np.full((200, 200, 3), 120, np.uint8))
     command = [sys.executable, "align_faces.py", str(tmp_path / "photos"), str(tmp_path / "out"), "--no-progress"]
@@ -139,7 +139,7 @@ def test_drawn_faces_are_cut_out_and_nothing_but_the_summary_is_printed(tmp_path
     assert one == f"  p3/nobody.png: {NO_FACE}"
     assert following == f"next: python prepare_data.py {tmp_path / 'out'} DATA"
     for identity in (1, 3):
-        crop, drawn = read(tmp_path / "out" / f"p{identity}" / "a.jpg"), toy_face(0, identity, 0)
+        crop, drawn = read(tmp_path / "out" / f"p{identity}" / "a.jpg"), synthetic_face(0, identity, 0)
         likeness = np.corrcoef(cv2.GaussianBlur(crop, (0, 0), 4).ravel(), cv2.GaussianBlur(drawn, (0, 0), 4).ravel())
         assert likeness[0, 1] > 0.8
 

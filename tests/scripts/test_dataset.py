@@ -25,7 +25,7 @@ from facelib.data.readers.mxnet_rec import face_payloads, write_rec
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import INDEX_DTYPE, Records
 from facelib.data.sampling import block_order, record_order
-from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.faces import synthetic_face
 from facelib.data.tfrecord import encode_image_example, frame
 from facelib.errors import FaceError
 from facelib.images import decode_image
@@ -516,7 +516,7 @@ def test_batches_have_bounds_that_touch(data_dir):
 @pytest.mark.parametrize("quality", [50, 80, 95])
 @pytest.mark.parametrize("subsampling", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
 def test_pixels_are_those_of_opencv(quality, subsampling):
-    face = toy_face(0, 1, 2)
+    face = synthetic_face(0, 1, 2)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, subsampling]
     for suffix in (".jpg", ".png"):
         encoded = cv2.imencode(suffix, face, options if suffix == ".jpg" else [])[1].tobytes()

@@ -21,7 +21,7 @@ pytest.importorskip("tensorflow")
 import h5_2_pb
 import import_onnx
 import pb_2_tflite
-from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.errors import FaceError
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.export import optimize
@@ -157,7 +157,7 @@ def page(tmp_path_factory):
     """A browser whose camera sees a drawn face on a grey wall."""
     folder = tmp_path_factory.mktemp("browser")
     frame = np.full((480, 640, 3), 100, np.uint8)
-    frame[100:380, 180:460] = cv2.resize(toy_face(7, 0, 1), (280, 280), interpolation=cv2.INTER_CUBIC)
+    frame[100:380, 180:460] = cv2.resize(synthetic_face(7, 0, 1), (280, 280), interpolation=cv2.INTER_CUBIC)
     (folder / "camera.mjpeg").write_bytes(encode_jpeg(frame, 95))
     camera = f"--use-file-for-fake-video-capture={folder}/camera.mjpeg"
     page = Page(folder / "profile", "--use-fake-device-for-media-stream", camera)
@@ -183,7 +183,7 @@ def demo(sites, page):
 def faces(tmp_path_factory):
     """Drawn faces as crops: pixels, and their files as PNG and JPEG."""
     folder = tmp_path_factory.mktemp("faces")
-    pixels = np.stack([toy_face(7, k // 2, k % 2) for k in range(6)])
+    pixels = np.stack([synthetic_face(7, k // 2, k % 2) for k in range(6)])
     files = []
     for k, face in enumerate(pixels):
         files.append(folder / f"{k}.{'jpg' if k == 5 else 'png'}")
@@ -379,7 +379,7 @@ def test_a_photo_can_be_dropped(demo, models, faces):
 
     got = demo.settled(1, before + 1)
 
-    assert np.dot(got, expected(models["float"], toy_face(0, 1, 0)[None])[0]) >= MIN_COSINE
+    assert np.dot(got, expected(models["float"], synthetic_face(0, 1, 0)[None])[0]) >= MIN_COSINE
     assert demo.text(".slot:nth-child(2) .seen").startswith("dropped.png")
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("tensorflow")
 
 import export_all
 from facelib.data.readers.calibration_crops import fingerprint_of, load_crops
-from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.data.verification.bins import write_bin
 from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
@@ -43,7 +43,7 @@ def toy(tmp_path_factory):
     run.mkdir()
     save_h5(random_weights(mobilefacenet(embedding_size=8, width=0.125), spread=0.5), run / "embedder.h5")
     write_sidecar(run / "embedder.h5", kind="h5", made_from=None, io=Io(), licence="none", training_data="drawn")
-    images = [encode_jpeg(toy_face(4, k // 4, k % 2 if k < NUM_PAIRS else k), 95) for k in range(2 * NUM_PAIRS)]
+    images = [encode_jpeg(synthetic_face(4, k // 4, k % 2 if k < NUM_PAIRS else k), 95) for k in range(2 * NUM_PAIRS)]
     write_bin(folder / "toy.bin", images, [k < NUM_PAIRS // 2 for k in range(NUM_PAIRS)])
     return SimpleNamespace(folder=folder, run=run, export=run / "export", bin=folder / "toy.bin")
 

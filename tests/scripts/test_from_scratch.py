@@ -14,7 +14,7 @@ import pytest
 from dataset import TrainingData
 from face_loss_k import make_head
 from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 from facelib.training.trainer import Trainer
@@ -32,7 +32,7 @@ WIDTHS = {"mobilefacenet": 0.5, "my_mobilenet": 0.5, "ghostfacenet_v1": 0.5, "Mo
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
-    write_folders(folder / "faces", ToySet(IDENTITIES, 8))
+    write_folders(folder / "faces", SyntheticSet(IDENTITIES, 8))
     convert(folder / "faces", folder / "data")
     return folder / "data"
 

@@ -10,7 +10,7 @@ import cv2
 import onnx
 
 import import_onnx
-from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.models.onnx_import.reader import load_onnx
 from facelib.models.onnx_import.steps import list_steps
@@ -75,7 +75,7 @@ def test_the_import_gives_what_the_onnx_file_gives(tmp_path, activation, pads, f
     words = [str(source), str(tmp_path / "out.h5"), "--pixels", "pm1", "--licence", "MIT"]
     assert import_onnx.main(words) == 0
 
-    face = toy_face(77, 1, 2)  # not one of those the importer itself looked at
+    face = synthetic_face(77, 1, 2)  # not one of those the importer itself looked at
     expected = run_onnx(source, face, 127.5, 128.0)
     model = load_model(tmp_path / "out.h5")
     received = model(face[None].astype("float32"), training=False).numpy()[0]
@@ -106,7 +106,7 @@ def test_relu_and_relu6_may_mix_and_survive_saving(tmp_path):
 
 def test_with_faces_training_begins_where_inference_is(tmp_path):
     source = Mobile("prelu", [1] * 4, folded=True).network().save(tmp_path / "net.onnx")
-    faces = np.stack([toy_face(77, identity, 0) for identity in range(20)])
+    faces = np.stack([synthetic_face(77, identity, 0) for identity in range(20)])
     for number, face in enumerate(faces):
         cv2.imwrite(str(tmp_path / f"{number}.png"), face[..., ::-1])
     assert import_onnx.main([str(source), str(tmp_path / "plain.h5")]) == 0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -63,9 +63,9 @@ learning_rate = 0.01
 def toy(tmp_path_factory):
     """Eighty toy images of ten people, a bin of 40 pairs, and a recipe of two epochs of five steps."""
     folder = tmp_path_factory.mktemp("toy")
-    write_folders(folder / "faces", ToySet(10, 8))
+    write_folders(folder / "faces", SyntheticSet(10, 8))
     convert(folder / "faces", folder / "data", progress=False)
-    write_pairs(folder / "toy.bin", ToySet(20, 4, first_identity=1000), 40)
+    write_pairs(folder / "toy.bin", SyntheticSet(20, 4, first_identity=1000), 40)
     (folder / "tiny.toml").write_text(RECIPE)
     (folder / "staged.toml").write_text(RECIPE[: RECIPE.index("[[stage]]")] + STAGES)
     return folder

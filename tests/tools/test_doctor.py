@@ -11,7 +11,7 @@ from facelib.data import sampling
 from facelib.data.augment import random_flip
 from facelib.data.conversion.job import convert
 from facelib.data.storage import LocalFiles
-from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
 from facelib.images import decode_image
 
@@ -32,7 +32,7 @@ FAST = {"read": 9000.0, "decode": 8000.0, "augment": 7000.0, "pipeline": 2500.0}
 def home(tmp_path_factory):
     """A folder with data, 60 faces, and recipe.toml."""
     root = tmp_path_factory.mktemp("home")
-    write_folders(root / "faces", ToySet(10, 6))
+    write_folders(root / "faces", SyntheticSet(10, 6))
     convert(root / "faces", root / "data", progress=False)
     (root / "recipe.toml").write_text(RECIPE)
     return root

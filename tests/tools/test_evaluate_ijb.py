@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from facelib.data.synthetic.faces import toy_face
+from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.evaluation.ijb import embed
 from facelib.face_template import TEMPLATE_112
@@ -59,7 +59,7 @@ def mini(tmp_path_factory):
             angle, scale = random.uniform(-0.4, 0.4), random.uniform(0.9, 1.4)
             turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
             move = np.c_[turn, [100, 100] - turn @ [56, 56]]  # face to photo of 200 x 200
-            photo = cv2.warpAffine(toy_face(0, who, shot), move, (200, 200), borderValue=(90, 90, 90))
+            photo = cv2.warpAffine(synthetic_face(0, who, shot), move, (200, 200), borderValue=(90, 90, 90))
             name = f"{who * SHOTS + shot + 1}.png"
             cv2.imwrite(str(folder / "crops" / name), photo[:, :, ::-1])
             faces.append(cv2.warpAffine(photo, cv2.invertAffineTransform(move), (112, 112)))

@@ -16,8 +16,8 @@ import h5_2_pb
 import pb_2_onnx
 import pb_2_tflite
 from facelib.data.conversion.job import convert
-from facelib.data.synthetic.faces import toy_face
-from facelib.data.synthetic.files import ToySet, write_folders
+from facelib.data.synthetic.faces import synthetic_face
+from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
 from facelib.export import optimize
 from facelib.export.parity import parity_faces
@@ -168,7 +168,7 @@ def chain(request, tmp_path_factory):
     keras.utils.set_random_seed(0)
     model = random_weights(NETS[request.param](), spread=0.3)
     copy = fake_quantized(model, "a.h5")
-    faces = np.stack([toy_face(3, k, 0) for k in range(48)])
+    faces = np.stack([synthetic_face(3, k, 0) for k in range(48)])
     observe(copy, faces)
     save_h5(copy, folder / "embedder.h5")
     write_sidecar(folder / "embedder.h5", kind="h5", made_from=None, io=Io())
@@ -215,7 +215,7 @@ def test_the_int8_model_has_a_scale_for_each_output_channel(chain):
 def test_a_shallow_int8_model_is_the_copy_but_for_a_step(tmp_path):
     keras.utils.set_random_seed(0)
     copy = fake_quantized(random_weights(small_net(), spread=0.3), "a.h5")
-    faces = np.stack([toy_face(3, k, 0) for k in range(8)])
+    faces = np.stack([synthetic_face(3, k, 0) for k in range(8)])
     observe(copy, faces)
     save_h5(copy, tmp_path / "a.h5")
     assert h5_2_pb.main([str(tmp_path / "a.h5"), "--pixels", "raw", "--out", str(tmp_path / "a.pb")]) == 0
@@ -248,7 +248,7 @@ def test_the_sidecar_says_that_the_ranges_were_trained(chain):
 
 def test_training_for_int8_brings_the_rounded_net_nearer_to_the_float_one(tmp_path, capsys):
     """Ranges a few times too wide, as outliers make them: rounding hurts, and learning mends it."""
-    write_folders(tmp_path / "faces", ToySet(10, 6))
+    write_folders(tmp_path / "faces", SyntheticSet(10, 6))
     convert(tmp_path / "faces", tmp_path / "data")
     keras.utils.set_random_seed(0)
     model = random_weights(small_net(), spread=0.3)

@@ -9,7 +9,7 @@ import pytest
 import swap_activation
 
 from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.errors import FaceError
 from facelib.files import sha256_of
 from facelib.model_input import Io
@@ -25,9 +25,9 @@ from mobilefacenet import mbf
 def toy(tmp_path_factory):
     """A small PReLU net with steep slopes, and faces."""
     folder = tmp_path_factory.mktemp("toy")
-    write_folders(folder / "faces", ToySet(8, 6))
+    write_folders(folder / "faces", SyntheticSet(8, 6))
     convert(folder / "faces", folder / "data")
-    write_pairs(folder / "toy.bin", ToySet(30, 4, first_identity=100), 20)
+    write_pairs(folder / "toy.bin", SyntheticSet(30, 4, first_identity=100), 20)
     (folder / "run").mkdir()
     save_h5(small_net(), folder / "run" / "embedder.h5")
     write_sidecar(folder / "run" / "embedder.h5", kind="h5", made_from=None, io=Io(), licence="Apache-2.0")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import ToySet, write_folders, write_pairs
+from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.training.recipe.toml import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -21,9 +21,9 @@ PAPERS = [ROOT / "recipes" / f"{name}.toml" for name in ("paper_mobilefacenet", 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
-    write_folders(folder / "faces", ToySet(6, 4))
+    write_folders(folder / "faces", SyntheticSet(6, 4))
     convert(folder / "faces", folder / "data")
-    write_pairs(folder / "toy.bin", ToySet(30, 4, first_identity=100), 20)
+    write_pairs(folder / "toy.bin", SyntheticSet(30, 4, first_identity=100), 20)
     return folder
 
 

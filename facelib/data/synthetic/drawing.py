@@ -26,7 +26,7 @@ MIRROR = np.array([-1.0, 1.0])
 class Identity:
     """What stays the same in every picture of one person.
 
-    Lengths are pixels of the 112 x 112 crop in face space (see toy_drawing), angles radians, colours RGB 0..255.
+    Lengths are pixels of the 112 x 112 crop in face space (see the head of this file), angles radians, colours RGB 0..255.
     `jaw_width` and `chin_width` are shares of `cheek_width`; widths are half widths.
     """
 

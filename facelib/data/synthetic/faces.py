@@ -1,6 +1,6 @@
 """Faces the project draws itself: who somebody is (`Identity`) and how a picture was taken (`Shot`).
 
-`toy_face(seed, identity_idx, image_idx)` is a pure function of its numbers. Two pictures of one identity share
+`synthetic_face(seed, identity_idx, image_idx)` is a pure function of its numbers. Two pictures of one identity share
 geometry, colours and marks; pose, light, expression, glasses, occlusion, background, blur and noise differ. The
 colour of the light varies more than skin does, so that telling faces apart takes their shapes.
 """
@@ -90,7 +90,7 @@ def draw_face(identity: Identity, rng: np.random.Generator) -> np.ndarray:
     return _photograph(face, shot, rng)
 
 
-def toy_face(seed: int, identity_idx: int, image_idx: int) -> np.ndarray:
+def synthetic_face(seed: int, identity_idx: int, image_idx: int) -> np.ndarray:
     """Picture `image_idx` of person `identity_idx` in world `seed`: uint8 [112, 112, 3], RGB. Pure."""
     rng = np.random.default_rng([seed, identity_idx, image_idx, 1])
     return draw_face(_known_identity(seed, identity_idx), rng)

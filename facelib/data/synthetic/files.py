@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
-from facelib.data.synthetic.faces import encode_jpeg, toy_face
+from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.data.tfrecord import encode_image_example, frame
 from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import sample_pairs
@@ -19,7 +19,7 @@ HELD_OUT_IDENTITY = 1_000_000  # the first identity of verification sets: no tra
 
 
 @dataclass(frozen=True)
-class ToySet:
+class SyntheticSet:
     """`num_images` pictures of each of `num_identities` people, from `first_identity` on, in world `seed`."""
 
     num_identities: int
@@ -48,14 +48,14 @@ class ToySet:
         identity, image = divmod(position, self.num_images)
         identity += self.first_identity
         quality = int(np.random.default_rng([self.seed, identity, image, 2]).integers(60, 96))
-        return encode_jpeg(toy_face(self.seed, identity, image), quality)
+        return encode_jpeg(synthetic_face(self.seed, identity, image), quality)
 
     def jpegs(self) -> Iterator[bytes]:
         """All pictures in label order, with a progress bar."""
         return (self.jpeg(i) for i in tqdm(range(len(self)), desc="drawing faces", unit="face", disable=None))
 
 
-def write_folders(out: Path, faces: ToySet) -> None:
+def write_folders(out: Path, faces: SyntheticSet) -> None:
     """Writes `out`/0001/0001.jpg and so on; folder names are identity numbers from 1. Whole or absent."""
     _refuse_filled(out)
     with working_folder(out) as folder:
@@ -66,7 +66,7 @@ def write_folders(out: Path, faces: ToySet) -> None:
             file.write_bytes(jpeg)
 
 
-def write_insightface(out: Path, faces: ToySet) -> None:
+def write_insightface(out: Path, faces: SyntheticSet) -> None:
     """Writes `out`/train.rec, train.idx and property, as InsightFace lays out its training sets. Whole or absent."""
     _refuse_filled(out)
     with working_folder(out) as folder:
@@ -74,14 +74,14 @@ def write_insightface(out: Path, faces: ToySet) -> None:
         (folder / "property").write_text(f"{faces.num_identities},112,112\n")
 
 
-def write_tfrecord(out: Path, faces: ToySet) -> None:
+def write_tfrecord(out: Path, faces: SyntheticSet) -> None:
     """Writes one TFRecord of `image_raw` (JPEG) and `label` (from 0), identity by identity, as older systems do."""
     with atomic_path(out) as part, open(part, "wb") as file:
         for jpeg, label in zip(faces.jpegs(), faces.labels.tolist(), strict=True):
             file.write(frame(encode_image_example(jpeg, label)))
 
 
-def write_pairs(out: Path, faces: ToySet, num_pairs: int) -> None:
+def write_pairs(out: Path, faces: SyntheticSet, num_pairs: int) -> None:
     """Writes a verification .bin: 10 folds that share no identity, half of the pairs genuine."""
     idx, is_same = sample_pairs(faces.labels, num_pairs, faces.seed)
     positions, places = np.unique(idx, return_inverse=True)  # only the pictures that are needed, each drawn once
@@ -90,7 +90,7 @@ def write_pairs(out: Path, faces: ToySet, num_pairs: int) -> None:
     write_bin(out, [jpegs[place] for place in places], is_same)
 
 
-WRITERS: dict[str, Callable[[Path, ToySet], None]] = {
+WRITERS: dict[str, Callable[[Path, SyntheticSet], None]] = {
     "folders": write_folders,
     "rec": write_insightface,
     "tfrecord": write_tfrecord,
