@@ -30,7 +30,7 @@ from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.runtimes.tflite import Lite, TfliteEmbedder
 from facelib.sidecar import check_sidecar, read_sidecar, write_sidecar
 from facelib.unit_vectors import row_cosines
-from tests.runtimes.test_frozen_graph import random_weights
+from tests.helpers.random_weights import random_weights
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -21,7 +21,7 @@ from facelib.runtimes.frozen_graph import is_of, layer_of, save_graph
 from facelib.runtimes.tflite import Lite, TfliteEmbedder
 from facelib.sidecar import check_sidecar, write_sidecar
 from facelib.unit_vectors import row_cosines
-from tests.runtimes.test_frozen_graph import random_weights
+from tests.helpers.random_weights import random_weights
 
 
 def small_net():

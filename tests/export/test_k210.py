@@ -34,7 +34,7 @@ from facelib.export.freeze import freeze
 from facelib.export.optimize import optimize
 from facelib.models.layers import PixelScale, PReLU
 from facelib.training.recipe.toml import load_recipe
-from tests.runtimes.test_frozen_graph import random_weights
+from tests.helpers.random_weights import random_weights
 from train import build_backbone
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from ghostfacenet import ghostfacenet_v1
 from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
 from my_mobilenet import my_mobilenet
-from tests.runtimes.test_frozen_graph import random_weights
+from tests.helpers.random_weights import random_weights
 from train import build_backbone
 
 # MobileFaceNets, table 1: expansion, channels, repeats, stride.

@@ -74,7 +74,7 @@ def models(tmp_path_factory):
     import keras
 
     from mobilefacenet import mobilefacenet
-    from tests.runtimes.test_frozen_graph import random_weights
+    from tests.helpers.random_weights import random_weights
 
     folder = tmp_path_factory.mktemp("model")
     keras.utils.set_random_seed(0)

@@ -21,7 +21,7 @@ from facelib.model_input import Io
 from facelib.reports.export_table import find_losses, is_made, is_tested
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import read_sidecar, write_sidecar
-from tests.runtimes.test_frozen_graph import random_weights
+from tests.helpers.random_weights import random_weights
 
 NUM_PAIRS = 40
 TFLITES = [f"model_{mode}.tflite" for mode in ("float", "fp16", "dynamic", "int8")]

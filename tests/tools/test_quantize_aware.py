@@ -33,7 +33,7 @@ from facelib.sidecar import check_sidecar, write_sidecar
 from facelib.unit_vectors import row_cosines
 from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
-from tests.runtimes.test_frozen_graph import random_weights
+from tests.helpers.random_weights import random_weights
 
 
 def rounded_by_formula(x, low, high):
