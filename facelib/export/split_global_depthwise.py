@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelib.export.fold_batch_norm import constants_of
-from facelib.models.fake_quant import column_kernels, column_shapes, even_factors, is_global
+from facelib.models.column_sums import column_kernels, column_shapes, even_factors, is_global
 from facelib.runtimes.frozen_graph import node_of, prune
 
 

@@ -9,9 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from facelib.models.column_sums import column_kernels, column_shapes
 from facelib.models.layers import PixelScale, PReLU
-
-MAX_TAPS = 25  # weights a channel of XNNPACK's largest depthwise kernel
 
 
 class _Range:
@@ -192,33 +191,3 @@ class FakeQuantAffine(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-
-def is_global(kernel_shape: tuple[int, ...], map_shape: tuple[int, ...]) -> bool:
-    """Whether a depthwise kernel [H, W, C, M] covers the map [H, W, C], and is too large for XNNPACK."""
-    return (
-        tuple(kernel_shape[:2]) == tuple(map_shape[:2])
-        and kernel_shape[3] == 1
-        and kernel_shape[0] * kernel_shape[1] > MAX_TAPS
-    )
-
-
-def even_factors(largest: np.ndarray) -> np.ndarray:
-    """What brings channels with these largest magnitudes to one range: float32 [C], at least 1, at most 1000."""
-    return np.clip(largest.max() / np.maximum(largest, 1e-9), 1, 1000).astype(np.float32)
-
-
-def column_shapes(height: int, width: int, channels: int) -> tuple[list[int], list[int]]:
-    """Shapes that a map [N, H, W, C] takes: for the sums of its columns, and for the sum of those."""
-    return [-1, height, 1, width * channels], [-1, width, 1, channels]
-
-
-def column_kernels(kernel, factors):
-    """(kernel [H, 1, W C, 1] of the columns, kernel [W, 1, C, 1] of their sum) of a global one [H, W, C, 1]; arrays or
-    tensors."""
-    import tensorflow as tf
-
-    height, width, channels, _ = kernel.shape
-    first = tf.reshape(kernel * tf.reshape(factors, [1, 1, -1, 1]), [height, 1, width * channels, 1])
-    second = tf.ones([width, 1, 1, 1]) * tf.reshape(1.0 / factors, [1, 1, -1, 1])
-    return first, second

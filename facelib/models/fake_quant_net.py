@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from facelib.errors import FaceError
+from facelib.models.column_sums import is_global
 from facelib.models.fake_quant import (
     FakeQuant,
     FakeQuantAffine,
@@ -17,7 +18,6 @@ from facelib.models.fake_quant import (
     FakeQuantGlobalDepthwise,
     FakeQuantPixelScale,
     FakeQuantPReLU,
-    is_global,
 )
 from facelib.models.layers import FusedBatchNorm, PixelScale, PReLU
 

@@ -12,12 +12,15 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from facelib.errors import FaceError
 from facelib.files import atomic_path
-from facelib.training.stage_setup import StageParts
+
+if TYPE_CHECKING:
+    from facelib.training.stage_setup import StageParts
 
 MOST_BYTES_OF_CENTRES = 1 << 30  # that an epoch-NNN.h5 holds
 
@@ -117,7 +120,7 @@ def _damaged(path: Path, error: Exception) -> FaceError:
     )
 
 
-def save_parts(folder: Path, step: int, parts: StageParts, state: dict) -> Path:
+def save_parts(folder: Path, step: int, parts: "StageParts", state: dict) -> Path:
     """Writes a checkpoint; all workers call it, and it is whole when it returns.
 
     Raises:
@@ -142,7 +145,7 @@ def save_parts(folder: Path, step: int, parts: StageParts, state: dict) -> Path:
     return path
 
 
-def restore_parts(path: Path, arrays: dict, state: dict, parts: StageParts) -> None:
+def restore_parts(path: Path, arrays: dict, state: dict, parts: "StageParts") -> None:
     """Assigns a checkpoint that `load_checkpoint` has read, and this worker's rows of what is split.
 
     Raises:
@@ -163,7 +166,7 @@ def restore_parts(path: Path, arrays: dict, state: dict, parts: StageParts) -> N
         variable.assign(arrays[name])
 
 
-def head_to_save(folder: Path, parts: StageParts):
+def head_to_save(folder: Path, parts: "StageParts"):
     """The margin head with the classes of all workers, for an epoch-NNN.h5; of the last checkpoint in `folder`.
 
     None when the stage trains without one, or it is too large for an .h5.
