@@ -33,9 +33,10 @@ from facelib.evaluation.results import read_report, report_path
 from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import require_file, sha256_of, write_bytes
 from facelib.model_input import Io
-from facelib.reports.artefact_table import format_markdown, format_percent
+from facelib.reports.artefact_table import format_percent
 from facelib.reports.read_run import distinct_names
 from facelib.sidecar import check_sidecar, package_versions
+from facelib.text_table import format_markdown_table
 
 SINGLES, BATCH = 10, 64  # faces one by one, and faces at once, in every round
 FAR = "0.001"
@@ -252,7 +253,7 @@ def make_table(measurements: Sequence[Measurement]) -> str:
             format_percent(score.get("acc")),
             format_percent(rate_of(score)),
         ])  # fmt: skip
-    return format_markdown([heads, *rows], 1)
+    return format_markdown_table([heads, *rows], 1)
 
 
 def rate_of(score: dict[str, Any]) -> float | None:

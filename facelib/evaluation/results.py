@@ -15,6 +15,7 @@ from facelib.errors import FaceError
 from facelib.evaluation.metrics import OperatingPoint
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
 from facelib.files import read_json, write_json
+from facelib.text_table import format_text_table
 
 HISTOGRAM_EDGES = np.linspace(0.0, 4.0, 81)  # squared L2 of unit vectors, steps of 0.05
 
@@ -184,9 +185,7 @@ def format_table(sets: "tuple[SetResult, ...]") -> str:
         first, *more = [format_vr(vr) for vr in result.vr] or [""]
         rows.append((result.name, f"{result.auc:.5f}", acc, first, f"{result.dist_max:.5f}", f"{result.dist_min:.5f}"))
         rows += [("", "", "", vr, "", "") for vr in more]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-+-".join("-" * width for width in widths), *lines[1:]])
+    return format_text_table(rows, num_left=len(header))
 
 
 def format_vr(vr: FoldTar) -> str:

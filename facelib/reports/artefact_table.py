@@ -1,11 +1,12 @@
 """The stage table: one row an artefact and set, with changes against the first stage that it may be compared with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from facelib.evaluation.gate import Measurement
 from facelib.reports.read_run import Stage
+from facelib.text_table import format_text_table
 
 _MEANINGS = {"pairs": "on other pairs", "protocol": "by another protocol", "flip": "with another --flip"}
 _MAX_NAMES = 4
@@ -128,7 +129,7 @@ def format_table(rows: Sequence[Row]) -> str:
         cells += ["-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}", acc]
         cells += ["-" if row.auc is None else f"{row.auc:.5f}", *(format_rate(row.vr.get(far)) for far in fars)]
         lines.append(cells)
-    return "\n".join([format_columns(lines, 1 + has_sets + has_how), *footnotes(rows)])
+    return "\n".join([format_text_table(lines, 1 + has_sets + has_how), *footnotes(rows)])
 
 
 def footnotes(rows: Sequence[Row]) -> list[str]:
@@ -138,32 +139,6 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
     if any(row.is_stale for row in rows):
         lines.append("* the artefact was made again after this test: run its test script again")
     return lines
-
-
-def format_columns(lines: Sequence[Sequence[str]], num_names: int) -> str:
-    """Aligned text with a rule under the first line; the first `num_names` columns are flush left."""
-    head, *body = (" | ".join(cells).rstrip() for cells in _aligned(lines, num_names))
-    return "\n".join([head, "-+-".join("-" * width for width in _widths(lines)), *body])
-
-
-def format_markdown(lines: Sequence[Sequence[str]], num_names: int) -> str:
-    """The same as a Markdown table, which is as readable where it is printed."""
-    head, *body = ("| " + " | ".join(cells) + " |" for cells in _aligned(lines, num_names))
-    rules = ["-" * (width + 1) + ("-" if i < num_names else ":") for i, width in enumerate(_widths(lines))]
-    return "\n".join([head, "|" + "|".join(rules) + "|", *body])
-
-
-def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
-    return [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-
-
-def _aligned(lines: Sequence[Sequence[str]], num_names: int) -> Iterator[list[str]]:
-    widths = _widths(lines)
-    for cells in lines:
-        yield [
-            cell.ljust(width) if i < num_names else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
 
 
 @dataclass(frozen=True)

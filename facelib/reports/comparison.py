@@ -12,7 +12,6 @@ from facelib.reports.artefact_table import (
     Block,
     all_fars,
     footnotes,
-    format_columns,
     format_far,
     format_interval,
     format_percent,
@@ -26,6 +25,7 @@ from facelib.reports.html_tables import stage_table
 from facelib.reports.read_run import Run, Stage, distinct_names, flatten, read_run
 from facelib.reports.training_plots import training_figures
 from facelib.reports.verification_plots import verification_figures
+from facelib.text_table import format_text_table
 
 EMBEDDER = "embedder.h5"
 _SEPARATOR = " · "
@@ -97,11 +97,11 @@ def format_comparison(comparison: Comparison) -> str:
     parts = [f"warning: {line}" for line in comparison.warnings]
     lines = [["run", "differs in", "epochs", "minutes", "best epoch"]]
     lines += [[run.name, *cells] for run, cells in zip(comparison.runs, run_cells(comparison), strict=True)]
-    parts.append(format_columns(lines, 2))
+    parts.append(format_text_table(lines, 2))
     if len(comparison.differing) > _MAX_KEYS:
         lines = [["key", *(run.name for run in comparison.runs)]]
         lines += [[key, *map(format_value, values)] for key, values in comparison.differing.items()]
-        parts.append("\n" + format_columns(lines, 1))
+        parts.append("\n" + format_text_table(lines, 1))
     for block in comparison.blocks:
         parts.append(f"\n{block.title}: {block.measurement}\n{_format_results(block)}")
     return "\n".join(parts)
@@ -132,7 +132,7 @@ def _format_results(block: Block) -> str:
         acc = f"{format_percent(row.acc)} {format_interval(row.acc_ci95)}".rstrip()
         auc = "-" if row.auc is None else f"{row.auc:.5f}"
         lines.append([row.stage + "*" * row.is_stale, acc, auc, *(format_rate(row.vr.get(far)) for far in fars)])
-    return "\n".join([format_columns(lines, 1), *footnotes(rows)])
+    return "\n".join([format_text_table(lines, 1), *footnotes(rows)])
 
 
 def _pick_stages(name: str, run: Run) -> list[Stage]:

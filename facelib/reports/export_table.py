@@ -13,12 +13,12 @@ from facelib.reports.artefact_table import (
     all_fars,
     footnotes,
     format_far,
-    format_markdown,
     format_percent,
     stage_rows,
 )
 from facelib.reports.read_run import read_artefacts
 from facelib.sidecar import check_sidecar, read_sidecar
+from facelib.text_table import format_markdown_table
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def format_outcomes(run: Path, outcomes: Sequence[Outcome]) -> str:
     for row in rows:
         if row.obstacles:
             notes += f" {row.stage}: {row.measurement}; the gate compares with what it was made from, on the same."
-    return "\n".join([f"# {run.resolve().name}\n", format_markdown(lines, 2 + has_sets), "", notes, *footnotes(rows)])
+    return "\n".join(
+        [f"# {run.resolve().name}\n", format_markdown_table(lines, 2 + has_sets), "", notes, *footnotes(rows)]
+    )
 
 
 def _cells(row: Row, fars: Sequence[str]) -> list[str]:

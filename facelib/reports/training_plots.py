@@ -16,6 +16,7 @@ from facelib.errors import FaceError
 from facelib.figure_style import Drawing, begin, finish, label, legend_below, styles
 from facelib.files import write_bytes
 from facelib.reports.read_run import Run, read_metrics
+from facelib.text_table import format_text_table
 
 BY = ("epochs", "steps", "hours")
 _ROW_HEIGHT = 1.7  # inches
@@ -238,10 +239,7 @@ def best_table(histories: Sequence[History]) -> str:
                       if name in (line.get("sets") or {})]  # fmt: skip
             row.append(f"{100 * max(scores)[0]:.2f} % (epoch {-max(scores)[1]})" if scores else "-")
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return format_text_table(rows, num_left=1)
 
 
 def _means(history: History, key: str, by: str) -> tuple[np.ndarray, np.ndarray]:
