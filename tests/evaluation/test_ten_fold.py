@@ -9,7 +9,7 @@ from sklearn.model_selection import KFold
 from facelib.evaluation import metrics
 from facelib.evaluation.grid_thresholds import grid_accuracy, grid_tar_at_far
 from facelib.evaluation.ten_fold import impostors_needed, kfold_accuracy, kfold_tar_at_far
-from tests.evaluation.test_metrics import CASES, as_arrays, draw_pairs, pair_lists
+from tests.helpers.pair_lists import CASES, as_arrays, draw_pairs, pair_lists
 
 
 def brute_force_folds(distances, is_same, folds):

@@ -12,7 +12,7 @@ from facelib.errors import FaceError
 from facelib.evaluation.metrics import pair_distances, tar_at_far
 from facelib.evaluation.verification_sets import find_sets, letterboxed
 from facelib.model_input import Io
-from tests.scripts.test_evaluate_data import MeanColour, read, run_main, toy  # noqa: F401
+from tests.helpers.mean_colour import MeanColour, read, run_main
 
 
 def face(seed: int, shade, size=(112, 112)) -> bytes:
@@ -50,10 +50,10 @@ def embed(folder, names):
     return MeanColour(None, Io(), 1).raw(np.ascontiguousarray(pixels))
 
 
-def test_a_folder_of_identities_is_measured_on_all_its_pairs(toy, people, capsys):
-    assert run_main(toy / "model.fake", "--valid", people, "--far", "0.01") == 0
+def test_a_folder_of_identities_is_measured_on_all_its_pairs(shades, people, capsys):
+    assert run_main(shades / "model.fake", "--valid", people, "--far", "0.01") == 0
 
-    result = read(toy)["sets"]["people"]
+    result = read(shades)["sets"]["people"]
     files = sorted(people.rglob("*.png"))
     labels = np.array([int(file.parent.name[1:]) for file in files])
     rows = embed(people, files)
@@ -70,10 +70,10 @@ def test_a_folder_of_identities_is_measured_on_all_its_pairs(toy, people, capsys
     assert "people: 1:N, 15 enrolled, 30 probes: rank-1" in printed and "people: FAR 0.01: same person at" in printed
 
 
-def test_a_pair_list_with_its_photos_gives_what_its_bin_gives(toy, people, tmp_path):
+def test_a_pair_list_with_its_photos_gives_what_its_bin_gives(shades, people, tmp_path):
     pairs = write_pairs_txt(people)
-    run_main(toy / "model.fake", "--valid", people, "--pairs", pairs, "--far", "0.1")
-    listed = read(toy)["sets"]["pairs"]
+    run_main(shades / "model.fake", "--valid", people, "--pairs", pairs, "--far", "0.1")
+    listed = read(shades)["sets"]["pairs"]
 
     images, is_same = [], []
     for line in pairs.read_text().splitlines()[1:]:
@@ -83,21 +83,21 @@ def test_a_pair_list_with_its_photos_gives_what_its_bin_gives(toy, people, tmp_p
                    people / second / f"{second}_{int(words[-1]):04d}.png"]  # fmt: skip
         is_same.append(len(words) == 3)
     write_bin(tmp_path / "same.bin", [file.read_bytes() for file in images], is_same)
-    run_main(toy / "model.fake", "--valid", tmp_path / "same.bin", "--far", "0.1")
-    binned = read(toy)["sets"]["same"]
+    run_main(shades / "model.fake", "--valid", tmp_path / "same.bin", "--far", "0.1")
+    binned = read(shades)["sets"]["same"]
 
     for key in ("pairs", "genuine", "acc", "acc_folds", "auc", "eer", "vr", "dist_max", "dist_min", "thresholds"):
         assert listed[key] == binned[key], key
     assert listed["hardest"]["false_accepts"][0]["images"][0].startswith("P")
 
 
-def test_photos_of_another_size_are_refused_or_letterboxed(toy, people):
+def test_photos_of_another_size_are_refused_or_letterboxed(shades, people):
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").write_bytes(face(1, (90, 90, 90), size=(60, 120)))
 
     with pytest.raises(FaceError, match=r"Record P00/P00_0001.png of '.*pairs.txt' has 60x120"):
-        run_main(toy / "model.fake", "--valid", people, "--pairs", pairs)
-    assert run_main(toy / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox") == 0
+        run_main(shades / "model.fake", "--valid", people, "--pairs", pairs)
+    assert run_main(shades / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox") == 0
 
 
 @pytest.mark.parametrize("height, width", [(56, 112), (224, 112), (300, 40), (112, 111)])
@@ -118,33 +118,33 @@ def test_an_image_that_fits_keeps_its_bytes():
     assert letterboxed(data, "x") is data
 
 
-def test_a_listed_photo_that_is_missing_is_named(toy, people):
+def test_a_listed_photo_that_is_missing_is_named(shades, people):
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").unlink()
 
     with pytest.raises(FaceError, match=r"names image 1 of 'P00'"):
-        run_main(toy / "model.fake", "--valid", people, "--pairs", pairs)
+        run_main(shades / "model.fake", "--valid", people, "--pairs", pairs)
     with pytest.raises(FaceError, match="--valid is the folder of the photos"):
-        run_main(toy / "model.fake", "--valid", people / "nope", "--pairs", pairs)
+        run_main(shades / "model.fake", "--valid", people / "nope", "--pairs", pairs)
 
 
-def test_a_damaged_photo_is_named(toy, people):
+def test_a_damaged_photo_is_named(shades, people):
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").write_bytes(b"no image")
 
     with pytest.raises(FaceError, match=r"Record P00/P00_0001.png of '.*pairs.txt' is not a readable JPEG or PNG"):
-        run_main(toy / "model.fake", "--valid", people, "--pairs", pairs)
+        run_main(shades / "model.fake", "--valid", people, "--pairs", pairs)
     with pytest.raises(FaceError, match=r"P00_0001.png' is not a readable JPEG or PNG"):
-        run_main(toy / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox")
+        run_main(shades / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox")
 
 
-def test_the_groups_of_people_are_found_by_their_folders(toy, people, tmp_path, capsys):
+def test_the_groups_of_people_are_found_by_their_folders(shades, people, tmp_path, capsys):
     rows = [f"P{person:02d},{'low' if person < 15 else 'high'}" for person in range(30)]
     (tmp_path / "groups.csv").write_text("name,group\n" + "\n".join(rows))
 
-    run_main(toy / "model.fake", "--valid", people, "--attributes", tmp_path / "groups.csv", "--far", "0.05")
+    run_main(shades / "model.fake", "--valid", people, "--attributes", tmp_path / "groups.csv", "--far", "0.05")
 
-    groups = read(toy)["sets"]["people"]["groups"]
+    groups = read(shades)["sets"]["people"]["groups"]
     assert {name: value["pairs"] for name, value in groups.items()} == {"high": 990, "low": 990}
     printed = capsys.readouterr().out
     for name, group in groups.items():
@@ -153,22 +153,22 @@ def test_the_groups_of_people_are_found_by_their_folders(toy, people, tmp_path, 
     assert f"gap between groups: {gap:.2f} points" in printed
 
 
-def test_the_old_grid_protocol_changes_acc_and_says_so(toy):
-    run_main(toy / "model.fake", "--valid", toy, "--protocol", "insightface", "--far", "0.1")
+def test_the_old_grid_protocol_changes_acc_and_says_so(shades):
+    run_main(shades / "model.fake", "--valid", shades, "--protocol", "insightface", "--far", "0.1")
 
-    result = read(toy)["sets"]["toy"]
+    result = read(shades)["sets"]["shades"]
     assert result["protocol"] == "insightface"
     assert result["acc_threshold"] * 1000 == pytest.approx(round(result["acc_threshold"] * 1000))  # mean of 10 on 0.01
 
 
-def test_the_report_names_the_set_from_its_own_folder_and_the_sidecar_gets_thresholds(toy):
-    run_main(toy / "model.fake", "--valid", toy / "toy.bin")
+def test_the_report_names_the_set_from_its_own_folder_and_the_sidecar_gets_thresholds(shades):
+    run_main(shades / "model.fake", "--valid", shades / "shades.bin")
 
-    report, sidecar = read(toy), json.loads((toy / "model.fake.json").read_text())
-    assert report["sets"]["toy"]["source"]["path"] == "toy.bin"
-    assert sidecar["thresholds"]["toy"]["far"] == report["sets"]["toy"]["thresholds"]
-    assert sidecar["thresholds"]["toy"]["sha256"] == report["sets"]["toy"]["source"]["sha256"]
-    assert sidecar["thresholds"]["toy"]["impostors"] == 30 and sidecar["kind"] == "fake"
+    report, sidecar = read(shades), json.loads((shades / "model.fake.json").read_text())
+    assert report["sets"]["shades"]["source"]["path"] == "shades.bin"
+    assert sidecar["thresholds"]["shades"]["far"] == report["sets"]["shades"]["thresholds"]
+    assert sidecar["thresholds"]["shades"]["sha256"] == report["sets"]["shades"]["source"]["sha256"]
+    assert sidecar["thresholds"]["shades"]["impostors"] == 30 and sidecar["kind"] == "fake"
 
 
 def test_a_folder_without_bins_or_identities_is_refused(tmp_path):

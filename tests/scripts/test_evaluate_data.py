@@ -1,6 +1,5 @@
 """The shared main of all test scripts, with a runtime of a few lines, and the Keras embedder."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,8 +11,7 @@ import numpy as np
 import pytest
 
 import evaluate_data
-from facelib.data.verification.bins import load_bin, write_bin
-from facelib.embedder import RuntimeEmbedder
+from facelib.data.verification.bins import load_bin
 from facelib.errors import FaceError
 from facelib.evaluation.embed_images import embed_images
 from facelib.evaluation.metrics import pair_distances
@@ -22,23 +20,10 @@ from facelib.model_input import Io
 from facelib.runtimes.keras_h5 import KerasEmbedder, load_model
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.sidecar import write_sidecar
+from tests.helpers.mean_colour import MeanColour, read, run_main
 
 ROOT = Path(__file__).parents[2]
 PRETRAINED = ROOT.parent / "shared" / "data" / "pretrained" / "mobilefacenet_relu6_128.onnx"
-
-
-class MeanColour(RuntimeEmbedder):
-    """Embeds a face as its mean colour and the difference of its halves: a runtime without weights."""
-
-    def __init__(self, path, io, threads):
-        super().__init__("mean colour", io, batch_size=16)
-        self.shapes = []
-
-    def run(self, pixels):
-        self.shapes.append(pixels.shape)
-        pixels = pixels.astype(np.float32)
-        left, right = pixels[:, :, :56].mean((1, 2)), pixels[:, :, 56:].mean((1, 2))
-        return np.concatenate([left + right, left - right], axis=1)
 
 
 class Fours(MeanColour):
@@ -60,54 +45,22 @@ def test_only_a_runtime_that_takes_multiples_is_padded(num_faces, sizes):
     assert [shape[0] for shape in free.shapes] == [num_faces]
 
 
-def draw_face(random, colour) -> bytes:
-    noise = random.integers(-20, 21, (112, 112, 3)) + random.integers(-9, 10, 3)
-    noise[:, :56] += random.integers(-9, 10)
-    return cv2.imencode(".png", np.clip(colour + noise, 0, 255).astype(np.uint8)[:, :, ::-1])[1].tobytes()
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """60 pairs of two shades, one face in many of them."""
-    random = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("toy")
-    shades, shared = random.integers(40, 200, (60, 3)), draw_face(random, [90, 60, 200])
-    is_same = [k // 3 % 2 == 0 for k in range(60)]
-    images = []
-    for k, same in enumerate(is_same):
-        first = shared if not same else draw_face(random, shades[k])
-        images += [first, draw_face(random, shades[k])]
-    write_bin(folder / "toy.bin", images, is_same)
-    artefact = folder / "model.fake"
-    artefact.write_bytes(b"weights")
-    write_sidecar(artefact, kind="fake", made_from=None, io=Io())
-    return folder
-
-
-def run_main(*argv, open_embedder=MeanColour):
-    return evaluate_data.test_main([str(word) for word in argv], open_embedder, "A test.", "fake")
-
-
-def read(folder, name="model.fake.report.json"):
-    return json.loads((folder / name).read_text())
-
-
-def test_a_test_script_prints_the_table_and_writes_the_report(toy, capsys):
-    code = run_main(toy / "model.fake", "--valid", toy, "--far", "0.1", "0.001", "--threads", "1")
+def test_a_test_script_prints_the_table_and_writes_the_report(shades, capsys):
+    code = run_main(shades / "model.fake", "--valid", shades, "--far", "0.1", "0.001", "--threads", "1")
 
     printed = capsys.readouterr().out.rstrip().split("\n")
-    report = read(toy)
+    report = read(shades)
     assert code == 0
     assert printed[0].startswith("data set | AUC")
     assert "model.fake.report.json" in printed[-1] and "next:" in printed[-1]
-    assert list(report["sets"]) == ["toy"] and report["kind"] == "fake"
-    assert list(report["sets"]["toy"]["vr"]) == ["0.1", "0.001"]
+    assert list(report["sets"]) == ["shades"] and report["kind"] == "fake"
+    assert list(report["sets"]["shades"]["vr"]) == ["0.1", "0.001"]
     assert report["threads"] == 1 and report["size_bytes"] == 7
     assert report["images_per_s"] > 0 and report["mean_norm"] > 100
 
 
-def test_the_numbers_are_those_of_embedding_every_entry_by_itself(toy):
-    pairs = load_bin(toy / "toy.bin")
+def test_the_numbers_are_those_of_embedding_every_entry_by_itself(shades):
+    pairs = load_bin(shades / "shades.bin")
     pixels = [cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1] for image in pairs.images]
     embed = MeanColour(None, Io(), 1)
 
@@ -116,15 +69,15 @@ def test_the_numbers_are_those_of_embedding_every_entry_by_itself(toy):
         embeddings = embed_images(MeanColour(None, Io(), 1), pairs.images, where=pairs.path, flip=flip).rows
         np.testing.assert_allclose(embeddings, rows, rtol=1e-5, atol=1e-3)
 
-    run_main(toy / "model.fake", "--valid", toy / "toy.bin")
+    run_main(shades / "model.fake", "--valid", shades / "shades.bin")
     from sklearn.metrics import roc_auc_score
 
     distances = pair_distances(np.array([embed.run(face[None])[0] for face in pixels]))
-    assert read(toy)["sets"]["toy"]["auc"] == pytest.approx(roc_auc_score(pairs.is_same, -distances), abs=1e-12)
+    assert read(shades)["sets"]["shades"]["auc"] == pytest.approx(roc_auc_score(pairs.is_same, -distances), abs=1e-12)
 
 
-def test_each_distinct_image_is_embedded_once_in_batches_of_one_size(toy):
-    pairs = load_bin(toy / "toy.bin")
+def test_each_distinct_image_is_embedded_once_in_batches_of_one_size(shades):
+    pairs = load_bin(shades / "shades.bin")
     embedder = MeanColour(None, Io(), 1)
 
     embed_images(embedder, pairs.images, where=pairs.path)
@@ -135,8 +88,8 @@ def test_each_distinct_image_is_embedded_once_in_batches_of_one_size(toy):
     assert embedder.shapes == [(n, 112, 112, 3) for n in (1, *sizes)]  # one to warm up
 
 
-def test_an_embedder_without_raw_vectors_serves_too(toy):
-    pairs = load_bin(toy / "toy.bin")
+def test_an_embedder_without_raw_vectors_serves_too(shades):
+    pairs = load_bin(shades / "shades.bin")
     whole = MeanColour(None, Io(), 1)
 
     unit = embed_images(lambda images: whole(images), pairs.images, where=pairs.path).rows
@@ -147,10 +100,18 @@ def test_an_embedder_without_raw_vectors_serves_too(toy):
     )
 
 
-def test_the_gate_passes_the_same_model_and_stops_a_worse_one(toy, capsys):
-    run_main(toy / "model.fake", "--valid", toy, "--far", "0.1", "--report", toy / "reference.json")
+def test_the_gate_passes_the_same_model_and_stops_a_worse_one(shades, capsys):
+    run_main(shades / "model.fake", "--valid", shades, "--far", "0.1", "--report", shades / "reference.json")
     run_main(
-        toy / "model.fake", "--valid", toy, "--far", "0.1", "--against", toy / "reference.json", "--max-acc-drop", "0"
+        shades / "model.fake",
+        "--valid",
+        shades,
+        "--far",
+        "0.1",
+        "--against",
+        shades / "reference.json",
+        "--max-acc-drop",
+        "0",
     )
     assert "no worse than" in capsys.readouterr().out
 
@@ -158,15 +119,22 @@ def test_the_gate_passes_the_same_model_and_stops_a_worse_one(toy, capsys):
         def run(self, pixels):
             return super().run(pixels)[:, :1] + [[0, 1e5]]
 
-    with pytest.raises(FaceError, match=r"toy: ACC [\d.]+ % against [\d.]+ %: [\d.]+ points lost, 0.5 allowed"):
+    with pytest.raises(FaceError, match=r"shades: ACC [\d.]+ % against [\d.]+ %: [\d.]+ points lost, 0.5 allowed"):
         run_main(
-            toy / "model.fake", "--valid", toy, "--far", "0.1", "--against", toy / "reference.json", open_embedder=Blind
+            shades / "model.fake",
+            "--valid",
+            shades,
+            "--far",
+            "0.1",
+            "--against",
+            shades / "reference.json",
+            open_embedder=Blind,
         )
 
 
 @pytest.mark.parametrize("value, words", [(0, "a zero embedding"), (np.nan, "non-finite"), (np.inf, "non-finite")])
-def test_an_embedding_without_direction_names_its_image(toy, value, words):
-    pairs = load_bin(toy / "toy.bin")
+def test_an_embedding_without_direction_names_its_image(shades, value, words):
+    pairs = load_bin(shades / "shades.bin")
 
     class Broken(MeanColour):
         def run(self, pixels):
@@ -180,7 +148,7 @@ def test_an_embedding_without_direction_names_its_image(toy, value, words):
     assert "record 7 of" in str(error.value)
 
 
-def test_a_third_party_model_is_fed_as_the_flags_say(toy, tmp_path):
+def test_a_third_party_model_is_fed_as_the_flags_say(shades, tmp_path):
     (tmp_path / "other.fake").write_bytes(b"x")
     seen = []
 
@@ -189,7 +157,7 @@ def test_a_third_party_model_is_fed_as_the_flags_say(toy, tmp_path):
         return MeanColour(path, replace(io, layout="nhwc"), threads)
 
     flags = ["--color", "bgr", "--pixels", "pm1", "--layout", "nchw", "--input", "data", "--output", "fc1"]
-    run_main(tmp_path / "other.fake", "--valid", toy, *flags, "--crop", "112,112", open_embedder=open_embedder)
+    run_main(tmp_path / "other.fake", "--valid", shades, *flags, "--crop", "112,112", open_embedder=open_embedder)
 
     assert seen == [Io("data", "fc1", layout="nchw", colour="bgr", pixels="pm1")]
 
@@ -206,41 +174,43 @@ def test_a_third_party_model_is_fed_as_the_flags_say(toy, tmp_path):
         (["--valid", "nowhere"], "No verification set at 'nowhere'"),
     ],
 )
-def test_a_wrong_flag_gets_one_line(toy, flags, words):
+def test_a_wrong_flag_gets_one_line(shades, flags, words):
     with pytest.raises(FaceError, match=words):
-        run_main(toy / "model.fake", "--valid", toy, *flags)
+        run_main(shades / "model.fake", "--valid", shades, *flags)
 
 
-def test_flags_that_agree_with_the_sidecar_are_welcome(toy):
-    assert run_main(toy / "model.fake", "--valid", toy, "--color", "rgb", "--crop", "112,112") == 0
+def test_flags_that_agree_with_the_sidecar_are_welcome(shades):
+    assert run_main(shades / "model.fake", "--valid", shades, "--color", "rgb", "--crop", "112,112") == 0
 
 
-def test_without_sidecar_and_flags_it_says_which_flags_are_needed(toy, tmp_path):
+def test_without_sidecar_and_flags_it_says_which_flags_are_needed(shades, tmp_path):
     (tmp_path / "other.fake").write_bytes(b"x")
 
     with pytest.raises(FaceError, match=r"no sidecar 'other\.fake\.json'.*--pixels raw"):
-        run_main(tmp_path / "other.fake", "--valid", toy)
+        run_main(tmp_path / "other.fake", "--valid", shades)
 
 
-def test_an_artefact_changed_after_its_sidecar_is_refused(toy, tmp_path):
+def test_an_artefact_changed_after_its_sidecar_is_refused(shades, tmp_path):
     artefact = tmp_path / "model.fake"
     artefact.write_bytes(b"weights")
     write_sidecar(artefact, kind="fake", made_from=None, io=Io())
     artefact.write_bytes(b"other weights")
 
     with pytest.raises(FaceError, match="was changed after"):
-        run_main(artefact, "--valid", toy)
+        run_main(artefact, "--valid", shades)
 
 
-def test_an_output_that_is_no_embedding_is_refused(toy):
+def test_an_output_that_is_no_embedding_is_refused(shades):
+    images = load_bin(shades / "shades.bin").images
+
     class Strange(MeanColour):
         def run(self, pixels):
             return np.zeros((3, 4))
 
     with pytest.raises(FaceError, match="--output"):
-        embed_images(Strange(None, Io(), 1), load_bin(toy / "toy.bin").images, where="toy")
+        embed_images(Strange(None, Io(), 1), images, where="shades")
     with pytest.raises(FaceError, match="embedding_size=128, the model gives 6"):
-        embed_images(MeanColour(None, Io(embedding_size=128), 1), load_bin(toy / "toy.bin").images, where="toy")
+        embed_images(MeanColour(None, Io(embedding_size=128), 1), images, where="shades")
 
 
 def test_help_needs_no_tensorflow():
@@ -262,12 +232,12 @@ def keras_model():
     return keras.Model(inputs, x)
 
 
-def test_an_h5_is_tested_and_gives_the_vectors_of_keras_itself(toy, tmp_path, keras_model):
+def test_an_h5_is_tested_and_gives_the_vectors_of_keras_itself(shades, tmp_path, keras_model):
     path = tmp_path / "embedder.h5"
     keras_model.save(path)
     write_sidecar(path, kind="h5", made_from=None, io=Io(embedding_size=8))
 
-    assert evaluate_data.main([str(path), "--valid", str(toy)]) == 0
+    assert evaluate_data.main([str(path), "--valid", str(shades)]) == 0
 
     faces = np.random.default_rng(1).integers(0, 256, (70, 112, 112, 3), np.uint8)
     embedder = KerasEmbedder(path)
@@ -310,8 +280,8 @@ def test_a_model_with_its_training_head_is_refused():
         KerasEmbedder(model)
 
 
-def test_pairs_may_come_from_memory(toy):
-    pairs = load_bin(toy / "toy.bin")
+def test_pairs_may_come_from_memory(shades):
+    pairs = load_bin(shades / "shades.bin")
 
     rows = embed_images(MeanColour(None, Io(), 1), pairs.images[:4], where="few").rows
 
