@@ -4,6 +4,7 @@
                                                    list of 'id;path' lines, older TFRecords, data directory
     python prepare_data.py inspect PATH [--sheet PNG]        counts and a contact sheet, of any of these or a .bin
     python prepare_data.py export DATA FOLDERS               identity folders again, the image bytes as they came
+    python prepare_data.py SOURCE s3://BUCKET/NAME           the same in object storage; pip install s3fs (gs://: gcsfs)
     python prepare_data.py SOURCE OUT --shard 2/8            host 2 of 8 writes its part, OUT.part-2-of-8
     python prepare_data.py merge OUT                         the parts become OUT, the same bytes as of one host
 
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facelib.cli import run_cli
+from facelib.errors import FaceError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,9 +32,18 @@ def prepare(argv: list[str]) -> int:
     args = _parse_prepare(argv)
     from facelib.data.conversion.job import convert
     from facelib.data.conversion.shards_done import convert_part, parse_part
+    from facelib.data.conversion.to_storage import convert_to_storage
+    from facelib.data.storage import StoredPath
 
     options = vars(args).copy()
     source, out, shard = (options.pop(name) for name in ("source", "out", "shard"))
+    if isinstance(out, StoredPath):
+        if shard is not None:
+            raise FaceError(
+                f"--shard writes parts into a folder. Received: OUT '{out}'. Name a folder that all hosts see."
+            )
+        _report(convert_to_storage(source, out, **options))
+        return 0
     part = parse_part(shard) if shard is not None else None
     done = convert_part(source, out, *part, **options) if part else convert(source, out, **options)
     _report(done)
@@ -56,16 +67,19 @@ def merge(argv: list[str]) -> int:
 def _report(done) -> None:
     """Says what a `Conversion` made, and what to type next."""
     from facelib.data.data_dir import BAD_RECORDS, is_data_dir
+    from facelib.data.storage import StoredPath, read_stored
 
     for note in done.notes:
         print(f"note: {note}")
     verb = "already there, nothing to do:" if done.was_finished else "wrote"
     shards = f"{done.num_shards} shard{'s' * (done.num_shards != 1)}"
     print(f"{verb} {done.out}: {done.num_images:,} images, {done.num_classes:,} identities, {shards}")
-    if not is_data_dir(done.out):
+    is_stored = isinstance(done.out, StoredPath)
+    if not is_stored and not is_data_dir(done.out):
         return
     if done.num_bad:
-        bad = (done.out / BAD_RECORDS).read_text(errors="surrogateescape").splitlines()
+        listed = read_stored(done.out / BAD_RECORDS) if is_stored else (done.out / BAD_RECORDS).read_bytes()
+        bad = listed.decode(errors="surrogateescape").splitlines()
         shown = [f"  {line.encode(errors='replace').decode()}" for line in bad[:10]]
         print(f"skipped {done.num_bad} bad images (all of them: {done.out / BAD_RECORDS}):", *shown, sep="\n")
     print(
@@ -108,9 +122,11 @@ def export(argv: list[str]) -> int:
 
 
 def _parse_prepare(argv: list[str]) -> argparse.Namespace:
+    from facelib.data.storage import data_path
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="face data of any format (a folder called merge: ./merge)")
-    parser.add_argument("out", type=Path, help="data directory to make")
+    parser.add_argument("out", type=data_path, help="data directory to make; s3://BUCKET/NAME and the like too")
     parser.add_argument("--shards", type=int, metavar="N", help="number of files (default: one per 16,384 images)")
     parser.add_argument("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer images")
     parser.add_argument("--max-images", type=int, metavar="N", help="keep a seeded choice of N images an identity")

@@ -1,7 +1,8 @@
-"""Data directories in object storage: gs://, and whatever else tf.io.gfile opens.
+"""Where record files lie: on this machine, or in object storage that fsspec opens (s3://, gs://, ...).
 
-Shards are read where they are; meta.json and the index are copied to a cache of this machine, so that the index is a
-memory map there too. TensorFlow is imported for a stored path and for no other.
+Shards of a stored data directory are read where they are. meta.json and the index are copied to a cache of this
+machine, so that the index is a memory map there too. fsspec has a file cache of its own. It downloads straight to the
+final name, so that two processes which open the same data at once can map half a file; the copy here is atomic.
 """
 
 import hashlib
@@ -15,13 +16,11 @@ from pathlib import Path
 
 from facelib.errors import FaceError
 from facelib.files import atomic_path, cache_home, write_bytes
-from facelib.tensorflow_env import import_tensorflow
 
 _MAX_OPEN_FILES = 512  # below the usual limit of 1024 a process
-
-_COPIED_BYTES = 16 << 20  # at once
-_OPEN_FILES = 32  # of a thread
-_ASKED_AT_ONCE = 32  # files, for their sizes: each takes the storage tens of milliseconds
+_PARALLEL_REQUESTS = 32  # each request for a size takes the storage tens of milliseconds
+# What pip installs for a scheme that fsspec knows but does not bring.
+_EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
 class StoredPath(str):
@@ -32,10 +31,12 @@ class StoredPath(str):
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return self.rstrip("/").rpartition("/")[2]
 
     @property
     def parent(self) -> "StoredPath":
+        """The path without its last part."""
         return StoredPath(self.rstrip("/").rpartition("/")[0])
 
     @property
@@ -45,26 +46,33 @@ class StoredPath(str):
 
 
 def data_path(text: str) -> Path | StoredPath:
-    """A path as the user gave it: of a file or folder here, or of object storage."""
+    """A path as the user gave it: of a file or folder on this machine, or an address in object storage."""
     return StoredPath(text) if "://" in str(text) else Path(text)
 
 
 def copy_to_cache(folder: StoredPath, meta: str, index: str) -> Path:
-    """`folder.cache` with both files; the index is copied only where it is missing, or `meta` has changed.
+    """Copies both files to `folder.cache`, and returns that folder.
+
+    The index is copied only where it is missing, or where `meta` has changed.
+
+    Args:
+        folder: a stored data directory.
+        meta: file name of its JSON description.
+        index: file name of its index.
 
     Raises:
         FaceError: no data directory there, storage that cannot be read, or a cache that cannot be written.
     """
-    if _size_of(folder / meta) is None:
+    if size_of(folder / meta) is None:
         raise FaceError(
-            f"Of object storage, data directories are read. '{folder}' has no {meta}. Write one with prepare_data.py "
-            f"into a folder of this machine, and copy that there."
+            f"Only data directories are read from object storage. '{folder}' has no {meta}. Write one with: "
+            f"python prepare_data.py SOURCE {folder}"
         )
-    local, new = folder.cache, _read(folder / meta)
+    local, new = folder.cache, read_stored(folder / meta)
     try:
         if not (local / index).is_file() or not (local / meta).is_file() or (local / meta).read_bytes() != new:
             with atomic_path(local / index) as part:
-                _copy(folder / index, part)
+                _download(folder / index, part)
             write_bytes(local / meta, new)  # last: it vouches for the index
     except OSError as error:
         raise FaceError(
@@ -74,21 +82,37 @@ def copy_to_cache(folder: StoredPath, meta: str, index: str) -> Path:
     return local
 
 
-class StoredFiles:
-    """Reads of files by position, from any thread; see facelib/data/storage.py.
+def upload_folder(local: Path, folder: StoredPath, last: str) -> None:
+    """Copies the files of a local folder to object storage. `last` comes last, so a stored folder that has it is whole.
 
-    tf.io.gfile fetches 512 KB for any smaller read, so only reads of many records in a row are worth their time.
+    Args:
+        local: the folder; its sub-folders are not copied.
+        folder: where the files go.
+        last: file name of the one that vouches for the others.
+
+    Raises:
+        FaceError: what the storage says.
+    """
+    names = sorted(entry.name for entry in local.iterdir() if entry.is_file() and entry.name != last)
+    for name in [*names, last]:
+        with _one_line_errors(folder / name, "written"):
+            _file_system(folder).put_file(str(local / name), folder / name)
+
+
+class StoredFiles:
+    """Reads stored files by position, from any thread; the same interface as `LocalFiles`.
+
+    Each read is one request of tens of milliseconds, so only reads of many records in a row are worth their time.
     """
 
     def __init__(self, paths: list[StoredPath]):
         self.paths = paths
-        self._own = threading.local()  # a GFile has one position, so each thread has its own
 
     @cached_property
     def sizes(self) -> list[int | None]:
         """Bytes of each file; None where there is none."""
-        with ThreadPoolExecutor(_ASKED_AT_ONCE) as executor:
-            return list(executor.map(_size_of, self.paths))
+        with ThreadPoolExecutor(_PARALLEL_REQUESTS) as executor:
+            return list(executor.map(size_of, self.paths))
 
     def read(self, file: int, size: int, offset: int) -> bytes:
         """`size` bytes from byte `offset`, or fewer at the end of the file.
@@ -96,55 +120,58 @@ class StoredFiles:
         Raises:
             FaceError: what the storage says.
         """
-        with _naming(self.paths[file]):
-            handle = self._open(file)
-            handle.seek(offset)
-            return handle.read(size)
-
-    def _open(self, file: int):
-        handles = self._own.__dict__.setdefault("handles", {})
-        if file not in handles:
-            if len(handles) == _OPEN_FILES:
-                handles.pop(next(iter(handles))).close()  # the oldest
-            handles[file] = import_tensorflow().io.gfile.GFile(self.paths[file], "rb")
-        return handles[file]
+        path = self.paths[file]
+        with _one_line_errors(path, "read"):
+            return _file_system(path).cat_file(path, start=offset, end=offset + size)
 
 
-def _size_of(path: StoredPath) -> int | None:
-    tf = import_tensorflow()
-    with _naming(path):
+def size_of(path: StoredPath) -> int | None:
+    """Bytes of a stored file; None where there is none."""
+    with _one_line_errors(path, "read"):
+        fs = _file_system(path)
+        fs.invalidate_cache(path.parent)  # listings of s3fs and gcsfs are kept, and would hide what was written since
         try:
-            return tf.io.gfile.stat(path).length
-        except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError):  # the latter below a file
+            found = fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        return found["size"] if found["type"] == "file" else None
 
 
-def _read(path: StoredPath) -> bytes:
-    with _naming(path), import_tensorflow().io.gfile.GFile(path, "rb") as file:
-        return file.read()
+def read_stored(path: StoredPath) -> bytes:
+    """The whole of a small stored file."""
+    with _one_line_errors(path, "read"):
+        return _file_system(path).cat_file(path)
 
 
-def _copy(source: StoredPath, target: Path) -> None:
-    with _naming(source), import_tensorflow().io.gfile.GFile(source, "rb") as read, open(target, "wb") as written:
-        while data := read.read(_COPIED_BYTES):
-            written.write(data)
+def _download(source: StoredPath, target: Path) -> None:
+    with _one_line_errors(source, "read"):
+        _file_system(source).get_file(source, str(target))
+
+
+def _file_system(path: StoredPath):
+    """fsspec's file system for an address; fsspec keeps one for each scheme."""
+    import fsspec
+
+    return fsspec.filesystem(path.partition("://")[0])
 
 
 @contextmanager
-def _naming(path: StoredPath) -> Iterator[None]:
-    """Turns what TensorFlow raises into one line."""
-    tf = import_tensorflow()
+def _one_line_errors(path: StoredPath, verb: str) -> Iterator[None]:
+    """Turns what fsspec and the clients of the storage raise into one line."""
+    scheme = path.partition("://")[0]
     try:
         yield
-    except tf.errors.UnimplementedError as error:
-        scheme = path.partition("://")[0]
+    except FaceError:
+        raise
+    except (ImportError, ValueError) as error:  # the latter: a scheme that fsspec does not know
+        package = _EXTRAS.get(scheme)
+        how = f"pip install {package}" if package else "mount the storage as a folder"
+        raise FaceError(f"'{path}' cannot be {verb}: there is no reader for {scheme}:// here. Next: {how}.") from error
+    except Exception as error:  # clients of object storage share no base class
+        reason = " ".join((str(error) or type(error).__name__).split())
         raise FaceError(
-            f"TensorFlow reads what its file systems know. '{path}': it has none for {scheme}://. Install the package "
-            f"that adds it, or mount the storage as a folder."
+            f"'{path}' cannot be {verb}: {reason[:200]}. Check the address and your permissions."
         ) from error
-    except tf.errors.OpError as error:
-        reason = (error.message or type(error).__name__).strip().split("\n")[0]
-        raise FaceError(f"'{path}' cannot be read: {reason[:200]}. Check the path and your permissions.") from error
 
 
 class LocalFiles:

@@ -1,11 +1,11 @@
-"""A data directory in object storage. TensorFlow's file system in memory, ram://, stands for one."""
+"""A data directory in object storage: fsspec's file system in memory for most, a real S3 endpoint (moto) for the road."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from dataset import TrainingData
 from facelib.data import storage
@@ -15,6 +15,8 @@ from facelib.data.storage import StoredFiles, StoredPath, data_path
 from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
 from facelib.training import teacher
+
+MEMORY = fsspec.filesystem("memory")
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +32,12 @@ def made(tmp_path_factory):
 def stored(made, request, tmp_path, monkeypatch):
     """The same, stored; the cache is the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return put(made, StoredPath(f"ram://bucket/{request.node.name}"))
+    return put(made, StoredPath(f"memory://bucket/{request.node.name}"))
 
 
 def put(folder, path):
     for file in folder.iterdir():
-        if tf.io.gfile.exists(path / file.name):  # ram:// appends to a file that is there
-            tf.io.gfile.remove(path / file.name)
-        tf.io.gfile.copy(str(file), path / file.name)
+        MEMORY.put_file(str(file), path / file.name)
     return path
 
 
@@ -62,8 +62,7 @@ def test_the_fingerprint_is_that_of_the_local_directory(made, stored):
     assert open_records(stored).fingerprint == open_records(made).fingerprint
 
 
-def test_many_threads_read_what_one_reads(stored, monkeypatch):
-    monkeypatch.setattr(storage, "_OPEN_FILES", 2)  # of 3 shards: handles are closed and opened again
+def test_many_threads_read_what_one_reads(stored):
     records = open_records(stored)
     expected = [records.read(i) for i in range(30)]
     order = np.random.default_rng(0).integers(0, 30, 400).tolist()
@@ -74,8 +73,8 @@ def test_many_threads_read_what_one_reads(stored, monkeypatch):
 @pytest.fixture
 def copied(monkeypatch):
     """The names of the files that are copied to the cache."""
-    names, copy = [], storage._copy
-    monkeypatch.setattr(storage, "_copy", lambda source, *to: names.append(source.name) or copy(source, *to))
+    names, copy = [], storage._download
+    monkeypatch.setattr(storage, "_download", lambda source, *to: names.append(source.name) or copy(source, *to))
     return names
 
 
@@ -147,7 +146,7 @@ def test_images_that_are_very_small_are_read(tmp_path, monkeypatch):
         (tmp_path / "faces" / name).mkdir(parents=True)
         (tmp_path / "faces" / name / "0.png").write_bytes(image)
     convert(tmp_path / "faces", tmp_path / "data", progress=False)
-    records = open_records(put(tmp_path / "data", StoredPath("ram://bucket/small")))
+    records = open_records(put(tmp_path / "data", StoredPath("memory://bucket/small")))
     assert [records.read(i)[0] for i in range(2)] == [image] * 2
 
 
@@ -156,30 +155,32 @@ def test_a_teacher_keeps_its_embeddings_in_the_cache(stored):
 
 
 def test_a_missing_or_short_shard_is_named(stored):
-    shards = sorted(tf.io.gfile.glob(stored + "/train-*"))
-    tf.io.gfile.remove(shards[1])
-    with tf.io.gfile.GFile(shards[1], "wb") as file:
-        file.write(b"short")
+    shards = sorted(MEMORY.glob(stored + "/train-*"))
+    MEMORY.rm(shards[1])
+    MEMORY.pipe_file(shards[1], b"short")
     with pytest.raises(FaceError, match=r"train-00001-of-00003.tfrecord' must have \d+ bytes.*It has 5"):
         open_records(stored)
-    tf.io.gfile.remove(shards[1])
+    MEMORY.rm(shards[1])
     with pytest.raises(FaceError, match=r"train-00001-of-00003.tfrecord' must have \d+ bytes.*It is missing"):
         open_records(stored)
 
 
 def test_a_shard_that_goes_away_while_it_is_read_is_named(stored):
     records = open_records(stored)
-    for shard in tf.io.gfile.glob(stored + "/train-*"):
-        tf.io.gfile.remove(shard)
-    with pytest.raises(FaceError, match=r"'ram://.*tfrecord' cannot be read: "):
+    for shard in MEMORY.glob(stored + "/train-*"):
+        MEMORY.rm(shard)
+    with pytest.raises(FaceError, match=r"'memory://.*tfrecord' cannot be read: "):
         records.read(0)
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("ram://bucket/nothing", "'ram://bucket/nothing' has no meta.json. Write one with prepare_data.py"),
-        ("nosuch://bucket/data", "it has none for nosuch://"),
+        (
+            "memory://bucket/nothing",
+            "'memory://bucket/nothing' has no meta.json. Write one with: python prepare_data.py SOURCE memory://bucket/nothing",
+        ),
+        ("nosuch://bucket/data", "there is no reader for nosuch:// here"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line(path, message):
@@ -189,8 +190,7 @@ def test_what_cannot_be_opened_is_one_line(path, message):
 
 
 def test_reads_of_stored_files_end_where_the_file_ends():
-    path = StoredPath("ram://bucket/short")
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(b"0123456789")
+    path = StoredPath("memory://bucket/short")
+    MEMORY.pipe_file(path, b"0123456789")
     files = StoredFiles([path])
     assert (files.sizes, files.read(0, 4, 3), files.read(0, 9, 8), files.read(0, 2, 0)) == ([10], b"3456", b"89", b"01")
