@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def printable(text: str) -> str:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, or of folders of photos")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to complete")
     parser.add_argument(

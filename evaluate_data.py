@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_io_flags, choose_io, run_cli
+from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.verification.bins import decode_images
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """The flags of every test script; `run_test` takes what they say."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(description)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="the artefact to test")
     add(

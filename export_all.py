@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, run_cli
+from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, run_cli, script_parser
 from facelib.data.readers.calibration_crops import fingerprint_of
 from facelib.data.verification.bins import find_bins
 from facelib.errors import FaceError
@@ -84,7 +84,7 @@ class Refused(Exception):
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the --out of train.py: a folder with an embedder.h5")
     valid_help = "a .bin, a folder of them, or a folder of identities (default: %(default)s/)"

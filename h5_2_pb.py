@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from facelib.cli import add_io_flags, choose_io, run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.export.freeze import freeze_file, model_call
 from facelib.export.parity import check_parity, parity_faces
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, open_graph, save_graph
@@ -19,7 +19,7 @@ from facelib.tensorflow_env import quiet_tensorflow
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.h5", help="the embedder to freeze")
     parser.add_argument("--out", type=Path, metavar="PB", help="default: export/frozen.pb beside the model")
     add_io_flags(parser)

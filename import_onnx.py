@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.parity import parity_faces
@@ -32,7 +32,7 @@ NUM_CROPS = 256  # for statistics
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a face model in ONNX, NCHW, RGB")
     parser.add_argument("out", type=Path, metavar="OUT.h5")
     pixels_help = (

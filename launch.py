@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.distributed.cluster import TF_CONFIG, Cluster, split_address, tf_config
 from facelib.distributed.joined_log import copy_lines, say
 from facelib.errors import FaceError
@@ -259,8 +259,8 @@ def start_pumps(worker: Worker) -> list[threading.Thread]:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = script_parser(
+        __doc__,
         usage="launch.py -n N [--grace SECONDS] [--hosts HOST,... --host-index I --port P] SCRIPT [ARGS...]",
     )  # fmt: skip
     add = parser.add_argument

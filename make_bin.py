@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 
 FOLDS = 10
@@ -118,7 +118,7 @@ def checked(image: bytes, image_size: tuple[int, int]) -> bytes:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("folders", type=Path, help="folder of identity folders of aligned faces")
     parser.add_argument("out", type=Path, help="the .bin to make")
     which = parser.add_mutually_exclusive_group()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from facelib.cli import add_io_flags, choose_io, run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
@@ -23,7 +23,7 @@ from facelib.tensorflow_env import quiet_tensorflow
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph, or an embedder.h5")
     parser.add_argument("--out", type=Path, metavar="X", help="default: model.onnx in the run's export folder")
     prelu_help = "PReLU as PRelu nodes, as other runtimes may like it; ONNX Runtime is half as fast then (default: no)"

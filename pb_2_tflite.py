@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import add_io_flags, choose_io, run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
@@ -39,7 +39,7 @@ ASK_FOR_CROPS = (
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
     parser.add_argument("--mode", choices=MODES, default="float", help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="X", help="default: model_<mode>.tflite beside IN.pb")

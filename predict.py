@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.alignment.photos import FaceCutter
-from facelib.cli import add_io_flags, choose_io, run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(argv: list[str]) -> int:
     """A B --model X: the distance of two faces, and the verdict."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("a", type=Path, metavar="A", help="a photo or crop (one called enroll or search: ./enroll)")
     parser.add_argument("b", type=Path, metavar="B", help="another")
     parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw the two faces and the verdict")

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 
 
@@ -124,7 +124,7 @@ def export(argv: list[str]) -> int:
 def _parse_prepare(argv: list[str]) -> argparse.Namespace:
     from facelib.data.storage import data_path
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("source", type=Path, help="face data of any format (a folder called merge: ./merge)")
     parser.add_argument("out", type=data_path, help="data directory to make; s3://BUCKET/NAME and the like too")
     parser.add_argument("--shards", type=int, metavar="N", help="number of files (default: one per 16,384 images)")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
-from facelib.cli import DEFAULT_VALID, run_cli
+from facelib.cli import DEFAULT_VALID, run_cli, script_parser
 from facelib.data.conversion.job import convert
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
@@ -146,7 +146,7 @@ def draw_toy_data(folder: Path) -> tuple[Path, Path]:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add(
         "recipe", type=Path, nargs="?", default=TOY_RECIPE, metavar="RECIPE", help="TOML file (default: the toy recipe)"

@@ -1,1 +1,6 @@
-"""What all stages must agree on: formats, metrics, sidecars, reports, errors. Layer 0 of the import law."""
+"""The library of MobileArc: a hall of shared modules (facelib/*.py) and a room for each subject.
+
+The table of rooms, and which room may import which, stands in CONTRIBUTING.md.
+"""
+
+__version__ = "0.2.0"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from facelib import __version__
 from facelib.errors import FaceError
 from facelib.model_input import IO_CHOICES, Io
 from facelib.sidecar import Sidecar
@@ -47,6 +48,20 @@ def run_cli(main: Callable[[], int]) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def script_parser(description: str | None, **options) -> argparse.ArgumentParser:
+    """The parser of a script, with `--version`.
+
+    Args:
+        description: the docstring of the script; shown by --help as it stands.
+        options: more arguments of `argparse.ArgumentParser`.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+    )
+    parser.add_argument("--version", action="version", version=f"mobilearc {__version__}")
+    return parser
 
 
 def add_io_flags(parser: argparse.ArgumentParser) -> None:

@@ -47,6 +47,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
+def scripts_folder() -> Path:
+    """The folder of the scripts: the checkout, or the package `mobilearc` beside an installed facelib."""
+    above = Path(__file__).resolve().parents[1]
+    return above if (above / "train.py").is_file() else above / "mobilearc"
+
+
 def cache_home() -> Path:
     """Where this machine keeps what it can make again: in $XDG_CACHE_HOME, or ~/.cache.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from facelib import __version__
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
 from facelib.files import read_json, require_file, sha256_of, write_json
@@ -104,8 +105,10 @@ def check_sidecar(artefact: Path) -> Sidecar | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, with '+changes' when files differ from it; None outside git."""
+    """Commit of the code that runs, with '+changes' when files differ from it; None when it runs from no checkout."""
     root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed, perhaps inside the checkout of another project
+        return None
 
     def ask(*words: str) -> str | None:
         try:
@@ -121,8 +124,8 @@ def git_commit() -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape an artefact, those that are installed."""
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    """Versions of Python, of MobileArc and of the installed packages that shape an artefact."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3])), "mobilearc": __version__}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

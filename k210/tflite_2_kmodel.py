@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import add_io_flags, choose_io, run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.k210.compile import SETTINGS, compile_kmodel
@@ -34,7 +34,7 @@ NUM_SIMULATORS = 2
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("model", type=Path, metavar="X.tflite", help="a float model that k210/check_k210.py passes")
     calibration_help = "real crops to measure ranges on: a data directory, TFRecords, folder of crops or .bin"

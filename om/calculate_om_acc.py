@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_test_flags, check_test_flags, evaluate_embedded, finish_test
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.evaluation.attributes import read_attributes
 from facelib.evaluation.embed_images import Embedded
@@ -28,7 +28,7 @@ from facelib.unit_vectors import check_norms
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("out_dir", type=Path, metavar="OUT_DIR", help="what msame wrote")
     add("bin", type=Path, metavar="FILE.bin", help="the verification set that image2bin.py was given")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import add_pixel_flags, choose_io, run_cli
+from facelib.cli import add_pixel_flags, choose_io, run_cli, script_parser
 from facelib.data.verification.bins import load_bin, stream_images
 from facelib.errors import FaceError
 from facelib.export.om.msame import stem_of
@@ -31,7 +31,7 @@ WRITERS = 4
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("bin", type=Path, metavar="FILE.bin", help="a verification set")
     add("dir", type=Path, metavar="DIR", help="an empty folder, or one that this script filled from a set of that size")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.data.conversion.job import DEFAULT_SIZE, convert_source
 from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.balancing import balance
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("data", type=Path, help="data directory, or face data of another format")
     parser.add_argument("out", type=Path, help="data directory to make")
     parser.add_argument("--seed", type=int, default=0, help="of the sample, the noise and the order (%(default)s)")

@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError
-from facelib.cli import add_io_flags, choose_io, run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.curation.contact_sheet import check_sheet_path, contact_sheet, save_png
 from facelib.data.curation.overlap import Chance, Hits, find_hits, open_verification
 from facelib.data.readers.sources import Source, open_source
@@ -181,7 +181,7 @@ def print_bad(bad: list[str]) -> None:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("train", type=Path, metavar="TRAIN", help="training faces of any format that prepare_data.py takes")
     add("valid", type=Path, metavar="VALID", help="a .bin, or identity folders")

@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import add_io_flags, choose_io, run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.conversion.job import DEFAULT_SIZE, convert_source
 from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.cleaning import (
@@ -170,7 +170,7 @@ def report(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarra
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("data", type=Path, help="data directory, or face data of another format")
     add("out", type=Path, help="data directory to make")

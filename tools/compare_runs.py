@@ -13,12 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="the --out of a train.py")
     parser.add_argument("--out", type=Path, default=Path("compare.html"), help="the page (default: %(default)s)")
     return parser.parse_args(argv)

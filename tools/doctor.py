@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset import TrainingData
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.data import sampling
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
@@ -229,7 +229,7 @@ def cores() -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("recipe", type=Path, metavar="RECIPE", help="TOML file")
     add("--data", type=data_path, required=True, metavar="DIR", help="data directory, gs://... too, or older TFRecords")

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import add_io_flags, choose_io, run_cli
+from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.evaluation.identification import Identification
 from facelib.evaluation.ijb.embed import IjbEmbeddings, check_images, embed_faces
@@ -140,7 +140,7 @@ def _switches(args: argparse.Namespace) -> str:
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
     add("model", type=Path, metavar="MODEL", help="the artefact to test")
     add("--meta", type=Path, required=True, metavar="DIR", help="folder with ijbc_face_tid_mid.txt (or ijbb_) and more")

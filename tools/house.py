@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 
 HALL = "hall"
@@ -154,8 +154,7 @@ def describe(root: Path) -> str:
 
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser = script_parser(__doc__)
     this = Path(__file__).resolve().parents[1]
     parser.add_argument("checkout", type=Path, nargs="?", default=this, metavar="DIR", help="default: this checkout")
     return parser.parse_args(argv)

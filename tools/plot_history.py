@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.reports.read_run import distinct_names
 from facelib.reports.training_plots import BY, best_table, read_history, write_history
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a train.py")
     parser.add_argument(
         "--out", type=Path, metavar="PNG", help="default: RUN/plots/history.png, or history.png for several"

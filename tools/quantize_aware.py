@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.training.self_distillation import Change, Tools, add_flags, check_flags, distil_copy
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     data_help = "faces to learn on and to begin the ranges with, as train.py takes them; labels are not used"
     add_flags(parser, learning_rate=1e-4, data_help=data_help)
     args = parser.parse_args(argv)

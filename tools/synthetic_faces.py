@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.data.synthetic.files import HELD_OUT_IDENTITY, WRITERS, SyntheticSet, write_pairs
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("out", type=Path, help="folder (folders, rec) or file (tfrecord, bin) to write")
     parser.add_argument("--format", choices=[*WRITERS, "bin"], default="folders")
     parser.add_argument("--identities", type=int, default=200, help="how many people (default: 200)")

@@ -21,7 +21,7 @@ import cv2
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
@@ -53,7 +53,7 @@ EXAMPLES = (("the same person", ((0, 0), (0, 1))), ("two people", ((0, 0), (1, 0
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.tflite", help="float, fp16 or dynamic, with its sidecar")
     parser.add_argument("--out", type=Path, default=HERE / "dist", metavar="DIR", help="default: docs/demo/dist")
     which = parser.add_mutually_exclusive_group()

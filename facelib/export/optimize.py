@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import fold_batch_norms
 from facelib.export.parity import check_parity, parity_faces
@@ -32,9 +32,7 @@ from facelib.tensorflow_env import quiet_tensorflow
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="optimize_pb.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, prog="optimize_pb.sh")
     parser.add_argument("graph", type=Path, metavar="IN.pb", help="the frozen graph")
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT.pb", help="default: optimized.pb beside IN.pb")
     parser.add_argument("--input", metavar="NAME", help=f"of a graph without a sidecar (default: {INPUT})")

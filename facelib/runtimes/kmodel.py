@@ -15,10 +15,10 @@ import numpy as np
 
 from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
-from facelib.files import require_file
+from facelib.files import require_file, scripts_folder
 from facelib.model_input import Io
 
-ROOM = Path(__file__).resolve().parents[2] / "k210"
+ROOM = scripts_folder() / "k210"
 VERSION = "1.9.0.20230322"
 MAGIC = b"LDMK"  # the first bytes of a kmodel of version 5
 

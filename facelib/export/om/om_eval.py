@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.om.msame import LOG_NAME, MAX_NAMED, read_timing
 from facelib.files import require_file
@@ -22,9 +22,7 @@ from facelib.sidecar import check_sidecar
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="om_eval.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, prog="om_eval.sh")
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL.om", help="an Ascend model with one input and one output")
     add("bin_dir", type=Path, metavar="BIN_DIR", help="the folder that image2bin.py wrote")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import run_cli
+from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant
 from facelib.export.om.aipp import io_with_aipp, read_aipp
@@ -44,9 +44,7 @@ IMPL_MODES = ("high_precision", "high_performance", "high_precision_for_all", "h
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="pb_2_om.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, prog="pb_2_om.sh")
     add = parser.add_argument
     add("graph", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
     add("out", type=Path, nargs="?", metavar="OUT", help="default: model.om beside IN.pb")
