@@ -21,7 +21,7 @@ from facelib.data.random_keys import record_keys
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.sampling import block_order, pk_order, record_order
-from facelib.errors import FaceError
+from facelib.errors import BadRecord, FaceError
 from facelib.images import decode_image
 from facelib.training.recipe.schema import Recipe
 
@@ -189,9 +189,10 @@ class TrainingData:
         keys = record_keys(record_idx, self.seed, epoch)
         read = ChainMap(*(pool.result() for pool in pools)).__getitem__ if pools else self.records.read
         for i, (encoded, label) in enumerate(map(read, record_idx.tolist())):
-            image = decode_image(encoded, images[i])
-            if image is None or image.shape != images.shape[1:]:
-                raise self._bad_image(int(record_idx[i]), image)
+            try:
+                image = decode_image(encoded, images[i], size=self.image_size, check_end=False)
+            except BadRecord as error:
+                raise self._bad_image(int(record_idx[i]), error) from error
             if self.augment:
                 image = self.augment(image, int(keys[i]))
             if not np.may_share_memory(image, images):
@@ -199,15 +200,11 @@ class TrainingData:
             labels[i] = label
         return Batch(images, labels, record_idx, epoch, step, keys)
 
-    def _bad_image(self, record: int, image: np.ndarray | None) -> FaceError:
-        where = f"'{self.records.path}', {self.records.describe(record)}"
-        advice = "Run prepare_data.py again with --decode-all --skip-bad."
-        if image is None:
-            return FaceError(f"Every record holds a JPEG or PNG that decodes. {where} does not. {advice}")
+    def _bad_image(self, record: int, error: BadRecord) -> FaceError:
         height, width = self.image_size
         return FaceError(
-            f"The network takes {height}x{width} images. {where} is {image.shape[0]}x{image.shape[1]}. "
-            f"Align the faces first."
+            f"Every record holds an image of {height}x{width} pixels that decodes. '{self.records.path}', "
+            f"{self.records.describe(record)}: {error}. Run prepare_data.py again with --decode-all --skip-bad."
         )
 
 

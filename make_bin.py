@@ -51,6 +51,7 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
     from facelib.data.readers.folder_source import FolderSource
     from facelib.data.verification.pair_lists import sample_pairs
     from facelib.errors import BadRecord
+    from facelib.images import check_image
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
@@ -61,7 +62,8 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
     read = {}
     for i in np.unique(idx).tolist():
         try:
-            read[i] = checked(source.read(i), image_size)
+            read[i] = source.read(i)
+            check_image(read[i], image_size)
         except BadRecord as error:
             raise FaceError(f"{source.describe(i)}: {error}. Mend or remove it.") from error
     return [read[i] for i in idx.tolist()], is_same
@@ -91,6 +93,7 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
     """(encoded images [2P], is_same bool [P]), in the order of pairs.txt."""
     from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
     from facelib.errors import BadRecord
+    from facelib.images import check_image
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
@@ -99,22 +102,11 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
     for shot in dict.fromkeys(shot for pair in pairs for shot in pair):
         file = find_shot(folders, shot)
         try:
-            read[shot] = checked(file.read_bytes(), image_size)
+            read[shot] = file.read_bytes()
+            check_image(read[shot], image_size)
         except BadRecord as error:
             raise FaceError(f"'{file}': {error}. Mend or remove it.") from error
     return [read[shot] for pair in pairs for shot in pair], is_same
-
-
-def checked(image: bytes, image_size: tuple[int, int]) -> bytes:
-    """`image`, when it is a whole JPEG or PNG of `image_size` (height, width). Raises BadRecord otherwise."""
-    from facelib.errors import BadRecord
-    from facelib.images import read_size
-
-    height, width = read_size(image)
-    if (height, width) != image_size:
-        wanted = "x".join(map(str, image_size))
-        raise BadRecord(f"the image is {height}x{width}, but all must be {wanted}: align photos with align_faces.py")
-    return image
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from facelib.errors import BadRecord, FaceError
-from facelib.images import IMAGE_SUFFIXES, OTHER_IMAGES, read_size
+from facelib.images import IMAGE_SUFFIXES, OTHER_IMAGES, decode_image
 
 CROP_SIZE = (112, 112)  # height, width in pixels: what every model here was trained on
-MAX_PIXELS = 100_000_000  # the largest cameras; a header may claim any number, and decoding allocates it
 
 
 class UnusablePhotoError(FaceError):
@@ -21,29 +19,19 @@ class UnusablePhotoError(FaceError):
 
 
 def decode_photo(data: bytes, where: str) -> np.ndarray:
-    """Any image that OpenCV reads -> uint8 [H, W, 3] RGB, turned upright as its EXIF tag says.
+    """Any image that OpenCV reads -> uint8 [H, W, 3] RGB, turned upright as its EXIF orientation says.
 
-    `where` names the photo in errors, quoted.
+    Args:
+        data: the bytes of the image file.
+        where: the photo's name in errors, quoted.
 
     Raises:
-        UnusablePhotoError: empty, cut short, no image, or one that claims more than `MAX_PIXELS`.
+        UnusablePhotoError: empty, cut short, no image, or too large to decode.
     """
-    if data[:2] == b"\xff\xd8" or data[:4] == b"\x89PNG" or not data:
-        try:
-            height, width = read_size(data)
-        except BadRecord as error:
-            raise UnusablePhotoError(f"A photo is a whole image file. {where}: {error}. Copy it again.") from error
-        if height * width > MAX_PIXELS:
-            raise UnusablePhotoError(
-                f"A photo has at most {MAX_PIXELS:,} pixels. {where} says {height}x{width}: make it smaller."
-            )
     try:
-        photo = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:
-        photo = None
-    if photo is None:
-        raise UnusablePhotoError(f"A photo is a JPEG, PNG or other image file. {where} is none that can be read.")
-    return photo
+        return decode_image(data)
+    except BadRecord as error:
+        raise UnusablePhotoError(f"A photo is a JPEG, PNG or other image file. {where}: {error}.") from error
 
 
 class FaceCutter:

@@ -12,9 +12,9 @@ import numpy as np
 from facelib.data.readers.folder_source import FolderSource
 from facelib.data.verification.bins import IMAGE_SIZE, find_bins, load_bin
 from facelib.data.verification.pair_lists import draw_listed, find_shot, read_pairs_txt
-from facelib.errors import FaceError
+from facelib.errors import BadRecord, FaceError
 from facelib.files import sha256_of
-from facelib.images import IMAGE_SUFFIXES
+from facelib.images import IMAGE_SUFFIXES, decode_image
 
 _GREY = 128  # of the bars beside a letterboxed image
 
@@ -141,9 +141,10 @@ def letterboxed(image: bytes, where: str, size: tuple[int, int] = IMAGE_SIZE) ->
 
     One that has this size already is returned as it is.
     """
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) if image else None
-    if pixels is None:
-        raise FaceError(f"'{where}' is not a readable JPEG or PNG ({len(image)} bytes). Mend or remove it.")
+    try:
+        pixels = decode_image(image)
+    except BadRecord as error:
+        raise FaceError(f"'{where}': {error}. Mend or remove it.") from error
     if pixels.shape[:2] == size:
         return image
     scale = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
@@ -152,4 +153,4 @@ def letterboxed(image: bytes, where: str, size: tuple[int, int] = IMAGE_SIZE) ->
     canvas = np.full((*size, 3), _GREY, np.uint8)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     canvas[top : top + height, left : left + width] = fitted
-    return cv2.imencode(".png", canvas)[1].tobytes()
+    return cv2.imencode(".png", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -11,14 +11,14 @@ import json
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from facelib.data.record_reader import Records
 from facelib.data.storage import StoredPath
-from facelib.errors import FaceError
+from facelib.errors import BadRecord, FaceError
 from facelib.files import NOT_WRITABLE, read_json, require_file, sha256_of, write_json
+from facelib.images import decode_image
 from facelib.model_input import Io
 
 CHUNK_IMAGES = 256  # 10 MB of pixels
@@ -111,12 +111,10 @@ def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int) -
 
 def _face(records: Records, i: int) -> np.ndarray:
     image, _ = records.read(i)
-    is_decoded = isinstance(image, np.ndarray)
-    face = image if is_decoded else cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if face is None or face.shape != (112, 112, 3):
-        what = "cannot be decoded" if face is None else f"is {face.shape[0]}x{face.shape[1]}"
+    try:
+        return decode_image(image, np.empty((112, 112, 3), np.uint8), size=(112, 112), check_end=False)
+    except BadRecord as error:
         raise FaceError(
-            f"A teacher looks at 112x112 faces. '{records.path}', {records.describe(i)} {what}. "
+            f"A teacher looks at 112x112 faces. '{records.path}', {records.describe(i)}: {error}. "
             f"Run prepare_data.py again with --decode-all --skip-bad, on aligned faces."
-        )
-    return face
+        ) from error

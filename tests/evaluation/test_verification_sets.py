@@ -132,9 +132,9 @@ def test_a_damaged_photo_is_named(shades, people):
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").write_bytes(b"no image")
 
-    with pytest.raises(FaceError, match=r"Record P00/P00_0001.png of '.*pairs.txt' is not a readable JPEG or PNG"):
+    with pytest.raises(FaceError, match=r"Record P00/P00_0001.png of '.*pairs.txt': neither JPEG nor PNG"):
         run_main(shades / "model.fake", "--valid", people, "--pairs", pairs)
-    with pytest.raises(FaceError, match=r"P00_0001.png' is not a readable JPEG or PNG"):
+    with pytest.raises(FaceError, match=r"P00_0001.png': neither JPEG nor PNG"):
         run_main(shades / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox")
 
 

@@ -179,7 +179,7 @@ def test_every_kind_of_image_gives_a_crop_and_what_cannot_be_read_is_listed_with
     reasons = {Path(photo).name: why for photo, why in skipped(out).items()}
     assert reasons == {Path(photo).name: why for photo, why in outcome.skipped.items()}
     assert reasons.pop("dark.png") == reasons.pop("one_pixel.png") == NO_FACE
-    unknown = "none that can be read"
+    unknown = "neither JPEG nor PNG"
     parts = {"empty.jpg": "empty", "text.jpg": unknown, "phone.heic": unknown, "cut.jpg": "cut short",
              "huge.png": "60000x60000", "broken.jpg": "No such file"}  # fmt: skip
     assert reasons.keys() == parts.keys() and all(parts[name] in why for name, why in reasons.items())

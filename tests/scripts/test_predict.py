@@ -283,7 +283,7 @@ def spoil_gallery(toy):
     [
         (["nope.jpg", "new0.png", "--model", "X.onnx"], "No photo at 'nope.jpg'", None),
         (["people", "new0.png", "--model", "X.onnx"], "'people' is a folder", None),
-        (["X.onnx", "new0.png", "--model", "X.onnx"], "'X.onnx' is none that can be read", None),
+        (["X.onnx", "new0.png", "--model", "X.onnx"], "'X.onnx': neither JPEG nor PNG", None),
         (["grey.png", "new0.png", "--model", "X.onnx"], "gave a zero embedding for 'grey.png'", None),
         (["new0.png", "new0.png", "--model", "nope.onnx"], "nope.onnx", None),
         (["new0.png", "new0.png", "--model", "new0.png"], "A model is a .h5", lambda t: calibrate(t / "new0.png")),

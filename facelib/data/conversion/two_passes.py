@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from facelib.data.readers.sources import Source
 from facelib.data.record_reader import INDEX_DTYPE
 from facelib.data.tfrecord import map_file
 from facelib.errors import BadRecord, FaceError
-from facelib.images import read_size
+from facelib.images import check_image, decode_image
 
 _PIECE = 64  # records that a worker reads at once
 
@@ -67,14 +66,8 @@ class ImageChecker:
     def _read(self, i: int) -> bytes | BadRecord:
         try:
             image = self.source.read(i)
-            found = read_size(image)
-            if found == self.size:
-                return image
-            (height, width), (wanted_height, wanted_width) = found, self.size
-            return BadRecord(
-                f"the image is {height}x{width}, but all must be {wanted_height}x{wanted_width}: "
-                "align photos with align_faces.py"
-            )
+            check_image(image, self.size)
+            return image
         except BadRecord as error:
             return error
 
@@ -196,5 +189,8 @@ def _write_shard(bucket: Path, path: Path, buckets: Buckets, mine, labels, bar) 
 def _decode_check(image: bytes | BadRecord) -> bytes | BadRecord:
     if isinstance(image, BadRecord):
         return image
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
-    return BadRecord("the image cannot be decoded") if pixels is None else image
+    try:
+        decode_image(image)
+        return image
+    except BadRecord as error:
+        return error

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from facelib.data.readers.sources import DerivedSource, Source
-from facelib.errors import BadRecord, FaceError
+from facelib.errors import FaceError
+from facelib.images import decode_image
 
 MOST = 350
 NOISE_DEVIATION = 10.0  # of 255
@@ -86,9 +87,7 @@ def change_image(image: bytes, kind: int, seed: list[int]) -> bytes:
     Args:
         kind: OPENED: morphological opening, 5x5.   NOISY: Gaussian noise.   SALTED: salt and pepper.
     """
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise BadRecord("the image cannot be decoded")
+    pixels = cv2.cvtColor(decode_image(image), cv2.COLOR_RGB2BGR)
     rng = np.random.default_rng([*seed, kind])
     if kind == OPENED:
         pixels = cv2.morphologyEx(pixels, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))

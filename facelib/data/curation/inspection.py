@@ -10,7 +10,7 @@ from facelib.data.curation.contact_sheet import contact_sheet
 from facelib.data.readers.sources import Source, open_source
 from facelib.data.verification.bins import load_bin
 from facelib.errors import BadRecord
-from facelib.images import decode_or_blank, read_size
+from facelib.images import check_image, decode_or_blank
 
 SAMPLE = 500  # images whose headers are read
 _SHEET_ROWS, _SHEET_COLUMNS = 8, 8
@@ -109,7 +109,7 @@ def _describe_encodings(images: list[bytes | BadRecord], places: list[str]) -> s
         try:
             if isinstance(image, BadRecord):
                 raise image
-            height, width = read_size(image)
+            height, width = check_image(image)
         except BadRecord as error:
             bad.append(f"{place}: {error}")
             continue

@@ -8,7 +8,7 @@ from facelib.data.readers.sources import open_source
 from facelib.data.verification.bins import load_bin
 from facelib.errors import BadRecord, FaceError
 from facelib.files import sha256_of
-from facelib.images import IMAGE_SUFFIXES
+from facelib.images import IMAGE_SUFFIXES, decode_image
 from facelib.model_input import crop_centre
 
 
@@ -63,15 +63,7 @@ def _list_flat_images(path: Path) -> list[Path]:
 
 def _decode(read, record: int, path: Path) -> np.ndarray:
     """One image, uint8 [H, W, 3], RGB."""
-    import cv2
-
     try:
-        image = read(record)
+        return decode_image(read(record))
     except (BadRecord, OSError) as error:
         raise FaceError(f"Calibration image {record} of '{path}' cannot be read: {error}.") from error
-    if isinstance(image, np.ndarray):
-        return image
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB) if image else None
-    if pixels is None:
-        raise FaceError(f"Calibration image {record} of '{path}' is no JPEG or PNG, or a damaged one.")
-    return pixels

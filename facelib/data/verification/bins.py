@@ -7,19 +7,18 @@ A `.bin` is a pickle of `(images, is_same)`: 2N encoded images (JPEG or PNG), N 
 import os
 import pickle
 import re
-import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from facelib.data.verification.bin_pickle import RefusedPickleError, load_pickle
-from facelib.errors import FaceError
+from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file, write_bytes
+from facelib.images import decode_image
 
 IMAGE_SIZE = (112, 112)  # height, width in pixels
 MAX_BIN_BYTES = 2 * 2**30  # a .bin is read whole; the largest public one has 0.1 GiB
@@ -168,43 +167,7 @@ def _split_content(content: object, path: Path) -> tuple[list[bytes], np.ndarray
 
 def _decode_one(data: bytes, size: tuple[int, int], what: str) -> np.ndarray:
     """One image as uint8 [H, W, 3], RGB. `what` names it in errors."""
-    if not data:
-        raise FaceError(f"{what} is empty (0 bytes). Make the file again.")
-    claimed = _claimed_size(data)
-    if claimed is not None and claimed != size:  # before decoding: 1 MB of PNG can claim a gigabyte of pixels
-        raise FaceError(_size_message(what, claimed, size))
-    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < 0:  # the decoder would fill the rest with gray
-        raise FaceError(f"{what} is a truncated JPEG ({len(data)} bytes, no end marker). Make the file again.")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise FaceError(f"{what} is not a readable JPEG or PNG ({len(data)} bytes). Make the file again.")
-    if image.shape[:2] != size:
-        raise FaceError(_size_message(what, image.shape[:2], size))
-    return image
-
-
-def _size_message(what: str, received: tuple[int, int], size: tuple[int, int]) -> str:
-    return (
-        f"Faces are {size[0]}x{size[1]} pixels. {what} has {received[0]}x{received[1]}. "
-        f"Align and crop the photos first: python align_faces.py PHOTOS OUT"
-    )
-
-
-def _claimed_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) by the header of a JPEG or PNG; None when it has none that can be read."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        return height, width
-    position = 2
-    while data[:2] == b"\xff\xd8" and position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start-of-frame segment
-            return struct.unpack(">HH", data[position + 5 : position + 9])
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return None
+        return decode_image(data, size=size)
+    except BadRecord as error:
+        raise FaceError(f"{what}: {error}. Make the file again.") from error
