@@ -114,10 +114,10 @@ def make_step(network):
     head = make_head("arcface", CLASSES)
     head.build((None, 128), (None,))
     variables = [*network.trainable_variables, *head.trainable_variables]
-    optimizer = make_optimizer(STAGE, STAGE.optimizer)
+    optimizer = make_optimizer(STAGE)
     optimizer.build(variables)
     last = [*last_layers(network), *head.trainable_variables]
-    update = Updater(optimizer, STAGE.optimizer, STAGE, variables, last, network.variables)
+    update = Updater(optimizer, STAGE, variables, last, network.variables)
     return step.make_step(network, Objective(STAGE, head, None, None), update, STAGE, teacher_size=0)
 
 

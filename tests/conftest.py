@@ -25,3 +25,11 @@ def shades(tmp_path_factory):
     artefact.write_bytes(b"weights")
     write_sidecar(artefact, kind="fake", made_from=None, io=Io())
     return folder
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Training writes no plots: they take longer than the steps of a small test."""
+    from facelib.training import trainer
+
+    monkeypatch.setattr(trainer, "write_training_plots", lambda path: None)

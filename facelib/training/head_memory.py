@@ -8,8 +8,8 @@ from facelib.distributed.workers import Workers
 from facelib.errors import FaceError
 from facelib.losses.native_softmax import has_tiles
 from facelib.losses.partial_fc import ClassSplit
-from facelib.losses.registry import LOSSES, resolve_options
-from facelib.training.recipe.schema import ROW_OPTIMIZERS, Recipe, optimizer_of
+from facelib.losses.registry import LOSSES
+from facelib.training.recipe.schema import ROW_OPTIMIZERS, Recipe
 
 _WORTH_SAYING = 1 << 28  # bytes; less is nobody's concern
 _SLOTS = ROW_OPTIMIZERS | {"nadam": 2}
@@ -30,13 +30,12 @@ def _of_stage(recipe: Recipe, number: int, num_classes: int, embedding_size: int
         return 0
     split = ClassSplit(workers, stage.sample_rate)
     first, last = split.bounds(num_classes)
-    options = resolve_options(stage.loss, stage.own_options)
-    each = options.get("sub_centres", 1)
-    tables = (last - first) * each * embedding_size * (1 + _SLOTS[optimizer_of(recipe.stage, number)])
+    each = stage.options.get("sub_centres", 1)
+    tables = (last - first) * each * embedding_size * (1 + _SLOTS[stage.optimizer_kind])
     tables += num_classes * embedding_size * bool(stage.center_loss)  # its means, of all classes on every worker
     seen = (split.num_sampled(num_classes) if split.is_sampled else last - first) * each
     num_faces = recipe.data.batch_size // stage.micro_batches
-    changes_others = LOSSES[stage.loss].changes_others or each > 1 or options.get("interclass_filtering")
+    changes_others = LOSSES[stage.loss].changes_others or each > 1 or stage.options.get("interclass_filtering")
     if changes_others or stage.label_smoothing:
         of_centres, of_logits = _BY_LOGITS
     else:

@@ -27,12 +27,12 @@ class RowOptimizer:
         table: variable [R, D].   stage: momentum, nesterov, epsilon.   kind: one of ROW_OPTIMIZERS.
     """
 
-    def __init__(self, table, stage: Stage, kind: str):
-        self.table, self.stage, self.kind = table, stage, kind
-        self.is_decoupled = kind in ("adamw", "lion")
+    def __init__(self, table, stage: Stage):
+        self.table, self.stage, self.kind = table, stage, stage.optimizer_kind
+        self.is_decoupled = self.kind in _DECOUPLED
         self.variables = [
-            keras.Variable(initializer="zeros", shape=table.shape, trainable=False, name=f"row_{kind}_{i}")
-            for i in range(ROW_OPTIMIZERS[kind])
+            keras.Variable(initializer="zeros", shape=table.shape, trainable=False, name=f"row_{self.kind}_{i}")
+            for i in range(ROW_OPTIMIZERS[self.kind])
         ]
 
     def apply(self, rows, gradient, rate, decay: float, step, factor=1.0, is_wanted=True) -> None:
@@ -77,7 +77,7 @@ class RowOptimizer:
         return w - alpha * m / (tf.sqrt(v) + epsilon), [m, v]
 
 
-def make_optimizer(stage: Stage, kind: str):
+def make_optimizer(stage: Stage):
     """A Keras optimizer without weight decay of its own, wrapped for loss scaling under float16.
 
     The names are fixed: Keras would number them (sgd, sgd_1, ...) by what the process made before, and a checkpoint
@@ -95,7 +95,7 @@ def make_optimizer(stage: Stage, kind: str):
         "nadam": lambda: keras.optimizers.Nadam(rate, epsilon=epsilon, name="nadam"),
         "lion": lambda: keras.optimizers.Lion(rate, name="lion"),
     }
-    optimizer = makers[kind]()
+    optimizer = makers[stage.optimizer_kind]()
     if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
     return optimizer
@@ -144,14 +144,14 @@ class Updater:
     """
 
     def __init__(
-        self, optimizer, kind: str, stage: Stage, variables: Sequence, last: Sequence, slow: Sequence,
+        self, optimizer, stage: Stage, variables: Sequence, last: Sequence, slow: Sequence,
         own: Sequence = (), rows: RowOptimizer | None = None, workers: Workers = ONE_WORKER,
     ):  # fmt: skip
         self.optimizer, self.stage, self.variables = optimizer, stage, list(variables)
         self.rows, self.workers = rows, workers
         own_ids = {id(v) for v in own} if workers.count > 1 else set()
         self.is_own = [id(v) in own_ids for v in self.variables]
-        self.is_decoupled = kind in _DECOUPLED
+        self.is_decoupled = stage.optimizer_kind in _DECOUPLED
         self.decays = weight_decays(self.variables, last, stage)
         ids = {id(v) for v in slow}
         self.slow = [v for v in self.variables if id(v) in ids] if stage.backbone_rate != 1.0 else []

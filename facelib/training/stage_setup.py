@@ -11,9 +11,9 @@ from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
 from facelib.losses.distillation import Distiller
 from facelib.losses.partial_fc import ClassSplit
-from facelib.losses.registry import LOSSES, resolve_options
+from facelib.losses.registry import LOSSES
 from facelib.training.optimizers import RowOptimizer, Updater, last_layers, make_optimizer, take_over
-from facelib.training.recipe.schema import Recipe, optimizer_of
+from facelib.training.recipe.schema import Recipe
 from facelib.training.step import Objective, make_step
 from facelib.training.weight_average import WeightAverage
 
@@ -61,9 +61,8 @@ class StageParts:
         variables = self.parts_variables()
         if not stage.freeze_backbone:
             variables = [*self.embedder.trainable_variables, *variables]
-        kind = optimizer_of(self.recipe.stage, number)
         update = Updater(
-            self.optimizer, kind, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables,
+            self.optimizer, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables,
             own=[head.centres] if self.has_centres() else [], rows=self.rows, workers=self.workers,
         )  # fmt: skip
         self.step = make_step(self.embedder, self.objective, update, stage, self.teacher_size, self.workers)
@@ -117,9 +116,7 @@ class StageParts:
     def _head(self, stage):
         if stage.loss == "distill":
             return None
-        head = self.make_head(
-            stage.loss, self.num_classes, resolve_options(stage.loss, stage.own_options), stage.warmup_scale
-        )
+        head = self.make_head(stage.loss, self.num_classes, stage.options, stage.warmup_scale)
         if LOSSES[stage.loss].kind == "metric":
             return head
         head.split = ClassSplit(self.workers, stage.sample_rate, self.recipe.seed)
@@ -151,7 +148,7 @@ class StageParts:
     def _optimizer(self, number: int) -> keras.optimizers.Optimizer:
         """Built over all that can be trained, so that what a frozen layer has accumulated outlasts the freeze."""
         stage = self.recipe.stage[number]
-        optimizer = make_optimizer(stage, optimizer_of(self.recipe.stage, number))
+        optimizer = make_optimizer(stage)
         optimizer.build([*self.backbone, *self.parts_variables()])
         if self.optimizer is not None and not stage.optimizer:
             take_over(optimizer, self.optimizer)
@@ -161,7 +158,7 @@ class StageParts:
         stage, head = self.recipe.stage[number], self.objective.sampled_head
         if head is None:
             return None
-        rows = RowOptimizer(head.centres, stage, optimizer_of(self.recipe.stage, number))
+        rows = RowOptimizer(head.centres, stage)
         if self.rows is not None and not stage.optimizer:
             take_over(rows, self.rows)
         return rows

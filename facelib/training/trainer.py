@@ -32,7 +32,7 @@ from facelib.training.head_memory import check_memory
 from facelib.training.init_from import write_classes
 from facelib.training.loss_meter import DivergedError, StepLosses
 from facelib.training.recipe.rules import check_recipe
-from facelib.training.recipe.schema import Recipe, Stage, optimizer_of
+from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.run_dir import FollowedRun, RunDir, open_run
 from facelib.training.schedules import Plateau, learning_rate_at, margin_share_at
 from facelib.training.stage_setup import StageParts
@@ -360,11 +360,11 @@ class Trainer:
 
     def _log_stage(self) -> None:
         at, stage = self.position, self.recipe.stage[self.position["stage"]]
-        kind = optimizer_of(self.recipe.stage, at["stage"])
-        what = {"stage": at["stage"], "loss": stage.loss, "optimizer": kind}
+        what = {"stage": at["stage"], "loss": stage.loss, "optimizer": stage.optimizer_kind}
         self.run.log(kind="stage", step=at["global_step"], epoch=at["epoch"] + 1, **what)
         if len(self.recipe.stage) > 1:
-            self._say(f"stage {at['stage'] + 1}/{len(self.recipe.stage)}: {stage.loss}, {kind}, {stage.epochs} epochs")
+            number = f"{at['stage'] + 1}/{len(self.recipe.stage)}"
+            self._say(f"stage {number}: {stage.loss}, {stage.optimizer_kind}, {stage.epochs} epochs")
 
     # ------------------------------------------------------------------ files
 

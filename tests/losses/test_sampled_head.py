@@ -14,7 +14,9 @@ from facelib.distributed.workers import Workers
 from facelib.losses.partial_fc import ClassSplit, draw_columns, first_centres, rows_of
 from facelib.training.optimizers import RowOptimizer, make_optimizer
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
-from tests.training.test_trainer import RECIPE, STAGE, STEPS, Data, fit, lines, no_plots  # noqa: F401 - a fixture
+from tests.helpers.training_runs import RECIPE, STAGE, STEPS, Data, fit, lines
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def draw(split, num_classes, labels, step=0, sub_centres=1):
@@ -94,9 +96,9 @@ def test_with_all_rows_it_is_kerass_optimizer(name):
     stage, rng = STAGES[name], np.random.default_rng(0)
     start = rng.normal(size=(40, 3)).astype(np.float32)
     theirs, mine = (keras.Variable(start, name="centres") for _ in range(2))
-    optimizer = make_optimizer(stage, stage.optimizer)
+    optimizer = make_optimizer(stage)
     optimizer.build([theirs])
-    rows = RowOptimizer(mine, stage, stage.optimizer)
+    rows = RowOptimizer(mine, stage)
     assert len(rows.variables) == ROW_OPTIMIZERS[stage.optimizer]
     order = tf.constant(rng.permutation(40), tf.int64)
     for step in range(1, 6):
@@ -115,7 +117,7 @@ def test_rows_that_were_not_drawn_keep_value_and_state_bit_for_bit(name, monkeyp
     monkeypatch.setattr("facelib.training.optimizers._BLOCK", 4)  # several blocks
     stage, rng = STAGES[name], np.random.default_rng(1)
     table = keras.Variable(rng.normal(size=(30, 2)).astype(np.float32), name="centres")
-    rows = RowOptimizer(table, stage, stage.optimizer)
+    rows = RowOptimizer(table, stage)
     for variable in rows.variables:
         variable.assign(np.abs(rng.normal(size=(30, 2))).astype(np.float32))
     before = [np.array(v.numpy()) for v in (table, *rows.variables)]

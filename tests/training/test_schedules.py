@@ -1,6 +1,7 @@
 """Learning rate, margin, weight decay and the optimizer step, against formulas and NumPy."""
 
 import math
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.training.optimizers import Updater, last_layers, make_optimizer, take_over, weight_decays
-from facelib.training.recipe.schema import Stage, optimizer_of
+from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.schedules import Plateau, learning_rate_at, margin_share_at
 
 # ------------------------------------------------------------------------------------------------ schedules
@@ -97,8 +98,12 @@ def test_a_plateau_drops_after_patience_epochs_without_a_better_score():
 
 def test_an_absent_optimizer_is_the_one_of_the_stage_before():
     stages = (Stage(), Stage(optimizer="adam"), Stage(), Stage(optimizer="lion"), Stage())
+    recipe = Recipe(stage=stages)
 
-    assert [optimizer_of(stages, i) for i in range(5)] == ["sgd", "adam", "adam", "lion", "lion"]
+    assert [stage.optimizer_kind for stage in recipe.stage] == ["sgd", "adam", "adam", "lion", "lion"]
+    assert recipe.stage == stages  # what the user wrote is not changed
+    alone = replace(recipe, stage=recipe.stage[2:3])
+    assert alone.stage[0].optimizer_kind == "sgd"
 
 
 # ----------------------------------------------------------------------------------------------- weight decay
@@ -135,9 +140,9 @@ def kernel(values):
 def run(stage, values, gradients, decays, rates=None):
     """The variables after steps with the same gradients, as NumPy arrays."""
     variables = [kernel(v) for v in values]
-    optimizer = make_optimizer(stage, stage.optimizer)
+    optimizer = make_optimizer(stage)
     optimizer.build(variables)
-    update = Updater(optimizer, stage.optimizer, stage, variables, [], [])
+    update = Updater(optimizer, stage, variables, [], [])
     update.decays = decays
     for rate in rates or [stage.learning_rate]:
         optimizer.learning_rate = rate
@@ -220,10 +225,10 @@ def test_the_backbone_moves_by_its_share_of_the_step(optimizer):
 
     def moved(rate):
         variables = [kernel(v) for v in VALUES]
-        made = make_optimizer(stage, optimizer)
+        made = make_optimizer(stage)
         made.build(variables)
         slow = Stage(optimizer=optimizer, learning_rate=0.1, weight_decay=0.1, backbone_rate=rate)
-        Updater(made, optimizer, slow, variables, [], variables[:1])([tf.constant(g, tf.float32) for g in GRADIENTS])
+        Updater(made, slow, variables, [], variables[:1])([tf.constant(g, tf.float32) for g in GRADIENTS])
         return [v.numpy() - start for v, start in zip(variables, VALUES, strict=True)]
 
     np.testing.assert_allclose(moved(0.25)[0], 0.25 * moved(1.0)[0], rtol=1e-4)
@@ -232,7 +237,7 @@ def test_the_backbone_moves_by_its_share_of_the_step(optimizer):
 
 def test_what_an_optimizer_accumulated_is_taken_over_by_path():
     variables = [keras.Variable(v.astype("float32"), name=f"layer_{i}") for i, v in enumerate(VALUES)]
-    old, new = (make_optimizer(Stage(), "sgd") for _ in range(2))
+    old, new = (make_optimizer(Stage()) for _ in range(2))
     old.build(variables)
     new.build(variables[:1])
     old.apply([tf.constant(g, tf.float32) for g in GRADIENTS], variables)
@@ -272,7 +277,7 @@ def test_loss_scaling_changes_nothing_but_the_range(optimizer):
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
-        scaling = make_optimizer(stage, stage.optimizer)
+        scaling = make_optimizer(stage)
     finally:
         keras.mixed_precision.set_dtype_policy(before)
     variables = [kernel(v) for v in VALUES]
@@ -281,7 +286,7 @@ def test_loss_scaling_changes_nothing_but_the_range(optimizer):
     scale = float(scaling.scale_loss(tf.constant(1.0)))
 
     scaled = [tf.constant(g * scale, tf.float32) for g in GRADIENTS]
-    update = Updater(scaling, optimizer, stage, variables, [], [])
+    update = Updater(scaling, stage, variables, [], [])
     update.decays = DECAYS
     update(scaled)
 
@@ -296,13 +301,13 @@ def test_an_overflow_under_loss_scaling_skips_the_step(optimizer):
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
-        scaling = make_optimizer(stage, stage.optimizer)
+        scaling = make_optimizer(stage)
     finally:
         keras.mixed_precision.set_dtype_policy(before)
     variables = [kernel(VALUES[0])]
     scaling.build(variables)
 
-    update = Updater(scaling, optimizer, stage, variables, [], [])
+    update = Updater(scaling, stage, variables, [], [])
     update.decays = [0.0]
     update([tf.constant([np.inf, 0.0, 0.0])])
 

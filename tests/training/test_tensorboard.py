@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from facelib.training.tensorboard import ProfileSteps
-from tests.training.test_trainer import RECIPE, STAGE, fit, no_plots  # noqa: F401 - a fixture
+from tests.helpers.training_runs import RECIPE, STAGE, fit
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.mark.parametrize("epochs, count, written", [(5, 2, 2), (4, 50, 2), (1, 2, 0)])

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from facelib.data.augment_config import check_augment
 from facelib.errors import FaceError
-from facelib.losses.registry import LOSSES, resolve_options
-from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage, optimizer_of
+from facelib.losses.registry import LOSSES
+from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
 
 if TYPE_CHECKING:
     from facelib.training.recipe.schema import Recipe
@@ -25,11 +25,10 @@ def check_recipe(recipe: "Recipe", source: str) -> None:
         if not is_met:
             raise FaceError(f"{source}: {rule}. Received: {received}.")
     for number, stage in enumerate(recipe.stage):
-        if stage.loss != "distill":
-            try:
-                resolve_options(stage.loss, stage.own_options)
-            except FaceError as error:
-                raise FaceError(f"{source}: stage.{number}: {error}") from error
+        try:
+            _ = stage.options
+        except FaceError as error:
+            raise FaceError(f"{source}: stage.{number}: {error}") from error
 
 
 def _rules(recipe: "Recipe") -> list[Rule]:
@@ -47,10 +46,7 @@ def _rules(recipe: "Recipe") -> list[Rule]:
     ]
     for number, stage in enumerate(recipe.stage):
         rules += [(met, f"stage.{number}.{rule}", got) for met, rule, got in _ranges(stage, data.batch_size)]
-        rules += [
-            (met, f"stage.{number}: {rule}", got)
-            for met, rule, got in _combinations(stage, optimizer_of(recipe.stage, number), recipe)
-        ]
+        rules += [(met, f"stage.{number}: {rule}", got) for met, rule, got in _combinations(stage, recipe)]
     return rules
 
 
@@ -84,7 +80,7 @@ def _ranges(stage: Stage, batch_size: int) -> list[Rule]:
     return rules + [(getattr(stage, key) >= 0, f"{key} is at least 0", getattr(stage, key)) for key in _AT_LEAST_0]
 
 
-def _combinations(stage: Stage, optimizer: str, recipe: "Recipe") -> list[Rule]:
+def _combinations(stage: Stage, recipe: "Recipe") -> list[Rule]:
     is_metric = stage.loss in LOSSES and LOSSES[stage.loss].kind == "metric"
     has_centres = stage.loss in LOSSES and not is_metric
     loss = f"loss = '{stage.loss}'"
@@ -109,30 +105,30 @@ def _combinations(stage: Stage, optimizer: str, recipe: "Recipe") -> list[Rule]:
             f"teacher = '{recipe.teacher}', distill_weight = {stage.distill_weight:g}",
         ),
         (
-            stage.loss != "distill" or not stage.own_options,
+            stage.loss != "distill" or not stage.given_options,
             "loss = 'distill' has no margin, scale or loss_options",
-            ", ".join(stage.own_options),
+            ", ".join(stage.given_options),
         ),
         (
             not (stage.freeze_backbone and stage.freeze_layers),
             "freeze_backbone freezes all layers: leave freeze_layers out",
             list(stage.freeze_layers),
         ),
-        *(_of_a_sample(stage, optimizer, has_centres) if stage.sample_rate < 1 else []),
+        *(_of_a_sample(stage, has_centres) if stage.sample_rate < 1 else []),
     ]
 
 
-def _of_a_sample(stage: Stage, optimizer: str, has_centres: bool) -> list[Rule]:
+def _of_a_sample(stage: Stage, has_centres: bool) -> list[Rule]:
     rate = f"sample_rate = {stage.sample_rate:g}"
-    needs_all = stage.loss == "adacos" and stage.own_options.get("is_dynamic", True)
+    needs_all = stage.loss == "adacos" and stage.given_options.get("is_dynamic", True)
     return [
         (has_centres, "sample_rate goes with a margin head", f"loss = '{stage.loss}'"),
         (not needs_all, "adacos measures its scale on all classes: no sample_rate, or is_dynamic = false", rate),
         (not stage.label_smoothing, "label_smoothing spreads over all classes: no sample_rate", rate),
         (not stage.sam, "sam moves all class centres: no sample_rate", rate),
         (
-            optimizer in ROW_OPTIMIZERS,
+            stage.optimizer_kind in ROW_OPTIMIZERS,
             f"a sampled head is trained by {', '.join(ROW_OPTIMIZERS)}",
-            f"{rate} with optimizer = '{optimizer}'",
+            f"{rate} with optimizer = '{stage.optimizer_kind}'",
         ),
     ]

@@ -1,13 +1,17 @@
 """The tables and keys of a recipe, with their defaults: `Recipe`, `Stage` (a `[[stage]]` table) and the other tables."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 
 from facelib.data.augment_config import AugmentConfig
+from facelib.losses.registry import resolve_options
 from facelib.model_input import IO_CHOICES
 from facelib.models.registry import BACKBONES, ModelConfig
 
 # Those that can move the drawn centres of a sampled head alone -> tables of state beside the centres.
 ROW_OPTIMIZERS = {"sgd": 1, "adam": 2, "adamw": 2, "lion": 1}
+
+DEFAULT_OPTIMIZER = "sgd"
 
 CHOICES = {
     "backbone": BACKBONES,
@@ -88,12 +92,26 @@ class Stage:
     micro_batches: int = 1
     freeze_backbone: bool = False
     freeze_layers: tuple[str, ...] = ()
+    optimizer_kind: str = field(init=False, compare=False, repr=False)  # no key of a recipe: see __post_init__
+
+    def __post_init__(self):
+        """`optimizer_kind`: the optimizer in use. A recipe puts that of the stage before where a stage names none."""
+        object.__setattr__(self, "optimizer_kind", self.optimizer or DEFAULT_OPTIMIZER)
 
     @property
-    def own_options(self) -> dict:
-        """What this stage asks of its loss, margin and scale included; without the loss's own defaults."""
+    def given_options(self) -> dict:
+        """The options of the loss that the recipe gives, margin and scale included; no defaults."""
         named = {"margin": self.margin, "scale": self.scale}
         return {**{key: value for key, value in named.items() if value is not None}, **self.loss_options}
+
+    @cached_property
+    def options(self) -> dict:
+        """All options of the loss, defaults included. Checked and computed once, when the recipe is checked.
+
+        Raises:
+            FaceError: an unknown loss or option, a value of the wrong type or out of range.
+        """
+        return resolve_options(self.loss, self.given_options) if self.loss != "distill" else {}
 
 
 @dataclass(frozen=True)
@@ -142,8 +160,18 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     stage: tuple[Stage, ...] = (Stage(),)
 
+    def __post_init__(self):
+        """Sets each stage's `optimizer_kind`."""
+        stages, kind = [], DEFAULT_OPTIMIZER
+        for stage in self.stage:
+            kind = stage.optimizer or kind
+            if stage.optimizer_kind != kind:
+                stage = replace(stage)
+                object.__setattr__(stage, "optimizer_kind", kind)
+            stages.append(stage)
+        object.__setattr__(self, "stage", tuple(stages))
 
-def optimizer_of(stages: tuple[Stage, ...], number: int) -> str:
-    """The optimizer of stage `number`: its own, or that of the last stage before it that names one; else 'sgd'."""
-    named = [stage.optimizer for stage in stages[: number + 1] if stage.optimizer]
-    return named[-1] if named else "sgd"
+
+def recipe_keys(table) -> list[str]:
+    """The keys of a table as a recipe may give them. `table`: one of the dataclasses above, or an instance of it."""
+    return [each.name for each in fields(table) if each.init]

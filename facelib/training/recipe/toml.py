@@ -11,7 +11,7 @@ from pathlib import Path
 from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.training.recipe.rules import check_recipe
-from facelib.training.recipe.schema import CHOICES, Recipe
+from facelib.training.recipe.schema import CHOICES, Recipe, recipe_keys
 
 
 def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
@@ -42,13 +42,15 @@ def to_toml(recipe: Recipe) -> str:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """The keys in which two recipes differ, each as 'stage.0.epochs: 2 -> 3'."""
-    before, after = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
+    before, after = _flat(old), _flat(new)
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}" for key in before | after if before.get(key) != after.get(key)
     ]
 
 
 def _flat(value, prefix=""):
+    if dataclasses.is_dataclass(value):
+        value = {key: getattr(value, key) for key in recipe_keys(value)}
     if not isinstance(value, dict | tuple | list):
         return {prefix: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -63,7 +65,7 @@ def _tables(recipe: Recipe) -> list[tuple[str, object]]:
 
 def _keys(table) -> list[str]:
     """The lines of a table's own keys; a value of None is a key left out."""
-    values = {f.name: getattr(table, f.name) for f in dataclasses.fields(table) if f.name != "stage"}
+    values = {key: getattr(table, key) for key in recipe_keys(table) if key != "stage"}
     is_key = {name: value is not None and not dataclasses.is_dataclass(value) for name, value in values.items()}
     return [f"{name} = {_toml(value)}" for name, value in values.items() if is_key[name]]
 
@@ -118,7 +120,7 @@ def _require_table(target, parents: list[str], text: str, can_be_list: bool = Fa
 def _build(cls, values, prefix: str, source: str):
     if not isinstance(values, dict):
         raise FaceError(f"{source}: '{prefix.rstrip('.')}' must be a table. Received: {values!r}.")
-    hints = typing.get_type_hints(cls)
+    hints = {key: hint for key, hint in typing.get_type_hints(cls).items() if key in recipe_keys(cls)}
     for key in values:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, 1, 0.0)[0]
