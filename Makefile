@@ -1,5 +1,6 @@
-# make setup | demo | export | demo-page | test | lint. Each does its own set-up; only python3 (3.11 or newer) with pip and venv is needed.
-# make k210: nncase for the K210, which needs a Python 3.10 besides (PYTHON310=...; one of pyenv's is found).
+# make setup | demo | export | demo-page | test | test-all | lint | docs. Each does the set-up that it needs. Only
+# python3 (3.11 or newer) with pip and venv must be there.
+# make k210: nncase for the K210, which also needs Python 3.10 (PYTHON310=...; one of pyenv is found).
 PYTHON ?= python3
 DATA ?=
 VALID ?=
@@ -10,7 +11,7 @@ MODEL ?=
 PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/python; do \
   $$p -c pass 2> /dev/null && echo $$p; done))
 
-.PHONY: setup demo export demo-page test lint k210 clean
+.PHONY: setup demo export demo-page test test-all lint docs k210 clean
 
 setup: .venv/ready
 
@@ -21,7 +22,7 @@ setup: .venv/ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch .venv/ready
 
-# make demo                          toy faces, drawn here
+# make demo                          synthetic faces, drawn here
 # make demo DATA=DIR [VALID=BIN]     your data: identity folders, an InsightFace directory, train.rec, ...
 demo: setup
 	@DATA="$(DATA)" VALID="$(VALID)" RECIPE="$(RECIPE)" ./demo.sh
@@ -36,12 +37,22 @@ demo-page: setup
 	@test -n "$(MODEL)" || { echo "error: Which model? make demo-page MODEL=X.tflite" >&2; exit 1; }
 	.venv/bin/python docs/demo/build.py "$(MODEL)"
 
+# Two files at a time, the longest first: much of a test is one thread of TensorFlow.
+PYTEST = .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	.venv/bin/python -m pytest -n 2 --dist loadfile  # two files at a time: much of a test is one thread of TensorFlow
+	$(PYTEST) $(ARGS)
+
+# The slow tests too. make test-all ARGS=--write-durations also writes tests/durations.json, which orders the files.
+test-all: setup
+	$(PYTEST) -m "slow or not slow" $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+docs: setup
+	.venv/bin/mkdocs build --strict
 
 k210: k210/.venv/ready
 
@@ -53,4 +64,4 @@ k210/.venv/ready: k210/requirements.txt
 	touch k210/.venv/ready
 
 clean:
-	rm -rf .venv demo_out k210/.venv docs/demo/dist docs/demo/node_modules
+	rm -rf .venv build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules

@@ -103,8 +103,8 @@ def test_what_cannot_be_measured_is_one_line(toy, tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "openvino-f32"])
+@pytest.mark.needs_tool("openvino")
 def test_openvino_embeds_as_onnx_runtime_does(toy, runtime):
-    pytest.importorskip("openvino")
     from facelib.runtimes.onnx import OnnxEmbedder
 
     faces = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)

@@ -258,7 +258,7 @@ def test_an_error_in_a_stream_names_the_record_in_the_file():
         list(stream_images(images, 4, source="x.bin"))
 
 
-@pytest.mark.skipif(not LFW.is_file(), reason="real data are not here")
+@pytest.mark.needs_data(LFW)
 def test_the_official_lfw_set_is_read():
     pairs = load_bin(LFW)
 

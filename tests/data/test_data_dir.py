@@ -60,7 +60,8 @@ def test_every_image_is_there_once_with_its_label(made):
 
 
 def test_tensorflow_reads_the_same_records_in_the_same_order(made):
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     form = {"image_raw": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
     shards = tf.data.TFRecordDataset(sorted(map(str, made.glob("*.tfrecord"))))
     theirs = [
@@ -211,7 +212,8 @@ def int_feature(tf, value):
 
 def write_older(path, examples):
     """Writes dicts of bytes and int with TensorFlow's own writer."""
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     offsets, at = [], 0
     with tf.io.TFRecordWriter(str(path)) as writer:
         for example in examples:

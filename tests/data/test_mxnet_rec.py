@@ -23,7 +23,7 @@ from facelib.data.readers.sources import open_source
 from facelib.errors import BadRecord, FaceError
 
 FACES = Path(__file__).parents[3] / "shared" / "data" / "faces_mix"
-needs_faces = pytest.mark.skipif(not FACES.is_dir(), reason="shared/data/faces_mix is not here")
+needs_faces = pytest.mark.needs_data(FACES)
 WORD = MAGIC.to_bytes(4, "little")
 PIECES = st.lists(st.one_of(st.just(WORD), st.binary(max_size=9)), max_size=8).map(b"".join)
 

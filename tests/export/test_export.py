@@ -11,8 +11,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow")
-
 import h5_2_pb
 import import_onnx
 import pb_2_tflite
@@ -290,7 +288,7 @@ def test_the_shell_script_runs_from_any_folder(tmp_path):
     assert done.stderr.startswith("error: No frozen graph at 'missing.pb'") and "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(not (PRETRAINED.is_file() and LFW.is_file()), reason="needs ../shared/data")
+@pytest.mark.needs_data(PRETRAINED, LFW)
 def test_the_pretrained_net_keeps_its_embeddings_of_real_faces(tmp_path):
     h5 = tmp_path / "embedder.h5"
     assert import_onnx.main([str(PRETRAINED), str(h5)]) == 0

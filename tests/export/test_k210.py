@@ -12,27 +12,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras import layers
 
 import tflite_test
 from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import draw_listed
 from facelib.errors import FaceError
+from facelib.export.freeze import freeze
 from facelib.export.k210.rules import check_ops, kpu_bytes
+from facelib.export.optimize import optimize
 from facelib.export.tflite import Wanted
 from facelib.export.tflite import convert as graph_to_tflite
 from facelib.model_input import Io
+from facelib.models.layers import PixelScale, PReLU
 from facelib.runtimes import kmodel
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.runtimes.tflite import read_ops
 from facelib.sidecar import read_sidecar, write_sidecar
-
-pytest.importorskip("tensorflow")
-from keras import layers
-
-from facelib.export.freeze import freeze
-from facelib.export.optimize import optimize
-from facelib.models.layers import PixelScale, PReLU
 from facelib.training.recipe.toml import load_recipe
 from tests.helpers.random_weights import random_weights
 from train import build_backbone
@@ -448,7 +445,7 @@ def test_a_folder_has_no_pairs_to_draw_from(room, small, tmp_path):
 # --------------------------------------------------------------------------------------------------------- the real one
 
 
-@pytest.mark.skipif(not (ROOT / "k210" / ".venv" / "ready").is_file(), reason="k210/.venv is missing: make k210")
+@pytest.mark.needs_tool("nncase")
 def test_nncase_compiles_and_simulates_the_net(small, tmp_path, capsys):
     for name in ("model_float.tflite", "model_float.tflite.json"):
         (tmp_path / name).write_bytes((small / name).read_bytes())

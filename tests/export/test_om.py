@@ -13,8 +13,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow")
-
 import pb_test
 from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.data.verification.bins import load_bin, write_bin

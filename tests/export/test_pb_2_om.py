@@ -7,9 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("tensorflow")
-
 import tensorflow as tf
 
 from facelib.errors import FaceError
@@ -21,6 +18,7 @@ from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.runtimes.frozen_graph import load_graph, open_graph, save_graph
 from tests.helpers.ascend_road import ROOT, hide_tools, put_on_path, save_small_net, save_with_sidecar
 from tests.helpers.ascend_stand_ins.on_path import install
+from tests.helpers.slow import slow_unless_quick
 
 
 @pytest.fixture(autouse=True)
@@ -184,10 +182,8 @@ OTHERS = {(name, "prelu") for name in BACKBONES}
 OTHERS |= {("mobilefacenet", "relu6"), ("MobileNetV3Small", "own"), ("EfficientNetV2B0", "own")}
 
 
-@pytest.mark.parametrize(("backbone", "activation"), sorted(QUICK | OTHERS), ids=str)
+@pytest.mark.parametrize(("backbone", "activation"), slow_unless_quick(sorted(QUICK | OTHERS), QUICK), ids=str)
 def test_every_backbone_passes_the_checks(backbone, activation):
-    if (backbone, activation) not in QUICK and not os.environ.get("RUN_SLOW"):
-        pytest.skip(f"{backbone} takes long to build: RUN_SLOW=1")
     from train import build_backbone
 
     face = np.random.default_rng(0).integers(0, 256, (1, 112, 112, 3)).astype(np.float32)

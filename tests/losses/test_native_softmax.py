@@ -12,7 +12,7 @@ from facelib.errors import FaceError
 from facelib.losses import compile_ops, native_softmax
 from facelib.losses.blockwise_softmax import own_and_others
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+pytestmark = pytest.mark.needs_tool("c++")
 
 SOURCE = Path(native_softmax.__file__).with_name("class_tiles.cc")
 

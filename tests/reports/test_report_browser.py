@@ -16,7 +16,7 @@ from tests.helpers.chromium import CHROMIUM, FLAGS
 from tests.helpers.simulated_runs import build_run, write_faces
 
 SCHEMES = {"dark": ("0", "rgb(13, 17, 23)"), "light": ("1", "rgb(246, 248, 250)")}  # Chromium's number, our ground
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+pytestmark = pytest.mark.needs_tool("chromium")
 
 
 @pytest.fixture(scope="module")

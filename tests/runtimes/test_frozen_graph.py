@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from facelib.errors import FaceError
-from facelib.export.freeze import freeze
-from facelib.runtimes.frozen_graph import check_names, load_graph, open_frozen, open_graph, save_graph
-
-tf = pytest.importorskip("tensorflow")
-
 from facelib.export.fold_batch_norm import fold_batch_norms
+from facelib.export.freeze import freeze
 from facelib.export.optimize import optimize
+from facelib.runtimes.frozen_graph import check_names, load_graph, open_frozen, open_graph, save_graph
 from tests.helpers.random_weights import random_weights
 
 

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 PHOTOS, CROPS = DATA / "raw" / "photos", DATA / "raw" / "expected_crops"
 PRETRAINED = DATA / "pretrained" / "mobilefacenet_relu6_128.onnx"
-needs_photos = pytest.mark.skipif(not (PHOTOS.is_dir() and PRETRAINED.is_file()), reason="shared/data is not here")
+needs_photos = pytest.mark.needs_data(PHOTOS, PRETRAINED)
 
 
 class StandIn:

@@ -14,10 +14,6 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.helpers.chromium import CHROMIUM, Page
-
-pytest.importorskip("tensorflow")
-
 import h5_2_pb
 import import_onnx
 import pb_2_tflite
@@ -32,14 +28,15 @@ from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar, read_sidecar, write_sidecar
+from tests.helpers.chromium import Page
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "docs" / "demo"
 DATA = ROOT.parent / "shared" / "data"
 PRETRAINED = DATA / "pretrained" / "mobilefacenet_relu6_128.onnx"
 PHOTOS, CROPS = DATA / "raw" / "photos", DATA / "raw" / "expected_crops"
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
-needs_faces = pytest.mark.skipif(not (PRETRAINED.is_file() and PHOTOS.is_dir()), reason="shared/data is not here")
+needs_chromium = pytest.mark.needs_tool("chromium")
+needs_faces = pytest.mark.needs_data(PRETRAINED, PHOTOS)
 MIN_COSINE = 0.999
 STARTED = "document.querySelector('#status')?.hidden"
 REFUSED = "document.querySelector('#status')?.classList.contains('error')"
@@ -93,7 +90,7 @@ def packages():
     try:
         return build.install_packages()
     except FaceError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"needs_tool: {error}")
 
 
 def expected(model, faces):

@@ -1,6 +1,5 @@
 """The shared main of all test scripts, with a runtime of a few lines, and the Keras embedder."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -288,11 +287,12 @@ def test_pairs_may_come_from_memory(shades):
     assert rows.shape == (4, 6)
 
 
-@pytest.mark.skipif(not PRETRAINED.is_file(), reason="real data are not here")
-@pytest.mark.parametrize("flip, acc, acc_std, vr", [(False, 0.9938, 0.0029, 0.9873), (True, 0.9940, 0.0028, 0.9883)])
+@pytest.mark.needs_data(PRETRAINED)
+@pytest.mark.parametrize(
+    "flip, acc, acc_std, vr",
+    [(False, 0.9938, 0.0029, 0.9873), pytest.param(True, 0.9940, 0.0028, 0.9883, marks=pytest.mark.slow)],
+)
 def test_the_pretrained_model_scores_on_lfw_what_its_notes_say(flip, acc, acc_std, vr):
-    if flip and "RUN_SLOW" not in os.environ:
-        pytest.skip("a minute more: set RUN_SLOW=1")
     io = Io(layout="nchw", pixels="imagenet", embedding_size=128)
     embedder = OnnxEmbedder(PRETRAINED, io, threads=2)
     lfw = find_sets(PRETRAINED.parents[1] / "faces_mix" / "lfw.bin")

@@ -7,8 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("tensorflow")
-
 import export_all
 from facelib.data.readers.calibration_crops import fingerprint_of, load_crops
 from facelib.data.synthetic.faces import encode_jpeg, synthetic_face

@@ -1,11 +1,10 @@
 """ArcFace at scale 64 and margin 0.5 starts from random weights at learning rate 0.1, on every backbone.
 
-It is the case that sends users of older systems to a softmax stage first. Nets that take minutes on a CPU run with
-RUN_SLOW=1.
+It is the case that sends users of older systems to a softmax stage first. Networks that take minutes on a CPU are
+slow tests.
 """
 
 import json
-import os
 
 import keras
 import numpy as np
@@ -18,6 +17,7 @@ from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 from facelib.training.trainer import Trainer
+from tests.helpers.slow import slow_unless_quick
 from train import build_backbone
 
 IDENTITIES, EPOCHS, BATCH = 12, 6, 16
@@ -37,10 +37,8 @@ def data(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", slow_unless_quick(BACKBONES, QUICK))
 def test_arcface_starts_from_scratch(data, tmp_path, backbone):
-    if backbone not in QUICK and not os.environ.get("RUN_SLOW"):
-        pytest.skip(f"{backbone} takes minutes on a CPU: RUN_SLOW=1")
     keras.utils.set_random_seed(0)
     model = ModelConfig(backbone=backbone, embedding_size=64, width=WIDTHS.get(backbone, 1.0))
     recipe = Recipe(name="scratch", nan_retries=0, model=model, data=DataConfig(BATCH), stage=(STAGE,))

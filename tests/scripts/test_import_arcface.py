@@ -9,12 +9,8 @@ import json
 
 import numpy as np
 import onnx
-import pytest
-
-from tests.helpers.onnx_writer import OnnxWriter
-
-pytest.importorskip("tensorflow")
 import onnxruntime
+import pytest
 
 import import_onnx
 from facelib.errors import FaceError
@@ -23,6 +19,7 @@ from facelib.models.onnx_import.rewrites import flatten_slopes
 from facelib.models.onnx_import.steps import list_steps
 from facelib.runtimes.keras_h5 import load_model
 from facelib.sidecar import check_sidecar, sha256_of
+from tests.helpers.onnx_writer import OnnxWriter
 
 SIZE = (48, 32)  # not square: height and width of the last map, 3 and 2, must not change places
 SMALL = (4, 8, 16, 32)  # channels, where the number of layers alone matters

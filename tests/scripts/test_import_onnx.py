@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-pytest.importorskip("tensorflow")
 import cv2
+import numpy as np
 import onnx
+import pytest
 
 import import_onnx
 from facelib.data.synthetic.faces import synthetic_face
@@ -167,7 +165,7 @@ def test_a_file_that_is_no_onnx_model_is_one_clear_line(tmp_path, content):
         import_onnx.main([str(tmp_path / "x.onnx"), str(tmp_path / "out.h5")])
 
 
-@pytest.mark.skipif(not PRETRAINED.is_file(), reason="needs ../shared/data")
+@pytest.mark.needs_data(PRETRAINED)
 def test_the_published_model_is_recognised():
     steps = list_steps(load_onnx(PRETRAINED), PRETRAINED)
     net = import_onnx.recognise(steps, PRETRAINED)

@@ -77,7 +77,7 @@ def test_listed_pairs_stand_in_the_order_of_the_list(folders, tmp_path):
     assert pairs.is_same.tolist() == [True, True, False, False]
 
 
-@pytest.mark.skipif(not CROPS.is_dir(), reason="shared/data/raw is not here")
+@pytest.mark.needs_data(CROPS)
 def test_real_crops_with_lfw_names_make_a_set(tmp_path):
     people = sorted(folder.name for folder in CROPS.iterdir())
     files = {name: sorted((CROPS / name).iterdir()) for name in people}

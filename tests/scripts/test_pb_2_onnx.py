@@ -1,7 +1,5 @@
 """pb_2_onnx.py: the ONNX model computes what the graph computes, for every backbone; TensorFlow is the reference."""
 
-import os
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,6 +16,7 @@ from facelib.model_input import Io
 from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.runtimes.frozen_graph import open_graph, save_graph
 from facelib.sidecar import read_sidecar, write_sidecar
+from tests.helpers.slow import slow_unless_quick
 from train import build_backbone
 
 QUICK = {
@@ -61,10 +60,8 @@ def assert_close(values, expected):
     np.testing.assert_allclose(values, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("backbone", "activation"), sorted(QUICK | OTHERS), ids=str)
+@pytest.mark.parametrize(("backbone", "activation"), slow_unless_quick(sorted(QUICK | OTHERS), QUICK), ids=str)
 def test_onnx_equals_the_graph_on_every_backbone(backbone, activation):
-    if (backbone, activation) not in QUICK and not os.environ.get("RUN_SLOW"):
-        pytest.skip(f"{backbone} takes long to build: RUN_SLOW=1")
     config = ModelConfig(
         backbone=backbone, embedding_size=32, width=WIDTHS.get(backbone, 1.0), activation=activation
     )  # fmt: skip

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 CROPS, PHOTOS = DATA / "raw" / "expected_crops", DATA / "raw" / "photos"
 PRETRAINED = DATA / "pretrained" / "mobilefacenet_relu6_128.onnx"
-needs_faces = pytest.mark.skipif(not (CROPS.is_dir() and PRETRAINED.is_file()), reason="shared/data is not here")
+needs_faces = pytest.mark.needs_data(CROPS, PRETRAINED)
 THRESHOLD, STRICT = 0.05, 0.001  # of the FARs 0.01 and 0.001
 
 
@@ -365,9 +365,8 @@ def test_two_photos_of_one_person_are_found_and_a_stranger_is_not(tmp_path, caps
 
 
 @needs_faces
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="shared/data/raw/photos is not here")
+@pytest.mark.needs_data(PHOTOS)
 def test_a_photo_that_is_no_crop_is_found_by_the_crops_of_that_person(tmp_path, capsys):
-    pytest.importorskip("mtcnn")
     people = [folder for folder in sorted(CROPS.iterdir()) if len(list(folder.iterdir())) > 1][:4]
     for folder in people:
         save(tmp_path / "people" / folder.name / "1.png", cv2.imread(str(max(folder.iterdir())))[:, :, ::-1])

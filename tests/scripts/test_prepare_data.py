@@ -26,7 +26,7 @@ from facelib.images import read_size
 
 ROOT = Path(__file__).parents[2]
 FACES = ROOT.parent / "shared" / "data" / "faces_mix"
-needs_faces = pytest.mark.skipif(not FACES.is_dir(), reason="shared/data/faces_mix is not here")
+needs_faces = pytest.mark.needs_data(FACES)
 
 
 def encoded(k, size=112, kind=".jpg"):

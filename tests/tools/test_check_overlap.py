@@ -17,7 +17,7 @@ from facelib.errors import FaceError
 DATA = Path(__file__).parents[3] / "shared" / "data"
 LFW, CROPS = DATA / "faces_mix" / "lfw.bin", DATA / "raw" / "expected_crops"
 PRETRAINED = DATA / "pretrained" / "mobilefacenet_relu6_128.onnx"
-needs_faces = pytest.mark.skipif(not (LFW.is_file() and CROPS.is_dir()), reason="shared/data is not here")
+needs_faces = pytest.mark.needs_data(LFW, CROPS)
 FLAGS = ["--color", "rgb", "--layout", "nchw"]
 
 

@@ -94,7 +94,6 @@ def test_a_slow_step_is_nothing_to_mend(home, monkeypatch, capsys):
 
 
 def test_a_real_step_is_timed(home, capsys):
-    pytest.importorskip("tensorflow")
     run(home)
 
     assert rates_of(capsys.readouterr().out)["the training step alone"] > 0
