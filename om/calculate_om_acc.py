@@ -1,9 +1,9 @@
-"""Test an Ascend model by what msame left: the table, the report and the gate of every other stage.
+"""Test an Ascend model by the results of msame: the table, report and gate of every test script.
 
 python om/calculate_om_acc.py om_output valid_dataset/lfw.bin --model runs/demo/export/model.om
 
-OUT_DIR is what om_eval.sh was given (of several runs in it the newest counts), or a folder of results itself. Files are
-matched by name; float16 and float32 are told apart by their size. Mirrored faces are added where there are any.
+OUT_DIR is the one of om_eval.sh (the newest run in it is taken), or a folder of results. Files are matched by name, and
+their size tells float16 from float32. Results of mirrored faces are added if there are any.
 """
 
 import argparse
@@ -30,16 +30,16 @@ from facelib.unit_vectors import check_norms
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("out_dir", type=Path, metavar="OUT_DIR", help="what msame wrote")
+    add("out_dir", type=Path, metavar="OUT_DIR", help="the folder that msame wrote")
     add("bin", type=Path, metavar="FILE.bin", help="the verification set that image2bin.py was given")
     add(
         "--model",
         type=Path,
         metavar="X.om",
-        help="names the report; its sidecar knows the embedding size",
+        help="the model; its sidecar has the embedding size",
     )
-    add("--embedding-size", type=int, default=0, metavar="D", help="of a model without a sidecar, for --outfmt BIN")
-    add("--flip", action=argparse.BooleanOptionalAction, help="add mirrored faces (default: where there are results)")
+    add("--embedding-size", type=int, default=0, metavar="D", help="of a model without a sidecar, if results are .bin")
+    add("--flip", action=argparse.BooleanOptionalAction, help="add mirrored faces (default: if there are results)")
     add_test_flags(parser)
     args = check_test_flags(parser.parse_args(argv))
     if args.embedding_size < 0:
@@ -83,12 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_ms(*folders: Path) -> float | None:
-    """Milliseconds of an execution by the first msame.log in `folders`; None where none has it."""
+    """Milliseconds per execution, from the first msame.log in `folders` that has them; None if none has."""
     for folder in folders:
         log = folder / LOG_NAME
         if log.is_file() and (timing := read_timing(log.read_text(errors="replace"))):
             return timing.ms
-    print(f"no average time: no {LOG_NAME} with one in {folders[0]}")
+    print(f"no average time: there is none in {LOG_NAME} of {folders[0]}")
     return None
 
 

@@ -1,10 +1,10 @@
-"""Write the inputs of an Ascend model, one file a face, for msame: FILE.bin -> DIR/0.bin, 1.bin, ...
+"""Write the inputs of an Ascend model for msame, one file for each face: FILE.bin -> DIR/0.bin, 1.bin, ...
 
 python om/image2bin.py valid_dataset/lfw.bin bin_input --model runs/demo/export/model.om
 python om/image2bin.py valid_dataset/lfw.bin bin_input --color bgr --pixels pm1
 
-The second is what MobileFaceNet-V2 of Ascend's ModelZoo eats: (x - 127.5) / 128, BGR, float32. A file is the pixels and
-nothing else. With --flip, i_flip.bin is the mirrored face of i.bin.
+The second command writes the input of MobileFaceNet-V2 of Ascend's ModelZoo: (x - 127.5) / 128, BGR, float32. A file
+holds only the pixels. With --flip, i_flip.bin is the mirrored face of i.bin.
 """
 
 import argparse
@@ -34,19 +34,28 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("bin", type=Path, metavar="FILE.bin", help="a verification set")
-    add("dir", type=Path, metavar="DIR", help="an empty folder, or one that this script filled from a set of that size")
-    add("--model", type=Path, metavar="X", help="the .om, or the graph it is made from: its sidecar says how it is fed")
-    add("--flip", action=argparse.BooleanOptionalAction, default=False, help="mirrored faces too")
+    add(
+        "dir",
+        type=Path,
+        metavar="DIR",
+        help="an empty folder, or one that this script wrote for a set of the same size",
+    )
+    add("--model", type=Path, metavar="X", help="the .om, or its graph: the sidecar says what the input is")
+    add("--flip", action=argparse.BooleanOptionalAction, default=False, help="write mirrored faces too")
     other = parser.add_argument_group("without --model")
     add_pixel_flags(other)
-    other.add_argument("--dtype", choices=("float32", "uint8"), help="of the values in the files (default: float32)")
+    other.add_argument(
+        "--dtype", choices=("float32", "uint8"), help="type of the values in the files (default: float32)"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     io = find_io(args)
-    to_model_input(np.zeros((1, 112, 112, 3), np.uint8), io)  # refuses what cannot be, before anything is written
+    to_model_input(
+        np.zeros((1, 112, 112, 3), np.uint8), io
+    )  # refuses impossible combinations before anything is written
     pairs = load_bin(args.bin)
     names = [f"{stem_of(i, flip)}.bin" for flip in range(1 + args.flip) for i in range(2 * len(pairs))]
     check_folder(args.dir, names)
@@ -58,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_io(args: argparse.Namespace) -> Io:
-    """How the model is fed, by its sidecar or by flags."""
+    """How the model is fed: from its sidecar, else from the flags."""
     given = [name for name in ("color", "pixels", "layout", "crop", "dtype") if getattr(args, name) is not None]
     if args.model is None and not given:
         raise FaceError(
-            "Say what the model eats: --model X.om, or --color rgb|bgr --pixels raw|pm1|... [--dtype uint8 "
+            "Say what the model takes: --model X.om, or --color rgb|bgr --pixels raw|pm1|... [--dtype uint8 "
             "--layout nchw --crop H,W]."
         )
     sidecar = check_sidecar(args.model) if args.model else None
@@ -73,20 +82,28 @@ def find_io(args: argparse.Namespace) -> Io:
 
 
 def check_folder(folder: Path, names: Sequence[str]) -> None:
-    """Refuses a folder with anything in it that is not to be written now: msame would take it for an input."""
+    """Refuses a folder with other files in it: msame would read them as inputs."""
     if folder.exists() and not folder.is_dir():
-        raise FaceError(f"DIR is a folder. '{folder}' is a file. Name another.")
+        raise FaceError(f"DIR is a folder. '{folder}' is a file. Name another DIR.")
     expected = set(names)
     others = sorted(path.name for path in folder.iterdir() if path.name not in expected) if folder.is_dir() else []
     if others:
         raise FaceError(
-            f"msame takes every file of its folder. '{folder}' has {len(others):,} that are none of the "
+            f"msame reads every file in its folder. '{folder}' has {len(others):,} that are none of the "
             f"{len(names):,} inputs, such as '{others[0]}'. Name an empty folder."
         )
 
 
 def write_inputs(images: Sequence[bytes], where: str, io: Io, folder: Path, flip: bool) -> int:
-    """Writes the files of all faces; returns the size of one in bytes."""
+    """Writes the files of all faces. Returns the size of one file in bytes.
+
+    Args:
+        images: encoded images, two for each pair.
+        where: names their file in errors.
+        io: how the model is fed.
+        folder: exists.
+        flip: whether to write mirrored faces too.
+    """
     start = num_bytes = 0
 
     def write(job: tuple[str, np.ndarray]) -> None:
@@ -106,7 +123,7 @@ def write_inputs(images: Sequence[bytes], where: str, io: Io, folder: Path, flip
 
 
 def describe(io: Io) -> str:
-    """'112x112, rgb, raw, nhwc, uint8'."""
+    """The format of the inputs, such as '112x112, rgb, raw, nhwc, uint8'."""
     return f"{io.size[0]}x{io.size[1]}, {io.colour}, {io.pixels}, {io.layout}, {io.dtype}"
 
 

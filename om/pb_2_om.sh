@@ -1,6 +1,6 @@
 #!/bin/sh
-# Convert a graph for Ascend: om/pb_2_om.sh IN.pb [OUT]   (--help says more)
-# Runs from any folder, with the project's .venv where there is one.
+# Convert a graph for Ascend: om/pb_2_om.sh IN.pb [OUT]   (more: --help)
+# Runs from any folder, with the project's .venv if there is one.
 set -e
 here=$(cd "$(dirname "$0")/.." && pwd)
 python="$here/.venv/bin/python"

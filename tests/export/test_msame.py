@@ -69,7 +69,7 @@ def test_missing_results_are_named(tmp_path, vectors):
     write_results(tmp_path, vectors)
     for i in (3, 11):
         (tmp_path / f"{i}_output_0.bin").unlink()
-    with pytest.raises(FaceError, match=r"2 of 12 are missing: 3_output_\*, 11_output_\*\. msame goes on"):
+    with pytest.raises(FaceError, match=r"2 of 12 are missing: 3_output_\*, 11_output_\*\. msame continues"):
         read_embeddings(tmp_path, 12, 128)
 
 
@@ -95,7 +95,7 @@ def test_double_and_foreign_results_are_named(tmp_path, vectors, name, match):
 def test_sizes_that_cannot_be_are_named(tmp_path, vectors):
     write_results(tmp_path, vectors, np.float16)
     with pytest.raises(
-        FaceError, match=r"256 bytes: 128 of float16 or 64 of float32 or 32 of float64.*--embedding-size D"
+        FaceError, match=r"256 bytes, which may be 128 of float16 or 64 of float32 or 32 of float64.*--embedding-size D"
     ):
         read_embeddings(tmp_path, 12)
     with pytest.raises(FaceError, match=r"200 values has 400 bytes.*0_output_0\.bin' has 256"):
@@ -119,7 +119,7 @@ def test_text_that_is_no_numbers_or_too_few_is_named(tmp_path):
 
 
 def test_the_newest_run_counts(tmp_path, vectors):
-    with pytest.raises(FaceError, match=r"none at.*Run om/om_eval\.sh first"):
+    with pytest.raises(FaceError, match=r"not a folder.*Run om/om_eval\.sh first"):
         find_results(tmp_path / "nowhere")
     (tmp_path / "notes").mkdir()
     with pytest.raises(FaceError, match="No msame results"):

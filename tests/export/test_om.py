@@ -1,4 +1,4 @@
-"""The Ascend road, graph -> om -> msame -> table, over the stand-ins of tests/helpers/ascend_stand_ins: no chip, no CANN."""
+"""Ascend: graph -> om -> msame -> table, with the stand-ins of tests/helpers/ascend_stand_ins. No chip, no CANN."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def tools(without_tools, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
-    """A small frozen graph, 40 pairs of toy faces, and its tables of them, without and with mirrored faces."""
+    """A small frozen graph, 40 pairs of synthetic faces, and its tables of them, without and with mirrored faces."""
     folder = tmp_path_factory.mktemp("net")
     pb = save_small_net(folder)
     is_same, images = [k % 2 == 0 for k in range(NUM_FACES // 2)], []
@@ -237,7 +237,7 @@ def test_without_msame_the_command_is_printed_and_one_line_says_why(road, tmp_pa
 
 def test_what_msame_would_misread_is_refused(road, tmp_path):
     (tmp_path / "lfw.bin_inputs").mkdir()
-    with pytest.raises(FaceError, match=r"'\.bin' in it for one file"):
+    with pytest.raises(FaceError, match=r"'\.bin' in it as one file"):
         om_eval.main([str(road.half), str(tmp_path / "lfw.bin_inputs"), str(tmp_path / "out")])
     (tmp_path / "some").mkdir()
     with pytest.raises(FaceError, match="has nothing"):
@@ -263,7 +263,7 @@ def test_failed_executions_are_named(road, tools, tmp_path):
     for i in range(4):
         (tmp_path / "in" / f"{i}.bin").write_bytes(bytes(150_528 if i != 2 else 9))
 
-    with pytest.raises(FaceError, match=r"left out 1 of 4 inputs: 2\. Look for \[ERROR\] in .*msame\.log"):
+    with pytest.raises(FaceError, match=r"skipped 1 of 4 inputs: 2\. Look for \[ERROR\] in .*msame\.log"):
         om_eval.main([str(om), str(tmp_path / "in"), str(tmp_path / "out")])
 
 

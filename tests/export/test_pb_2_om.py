@@ -140,8 +140,8 @@ def test_ops_that_ascend_may_not_know_are_listed(tmp_path, capsys):
     assert pb_2_om.main([str(tmp_path / "odd.pb")]) == 0
 
     out = capsys.readouterr().out
-    assert "op Erf is not in the table of Ascend's parser: bell" in out
-    assert "op L2Loss" in out and "op Mean" not in out
+    assert "operation Erf is not in the table of Ascend's parser: bell" in out
+    assert "operation L2Loss" in out and "operation Mean" not in out
 
 
 @pytest.mark.parametrize(("change", "match"), [
@@ -207,5 +207,5 @@ def test_a_graph_that_was_trained_for_int8_is_refused(tmp_path):
         return tf.identity(tf.quantization.fake_quant_with_min_max_args(input_1, 0.0, 255.0), "embeddings")
 
     save_graph(graph_of(forward, [None, 112, 112, 3]), tmp_path / "int8.pb")
-    with pytest.raises(FaceError, match=r"float net.*int8\.pb' rounds.*quantize_aware"):
+    with pytest.raises(FaceError, match=r"float net.*int8\.pb' has the fake quant.*quantize_aware"):
         pb_2_om.main([str(tmp_path / "int8.pb")])

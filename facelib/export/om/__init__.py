@@ -1,1 +1,1 @@
-"""Ascend: from optimized.pb to an .om, and the test of what the device computed. The scripts are in om/."""
+"""Ascend: optimized.pb to an .om, and the reader of what the device computed. The scripts are in om/."""

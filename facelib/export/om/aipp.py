@@ -1,7 +1,7 @@
-"""AIPP configurations: how an Ascend model is to make its input from uint8 pixels, on the device.
+"""AIPP configurations: how an Ascend device converts uint8 pixels to the input of the net.
 
-A text file of `key: value` in aipp_op { }. The device computes, channel by channel after an R/B swap,
-(pixel - mean_chn - min_chn) * var_reci_chn. Source: CANN manual, ATC, "AIPP configuration", its file template.
+A configuration is a text file with `key: value` lines in aipp_op { }. For each channel, after an R/B swap, the device
+computes (pixel - mean_chn - min_chn) * var_reci_chn. Source: CANN manual, ATC, "AIPP configuration", its file template.
 """
 
 import re
@@ -22,7 +22,7 @@ def read_aipp(path: Path) -> dict[str, str]:
     """The settings of the only aipp_op in `path`, as text.
 
     Raises:
-        FaceError: no such file, or no configuration of one static AIPP for 3-channel uint8 pixels.
+        FaceError: no such file, or not one static AIPP for 3-channel uint8 pixels.
     """
     path = require_file(path, "AIPP configuration")
     text = re.sub(r"#.*", "", path.read_text(errors="replace"))
@@ -31,26 +31,32 @@ def read_aipp(path: Path) -> dict[str, str]:
     for key, value in wanted.items():
         if settings.get(key, "false" if key == "csc_switch" else None) != value:
             raise FaceError(
-                f"Faces reach the device as RGB or BGR bytes: an AIPP configuration says {key}: {value}. "
-                f"'{path}' says {settings.get(key, 'nothing of it')}. Begin with om/aipp.cfg."
+                f"Faces reach the device as RGB or BGR bytes, so an AIPP configuration has {key}: {value}. "
+                f"'{path}' has {settings.get(key, 'no such line')}. Start from om/aipp.cfg."
             )
     if len(re.findall(r"aipp_op\s*\{", text)) != 1:
-        raise FaceError(f"A net with one input has one aipp_op {{ }}. '{path}' has another number. See om/aipp.cfg.")
+        raise FaceError(f"A net with one input has one aipp_op {{ }}. '{path}' has none or several. See om/aipp.cfg.")
     return settings
 
 
 def io_with_aipp(io: Io, path: Path) -> Io:
-    """How a net that is fed as `io` says is fed behind the AIPP of `path`: uint8, raw pixels, perhaps R and B swapped.
+    """How to feed a net with AIPP in front of it: uint8 raw pixels, with R and B swapped if AIPP swaps them.
+
+    Args:
+        io: how the net itself is fed.
+        path: the AIPP configuration.
 
     Raises:
-        FaceError: the AIPP does not give the net what `io` says it takes.
+        FaceError: the output of AIPP is not what the net takes.
     """
     settings = read_aipp(path)
     for key, size in (("src_image_size_h", io.size[0]), ("src_image_size_w", io.size[1])):
         if settings.get(key, str(size)) != str(size):
-            raise FaceError(f"The net takes {io.size[0]}x{io.size[1]}. '{path}' says {key}: {settings[key]}. Mend it.")
+            raise FaceError(
+                f"The net takes {io.size[0]}x{io.size[1]}. '{path}' has {key}: {settings[key]}. Correct it."
+            )
     if io.layout != "nhwc":
-        raise FaceError(f"AIPP here feeds NHWC nets. This one: {io.layout}.")
+        raise FaceError(f"AIPP feeds nets with layout NHWC. Received: {io.layout}. Leave --insert_op_conf out.")
     means, deviations = (np.broadcast_to(value, 3) for value in PIXEL_SCALINGS[io.pixels])
     for channel in range(3):
         mean, low, factor = (float(settings.get(f"{key}_{channel}", value)) for key, value in _NEUTRAL.items())
@@ -59,9 +65,9 @@ def io_with_aipp(io: Io, path: Path) -> Io:
         if abs(mean + low - shift) > 1e-3 or abs(factor / scale - 1) > 1e-3:
             why = "the net scales pixels itself" if io.pixels == "raw" else f"the net takes pixels as '{io.pixels}'"
             raise FaceError(
-                f"An AIPP gives the net what it takes, and {why}: channel {channel} needs min_chn {shift:g} and "
-                f"var_reci_chn {scale:.9g}. '{path}' says mean_chn {mean:g}, min_chn {low:g}, "
-                f"var_reci_chn {factor:.9g}. Mend it."
+                f"The output of AIPP is the input of the net, and {why}: channel {channel} needs min_chn {shift:g} "
+                f"and var_reci_chn {scale:.9g}. '{path}' has mean_chn {mean:g}, min_chn {low:g}, "
+                f"var_reci_chn {factor:.9g}. Correct it."
             )
     is_swapped = settings.get("rbuv_swap_switch", "false") == "true"
     colour = {"rgb": "bgr", "bgr": "rgb"}[io.colour] if is_swapped else io.colour

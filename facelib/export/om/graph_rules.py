@@ -1,7 +1,19 @@
-"""A graph for one face at a time: every size known before it runs. Names TensorFlow.
+"""What Ascend's converter (atc) needs of a graph: static shapes for one face, and operations that its parser knows.
 
-Our graphs take any number of faces, and so compute the shape of the last Reshape as they run: Shape, StridedSlice,
-Pack. With one face these are constants. What still depends on the data has no place on the chip.
+**Static shapes.** Graphs of this project take any number of faces, so they compute the shape of the last Reshape when
+they run: Shape, StridedSlice, Pack. For one face these become constants (`fix_shapes`). A shape that still depends on
+the data is refused, because atc takes static shapes only.
+
+**Operations.** atc takes "only the FrozenGraphDef format", no "inputs with dynamic shapes", and "only the operators
+listed in Operator Specifications" (Huawei EDOC1100164848; CANN 8.0 manual, ATC, general restrictions). Those lists come
+as one archive for each chip. The source of atc's TensorFlow parser is public, and `KNOWN_OPS` is taken from it:
+
+- `tensorflow_op_map` in parser/parser/common/op_map.cc of CANN's graph engine;
+- REGISTER_CUSTOM_OP(...).FrameworkType(TENSORFLOW).OriginOpType(...) in ops/built-in/framework/tf_plugin/ of CANN's
+  operator library, Apache-2.0, 2019 to 2022. Each operation below was looked up there.
+
+The table is not complete: the library registers several hundred operations, and these are the ones of convolutional
+nets. A chip may still refuse an operation in the table for its data type or size; only atc itself knows that.
 """
 
 from pathlib import Path
@@ -21,7 +33,7 @@ _PLUGINS = ("Abs", "Add", "AddN", "AddV2", "AvgPool", "BatchMatMul", "BatchMatMu
             "Neg", "Pack", "Pad", "PadV2", "Pow", "Prod", "RealDiv", "Relu", "Relu6", "Rsqrt", "Selu", "Sigmoid",
             "Slice", "Softmax", "Softplus", "Split", "SplitV", "Sqrt", "Square", "SquaredDifference", "StridedSlice",
             "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unpack")  # fmt: skip
-
+KNOWN_OPS = frozenset(_PARSER + _PLUGINS)
 _ASKS_SHAPE = ("Shape", "ShapeN", "Size", "Rank")
 
 
@@ -29,7 +41,7 @@ def input_shape(graph, input_name: str, path: Path) -> list[int]:
     """[1, H, W, C] of the Placeholder `input_name`.
 
     Raises:
-        FaceError: its height, width or channels are open, or its batch is fixed to another number.
+        FaceError: its height, width or channels are open, or its batch is a fixed number other than 1.
     """
     placeholder = next(node for node in graph.node if node.name == node_of(input_name))
     shape = placeholder.attr["shape"].shape
@@ -37,7 +49,7 @@ def input_shape(graph, input_name: str, path: Path) -> list[int]:
     if shape.unknown_rank or len(dims) != 4 or min(dims[1:]) < 1:
         shown = "unknown" if shape.unknown_rank else f"[{', '.join('?' if n < 1 else str(n) for n in dims)}]"
         raise FaceError(
-            f"Ascend needs static shapes: of the input, the batch alone may be open, [?, H, W, C]. "
+            f"Ascend needs static shapes: only the batch of the input may be open, [?, H, W, C]. "
             f"'{input_name}' of '{path}' is {shown}. Freeze the net with its size: python h5_2_pb.py MODEL.h5"
         )
     if dims[0] not in (-1, 0, 1):
@@ -54,13 +66,16 @@ def asks_shapes(graph, output_name: str) -> bool:
 
 
 def fix_shapes(graph, input_name: str, output_name: str, path: Path):
-    """The same graph for a batch of one, computed shapes replaced by constants.
+    """A GraphDef that computes the same for a batch of one, with computed shapes replaced by constants.
 
     Args:
+        graph: a frozen GraphDef.
+        input_name: of its Placeholder.
+        output_name: of its embedding.
         path: names the graph in errors.
 
     Raises:
-        FaceError: the sizes of some nodes depend on more than the batch. Names them.
+        FaceError: the sizes of some nodes depend on more than the batch; names them.
     """
     shape, target = input_shape(graph, input_name, path), node_of(output_name)
     fixed = prune(graph, [target])
@@ -79,9 +94,18 @@ def fix_shapes(graph, input_name: str, output_name: str, path: Path):
         more = f" and {len(unknown) - MAX_LISTED} more" if len(unknown) > MAX_LISTED else ""
         raise FaceError(
             f"Ascend needs static shapes. In '{path}' the sizes of {', '.join(unknown[:MAX_LISTED])}{more} are known "
-            f"only when it runs, even for a batch of 1. Take such ops out of the net, or name an --output before them."
+            f"only when it runs, even for a batch of 1. Remove these operations, or name an --output before them."
         )
     return fixed
+
+
+def find_unknown_ops(graph) -> dict[str, list[str]]:
+    """{operation: names of its nodes} for the operations of a GraphDef that are not in `KNOWN_OPS`, sorted."""
+    found: dict[str, list[str]] = {}
+    for node in graph.node:
+        if node.op not in KNOWN_OPS:
+            found.setdefault(node.op, []).append(node.name)
+    return dict(sorted(found.items()))
 
 
 def _with_known_shapes(graph):
@@ -98,7 +122,7 @@ def _with_known_shapes(graph):
 
 
 def _used(operation, target: str) -> list:
-    """The outputs of a node that matter: those of batch normalisation that are for training have no known shape."""
+    """The outputs that are read. Batch normalisation has others, for training, whose shape is unknown."""
     return [out for out in operation.outputs if out.consumers() or operation.name == target]
 
 
@@ -109,15 +133,3 @@ def _import(graph):
     with tf.Graph().as_default() as inside:
         tf.import_graph_def(graph, name="")
     return inside
-
-
-KNOWN_OPS = frozenset(_PARSER + _PLUGINS)
-
-
-def find_unknown_ops(graph) -> dict[str, list[str]]:
-    """{op: names of its nodes} of the ops in a GraphDef that the table has not, in order of their names."""
-    found: dict[str, list[str]] = {}
-    for node in graph.node:
-        if node.op not in KNOWN_OPS:
-            found.setdefault(node.op, []).append(node.name)
-    return dict(sorted(found.items()))

@@ -1,9 +1,12 @@
-"""What msame, Ascend's tool that runs a model over files, takes and leaves. Nothing here needs the tool.
+"""The files of msame, which runs an Ascend model over a folder: names of inputs, results, log. No msame is needed.
 
-From its source (Ascend/tools, msame/src, read in several versions): the files of a folder are taken in the order of
-their names, hidden ones left out; `X.bin` gives `X_output_<k>.bin` or `.txt`, k the number of the output, in a folder
-named by the time below --output; .bin holds raw values in the model's own type; .txt at most six digits a value,
-separated by blanks and newlines; a file whose execution fails is left out, and the tool goes on.
+From the source of msame (Ascend/tools, msame/src, several versions):
+
+- It reads the files of a folder in the order of their names, without hidden files.
+- `X.bin` gives `X_output_<k>.bin` or `.txt`, where k is the number of the output, in a folder below --output whose name
+  is the time.
+- .bin holds raw values in the model's type. .txt holds at most six digits for each value, separated by white space.
+- If the execution of a file fails, msame skips it and continues.
 """
 
 import re
@@ -30,24 +33,29 @@ _DTYPES = {2: np.float16, 4: np.float32, 8: np.float64}  # by bytes a value
 
 @dataclass(frozen=True)
 class Timing:
-    """Mean milliseconds of one execution, by msame's log; `without_first` is None after a single execution."""
+    """Times in msame's log.
+
+    Attributes:
+        average: mean of all executions, ms.
+        without_first: mean without the first execution, ms; None if there was only one.
+    """
 
     average: float
     without_first: float | None
 
     @property
     def ms(self) -> float:
-        """The figure to quote: the first execution also loads what the others find."""
+        """The time to report, ms: without the first execution, which is slower, where possible."""
         return self.average if self.without_first is None else self.without_first
 
 
 def stem_of(number: int, is_flipped: bool | int = False) -> str:
-    """The name, without suffix, of the input of face `number`."""
+    """File name without suffix of the input for face `number`."""
     return f"{number}{FLIP if is_flipped else ''}"
 
 
 def read_timing(text: str) -> Timing | None:
-    """The average-time lines of msame's log; None where it has none."""
+    """The average times in the text of msame's log; None if it has none."""
     average, without_first = _AVERAGE.findall(text), _WITHOUT_FIRST.findall(text)
     if not average:
         return None
@@ -55,14 +63,16 @@ def read_timing(text: str) -> Timing | None:
 
 
 def find_results(out_dir: Path) -> Path:
-    """The folder of results that `out_dir` names: itself, or the newest of the folders that msame made in it.
+    """The folder of results: `out_dir` itself, or the newest folder that msame made in it.
 
     Raises:
         FaceError: no such folder, or none with results.
     """
     out_dir = Path(out_dir)
     if not out_dir.is_dir():
-        raise FaceError(f"OUT_DIR is the folder msame wrote to. There is none at '{out_dir}'. Run om/om_eval.sh first.")
+        raise FaceError(
+            f"OUT_DIR is the folder that msame wrote to. '{out_dir}' is not a folder. Run om/om_eval.sh first."
+        )
     if any(_OUTPUT.fullmatch(file.name) for file in out_dir.iterdir()):
         return out_dir
     runs = sorted(folder for folder in out_dir.iterdir() if folder.is_dir() and _STAMP.fullmatch(folder.name))
@@ -75,15 +85,18 @@ def find_results(out_dir: Path) -> Path:
 
 
 def read_embeddings(folder: Path, num_faces: int, embedding_size: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
-    """The embeddings of faces 0 .. num_faces - 1, matched by name.
+    """Reads the embeddings of faces 0 .. num_faces - 1. Files are matched to faces by name.
 
     Args:
-        embedding_size: D; 0 = not known, which is enough for .txt files.
+        folder: of the results.
+        num_faces: N.
+        embedding_size: D; 0 = unknown, which is enough for .txt files.
 
-    Returns: float32 [N, D], and the same of the mirrored faces, or None where there are none.
+    Returns:
+        float32 [N, D] of the faces; the same of the mirrored faces, or None if there are no mirrored faces.
 
     Raises:
-        FaceError: files that are missing, double, foreign, of unequal or impossible size; names them.
+        FaceError: a result is missing, there twice, of no face or of the wrong size; names it.
     """
     files = _index(folder, num_faces)
     plain, flipped = ([files.get(stem_of(i, flip)) for i in range(num_faces)] for flip in (False, True))
@@ -101,7 +114,7 @@ def read_embeddings(folder: Path, num_faces: int, embedding_size: int = 0) -> tu
 def _index(folder: Path, num_faces: int) -> dict[str, Path]:
     """{stem: file} of the results in `folder`."""
     found: dict[str, Path] = {}
-    outputs, double, foreign = Counter(), [], []
+    outputs, doubles, strangers = Counter(), [], []
     for file in sorted(folder.iterdir()):
         match = _OUTPUT.fullmatch(file.name)
         if match is None:
@@ -109,24 +122,24 @@ def _index(folder: Path, num_faces: int) -> dict[str, Path]:
         stem = _STEM.fullmatch(match["stem"])
         outputs[match["k"]] += 1
         if stem is None or int(stem["number"]) >= num_faces:
-            foreign.append(file.name)
+            strangers.append(file.name)
             continue
         key = stem_of(int(stem["number"]), bool(stem["flip"]))
         if key in found:
-            double.append(f"{found[key].name} and {file.name}")
+            doubles.append(f"{found[key].name} and {file.name}")
         found[key] = file
     if len(outputs) > 1:
         raise FaceError(
             f"An embedder has one output. '{folder}' has results of {len(outputs)}, numbered {', '.join(outputs)}. "
             f"Convert the model with one: om/pb_2_om.sh sets --out_nodes."
         )
-    if foreign:
+    if strangers:
         raise FaceError(
-            f"Results are named after faces 0 to {num_faces - 1}. '{folder}' has {_named(foreign)}. Name the .bin that "
-            f"image2bin.py was given, or run msame into an empty folder."
+            f"Results are named after faces 0 to {num_faces - 1}. '{folder}' has {_named(strangers)}. Name the "
+            f".bin that image2bin.py was given, or run msame into an empty folder."
         )
-    if double:
-        raise FaceError(f"A face has one result. '{folder}' has {_named(double)}. Run msame into an empty folder.")
+    if doubles:
+        raise FaceError(f"A face has one result. '{folder}' has {_named(doubles)}. Run msame into an empty folder.")
     return found
 
 
@@ -135,7 +148,7 @@ def _refuse_gaps(folder: Path, files: Sequence[Path | None], is_flipped: bool) -
     if missing:
         raise FaceError(
             f"Every face has a result. In '{folder}' {len(missing):,} of {len(files):,} are missing: "
-            f"{_named(missing)}. msame goes on after a failed execution: look for [ERROR] in {LOG_NAME}."
+            f"{_named(missing)}. msame continues after a failed execution: look for [ERROR] in {LOG_NAME}."
         )
 
 
@@ -151,7 +164,7 @@ def _read(file: Path) -> bytes | np.ndarray:
         return data
     words = data.split()
     try:
-        if all(word.isdigit() for word in words):  # msame's older source prints the bits of float16, as 15360 for 1
+        if all(word.isdigit() for word in words):  # an older msame prints the bits of float16: 15360 for 1
             return np.array(words, np.uint16).view(np.float16)
         return np.array(words, np.float64)
     except (ValueError, OverflowError) as error:
@@ -163,13 +176,13 @@ def _deduce_size(row: bytes | np.ndarray, file: Path) -> int:
         return len(row)
     choices = [f"{len(row) // size} of {dtype.__name__}" for size, dtype in _DTYPES.items() if len(row) % size == 0]
     raise FaceError(
-        f"'{file}' has {len(row)} bytes: {' or '.join(choices)}? Say it: --embedding-size D, or --model X.om, which "
-        f"has a sidecar."
+        f"'{file}' has {len(row)} bytes, which may be {' or '.join(choices)}. Pass --embedding-size D, or --model X.om "
+        f"with its sidecar."
     )
 
 
 def _as_floats(row: bytes | np.ndarray, size: int, file: Path) -> np.ndarray:
-    """float32 [D] of one result, its type told by its length."""
+    """float32 [D] of one result. The length of a .bin tells its type."""
     if isinstance(row, bytes):
         dtype = _DTYPES.get(len(row) // size if len(row) % size == 0 else 0)
         if dtype is None:
@@ -179,5 +192,5 @@ def _as_floats(row: bytes | np.ndarray, size: int, file: Path) -> np.ndarray:
             )
         row = np.frombuffer(row, dtype)
     if len(row) != size:
-        raise FaceError(f"An embedding here has {size} values. '{file}' has {len(row)}. Run msame again.")
+        raise FaceError(f"Every embedding has {size} values. '{file}' has {len(row)}. Run msame again.")
     return row.astype(np.float32)

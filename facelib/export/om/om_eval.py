@@ -1,8 +1,9 @@
-"""Run an Ascend model over the inputs that image2bin.py wrote, by msame. Run by om/om_eval.sh.
+"""Run an Ascend model with msame over the inputs that image2bin.py wrote.
 
 ./om/om_eval.sh runs/demo/export/model.om bin_input om_output
 
-msame makes a folder named by the time in OUT_DIR; its log goes there too, as msame.log. Needs no TensorFlow.
+msame makes a folder in OUT_DIR whose name is the time. Its output is saved there too, as msame.log. Every input must
+have a result. TensorFlow is not needed.
 """
 
 import argparse
@@ -26,10 +27,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL.om", help="an Ascend model with one input and one output")
     add("bin_dir", type=Path, metavar="BIN_DIR", help="the folder that image2bin.py wrote")
-    add("out_dir", type=Path, metavar="OUT_DIR", help="where msame makes its folder")
+    add("out_dir", type=Path, metavar="OUT_DIR", help="msame makes a folder in it")
     add("--outfmt", choices=("BIN", "TXT"), default="BIN", help="TXT rounds to six digits (default: %(default)s)")
-    add("--device", type=int, metavar="ID", help="0 to 255 (default: msame's, 0)")
-    add("--loop", type=int, metavar="N", help="1 to 100; msame repeats single files only, over a folder it runs once")
+    add("--device", type=int, metavar="ID", help="0 to 255 (default: 0)")
+    add("--loop", type=int, metavar="N", help="1 to 100; msame ignores it for a folder")
     return parser.parse_args(argv)
 
 
@@ -45,29 +46,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(shlex.join(command), flush=True)
     if shutil.which("msame") is None:
         raise FaceError(
-            "msame is not on PATH. Build it from Ascend/tools (msame) where the device is, and run the line above "
-            "there: om/README.md."
+            "msame is not on PATH. Build it from Ascend/tools (msame) on the machine with the device, and run the line "
+            "above there. See docs/ascend.md."
         )
     folder = run_msame(command, args.out_dir)
     check_results(folder, inputs)
     timing = read_timing((folder / LOG_NAME).read_text(errors="replace"))
-    speed = f"{timing.ms:.2f} ms an execution by msame's log" if timing else "no average time in msame's log"
+    speed = f"{timing.ms:.2f} ms per execution by msame's log" if timing else "no average time in msame's log"
     print(f"{len(inputs):,} results in {folder}; {speed}")
     print(f"next: python om/calculate_om_acc.py {args.out_dir} FILE.bin --model {args.model}")
     return 0
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Refuses what msame would misread: it tells things apart by parts of their paths, and exits with 0."""
+    """Refuses paths that msame misreads: it searches the whole path for '.om' and '.bin', and exits with code 0."""
     require_file(args.model, "Ascend model")
     if ".om" not in str(args.model):
         raise FaceError(f"msame takes models named X.om. Received: '{args.model}'.")
     if not args.bin_dir.is_dir():
-        raise FaceError(f"No folder of inputs at '{args.bin_dir}'. Make it: python om/image2bin.py FILE.bin DIR")
+        raise FaceError(f"No folder of inputs at '{args.bin_dir}'. Write it: python om/image2bin.py FILE.bin DIR")
     if ".bin" in str(args.bin_dir) or "," in str(args.bin_dir):
         raise FaceError(
-            f"msame takes a path with '.bin' in it for one file, and a comma for the end of a path. Received: "
-            f"'{args.bin_dir}'. Name the folder otherwise."
+            f"msame reads a path with '.bin' in it as one file, and a comma as the end of a path. Received: "
+            f"'{args.bin_dir}'. Rename the folder."
         )
     for name, value, low, high in (("--device", args.device, 0, 255), ("--loop", args.loop, 1, 100)):
         if value is not None and not low <= value <= high:
@@ -75,29 +76,30 @@ def check_paths(args: argparse.Namespace) -> None:
 
 
 def check_inputs(model: Path, bin_dir: Path) -> list[str]:
-    """The stems of the inputs in `bin_dir`, each of the size that the model's sidecar says, where it has one."""
+    """The names without suffix of the inputs in `bin_dir`. Their size is checked if the model has a sidecar."""
     sidecar = check_sidecar(model)
     files = sorted(file for file in bin_dir.iterdir() if not file.name.startswith("."))
     if not files or any(file.suffix != ".bin" for file in files):
         found = next((file.name for file in files if file.suffix != ".bin"), "nothing")
-        raise FaceError(f"BIN_DIR holds .bin files alone: msame takes them all. '{bin_dir}' has {found}.")
+        raise FaceError(f"BIN_DIR holds only .bin files, because msame runs every file. '{bin_dir}' has {found}.")
     if sidecar:
         io = sidecar.io
         expected = io.size[0] * io.size[1] * 3 * np.dtype(io.dtype).itemsize
         for file in files:
             if file.stat().st_size != expected:
                 raise FaceError(
-                    f"'{model}' takes {expected:,} bytes of {io.dtype} a face. '{file}' has {file.stat().st_size:,}. "
-                    f"Write the inputs for this model: python om/image2bin.py FILE.bin DIR --model {model}"
+                    f"'{model}' takes {expected:,} bytes of {io.dtype} for each face. '{file}' has "
+                    f"{file.stat().st_size:,}. Write the inputs for this model: "
+                    f"python om/image2bin.py FILE.bin DIR --model {model}"
                 )
     return [file.stem for file in files]
 
 
 def run_msame(command: Sequence[str], out_dir: Path) -> Path:
-    """Runs msame, its words going to a log file; returns the folder it made, with the log in it.
+    """Runs msame with its output in a log file. Returns the folder that it made, with the log in it.
 
     Raises:
-        FaceError: it failed, or made no folder.
+        FaceError: msame failed, or made no folder.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     before = {path.name for path in out_dir.iterdir()}
@@ -109,19 +111,19 @@ def run_msame(command: Sequence[str], out_dir: Path) -> Path:
     made = sorted(path for path in out_dir.iterdir() if path.is_dir() and path.name not in before)
     if code != 0 or not made:
         last = log.read_text(errors="replace").strip().splitlines()[-1]
-        raise FaceError(f"msame failed (exit code {code}), its last line: {last[:200]}. All of it is in '{log}'.")
+        raise FaceError(f"msame failed (exit code {code}), its last line: {last[:200]}. The whole log is '{log}'.")
     log.rename(made[-1] / LOG_NAME)
     return made[-1]
 
 
 def check_results(folder: Path, stems: Sequence[str]) -> None:
-    """Raises unless every input has a result: msame goes on after a failed execution and exits with 0."""
+    """Checks that every input has a result: msame continues after a failed execution and exits with code 0."""
     done = {file.name.rpartition("_output_")[0] for file in folder.iterdir()}
     missing = [stem for stem in stems if stem not in done]
     if missing:
         more = f" and {len(missing) - MAX_NAMED:,} more" if len(missing) > MAX_NAMED else ""
         raise FaceError(
-            f"msame left out {len(missing):,} of {len(stems):,} inputs: {', '.join(missing[:MAX_NAMED])}{more}. "
+            f"msame skipped {len(missing):,} of {len(stems):,} inputs: {', '.join(missing[:MAX_NAMED])}{more}. "
             f"Look for [ERROR] in '{folder / LOG_NAME}'."
         )
 

@@ -1,8 +1,8 @@
-"""Convert a graph for Ascend: optimized.pb -> model.om (+ model.om.json). Run by om/pb_2_om.sh.
+"""Convert a graph for Ascend: optimized.pb -> model.om (+ model.om.json).
 
 ./om/pb_2_om.sh runs/demo/export/optimized.pb --soc_version Ascend310P3
 
-Checks the graph, prints the command of Huawei's converter, and runs it where atc is on PATH. More in om/README.md.
+Checks the graph, prints the command of Huawei's converter atc, and runs it if atc is on PATH. See docs/ascend.md.
 """
 
 import argparse
@@ -48,14 +48,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("graph", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
     add("out", type=Path, nargs="?", metavar="OUT", help="default: model.om beside IN.pb")
-    add("--input", metavar="NAME", help=f"of a graph without a sidecar (default: {INPUT})")
-    add("--output", metavar="NAME", help=f"of a graph without a sidecar (default: {OUTPUT})")
+    add("--input", metavar="NAME", help=f"input of a graph without a sidecar (default: {INPUT})")
+    add("--output", metavar="NAME", help=f"output of a graph without a sidecar (default: {OUTPUT})")
     add = parser.add_argument_group("passed on to atc").add_argument
-    add("--soc_version", default="Ascend310", help="the chip, as `npu-smi info` names it (default: %(default)s)")
+    add(
+        "--soc_version",
+        default="Ascend310",
+        help="the chip: Ascend and the name that `npu-smi info` shows (default: %(default)s)",
+    )
     add("--precision_mode", choices=PRECISION_MODES, default=PRECISION_MODES[0], help="default: %(default)s")
     add("--op_select_implmode", choices=IMPL_MODES, default=IMPL_MODES[0], help="default: %(default)s")
     add("--output_type", choices=("FP32", "FP16"), help="of the embedding (default: atc's choice)")
-    add("--insert_op_conf", type=Path, metavar="CFG", help="AIPP: the model eats uint8 pixels; see om/aipp.cfg")
+    add("--insert_op_conf", type=Path, metavar="CFG", help="AIPP: the model takes uint8 pixels; see om/aipp.cfg")
     add("--fusion_switch_file", type=Path, metavar="CFG", help="fusion rules to turn off")
     return parser.parse_args(argv)
 
@@ -83,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_names(graph, args.graph, io.input, io.output)
     if has_fake_quant(graph):
         raise FaceError(
-            f"atc takes a float net. '{args.graph}' rounds its values, as quantize_aware.py trained it to: convert the "
-            f"graph of the embedder.h5 that it was made from."
+            f"atc takes a float net. '{args.graph}' has the fake quantisation of quantize_aware.py. Convert the graph "
+            f"of the embedder.h5 that quantize_aware.py started from."
         )
     shape = input_shape(graph, io.input, args.graph)
     fed = replace(fed, size=(shape[1], shape[2]))
@@ -93,28 +97,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = atc_command(source, out, io, shape, args)
     print(f"the input is fixed to one face by --input_shape\n\n{shlex.join(command)}\n", flush=True)
     if shutil.which("atc") is None:
-        print("atc is not on PATH: run this line where CANN is installed, then take the model to the device")
+        print("atc is not on PATH: run this line where CANN is installed, then copy the model to the device")
         return 0
     run_atc(command, out)
     if sidecar:
         names = ("soc_version", "precision_mode", "op_select_implmode", "output_type")
         write_sidecar(out, kind="om", made_from=args.graph, io=fed, atc={name: getattr(args, name) for name in names})
-    print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: image2bin.py FILE.bin DIR --model {out}")
+    print(
+        f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: python om/image2bin.py FILE.bin DIR --model {out}"
+    )
     return 0
 
 
 def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path:
-    """`path` itself where nothing in the graph asks for a shape, else a copy beside `out` that takes one face.
+    """The graph file for atc: `path`, or a copy beside `out` that takes one face, if the graph computes shapes.
+
+    Args:
+        path: of the graph.
+        graph: its GraphDef.
+        io: names of its input and output.
+        out: the .om to make.
+        has_sidecar: whether the copy gets one too.
 
     Raises:
-        FaceError: dynamic shapes that one face does not settle.
+        FaceError: a shape that depends on more than the number of faces.
     """
     fixed = fix_shapes(graph, io.input, io.output, path)
     if not asks_shapes(graph, io.output):
         return path
     copy = out.with_name(f"{out.stem}_batch1.pb")
     if copy.resolve() == path.resolve():
-        raise FaceError(f"The copy for one face is a file of its own. Received: '{path}'. Name another OUT.")
+        raise FaceError(f"The copy for one face would overwrite '{path}'. Name another OUT.")
     run_one = open_graph(fixed, copy, io.input, io.output)
     pixels = to_model_input(parity_faces(tuple(input_shape(graph, io.input, path)[1:3])), io)
     check_parity(
@@ -125,28 +138,26 @@ def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path
     if has_sidecar:
         write_sidecar(copy, kind="batch1_pb", made_from=path, io=io)
     print(
-        f"wrote {copy}: the graph for one face, {len(graph.node)} -> {len(fixed.node)} nodes, no shape computed in it"
+        f"wrote {copy}: the graph for one face, {len(graph.node)} -> {len(fixed.node)} nodes, without computed shapes"
     )
     return copy
 
 
 def report_ops(graph, output_name: str) -> None:
-    """Prints which ops of the graph are not in the table of what atc's TensorFlow parser registers."""
+    """Prints the operations of the graph that atc's TensorFlow parser may not know."""
     graph = prune(graph, [node_of(output_name)])
     ops = sorted({node.op for node in graph.node})
     if not (unknown := find_unknown_ops(graph)):
-        print(f"all {len(ops)} kinds of ops are registered by Ascend's TensorFlow parser: {', '.join(ops)}")
+        print(f"all {len(ops)} kinds of operations are known to Ascend's TensorFlow parser: {', '.join(ops)}")
         return
     for op, names in unknown.items():
         more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-        print(f"warning: op {op} is not in the table of Ascend's parser: {', '.join(names[:MAX_LISTED])}{more}")
-    print(
-        "warning: atc may say 'No parser is registered'; facelib/export/om/graph_rules.py says where the table comes from"
-    )
+        print(f"warning: operation {op} is not in the table of Ascend's parser: {', '.join(names[:MAX_LISTED])}{more}")
+    print("warning: atc may say 'No parser is registered'. The source of the table: facelib/export/om/graph_rules.py")
 
 
 def atc_command(graph: Path, out: Path, io: Io, shape: Sequence[int], args: argparse.Namespace) -> list[str]:
-    """The converter's argv. Source: CANN manual, ATC, command-line options."""
+    """The command line of atc. Source: CANN manual, ATC, command-line options."""
     source, target = node_of(io.input), node_of(io.output)
     command = [
         "atc", f"--model={graph}", "--framework=3", f"--output={out.with_suffix('')}",
@@ -161,17 +172,17 @@ def atc_command(graph: Path, out: Path, io: Io, shape: Sequence[int], args: argp
 
 
 def run_atc(command: Sequence[str], out: Path) -> None:
-    """Runs the converter, whose words go to the terminal.
+    """Runs atc, with its output on the terminal.
 
     Raises:
-        FaceError: it failed, or left no model.
+        FaceError: atc failed, or wrote no model.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(command, check=False)
     if done.returncode != 0 or not out.is_file():
         raise FaceError(
-            f"atc failed (exit code {done.returncode}{'' if out.is_file() else f', no {out.name}'}): its own message "
-            f"stands above. om/README.md lists causes."
+            f"atc failed (exit code {done.returncode}{'' if out.is_file() else f', no {out.name}'}): its message is "
+            f"above. docs/ascend.md lists causes."
         )
 
 
