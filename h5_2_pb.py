@@ -2,7 +2,8 @@
 
 python h5_2_pb.py runs/demo/embedder.h5
 
-Input `input_1` (raw RGB pixels, any number of faces), output `embeddings` (before L2 normalisation).
+The input of the graph is `input_1`, raw RGB pixels of any number of faces. The output is `embeddings`, before L2
+normalisation.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     save_graph(graph, out)
     io = replace(io, input=INPUT, output=OUTPUT, size=size, embedding_size=model.outputs[0].shape[-1])
     write_sidecar(out, kind="frozen_pb", made_from=args.model, io=io, parity=parity_record(cosines))
-    print(f"{len(graph.node)} nodes; worst cosine to the model {cosines.min():.7f} on {len(cosines)} faces")
+    print(f"{len(graph.node)} nodes; worst cosine to the .h5 {cosines.min():.7f} on {len(cosines)} faces")
     print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: ./optimize_pb.sh {out}")
     return 0
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Optimise a frozen graph: ./optimize_pb.sh IN.pb [OUT.pb]   (--help says more)
-# Runs from any folder, with the project's .venv where there is one.
+# Optimise a frozen graph: ./optimize_pb.sh IN.pb [OUT.pb]   (more: --help)
+# Runs from any folder, with the project's .venv if there is one.
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
 python="$here/.venv/bin/python"

@@ -2,8 +2,8 @@
 
 python pb_2_onnx.py runs/demo/export/optimized.pb
 
-Takes an embedder.h5 too. Input `input_1` (raw RGB pixels, float32 [N, 112, 112, 3], any number of faces), output
-`embeddings` (before L2 normalisation): fed like every other artefact.
+It also takes an embedder.h5. The input is `input_1`, raw RGB pixels, float32 [N, 112, 112, 3], any number of faces. The
+output is `embeddings`, before L2 normalisation.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from facelib.tensorflow_env import quiet_tensorflow
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph, or an embedder.h5")
-    parser.add_argument("--out", type=Path, metavar="X", help="default: model.onnx in the run's export folder")
-    prelu_help = "PReLU as PRelu nodes, as other runtimes may like it; ONNX Runtime is half as fast then (default: no)"
+    parser.add_argument("--out", type=Path, metavar="X", help="default: export/model.onnx in the run")
+    prelu_help = "write PReLU as PRelu nodes for other runtimes; ONNX Runtime is half as fast then (default: no)"
     add = parser.add_argument
     add("--prelu-nodes", action=argparse.BooleanOptionalAction, default=False, help=prelu_help)
     add_io_flags(parser)
@@ -40,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or args.model.parent / ("export" if is_h5 else "") / "model.onnx"
     io = choose_io(check_sidecar(args.model), args)
     if io.layout != "nhwc":
-        raise FaceError(f"The graph to convert is NHWC. '{args.model}' is {io.layout}.")
+        raise FaceError(
+            f"The converter takes NHWC graphs. '{args.model}' is {io.layout}. Convert the graph of h5_2_pb.py."
+        )
     quiet_tensorflow()
     from facelib.export.freeze import freeze_file
-    from facelib.export.onnx import graph_to_onnx
+    from facelib.export.onnx.convert import graph_to_onnx
     from facelib.export.optimize import optimize
 
     graph = freeze_file(args.model)[1] if is_h5 else load_graph(args.model)

@@ -3,10 +3,10 @@
 python pb_2_tflite.py runs/demo/export/optimized.pb --mode int8 --calibration DATA
 
 float    float32 throughout
-fp16     weights stored in 16 bits, half the size
-dynamic  weights in int8 but for the few of depthwise kernels, activations quantised as they come, a third of the size
-int8     all integer: uint8 pixels in, int8 embedding out (--edges for other types); ranges measured on --calibration
-         crops, or those that quantize_aware.py trained; says which layers lose most, and draws it
+fp16     weights stored in 16 bits: half the size
+dynamic  weights in int8, except depthwise kernels; activations are quantised at run time: a third of the size
+int8     all integer: uint8 pixels in, int8 embedding out (--edges for other types). Ranges are measured on the crops of
+         --calibration, or come from quantize_aware.py. Prints and draws which layers lose most
 """
 
 import argparse
@@ -20,9 +20,9 @@ from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
-from facelib.export.layer_errors import draw, layer_errors, worst
 from facelib.export.parity import check_parity, parity_faces
-from facelib.export.tflite import EDGES, MODES, Wanted, convert
+from facelib.export.tflite.convert import EDGES, MODES, TfliteOptions, graph_to_tflite
+from facelib.export.tflite.layer_errors import LayerError, draw, layer_errors, worst
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import check_names, input_size, load_graph, node_of, open_graph
@@ -33,8 +33,8 @@ from facelib.tensorflow_env import quiet_tensorflow
 NUM_PARITY_CROPS = 32
 NUM_LAYER_CROPS = 16
 ASK_FOR_CROPS = (
-    "int8 needs real crops to measure ranges on. Pass --calibration DATA: the data directory of the training, a folder "
-    "of 112x112 crops, or a .bin."
+    "int8 needs real crops to measure ranges on. Pass --calibration DATA: the training's data directory, a folder of "
+    "112x112 crops, or a .bin."
 )
 
 
@@ -45,14 +45,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="X", help="default: model_<mode>.tflite beside IN.pb")
     add = parser.add_argument_group("int8").add_argument
     calibration_help = (
-        "a data directory, TFRecords, folder of crops or .bin: needed unless the net was trained for int8"
+        "a data directory, TFRecords, folder of crops or .bin; not needed if the net was trained for int8"
     )
     add("--calibration", type=Path, metavar="DATA", help=calibration_help)
-    add("--num-calibration", type=int, default=300, metavar="N", help="crops (default: %(default)s)")
-    add("--seed", type=int, default=0, help="which crops (default: %(default)s)")
-    edges_help = "input: uint8 pixels, int8 (pixels - 128), or float32 pixels and a float32 embedding (default: uint8)"
+    add("--num-calibration", type=int, default=300, metavar="N", help="number of crops (default: %(default)s)")
+    add("--seed", type=int, default=0, help="chooses the crops (default: %(default)s)")
+    edges_help = "uint8: pixels; int8: pixels - 128; float: float32 pixels and embedding (default: %(default)s)"
     add("--edges", choices=tuple(EDGES), default="uint8", help=edges_help)
-    keep_help = "beginnings of names of layers to compute in float, such as those that lose most"
+    keep_help = "compute layers in float whose names begin so, such as those that lose most"
     add("--keep-float", nargs="+", action="extend", default=[], metavar="LAYER", help=keep_help)
     add_io_flags(parser)
     return parser.parse_args(argv)
@@ -75,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_int8, is_trained = args.mode == "int8", has_fake_quant(graph)
     if is_int8 and crops is None and not is_trained:
         raise FaceError(ASK_FOR_CROPS)
-    wanted = Wanted(args.mode, None if is_trained else crops, args.edges, tuple(args.keep_float))
+    options = TfliteOptions(args.mode, None if is_trained else crops, args.edges, tuple(args.keep_float))
     shape = (1, *size, 3)
-    model = convert(graph if is_int8 else plain, io, shape, wanted)
+    model = graph_to_tflite(graph if is_int8 else plain, io, shape, options)
     lite = Lite(model, input=io.input, output=io.output)
     if is_int8:
         check_edges(lite, args)
@@ -88,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cosines = check_parity(f"'{out}' and '{args.model}'", kind, embed_one_by_one(lite), run, pixels)
     record = {}
     if is_int8:
-        errors = layer_errors(convert(plain, io, shape, Wanted("float")), model, pixels[:NUM_LAYER_CROPS])
+        errors = layer_errors(
+            graph_to_tflite(plain, io, shape, TfliteOptions("float")), model, pixels[:NUM_LAYER_CROPS]
+        )
         record = {
             "calibration": None if is_trained else calibration,
             "keep_float": args.keep_float,
@@ -97,49 +99,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_bytes(out, model)
     io = replace(io, size=size, dtype=EDGES[args.edges][0] if is_int8 else "float32")
     write_sidecar(out, kind=kind, made_from=args.model, io=io, parity=parity_record(cosines), **record)
-    on = "toy faces" if crops is None else "crops"
+    on = "synthetic faces" if crops is None else "crops"
     if is_int8:
         how = "trained" if is_trained else f"measured on {calibration['count']} crops of {args.calibration}"
         print(f"ranges {how}; {EDGES[args.edges][0]} in, {EDGES[args.edges][1]} out")
-        picture = out.with_suffix(".layers.png")
-        write_bytes(picture, draw(errors))
-        print(f"layers that lose most, on {min(len(faces), NUM_LAYER_CROPS)} {on} ({picture}):")
-        print("\n".join(f"  {e.layer} ({e.operation}) -{e.lost:.4f}, cosine {e.cosine:.4f}" for e in worst(errors)))
+        report_layers(errors, out.with_suffix(".layers.png"), f"{min(len(faces), NUM_LAYER_CROPS)} {on}")
     print(f"cosine to the graph on {len(cosines)} {on}: worst {cosines.min():.6f}, mean {cosines.mean():.6f}")
     print(f"wrote {out} ({len(model) / 2**20:.2f} MiB); next: python tflite_test.py {out}")
     return 0
 
 
 def check_request(args: argparse.Namespace, io: Io) -> None:
-    """Refuses what no conversion can give, before the long imports."""
+    """Refuses impossible requests before the slow imports."""
     is_int8 = args.mode == "int8"
     if is_int8 and io.pixels != "raw":
         raise FaceError(f"An int8 model takes raw pixels 0..255. '{args.model}' takes {io.pixels}. Use --mode dynamic.")
     if io.layout != "nhwc":
         raise FaceError(f"TFLite models are NHWC. '{args.model}' is {io.layout}.")
     if not is_int8 and (args.edges != "uint8" or args.keep_float):
-        raise FaceError(f"--edges and --keep-float are of --mode int8. Received: --mode {args.mode}.")
+        raise FaceError(f"--edges and --keep-float need --mode int8. Received: --mode {args.mode}.")
 
 
 def check_edges(lite: Lite, args: argparse.Namespace) -> None:
-    """Raises unless the model's input and output are of the types asked for, and an integer input of scale 1."""
+    """Checks that input and output have the requested types, and that an integer input has scale 1.
+
+    Raises:
+        FaceError: they do not.
+    """
     found = (lite.dtype.name, lite.output_dtype.name)
     zero_point = {"uint8": 0, "int8": -128}.get(found[0])
     if found == EDGES[args.edges] and (zero_point is None or (lite.scale, lite.zero_point) == (1.0, zero_point)):
         return
     if args.keep_float and "float32" in found:
         raise FaceError(
-            f"A model with --edges {args.edges} begins and ends in integers, and --keep-float keeps its first or last "
-            f"layer in float. Leave that layer out, or use --edges float."
+            f"With --edges {args.edges} the first and last layers compute in integers, but --keep-float names one of "
+            f"them. Leave that layer out, or use --edges float."
         )
     raise FaceError(
-        f"An int8 model takes pixels of scale 1, as {EDGES[args.edges][0]}. From '{args.model}' TFLite made {found[0]} "
-        f"of scale {lite.scale}, zero point {lite.zero_point}: the graph must begin with raw pixels as float32."
+        f"The input of an int8 model is {EDGES[args.edges][0]} pixels with scale 1. From '{args.model}' TFLite made "
+        f"{found[0]} with scale {lite.scale}, zero point {lite.zero_point}: the graph must take raw pixels, float32."
     )
 
 
+def report_layers(errors: Sequence[LayerError], picture: Path, faces: str) -> None:
+    """Draws the error of each layer and prints the layers that lose most; `faces` says on what they were measured."""
+    write_bytes(picture, draw(errors))
+    print(f"layers that lose most, on {faces} ({picture}):")
+    print("\n".join(f"  {e.layer} ({e.operation}) -{e.lost:.4f}, cosine {e.cosine:.4f}" for e in worst(errors)))
+
+
 def embed_one_by_one(lite: Lite) -> Callable[[np.ndarray], np.ndarray]:
-    """The interpreter of batch 1 as a function of [N, H, W, 3]."""
+    """An interpreter with batch 1 as a function of [N, H, W, 3]."""
     return lambda pixels: np.concatenate([lite(face[None]) for face in pixels])
 
 

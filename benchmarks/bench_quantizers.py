@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from facelib.cli import run_cli
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
-from facelib.export.tflite import Wanted, convert
+from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
 from facelib.model_input import Io
 from facelib.runtimes.frozen_graph import load_graph
 from facelib.runtimes.tflite import Lite
@@ -43,10 +43,10 @@ def main(argv=None) -> int:
     faces, _ = load_crops(args.faces, 300, 1)
     quiet_tensorflow()
     graph = load_graph(args.graph)
-    full = convert(graph, Io(), SHAPE, Wanted("float"))
+    full = graph_to_tflite(graph, Io(), SHAPE, TfliteOptions("float"))
     models = {
         "float": full,
-        "tensorflow": convert(graph, Io(), SHAPE, Wanted("int8", crops)),
+        "tensorflow": graph_to_tflite(graph, Io(), SHAPE, TfliteOptions("int8", crops)),
         "ai-edge-quantizer": quantize(graph, crops),
     }
     lites = {name: Lite(model) for name, model in models.items()}

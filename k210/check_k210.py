@@ -2,7 +2,7 @@
 
 python k210/check_k210.py runs/k210/export/model_float.tflite
 
-An error must change before k210/tflite_2_kmodel.py takes the model. A note is a layer that works, on the CPU.
+k210/tflite_2_kmodel.py refuses a model with an error. A note is a layer that runs on the CPU, not on the KPU.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from facelib.runtimes.tflite import read_ops
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("model", type=Path, metavar="X.tflite", help="a float model of pb_2_tflite.py")
+    parser.add_argument("model", type=Path, metavar="X.tflite", help="a float model that pb_2_tflite.py made")
     return parser.parse_args(argv)
 
 
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         number = f"{len(lint.errors)} errors, the first" if len(lint.errors) > 1 else "an error"
         raise FaceError(f"The K210 does not take '{args.model}': {number} in {lint.errors[0].layer}. See above.")
     print(
-        f"{lint.on_kpu} convolutions for the KPU, whose largest maps take {lint.kpu_bytes / 2**20:.2f} of 2 MiB "
-        f"({lint.kpu_layer}); for the CPU {len(lint.notes)}; RAM at least {lint.ram_bytes / 2**20:.2f} of 6 MiB"
+        f"KPU: {lint.on_kpu} convolutions, at most {lint.kpu_bytes / 2**20:.2f} of 2 MiB ({lint.kpu_layer}); "
+        f"CPU: {len(lint.notes)} layers; RAM: at least {lint.ram_bytes / 2**20:.2f} of 6 MiB"
     )
     print(f"next: python k210/tflite_2_kmodel.py {args.model} --calibration DATA")
     return 0

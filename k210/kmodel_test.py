@@ -1,9 +1,9 @@
-"""Test a .kmodel in nncase's simulator of the K210: the table and report of evaluate_data.py, and the float net beside.
+"""Test a .kmodel in nncase's simulator of the K210: table and report of evaluate_data.py, cosine to the float model.
 
 python k210/kmodel_test.py runs/k210/export/model.kmodel --valid lfw.bin --pairs 600
 
-A face takes half a second, so 600 pairs stand for the set: as many of each fold, half of them genuine, always the same
-ones. `--pairs 600` gives them to every other test script too; a gate wants its --against report made with them.
+A face takes half a second, so the test uses 600 pairs of the set, always the same: 30 genuine and 30 impostor pairs of
+each fold. Make the report for --against with `--pairs 600` too; every test script takes that flag.
 """
 
 import argparse
@@ -27,14 +27,17 @@ from facelib.sidecar import read_sidecar
 from facelib.unit_vectors import row_cosines
 
 NUM_PAIRS = 600
-FAR = 1e-2  # what 300 impostor pairs can show
+FAR = 1e-2  # 300 impostor pairs are enough for it
 MIN_COSINE = 0.985
 
 
 class BesideFloat(KmodelEmbedder):
-    """A `KmodelEmbedder` that runs the .tflite it was made from on the same faces.
+    """A `KmodelEmbedder` that also runs the float .tflite it was compiled from, and compares the embeddings.
 
-    mean_cosine: of the two, over all distinct faces so far; None where the .tflite is not there.
+    Args:
+        path: the .kmodel file.
+        io: how it is fed.
+        threads: number of simulators.
     """
 
     def __init__(self, path: Path, io: Io, threads: int = 1):
@@ -45,10 +48,12 @@ class BesideFloat(KmodelEmbedder):
 
     @property
     def mean_cosine(self) -> float | None:
+        """Mean cosine to the float model over all distinct faces so far; None if the .tflite is missing."""
         return float(np.mean(list(self._cosines.values()))) if self._cosines else None
 
     @property
     def num_faces(self) -> int:
+        """Number of distinct faces so far."""
         return len(self._cosines)
 
     def raw(self, images: np.ndarray) -> np.ndarray:
@@ -60,7 +65,7 @@ class BesideFloat(KmodelEmbedder):
 
 
 def find_parent(kmodel: Path) -> Path | None:
-    """The .tflite that the sidecar names, if it is where that says and was not changed."""
+    """The .tflite that the sidecar names, if it is there and unchanged; else None."""
     sidecar = read_sidecar(kmodel)
     named = (sidecar.rest.get("made_from") or {}) if sidecar else {}
     path = Path(kmodel).parent / named.get("path", "")
@@ -69,13 +74,13 @@ def find_parent(kmodel: Path) -> Path | None:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    cosine_help = "fail when the mean to the float net is lower (default: %(default)s)"
+    cosine_help = "fail if the mean cosine to the float model is lower (default: %(default)s)"
     parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="COSINE", help=cosine_help)
     parser.set_defaults(pairs=NUM_PAIRS)
     args = parser.parse_args(argv)
     args.far = args.far or [FAR]
     if not -1 <= args.min_cosine <= 1:
-        raise FaceError(f"A cosine is from -1 to 1. Received: --min-cosine {args.min_cosine:g}.")
+        raise FaceError(f"A cosine is between -1 and 1. Received: --min-cosine {args.min_cosine:g}.")
     return args
 
 
@@ -94,13 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             embedder.close()
     mean = opened[0].mean_cosine
     if mean is None:
-        print("no cosine to the float net: the .tflite that the sidecar names is not there")
+        print("no cosine to the float model: the .tflite that the sidecar names is missing or was changed")
         return 0
     print(f"mean cosine to {opened[0].float_net.name} on {opened[0].num_faces} faces: {mean:.4f}")
     if mean < args.min_cosine:
         raise FaceError(
-            f"A kmodel embeds as its float net does: mean cosine >= {args.min_cosine:g}. '{args.model}': {mean:.4f}. "
-            f"Calibrate on other or more crops: python k210/tflite_2_kmodel.py X.tflite --calibration DATA"
+            f"A kmodel must give the embeddings of its float model: mean cosine >= {args.min_cosine:g}. Received: "
+            f"{mean:.4f} for '{args.model}'. Calibrate on other or more crops: "
+            f"python k210/tflite_2_kmodel.py X.tflite --calibration DATA"
         )
     return 0
 

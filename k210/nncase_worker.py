@@ -1,8 +1,9 @@
-"""nncase's part, run by k210/.venv (Python 3.10, NumPy and nncase alone) for facelib/runtimes/kmodel.py; no script for users.
+"""The worker that runs nncase in k210/.venv (Python 3.10, NumPy and nncase only). Not a script for users.
 
-compile FOLDER     model.tflite, crops.npy (uint8 [N, 3, H, W]) and settings.json -> model.kmodel; the report on stdout
-simulate KMODEL    a line of JSON about the model on stdout, then for every image on stdin (uint8 [3, H, W]) its
-                   embedding (float32 [D]) on stdout, until stdin ends
+compile FOLDER     reads model.tflite, crops.npy (uint8 [N, 3, H, W]) and settings.json; writes model.kmodel; prints
+                   nncase's report (called by facelib/export/k210/compile.py)
+simulate KMODEL    prints a line of JSON about the model; then reads images from stdin (uint8 [3, H, W]) and writes the
+                   embedding of each (float32 [D]) to stdout (called by facelib/runtimes/kmodel.py)
 """
 
 import json
@@ -34,7 +35,7 @@ def compile_model(folder: Path) -> None:
 
 def simulate(path: Path) -> None:
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # the library greets on stdout
+    os.dup2(2, 1)  # nncase prints a greeting on stdout
     import nncase
     import numpy as np
 

@@ -2,8 +2,8 @@
 
 python k210/tflite_2_kmodel.py runs/k210/export/model_float.tflite --calibration DATA
 
-The kmodel takes raw pixels, uint8 [1, 3, 112, 112], RGB, planar as the K210's camera delivers them, and gives the
-embedding in float32, before L2 normalisation. nncase (make k210) quantises it with ranges measured on crops.
+The kmodel takes raw pixels, uint8 [1, 3, 112, 112], RGB, in three planes as the K210's camera delivers them. It gives
+the embedding in float32, before L2 normalisation. nncase (make k210) measures the 8-bit ranges on crops.
 """
 
 import argparse
@@ -36,11 +36,11 @@ NUM_SIMULATORS = 2
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("model", type=Path, metavar="X.tflite", help="a float model that k210/check_k210.py passes")
+    add("model", type=Path, metavar="X.tflite", help="a float model that passes k210/check_k210.py")
     calibration_help = "real crops to measure ranges on: a data directory, TFRecords, folder of crops or .bin"
     add("--calibration", type=Path, metavar="DATA", help=calibration_help)
-    add("--num-calibration", type=int, default=100, metavar="N", help="crops (default: %(default)s)")
-    add("--seed", type=int, default=0, help="which crops (default: %(default)s)")
+    add("--num-calibration", type=int, default=100, metavar="N", help="number of crops (default: %(default)s)")
+    add("--seed", type=int, default=0, help="chooses the crops (default: %(default)s)")
     add("--out", type=Path, metavar="X", help="default: model.kmodel beside X.tflite")
     add_io_flags(parser)
     return parser.parse_args(argv)
@@ -52,18 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_model(args.model)
     if args.calibration is None:
         raise FaceError(
-            "The K210 computes with 8 bits, and their ranges are measured on real crops. Pass --calibration DATA: the "
-            "data directory of the training, a folder of 112x112 crops, or a .bin."
+            "The K210 computes with 8 bits, and the ranges are measured on real crops. Pass --calibration DATA: the "
+            "training's data directory, a folder of 112x112 crops, or a .bin."
         )
     io = choose_io(check_sidecar(args.model), args)
     if (io.pixels, io.layout) != ("raw", "nhwc"):
         raise FaceError(
-            f"A kmodel takes raw pixels, from a .tflite that takes them too. '{args.model}' takes {io.pixels}, "
-            f"{io.layout}."
+            f"A kmodel is compiled from a .tflite that takes raw pixels, NHWC. '{args.model}' takes {io.pixels}, "
+            f"{io.layout}. Convert the graph of h5_2_pb.py."
         )
     nncase_python()
     crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size)
-    print(f"compiling with {len(crops)} crops of {args.calibration}; it takes some 0.3 s a crop")
+    print(f"compiling with {len(crops)} crops of {args.calibration}: about 0.3 s per crop")
     kmodel = compile_kmodel(args.model, crops[..., ::-1] if io.colour == "bgr" else crops)
     used = ", ".join(f"{name} {size:,}" for name, size in kmodel.memory.items() if name != "total")
     print(f"RAM {kmodel.memory['total']:,} of {RAM_BYTES:,} bytes: {used}")
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_model(path: Path) -> None:
-    """Refuses what the K210 does not take, with the first reason."""
+    """Refuses a model that does not fit the K210, with the first reason."""
     errors = check_ops(read_ops(path)).errors
     if errors:
         more = f" {len(errors) - 1} more: python k210/check_k210.py {path}" if len(errors) > 1 else ""
@@ -91,7 +91,15 @@ def check_model(path: Path) -> None:
 
 
 def compare(kmodel: Path, io: Io, tflite: Path, tflite_io: Io, crops: np.ndarray) -> np.ndarray:
-    """float64 [N]: how alike simulator and float model embed crops, uint8 [N, H, W, 3]."""
+    """Cosines between simulator and float model, float [N].
+
+    Args:
+        kmodel: the compiled model.
+        io: how it is fed.
+        tflite: the float model.
+        tflite_io: how that is fed.
+        crops: uint8 [N, H, W, 3], RGB.
+    """
     simulated = KmodelEmbedder(kmodel, io, NUM_SIMULATORS)
     try:
         return row_cosines(simulated(crops), TfliteEmbedder(tflite, tflite_io)(crops))

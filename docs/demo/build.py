@@ -49,7 +49,10 @@ RUNTIME = {
     },
     "@mediapipe/face_detection/face_detection_short_range.tflite": "face_detector.tflite",
 }
-EXAMPLES = (("the same person", ((0, 0), (0, 1))), ("two people", ((0, 0), (1, 0))))  # (identity, picture) of toy faces
+EXAMPLES = (
+    ("the same person", ((0, 0), (0, 1))),
+    ("two people", ((0, 0), (1, 0))),
+)  # (identity, picture) of synthetic faces
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,7 @@
-"""Graphs of nets that were trained for int8: the roundings in them, and the same graph without. Names TensorFlow."""
+"""Removes fake quantisation from the graph of a net that was trained for int8, for every target but int8 TFLite.
+
+Quantisation-aware training (tools/quantize_aware.py) leaves FakeQuant nodes, which round values as int8 will.
+"""
 
 from collections.abc import Sequence
 
@@ -9,15 +12,19 @@ _OPS = ("FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs")
 
 
 def has_fake_quant(graph) -> bool:
-    """Whether the net was trained for int8."""
+    """Whether the net was trained for int8: the graph has fake quantisation."""
     return any(node.op in _OPS for node in graph.node)
 
 
 def without_fake_quant(graph, output: str, layers: Sequence[str] | None = None):
-    """A GraphDef whose values pass unrounded: for float artefacts, or of some layers for a mixed one.
+    """A copy of the GraphDef in which FakeQuant nodes are replaced by Identity.
+
+    If all layers are taken, the two halves of a split global depthwise convolution are joined again too.
 
     Args:
-        output: node that the result is pruned to.   layers: beginnings of layer names; None = all.
+        graph: GraphDef.
+        output: node name that the result is pruned to.
+        layers: prefixes of layer names; None = all layers.
     """
     import tensorflow as tf
 

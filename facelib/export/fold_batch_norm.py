@@ -1,7 +1,7 @@
-"""Folds what optimize_for_inference leaves of batch normalisation. Names TensorFlow.
+"""Folds batch normalisation into convolutions, where TensorFlow's optimize_for_inference leaves it.
 
-Exact up to rounding: constants are computed once, `conv(x, w) * s` becomes `conv(x, w * s)`, and a FusedBatchNorm
-without a convolution before it becomes one multiplication and one addition. Everything else stays as it is.
+Exact up to rounding. Constants are computed once, `conv(x, w) * s` becomes `conv(x, w * s)`, and a FusedBatchNorm
+without a convolution before it becomes one multiplication and one addition. All other nodes stay as they are.
 """
 
 import numpy as np
@@ -14,14 +14,18 @@ _PURE = ("Rsqrt", "Sqrt", "Square", "Add", "AddV2", "Sub", "Mul", "RealDiv", "Ne
          "ConcatV2", "Prod")  # fmt: skip
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
-MAX_FOLDED_BYTES = 64 << 20
+MAX_FOLDED_BYTES = 64 << 20  # a larger constant stays a computation
 
 
 def fold_batch_norms(graph, output: str):
-    """A GraphDef that gives the same `output` (node name) without Rsqrt and FusedBatchNorm* nodes.
+    """A GraphDef that computes the same `output` without Rsqrt and FusedBatchNorm* nodes.
+
+    Args:
+        graph: a frozen GraphDef, NHWC.
+        output: node name.
 
     Raises:
-        FaceError: a batch normalisation that has no constant statistics.
+        FaceError: a batch normalisation whose statistics are not constants.
     """
     graph = fold_constants(graph, output)
     graph = prune(_replace_batch_norms(graph), [output])
@@ -29,7 +33,7 @@ def fold_batch_norms(graph, output: str):
 
 
 def fold_constants(graph, output: str):
-    """Replaces every pure node whose inputs are all constants by its value."""
+    """A GraphDef in which every pure node with constant inputs is replaced by its value; `output` is a node name."""
     import tensorflow as tf
 
     constant, folded = {node.name for node in graph.node if node.op == "Const"}, []
@@ -50,6 +54,33 @@ def fold_constants(graph, output: str):
         for node in graph.node
     ]
     return prune(with_nodes(graph, kept), [output])
+
+
+def constants_of(graph) -> dict[str, np.ndarray]:
+    """{node name: value} of every constant of a GraphDef."""
+    import tensorflow as tf
+
+    return {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in graph.node if node.op == "Const"}
+
+
+def constant_node(name: str, value: np.ndarray):
+    """A Const node that holds `value`."""
+    import tensorflow as tf
+
+    node = tf.compat.v1.NodeDef(name=name, op="Const")
+    tensor = tf.make_tensor_proto(value)
+    node.attr["dtype"].type = tensor.dtype
+    node.attr["value"].tensor.CopyFrom(tensor)
+    return node
+
+
+def with_nodes(graph, nodes):
+    """A GraphDef with these nodes and the versions and function library of `graph`."""
+    result = type(graph)()
+    result.versions.CopyFrom(graph.versions)
+    result.library.CopyFrom(graph.library)
+    result.node.extend(nodes)
+    return result
 
 
 def _replace_batch_norms(graph):
@@ -79,7 +110,7 @@ def _replace_batch_norms(graph):
 
 
 def _scale_convolutions(graph, output: str):
-    """conv(x, w) * s -> conv(x, w * s), where nothing else reads the convolution and `s` is one number a channel."""
+    """conv(x, w) * s -> conv(x, w * s), if nothing else reads the convolution and `s` has one number a channel."""
     by_name, constants, uses = {node.name: node for node in graph.node}, constants_of(graph), _count_uses(graph)
     nodes = []
     for node in graph.node:
@@ -99,7 +130,7 @@ def _scale_convolutions(graph, output: str):
 
 
 def _scaled_convolution(node, by_name, constants, uses):
-    """(convolution node, scale [C]) when `node` is such a product, else None."""
+    """(convolution node, scale [C]) if `node` is the product of the two and can be folded, else None."""
     if node.op != "Mul" or len(node.input) != 2:
         return None
     for reference, other in ((node.input[0], node.input[1]), (node.input[1], node.input[0])):
@@ -113,24 +144,6 @@ def _scaled_convolution(node, by_name, constants, uses):
         if scale.size == channels and scale.shape[-1:] == (channels,):
             return convolution, scale
     return None
-
-
-def constants_of(graph) -> dict[str, np.ndarray]:
-    """{node name: value} of every constant of a GraphDef."""
-    import tensorflow as tf
-
-    return {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in graph.node if node.op == "Const"}
-
-
-def constant_node(name: str, value: np.ndarray):
-    """A Const node."""
-    import tensorflow as tf
-
-    node = tf.compat.v1.NodeDef(name=name, op="Const")
-    tensor = tf.make_tensor_proto(value)
-    node.attr["dtype"].type = tensor.dtype
-    node.attr["value"].tensor.CopyFrom(tensor)
-    return node
 
 
 def _binary(op: str, name: str, first: str, second: str):
@@ -150,7 +163,7 @@ def _count_uses(graph) -> dict[str, int]:
 
 
 def _sorted_nodes(graph) -> list:
-    """The nodes, each after its inputs."""
+    """The nodes of `graph`, inputs first."""
     nodes, done, ordered = {node.name: node for node in graph.node}, set(), []
     stack = [(node.name, False) for node in reversed(graph.node)]
     while stack:
@@ -164,12 +177,3 @@ def _sorted_nodes(graph) -> list:
         stack.append((name, True))
         stack += [(node_of(reference), False) for reference in nodes[name].input if node_of(reference) not in done]
     return ordered
-
-
-def with_nodes(graph, nodes):
-    """A GraphDef like `graph` with other nodes."""
-    result = type(graph)()
-    result.versions.CopyFrom(graph.versions)
-    result.library.CopyFrom(graph.library)
-    result.node.extend(nodes)
-    return result

@@ -1,4 +1,4 @@
-"""From an .h5 file to a frozen graph: what a model must be for it. Names TensorFlow, through Keras."""
+"""Freezes a Keras model (.h5) as a TensorFlow graph, after checking that it is an embedder that can be exported."""
 
 from pathlib import Path
 
@@ -8,7 +8,10 @@ from facelib.runtimes.keras_h5 import check_model, in_float32, load_model
 
 
 def freeze_file(path: Path):
-    """(Keras model computing in float32, its GraphDef, (height, width) of its input in pixels).
+    """Loads and freezes the embedder at `path`.
+
+    Returns:
+        The Keras model, computing in float32; its GraphDef; (height, width) of its input in pixels.
 
     Raises:
         FaceError: no embedder of RGB images, or PReLU slopes above 1.
@@ -20,14 +23,14 @@ def freeze_file(path: Path):
 
 
 def check_slopes(model, path: Path) -> None:
-    """Refuses PReLU slopes above 1: our graph says max(x, slope * x), which is PReLU only up to there."""
+    """Refuses PReLU slopes above 1. The graph computes max(x, slope * x), which equals PReLU up to slope 1 only."""
     from facelib.models.layers import PReLU
 
     for layer in model.layers:
         if isinstance(layer, PReLU) and (steepest := float(layer.alpha.numpy().max())) > 1:
             raise FaceError(
                 f"PReLU slopes are at most 1. '{path}' has {steepest:.4f} in layer '{layer.name}': train it again with "
-                f"facelib.models.layers.PReLU, which keeps them there."
+                f"facelib.models.layers.PReLU, which limits them."
             )
 
 
@@ -37,9 +40,10 @@ def model_call(model):
 
 
 def freeze(model):
-    """A Keras model -> GraphDef with Placeholder `input_1` float32 [None, H, W, 3] and output node `embeddings`.
+    """The GraphDef of a Keras model, with variables as constants.
 
-    Computes in float32 also where the model was trained in mixed precision.
+    The input is the Placeholder `input_1`, float32 [None, H, W, 3]. The output is the node `embeddings`, float32
+    [None, D], before L2 normalisation.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2

@@ -1,9 +1,9 @@
-"""Optimise a frozen graph: frozen.pb -> optimized.pb (+ optimized.pb.json). Names TensorFlow. Run by optimize_pb.sh.
+"""Optimise a frozen graph: frozen.pb -> optimized.pb (+ optimized.pb.json).
 
 ./optimize_pb.sh runs/demo/export/frozen.pb
 
-TensorFlow's own optimize_for_inference goes first. What it leaves, namely batch normalisation as stock Keras 3
-lowers it or with no convolution before it, is folded by facelib/export/fold_batch_norm.py.
+TensorFlow's optimize_for_inference runs first. The batch normalisation that it leaves is folded next: that of stock
+Keras 3 layers, and that without a convolution before it (facelib/export/fold_batch_norm.py).
 """
 
 import argparse
@@ -35,8 +35,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__, prog="optimize_pb.sh")
     parser.add_argument("graph", type=Path, metavar="IN.pb", help="the frozen graph")
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT.pb", help="default: optimized.pb beside IN.pb")
-    parser.add_argument("--input", metavar="NAME", help=f"of a graph without a sidecar (default: {INPUT})")
-    parser.add_argument("--output", metavar="NAME", help=f"of a graph without a sidecar (default: {OUTPUT})")
+    parser.add_argument("--input", metavar="NAME", help=f"input of a graph without a sidecar (default: {INPUT})")
+    parser.add_argument("--output", metavar="NAME", help=f"output of a graph without a sidecar (default: {OUTPUT})")
     return parser.parse_args(argv)
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     out = args.out or args.graph.parent / "optimized.pb"
     if out.resolve() == require_file(args.graph, "frozen graph").resolve():
-        raise FaceError(f"The optimised graph is a file of its own. Received: '{out}' for both. Name another OUT.pb.")
+        raise FaceError(f"IN.pb and OUT.pb are two files. Received: '{out}' for both. Name another OUT.pb.")
     sidecar = check_sidecar(args.graph)
     io = sidecar.io if sidecar else Io(input=args.input or INPUT, output=args.output or OUTPUT)
     quiet_tensorflow()
@@ -70,7 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def optimize(graph, input_name: str, output_name: str):
-    """A GraphDef with the same input and output, batch normalisation folded and training nodes gone."""
+    """A GraphDef that computes the same output, with batch normalisation folded and training nodes removed.
+
+    Args:
+        graph: a frozen GraphDef, NHWC.
+        input_name: node or tensor name of its input.
+        output_name: node or tensor name of its output.
+    """
     import tensorflow as tf
     from tensorflow.python.tools.optimize_for_inference_lib import optimize_for_inference
 
@@ -81,7 +87,7 @@ def optimize(graph, input_name: str, output_name: str):
     optimized = optimize_for_inference(prune(graph, [target]), [source], [target], dtype)
     for node in optimized.node:
         if node.name == source:
-            node.attr["shape"].CopyFrom(shape)  # the tool forgets it
+            node.attr["shape"].CopyFrom(shape)  # optimize_for_inference drops it
     return fold_batch_norms(optimized, target)
 
 

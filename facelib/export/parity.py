@@ -1,4 +1,4 @@
-"""Do two artefacts embed faces alike? The faces, the cosines and the verdict that every conversion shares."""
+"""Checks that a converted model gives the embeddings of its parent: the faces, the cosines, the lowest allowed."""
 
 from collections.abc import Callable
 
@@ -8,16 +8,16 @@ from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.unit_vectors import row_cosines
 
-SEED = 20  # any; the same faces at every stage
+SEED = 20  # any: every conversion sees the same faces
 NUM_FACES = 8
 
-# Lowest cosine over all faces that a conversion may have to what it was made from. int8 is judged by its test script.
+# Lowest cosine to the parent that is allowed for any face, by kind of artefact. int8 is judged by its test script.
 MIN_COSINE = {"frozen_pb": 0.99999, "optimized_pb": 0.99999, "tflite_float": 0.9999, "tflite_fp16": 0.9995,
               "onnx": 0.99999}  # fmt: skip
 
 
 def parity_faces(size: tuple[int, int] = (112, 112), num_faces: int = NUM_FACES) -> np.ndarray:
-    """Faces of different people and, last, one of pure noise: uint8 [num_faces, *size, 3], RGB, always the same."""
+    """uint8 [num_faces, *size, 3], RGB: synthetic faces of different identities and one image of noise."""
     rng = np.random.default_rng(SEED)
     noise = rng.integers(0, 256, (*size, 3), np.uint8)
     faces = [_fit(synthetic_face(SEED, identity, 0), size) for identity in range(num_faces - 1)]
@@ -27,26 +27,30 @@ def parity_faces(size: tuple[int, int] = (112, 112), num_faces: int = NUM_FACES)
 def check_parity(
     what: str, kind: str, converted: Callable[[np.ndarray], np.ndarray], original: Callable, pixels: np.ndarray
 ) -> np.ndarray:
-    """Cosines of `converted(pixels)` to `original(pixels)`.
+    """Cosines between the embeddings of a converted model and its parent, float [N].
 
     Args:
-        what: names the pair in the error, e.g. "'a.pb' and 'b.h5'".   kind: of the new artefact; see `MIN_COSINE`.
-        pixels: what both take, [N, H, W, 3].
+        what: names the two in the error, such as "'a.pb' and 'b.h5'".
+        kind: of the new artefact; `MIN_COSINE` has the lowest cosine that is allowed for it.
+        converted: pixels -> embeddings [N, D].
+        original: pixels -> embeddings [N, D] of the parent.
+        pixels: [N, H, W, 3], as both take them.
 
     Raises:
-        FaceError: the worst is below the floor of `kind`, or not finite.
+        FaceError: a cosine that is too low, or not finite.
     """
     cosines = row_cosines(converted(pixels), original(pixels))
     floor = MIN_COSINE.get(kind)
     if not np.isfinite(cosines).all() or (floor is not None and cosines.min() < floor):
+        rule = "a finite cosine" if floor is None else f"cosine >= {floor}"
         raise FaceError(
-            f"{what} must embed faces alike: cosine >= {floor} on each. Received: {cosines.min():.6f} on face "
-            f"{int(cosines.argmin())} of {len(cosines)}. Nothing was written; test the original first."
+            f"{what} must give the same embeddings: {rule} for every face. Received: {cosines.min():.6f} "
+            f"for face {int(cosines.argmin())} of {len(cosines)}. Nothing was written. Test the parent first."
         )
     return cosines
 
 
 def _fit(face: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The face repeated and cut to `size`: numbers matter here, looks do not."""
+    """The face, repeated and cut to `size`. Any pixels serve the comparison."""
     tiles = [-(-size[axis] // face.shape[axis]) for axis in (0, 1)]
     return np.tile(face, (*tiles, 1))[: size[0], : size[1]]

@@ -1,8 +1,9 @@
-"""Splits the global depthwise convolution (7x7) in two before an int8 conversion, and joins the two again.
+"""Splits the global depthwise convolution (7x7) in two for int8 TFLite, and joins the two again for other targets.
 
-XNNPACK has int8 kernels for depthwise convolutions of up to 25 weights a channel. MobileFaceNet's global depthwise
-convolution has 49. It falls back to a matrix product with one column for each of its 512 channels, and takes a third of
-the net's time. Written as the sums of each column of the map, and the sum of those sums, it takes almost none.
+XNNPACK has int8 kernels for depthwise convolutions of up to 25 weights for each channel. MobileFaceNet's global
+depthwise convolution has 49. XNNPACK computes it as a matrix product with one column for each of its 512 channels,
+which takes a third of the net's time. Here it becomes a sum over each column of the map and a sum of those sums, which
+takes almost no time.
 """
 
 from collections.abc import Callable
@@ -17,28 +18,36 @@ from facelib.runtimes.frozen_graph import node_of, prune
 
 @dataclass(frozen=True)
 class GlobalDepthwise:
-    """A depthwise convolution over a whole map. kernel: float32 [H, W, C, 1].   source: the node that it reads."""
+    """A depthwise convolution over a whole map.
+
+    Attributes:
+        name: of its node.
+        source: name of the node that it reads.
+        kernel: float32 [H, W, C, 1].
+    """
 
     name: str
     source: str
     kernel: np.ndarray
 
 
-def split_global_depthwise(graph, output: str, look: Callable[[str], np.ndarray]):
-    """A GraphDef that gives the same `output` (node name) with each global depthwise convolution in two.
+def split_global_depthwise(graph, output: str, values_of: Callable[[str], np.ndarray]):
+    """A GraphDef that computes the same `output`, with each global depthwise convolution split in two.
 
-    The sums of columns are one tensor with one scale, so each channel is first brought to the same range; the second
-    convolution divides again.
+    The sums of columns are one tensor, and int8 gives it one scale. So the first kernel multiplies each channel by a
+    factor that brings all channels to the same range, and the second kernel divides by it.
 
     Args:
-        look: node name -> its values on calibration crops, float32 [N, H, W, C].
+        graph: a frozen GraphDef.
+        output: node name.
+        values_of: node name -> its values on calibration crops, float32 [N, H, W, C].
     """
     import tensorflow as tf
 
     result = tf.compat.v1.GraphDef()
     result.CopyFrom(graph)
     for found in _find(graph):
-        maps = look(found.source)
+        maps = values_of(found.source)
         if not is_global(found.kernel.shape, maps.shape[1:]):
             continue
         columns = np.einsum("nhwc,hwc->nwc", maps, found.kernel[..., 0])
@@ -47,7 +56,12 @@ def split_global_depthwise(graph, output: str, look: Callable[[str], np.ndarray]
 
 
 def join_global_depthwise(graph, output: str):
-    """The inverse of `split_global_depthwise`: a GraphDef with one convolution again, for every other form."""
+    """The inverse of `split_global_depthwise`: a GraphDef in which each pair is one convolution again.
+
+    Args:
+        graph: a frozen GraphDef. Identity nodes between the two halves are skipped.
+        output: node name.
+    """
     import tensorflow as tf
 
     result = tf.compat.v1.GraphDef()
@@ -55,7 +69,7 @@ def join_global_depthwise(graph, output: str):
     nodes, constants = {node.name: node for node in result.node}, constants_of(result)
 
     def before(node, op: str):
-        """The node that `node` reads, identities aside, where it is an `op`."""
+        """The node that `node` reads, Identity nodes skipped, if its operation is `op`; else None."""
         found = node and nodes[node_of(node.input[0])]
         while found is not None and found.op == "Identity":
             found = nodes[node_of(found.input[0])]
@@ -87,13 +101,13 @@ def _find(graph) -> list[GlobalDepthwise]:
         kernel = constants.get(node_of(node.input[1])) if node.op == "DepthwiseConv2dNative" else None
         if kernel is None or node.attr["padding"].s != b"VALID":
             continue
-        if is_global(kernel.shape, kernel.shape):  # the map is looked at later
+        if is_global(kernel.shape, kernel.shape):  # the size of the map is checked later
             found.append(GlobalDepthwise(node.name, node_of(node.input[0]), kernel))
     return found
 
 
 def _split(graph, found: GlobalDepthwise, factors: np.ndarray) -> None:
-    """Replaces the node `found` of `graph` by four."""
+    """Replaces the node `found` of `graph` by four: reshape, sums of columns, reshape, sum of the sums."""
     import tensorflow as tf
 
     (node,) = (node for node in graph.node if node.name == found.name)

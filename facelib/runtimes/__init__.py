@@ -1,1 +1,5 @@
-"""One `Embedder` for each runtime: Keras, frozen graph, TFLite, ONNX Runtime, K210 simulator."""
+"""Runs models: one file and one `Embedder` for each runtime. `open_embedder` chooses by the file's suffix.
+
+keras_h5 (.h5), frozen_graph (.pb), tflite (.tflite), onnx (.onnx), kmodel (.kmodel, the K210's simulator). The protocol
+`Embedder` and the base class `RuntimeEmbedder` are in facelib/embedder.py.
+"""

@@ -1,6 +1,6 @@
-"""TensorFlow graph files (.pb): read, write, freeze, run. Names TensorFlow.
+"""TensorFlow frozen graphs (.pb): run as an `Embedder`, read, written, pruned, and their names checked.
 
-A frozen graph is a GraphDef without variables: one Placeholder in, one tensor out.
+A frozen graph is a GraphDef without variables: one Placeholder in, one tensor out. facelib/export/freeze.py makes one.
 """
 
 import re
@@ -15,100 +15,46 @@ from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
 from facelib.tensorflow_env import quiet_tensorflow
 
-INPUT, OUTPUT = "input_1", "embeddings"
+INPUT, OUTPUT = "input_1", "embeddings"  # the names in every graph that this project freezes
 MAX_LISTED = 5
 _NO_RESULT = ("Const", "NoOp", "Assert", "Placeholder")
 
 
-def load_graph(path: Path):
-    """Reads a frozen GraphDef.
+class GraphEmbedder(RuntimeEmbedder):
+    """An `Embedder` over a frozen TensorFlow graph.
 
-    Raises:
-        FaceError: missing, empty, truncated, a SavedModel, or any other file.
+    Args:
+        path: the .pb file.
+        io: how the graph is fed; names its input and output.
+        threads: of this graph; None = all cores.
+        batch_size: most images in one call.
     """
-    import tensorflow as tf
 
-    data = require_file(path, "frozen graph").read_bytes()
-    hint = "Make or copy it again"
-    if Path(path).name == "saved_model.pb":
-        hint = "It belongs to a SavedModel: freeze the Keras model instead (python h5_2_pb.py MODEL.h5)"
-    graph = tf.compat.v1.GraphDef()
-    try:
-        graph.ParseFromString(data)
-    except Exception as error:  # protobuf's DecodeError is a class of its own in each implementation
-        if type(error).__name__ != "DecodeError":
-            raise
-        raise FaceError(f"'{path}' is no TensorFlow graph, or a damaged one. {hint}.") from error
-    if not graph.node or not all(node.op for node in graph.node):
-        raise FaceError(f"'{path}' holds no TensorFlow graph. {hint}.")
-    variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
-    if variables:
-        raise FaceError(
-            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as '{variables[0]}': "
-            f"freeze it first (h5_2_pb.py does)."
-        )
-    return graph
+    def __init__(self, path: Path, io: Io, threads: int | None = None, batch_size: int = BATCH_SIZE):
+        quiet_tensorflow()
+        super().__init__(Path(path).name, io, batch_size)
+        self.run = open_frozen(path, io.input, io.output, threads)
 
 
-def save_graph(graph, path: Path) -> None:
-    """Writes a GraphDef atomically."""
-    write_bytes(path, graph.SerializeToString(deterministic=True))
-
-
-def prune(graph, outputs: list[str]):
-    """The part of `graph` that `outputs` (node names) depend on, in the same order."""
-    import tensorflow as tf
-
-    nodes = {node.name: node for node in graph.node}
-    needed, stack = set(), list(outputs)
-    while stack:
-        name = stack.pop()
-        if name not in needed:
-            needed.add(name)
-            stack += [node_of(reference) for reference in nodes[name].input]
-    pruned = tf.compat.v1.GraphDef()
-    pruned.versions.CopyFrom(graph.versions)
-    pruned.library.CopyFrom(graph.library)
-    pruned.node.extend(node for node in graph.node if node.name in needed)
-    return pruned
-
-
-def node_of(reference: str) -> str:
-    """'^a/b' or 'a/b:1' -> 'a/b': the node that an input or tensor name refers to."""
-    return reference.lstrip("^").partition(":")[0]
-
-
-def check_names(graph, path: Path, input_name: str, output_name: str) -> None:
-    """Raises a FaceError that lists the candidates when `graph` has no such input or output, or needs more inputs."""
-    nodes = {node.name: node for node in graph.node}
-    placeholders = [node.name for node in graph.node if node.op == "Placeholder"]
-    used = {node_of(reference) for node in graph.node for reference in node.input}
-    sinks = [node.name for node in graph.node if node.name not in used and node.op not in _NO_RESULT]
-    if node_of(input_name) not in nodes:
-        raise FaceError(f"'{path}' has no node '{input_name}'. Its inputs: {_listed(placeholders)}. Use --input NAME.")
-    if node_of(output_name) not in nodes:
-        raise FaceError(f"'{path}' has no node '{output_name}'. Its outputs: {_listed(sinks)}. Use --output NAME.")
-    needed = [node.name for node in prune(graph, [node_of(output_name)]).node if node.op == "Placeholder"]
-    if node_of(input_name) not in needed:
-        raise FaceError(
-            f"'{output_name}' of '{path}' does not depend on '{input_name}' but on {_listed(needed)}. Use --input NAME."
-        )
-    if len(needed) > 1:
-        raise FaceError(f"An embedder has one input. '{output_name}' of '{path}' needs {_listed(needed)}.")
-
-
-def input_size(graph, input_name: str) -> tuple[int, int] | None:
-    """(height, width) of an NHWC Placeholder; None where the graph leaves it open."""
-    node = next(node for node in graph.node if node.name == node_of(input_name))
-    dims = [dim.size for dim in node.attr["shape"].shape.dim]
-    return (dims[1], dims[2]) if len(dims) == 4 and min(dims[1:3]) > 0 else None
+def open_frozen(
+    path: Path, input: str = INPUT, output: str = OUTPUT, threads: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The graph file at `path` as a function; see `open_graph`."""
+    return open_graph(load_graph(path), path, input, output, threads)
 
 
 def open_graph(graph, path: Path, input_name: str = INPUT, output_name: str = OUTPUT, threads: int | None = None):
-    """A GraphDef as a function: float [N, H, W, C] (or as its Placeholder says) -> its output as a NumPy array.
+    """A GraphDef as a function of its input, float [N, H, W, C] or as its Placeholder says. It returns a NumPy array.
 
     Args:
-        path: names the graph in errors.   threads: of this graph alone; None = all cores.
+        graph: a frozen GraphDef.
+        path: named in errors.
+        input_name: node or tensor name of the input.
+        output_name: node or tensor name of the output.
+        threads: of this graph; None = all cores.
+
+    Raises:
+        FaceError: a name that the graph does not have, or a graph that TensorFlow cannot load.
     """
     import tensorflow as tf
 
@@ -138,26 +84,98 @@ def open_graph(graph, path: Path, input_name: str = INPUT, output_name: str = OU
     return run
 
 
-def open_frozen(
-    path: Path, input: str = INPUT, output: str = OUTPUT, threads: int | None = None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """`open_graph` of the graph file at `path`."""
-    return open_graph(load_graph(path), path, input, output, threads)
+def load_graph(path: Path):
+    """Reads a frozen GraphDef.
+
+    Raises:
+        FaceError: no such file, or one that is empty, truncated, a SavedModel or no graph at all.
+    """
+    import tensorflow as tf
+
+    data = require_file(path, "frozen graph").read_bytes()
+    hint = "Make or copy it again"
+    if Path(path).name == "saved_model.pb":
+        hint = "It belongs to a SavedModel: freeze the Keras model instead (python h5_2_pb.py MODEL.h5)"
+    graph = tf.compat.v1.GraphDef()
+    try:
+        graph.ParseFromString(data)
+    except Exception as error:  # each implementation of protobuf has its own DecodeError
+        if type(error).__name__ != "DecodeError":
+            raise
+        raise FaceError(f"'{path}' is no TensorFlow graph, or it is damaged. {hint}.") from error
+    if not graph.node or not all(node.op for node in graph.node):
+        raise FaceError(f"'{path}' holds no TensorFlow graph. {hint}.")
+    variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
+    if variables:
+        raise FaceError(
+            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as '{variables[0]}': "
+            f"freeze it first (h5_2_pb.py does)."
+        )
+    return graph
 
 
-def _tensor_name(name: str) -> str:
-    return name if ":" in name else f"{name}:0"
+def save_graph(graph, path: Path) -> None:
+    """Writes a GraphDef atomically."""
+    write_bytes(path, graph.SerializeToString(deterministic=True))
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[-MAX_LISTED:]) + more if names else "none"
+def check_names(graph, path: Path, input_name: str, output_name: str) -> None:
+    """Checks that `graph` has this input and this output, and that the output needs no other input.
+
+    Raises:
+        FaceError: it has not; lists the names to choose from.
+    """
+    nodes = {node.name: node for node in graph.node}
+    placeholders = [node.name for node in graph.node if node.op == "Placeholder"]
+    used = {node_of(reference) for node in graph.node for reference in node.input}
+    sinks = [node.name for node in graph.node if node.name not in used and node.op not in _NO_RESULT]
+    if node_of(input_name) not in nodes:
+        raise FaceError(f"'{path}' has no node '{input_name}'. Its inputs: {_listed(placeholders)}. Use --input NAME.")
+    if node_of(output_name) not in nodes:
+        raise FaceError(f"'{path}' has no node '{output_name}'. Its outputs: {_listed(sinks)}. Use --output NAME.")
+    needed = [node.name for node in prune(graph, [node_of(output_name)]).node if node.op == "Placeholder"]
+    if node_of(input_name) not in needed:
+        raise FaceError(
+            f"'{output_name}' of '{path}' depends on {_listed(needed)}, not on '{input_name}'. Use --input NAME."
+        )
+    if len(needed) > 1:
+        raise FaceError(f"An embedder has one input. '{output_name}' of '{path}' needs {_listed(needed)}.")
+
+
+def input_size(graph, input_name: str) -> tuple[int, int] | None:
+    """(height, width) in pixels of an NHWC Placeholder; None if the graph leaves it open."""
+    node = next(node for node in graph.node if node.name == node_of(input_name))
+    dims = [dim.size for dim in node.attr["shape"].shape.dim]
+    return (dims[1], dims[2]) if len(dims) == 4 and min(dims[1:3]) > 0 else None
+
+
+def prune(graph, outputs: list[str]):
+    """The nodes of `graph` that `outputs` (node names) depend on, in the same order."""
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph.node}
+    needed, stack = set(), list(outputs)
+    while stack:
+        name = stack.pop()
+        if name not in needed:
+            needed.add(name)
+            stack += [node_of(reference) for reference in nodes[name].input]
+    pruned = tf.compat.v1.GraphDef()
+    pruned.versions.CopyFrom(graph.versions)
+    pruned.library.CopyFrom(graph.library)
+    pruned.node.extend(node for node in graph.node if node.name in needed)
+    return pruned
+
+
+def node_of(reference: str) -> str:
+    """The node that an input or tensor name refers to: '^a/b' or 'a/b:1' -> 'a/b'."""
+    return reference.lstrip("^").partition(":")[0]
 
 
 def layer_of(name: str) -> str:
-    """'mobilefacenet_1/stem_conv_1/Relu6;...' -> 'stem_conv': the scope that the operation stands in.
+    """The innermost scope of an operation: 'mobilefacenet_1/stem_conv_1/Relu6;...' -> 'stem_conv'.
 
-    The number behind it is that of the model's scope, counted up each time a model is traced.
+    TensorFlow appends a number to every scope each time a model is traced. The number of the model's scope is removed.
     """
     scopes = name.partition(";")[0].split("/")
     if len(scopes) < 2:
@@ -167,16 +185,14 @@ def layer_of(name: str) -> str:
 
 
 def is_of(name: str, layers: Sequence[str]) -> bool:
-    """Whether the layer of a node or tensor begins with one of `layers`."""
+    """Whether the layer name of a node or tensor begins with one of `layers`."""
     return any(layer_of(part).startswith(tuple(layers)) for part in name.split(";"))
 
 
-class GraphEmbedder(RuntimeEmbedder):
-    """An `Embedder` over a frozen TensorFlow graph."""
+def _tensor_name(name: str) -> str:
+    return name if ":" in name else f"{name}:0"
 
-    def __init__(self, path: Path, io: Io, threads: int | None = None, batch_size: int = BATCH_SIZE):
-        from facelib.runtimes.frozen_graph import open_frozen
 
-        quiet_tensorflow()
-        super().__init__(Path(path).name, io, batch_size)
-        self.run = open_frozen(path, io.input, io.output, threads)
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[-MAX_LISTED:]) + more if names else "none"

@@ -1,4 +1,4 @@
-"""Models on disk (.h5): how they are written, and read for inference. Names Keras."""
+"""Keras models (.h5): run as an `Embedder`, written, and read for inference."""
 
 import os
 from pathlib import Path
@@ -11,24 +11,56 @@ from facelib.files import atomic_path, require_file
 from facelib.model_input import Io
 from facelib.tensorflow_env import quiet_tensorflow
 
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)  # h5py and Keras
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)  # of h5py and Keras
 
 
-def save_h5(model, path: Path) -> None:
-    """Writes a Keras model as .h5, atomically."""
-    with atomic_path(path) as part:
-        named_h5 = part.with_suffix(".h5")  # Keras chooses the format by the name
+class KerasEmbedder(RuntimeEmbedder):
+    """An `Embedder` over a Keras model: float32 pixels [N, 112, 112, 3] as `io` says -> float32 [N, D].
+
+    Args:
+        model: a Keras model, or the path of an .h5. A model object is called with its current weights, so one
+            embedder serves all epochs of a training and is traced once.
+        io: how the model is fed; None = raw RGB pixels, as the models of this project take them.
+        batch_size: most images in one call.
+        threads: TensorFlow threads; only the first model of a process can set them.
+    """
+
+    def __init__(self, model, io: Io | None = None, *, batch_size: int = BATCH_SIZE, threads: int | None = None):
+        import tensorflow as tf
+
+        if threads is not None:
+            _set_tensorflow_threads(threads)
+        self.model = load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
+        _check_one_in_one_out(self.model, self.model.name)
+        super().__init__(self.model.name, io or Io(), batch_size)
+        spec = tf.TensorSpec(self.model.inputs[0].shape, tf.float32)  # any number of faces: traced once
+        self._call = tf.function(lambda pixels: self.model(pixels, training=False), input_signature=[spec])
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
         try:
-            model.save(named_h5)
-            named_h5.replace(part)
-        finally:
-            named_h5.unlink(missing_ok=True)
+            return self._call(np.asarray(pixels, np.float32)).numpy()
+        except (TypeError, ValueError) as error:
+            shape = tuple(self.model.inputs[0].shape)
+            if shape[1:] == pixels.shape[1:]:
+                raise
+            raise FaceError(
+                f"The model takes {shape}, the faces come as {pixels.shape}: check --crop and --layout."
+            ) from error
+
+
+def open_keras(path: Path, io: Io, threads: int) -> KerasEmbedder:
+    """The .h5 at `path`, with TensorFlow's start-up messages suppressed."""
+    quiet_tensorflow()
+    return KerasEmbedder(path, io, threads=threads)
 
 
 def load_model(path: Path):
-    """Reads a Keras model for inference; our own layers are known by name, code inside the file is not run.
+    """Reads a Keras model for inference. Our layers are found by their registered names; no code in the file is run.
 
-    Of an epoch-NNN.h5, which has the class centres on top, the embedder alone is returned.
+    An epoch-NNN.h5 also holds the training head with the class centres. The embedder in it is returned.
+
+    Raises:
+        FaceError: no such file, or one that Keras cannot read.
     """
     import keras
 
@@ -48,9 +80,8 @@ def load_model(path: Path):
 
 
 def load_head_centres(path: Path):
-    """The class centres of an epoch-NNN.h5, float32 [C * K, D]; None where the file has no head."""
+    """The class centres of an epoch-NNN.h5, float32 [C * K, D]; None if the file has no head."""
     import h5py
-    import numpy as np
 
     path, found = require_file(path, "model"), []
     try:
@@ -63,69 +94,32 @@ def load_head_centres(path: Path):
     return found[0] if found else None
 
 
-def _not_a_model(path: Path, error: Exception) -> FaceError:
-    reason = " ".join(str(error).split())[:200]
-    return FaceError(f"'{path}' is not a Keras model that this project can read ({reason}). Train it again.")
-
-
-class KerasEmbedder(RuntimeEmbedder):
-    """An `Embedder` over a Keras model: float32 pixels [N, 112, 112, 3] as `io` says -> float32 [N, D].
-
-    Args:
-        model: a Keras model, or the path of an .h5. A live model is used as it is at each call, so one embedder
-            serves all epochs of a training without being compiled again.
-        io: how it is fed; our own models take raw RGB pixels.
-        threads: TensorFlow threads; only the first model of a process can set it.
-    """
-
-    def __init__(self, model, io: Io | None = None, *, batch_size: int = BATCH_SIZE, threads: int | None = None):
-        import tensorflow as tf
-
-        if threads is not None:
-            _set_tensorflow_threads(threads)
-        from facelib.runtimes.keras_h5 import load_model
-
-        self.model = load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
-        inputs = self.model.inputs
-        if len(inputs) != 1 or len(self.model.outputs) != 1:
-            raise FaceError(
-                f"An embedder has one input and one output. '{self.model.name}' has {len(inputs)} and "
-                f"{len(self.model.outputs)}: name the embedder.h5 of the run, which has no training head."
-            )
-        super().__init__(self.model.name, io or Io(), batch_size)
-        spec = tf.TensorSpec(inputs[0].shape, tf.float32)  # any number of faces: traced once
-        self._call = tf.function(lambda pixels: self.model(pixels, training=False), input_signature=[spec])
-
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+def save_h5(model, path: Path) -> None:
+    """Writes a Keras model as .h5, atomically."""
+    with atomic_path(path) as part:
+        named_h5 = part.with_suffix(".h5")  # Keras chooses the format by the name
         try:
-            return self._call(np.asarray(pixels, np.float32)).numpy()
-        except (TypeError, ValueError) as error:
-            shape = tuple(self.model.inputs[0].shape)
-            if shape[1:] == pixels.shape[1:]:
-                raise
-            raise FaceError(
-                f"The model takes {shape}, the faces come as {pixels.shape}: check --crop and --layout."
-            ) from error
+            model.save(named_h5)
+            named_h5.replace(part)
+        finally:
+            named_h5.unlink(missing_ok=True)
 
 
-def open_keras(path: Path, io: Io, threads: int) -> KerasEmbedder:
-    """The .h5 at `path`, without TensorFlow's chatter."""
-    quiet_tensorflow()
-    return KerasEmbedder(path, io, threads=threads)
+def check_model(model, path: Path) -> tuple[int, int]:
+    """(height, width) in pixels of the model's RGB input.
 
-
-def _set_tensorflow_threads(threads: int) -> None:
-    import tensorflow as tf
-
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:  # TensorFlow runs already, with the threads it was given first
-        return
+    Raises:
+        FaceError: the model is no embedder, [N, H, W, 3] -> [N, D]. `path` names it.
+    """
+    _check_one_in_one_out(model, path)
+    takes, gives = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
+    if len(takes) != 4 or takes[3] != 3 or None in takes[1:] or len(gives) != 2 or gives[1] is None:
+        raise FaceError(f"An embedder maps [N, H, W, 3] to [N, D]. '{path}' maps {list(takes)} to {list(gives)}.")
+    return takes[1:3]
 
 
 def in_float32(model):
-    """The model with every layer computing in float32: mixed precision is for training, and for GPUs."""
+    """The model, changed so that every layer computes in float32. Mixed precision is for training on GPUs."""
     import keras
 
     for layer in model.layers:
@@ -134,14 +128,24 @@ def in_float32(model):
     return model
 
 
-def check_model(model, path: Path) -> tuple[int, int]:
-    """(height, width) of the model's one RGB input; a FaceError where it is no embedder."""
+def _check_one_in_one_out(model, name: str | Path) -> None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise FaceError(
-            f"An embedder has one input and one output. '{path}' has {len(model.inputs)} and {len(model.outputs)}: "
+            f"An embedder has one input and one output. '{name}' has {len(model.inputs)} and {len(model.outputs)}: "
             f"name the embedder.h5 of the run, which has no training head."
         )
-    takes, gives = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
-    if len(takes) != 4 or takes[3] != 3 or None in takes[1:] or len(gives) != 2 or gives[1] is None:
-        raise FaceError(f"An embedder maps [N, H, W, 3] to [N, D]. '{path}' maps {list(takes)} to {list(gives)}.")
-    return takes[1:3]
+
+
+def _set_tensorflow_threads(threads: int) -> None:
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:  # TensorFlow is running: its threads are fixed
+        return
+
+
+def _not_a_model(path: Path, error: Exception) -> FaceError:
+    reason = " ".join(str(error).split())[:200]
+    return FaceError(f"'{path}' is not a Keras model that this project can read ({reason}). Train it again.")

@@ -1,6 +1,7 @@
-"""nncase 1.9, the last compiler for the K210, and its simulator, in an environment of their own: they need Python 3.10.
+"""K210 models (.kmodel): run as an `Embedder` by nncase's simulator.
 
-k210/nncase_worker.py runs in there; what is here speaks with it through files and pipes.
+nncase 1.9 is the last version for the K210 and needs Python 3.10, so it runs in k210/.venv. k210/nncase_worker.py runs
+there; this module exchanges images and embeddings with it through pipes.
 """
 
 import json
@@ -18,57 +19,21 @@ from facelib.errors import FaceError
 from facelib.files import require_file, scripts_folder
 from facelib.model_input import Io
 
-ROOM = scripts_folder() / "k210"
+K210_DIR = scripts_folder() / "k210"
 VERSION = "1.9.0.20230322"
 MAGIC = b"LDMK"  # the first bytes of a kmodel of version 5
 
 
-def nncase_python() -> Path:
-    """The interpreter of nncase's environment.
-
-    Raises:
-        FaceError: it was not made.
-    """
-    python = ROOM / ".venv" / "bin" / "python"
-    if not (ROOM / ".venv" / "ready").is_file() or not python.is_file():
-        raise FaceError("nncase 1.9 compiles for the K210 and needs Python 3.10. k210/.venv is missing: make k210")
-    return python
-
-
-class Simulator:
-    """One process of nncase's simulator: uint8 [3, H, W] -> float32 [D]. Half a second a face; some 50 MB."""
-
-    def __init__(self, path: Path):
-        command = [str(nncase_python()), str(ROOM / "nncase_worker.py"), "simulate", os.path.abspath(path)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        head = self._process.stdout.readline()
-        if not head:
-            raise FaceError(f"nncase's simulator cannot load '{path}'. Compile it again: k210/tflite_2_kmodel.py.")
-        described = json.loads(head)
-        self.shape, self.dtype = tuple(described["shape"]), described["dtype"]
-        self._answer = 4 * int(np.prod(described["outputs"]))
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        self._process.stdin.write(image.tobytes())
-        self._process.stdin.flush()
-        answer = self._process.stdout.read(self._answer)
-        if len(answer) != self._answer:
-            raise RuntimeError(f"nncase's simulator ended with code {self._process.wait()}")
-        return np.frombuffer(answer, np.float32)
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
-
-
 class KmodelEmbedder(RuntimeEmbedder):
-    """An `Embedder` over nncase's simulator of the K210, in as many processes as `threads`."""
+    """An `Embedder` over nncase's simulator of the K210. `close` ends its processes.
 
-    chunk_images = 16  # a few seconds of work between two steps of the progress bar
+    Args:
+        path: the .kmodel file.
+        io: how the model is fed.
+        threads: number of processes.
+    """
+
+    chunk_images = 16  # the progress bar moves every few seconds
 
     def __init__(self, path: Path, io: Io, threads: int = 1):
         path = require_file(path, "kmodel")
@@ -102,3 +67,53 @@ class KmodelEmbedder(RuntimeEmbedder):
             return simulator(image)
         finally:
             self._simulators.put(simulator)
+
+
+class Simulator:
+    """One process of nncase's simulator: uint8 [3, H, W] -> float32 [D]. Half a second per face, about 50 MB.
+
+    Args:
+        path: the .kmodel file.
+
+    Attributes:
+        shape: tuple of int, of the input.
+        dtype: name of the input's type.
+    """
+
+    def __init__(self, path: Path):
+        command = [str(nncase_python()), str(K210_DIR / "nncase_worker.py"), "simulate", os.path.abspath(path)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        head = self._process.stdout.readline()
+        if not head:
+            raise FaceError(f"nncase's simulator cannot load '{path}'. Compile it again: k210/tflite_2_kmodel.py.")
+        described = json.loads(head)
+        self.shape, self.dtype = tuple(described["shape"]), described["dtype"]
+        self._answer = 4 * int(np.prod(described["outputs"]))
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        self._process.stdin.write(image.tobytes())
+        self._process.stdin.flush()
+        answer = self._process.stdout.read(self._answer)
+        if len(answer) != self._answer:
+            raise RuntimeError(f"nncase's simulator ended with code {self._process.wait()}")
+        return np.frombuffer(answer, np.float32)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def nncase_python() -> Path:
+    """The interpreter of nncase's environment.
+
+    Raises:
+        FaceError: it does not exist.
+    """
+    python = K210_DIR / ".venv" / "bin" / "python"
+    if not (K210_DIR / ".venv" / "ready").is_file() or not python.is_file():
+        raise FaceError("nncase 1.9 compiles for the K210 and needs Python 3.10. k210/.venv is missing: make k210")
+    return python

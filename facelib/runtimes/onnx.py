@@ -1,4 +1,4 @@
-"""ONNX models through ONNX Runtime."""
+"""ONNX models (.onnx): run as an `Embedder` by ONNX Runtime."""
 
 import os
 from dataclasses import replace
@@ -13,26 +13,33 @@ from facelib.model_input import Io
 
 
 class OnnxEmbedder(RuntimeEmbedder):
-    """An `Embedder` over ONNX Runtime. The only input and output of a model need no name."""
+    """An `Embedder` over ONNX Runtime on the CPU.
+
+    Args:
+        path: the .onnx file.
+        io: how the model is fed. The names of its only input and only output are not needed.
+        threads: of ONNX Runtime.
+        batch_size: most images in one call; a fixed batch in the model takes precedence.
+    """
 
     def __init__(self, path: Path, io: Io, threads: int = 1, batch_size: int = BATCH_SIZE):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3  # errors; exporters' leftovers are no news to the user
+        options.log_severity_level = 3  # errors only, not warnings about unused initializers
         require_file(path, "ONNX model")
         try:
             session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # those of onnxruntime share no public base class
-            if type(error).__module__.partition(".")[0] != "onnxruntime":
+        except Exception as error:
+            if not _is_onnx_error(error):
                 raise
             raise FaceError(
                 f"ONNX Runtime cannot load '{path}' ({_one_line(error)}). Make or copy it again."
             ) from error
-        source = _pick(session.get_inputs(), io.input, path, "input")
+        source = _find_tensor(session.get_inputs(), io.input, path, "input")
         self._session, self._input = session, source.name
-        self._output = _pick(session.get_outputs(), io.output, path, "output").name
+        self._output = _find_tensor(session.get_outputs(), io.output, path, "output").name
         fixed = source.shape[0] if isinstance(source.shape[0], int) else None
         super().__init__(Path(path).name, replace(io, dtype="float32"), fixed or batch_size, unit=fixed or 1)
 
@@ -47,17 +54,18 @@ class OnnxEmbedder(RuntimeEmbedder):
             ) from error
 
 
-def _pick(tensors: list, wanted: str, path: Path, what: str):
-    """The tensor called `wanted`, or the only one there is."""
+def _find_tensor(tensors: list, name: str, path: Path, what: str):
+    """The input or output called `name`, or the only one."""
     for tensor in tensors:
-        if tensor.name == wanted or len(tensors) == 1:
+        if tensor.name == name or len(tensors) == 1:
             return tensor
     names = ", ".join(tensor.name for tensor in tensors)
-    raise FaceError(f"'{path}' has no {what} '{wanted}' but {names}. Use --{what} NAME.")
+    raise FaceError(f"'{path}' has no {what} '{name}'. It has {names}. Use --{what} NAME.")
 
 
 def _is_onnx_error(error: Exception) -> bool:
-    return type(error).__module__.startswith("onnxruntime")
+    """Whether ONNX Runtime raised it: its exceptions have no public base class."""
+    return type(error).__module__.partition(".")[0] == "onnxruntime"
 
 
 def _one_line(error: Exception) -> str:

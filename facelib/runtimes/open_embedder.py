@@ -14,10 +14,12 @@ from facelib.runtimes.tflite import TfliteEmbedder
 
 
 def open_embedder(path: Path, io: Io, threads: int) -> RuntimeEmbedder:
-    """The artefact at `path` as an `Embedder`, by its suffix: .h5, .pb, .tflite, .onnx or .kmodel.
+    """The artefact at `path` as an `Embedder`. Its suffix chooses the runtime: .h5, .pb, .tflite, .onnx or .kmodel.
 
     Args:
-        io: how it is fed.   threads: of the runtime.
+        path: the artefact.
+        io: how it is fed.
+        threads: of the runtime.
 
     Raises:
         FaceError: another suffix, no such file, or a file that its runtime refuses.

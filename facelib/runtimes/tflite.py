@@ -1,4 +1,4 @@
-"""TFLite models: run by LiteRT, read layer by layer from the flatbuffer, and watched value by value."""
+"""TFLite models (.tflite): run by LiteRT as an `Embedder`, their operations read, and their inner values observed."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,200 +16,22 @@ from facelib.runtimes.frozen_graph import layer_of
 from facelib.tensorflow_env import quiet_stderr
 
 MAGIC = b"TFL3"  # bytes 4..8 of a .tflite
-
-
-class Lite:
-    """One interpreter: float or pixel values [B, H, W, C] -> float32 [B, D], quantisation hidden.
-
-    Attributes:
-        shape: of the input, fixed.   dtype: NumPy dtype of the input.
-        scale, zero_point: of the input, 0 and 0 where it is not quantised.
-    """
-
-    def __init__(self, path: Path | bytes, *, input: str = "", output: str = "", threads: int = 1):
-        """`input` and `output` are tensor names; the only one there is needs none."""
-        from ai_edge_litert.interpreter import Interpreter
-
-        name = "the model" if isinstance(path, bytes) else f"'{path}'"
-        data = path if isinstance(path, bytes) else require_file(path, "TFLite model").read_bytes()
-        if data[4:8] != MAGIC:
-            raise FaceError(f"A TFLite model has 'TFL3' at byte 4. {name} has not: name the .tflite of pb_2_tflite.py.")
-        try:
-            with quiet_stderr():
-                self._interpreter = Interpreter(model_content=data, num_threads=threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise FaceError(f"LiteRT cannot load {name} ({reason}). Make or copy it again.") from error
-        self._name = name
-        self._input = _pick(self._interpreter.get_input_details(), input, name, "input")
-        self._output = _pick(self._interpreter.get_output_details(), output, name, "output")
-        self.shape, self.dtype = tuple(self._input["shape"].tolist()), np.dtype(self._input["dtype"])
-        self.scale, self.zero_point = self._input["quantization"]
-        self.output_dtype = np.dtype(self._output["dtype"])
-
-    @property
-    def takes_pixels(self) -> bool:
-        """Whether the input is uint8 0..255 as it comes."""
-        return self.dtype == np.uint8 and (self.scale, self.zero_point) in ((1.0, 0), (0.0, 0))
-
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """`pixels`: of `shape`, in the units of the network; quantised here where the input is."""
-        if not self.takes_pixels and self.dtype.kind in "iu":
-            limits = np.iinfo(self.dtype)
-            steps = np.rint(pixels / np.float32(self.scale or 1) + self.zero_point)
-            pixels = np.clip(steps, limits.min, limits.max)
-        try:
-            self._interpreter.set_tensor(self._input["index"], pixels.astype(self.dtype, copy=False))
-            self._interpreter.invoke()
-        except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise FaceError(f"LiteRT cannot run {self._name} ({reason}). Make or copy it again.") from error
-        output = self._interpreter.get_tensor(self._output["index"])
-        if output.dtype.kind not in "iu":
-            return output
-        scale, zero_point = self._output["quantization"]
-        return (output.astype(np.float32) - zero_point) * np.float32(scale or 1)
-
-
-def _pick(details: list[dict], wanted: str, model: str, what: str) -> dict:
-    """The tensor called `wanted`; the only one there is when the name is not in the file, as converters rename."""
-    names = [detail["name"] for detail in details]
-    short = [name.removeprefix("serving_default_").partition(":")[0] for name in names]
-    for candidates in (names, short):
-        if wanted in candidates:
-            return details[candidates.index(wanted)]
-    if len(details) == 1:
-        return details[0]
-    raise FaceError(f"{model} has no {what} '{wanted}' but {', '.join(names)}. Use --{what} NAME.")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """shape: of a map [N, H, W, C].   dtype: 'FLOAT32', 'INT8', ...   data: of a constant, otherwise None."""
-
-    index: int
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    data: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Op:
-    """One operation. kind: 'CONV_2D', ...   layer: its name in the network.   options: as the schema calls them."""
-
-    kind: str
-    layer: str
-    inputs: tuple[Tensor, ...]
-    output: Tensor
-    options: dict[str, Any]
-
-
-def read_ops(path: Path) -> list[Op]:
-    """The operations of a .tflite in the order of their execution.
-
-    Raises:
-        FaceError: no such file, or none that LiteRT can load.
-    """
-    path = require_file(path, "TFLite model")
-    Lite(path)  # LiteRT checks the flatbuffer; the reader below trusts it
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-    if len(model.subgraphs) != 1:
-        raise FaceError(f"An embedder is one graph. '{path}' has {len(model.subgraphs)}: leave control flow out of it.")
-    graph = model.subgraphs[0]
-    kinds = _names(schema.BuiltinOperator)
-    types = _names(schema.TensorType)
-    tensors = [_tensor(i, tensor, model, types) for i, tensor in enumerate(graph.tensors)]
-    ops = []
-    for operator in graph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        inputs = tuple(tensors[i] for i in operator.inputs if i >= 0)
-        output = tensors[operator.outputs[0]]
-        kind = kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]  # codes above 127 stand in the newer field
-        options = vars(operator.builtinOptions) if operator.builtinOptions is not None else {}
-        ops.append(Op(kind, _layer_name(kind, inputs, output), inputs, output, options))
-    return ops
-
-
-def _names(enumeration: type) -> dict[int, str]:
-    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
-
-
-def _tensor(index: int, tensor, model, types: dict[int, str]) -> Tensor:
-    shape = tuple(int(side) for side in tensor.shape) if tensor.shape is not None else ()
-    dtype, raw = types[tensor.type], model.buffers[tensor.buffer].data
-    data = None
-    if raw is not None and len(raw) and dtype in ("FLOAT32", "INT32"):
-        data = np.asarray(raw, np.uint8).view(np.float32 if dtype == "FLOAT32" else np.int32).reshape(shape)
-    return Tensor(index, (tensor.name or b"").decode(errors="replace"), shape, dtype, data)
-
-
-def _layer_name(kind: str, inputs: tuple[Tensor, ...], output: Tensor) -> str:
-    """A convolution is called as its kernel is: its output has the name of whatever was fused into it."""
-    is_weighted = kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1 and inputs[1].name
-    return layer_of(inputs[1].name.rpartition(";")[2] if is_weighted else output.name)
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation. name: 'CONV_2D'.   tensor: name of the tensor that it writes.   inputs, output: tensor numbers."""
-
-    name: str
-    tensor: str
-    inputs: tuple[int, ...]
-    output: int
-
-
-class Watched:
-    """One interpreter without delegates, which would hide what is between their ends. Slow: to look at, not to use."""
-
-    def __init__(self, model: bytes):
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        with quiet_stderr():
-            self._interpreter = Interpreter(
-                model_content=model,
-                experimental_preserve_all_tensors=True,
-                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
-            self._interpreter.allocate_tensors()
-        self._tensors = {tensor["index"]: tensor for tensor in self._interpreter.get_tensor_details()}
-        self.operations = [
-            Operation(
-                op["op_name"], self._tensors[op["outputs"][0]]["name"], tuple(op["inputs"].tolist()), op["outputs"][0]
-            )
-            for op in self._interpreter._get_ops_details()
-        ]
-
-    def run(self, pixels: np.ndarray) -> None:
-        """`pixels`: [1, H, W, 3] in the units of the input before quantisation."""
-        (source,) = self._interpreter.get_input_details()
-        scale, zero_point = source["quantization"]
-        if source["dtype"] != np.float32:
-            pixels = np.rint(pixels / np.float32(scale or 1)) + zero_point
-        self._interpreter.set_tensor(source["index"], pixels.astype(source["dtype"]))
-        self._interpreter.invoke()
-
-    def value(self, tensor: int) -> np.ndarray:
-        """What the last `run` left in a tensor, as float32."""
-        value = self._interpreter.get_tensor(tensor)
-        scale, zero_point = self._tensors[tensor]["quantization"]
-        return (value.astype(np.float32) - zero_point) * np.float32(scale) if scale else value.astype(np.float32)
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
 class TfliteEmbedder(RuntimeEmbedder):
-    """An `Embedder` over LiteRT: one interpreter of one thread for each of `threads`.
+    """An `Embedder` over LiteRT: `threads` interpreters of one thread each.
 
-    Faces come one by one in these models, and a net of 5 ms a face has too little work in it to share: two
-    interpreters side by side do nearly twice the faces of one with two threads.
+    These models take one face at a time, and 5 ms of work is too little to share between threads. Two interpreters
+    side by side embed nearly twice as many faces as one interpreter with two threads.
+
+    Args:
+        path: the .tflite file.
+        io: how the model is fed.
+        threads: number of interpreters.
     """
 
     def __init__(self, path: Path, io: Io, threads: int = 1):
-        from facelib.runtimes.tflite import Lite
-
         lites = [Lite(path, input=io.input, output=io.output) for _ in range(threads)]
         shape = lites[0].shape
         expected = (*io.size, 3) if io.layout == "nhwc" else (3, *io.size)
@@ -233,3 +55,223 @@ class TfliteEmbedder(RuntimeEmbedder):
             return lite(pixels)
         finally:
             self._lites.put(lite)
+
+
+class Lite:
+    """One LiteRT interpreter as a function: [B, H, W, C] -> float32 [B, D]. It quantises the input if that is needed.
+
+    Args:
+        path: the .tflite file, or its bytes.
+        input: tensor name; the only input needs none.
+        output: tensor name; the only output needs none.
+        threads: of the interpreter.
+
+    Attributes:
+        shape: tuple of int, the fixed shape of the input.
+        dtype: NumPy dtype of the input.
+        output_dtype: NumPy dtype of the output.
+        scale: of the input; 0 if it is not quantised.
+        zero_point: of the input; 0 if it is not quantised.
+
+    Raises:
+        FaceError: no such file, one that LiteRT cannot load, or a name that the model does not have.
+    """
+
+    def __init__(self, path: Path | bytes, *, input: str = "", output: str = "", threads: int = 1):
+        from ai_edge_litert.interpreter import Interpreter
+
+        name = "the model" if isinstance(path, bytes) else f"'{path}'"
+        data = path if isinstance(path, bytes) else require_file(path, "TFLite model").read_bytes()
+        if data[4:8] != MAGIC:
+            raise FaceError(
+                f"A TFLite model has 'TFL3' at byte 4, and {name} does not: name the .tflite of pb_2_tflite.py."
+            )
+        try:
+            with quiet_stderr():
+                self._interpreter = Interpreter(model_content=data, num_threads=threads)
+                self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise FaceError(f"LiteRT cannot load {name} ({_one_line(error)}). Make or copy it again.") from error
+        self._name = name
+        self._input = _find_tensor(self._interpreter.get_input_details(), input, name, "input")
+        self._output = _find_tensor(self._interpreter.get_output_details(), output, name, "output")
+        self.shape, self.dtype = tuple(self._input["shape"].tolist()), np.dtype(self._input["dtype"])
+        self.scale, self.zero_point = self._input["quantization"]
+        self.output_dtype = np.dtype(self._output["dtype"])
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the input is uint8 pixels 0..255 without rescaling."""
+        return self.dtype == np.uint8 and (self.scale, self.zero_point) in ((1.0, 0), (0.0, 0))
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Runs the model.
+
+        Args:
+            pixels: float or uint8, of `shape`, in the units of the network before quantisation.
+        """
+        if not self.takes_pixels and self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            steps = np.rint(pixels / np.float32(self.scale or 1) + self.zero_point)
+            pixels = np.clip(steps, limits.min, limits.max)
+        try:
+            self._interpreter.set_tensor(self._input["index"], pixels.astype(self.dtype, copy=False))
+            self._interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise FaceError(f"LiteRT cannot run {self._name} ({_one_line(error)}). Make or copy it again.") from error
+        output = self._interpreter.get_tensor(self._output["index"])
+        if output.dtype.kind not in "iu":
+            return output
+        scale, zero_point = self._output["quantization"]
+        return (output.astype(np.float32) - zero_point) * np.float32(scale or 1)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value or a constant of a model.
+
+    Attributes:
+        index: its number in the model.
+        name: as the converter wrote it.
+        shape: tuple of int; a map is [N, H, W, C].
+        dtype: 'FLOAT32', 'INT8', ...
+        data: of a float32 or int32 constant, otherwise None.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    data: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of a model.
+
+    Attributes:
+        kind: 'CONV_2D', ...
+        inputs: tensors, constants too.
+        output: the first output.
+        options: by the names of TFLite's schema.
+    """
+
+    kind: str
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    options: dict[str, Any]
+
+    @property
+    def layer(self) -> str:
+        """Name of its layer in the network.
+
+        A convolution takes it from its kernel: its output has the name of the last operation that was fused into it.
+        """
+        is_weighted = self.kind in (*CONVOLUTIONS, "FULLY_CONNECTED") and len(self.inputs) > 1 and self.inputs[1].name
+        return layer_of(self.inputs[1].name.rpartition(";")[2] if is_weighted else self.output.name)
+
+
+def read_ops(model: Path | bytes) -> list[Op]:
+    """The operations of a .tflite in the order of their execution.
+
+    Args:
+        model: the file, or its bytes.
+
+    Raises:
+        FaceError: no such file, or one that LiteRT cannot load.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    Lite(model)  # LiteRT checks the flatbuffer; the reader below trusts it
+
+    content = schema.ModelT.InitFromPackedBuf(model if isinstance(model, bytes) else Path(model).read_bytes(), 0)
+    if len(content.subgraphs) != 1:
+        name = "The model" if isinstance(model, bytes) else f"'{model}'"
+        raise FaceError(f"An embedder is one graph. {name} has {len(content.subgraphs)}: leave control flow out of it.")
+    graph = content.subgraphs[0]
+    kinds, types = _names(schema.BuiltinOperator), _names(schema.TensorType)
+    tensors = [_tensor(i, tensor, content, types) for i, tensor in enumerate(graph.tensors)]
+    ops = []
+    for operator in graph.operators:
+        code = content.operatorCodes[operator.opcodeIndex]
+        kind = kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]  # codes above 127 are in the newer field
+        inputs = tuple(tensors[i] for i in operator.inputs if i >= 0)
+        options = vars(operator.builtinOptions) if operator.builtinOptions is not None else {}
+        ops.append(Op(kind, inputs, tensors[operator.outputs[0]], options))
+    return ops
+
+
+class Watched:
+    """A model that keeps the value of every tensor, for analysis. Slow: it runs without XNNPACK.
+
+    XNNPACK and other delegates compute several operations at once and hide the values between them.
+
+    Args:
+        model: the bytes of a .tflite with one input.
+
+    Attributes:
+        ops: list of `Op`, in the order of execution.
+    """
+
+    def __init__(self, model: bytes):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        self.ops = read_ops(model)
+        with quiet_stderr():
+            self._interpreter = Interpreter(
+                model_content=model,
+                experimental_preserve_all_tensors=True,
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
+            self._interpreter.allocate_tensors()
+        details = self._interpreter.get_tensor_details()
+        self._quantisation = {tensor["index"]: tensor["quantization"] for tensor in details}
+
+    def run(self, pixels: np.ndarray) -> None:
+        """Runs the model.
+
+        Args:
+            pixels: float32 [1, H, W, 3], in the units of the input before quantisation.
+        """
+        (source,) = self._interpreter.get_input_details()
+        scale, zero_point = source["quantization"]
+        if source["dtype"] != np.float32:
+            pixels = np.rint(pixels / np.float32(scale or 1)) + zero_point
+        self._interpreter.set_tensor(source["index"], pixels.astype(source["dtype"]))
+        self._interpreter.invoke()
+
+    def value(self, tensor: Tensor) -> np.ndarray:
+        """The value of a tensor after the last `run`, float32."""
+        value = self._interpreter.get_tensor(tensor.index)
+        scale, zero_point = self._quantisation[tensor.index]
+        return (value.astype(np.float32) - zero_point) * np.float32(scale) if scale else value.astype(np.float32)
+
+
+def _find_tensor(details: list[dict], name: str, model: str, what: str) -> dict:
+    """The input or output called `name`. The only one is taken under any name, because converters rename them."""
+    names = [detail["name"] for detail in details]
+    short = [each.removeprefix("serving_default_").partition(":")[0] for each in names]
+    for candidates in (names, short):
+        if name in candidates:
+            return details[candidates.index(name)]
+    if len(details) == 1:
+        return details[0]
+    raise FaceError(f"{model} has no {what} '{name}'. It has {', '.join(names)}. Use --{what} NAME.")
+
+
+def _tensor(index: int, tensor, model, types: dict[int, str]) -> Tensor:
+    shape = tuple(int(side) for side in tensor.shape) if tensor.shape is not None else ()
+    dtype, raw = types[tensor.type], model.buffers[tensor.buffer].data
+    data = None
+    if raw is not None and len(raw) and dtype in ("FLOAT32", "INT32"):
+        data = np.asarray(raw, np.uint8).view(np.float32 if dtype == "FLOAT32" else np.int32).reshape(shape)
+    return Tensor(index, (tensor.name or b"").decode(errors="replace"), shape, dtype, data)
+
+
+def _names(enumeration: type) -> dict[int, str]:
+    """{value: name} of an enumeration of the schema."""
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

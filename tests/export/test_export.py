@@ -37,14 +37,14 @@ LFW = DATA / "faces_mix" / "lfw.bin"
 MODES = ("float", "fp16", "dynamic", "int8")
 EMBEDDING_SIZE = 16
 
-# artefact, its embedder, lowest cosine to the .h5 on toy faces of a net with random weights and statistics
+# artefact, its embedder, lowest cosine to the .h5 on synthetic faces of a net with random weights and statistics
 CONTRACT = [
     ("frozen.pb", GraphEmbedder, 0.99999),
     ("optimized.pb", GraphEmbedder, 0.99999),
     ("model_float.tflite", TfliteEmbedder, 0.9999),
     ("model_fp16.tflite", TfliteEmbedder, 0.9995),
     ("model_dynamic.tflite", TfliteEmbedder, 0.995),
-    ("model_int8.tflite", TfliteEmbedder, 0.9),  # 0.97 on toy faces; the noise image is the worst
+    ("model_int8.tflite", TfliteEmbedder, 0.9),  # 0.97 on synthetic faces; the noise image is the worst
 ]
 
 

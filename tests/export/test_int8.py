@@ -11,9 +11,9 @@ import pb_2_tflite
 from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
-from facelib.export.layer_errors import LayerError, layer_errors, worst
 from facelib.export.optimize import optimize
-from facelib.export.tflite import Wanted, convert
+from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
+from facelib.export.tflite.layer_errors import LayerError, layer_errors, worst
 from facelib.model_input import Io
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.layers import PixelScale
@@ -109,7 +109,7 @@ def test_the_layers_that_lose_most_are_named_and_drawn(net, capsys):
 
 def test_the_loss_of_a_layer_is_told_from_what_was_lost_before_it(net):
     """A float model against itself with one kernel spoiled: that layer loses, those after it show it."""
-    full = convert(net.graph, Io(), (1, 112, 112, 3), Wanted("float"))
+    full = graph_to_tflite(net.graph, Io(), (1, 112, 112, 3), TfliteOptions("float"))
     spoiled = type(net.graph)()
     spoiled.CopyFrom(net.graph)
     kernel = next(
@@ -120,7 +120,7 @@ def test_the_loss_of_a_layer_is_told_from_what_was_lost_before_it(net):
     content = np.frombuffer(kernel.attr["value"].tensor.tensor_content, np.float32).copy()
     content[::2] *= -1
     kernel.attr["value"].tensor.tensor_content = content.tobytes()
-    other = convert(spoiled, Io(), (1, 112, 112, 3), Wanted("float"))
+    other = graph_to_tflite(spoiled, Io(), (1, 112, 112, 3), TfliteOptions("float"))
 
     errors = layer_errors(full, other, net.faces[:2].astype(np.float32))
 
@@ -157,10 +157,10 @@ def test_bad_requests_are_one_line_and_leave_nothing(net):
     out = net.folder / "bad.tflite"
     int8 = [graph, "--mode", "int8", "--calibration", crops, "--out", str(out)]
     cases = [
-        ([*int8, "--keep-float", "grup2"], r"None begins with 'grup2': .*group"),
-        ([*int8, "--keep-float", "pixel_scale"], r"first or last\s+layer in float"),
-        ([graph, "--mode", "fp16", "--edges", "float"], "are of --mode int8"),
-        ([graph, "--mode", "float", "--keep-float", "gdc"], "are of --mode int8"),
+        ([*int8, "--keep-float", "grup2"], r"No layer begins with 'grup2'. Near: .*group"),
+        ([*int8, "--keep-float", "pixel_scale"], r"--keep-float names one of"),
+        ([graph, "--mode", "fp16", "--edges", "float"], "--mode int8"),
+        ([graph, "--mode", "float", "--keep-float", "gdc"], "--mode int8"),
         ([*int8[:3], "--out", str(out)], "--calibration DATA"),
         ([*int8, "--num-calibration", "0"], "at least one crop"),
     ]

@@ -20,10 +20,10 @@ from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import draw_listed
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
-from facelib.export.k210.rules import check_ops, kpu_bytes
+from facelib.export.k210.memory import kpu_bytes
+from facelib.export.k210.rules import check_ops
 from facelib.export.optimize import optimize
-from facelib.export.tflite import Wanted
-from facelib.export.tflite import convert as graph_to_tflite
+from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
 from facelib.model_input import Io
 from facelib.models.layers import PixelScale, PReLU
 from facelib.runtimes import kmodel
@@ -67,7 +67,7 @@ def convert(model, path, mode="float", crops=None, size=None):
     """A Keras model as a .tflite of batch 1."""
     graph = freeze(model)
     size = size or model.inputs[0].shape[1:3]
-    path.write_bytes(graph_to_tflite(graph, Io(size=tuple(size)), (1, *size, 3), Wanted(mode, crops)))
+    path.write_bytes(graph_to_tflite(graph, Io(size=tuple(size)), (1, *size, 3), TfliteOptions(mode, crops)))
     return path
 
 
@@ -117,7 +117,7 @@ ERRORS = {
     "channels": ((conv(1032, 1),), {"size": (4, 4)}, "c", r"1,032 channels, the KPU at most 1,024: lower model.width"),
     "map": ((conv(2),), {"size": (244, 16)}, "c", r"a map of 244x16, the KPU at most 240x320"),
     "maps_of_kpu": ((conv(64), conv(256, 1, name="d")), {"size": (114, 114)}, "d", r"maps of 4.4 MiB in and out"),
-    "unknown": ((conv(), layers.Activation("elu", name="act")), {}, "act", r"is ELU, which nncase 1.9 has not"),
+    "unknown": ((conv(), layers.Activation("elu", name="act")), {}, "act", r"is ELU, which nncase 1.9 does not have"),
     "ram": ((conv(20, 5), layers.Activation("tanh", name="t")), {"size": (204, 204)}, "the whole", r"needs 6.1 MiB"),
 }  # fmt: skip
 
@@ -195,7 +195,7 @@ def test_the_recipe_fits_the_k210(tmp_path):
     model = build_backbone(load_recipe(ROOT / "recipes" / "k210_mobilefacenet.toml").model)
     path = tmp_path / "model_float.tflite"
     graph = optimize(freeze(random_weights(model)), "input_1", "embeddings")
-    path.write_bytes(graph_to_tflite(graph, Io(), (1, 112, 112, 3), Wanted("float")))
+    path.write_bytes(graph_to_tflite(graph, Io(), (1, 112, 112, 3), TfliteOptions("float")))
 
     lint = check_ops(read_ops(path))
 
@@ -297,7 +297,7 @@ else:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The recipe's net with few channels and random weights as a .tflite, and a set of toy faces."""
+    """The recipe's net with few channels and random weights as a .tflite, and a set of synthetic faces."""
     folder = tmp_path_factory.mktemp("small")
     config = load_recipe(ROOT / "recipes" / "k210_mobilefacenet.toml", ["model.width=0.25", "model.embedding_size=16"])
     convert(random_weights(build_backbone(config.model), spread=0.5), folder / "model_float.tflite")
@@ -317,7 +317,7 @@ def room(small, tmp_path, monkeypatch):
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     (k210 / "nncase_worker.py").write_text(STAND_IN)
-    monkeypatch.setattr(kmodel, "ROOM", k210)
+    monkeypatch.setattr(kmodel, "K210_DIR", k210)
     monkeypatch.setenv("STAND_IN_REPORT", REPORT)
     for name in ("model_float.tflite", "model_float.tflite.json"):
         (tmp_path / name).write_bytes((small / name).read_bytes())
@@ -398,13 +398,13 @@ def test_a_model_that_does_not_fit_is_not_written(room, small, monkeypatch):
 
 
 def test_what_nncase_says_is_passed_on(room, small):
-    (kmodel.ROOM / "nncase_worker.py").write_text("raise SystemExit('KPU allocator: no memory')")
+    (kmodel.K210_DIR / "nncase_worker.py").write_text("raise SystemExit('KPU allocator: no memory')")
 
     assert "(KPU allocator: no memory). See: python k210/check_k210.py" in refused(room, small)
 
 
 def test_without_python_310_one_line_says_so(room, small):
-    (kmodel.ROOM / ".venv" / "ready").unlink()
+    (kmodel.K210_DIR / ".venv" / "ready").unlink()
 
     assert (
         refused(room, small)

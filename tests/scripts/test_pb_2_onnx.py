@@ -10,7 +10,7 @@ from keras import layers
 import pb_2_onnx
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
-from facelib.export.onnx import graph_to_onnx
+from facelib.export.onnx.convert import graph_to_onnx
 from facelib.export.optimize import optimize
 from facelib.model_input import Io
 from facelib.models.registry import BACKBONES, ModelConfig

@@ -1,1 +1,1 @@
-"""K210: what the chip can run, its memory, and the compilation by nncase. The scripts are in k210/."""
+"""K210: what the chip can run, its two memories, and compilation by nncase. The scripts are in k210/."""

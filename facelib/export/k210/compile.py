@@ -1,4 +1,4 @@
-"""Compiles a .tflite for the K210 with nncase, in an environment of its own (k210/.venv)."""
+"""Compiles a .tflite for the K210 with nncase, which runs in k210/.venv."""
 
 import json
 import re
@@ -11,10 +11,10 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.export.k210.memory import parse_memory
-from facelib.runtimes.kmodel import ROOM, nncase_python
+from facelib.runtimes.kmodel import K210_DIR, nncase_python
 
-# What brings the pretrained MobileFaceNet nearest to its float net: mean cosine 0.9947 on 12 LFW crops. Without
-# use_mse_quant_w 0.9923; with ranges of maps by 'l2' or 'cdf' 0.9925, 0.987. w_quant_type changes nothing on the K210.
+# The settings with the highest mean cosine of the pretrained MobileFaceNet to its float net: 0.9947 on 12 LFW crops.
+# Without use_mse_quant_w it is 0.9923; with calibrate_method 'l2' 0.9925, 'cdf' 0.987. w_quant_type has no effect.
 SETTINGS = {
     "compile": {
         "target": "k210", "quant_type": "uint8", "w_quant_type": "uint8", "use_mse_quant_w": True,
@@ -23,15 +23,19 @@ SETTINGS = {
     },
     "calibrate_method": "no_clip",
 }  # fmt: skip
-# What the runtime does between the KPU's pieces of the network; every other operation computes on the CPU.
+# Operations of the runtime between the parts that the KPU computes. All others are computation on the CPU.
 PASSING = ("Call", "Copy", "Quantize", "Dequantize", "Pad", "Slice", "TableLookup1D")
 
 
 @dataclass(frozen=True)
 class Kmodel:
-    """A compiled model.   memory: bytes, {'input', 'output', 'data', 'model', 'total'}, as nncase reports them.
+    """A compiled model.
 
-    on_kpu: how many convolutions the KPU runs, sums of maps among them.   on_cpu: the operations of the CPU.
+    Attributes:
+        content: of the .kmodel file.
+        memory: {'input', 'output', 'data', 'model', 'total'}: bytes, as nncase reports them.
+        on_kpu: number of convolutions on the KPU, including sums of maps.
+        on_cpu: the operations on the CPU.
     """
 
     content: bytes
@@ -44,10 +48,11 @@ def compile_kmodel(tflite: Path, crops: np.ndarray) -> Kmodel:
     """Compiles a float .tflite of batch 1.
 
     Args:
-        crops: uint8 [N, H, W, 3], RGB, to measure ranges on.
+        tflite: the file.
+        crops: uint8 [N, H, W, 3] in the colour order of the model, to measure ranges on.
 
     Raises:
-        FaceError: no nncase, or it refuses the model.
+        FaceError: nncase is missing, or refuses the model.
     """
     python = nncase_python()
     pixels = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
@@ -57,7 +62,7 @@ def compile_kmodel(tflite: Path, crops: np.ndarray) -> Kmodel:
         (folder / "model.tflite").write_bytes(Path(tflite).read_bytes())
         (folder / "settings.json").write_text(json.dumps(settings))
         np.save(folder / "crops.npy", pixels)
-        command = [str(python), str(ROOM / "nncase_worker.py"), "compile", str(folder)]
+        command = [str(python), str(K210_DIR / "nncase_worker.py"), "compile", str(folder)]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
         if done.returncode != 0 or not (folder / "model.kmodel").is_file():
             reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
@@ -69,9 +74,9 @@ def compile_kmodel(tflite: Path, crops: np.ndarray) -> Kmodel:
 
 
 def parse_placement(dump: Path) -> tuple[int, tuple[str, ...]]:
-    """(Convolutions on the KPU, operations on the CPU) from nncase's listings of the compiled program."""
-    ours = [re.match(r"\[(\w+)\] ?(.*)", line) for line in _lines(dump / "stackvm")]
-    on_cpu = [f"{op[1]} {op[2]}".strip() for op in ours if op and op[1] not in PASSING]
+    """(number of convolutions on the KPU, operations on the CPU), from nncase's listings of the compiled program."""
+    steps = [re.match(r"\[(\w+)\] ?(.*)", line) for line in _lines(dump / "stackvm")]
+    on_cpu = [f"{op[1]} {op[2]}".strip() for op in steps if op and op[1] not in PASSING]
     return sum(line.startswith("[KPUConv2D]") for line in _lines(dump / "k210")), tuple(on_cpu)
 
 

@@ -1,8 +1,8 @@
-"""What the K210 takes: the rules of its KPU and of nncase 1.x, applied to a .tflite layer by layer.
+"""Checks a .tflite for the K210, operation by operation: the limits of its KPU and of nncase 1.x.
 
-The K210 has 6 MB of general RAM and 2 MB for the feature maps of its accelerator, the KPU, which does 1x1 and 3x3
-convolutions of 8-bit numbers. nncase computes the rest on the CPU in float32. Learned from kendryte/nncase:
-docs/FAQ_EN.md of 0.x (sizes), docs/tflite_ops.md, and modules/k210 of 1.x (what it gives to the KPU, rows of a map).
+The KPU, the chip's accelerator, computes 1x1 and 3x3 convolutions of 8-bit numbers. nncase computes the rest on the CPU
+in float32. Both memories are in facelib/export/k210/memory.py. Learned from kendryte/nncase: docs/FAQ_EN.md of 0.x
+(sizes), docs/tflite_ops.md, and modules/k210 of 1.x (what it gives to the KPU, rows of a map).
 """
 
 import math
@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from facelib.export.k210.memory import RAM_BYTES
-from facelib.runtimes.tflite import Op
+from facelib.export.k210.memory import KPU_BYTES, RAM_BYTES, estimate_ram, kpu_bytes
+from facelib.runtimes.tflite import CONVOLUTIONS, Op
 
-KPU_BYTES = 2 * 2**20
 MAX_CHANNELS, MIN_SIDE, MAX_HEIGHT, MAX_WIDTH = 1024, 4, 240, 320
 
-CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
-# Fused into a convolution, done by the KPU as one (a sum of two maps), or free.
+# Fused into a convolution, computed by the KPU like one (a sum of two maps), or free.
 BESIDE = ("ADD", "CONCATENATION", "LEAKY_RELU", "PAD", "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "SQUEEZE")
 POOLS = ("AVERAGE_POOL_2D", "MAX_POOL_2D")
 ON_CPU = (
@@ -29,8 +27,8 @@ ON_CPU = (
     "TRANSPOSE_CONV",
 )  # fmt: skip
 ELEMENTWISE = ("ADD", "SUB", "MUL", "DIV")
-VALID = 1  # of the schema's padding; the other is SAME
-INTEGERS = ("INT4", "INT8", "UINT8", "INT16", "FLOAT16")  # what quantisers leave; indices are INT32 and INT64
+VALID = 1  # padding in TFLite's schema; 0 is SAME
+INTEGERS = ("INT4", "INT8", "UINT8", "INT16", "FLOAT16")  # types of quantised tensors; indices are INT32 and INT64
 
 SWAP = (
     "python tools/swap_activation.py EMBEDDER.h5 OUT --to relu6 --data DATA"  # leaky_relu compiles too, with more RAM
@@ -40,7 +38,12 @@ PAD = 'train with model.padding = "symmetric" (recipes/k210_mobilefacenet.toml)'
 
 @dataclass(frozen=True)
 class Finding:
-    """layer: which.   what: what it has, what the K210 has, and for an error what to do."""
+    """What the check says of one layer.
+
+    Attributes:
+        layer: name.
+        what: what the layer has and what the K210 takes; in an error also what to do.
+    """
 
     layer: str
     what: str
@@ -48,11 +51,15 @@ class Finding:
 
 @dataclass
 class Lint:
-    """What a .tflite is to the K210.
+    """The result of the check.
 
-    errors: must change.   notes: work, on the CPU.   on_kpu: convolutions of the KPU.
-    kpu_bytes, kpu_layer: the most that one layer needs of the KPU's 2 MiB.
-    ram_bytes: what the model needs at least: its weights, and the two maps of its largest CPU layer, in float32.
+    Attributes:
+        errors: layers that must change.
+        notes: layers that run on the CPU.
+        on_kpu: number of convolutions on the KPU.
+        kpu_bytes: the largest use of the KPU's 2 MiB by one layer, bytes.
+        kpu_layer: name of that layer.
+        ram_bytes: the least RAM that the model needs, bytes.
     """
 
     errors: list[Finding] = field(default_factory=list)
@@ -64,7 +71,7 @@ class Lint:
 
 
 def check_ops(ops: list[Op]) -> Lint:
-    """Holds every operation of a model against the rules."""
+    """Checks the operations of a float32 model, in the order of `read_ops`."""
     lint = Lint()
     tensors = [tensor for op in ops for tensor in (*op.inputs, op.output)]
     if quantised := next((tensor for tensor in tensors if tensor.dtype in INTEGERS), None):
@@ -75,26 +82,23 @@ def check_ops(ops: list[Op]) -> Lint:
                 f"--mode float",
             )
         )
-        return lint  # the rest is meant for float models
+        return lint  # the other rules are for float models
     made_by = {op.output.index: op for op in ops}
-    raw = {ops[0].inputs[0].index} if ops else set()  # the pixels, and what only shifts and scales them
-    weights, largest = 0, 0
+    raw = {ops[0].inputs[0].index} if ops else set()  # tensor numbers: the pixels, shifted and scaled
+    kpu_ops, cpu_ops = [], []
     for op in ops:
         if op.kind in CONVOLUTIONS:
-            on_kpu = _check_convolution(op, made_by, lint)
-            weights += math.prod(op.inputs[1].shape) * (1 if on_kpu else 4)
-            largest = max(largest, 0 if on_kpu else _float_maps(op))
+            (kpu_ops if _check_convolution(op, made_by, lint) else cpu_ops).append(op)
         elif slope := _prelu_slope(op, made_by):
-            lint.errors.append(Finding(op.layer, f"is a PReLU of {slope} slopes, which the KPU has not: {SWAP}"))
+            lint.errors.append(Finding(op.layer, f"is a PReLU of {slope} slopes, which the KPU does not have: {SWAP}"))
         elif op.kind in ELEMENTWISE and op.inputs[0].index in raw and op.inputs[1].data is not None:
-            raw.add(op.output.index)  # a table of 256 values
+            raw.add(op.output.index)  # becomes a table of 256 values
         elif _feeds_prelu(op, ops, made_by):
             continue
         elif not _is_beside(op):
             _check_other(op, lint)
-            largest = max(largest, _float_maps(op))
-            weights += 4 * sum(tensor.data.size for tensor in op.inputs if tensor.data is not None)
-    lint.ram_bytes = weights + largest
+            cpu_ops.append(op)
+    lint.ram_bytes = estimate_ram(kpu_ops, cpu_ops)
     if lint.ram_bytes > RAM_BYTES:
         lint.errors.append(
             Finding("the whole", f"needs {lint.ram_bytes / 2**20:.1f} MiB or more of 6: lower model.width")
@@ -103,7 +107,7 @@ def check_ops(ops: list[Op]) -> Lint:
 
 
 def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
-    """Adds what is to be said of a convolution; whether it runs on the KPU."""
+    """Adds the findings of a convolution; returns whether it is one for the KPU."""
     before = made_by.get(op.inputs[0].index)
     is_padded = before is not None and before.kind == "PAD" and before.inputs[1].data is not None
     padded_by = before if is_padded and op.options["padding"] == VALID else None
@@ -130,7 +134,7 @@ def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
         return True
     lint.on_kpu += 1
     is_depthwise = op.kind == "DEPTHWISE_CONV_2D"
-    # The KPU computes every position. Of a full convolution it drops those between the strides itself.
+    # The KPU computes stride 1. Of a full convolution it drops the positions between the strides itself.
     made = op.output.shape[1:3] if stride != (1, 1) and not is_depthwise else (height, width)
     needed = kpu_bytes(height, width, channels) + kpu_bytes(*made, filters)
     if needed > KPU_BYTES:
@@ -141,25 +145,18 @@ def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
     return True
 
 
-def kpu_bytes(height: int, width: int, channels: int) -> int:
-    """Bytes of an 8-bit map in the KPU's memory: rows of 64 bytes, which narrow maps share between 2 or 4 channels."""
-    shared = 4 if width <= 16 else 2 if width <= 32 else 1
-    rows = -(-width // 64) * height
-    return 64 * rows * -(-channels // min(channels, shared))
-
-
 def _padding(op: Op, padded_by: Op | None, size, kernel, stride) -> list[tuple[int, int]]:
-    """[(above, below), (left, right)] of a convolution, its own or that of the PAD before it."""
+    """[(above, below), (left, right)] of a convolution, or of the PAD operation before it."""
     if padded_by is not None:
         return [tuple(map(int, pair)) for pair in padded_by.inputs[1].data[1:3]]
     if op.options["padding"] == VALID:
         return [(0, 0), (0, 0)]
     totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]
-    return [(total // 2, total - total // 2) for total in totals]  # TensorFlow's SAME: the odd one goes after
+    return [(total // 2, total - total // 2) for total in totals]  # TensorFlow's SAME: an odd pixel is added at the end
 
 
 def _cpu_reason(op: Op, kernel, stride, size) -> str:
-    """Why nncase leaves a convolution to the CPU; '' when the KPU does it."""
+    """Why nncase computes a convolution on the CPU; '' if the KPU does."""
     if kernel not in ((1, 1), (3, 3)):
         return f"its kernel is {kernel[0]}x{kernel[1]}, the KPU's are 1x1 and 3x3"
     if stride not in ((1, 1), (2, 2)):
@@ -168,15 +165,15 @@ def _cpu_reason(op: Op, kernel, stride, size) -> str:
         return "the KPU has no dilation"
     if op.kind == "DEPTHWISE_CONV_2D" and op.output.shape[3] != op.inputs[0].shape[3]:
         return "the KPU has one depthwise filter a channel"
-    if min(size) < MIN_SIDE and kernel != (1, 1):  # for a 1x1 kernel nncase fills the map up to 4x4
+    if min(size) < MIN_SIDE and kernel != (1, 1):  # nncase pads the map of a 1x1 kernel to 4x4
         return f"its map is {size[0]}x{size[1]}, the KPU's at least {MIN_SIDE}x{MIN_SIDE}"
     return ""
 
 
 def _prelu_slope(op: Op, made_by: dict[int, Op]) -> int:
-    """How many different slopes a PReLU has, as an op or written max(x, a * x); 0 for anything else.
+    """The number of slopes of a PReLU, as one operation or as max(x, a * x); 0 for other operations.
 
-    One slope for all channels is a LeakyReLU, and nncase takes it for one.
+    If all slopes are equal it is a LeakyReLU. nncase recognises it as one, and 0 is returned.
     """
     if op.kind == "PRELU":
         return math.prod(op.inputs[1].shape)
@@ -185,7 +182,7 @@ def _prelu_slope(op: Op, made_by: dict[int, Op]) -> int:
 
 
 def _scaled_by(op: Op, made_by: dict[int, Op]) -> np.ndarray | None:
-    """The constant `a` of `op(x, a * x)`."""
+    """The constant `a` of `op(x, a * x)`; None if `op` is something else."""
     for x, other in (op.inputs, op.inputs[::-1]):
         product = made_by.get(other.index)
         if product is not None and product.kind == "MUL":
@@ -196,7 +193,7 @@ def _scaled_by(op: Op, made_by: dict[int, Op]) -> np.ndarray | None:
 
 
 def _feeds_prelu(op: Op, ops: list[Op], made_by: dict[int, Op]) -> bool:
-    """Whether `op` is half of a rectifier: the product in max(x, a * x), or that maximum with one slope."""
+    """Whether `op` is part of a LeakyReLU: the product in max(x, a * x), or that maximum."""
     if op.kind == "MAXIMUM":
         return _scaled_by(op, made_by) is not None
     users = [user for user in ops if any(tensor.index == op.output.index for tensor in user.inputs)]
@@ -216,13 +213,8 @@ def _check_other(op: Op, lint: Lint) -> None:
     if op.kind in (*ON_CPU, *POOLS, *BESIDE):
         lint.notes.append(Finding(op.layer, f"runs on the CPU: the KPU has no such {op.kind}"))
     else:
-        what = f"is {op.kind}, which nncase 1.9 has not: build the layer from convolutions, sums and ReLU6"
+        what = f"is {op.kind}, which nncase 1.9 does not have: build the layer from convolutions, sums and ReLU6"
         lint.errors.append(Finding(op.layer, what))
-
-
-def _float_maps(op: Op) -> int:
-    """Bytes of what goes in and out of an operation, in float32."""
-    return 4 * sum(math.prod(tensor.shape) for tensor in (op.inputs[0], op.output))
 
 
 def _text(padding: list[tuple[int, int]]) -> str:

@@ -1,7 +1,7 @@
-"""One TensorFlow node as ONNX nodes: a writer for each operation, called by facelib/export/onnx.py.
+"""How each TensorFlow operation is written in ONNX: a writer for each, called by facelib/export/onnx/convert.py.
 
-A writer takes the builder of the graph and the node, adds what it needs and returns the ONNX value's name. Values of
-rank 4 are NCHW.
+A writer takes the graph's builder and a node, adds ONNX nodes, and returns the name of the ONNX value. Values of rank 4
+are NCHW. To support another operation, add its writer to `WRITERS`.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def _convolution(builder, node, bias=None, name=None) -> str:
     kernel = builder.constant(node, node.input[1])
     channels = kernel.shape[2]
     groups = channels if node.op == "DepthwiseConv2dNative" else builder.shapes[node_of(source)][3] // channels
-    if node.op == "DepthwiseConv2dNative":  # [H, W, C, M] -> C * M outputs of one input each, C the slower
+    if node.op == "DepthwiseConv2dNative":  # [H, W, C, M] -> [H, W, 1, C * M]
         kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
     name = name or node.name
     inputs = [builder.value(source), builder.tensor(f"{name}/weights", kernel.transpose(3, 2, 0, 1))]
@@ -70,8 +70,8 @@ def _maximum(builder, node) -> str:
 def _prelu_in_blocks(builder, node, x: str, slopes: np.ndarray) -> str:
     """x + (1 - slope) * relu(-x), the factors as 1x1 depthwise convolutions.
 
-    ONNX Runtime keeps maps in blocks of channels through convolutions, ReLU and sums. For a PRelu it puts every map
-    back in order and into blocks again, and MobileFaceNet takes twice as long.
+    ONNX Runtime keeps maps in blocks of channels through convolutions, ReLU and sums. At a PRelu it reorders every map
+    twice, and MobileFaceNet takes twice as long.
     """
     channels = builder.shapes[node.name][-1]
 
@@ -131,7 +131,7 @@ def _concat(builder, node) -> str:
 
 
 def _slice(builder, node) -> str:
-    """Of channels alone: x[..., a:b]."""
+    """A slice of channels: x[..., a:b]."""
     begin, strides = builder.constant(node, node.input[1]), builder.constant(node, node.input[3])
     takes, gives = builder.shapes[node_of(node.input[0])], builder.shapes[node.name]
     if len(takes) != 4 or len(gives) != 4 or takes[1:3] != gives[1:3] or strides[-1] != 1:
@@ -144,7 +144,7 @@ def _slice(builder, node) -> str:
 
 
 def _reshape(builder, node) -> str:
-    """To and from [N, D]; TensorFlow's order of a map is channels last."""
+    """Between a map and [N, D]. In [N, D], the values of a map are in TensorFlow's order, channels last."""
     x, takes, gives = builder.value(node.input[0]), builder.shapes[node_of(node.input[0])], builder.shapes[node.name]
     if None in (*takes[1:], *gives[1:]):
         raise unknown(node, f"from {takes} to {gives}")
@@ -199,6 +199,7 @@ BINARY = ("AddV2", "Add", "Sub", "Mul", "RealDiv", "Maximum", "Minimum")
 
 
 def unknown(node, why: str) -> FaceError:
+    """The error for a node that has no ONNX form here."""
     return FaceError(
         f"Every node of the graph needs an ONNX form. '{node.name}' ({node.op}) has none: {why}. Convert the graph of "
         f"h5_2_pb.py and optimize_pb.sh, or the net's own ONNX."

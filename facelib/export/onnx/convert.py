@@ -1,8 +1,7 @@
-"""A frozen TensorFlow graph as ONNX, in the layout that ONNX Runtime is fast in. Names TensorFlow.
+"""Converts a frozen TensorFlow graph to ONNX, in the layout that ONNX Runtime computes fastest.
 
-Written for speed on phones and desktops: channels first from one Transpose at the input on, padding and bias inside the
-convolutions, nothing between them that needs another layout. tf2onnx keeps a transpose at every PReLU and the padding
-apart.
+The input is transposed once to channels first. Padding and bias are part of the convolutions, and no operation between
+them needs another layout. tf2onnx, in comparison, keeps a transpose at every PReLU and separate padding nodes.
 Operators: ONNX opset 17 (onnx/onnx, docs/Operators.md).
 """
 
@@ -12,10 +11,10 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import constants_of
-from facelib.export.onnx_nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
+from facelib.export.onnx.nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
 from facelib.runtimes.frozen_graph import node_of
 
-OPSET, IR_VERSION = 17, 8  # of ONNX 1.12, which every runtime of today reads
+OPSET, IR_VERSION = 17, 8  # of ONNX 1.12 (2022)
 
 
 def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int], *, prelu_nodes: bool = False):
@@ -23,12 +22,13 @@ def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int
 
     Args:
         graph: an optimised GraphDef: NHWC, batch normalisation folded.
-        input_name, output_name: of its Placeholder and its embedding [N, D]; the ONNX tensors have the same names.
+        input_name: of its Placeholder; the ONNX input has the same name.
+        output_name: of its embedding [N, D]; the ONNX output has the same name.
         size: (height, width) of the images in pixels. The input stays float32 [N, height, width, 3].
-        prelu_nodes: PReLU as ONNX's PRelu, not as what ONNX Runtime computes faster.
+        prelu_nodes: whether PReLU becomes PRelu nodes. ONNX Runtime computes convolutions and ReLU faster.
 
     Raises:
-        FaceError: an operation or an arrangement that is not written here, by its node's name.
+        FaceError: a node without an ONNX form; names it.
     """
     import onnx
     from onnx import helper
@@ -37,7 +37,9 @@ def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int
     builder = _Builder(graph, source, size, prelu_nodes)
     builder.value(target)
     if builder.rank(target) != 2:
-        raise FaceError(f"An embedding is [N, D]. '{target}' is {builder.shapes[target]}.")
+        raise FaceError(
+            f"An embedding is [N, D]. Received: '{target}' is {builder.shapes[target]}. Name another --output."
+        )
     embedding = [helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, ["N", builder.shapes[target][-1]])]
     images = [helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["N", *size, 3])]
     body = helper.make_graph(builder.nodes, "embedder", images, embedding, list(builder.tensors.values()))
@@ -50,9 +52,18 @@ def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int
 
 @dataclass
 class _Builder:
-    """Walks from the output to the input, so that only what is needed is written.
+    """Walks from the output to the input, so that only nodes that the output needs are written.
 
-    names: {TensorFlow node: ONNX value}. Values of rank 4 are NCHW, all others as TensorFlow has them.
+    Values of rank 4 are NCHW. All others have TensorFlow's order.
+
+    Attributes:
+        graph: GraphDef.
+        source: node name of the input.
+        size: (height, width) of the images in pixels.
+        prelu_nodes: whether PReLU is written as PRelu.
+        nodes: the ONNX nodes so far.
+        tensors: {name: TensorProto}, the ONNX constants so far.
+        names: {TensorFlow node: ONNX value}.
     """
 
     graph: object
@@ -76,7 +87,7 @@ class _Builder:
         return len(self.shapes[name])
 
     def value(self, reference: str) -> str:
-        """The ONNX value of a TensorFlow node, written with all that it needs. Depth is handled by an own stack."""
+        """The ONNX value of a TensorFlow node. Writes the node and all that it needs, without deep recursion."""
         stack = [node_of(reference)]
         while stack:
             name = stack[-1]
@@ -109,7 +120,7 @@ class _Builder:
         return found
 
     def _operands(self, node) -> list[str]:
-        """The nodes whose values `node` needs; constants, shapes and what is merged into it are not among them."""
+        """The nodes whose values `node` needs, without constants, shapes, and nodes that are merged into it."""
         if node.op == "Placeholder":
             return []
         slope = self.prelu(node)
@@ -129,7 +140,7 @@ class _Builder:
         return write(self, node)
 
     def prelu(self, node):
-        """(node of x, slopes) when `node` is max(x, slopes * x), else None."""
+        """(node of x, slopes) if `node` is max(x, slopes * x), else None."""
         if node.op != "Maximum":
             return None
         for x, other in (node.input, reversed(node.input)):
@@ -142,13 +153,13 @@ class _Builder:
         return None
 
     def bias_of(self, node):
-        """The convolution that the BiasAdd `node` is the only reader of, else None."""
+        """The convolution before the BiasAdd `node`, if nothing else reads it; else None."""
         before = self.by_name[node_of(node.input[0])]
-        is_own = before.op in CONVOLUTIONS and self.uses[before.name] == 1
-        return before if is_own and node_of(node.input[1]) in self.constants else None
+        is_only_reader = before.op in CONVOLUTIONS and self.uses[before.name] == 1
+        return before if is_only_reader and node_of(node.input[1]) in self.constants else None
 
     def unpadded(self, node) -> tuple[str, list[int]]:
-        """What the window op `node` reads, and the zeros around it: [top, left, bottom, right]."""
+        """(input of the window operation `node`, zeros around it [top, left, bottom, right])."""
         source = self.by_name[node_of(node.input[0])]
         zeros = [0, 0, 0, 0]
         if source.op == "Pad" and node.op in CONVOLUTIONS:
@@ -159,7 +170,7 @@ class _Builder:
         return node.input[0], self._same(node)
 
     def _same(self, node) -> list[int]:
-        """TensorFlow's SAME padding: as much as the output size needs, the odd pixel at the end."""
+        """The padding of `node` [top, left, bottom, right]. TensorFlow's SAME adds an odd pixel at the end."""
         padding = node.attr["padding"].s.decode()
         if padding == "VALID":
             return [0, 0, 0, 0]
@@ -184,7 +195,7 @@ class _Builder:
         return strides, list(node.attr["ksize"].list.i)[1:3], [1, 1]
 
     def broadcast(self, node, value: np.ndarray) -> np.ndarray:
-        """A constant operand of `node`, as it meets a value of the node's rank in ONNX's order."""
+        """A constant operand of `node`, reshaped to broadcast over a value of the node's rank in ONNX's order."""
         value = value.astype(np.float32)
         if self.rank(node.name) != 4 or value.size == 1:
             return value
@@ -192,7 +203,7 @@ class _Builder:
 
 
 def _static_shapes(graph, source: str, size: tuple[int, int]) -> dict[str, list]:
-    """{node: shape of its first output}, None where a size is open; those of unknown rank are left out."""
+    """{node: shape of its first output}; open sizes are None, and outputs of unknown rank are left out."""
     import tensorflow as tf
 
     with tf.Graph().as_default() as inside:
