@@ -31,6 +31,8 @@ LAW = {
     "evaluation.ijb": ("evaluation", "data", "alignment"),
     "recognition": ("evaluation", "alignment"),
     "export": ("runtimes", "models", "data"),
+    "export.tflite": ("export", "runtimes", "models", "data"),
+    "export.onnx": ("export", "runtimes", "models", "data"),
     "export.om": ("export", "runtimes", "models", "data"),
     "export.k210": ("export", "runtimes", "models", "data"),
     "training": ("training.recipe", "data", "models", "losses", "distributed", "runtimes"),
