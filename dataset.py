@@ -8,7 +8,7 @@ computable, a run resumes there at once, and it sees the batches that it would h
 import copy
 import os
 from collections import ChainMap, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.data import sampling
-from facelib.data.augment import make_augment, random_flip
+from facelib.data.augment import Augmentation, is_flipped, make_augment, random_flip
 from facelib.data.random_keys import record_keys
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
@@ -25,15 +25,19 @@ from facelib.errors import BadRecord, FaceError
 from facelib.images import decode_image
 from facelib.training.recipe.schema import Recipe
 
-Augment = Callable[[np.ndarray, int], np.ndarray]
-
 
 @dataclass(frozen=True)
 class Batch:
-    """images: uint8 [B, H, W, 3], RGB.   labels: int64 [B].   record_idx: uint32 [B].   keys: uint64 [B].
+    """One training batch, or one worker's part of it.
 
-    The augmentation of each image follows from its key; the top bit says whether it was mirrored, where that is wanted.
-    `epoch` and `step` say where it stands; `step` counts from 0 within the epoch.
+    Attributes:
+        images: uint8 [B, H, W, 3], RGB.
+        labels: int64 [B], 0 to num_classes - 1.
+        record_idx: uint32 [B], the record of each image.
+        epoch: from 0.
+        step: of the epoch, from 0.
+        keys: uint64 [B]; the augmentation of each image follows from its key.
+        is_flipped: bool [B], whether each image was mirrored left to right.
     """
 
     images: np.ndarray
@@ -42,6 +46,7 @@ class Batch:
     epoch: int
     step: int
     keys: np.ndarray
+    is_flipped: np.ndarray
 
 
 class TrainingData:
@@ -67,7 +72,7 @@ class TrainingData:
         *,
         seed: int = 0,
         shuffle: str = "records",
-        augment: Augment | None = random_flip,
+        augment: Augmentation | None = random_flip,
         image_size: tuple[int, int] = (112, 112),
         num_threads: int | None = None,
     ):
@@ -198,7 +203,8 @@ class TrainingData:
             if not np.may_share_memory(image, images):
                 images[i] = image
             labels[i] = label
-        return Batch(images, labels, record_idx, epoch, step, keys)
+        flips = is_flipped(keys) if self.augment and self.augment.flip else np.zeros(len(keys), bool)
+        return Batch(images, labels, record_idx, epoch, step, keys, flips)
 
     def _bad_image(self, record: int, error: BadRecord) -> FaceError:
         height, width = self.image_size

@@ -1,9 +1,7 @@
 """Augmentation of one face: a pure function of (image, key), so a resumed training sees the same images.
 
-Order: mirror, crop, photometric changes, what a bad camera or coder does, what hides a part of the face.
+Order: mirroring, crop, colours, the damage of a bad camera or codec, then what hides a part of the face.
 """
-
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -18,26 +16,52 @@ MASK_OUTLINE = np.array([[56, 62], [78, 70], [84, 88], [72, 106], [56, 111], [40
 MASK_COLOURS = ((120, 170, 200), (235, 235, 235), (30, 30, 35), (150, 190, 160))  # RGB: surgical, white, black, green
 
 
-def make_augment(config: AugmentConfig, flip: bool) -> Callable[[np.ndarray, int], np.ndarray] | None:
-    """The function that a recipe's [data] table asks for; None when it asks for nothing.
+class Augmentation:
+    """What a recipe's [data] table asks for: a pure function of (image, key).
 
-    It takes uint8 [H, W, 3], RGB, and a uint64 key, and returns the same shape; the image given is not changed. The
-    mirroring is the key's top bit, as `facelib.data.augment.random_flip` has it, whatever else is done.
+    Args:
+        config: probabilities and strengths.
+        flip: whether images are mirrored, half of them, see `is_flipped`.
     """
-    config = config.resolved()
-    steps = [step for name, step in _STEPS if getattr(config, name)]
-    if not steps and not flip:
-        return None
 
-    def augment(image: np.ndarray, key: int) -> np.ndarray:
-        if flip and key >> 63:
+    def __init__(self, config: AugmentConfig, flip: bool):
+        self.config, self.flip = config.resolved(), flip
+        self.steps = [step for name, step in _STEPS if getattr(self.config, name)]
+
+    def __call__(self, image: np.ndarray, key: int) -> np.ndarray:
+        """Augments one image, which is not changed.
+
+        Args:
+            image: uint8 [H, W, 3], RGB.
+            key: uint64, from which all that is random follows.
+
+        Returns:
+            uint8 [H, W, 3], RGB.
+        """
+        if self.flip and is_flipped(key):
             image = cv2.flip(image, 1)
         draws = Draws(key)
-        for step in steps:
-            image = step(image, draws, config)
+        for step in self.steps:
+            image = step(image, draws, self.config)
         return image
 
-    return augment
+
+def make_augment(config: AugmentConfig, flip: bool) -> Augmentation | None:
+    """The augmentation that a recipe's [data] table asks for; None when it asks for nothing."""
+    augment = Augmentation(config, flip)
+    return augment if augment.steps or flip else None
+
+
+def is_flipped(keys):
+    """Whether an image is mirrored left to right, where that is wanted: the top bit of its key.
+
+    Args:
+        keys: uint64, one or an array of any shape.
+
+    Returns:
+        A bool, or an array of them.
+    """
+    return keys >> 63 == 1
 
 
 def _crop(image, draws, config):
@@ -141,6 +165,4 @@ _STEPS = (
 )  # fmt: skip
 
 
-def random_flip(image: np.ndarray, key: int) -> np.ndarray:
-    """Mirrors left and right when the key's top bit is set. uint8 [H, W, 3] -> same."""
-    return cv2.flip(image, 1) if key >> 63 else image
+random_flip = Augmentation(AugmentConfig(), flip=True)  # nothing but the mirroring

@@ -240,8 +240,7 @@ class Trainer:
         self.parts.optimizer.learning_rate = rate * (at["plateau"] or {"factor": 1.0})["factor"]
         targets = np.zeros((len(batch.labels), 0), np.float32)
         if self.teacher:
-            is_flipped = (batch.keys >> np.uint64(63)).astype(bool) & self.recipe.data.flip
-            targets = self.teacher.targets(batch.record_idx, is_flipped)
+            targets = self.teacher.targets(batch.record_idx, batch.is_flipped)
         mix = (
             np.random.default_rng([self.recipe.seed, at["global_step"]]).beta(stage.mixup, stage.mixup)
             if stage.mixup

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.data.augment import MASK_OUTLINE, make_augment, random_flip
+from facelib.data.augment import MASK_OUTLINE, is_flipped, make_augment, random_flip
 from facelib.data.augment_config import PRESETS, AugmentConfig
 from facelib.data.rand_augment import OPERATIONS, rand_augment
 from facelib.data.random_keys import Draws
@@ -47,7 +47,7 @@ def test_the_mirroring_is_the_same_whatever_else_is_done():
     for key in KEYS[:20]:
         mirrored, plain = FACE[:, ::-1].astype(int), FACE.astype(int)
         is_mirrored = np.abs(augment(FACE, key) - mirrored).mean() < np.abs(augment(FACE, key) - plain).mean()
-        assert is_mirrored == bool(key >> 63)
+        assert is_mirrored == is_flipped(key) == bool(key >> 63)
 
 
 @pytest.mark.parametrize("name", ["gray", "downsample", "blur", "jpeg", "cutout", "mask"])

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (a fixture of another file)
 """The forms of a verification set, through the main of every test script with a runtime of a few lines."""
 
 import json

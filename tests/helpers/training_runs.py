@@ -31,12 +31,13 @@ class Records(list):
 
 
 class Data:
-    """Batches of IMAGES in order; `fails_at` is the global step that raises instead."""
+    """Batches of IMAGES in order; with `flip` every other image is said to be mirrored; `fails_at` is the global step
+    that raises instead."""
 
     steps_per_epoch, batch_size = STEPS, BATCH
 
-    def __init__(self, fails_at=None):
-        self.fails_at = fails_at
+    def __init__(self, fails_at=None, flip=False):
+        self.fails_at, self.flip = fails_at, flip
         self.records = Records(LABELS)
 
     def __len__(self):
@@ -51,9 +52,9 @@ class Data:
                 if e * STEPS + s + 1 == self.fails_at:
                     raise OSError(errno.ENOSPC, "full")
                 idx = np.arange(*self.bounds(s))
-                keys = (idx.astype(np.uint64) + np.uint64(7 * e)) << np.uint64(63)  # every other image is mirrored
+                mirrored = (idx % 2 == 1) & self.flip
                 yield SimpleNamespace(
-                    images=IMAGES[idx], labels=LABELS[idx], record_idx=idx, epoch=e, step=s, keys=keys
+                    images=IMAGES[idx], labels=LABELS[idx], record_idx=idx, epoch=e, step=s, is_flipped=mirrored
                 )
 
     def balanced(self, images_per_identity):

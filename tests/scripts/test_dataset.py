@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import dataset
 from dataset import TrainingData
 from facelib.data import sampling
-from facelib.data.augment import random_flip
+from facelib.data.augment import make_augment, random_flip
+from facelib.data.augment_config import AugmentConfig
 from facelib.data.conversion.job import convert
 from facelib.data.random_keys import record_keys
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
@@ -398,6 +399,16 @@ def test_every_bit_of_the_keys_is_fair():
 
 def test_no_augmentation_leaves_the_images_alone(data_dir):
     assert not any(flips(open_data(data_dir, augment=None), 0).values())
+
+
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(color=0.01)])
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_batch_says_which_of_its_images_are_mirrored(data_dir, flip, config):
+    data = open_data(data_dir, augment=make_augment(config, flip))
+    for batch in data.batches():
+        seen = [image[0, 0, 2] < image[0, -1, 2] for image in batch.images.astype(int)]  # the left half is blue
+        assert batch.is_flipped.dtype == bool and batch.is_flipped.tolist() == seen
+        assert flip or not any(seen)
 
 
 def test_random_flip_mirrors_by_the_top_bit():

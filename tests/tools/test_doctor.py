@@ -1,5 +1,6 @@
 """doctor.py: a disk, a decoder, an augmentation and a step that are slow in turn, and what it says of them."""
 
+import functools
 import re
 import time
 
@@ -45,6 +46,7 @@ def run(home, *args):
 
 
 def slowed(function):
+    @functools.wraps(function)
     def slow(*args, **options):
         time.sleep(NAP)
         return function(*args, **options)
