@@ -1,62 +1,14 @@
-"""DOCSTRING"""
+"""The gate behind --against: whether one report is worse than another by more than is allowed.
 
+`Measurement` is the one definition of "measured on the same pairs in the same way". The gate, the report pages and
+export_all.py all use it.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from facelib.errors import FaceError
-
-
-def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: float) -> list[str]:
-    """What `report` does worse than `reference` allows; empty when it passes.
-
-    Args:
-        report, reference: content of report files.
-        max_acc_drop, max_vr_drop: allowed losses in percentage points: 0.5 lets 99.4 % fall to 98.9 %.
-
-    Raises:
-        FaceError: nothing in common to compare, or measured on other pairs or in another way.
-    """
-    common = [name for name in reference["sets"] if name in report["sets"]]
-    if not common:
-        raise FaceError(
-            f"No set stands in both reports: {', '.join(report['sets'])} against {', '.join(reference['sets'])}. "
-            f"Test both with the same --valid."
-        )
-    if bool(report.get("flip")) != bool(reference.get("flip")):
-        raise FaceError("One report adds the mirrored face, the other does not. Test both with --flip or both without.")
-    failures = []
-    for name in common:
-        new, old = report["sets"][name], reference["sets"][name]
-        if (new.get("pairs"), new.get("genuine")) != (old.get("pairs"), old.get("genuine")):
-            raise FaceError(
-                f"Set '{name}' has {new.get('pairs')} pairs here and {old.get('pairs')} in the reference. "
-                f"Test both with the same .bin."
-            )
-        if "protocol" in old and new.get("protocol") != old["protocol"]:
-            raise FaceError(
-                f"Set '{name}' has the protocol '{new.get('protocol')}' here and '{old['protocol']}' in the "
-                f"reference. Test both with the same --protocol."
-            )
-        failures += _find_drop(f"{name}: ACC", new.get("acc"), old.get("acc"), max_acc_drop)
-        new_vr, old_vr = new.get("vr", {}), old.get("vr", {})
-        fars = [far for far in old_vr if far in new_vr]
-        if not fars:
-            raise FaceError(f"Set '{name}': no FAR stands in both reports ({list(new_vr)}, {list(old_vr)}). Use --far.")
-        for far in fars:
-            new_rate, old_rate = new_vr[far].get("vr"), old_vr[far].get("vr")
-            if old_rate is not None:  # where the reference has no number, there is nothing to lose
-                failures += _find_drop(f"{name}: VR@FAR={far}", new_rate, old_rate, max_vr_drop)
-    return failures
-
-
-def _find_drop(what: str, new: Any, old: Any, allowed: float) -> list[str]:
-    if not isinstance(new, int | float) or not isinstance(old, int | float):
-        return [f"{what} cannot be compared: {new} against {old}"]
-    drop = 100 * (old - new)
-    if drop <= allowed + 1e-9:
-        return []
-    return [f"{what} {100 * new:.2f} % against {100 * old:.2f} %: {drop:.2f} points lost, {allowed:g} allowed"]
-
 
 _PROTOCOLS = {
     "exact": "10 folds, exact thresholds (protocol exact)",
@@ -67,7 +19,15 @@ _PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """How one artefact was tested on one set. `sha256` is None in reports that do not say which pairs they used."""
+    """How one artefact was tested on one set.
+
+    Attributes:
+        sha256: str, of the set; None in reports that do not say which pairs they used.
+        pairs: int, number of pairs; None where the report does not say.
+        genuine: int, how many of them are genuine; None where the report does not say.
+        protocol: 'exact' | 'insightface' | 'all-pairs'.
+        flip: whether the embedding of the mirrored face was added.
+    """
 
     sha256: str | None
     pairs: int | None
@@ -77,7 +37,7 @@ class Measurement:
 
     @classmethod
     def of(cls, report: dict[str, Any], set_name: str) -> "Measurement":
-        """From a report; older ones do not name a protocol, and knew only the exact one."""
+        """Reads it from a report. A report without a protocol is an older one, which knew only the exact protocol."""
         result = report["sets"][set_name]
         return cls(
             sha256=(result.get("source") or {}).get("sha256"),
@@ -88,17 +48,35 @@ class Measurement:
         )
 
     def differences(self, other: "Measurement") -> list[str]:
-        """What keeps `self` from being compared with `other`: none, or some of 'pairs', 'protocol', 'flip'."""
+        """Why `self` cannot be compared with `other`: some of 'pairs', 'protocol', 'flip'; empty when it can."""
         found = []
-        if (self.pairs, self.genuine) != (other.pairs, other.genuine) or (
-            self.sha256 and other.sha256 and self.sha256 != other.sha256
-        ):
+        if self._has_other_counts(other) or self._has_other_sha256(other):
             found.append("pairs")
         if self.protocol != other.protocol:
             found.append("protocol")
         if self.flip != other.flip:
             found.append("flip")
         return found
+
+    def explain(self, reference: "Measurement") -> str:
+        """The first of `differences` as a sentence, with both values and what to do."""
+        first = self.differences(reference)[0]
+        if first == "flip":
+            return "one report adds the mirrored face, the other does not. Test both with --flip or both without."
+        if first == "protocol":
+            return (
+                f"protocol '{self.protocol}' here, '{reference.protocol}' in the reference. "
+                f"Test both with the same --protocol."
+            )
+        if self._has_other_counts(reference):
+            return (
+                f"{self._counts()}, here, {reference._counts()}, in the reference. "
+                f"Test both with the same --valid and --pairs."
+            )
+        return (
+            f"other pairs, SHA-256 {self.sha256[:12]} here, {reference.sha256[:12]} in the reference. "
+            f"Test both with the same --valid and --pairs."
+        )
 
     def __str__(self) -> str:
         facts = []
@@ -109,3 +87,82 @@ class Measurement:
         if self.sha256:
             facts.append(f"sha256 {self.sha256[:8]}")
         return " · ".join(facts)
+
+    def _has_other_counts(self, other: "Measurement") -> bool:
+        return (self.pairs, self.genuine) != (other.pairs, other.genuine)
+
+    def _has_other_sha256(self, other: "Measurement") -> bool:
+        return bool(self.sha256 and other.sha256 and self.sha256 != other.sha256)
+
+    def _counts(self) -> str:
+        return f"{self.pairs} pairs, {self.genuine} genuine"
+
+
+def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: float) -> list[str]:
+    """What `report` does worse than `reference` allows; empty when it passes.
+
+    Args:
+        report: content of the report to judge.
+        reference: content of the report to judge it by.
+        max_acc_drop: allowed loss of ACC in percentage points: 0.5 lets 99.4 % fall to 98.9 %.
+        max_vr_drop: allowed loss of VR in percentage points.
+
+    Raises:
+        FaceError: the reports have no set in common, or a set was measured on other pairs or in another way.
+    """
+    common = [name for name in reference["sets"] if name in report["sets"]]
+    if not common:
+        raise FaceError(
+            f"No set stands in both reports: {', '.join(report['sets'])} against {', '.join(reference['sets'])}. "
+            f"Test both with the same --valid."
+        )
+    failures = []
+    for name in common:
+        here, there = Measurement.of(report, name), Measurement.of(reference, name)
+        if here.differences(there):
+            raise FaceError(f"The gate compares tests on the same pairs. Set '{name}': {here.explain(there)}")
+        failures += _find_drops(name, report["sets"][name], reference["sets"][name], max_acc_drop, max_vr_drop)
+    return failures
+
+
+def is_whole_test(report: dict[str, Any], set_name: str, sha256: str, fars: Sequence[float]) -> bool:
+    """Whether `report` has a test of all pairs of a set, with exact thresholds and without flip.
+
+    Args:
+        report: content of a report file.
+        set_name: name of the set.
+        sha256: SHA-256 of what the set is read from.
+        fars: the FARs that the report must have, each in (0, 1].
+    """
+    if set_name not in report["sets"]:
+        return False
+    result, measured = report["sets"][set_name], Measurement.of(report, set_name)
+    is_drawn = (result.get("source") or {}).get("drawn_from") is not None
+    is_plain = measured.protocol in ("exact", "all-pairs") and not measured.flip and not is_drawn
+    return is_plain and measured.sha256 == sha256 and {f"{far:g}" for far in fars} <= result["vr"].keys()
+
+
+def _find_drops(name: str, new: dict, old: dict, max_acc_drop: float, max_vr_drop: float) -> list[str]:
+    """The losses of one set that are larger than allowed, ACC first."""
+    failures = _find_drop(f"{name}: ACC", new.get("acc"), old.get("acc"), max_acc_drop)
+    new_vr, old_vr = new.get("vr", {}), old.get("vr", {})
+    fars = [far for far in old_vr if far in new_vr]
+    if not fars:
+        raise FaceError(
+            f"The gate compares VR at the same FAR. Set '{name}': no FAR stands in both reports "
+            f"({', '.join(new_vr) or 'none'} here, {', '.join(old_vr) or 'none'} in the reference). Use --far."
+        )
+    for far in fars:
+        new_rate, old_rate = new_vr[far].get("vr"), old_vr[far].get("vr")
+        if old_rate is not None:  # where the reference has no number, there is nothing to lose
+            failures += _find_drop(f"{name}: VR@FAR={far}", new_rate, old_rate, max_vr_drop)
+    return failures
+
+
+def _find_drop(what: str, new: Any, old: Any, allowed: float) -> list[str]:
+    if not isinstance(new, int | float) or not isinstance(old, int | float):
+        return [f"{what} cannot be compared: {new} against {old}"]
+    drop = 100 * (old - new)
+    if drop <= allowed + 1e-9:
+        return []
+    return [f"{what} {100 * new:.2f} % against {100 * old:.2f} %: {drop:.2f} points lost, {allowed:g} allowed"]
