@@ -155,7 +155,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--data",
         type=data_path,
         metavar="DIR",
-        help="data directory, also gs://..., or older TFRecords (default: toys)",
+        help="data directory (s3://, gs:// too) or older TFRecords (default: synthetic faces)",
     )
     add("--valid", type=Path, metavar="DIR_OR_BIN", help=f"verification sets (default: {DEFAULT_VALID}/*.bin)")
     add("--out", type=Path, metavar="RUN", help="run directory; one that exists is resumed (default: runs/<name>)")
