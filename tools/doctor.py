@@ -232,7 +232,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("recipe", type=Path, metavar="RECIPE", help="TOML file")
-    add("--data", type=data_path, required=True, metavar="DIR", help="data directory (s3://, gs:// too) or older TFRecords")
+    add(
+        "--data",
+        type=data_path,
+        required=True,
+        metavar="DIR",
+        help="data directory (s3://, gs:// too) or older TFRecords",
+    )
     add("--seconds", type=float, default=5.0, metavar="S", help="of each measurement (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="that read and decode images (default: all cores)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: data.shuffle=blocks")

@@ -32,14 +32,17 @@ def bucket(tmp_path_factory):
     _, port = server.get_host_and_port()
     address = f"http://127.0.0.1:{port}"
     urllib.request.urlopen(urllib.request.Request(f"{address}/faces", method="PUT"), timeout=30).close()
-    yield "s3://faces", {
-        **os.environ,
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
-    }
+    yield (
+        "s3://faces",
+        {
+            **os.environ,
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+        },
+    )
     server.stop()
 
 
