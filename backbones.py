@@ -1,4 +1,7 @@
-"""The nets of keras.applications as embedders. Names Keras."""
+"""Builds the backbone that a recipe names (`build_backbone`), and adapts the networks of keras.applications.
+
+Our own networks are beside this file: mobilefacenet.py, my_mobilenet.py, iresnet.py and ghostfacenet.py.
+"""
 
 import keras
 from keras import layers
@@ -6,24 +9,42 @@ from keras import layers
 from facelib.errors import FaceError
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.layers import FusedBatchNorm, PixelScale, activation
-from facelib.models.registry import APPLICATIONS
+from facelib.models.registry import APPLICATIONS, ModelConfig, build_network
+
+
+def build_backbone(model: ModelConfig) -> keras.Model:
+    """Builds the embedder that the [model] table of a recipe describes, with random weights.
+
+    Returns:
+        Keras model: float raw RGB pixels [N, 112, 112, 3] -> float32 [N, D], before L2 normalisation.
+
+    Raises:
+        FaceError: an option that this backbone does not have.
+    """
+    from ghostfacenet import ghostfacenet_v1
+    from iresnet import iresnet
+    from mobilefacenet import mbf, mobilefacenet
+    from my_mobilenet import my_mobilenet
+
+    builders = (application, iresnet, mobilefacenet, my_mobilenet, mbf, ghostfacenet_v1)
+    return build_network(model, {builder.__name__: builder for builder in builders})
 
 
 def application(name, embedding_size=512, activation="prelu", output_layer="GDC", width=1.0, dropout=0.0):
-    """A net of keras.applications as an embedder, with random weights.
+    """Builds a network of keras.applications as an embedder, with random weights.
 
-    Its batch normalisations become `FusedBatchNorm`, which trains faster and folds when frozen. Its input is raw
-    pixels; all of these nets take [-1, 1]. At 112x112 its last map is 4x4, of MobileNet 3x3.
+    `FusedBatchNorm` replaces its batch normalisation: it trains faster, and freezing can fold it. The input is raw
+    pixels, scaled to [-1, 1], which all of these networks expect. At 112x112 the last map is 4x4; in MobileNet 3x3.
 
     Args:
         name: one of `APPLICATIONS`.
         embedding_size: length D of the output vector.
-        activation: 'own' keeps the net's; prelu | relu | relu6 | leaky_relu replace them on all maps, but not inside
-            squeeze-and-excite.
-        output_layer: how the map becomes a vector (the choices of leondgarse/Keras_insightface). 'GDC' = a global
-            depthwise convolution and a 1x1 one, 'E' = BN and a fully connected layer, 'GAP' = BN, the mean and a
-            fully connected layer; each ends in BN.
-        width: `alpha` of the MobileNets; the others have 1.
+        activation: 'own' keeps the activations of the network; prelu, relu, relu6 or leaky_relu replaces them on all
+            maps, but not inside squeeze-and-excite.
+        output_layer: how the last map becomes a vector, with the choices of leondgarse/Keras_insightface. 'GDC': a
+            global depthwise convolution and a 1x1 convolution. 'E': BN and a fully connected layer. 'GAP': BN, global
+            average pooling and a fully connected layer. Each ends in BN.
+        width: `alpha` of the MobileNets; 1 for the other networks.
         dropout: rate before the last layer.
     """
     if name not in APPLICATIONS:
@@ -33,14 +54,17 @@ def application(name, embedding_size=512, activation="prelu", output_layer="GDC"
     options = {"alpha": width} if name.startswith("MobileNet") else {}
     if width != 1.0 and not options:
         raise FaceError(
-            f"model.width of a keras.applications net is for the MobileNets. Received: {width:g} for {name}."
+            f"Among the keras.applications networks only the MobileNets take model.width. "
+            f"Received: {width:g} for {name}. Leave it out."
         )
     if name.startswith(("MobileNetV3", "EfficientNetV2")):
         options["include_preprocessing"] = False
     inputs = keras.Input((112, 112, 3), name="input_1")
     scaled = PixelScale(127.5, 127.5, name="pixel_scale")(inputs)
     net = getattr(keras.applications, name)(input_tensor=scaled, include_top=False, weights=None, **options)
-    net = keras.models.clone_model(net, clone_function=lambda layer: _ours(layer, activation), call_function=_call)
+    net = keras.models.clone_model(
+        net, clone_function=lambda layer: _replace_layer(layer, activation), call_function=_call
+    )
     x = _OUTPUTS[output_layer](net.output, embedding_size, dropout)
     return keras.Model(net.inputs[0], embedding_output(x), name=name.lower())
 
@@ -48,8 +72,8 @@ def application(name, embedding_size=512, activation="prelu", output_layer="GDC"
 _ACTIVATIONS = ("relu", "relu6", "swish", "silu", "hard_swish", "hard_silu")
 
 
-def _ours(layer, kind):
-    """A fresh copy of `layer`, or what stands in its place here."""
+def _replace_layer(layer, kind):
+    """A new layer with the configuration of `layer`, or the layer that replaces it here."""
     config = layer.get_config()
     if isinstance(layer, layers.BatchNormalization):
         return FusedBatchNorm(momentum=0.9, epsilon=config["epsilon"], name=layer.name)
@@ -61,9 +85,10 @@ def _ours(layer, kind):
 
 
 def _call(layer, *args, mask=None, **kwargs):
-    """Without the mask that Keras's batch normalisation was called with: images have none.
+    """Calls a layer without the mask that Keras passes to batch normalisation: images have none.
 
-    MobileNetV3 writes `x + 3.0` and `x * (1 / 6)` between its layers; an .h5 with these cannot be read again.
+    MobileNetV3 computes `x + 3.0` and `x * (1 / 6)` outside layers. Keras cannot load these operations from an .h5, so
+    a Rescaling layer replaces each.
     """
     if isinstance(layer, keras.Layer):
         return layer(*args, **kwargs)
@@ -89,7 +114,7 @@ def _mean(x, embedding_size, dropout):
 
 
 def _last(x, embedding_size, dropout, use_bias):
-    """A fully connected layer over the whole map, as a convolution of the map's size, so that its BN folds into it."""
+    """A fully connected layer over the whole map, built as a convolution of the map's size so that BN can be folded."""
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
     x = layers.Conv2D(

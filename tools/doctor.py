@@ -29,7 +29,6 @@ from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.errors import FaceError
 from facelib.images import decode_image
-from facelib.models.registry import build_network
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import load_recipe
@@ -190,11 +189,12 @@ def pipeline_rate(data: TrainingData, seconds: float) -> float:
 def step_rate(recipe: Recipe, data: TrainingData, seconds: float) -> float:
     """Images/s of the recipe's first stage, on one batch; where it has a teacher, on made-up vectors of one."""
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+    from backbones import build_backbone
     from face_loss_k import make_head
     from facelib.training.stage_setup import StageParts
 
     batch, teacher_size = next(data.batches()), recipe.model.embedding_size if recipe.teacher else 0
-    parts = StageParts(recipe, build_backbone(recipe), make_head, data.records.num_classes, teacher_size)
+    parts = StageParts(recipe, build_backbone(recipe.model), make_head, data.records.num_classes, teacher_size)
     parts.begin(0)
     parts.optimizer.learning_rate = 1e-6
     targets, one = np.ones((len(batch.labels), teacher_size), np.float32), np.float32(1)
@@ -209,18 +209,6 @@ def step_rate(recipe: Recipe, data: TrainingData, seconds: float) -> float:
         step(WARM_UP + count)
         count += 1
     return count * len(batch.labels) / (time.perf_counter() - start)
-
-
-def build_backbone(recipe: Recipe):
-    """The recipe's net."""
-    from backbones import application
-    from ghostfacenet import ghostfacenet_v1
-    from iresnet import iresnet
-    from mobilefacenet import mbf, mobilefacenet
-    from my_mobilenet import my_mobilenet
-
-    builders = (application, iresnet, mobilefacenet, my_mobilenet, mbf, ghostfacenet_v1)
-    return build_network(recipe.model, {builder.__name__: builder for builder in builders})
 
 
 def cores() -> int:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import tflite_test
+from backbones import build_backbone
 from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import draw_listed
@@ -32,7 +33,6 @@ from facelib.runtimes.tflite import read_ops
 from facelib.sidecar import read_sidecar, write_sidecar
 from facelib.training.recipe.toml import load_recipe
 from tests.helpers.random_weights import random_weights
-from train import build_backbone
 
 ROOT = Path(__file__).parents[2]
 REPORT = """8. Generate code...

@@ -184,7 +184,7 @@ OTHERS |= {("mobilefacenet", "relu6"), ("MobileNetV3Small", "own"), ("EfficientN
 
 @pytest.mark.parametrize(("backbone", "activation"), slow_unless_quick(sorted(QUICK | OTHERS), QUICK), ids=str)
 def test_every_backbone_passes_the_checks(backbone, activation):
-    from train import build_backbone
+    from backbones import build_backbone
 
     face = np.random.default_rng(0).integers(0, 256, (1, 112, 112, 3)).astype(np.float32)
     frozen = freeze(build_backbone(ModelConfig(backbone=backbone, embedding_size=32, activation=activation)))

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from backbones import application
+from backbones import application, build_backbone
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
 from facelib.export.optimize import optimize
@@ -23,7 +23,6 @@ from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
 from my_mobilenet import my_mobilenet
 from tests.helpers.random_weights import random_weights
-from train import build_backbone
 
 # MobileFaceNets, table 1: expansion, channels, repeats, stride.
 PAPER = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]

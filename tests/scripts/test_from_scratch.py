@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from backbones import build_backbone
 from dataset import TrainingData
 from face_loss_k import make_head
 from facelib.data.conversion.job import convert
@@ -18,7 +19,6 @@ from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 from facelib.training.trainer import Trainer
 from tests.helpers.slow import slow_unless_quick
-from train import build_backbone
 
 IDENTITIES, EPOCHS, BATCH = 12, 6, 16
 STAGE = Stage(

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import layers
 
 import pb_2_onnx
+from backbones import build_backbone
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
 from facelib.export.onnx.convert import graph_to_onnx
@@ -17,7 +18,6 @@ from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.runtimes.frozen_graph import open_graph, save_graph
 from facelib.sidecar import read_sidecar, write_sidecar
 from tests.helpers.slow import slow_unless_quick
-from train import build_backbone
 
 QUICK = {
     ("mobilefacenet", "prelu"), ("mobilefacenet", "relu6"), ("mobilefacenet", "leaky_relu"), ("mbf", "prelu"),
