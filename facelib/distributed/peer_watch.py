@@ -1,8 +1,9 @@
-"""What keeps several workers from waiting for ever: a port that is taken, a worker that never comes, one that is gone.
+"""Notices during the training that another worker is gone, and ends this process.
 
-TensorFlow's own waits are inside C++, where neither an exception of ours nor SIGTERM arrives. So all workers meet here,
-in Python, before it begins, and a thread watches from then on. After the meeting a worker counts as alive when its
-port takes a connection; the kernel does that for it, however busy or slow the process behind may be.
+TensorFlow would wait for the lost worker for ever: its wait is inside C++, where no Python exception and no SIGTERM
+arrives. So a thread connects to the port of every other worker now and then. A worker counts as alive while its port
+accepts connections; the kernel accepts them however busy the process is. Before the training, rendezvous.py does the
+waiting.
 """
 
 import os
@@ -15,28 +16,31 @@ from collections.abc import Callable
 from facelib.distributed.cluster import Cluster, split_address
 from facelib.distributed.rendezvous import CONNECT_TIMEOUT
 
-PATIENCE = 30  # seconds
+PATIENCE = 30  # seconds without an answer
 
 
 def answers(address: str, timeout: float = CONNECT_TIMEOUT) -> bool:
     """Whether something listens at `address`, "host:port"."""
     try:
         with socket.create_connection(split_address(address), timeout) as sock:
-            # Where nobody listens, a connection within a host can by chance meet itself (TCP's simultaneous open).
+            # If nobody listens, a connection within a host can by chance connect to itself (TCP simultaneous open).
             return sock.getsockname() != sock.getpeername()
     except OSError:
         return False
 
 
 class PeerWatch:
-    """From the start of the training to its end: ends the process when another worker has gone.
+    """Ends this process if another worker is gone, from `start` to `stop`.
 
-    A thread for each peer connects to it every `interval` seconds, and says so and exits when none of its attempts
-    within `patience` seconds was answered. A worker that ends before the others looks like one that was killed, so all
-    stop their watch before the first ends.
+    One thread for each other worker connects to it every `interval` seconds. If no attempt within `patience` seconds
+    is answered, it prints an error and ends the process. A worker that finishes early looks like one that was killed,
+    so all workers stop their watches before the first one ends (`Workers.close`).
 
     Args:
-        exit: called with 1, once.
+        cluster: all workers.
+        patience: seconds without an answer after which a worker counts as gone.
+        interval: seconds between two attempts.
+        exit: called with exit code 1, once.
     """
 
     def __init__(
@@ -49,12 +53,13 @@ class PeerWatch:
         self._lock = threading.Lock()
 
     def start(self) -> "PeerWatch":
+        """Starts the threads."""
         for rank in self._peers:
             threading.Thread(target=self._watch, args=(rank,), name=f"watch-{rank}", daemon=True).start()
         return self
 
     def stop(self) -> None:
-        """Nothing is said and nobody is ended after this has returned."""
+        """Ends the watch. After it returns the watch prints nothing and does not end the process."""
         with self._lock:
             self._stopped.set()
 
@@ -74,14 +79,14 @@ class PeerWatch:
             else:
                 failures += 1
                 silent = time.monotonic() - self._silent_since.setdefault(rank, began)
-                # From failure to failure, three at least: a process that was itself stopped for an hour sees one.
+                # At least three failures: a process that was itself stopped for an hour would see only one.
                 if silent >= self._patience and failures >= 3:
                     self._end()
                     return
             self._stopped.wait(self._interval)
 
     def _end(self) -> None:
-        # Those that fell silent together are named together.
+        # Workers that stopped answering at about the same time are named together.
         latest = time.monotonic() - self._patience + self._interval + CONNECT_TIMEOUT
         silent = {rank: self._peers[rank] for rank, since in self._silent_since.copy().items() if since <= latest}
         with self._lock:
@@ -90,22 +95,22 @@ class PeerWatch:
             self._stopped.set()
             _flush_stdout()
             print(
-                f"error: All workers run to the end. {_named(silent)} did not answer for {self._patience:g} s. "
-                "The run continues from its last checkpoint when all are started again.",
+                f"error: A training needs all its workers. {_describe(silent)} did not answer for "
+                f"{self._patience:g} s. Start all workers again: the run continues from its last checkpoint.",
                 file=sys.stderr,
                 flush=True,
             )
             self._exit(1)
 
 
-def _named(peers: dict[int, str]) -> str:
-    """Such as: Workers 2 (host:port), 5 (host:port)"""
+def _describe(peers: dict[int, str]) -> str:
+    """'Workers 2 (host:port), 5 (host:port)'."""
     names = ", ".join(f"{rank} ({peers[rank]})" for rank in sorted(peers))
     return f"Worker{'s' if len(peers) > 1 else ''} {names}"
 
 
 def _flush_stdout() -> None:
-    """The last lines of a log, which os._exit would drop; not at the price of hanging, hence the thread."""
+    """Writes the last lines of the log, which os._exit would drop. In a thread, because flushing may block."""
     thread = threading.Thread(target=lambda: sys.stdout and sys.stdout.flush(), daemon=True)
     thread.start()
     thread.join(1.0)

@@ -1,7 +1,11 @@
-"""The meeting of all workers before TensorFlow begins: each greets each, so that no other program passes for one.
+"""The rendezvous of all workers before TensorFlow starts, and the check that a worker's port is free.
 
-A worker that is called says who it is, and the caller says so in turn; both then know that the other is there. A worker
-goes on when it has called, and been called by, all others: whoever is still waiting then waits for a third.
+Each worker calls every other one and tells its rank and a hash of the list of workers, so that another program at an
+address is not mistaken for a worker. A worker is met when it has answered our call and has called us. A worker goes on
+when it has met all others; a worker that still waits then waits for a third one.
+
+TensorFlow's own wait is inside C++, where no Python exception and no SIGTERM arrives. That is why the workers meet here
+first.
 """
 
 import errno
@@ -18,59 +22,66 @@ from facelib.errors import FaceError
 
 JOIN_SECONDS = 300
 
-SAY_SO = 10  # seconds of waiting after which a line says for whom
-CONNECT_TIMEOUT = 5.0  # seconds; a host that is gone does not refuse, it is silent
+WAITING_LINE_AFTER = 10  # seconds; then a line names the workers that are missing
+CONNECT_TIMEOUT = 5.0  # seconds; a host that is switched off does not refuse a connection, it does not answer
 _LONGEST = 100  # bytes of a greeting
 _OPENING = b"mobilearc worker "
 
 
-class Meeting:
-    """Greets and is greeted, in threads, while the context lasts.
+class Rendezvous:
+    """A context in which this worker calls all others and answers their calls, in threads.
 
     Args:
-        listener: takes connections at this worker's port.   interval: seconds between calls of a worker that is absent.
+        cluster: all workers.
+        listener: accepts connections at this worker's port.
+        interval: seconds between two calls to a worker that is missing.
+
+    Attributes:
+        called: ranks of the workers that answered our call.
+        callers: ranks of the workers that called us and got our answer.
+        strangers: {rank: what answers at the address of that worker and is not it}.
     """
 
     def __init__(self, cluster: Cluster, listener: socket.socket, interval: float = 0.5):
         self.cluster, self.listener, self.interval = cluster, listener, interval
-        self.called: set[int] = set()  # who has greeted us when we called
-        self.callers: set[int] = set()  # who has called, and has our greeting
-        self.strangers: dict[int, str] = {}  # what answers at an address and is not the worker
-        self._names = {_greeting(cluster, rank): rank for rank in cluster.peers}
+        self.called: set[int] = set()
+        self.callers: set[int] = set()
+        self.strangers: dict[int, str] = {}
+        self._rank_of = {_greeting(cluster, rank): rank for rank in cluster.peers}  # by greeting
         self._stopped = threading.Event()
 
     def __enter__(self):
         self.listener.settimeout(0.2)
-        self._taking = threading.Thread(target=self._take_calls, daemon=True)
-        self._taking.start()
+        self._accepting = threading.Thread(target=self._accept_calls, daemon=True)
+        self._accepting.start()
         for rank in self.cluster.peers:
             threading.Thread(target=self._call, args=(rank,), daemon=True).start()
         return self
 
     def __exit__(self, *exc):
         self._stopped.set()
-        self._taking.join()
+        self._accepting.join()
 
     def wait(self, seconds: float) -> None:
-        """Returns when all have met.
+        """Returns when this worker has met all others.
 
         Raises:
-            FaceError: some are absent after `seconds`.
+            FaceError: some are missing after `seconds`.
         """
         begin, has_said = time.monotonic(), False
-        while absent := sorted(self.cluster.peers.keys() - (self.called & self.callers)):
+        while missing := sorted(self.cluster.peers.keys() - (self.called & self.callers)):
             waited = time.monotonic() - begin
             if waited >= seconds:
                 raise FaceError(
-                    f"Every worker joins within {seconds:g} s. {self._named(absent)} did not. Start all of them at "
-                    "about the same time, or look in their logs, at the addresses and at the firewall."
+                    f"Every worker joins within {seconds:g} s. {self._describe(missing)} did not. Start all of them at "
+                    "about the same time, or check their logs, the addresses and the firewall."
                 )
-            if waited >= SAY_SO and not has_said:
+            if waited >= WAITING_LINE_AFTER and not has_said:
                 has_said = True
-                print(f"waiting up to {seconds:g} s for {self._named(absent).lower()}", file=sys.stderr)
+                print(f"waiting up to {seconds:g} s for {self._describe(missing).lower()}", file=sys.stderr)
             time.sleep(0.02)
 
-    def _named(self, ranks: list[int]) -> str:
+    def _describe(self, ranks: list[int]) -> str:
         answers = {rank: f", where {what} answers" for rank, what in self.strangers.copy().items()}
         names = ", ".join(f"{rank} ({self.cluster.peers[rank]}{answers.get(rank, '')})" for rank in ranks)
         return f"Worker{'s' if len(ranks) > 1 else ''} {names}"
@@ -81,7 +92,7 @@ class Meeting:
                 split_address(self.cluster.peers[rank]), CONNECT_TIMEOUT
             ) as call:  # fmt: skip
                 line = _line_of(call)
-                if self._names.get(line) == rank:
+                if self._rank_of.get(line) == rank:
                     call.sendall(_greeting(self.cluster, self.cluster.rank))
                     self.strangers.pop(rank, None)
                     self.called.add(rank)
@@ -90,9 +101,9 @@ class Meeting:
                 self.strangers[rank] = "a worker with another list of workers" if is_ours else "another program"
             self._stopped.wait(self.interval)
 
-    def _take_calls(self) -> None:
+    def _accept_calls(self) -> None:
         while not self._stopped.is_set():
-            with suppress(OSError):  # nobody, for a while
+            with suppress(OSError):  # no call for a while
                 call, _ = self.listener.accept()
                 threading.Thread(target=self._answer, args=(call,), daemon=True).start()
 
@@ -100,19 +111,19 @@ class Meeting:
         with suppress(OSError), call:
             call.settimeout(CONNECT_TIMEOUT)
             call.sendall(_greeting(self.cluster, self.cluster.rank))
-            rank = self._names.get(_line_of(call))
+            rank = self._rank_of.get(_line_of(call))
             if rank is not None:
                 self.callers.add(rank)
 
 
 def _greeting(cluster: Cluster, rank: int) -> bytes:
-    """One of the workers of this very cluster: another training may have been given the same port."""
+    """What worker `rank` says of itself. The hash tells this cluster from another training at the same port."""
     digest = hashlib.sha256(" ".join(cluster.addresses).encode()).hexdigest()[:16]
     return _OPENING + f"{rank} of {digest}\n".encode()
 
 
 def _line_of(call: socket.socket) -> bytes:
-    """What the other side says up to a line's end; b"" when it says nothing."""
+    """The line that the other side sends; b"" if it sends nothing."""
     line = b""
     with suppress(TimeoutError):
         while not line.endswith(b"\n") and len(line) < _LONGEST and (more := call.recv(_LONGEST)):
@@ -121,53 +132,60 @@ def _line_of(call: socket.socket) -> bytes:
 
 
 def check_port(cluster: Cluster) -> None:
-    """Makes sure that this worker's port is free, where its address is one of this host.
+    """Checks that this worker's port is free. An address that is not of this host is not checked.
 
     Raises:
-        FaceError: another process listens there.
+        FaceError: another process listens at the port, or the system does not allow its use.
     """
     if cluster.count == 1:
         return
     host, port = split_address(cluster.addresses[cluster.rank])
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError:  # a name that this host does not know: the others may
+    except OSError:  # this host does not know the name; the others may know it
         return
-    anywhere = ("::" if family == socket.AF_INET6 else "", port)  # where TensorFlow's server listens
+    anywhere = ("::" if family == socket.AF_INET6 else "", port)  # TensorFlow's server listens on all addresses
     for where in (place, anywhere):
         with socket.socket(family, kind, protocol) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a run that has just ended does not matter
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # ignores connections of a run that has just ended
             try:
                 sock.bind(where)
             except OSError as error:
                 if error.errno in (errno.EADDRINUSE, errno.EACCES):
                     raise _port_error(cluster, error) from error
-                return  # not an address of this host, as behind a service
+                return  # not an address of this host, as with a Kubernetes service
 
 
 def _port_error(cluster: Cluster, error: OSError) -> FaceError:
     address = cluster.addresses[cluster.rank]
     if error.errno == errno.EADDRINUSE:
         return FaceError(
-            f"Every worker has a port of its own. Worker {cluster.rank} is to listen at {address}, which another "
-            "process uses. End that one (an earlier run?), or choose another port."
+            f"Every worker needs a free port. Worker {cluster.rank} is to listen at {address}, which another process "
+            "uses. End that process (an earlier run?), or choose another port."
         )
     return FaceError(
-        f"Every worker listens at its port. Worker {cluster.rank} may not at {address}: {error.strerror}. "
+        f"Every worker listens at its port. Worker {cluster.rank} may not listen at {address}: {error.strerror}. "
         "Choose a port between 10000 and 30000."
     )
 
 
 class JoinWatch:
-    """Used as a context around what blocks until all workers are there, such as MultiWorkerMirroredStrategy().
+    """A context around a call that blocks until all workers are there, such as MultiWorkerMirroredStrategy().
 
-    Entering waits until every other worker has been met (facelib/distributed/rendezvous.py). What follows at once inside the context
-    then finds all of them. MultiWorkerMirroredStrategy() keeps the interpreter's lock while it waits (TF 2.21), so that
-    no thread of ours could end it: should a worker be lost in those seconds, faulthandler's own thread writes where we
-    are and ends the process with exit code 1, `seconds` after the last one came.
+    Entering it waits for the rendezvous of all workers, so the call finds all of them. A worker can still be lost
+    during the call. MultiWorkerMirroredStrategy() holds Python's interpreter lock while it waits (TF 2.21), so no
+    Python thread can end it. Then the thread of faulthandler, which needs no lock, prints the stack and ends the
+    process with exit code 1, `seconds` after the rendezvous.
+
+    Args:
+        cluster: all workers.
+        seconds: to wait, for the rendezvous and for the call.
+        interval: seconds between two calls to a worker that is missing.
 
     Raises:
-        FaceError: on entering, when some have not come within `seconds`, or our port is taken.
+        FaceError: on entering: a worker is missing after `seconds`, or our port is in use.
     """
 
     def __init__(self, cluster: Cluster, seconds: float = JOIN_SECONDS, *, interval: float = 0.5):
@@ -175,8 +193,8 @@ class JoinWatch:
 
     def __enter__(self):
         if self._cluster.count > 1:
-            with _listen(self._cluster) as listener, Meeting(self._cluster, listener, self._interval) as meeting:
-                meeting.wait(self._seconds)
+            with _listen(self._cluster) as listener, Rendezvous(self._cluster, listener, self._interval) as rendezvous:
+                rendezvous.wait(self._seconds)
             faulthandler.dump_traceback_later(max(1.0, self._seconds), exit=True)
         return self
 
@@ -186,7 +204,7 @@ class JoinWatch:
 
 
 def _listen(cluster: Cluster) -> socket.socket:
-    """Takes connections at our port, on all addresses as TensorFlow's server will; the backlog is enough."""
+    """Accepts connections at our port on all addresses, as TensorFlow's server does later."""
     port = split_address(cluster.addresses[cluster.rank])[1]
     is_dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if is_dual else socket.AF_INET

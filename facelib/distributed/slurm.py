@@ -1,24 +1,31 @@
-"""The workers of a Slurm job step, read from its environment variables."""
+"""The workers of a Slurm job step, read from its environment variables.
+
+TensorFlow's SlurmClusterResolver is not used. It sorts hosts as text, node10 before node2, so its ranks can disagree
+with SLURM_PROCID; and it asks nvidia-smi for GPUs.
+"""
 
 import itertools
 import re
 from collections.abc import Mapping
 
-from facelib.distributed.cluster import (
-    FIRST_PORT,
-    MAX_HOSTS,
-    NUM_BLOCKS,
-    PORTS_A_JOB,
-    TF_CONFIG,
-    Cluster,
-    _first,
-    _integer,
-    _short,
-)
+from facelib.distributed.cluster import TF_CONFIG, Cluster, shorten
 from facelib.errors import FaceError
 
+MAX_HOSTS = 100_000  # a longer host list is a typing error, and would fill the memory
+FIRST_PORT, PORTS_A_JOB, NUM_BLOCKS = 10_000, 32, 700  # below 32768, from where Linux gives ports to connections
 
-def _from_slurm(environ: Mapping[str, str], num_tasks: int) -> Cluster:
+
+def from_slurm(environ: Mapping[str, str]) -> Cluster | None:
+    """The cluster of a job step with several tasks; None outside one.
+
+    Raises:
+        FaceError: a variable that is missing or wrong.
+    """
+    # The variables of the step come first: in a step of 1 task in a job of 8, such as a shell, SLURM_NTASKS may be 8.
+    num_tasks_text = _first(environ, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+    if num_tasks_text in ("", "1") or "SLURM_PROCID" not in environ:
+        return None
+    num_tasks = _integer("SLURM_NTASKS", num_tasks_text)
     hosts = _first(environ, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
     tasks = _first(environ, "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
     if "SLURM_STEP_NODELIST" not in environ and environ.get("ENVIRONMENT") == "BATCH":
@@ -30,7 +37,7 @@ def _from_slurm(environ: Mapping[str, str], num_tasks: int) -> Cluster:
     if not hosts or not tasks:
         missing = "SLURM_STEP_NODELIST" if not hosts else "SLURM_STEP_TASKS_PER_NODE"
         raise FaceError(
-            f"{num_tasks} Slurm tasks find each other by {missing}. It is not set. Start them with srun, or set "
+            f"{num_tasks} Slurm tasks find each other by {missing}. It is not set. Start the tasks with srun, or set "
             f"{TF_CONFIG}."
         )
     hosts, counts = expand_hosts(hosts), expand_counts(tasks)
@@ -48,20 +55,31 @@ def _from_slurm(environ: Mapping[str, str], num_tasks: int) -> Cluster:
     for key, ours in zip(("SLURM_NODEID", "SLURM_LOCALID"), places[rank], strict=True):
         if environ.get(key, str(ours)) != str(ours):
             raise FaceError(
-                f"Slurm's tasks fill one node after the other. Task {rank} has {key}={environ[key]} where that gives "
-                f"{ours}. Start them with: srun --distribution=block ..."
+                f"Slurm's tasks fill one node after the other. Task {rank} has {key}={environ[key]}, but by that order "
+                f"it is {ours}. Start the tasks with: srun --distribution=block ..."
             )
     base = _base_port(environ, max(counts))
     return Cluster(rank, tuple(f"{hosts[node]}:{base + number}" for node, number in places))
 
 
+def _first(environ: Mapping[str, str], *keys: str) -> str:
+    """The first of these variables that is set and not empty, else ''."""
+    return next((environ[key] for key in keys if environ.get(key)), "")
+
+
+def _integer(key: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise FaceError(f"{key} is a whole number. Received: '{shorten(text)}'. Correct it, or set {TF_CONFIG}.")
+    return int(text)
+
+
 def _base_port(environ: Mapping[str, str], most_tasks: int) -> int:
-    """The port of the first task of a node: MOBILEARC_PORT, or one that jobs and steps of near numbers do not share."""
+    """The port of the first task on a node: MOBILEARC_PORT, or one that differs between neighbouring jobs and steps."""
     if environ.get("MOBILEARC_PORT"):
         base = _integer("MOBILEARC_PORT", environ["MOBILEARC_PORT"])
         if not 0 < base <= 65536 - most_tasks:
             raise FaceError(
-                f"MOBILEARC_PORT is the first of {most_tasks} ports a node. Received: {base}. "
+                f"MOBILEARC_PORT is the first of {most_tasks} ports per node. Received: {base}. "
                 "Take one between 10000 and 30000."
             )
         return base
@@ -71,18 +89,19 @@ def _base_port(environ: Mapping[str, str], most_tasks: int) -> int:
 
 
 def expand_hosts(text: str) -> list[str]:
-    """The hosts of a Slurm host list, in its order: "node[01-03,7],gpu1" -> node01 node02 node03 node7 gpu1.
+    """Expands a Slurm host list in its order: "node[01-03,7],gpu1" -> node01 node02 node03 node7 gpu1.
 
-    A range keeps the zeros of its first number; several brackets in a name give every combination, the last fastest.
+    A range keeps the leading zeros of its first number. Several brackets in a name give every combination; the last
+    bracket changes fastest.
 
     Raises:
-        FaceError: not of that form.
+        FaceError: the text has another form.
     """
     hosts: list[str] = []
     if not re.fullmatch(r"(?:[^\s\[\],]|\[[0-9,-]+\])+(?:,(?:[^\s\[\],]|\[[0-9,-]+\])+)*", text):
         raise _bad_hosts(text)
     for name in re.findall(r"(?:[^\[\],]|\[[^\]]*\])+", text):
-        parts = re.split(r"\[([^\]]*)\]", name)  # text and numbers by turns
+        parts = re.split(r"\[([^\]]*)\]", name)  # text and numbers alternate
         choices = [_numbers(part, text) if i % 2 else [part] for i, part in enumerate(parts)]
         hosts += map("".join, itertools.islice(itertools.product(*choices), MAX_HOSTS))
         if len(hosts) >= MAX_HOSTS:
@@ -105,23 +124,23 @@ def _numbers(ranges: str, text: str) -> list[str]:
 
 def _bad_hosts(text: str) -> FaceError:
     return FaceError(
-        f"Slurm lists hosts as in node[01-03,7],gpu1. Received: '{_short(text)}'. Start the tasks with srun, or set "
+        f"Slurm lists hosts as in node[01-03,7],gpu1. Received: '{shorten(text)}'. Start the tasks with srun, or set "
         f"{TF_CONFIG}."
     )
 
 
 def expand_counts(text: str) -> list[int]:
-    """The tasks of each node: "2(x2),1" -> 2 2 1.
+    """The number of tasks on each node: "2(x2),1" -> 2 2 1.
 
     Raises:
-        FaceError: not of that form.
+        FaceError: the text has another form.
     """
     counts: list[int] = []
     for item in text.split(","):
         match = re.fullmatch(r"([0-9]{1,6})(?:\(x([0-9]{1,6})\))?", item)
         if match is None or len(counts) + int(match[2] or 1) > MAX_HOSTS:
             raise FaceError(
-                f"Slurm lists the tasks of nodes as in 2(x2),1. Received: '{_short(text)}'. Start them with srun, or "
+                f"Slurm lists the tasks of nodes as in 2(x2),1. Received: '{shorten(text)}'. Start them with srun, or "
                 f"set {TF_CONFIG}."
             )
         counts += [int(match[1])] * int(match[2] or 1)

@@ -1,15 +1,18 @@
-"""The processes that train one model together, and the few operations they share. Names TensorFlow.
+"""The processes that train one model together (`Workers`), and the operations that they share.
 
-TensorFlow's MultiWorkerMirroredStrategy brings the cluster up; the step itself runs in each process alone, and what
-must be known to all goes through TensorFlow's collective operations, called in the same order everywhere.
+TensorFlow's MultiWorkerMirroredStrategy connects the cluster. Each process runs the training step by itself; what all
+of them must know goes through TensorFlow's collective operations, which all workers call in the same order.
 
-The rule for gradients: a loss is one number that every worker knows, and a worker's gradient is that of this number by
-what the worker holds. So a sum that all workers use alike hands its gradient back as it is; what each uses for itself,
-as its classes' logits use the gathered embeddings, has the sum of the gradients of all; and a term that all compute
-alike from gathered values goes through `once`.
+The rule for gradients: all workers compute the same loss, one number. The gradient on a worker is the derivative of
+this loss with respect to what the worker holds. Three cases follow:
 
-A `tf.function` that communicates has an input signature without sizes: collectives are numbered as they are traced, so
-one worker that traced again, for a part of another size, would wait for ever.
+- `sum` of values that every worker then uses in the same way: the gradient passes through unchanged.
+- `sum(..., adds_gradients=True)` and `gathering`: each worker uses the result in its own way (the logits of its classes
+  use the embeddings of all faces), so the gradients of all workers are added.
+- `once`: a term that every worker computes from gathered values, so it must not count once for each worker.
+
+A `tf.function` with collective operations has an input signature without sizes. TensorFlow numbers the operations when
+it traces the function; a worker that traced again, for a batch of another size, would wait for ever.
 """
 
 import hashlib
@@ -25,26 +28,28 @@ from facelib.distributed.peer_watch import PeerWatch
 from facelib.distributed.rendezvous import JoinWatch, check_port
 from facelib.errors import FaceError
 
-_GROUP = 9001  # of our collectives: far from the strategy's own, which count from 1
+_GROUP = 9001  # key of our collective operations; the strategy's own keys count from 1
 
 
 class Workers:
-    """All processes of a training, as one of them sees them. With one worker nothing is communicated.
+    """All processes of a training, seen from one of them. One worker communicates nothing.
 
     Attributes:
-        rank: this one's number, from 0; worker 0 alone evaluates, prints and writes.   count: how many there are.
-        on_host: how many of them share this one's machine.
+        rank: number of this worker, from 0. Worker 0 alone evaluates, prints and writes.
+        count: number of workers.
+        on_host: number of workers on this machine.
+        most: images of one worker in a step, at most; see `expect`.
     """
 
     def __init__(self, rank: int = 0, count: int = 1, on_host: int = 1):
         self.rank, self.count, self.on_host = rank, count, on_host
-        self.most = 0  # faces of one worker in a step, at most
-        self.held = None
+        self.most = 0
+        self.held = None  # the strategy and the peer watch, which must live as long as the training
         self._instance = 0
         self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([count], tf.float64)])
 
     def expect(self, batch_size: int) -> None:
-        """Says how many images of all workers a step has at most; before any step is made."""
+        """Sets the most images that a step has, those of all workers together. Call it before any step is made."""
         if self.count > 1:
             self.most = -(-batch_size // self.count)
 
@@ -55,12 +60,17 @@ class Workers:
 
     # ------------------------------------------------------------------ inside a tf.function
 
-    def sum(self, x, is_used_alike: bool = True, by_face: bool = False):
-        """The sum over all workers of `x`, any shape that is the same on each and in each step.
+    def sum(self, x, adds_gradients: bool = False, by_face: bool = False):
+        """Adds `x` of all workers.
 
         Args:
-            by_face: that it is [B], with a value for each of all workers' faces; their number may change.
-            is_used_alike: that every worker goes on to compute the same from it, so each has the whole gradient.
+            x: float tensor, of the same shape on every worker and in every step.
+            adds_gradients: False if every worker computes the same from the total; the gradient then passes through.
+                True if each worker uses the total in its own way; the gradients of all workers are then added.
+            by_face: True if `x` is [B], a value for each face of all workers; B may differ between steps.
+
+        Returns:
+            The total, of the shape of `x`.
         """
         if self.count == 1:
             return x
@@ -68,26 +78,27 @@ class Workers:
         @tf.custom_gradient
         def add(value):
             total = self._reduce(value, "Add", by_face)
-            return total, (lambda g: g) if is_used_alike else (lambda g: self._reduce(g, "Add", by_face))
+            return total, (lambda g: self._reduce(g, "Add", by_face)) if adds_gradients else (lambda g: g)
 
         return add(x)
 
     def max(self, x):
-        """The maximum over all workers of a value for each face, [B]; no gradient."""
+        """The maximum over all workers of a value for each face, [B]. It has no gradient."""
         return tf.stop_gradient(x) if self.count == 1 else self._reduce(tf.stop_gradient(x), "Max", by_face=True)
 
     def once(self, loss):
-        """A scalar that every worker computes alike from gathered values, with the gradient of one worker."""
+        """A scalar that every worker computes from gathered values: same value, 1 / count of the gradient."""
         if self.count == 1:
             return loss
         fixed = tf.stop_gradient(loss)
         return fixed + (loss - fixed) / self.count
 
     def gathering(self, num_rows) -> Callable:
-        """A function that stacks [num_rows, ...] of each worker to [rows of all, ...], in order of rank.
+        """Returns a function that stacks [num_rows, ...] of every worker to [rows of all, ...], in order of rank.
 
-        Workers may have different numbers of faces, an int scalar `num_rows`: collective operations want one shape, so
-        rows are filled up.
+        Args:
+            num_rows: int scalar tensor; it may differ between workers. Collective operations need one shape, so the
+                rows are padded on the way.
         """
         if self.count == 1:
             return lambda x: x
@@ -98,7 +109,7 @@ class Workers:
 
         @tf.custom_gradient
         def stack(x):
-            filled = self._gather(_fill_up(x, most))
+            filled = self._gather(_pad_rows(x, most))
 
             def gradient(upstream):
                 shape = tf.concat([[self.count * most], tf.shape(x)[1:]], 0)
@@ -112,8 +123,8 @@ class Workers:
     def _reduce(self, x, operation: str, by_face: bool = False):
         self._instance += 1
         num_faces = tf.shape(x)[0] if by_face else 0
-        if by_face:  # one shape for all steps
-            x = _fill_up(x, self.count * self.most)
+        if by_face:  # the operation needs one shape for all steps
+            x = _pad_rows(x, self.count * self.most)
         total = tf.raw_ops.CollectiveReduceV2(
             input=x, group_size=self.count, group_key=_GROUP, instance_key=self._instance, ordering_token=[],
             merge_op=operation, final_op="Id",
@@ -129,7 +140,13 @@ class Workers:
     # ------------------------------------------------------------------ between the steps
 
     def total(self, values) -> np.ndarray:
-        """The sum over all workers of a number, or of one for each worker: float64 [N]; all wait for each other.
+        """Adds numbers of all workers, outside a `tf.function`. All workers wait for each other here.
+
+        Args:
+            values: a number, or up to one for each worker.
+
+        Returns:
+            float64 [N].
 
         Raises:
             FaceError: another worker is gone.
@@ -137,12 +154,12 @@ class Workers:
         values = np.atleast_1d(np.asarray(values, np.float64))
         if self.count == 1:
             return values
-        filled = np.pad(values, (0, self.count - len(values)))  # a collective operation has one shape
+        filled = np.pad(values, (0, self.count - len(values)))  # a collective operation needs one shape
         with self.naming_losses():
             return self._host_sum(tf.constant(filled)).numpy()[: len(values)]
 
     def wait(self) -> None:
-        """Returns when all workers have come here."""
+        """Returns when all workers have called it."""
         self.total(0.0)
 
     def any(self, is_true: bool) -> bool:
@@ -151,25 +168,32 @@ class Workers:
 
     @contextmanager
     def naming_losses(self) -> Iterator[None]:
-        """Turns what TensorFlow raises when another worker is gone into one line."""
+        """A context that turns TensorFlow's exceptions about a lost worker into a FaceError."""
         try:
             yield
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
             if self.count == 1:
                 raise
             raise FaceError(
-                f"A training needs all its workers. Worker {self.rank} has lost another one ({_reason(error)}), whose "
-                f"output may say why. The same command again continues from the last checkpoint."
+                f"A training needs all its workers. Worker {self.rank} has lost another worker ({_reason(error)}). See "
+                f"the output of that worker. The same command again continues from the last checkpoint."
             ) from error
 
     def close(self) -> None:
-        """Waits for all; after this a worker may end without being missed."""
+        """Waits for all workers and stops the peer watch. After it a worker may end."""
         if self.held:
             self.wait()
             self.held[1].stop()
 
     def check_same(self, **parts: str) -> None:
-        """Raises FaceError, on every worker, when a part, such as the recipe, is not the same on all of them."""
+        """Checks that a text, such as the recipe, is the same on all workers.
+
+        Args:
+            parts: texts by the name that the error message gives them.
+
+        Raises:
+            FaceError: on every worker, if one of the texts differs.
+        """
         if self.count == 1:
             return
         for name, text in parts.items():
@@ -181,8 +205,8 @@ class Workers:
             odd = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
             if odd:
                 raise FaceError(
-                    f"All workers train on the same {name}. Worker {', '.join(odd)} has another {name} than worker 0: "
-                    f"give every worker the same command, and the same files."
+                    f"All workers train with the same {name}. Worker {', '.join(odd)} has another {name} than worker "
+                    f"0: give every worker the same command and the same files."
                 )
 
 
@@ -190,19 +214,24 @@ ONE_WORKER = Workers()
 
 
 def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
-    """Joins the cluster; returns when all its workers are there. Before anything else that TensorFlow computes.
+    """Joins the cluster, and returns when all its workers are there. Call it before TensorFlow computes anything.
+
+    From then on a thread watches the other workers, and ends this process if one is gone (peer_watch.py).
+
+    Args:
+        cluster: all workers, from `find_cluster`.
+        join_seconds: how long to wait for them.
 
     Raises:
-        FaceError: this worker's port is in use, or a worker does not join within `join_seconds`. One that is lost later
-            ends the process (see facelib/distributed/peer_watch.py): the main thread may be inside TensorFlow then.
+        FaceError: this worker's port is in use, or a worker does not join in time.
     """
     if cluster.count == 1:
         return ONE_WORKER
     check_port(cluster)
     set_tf_config(cluster)
-    from tensorflow.python.eager import context  # no public name for the heartbeat's patience
+    from tensorflow.python.eager import context  # the heartbeat timeout has no public name
 
-    # Its 10 s are too short for a machine that swaps or compiles; PeerWatch sees a worker that is gone, however busy.
+    # TensorFlow's 10 s are too short for a machine that swaps or compiles. PeerWatch finds a lost worker anyway.
     context.context().configure_coordination_service(
         "standalone",
         service_leader="/job:worker/replica:0/task:0",
@@ -213,13 +242,13 @@ def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with JoinWatch(cluster, join_seconds):
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow has put a handler of its own there, which ends nothing
+    signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow installs a handler of its own, which ends nothing
     hosts = [address.rpartition(":")[0] for address in cluster.addresses]
     workers = Workers(cluster.rank, cluster.count, hosts.count(hosts[cluster.rank]))
     workers.wait()
     watch = PeerWatch(cluster)
     watch.start()
-    workers.held = strategy, watch  # the strategy's end would close the cluster
+    workers.held = strategy, watch  # without the strategy the cluster would close
     return workers
 
 
@@ -230,11 +259,11 @@ def _coordinated_jobs(cluster: Cluster) -> list:
 
 
 def _reason(error: tf.errors.OpError) -> str:
-    """Of a long message of TensorFlow's, what happened."""
+    """The part of TensorFlow's long message that says what happened."""
     lines = [line for line in str(error.message).split("\n") if "aborted by" in line or "Error" in line]
     return (lines or [type(error).__name__])[0].rpartition("aborted by: ")[2].partition(";")[0].strip()[:80]
 
 
-def _fill_up(x, most: int):
+def _pad_rows(x, most: int):
     missing = most - tf.shape(x)[0]
     return tf.pad(x, tf.concat([[[0, missing]], tf.zeros([tf.rank(x) - 1, 2], tf.int32)], 0))

@@ -81,7 +81,7 @@ class MarginSoftmax(Softmax):
         self.power, self.share = power, share
 
     def margin_logits(self, cosines, own, norms, margin_share=1.0, training=False):
-        log_p = cosines - self.log_sum_exp(cosines, is_used_alike=False)[:, None]
+        log_p = cosines - self.log_sum_exp(cosines, adds_gradients=True)[:, None]
         target = self._own(log_p, own)
         # log(p (1 - w) + w (p^power + share p) / 2), with one p taken out: it may be far below float32's smallest.
         kept = (1.0 - margin_share) + margin_share * 0.5 * (tf.exp((self.power - 1.0) * target) + self.share)

@@ -175,14 +175,14 @@ class MarginHead(keras.layers.Layer):
         held = tf.gather(values, tf.maximum(own, 0), batch_dims=1)
         return self.split.workers.sum(tf.where(own >= 0, held, 0.0), by_face=True)
 
-    def log_sum_exp(self, values, is_used_alike=True):
-        """ln of the sum of exp over all classes, of all workers: [B, n] -> [B].   is_used_alike: see `Workers.sum`."""
+    def log_sum_exp(self, values, adds_gradients=False):
+        """ln of the sum of exp over all classes, of all workers: [B, n] -> [B].   adds_gradients: see `Workers.sum`."""
         if not self._is_split:
             return tf.reduce_logsumexp(values, -1)
         workers = self.split.workers
         highest = workers.max(tf.reduce_max(values, -1))
         sums = tf.reduce_sum(tf.exp(values - highest[:, None]), -1)
-        return highest + tf.math.log(workers.sum(sums, is_used_alike, by_face=True))
+        return highest + tf.math.log(workers.sum(sums, adds_gradients, by_face=True))
 
     stops_norms = False  # whether the norm is a weight, as in AdaFace, or learned through, as in MagFace
 

@@ -89,7 +89,7 @@ class FusedBatchNorm(keras.layers.Layer):
         wide, size = tf.cast(x, tf.float32), x.shape[-1]
         count = tf.cast(tf.size(wide) // size, tf.float32)
         sums = [count[None], *(_sum_by_channel(value) for value in (wide, tf.square(wide)))]
-        sums = self.workers.sum(tf.concat(sums, 0), is_used_alike=False)
+        sums = self.workers.sum(tf.concat(sums, 0), adds_gradients=True)
         count, mean = sums[0], sums[1 : size + 1] / sums[0]
         variance = tf.maximum(sums[size + 1 :] / count - tf.square(mean), 0.0)
         self._follow(tf.stop_gradient(mean), tf.stop_gradient(variance) * count / tf.maximum(count - 1.0, 1.0))

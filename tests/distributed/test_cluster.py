@@ -223,7 +223,7 @@ def test_jobs_and_steps_of_near_numbers_share_no_port_and_none_that_connections_
         ({"SLURM_TASKS_PER_NODE": "2(x2,1"}, "'2(x2,1'"),
         ({"SLURM_STEP_NODELIST": "node[1-"}, "'node[1-'"),
         ({"MOBILEARC_PORT": "http"}, "'http'"),
-        ({"MOBILEARC_PORT": "0"}, "first of 2 ports a node. Received: 0"),
+        ({"MOBILEARC_PORT": "0"}, "first of 2 ports per node. Received: 0"),
         ({"MOBILEARC_PORT": "65535"}, "65535"),
         ({"SLURM_JOB_ID": "x"}, "SLURM_JOB_ID"),
     ],
@@ -237,8 +237,8 @@ def test_wrong_slurm_variables_are_one_line(change, said):
     [
         ({"SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST. It is not set"),
         ({"SLURM_TASKS_PER_NODE": ""}, "SLURM_STEP_TASKS_PER_NODE. It is not set"),
-        ({"SLURM_NODEID": "0", "SLURM_LOCALID": "1"}, "SLURM_NODEID=0 where that gives 1"),  # as srun -m cyclic
-        ({"SLURM_NODEID": "1", "SLURM_LOCALID": "0"}, "SLURM_LOCALID=0 where that gives 1"),
+        ({"SLURM_NODEID": "0", "SLURM_LOCALID": "1"}, "SLURM_NODEID=0, but by that order it is 1"),  # as srun -m cyclic
+        ({"SLURM_NODEID": "1", "SLURM_LOCALID": "0"}, "SLURM_LOCALID=0, but by that order it is 1"),
     ],
 )
 def test_tasks_that_cannot_be_placed_are_one_line(change, said):
