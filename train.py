@@ -26,7 +26,7 @@ from facelib.errors import FaceError
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file
 from facelib.model_input import Io
-from facelib.models.registry import ModelConfig, build_network
+from facelib.reports.training_plots import write_training_plots
 from facelib.runtimes.keras_h5 import KerasEmbedder
 from facelib.sidecar import check_sidecar
 from facelib.tensorflow_env import set_up_tensorflow
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cluster = find_cluster()
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+    from backbones import build_backbone
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
     from facelib.distributed.workers import open_workers
     from facelib.training.tensorboard import ProfileSteps
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluate=(lambda _: evaluate_sets(measured, sets)) if sets else None,
         teacher=open_recipe_teacher(recipe, records, args.threads, workers) if recipe.teacher else None,
         initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
-        made_from=args.init_from, workers=workers,
+        made_from=args.init_from, workers=workers, on_epoch_end=write_training_plots,
         checkpoint_every=args.checkpoint_every, log_every=args.log_every,
         callbacks=[ProfileSteps(run.path / "profile", args.profile)] if args.profile and workers.is_chief else [],
     )  # fmt: skip
@@ -90,22 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         best = run.path / "embedder.h5"
         print(f"wrote {best}\nnext: python h5_2_pb.py {best}")
     return exit_code(trainer.stopped_by)
-
-
-def build_backbone(model: ModelConfig):
-    """The embedder that a recipe's [model] table describes: float raw RGB pixels [N, 112, 112, 3] -> float32 [N, D].
-
-    Raises:
-        FaceError: an option that this backbone does not have.
-    """
-    from backbones import application
-    from ghostfacenet import ghostfacenet_v1
-    from iresnet import iresnet
-    from mobilefacenet import mbf, mobilefacenet
-    from my_mobilenet import my_mobilenet
-
-    builders = (application, iresnet, mobilefacenet, my_mobilenet, mbf, ghostfacenet_v1)
-    return build_network(model, {builder.__name__: builder for builder in builders})
 
 
 def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None, workers) -> Teacher:

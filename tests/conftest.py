@@ -39,14 +39,6 @@ def shades(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def no_plots(monkeypatch):
-    """Training writes no plots: they take longer than the steps of a small test."""
-    from facelib.training import trainer
-
-    monkeypatch.setattr(trainer, "write_training_plots", lambda path: None)
-
-
 # ------------------------------------------------------------------------------------------------------------ markers
 
 

@@ -1,16 +1,17 @@
-"""Train a net on as the int8 net it will be: EMBEDDER.h5 -> OUT/embedder.h5, for pb_2_tflite.py --mode int8.
+"""Train a network for int8 (quantisation-aware training): EMBEDDER.h5 -> OUT/embedder.h5.
 
 python tools/quantize_aware.py runs/ms1m/embedder.h5 runs/ms1m_int8 --data data/ms1m --valid lfw.bin
 
-For nets that lose accuracy when int8 ranges are merely measured. Weights and activations are rounded to int8 while the
-net learns the embeddings of EMBEDDER.h5 on DATA, without labels. The figures of OUT are those of the rounded net. It
-goes through h5_2_pb.py, optimize_pb.sh and pb_2_tflite.py like any other, and its int8 model needs no --calibration.
-The same command again resumes.
+For networks that lose too much accuracy when pb_2_tflite.py --mode int8 only measures the int8 ranges. A copy of the
+network rounds its weights and activations to int8 while it learns the embeddings of EMBEDDER.h5 on DATA. Labels are not
+used. The verification results of OUT are those of the rounded network. Export it as any other: h5_2_pb.py,
+optimize_pb.sh, pb_2_tflite.py --mode int8, which needs no --calibration for it. The same command again resumes.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,35 +20,42 @@ from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
 from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
-from facelib.training.self_distillation import Change, Tools, add_flags, check_flags, distil_copy
+from facelib.evaluation.results import report_path
+from facelib.evaluation.verification_sets import find_sets
+from facelib.reports.training_plots import write_training_plots
+from facelib.training.self_distillation import Change, add_flags, check_flags, distil_copy
+from facelib.training.stop_signals import exit_code
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    data_help = "faces to learn on and to begin the ranges with, as train.py takes them; labels are not used"
+    data_help = "training faces, as for train.py; they set the first int8 ranges too"
     add_flags(parser, learning_rate=1e-4, data_help=data_help)
     args = parser.parse_args(argv)
     check_flags(args)
     if args.data is None:
-        raise FaceError("A net learns to be int8 on faces. Pass --data DATA: the data directory of its training.")
+        raise FaceError(
+            "Training for int8 needs faces. Received no --data. Pass the data directory of the training: --data DATA."
+        )
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    sets = find_sets(args.valid) if args.valid else []
+    check_sets(sets)
     change = Change("int8", make_fake_quantized, {"quantize_aware": True})
-    return distil_copy(args, change, Tools(TrainingData, make_head, check_sets, evaluate_sets))
-
-
-def make_head(*args, **options):
-    """`face_loss_k.make_head`, imported when TensorFlow is ready."""
-    from face_loss_k import make_head
-
-    return make_head(*args, **options)
+    evaluate = partial(evaluate_sets, sets=sets) if sets else None
+    stopped_by = distil_copy(args, change, TrainingData.of_recipe, evaluate, write_training_plots)
+    if stopped_by is None:
+        best, report = args.out / "embedder.h5", report_path(args.model)
+        gate = f"evaluate_data.py {best} --against {report}" if report.is_file() else f"h5_2_pb.py {best}"
+        print(f"wrote {best}\nnext: python {gate}")
+    return exit_code(stopped_by)
 
 
 def make_fake_quantized(original, where: str, crops):
-    """The copy that rounds, its ranges as they are on `crops`."""
+    """Makes the copy that rounds to int8, with the ranges of `crops`; see `ChangeModel`."""
     from facelib.models.fake_quant_net import fake_quantized, observe
 
     copy = fake_quantized(original, where)

@@ -1,15 +1,16 @@
-"""Give a trained net another activation: EMBEDDER.h5 -> OUT/embedder.h5, its ReLU, ReLU6 or LeakyReLU twin.
+"""Replace the activation of a trained network by ReLU, ReLU6 or LeakyReLU: EMBEDDER.h5 -> OUT/embedder.h5.
 
 python tools/swap_activation.py runs/ms1m/embedder.h5 runs/ms1m_relu --to relu --data data/ms1m --valid lfw.bin
 
-PReLU is more accurate to train with; a K210 has none, and an int8 ReLU is faster. The twin begins with the same weights
-and learns the embeddings of EMBEDDER.h5 on DATA, without labels. Without --data the activations are swapped and nothing
-is learned: a start for train.py --init-from. The same command again resumes.
+PReLU gives a more accurate network, but the K210 does not support it, and ReLU is faster in int8. A copy of the network
+starts with the same weights and learns the embeddings of EMBEDDER.h5 on DATA. Labels are not used. Without --data the
+copy is written untrained, as a start for train.py --init-from. The same command again resumes.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,16 +18,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
 from facelib.cli import run_cli, script_parser
-from facelib.training.self_distillation import Change, Tools, add_flags, check_flags, distil_copy, write_untrained
+from facelib.evaluation.results import report_path
+from facelib.evaluation.verification_sets import find_sets
+from facelib.reports.training_plots import write_training_plots
+from facelib.training.self_distillation import (
+    Change,
+    ChangeModel,
+    add_flags,
+    check_flags,
+    distil_copy,
+    write_untrained,
+)
+from facelib.training.stop_signals import exit_code
 
 ACTIVATIONS = ("relu", "leaky_relu", "relu6")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("--to", choices=ACTIVATIONS, required=True, help="leaky_relu has slope 0.1")
-    data_help = "faces to learn on, as train.py takes them; labels are not used"
-    add_flags(parser, learning_rate=1e-3, data_help=data_help)
+    parser.add_argument("--to", choices=ACTIVATIONS, required=True, help="new activation; leaky_relu has slope 0.1")
+    add_flags(parser, learning_rate=1e-3, data_help="training faces, as for train.py")
     args = parser.parse_args(argv)
     check_flags(args)
     return args
@@ -34,30 +45,32 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    change = Change(f"{args.to}_twin", make_twin(args.to), {"activation": args.to}, args.to)
+    # The recipes of existing runs have this name: another one would refuse to resume them.
+    change = Change(f"{args.to}_twin", swap_to(args.to), {"activation": args.to}, args.to)
     if args.data is None:
         return write_untrained(args, change)
-    return distil_copy(args, change, Tools(TrainingData, make_head, check_sets, evaluate_sets))
+    sets = find_sets(args.valid) if args.valid else []
+    check_sets(sets)
+    evaluate = partial(evaluate_sets, sets=sets) if sets else None
+    stopped_by = distil_copy(args, change, TrainingData.of_recipe, evaluate, write_training_plots)
+    if stopped_by is None:
+        best, report = args.out / "embedder.h5", report_path(args.model)
+        gate = f"evaluate_data.py {best} --against {report}" if report.is_file() else f"h5_2_pb.py {best}"
+        print(f"wrote {best}\nnext: python {gate}")
+    return exit_code(stopped_by)
 
 
-def make_head(*args, **options):
-    """`face_loss_k.make_head`, imported when TensorFlow is ready."""
-    from face_loss_k import make_head
+def swap_to(activation: str) -> ChangeModel:
+    """Returns the function that makes a copy with `activation`."""
 
-    return make_head(*args, **options)
-
-
-def make_twin(activation: str):
-    """(model, its path, crops) -> the same net with `activation`, as `Change.make` wants it."""
-
-    def make(original, where: str, crops):
+    def swap(original, where: str, crops):
         from facelib.models.swap_activation import swap_activations
 
-        twin, num_swapped = swap_activations(original, activation, where)
-        print(f"{num_swapped} activations of {where} are {activation} now; {twin.count_params():,} parameters")
-        return twin
+        copy, num_swapped = swap_activations(original, activation, where)
+        print(f"{where}: {num_swapped} activations replaced by {activation}; {copy.count_params():,} parameters")
+        return copy
 
-    return make
+    return swap
 
 
 if __name__ == "__main__":

@@ -124,14 +124,14 @@ def save_parts(folder: Path, step: int, parts: "StageParts", state: dict) -> Pat
     """Writes a checkpoint; all workers call it, and it is whole when it returns.
 
     Raises:
-        NotFiniteError: on every worker, when a variable of any is not finite; nothing is written then.
+        NonFiniteVariable: on every worker, when a variable of any is not finite; nothing is written then.
     """
     workers, variables = parts.workers, parts.variables()
     mine = {name: v for name, v in variables.items() if workers.count > 1 and parts.is_by_class(name, v)}
     arrays = {name: v.numpy() for name, v in variables.items() if name in mine or workers.is_chief}
     odd = next((n for n, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), None)
     if workers.any(odd is not None):  # a last good checkpoint must be good
-        raise NotFiniteError(odd or "weights of another worker")
+        raise NonFiniteVariable(odd or "weights of another worker")
     if mine:
         bounds = [parts.rows_of_classes(rank)[:2] for rank in range(workers.count)]
         names = [row_file(step, first, last) for first, last in bounds]
@@ -191,5 +191,5 @@ def head_to_save(folder: Path, parts: "StageParts"):
     return whole
 
 
-class NotFiniteError(Exception):
-    """Its text is the name of a variable."""
+class NonFiniteVariable(Exception):
+    """A variable that is NaN or infinite. The text is its name."""

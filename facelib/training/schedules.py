@@ -1,20 +1,29 @@
-"""Learning rate and warm-up as functions of the step: no state, so a resumed run is on the same curve."""
+"""Learning rate, margin warm-up and MixUp as functions of the step. A resumed run is on the same curves."""
 
 import math
+from dataclasses import dataclass
+
+import numpy as np
 
 from facelib.training.recipe.schema import Stage
 
 
 def learning_rate_at(stage: Stage, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of `step`, counted from 0 at the stage's start; a plateau's drops are not in it.
+    """The learning rate of one step, without the factor of a 'plateau' schedule.
 
-    Linear warm-up from learning_rate / warmup_steps. Then, by `schedule`, with p from 0 to 1 at the stage's end:
+    It rises linearly from learning_rate / warmup_steps to learning_rate. Then it follows `schedule`, with p from 0 to 1
+    at the end of the stage:
 
     - 'cosine': final + (peak - final) (1 + cos(pi p)) / 2 (Loshchilov & Hutter, SGDR,
       https://arxiv.org/abs/1608.03983, eq. 5 without restarts);
     - 'polynomial': final + (peak - final) (1 - p)^power (Liu et al., ParseNet, https://arxiv.org/abs/1506.04579);
-    - 'step': multiplied by lr_drop at every epoch of lr_drop_epochs that has begun;
+    - 'step': the peak, multiplied by lr_drop for every epoch of lr_drop_epochs that has begun;
     - 'constant' and 'plateau': the peak.
+
+    Args:
+        stage: gives the curve.
+        step: step of the stage, from 0.
+        steps_per_epoch: turns epochs into steps.
     """
     if step < stage.warmup_steps:
         return stage.learning_rate * (step + 1) / stage.warmup_steps
@@ -31,26 +40,50 @@ def learning_rate_at(stage: Stage, step: int, steps_per_epoch: int) -> float:
 
 
 def margin_share_at(stage: Stage, step: int) -> float:
-    """How far the warm-up of margin and scale has come at `step`: from 0 to 1 over margin_warmup_steps."""
+    """The share of the margin at one step: it rises linearly from 0 to 1 over margin_warmup_steps.
+
+    Args:
+        stage: gives margin_warmup_steps.
+        step: step of the stage, from 0.
+    """
     return 1.0 if step >= stage.margin_warmup_steps else step / stage.margin_warmup_steps
 
 
-class Plateau:
-    """The factor of a 'plateau' schedule: times `lr_drop` after every `patience` epochs without a better score.
+def mixup_share_at(stage: Stage, seed: int, global_step: int) -> float:
+    """The share of each image in its mixture at one step: drawn from Beta(mixup, mixup), or 1 without mixup.
 
-    `state` is a dict that JSON can hold: what a resume needs.
+    Reference: Zhang et al., mixup, https://arxiv.org/abs/1710.09412, eq. 1.
+
+    Args:
+        stage: gives `mixup`, both parameters of the Beta distribution; 0 for no mixup.
+        seed: of the training.
+        global_step: step of the training, from 0. The draw depends on seed and step alone.
+    """
+    if not stage.mixup:
+        return 1.0
+    return np.random.default_rng([seed, global_step]).beta(stage.mixup, stage.mixup)
+
+
+@dataclass
+class Plateau:
+    """The state of a 'plateau' schedule: `patience` epochs without a better score multiply its factor by `lr_drop`.
+
+    Attributes:
+        factor: of the learning rate.
+        best: best score so far; None before the first.
+        wait: epochs since the best score or the last drop.
     """
 
-    def __init__(self, state: dict | None = None):
-        self.state = state or {"factor": 1.0, "best": None, "wait": 0}
+    factor: float = 1.0
+    best: float | None = None
+    wait: int = 0
 
     def end_epoch(self, stage: Stage, score: float) -> float:
-        """Takes an epoch's score, where more is better; returns the factor for the next."""
-        at = self.state
-        if at["best"] is None or score > at["best"]:
-            at.update(best=score, wait=0)
-        else:
-            at["wait"] += 1
-            if at["wait"] >= stage.patience:
-                at.update(factor=at["factor"] * stage.lr_drop, wait=0)
-        return at["factor"]
+        """Takes the score of an epoch, where more is better; returns the factor for the next epoch."""
+        if self.best is None or score > self.best:
+            self.best, self.wait = score, 0
+            return self.factor
+        self.wait += 1
+        if self.wait >= stage.patience:
+            self.factor, self.wait = self.factor * stage.lr_drop, 0
+        return self.factor

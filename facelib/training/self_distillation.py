@@ -1,6 +1,7 @@
-"""A changed copy of a trained net learns to embed as the net itself does: swap_activation.py and quantize_aware.py.
+"""Trains a changed copy of a network to give the embeddings of the original (swap_activation.py, quantize_aware.py).
 
-What these scripts have of layer 1 comes in `Tools`.
+`distil_copy` trains and measures the copy; `write_untrained` writes it as it is. The tools bring what this room may not
+import: the batches of dataset.py and the evaluation of evaluate_data.py.
 """
 
 import argparse
@@ -8,69 +9,87 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from facelib.data.augment import make_augment
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.readers.open_records import open_records
+from facelib.data.record_reader import Records
+from facelib.embedder import Embedder
 from facelib.errors import FaceError
-from facelib.evaluation.results import report_path
-from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file, sha256_of, write_json
 from facelib.model_input import Io
 from facelib.models.registry import ModelConfig
 from facelib.runtimes.keras_h5 import KerasEmbedder
 from facelib.sidecar import check_sidecar, parity_record, read_sidecar, sidecar_path, write_sidecar
 from facelib.tensorflow_env import set_up_tensorflow
+from facelib.training.protocols import Evaluation, TrainingBatches
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 from facelib.training.recipe.toml import load_recipe
 from facelib.training.run_dir import RunDir
-from facelib.training.stop_signals import exit_code
 from facelib.training.teacher import open_teacher
 from facelib.unit_vectors import row_cosines
 
-NUM_CROPS = 256  # of DATA, to see how near the copy has come
+NUM_CROPS = 256  # of DATA, on which the copy is compared with the original
 
 
-@dataclass(frozen=True)
-class Tools:
-    """TrainingData of dataset.py, make_head of face_loss_k.py, check_sets and evaluate_sets of evaluate_data.py."""
+class ChangeModel(Protocol):
+    """Makes the changed copy of a Keras model; the copy shares no weight with it."""
 
-    training_data: Callable
-    make_head: Callable
-    check_sets: Callable
-    evaluate_sets: Callable
+    def __call__(self, original: Any, where: str, crops: np.ndarray | None) -> Any:
+        """Makes the copy.
+
+        Args:
+            original: Keras model, raw pixels in, embeddings out.
+            where: its path, for error messages.
+            crops: uint8 [N, H, W, 3], RGB; None without data.
+        """
+
+
+class MakeData(Protocol):
+    """Makes the training batches, as `dataset.TrainingData.of_recipe` does."""
+
+    def __call__(self, recipe: Recipe, records: Records, num_threads: int | None) -> TrainingBatches: ...
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is changed. name: in the recipe's name.   notes: for the sidecar.
+    """What is changed in the copy.
 
-    make: (original model, its path, crops uint8 [N, H, W, 3]) -> the copy, which shares no weight with it.
+    Attributes:
+        name: part of the name of the recipe.
+        make: makes the copy.
+        notes: for the sidecar.
+        activation: of the copy, for the recipe; None if it does not change.
     """
 
     name: str
-    make: Callable
+    make: ChangeModel
     notes: dict[str, Any]
     activation: str | None = None
 
 
 def add_flags(parser: argparse.ArgumentParser, *, learning_rate: float, data_help: str) -> None:
-    """The flags of both scripts; `check_flags` looks at them."""
+    """Adds the flags that both tools share. `check_flags` checks their values."""
     add = parser.add_argument
-    add("model", type=Path, metavar="EMBEDDER.h5", help="the trained net")
+    add("model", type=Path, metavar="EMBEDDER.h5", help="the trained network")
     add("out", type=Path, metavar="OUT", help="run directory of the copy; one that exists is resumed")
     add("--data", type=Path, metavar="DATA", help=data_help)
-    add("--valid", type=Path, metavar="DIR_OR_BIN", help="verification sets to measure each epoch on (default: none)")
+    add("--valid", type=Path, metavar="DIR_OR_BIN", help="verification sets for each epoch (default: none)")
     add("--epochs", type=int, default=1, metavar="N", help="passes over DATA (default: %(default)s)")
-    add("--batch-size", type=int, default=32, metavar="N", help="images a step (default: %(default)s)")
-    rate_help = "of AdamW, at most (default: %(default)s)"
+    add("--batch-size", type=int, default=32, metavar="N", help="images per step (default: %(default)s)")
+    rate_help = "peak learning rate of AdamW (default: %(default)s)"
     add("--learning-rate", type=float, default=learning_rate, metavar="RATE", help=rate_help)
-    add("--checkpoint-every", type=int, default=1000, metavar="STEPS", help="besides after each epoch (%(default)s)")
-    add("--threads", type=int, metavar="N", help="that read and decode images (default: all cores)")
+    add(
+        "--checkpoint-every",
+        type=int,
+        default=1000,
+        metavar="STEPS",
+        help="steps between checkpoints; one follows each epoch too (default: %(default)s)",
+    )
+    add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -81,35 +100,54 @@ def check_flags(args: argparse.Namespace) -> None:
             raise FaceError(f"--{flag.replace('_', '-')} is at least 1. Received: {value}.")
 
 
-def distil_copy(args: argparse.Namespace, change: Change, tools: Tools) -> int:
-    """Trains the copy on `args.data`, measures it, and names the next step; resumes a run that exists."""
+def distil_copy(
+    args: argparse.Namespace,
+    change: Change,
+    make_data: MakeData,
+    evaluate: Callable[[Embedder], Evaluation] | None = None,
+    on_epoch_end: Callable[[Path], object] | None = None,
+) -> str | None:
+    """Trains the copy on `args.data` and compares it with the original. Resumes a run that exists.
+
+    Args:
+        args: values of the flags of `add_flags`.
+        change: makes the copy.
+        make_data: makes the training batches.
+        evaluate: measures the copy after each epoch; None to skip.
+        on_epoch_end: called with the path of the run directory after each epoch.
+
+    Returns:
+        What stopped the training, 'SIGTERM', 'SIGINT' or 'n + Enter'; None if it is complete.
+    """
     sidecar = check_sidecar(args.model)
     io = sidecar.io if sidecar else Io()
     recipe = make_recipe(args, change)
-    sets = find_sets(args.valid) if args.valid else []
-    tools.check_sets(sets)
     records = open_records(args.data)
     with closing(RunDir(args.out, recipe, args.data, records.fingerprint)) as run:
         set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+        from facelib.training.trainer import Trainer
+
         crops, described = load_crops(args.data, NUM_CROPS, recipe.seed, io.size)
         copy, original = make_copy(args.model, change, crops)
         before = cosines_between(copy, original, crops)
-        data = tools.training_data(
-            records,
-            recipe.data.batch_size,
-            seed=recipe.seed,
-            augment=make_augment(recipe.data.augment, recipe.data.flip),
-            num_threads=args.threads,
-        )
-        teacher = open_teacher(args.model, io, records, threads=args.threads)
-        stopped_by = _train(args, recipe, copy, data, run, sets, tools, teacher)
-        if stopped_by is None:
-            _finish(run.path / "embedder.h5", original, crops, described, before, args, change)
-    return exit_code(stopped_by)
+        embedder = KerasEmbedder(copy)
+        trainer = Trainer(
+            copy, make_data(recipe, records, args.threads), run, make_head=_make_no_head, recipe=recipe,
+            evaluate=(lambda _: evaluate(embedder)) if evaluate else None,
+            teacher=open_teacher(args.model, io, records, threads=args.threads), made_from=args.model,
+            checkpoint_every=args.checkpoint_every, on_epoch_end=on_epoch_end,
+        )  # fmt: skip
+        if trainer.fit():
+            _compare(run.path / "embedder.h5", original, crops, described, before, args.data, change)
+    return trainer.stopped_by
+
+
+def _make_no_head(loss: str, *args) -> None:
+    raise ValueError(f"A copy learns from its original alone, without class centres. Received: loss={loss!r}")
 
 
 def write_untrained(args: argparse.Namespace, change: Change) -> int:
-    """The change alone."""
+    """Writes the changed copy without training it."""
     from facelib.runtimes.keras_h5 import save_h5
 
     sidecar = check_sidecar(args.model)
@@ -123,12 +161,12 @@ def write_untrained(args: argparse.Namespace, change: Change) -> int:
     save_h5(copy, path)
     io = replace(sidecar.io if sidecar else Io(), embedding_size=copy.outputs[0].shape[-1])
     write_sidecar(path, kind="h5", made_from=args.model, io=io, **change.notes)
-    print(f"wrote {path}, which has learned nothing yet; next: the same with --data DATA and another OUT")
+    print(f"wrote {path}, which is not trained; next: the same command with --data DATA and another OUT")
     return 0
 
 
 def make_recipe(args: argparse.Namespace, change: Change) -> Recipe:
-    """What the copy is trained by. Its name has the original's hash: a changed original is another training."""
+    """The recipe of the copy. Its name contains the hash of the original, so a changed original is not resumed."""
     stage = Stage(
         loss="distill", distill="cosine", epochs=args.epochs, optimizer="adamw", learning_rate=args.learning_rate,
         warmup_steps=50, last_layer_decay=1.0,
@@ -147,7 +185,7 @@ def make_recipe(args: argparse.Namespace, change: Change) -> Recipe:
 
 
 def make_copy(path: Path, change: Change, crops: np.ndarray | None) -> tuple:
-    """(The changed copy, the original), Keras models."""
+    """(the changed copy, the original), two Keras models. `crops` as for `ChangeModel`."""
     from facelib.runtimes.keras_h5 import check_model, in_float32, load_model
 
     original = in_float32(load_model(path))
@@ -156,27 +194,15 @@ def make_copy(path: Path, change: Change, crops: np.ndarray | None) -> tuple:
 
 
 def cosines_between(model, original, crops: np.ndarray) -> np.ndarray:
-    """float64 [N]: how alike two Keras models embed `crops`, uint8 [N, H, W, 3]."""
+    """Cosines between the embeddings of two Keras models: uint8 [N, H, W, 3], RGB -> float64 [N]."""
     vectors = [KerasEmbedder(which)(crops) for which in (model, original)]
     return row_cosines(*vectors)
 
 
-def _train(args, recipe: Recipe, copy, data, run: RunDir, sets: list, tools: Tools, teacher) -> str | None:
-    """Trains the copy towards the original. Returns what has stopped it, if anything."""
-    from facelib.training.trainer import Trainer
-
-    measured = KerasEmbedder(copy)
-    trainer = Trainer(
-        copy, data, run, make_head=tools.make_head, recipe=recipe, made_from=args.model,
-        evaluate=(lambda _: tools.evaluate_sets(measured, sets)) if sets else None,
-        teacher=teacher, checkpoint_every=args.checkpoint_every,
-    )  # fmt: skip
-    trainer.fit()
-    return trainer.stopped_by
-
-
-def _finish(path: Path, original, crops: np.ndarray, described: dict, before: np.ndarray, args, change: Change) -> None:
-    """Measures the written copy, notes it in the sidecar, and names the next step."""
+def _compare(
+    path: Path, original, crops: np.ndarray, described: dict, before: np.ndarray, data: Path, change: Change
+) -> None:
+    """Compares the written copy with the original, and notes the result in the sidecar."""
     from facelib.runtimes.keras_h5 import load_model
 
     after = cosines_between(load_model(path), original, crops)
@@ -184,9 +210,6 @@ def _finish(path: Path, original, crops: np.ndarray, described: dict, before: np
     parity = {**parity_record(after), "mean_cosine_untrained": float(before.mean()), "crops": described}
     write_json(sidecar_path(path), {**sidecar, **change.notes, "parity": parity})
     print(
-        f"cosine to the original on {len(after)} crops of {args.data}: changed alone mean {before.mean():.4f}, "
+        f"cosine to the original on {len(after)} crops of {data}: untrained copy mean {before.mean():.4f}, "
         f"distilled mean {after.mean():.4f}, worst {after.min():.4f}"
     )
-    report = report_path(args.model)
-    gate = f"python evaluate_data.py {path} --against {report}" if report.is_file() else f"python h5_2_pb.py {path}"
-    print(f"wrote {path}\nnext: {gate}")

@@ -1,21 +1,32 @@
-"""Ways to end a training early without losing anything: SIGTERM, Ctrl-C, and `n` + Enter."""
+"""How a user stops a training early without losing anything: SIGTERM, Ctrl-C, or `n` + Enter."""
 
 import os
 import select
 import signal
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from facelib.distributed.workers import Workers
+
+AFTER_EPOCH = "n + Enter"
 
 
 def exit_code(stopped_by: str | None) -> int:
-    """Of a training that a signal has stopped, as a shell has it: with 0 a scheduler would take it for complete."""
+    """The exit code of a training: 128 + the number of the signal that stopped it, as in a shell, else 0.
+
+    A scheduler mistakes a stopped run with exit code 0 for a completed one.
+    """
     return 128 + signal.Signals[stopped_by] if stopped_by in signal.Signals.__members__ else 0
 
 
 class StopRequests:
-    """Used as a context: while it lasts, SIGTERM and SIGINT ask for a stop instead of killing the process.
+    """A context in which SIGTERM and SIGINT ask for a stop instead of killing the process.
 
-    `now` becomes the signal's name at the first signal; a second Ctrl-C interrupts at once. `after_epoch` becomes True
-    when the user has typed `n` and Enter. Both are polled by the training loop between steps.
+    The training loop reads `now` and `after_epoch` between steps. A second Ctrl-C interrupts at once.
+
+    Attributes:
+        now: name of the first signal, or None.
     """
 
     def __init__(self):
@@ -37,20 +48,38 @@ class StopRequests:
 
     @property
     def after_epoch(self) -> bool:
-        """Whether `n` + Enter was typed; reads the terminal, or a pipe, without waiting."""
+        """Whether the user typed `n` and Enter; reads the terminal, or a pipe, without waiting."""
         try:
             while not self._after_epoch and _may_read() and select.select([sys.stdin], [], [], 0)[0]:
                 line = sys.stdin.readline()
                 if not line:
-                    break  # end of file, not a wish
+                    break  # end of file
                 self._after_epoch = line.strip().lower() == "n"
         except (OSError, ValueError):  # no terminal at all, as under nohup
             return False
         return self._after_epoch
 
 
+def agree_on_stop(requests: StopRequests, workers: "Workers", is_epoch_end: bool) -> str | None:
+    """What stops the training after this step, the same on every worker: all must call this together.
+
+    Args:
+        requests: those of this worker.
+        workers: all processes of the training.
+        is_epoch_end: whether an epoch has just ended; `n` + Enter counts only then, on worker 0.
+
+    Returns:
+        'SIGTERM', 'SIGINT' or 'n + Enter'; None to go on.
+    """
+    after_epoch = AFTER_EPOCH if is_epoch_end and workers.is_chief and requests.after_epoch else None
+    mine = requests.now or after_epoch
+    if not workers.any(mine is not None):
+        return None
+    return next(why for why in ("SIGTERM", "SIGINT", AFTER_EPOCH) if workers.any(mine == why))
+
+
 def _may_read() -> bool:
-    """A background job that reads its terminal is stopped by the shell."""
+    """Whether this process may read its standard input: a shell stops a background job that reads its terminal."""
     if sys.stdin is None:
         return False
     return not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()

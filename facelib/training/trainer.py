@@ -1,11 +1,13 @@
-"""The training loop: Keras layers, optimizers and callbacks in one visible loop. Names TensorFlow.
+"""The training loop: Keras layers, optimizers and callbacks in one visible loop.
 
-Not `Model.fit`: that cannot stop and resume inside an epoch exactly, and does not run on several workers under Keras 3
-(keras-team/keras#20585). One position (epoch, step) names the next batch; everything else is in the checkpoint.
+`Model.fit` is not used: under Keras 3 it does not run on several workers (keras-team/keras#20585), and it cannot stop
+and resume inside an epoch exactly. Here the position (epoch, step) names the next batch, and a checkpoint holds
+everything else.
+
+A loss or a weight that is NaN or infinite is a `NonFiniteLoss` (loss_meter.py). The training then goes back to its last
+checkpoint and continues at half the learning rate, at most `nan_retries` times.
 """
 
-import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -13,31 +15,31 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
 from facelib.models.layers import FusedBatchNorm
-from facelib.reports.training_plots import write_training_plots
 from facelib.training.checkpoint import (
-    NotFiniteError,
+    NonFiniteVariable,
     head_to_save,
     list_checkpoints,
     load_checkpoint,
     restore_parts,
     save_parts,
 )
-from facelib.training.epoch_files import save_epoch
+from facelib.training.epoch_files import EpochFiles, measure
 from facelib.training.head_memory import check_memory
 from facelib.training.init_from import write_classes
-from facelib.training.loss_meter import DivergedError, StepLosses
+from facelib.training.loss_meter import LossMeter, NonFiniteLoss
+from facelib.training.position import Position
+from facelib.training.progress import Progress
+from facelib.training.protocols import Batch, Evaluate, Initialise, MakeHead, TeacherEmbeddings, TrainingBatches
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.run_dir import FollowedRun, RunDir, open_run
-from facelib.training.schedules import Plateau, learning_rate_at, margin_share_at
+from facelib.training.schedules import learning_rate_at, margin_share_at, mixup_share_at
 from facelib.training.stage_setup import StageParts
-from facelib.training.stop_signals import StopRequests
-from facelib.training.tensorboard import NoLog, TensorBoardLog
+from facelib.training.stop_signals import StopRequests, agree_on_stop
 
 RETRY_RATE = 0.5  # of the learning rate, after each roll-back
 
@@ -50,56 +52,66 @@ class Trainer:
 
     Args:
         embedder: Keras model, float raw RGB pixels [N, H, W, 3] -> float32 [N, D].
-        data: `dataset.TrainingData`.
-        run: where everything goes, and what is resumed: a `RunDir`, or the path of one.
-        make_head: `face_loss_k.make_head`: (loss, num_classes, options, warmup_scale) -> layer.
-        recipe: the stages and the seed; what it says of data and model is for train.py.
-        evaluate: embedder -> evaluation with `.results` and `.table()`, run after each epoch; None to skip.
-        teacher: `facelib.training.teacher.Teacher`, for the stages' distill_weight.
-        initialise: (embedder, head) -> a line to print, called when a run begins; see `facelib.training.init_from`.
-        workers: the processes that train together, see `facelib.distributed.workers.open_workers`; each calls the same. Of every
-            batch each takes its part. Worker 0 evaluates, prints and writes; all read the run directory.
-        made_from: the model whose weights that gives; the sidecars name it and inherit its licence.
-        checkpoint_every, log_every: steps. A checkpoint is also written after each epoch and on a stop.
+        data: the batches, `dataset.TrainingData`.
+        run: the run directory that is written or resumed: a `RunDir`, or a path.
+        make_head: `face_loss_k.make_head`.
+        recipe: the stages and the seed. train.py has already used its tables for data and model.
+        evaluate: measures the embedder after each epoch; None to skip.
+        teacher: embeddings for the stages with a `distill_weight`.
+        initialise: sets the first weights of a new run; see `facelib.training.init_from`.
+        made_from: the model that `initialise` takes the weights from. The sidecars name it and inherit its licence.
+        workers: the processes that train together; see `facelib.distributed.workers.open_workers`. Each worker makes
+            the same Trainer and computes its part of every batch. Worker 0 alone evaluates, prints and writes.
+        checkpoint_every: steps between two checkpoints. One is also written after each epoch and on a stop.
+        log_every: steps between two log lines.
+        on_epoch_end: called on worker 0 with the path of the run directory, after the files of an epoch are written.
         callbacks: any `keras.callbacks.Callback`.
+
+    Attributes:
+        position: how far the training has come.
+        parts: objective, optimizer and step of the current stage; None before `fit`.
+        stopped_by: 'SIGTERM', 'SIGINT' or 'n + Enter'; None for a training that was not stopped.
     """
 
     def __init__(
         self,
         embedder: keras.Model,
-        data,
+        data: TrainingBatches,
         run: RunDir | FollowedRun | Path | str,
         *,
-        make_head: Callable,
+        make_head: MakeHead,
         recipe: Recipe | None = None,
-        evaluate: Callable | None = None,
-        teacher=None,
-        initialise: Callable | None = None,
+        evaluate: Evaluate | None = None,
+        teacher: TeacherEmbeddings | None = None,
+        initialise: Initialise | None = None,
         made_from: Path | None = None,
         workers: Workers = ONE_WORKER,
         checkpoint_every: int = 1000,
         log_every: int = 20,
+        on_epoch_end: Callable[[Path], object] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
         self.recipe, self.embedder, self.run, self.workers = recipe or Recipe(), embedder, run, workers
         self.data = data.shard(workers.rank, workers.count) if workers.count > 1 else data
         self.make_head, self.evaluate, self.teacher, self.initialise = make_head, evaluate, teacher, initialise
         self.made_from, self.checkpoint_every, self.log_every = made_from, checkpoint_every, log_every
+        self.on_epoch_end = on_epoch_end
         self.callbacks = keras.callbacks.CallbackList(list(callbacks), model=embedder)
-        self.position = {"stage": 0, "epoch": 0, "step": 0, "global_step": 0, "seconds": 0.0}
-        self.position |= {"best": [], "best_on": []}  # score of embedder.h5, and the sets that it is a mean of
-        self.position |= {"rollbacks": 0, "plateau": None, "stage_step": 0}
-        self.losses = StepLosses(data.records)  # of this epoch
-        self.stopped_by: str | None = None  # SIGTERM, SIGINT or n + Enter
-        self._clock = time.perf_counter()
-
-    # ------------------------------------------------------------------ the loop
+        self.position = Position()
+        self.losses = LossMeter(data.records)
+        self.stopped_by: str | None = None
+        # Made by `fit`, which may change the stages of the recipe first.
+        self.progress: Progress | None = None
+        self.parts: StageParts | None = None
 
     def fit(self, stages: Sequence[Stage] | None = None) -> bool:
-        """Runs to the end of the last stage, or to the user's stop. Returns whether the training is complete.
+        """Trains to the end of the last stage, or until the user stops it. Returns whether the training is complete.
 
         Args:
-            stages: in place of the recipe's.
+            stages: replace those of the recipe.
+
+        Raises:
+            FaceError: a recipe, data or run directory that does not fit; or a loss that stays non-finite.
         """
         if stages is not None:
             self.recipe = replace(self.recipe, stage=tuple(stages))
@@ -111,181 +123,205 @@ class Trainer:
             while is_complete is None:
                 try:
                     is_complete = self._fit_stages(stop)
-                except DivergedError as error:
+                except NonFiniteLoss as error:
                     self._roll_back(error)
             if is_complete:
                 self.callbacks.on_train_end()
         return is_complete
 
+    # ------------------------------------------------------------------ the beginning
+
     def _open(self) -> None:
-        """The run directory, the parts of the stage to train, and the checkpoint to go on from."""
+        """Opens the run directory, and resumes from its last checkpoint or begins a new training."""
+        records = self.data.records
         if isinstance(self.run, Path | str):
-            records, is_chief = self.data.records, self.workers.is_chief
-            self.run = open_run(Path(self.run), self.recipe, records.path, records.fingerprint, is_chief)
-        self.tensorboard = TensorBoardLog(self.run.path / "tensorboard") if self.workers.is_chief else NoLog()
+            self.run = open_run(Path(self.run), self.recipe, records.path, records.fingerprint, self.workers.is_chief)
+        self.progress = Progress(self.run, self.workers.is_chief)
         self.parts = self._new_parts()
-        self.workers.wait()  # until worker 0 has cleared what a killed run has left
+        self.workers.wait()  # until worker 0 has removed the leftovers of a killed run
         checkpoints = list_checkpoints(self.run.checkpoints)
         if checkpoints:
-            arrays, state = load_checkpoint(checkpoints[-1])
-            self._go_to_stage(state["position"]["stage"])
-            self._restore(arrays, state, checkpoints[-1])
-            epoch, num_epochs = self.position["epoch"], sum(stage.epochs for stage in self.recipe.stage)
-            at = f"resuming at epoch {epoch + 1}, step {self.position['step']}, from {checkpoints[-1]}"
-            self._say(at if epoch < num_epochs else "this run is finished: nothing to train")
+            self._resume(checkpoints[-1])
         else:
-            self._go_to_stage(0)
-            if self.initialise:
-                self._say(self.initialise(self.embedder, self.parts.centres_head))
-        begun = self.position["stage"] if checkpoints else -1  # a new run has no stage yet
-        self.run.forget_after(self.position["global_step"], self.position["epoch"], begun)
-        if not checkpoints:
-            if self.workers.is_chief:
-                write_classes(self.run.path, self.data.records.class_names)
-            self._save()  # the first good weights, in case the first steps go wrong
-            self._log_stage()
+            self._begin()
 
     def _new_parts(self) -> StageParts:
         size, num_classes = self.teacher.size if self.teacher else 0, self.data.records.num_classes
         for layer in self.embedder.layers:
             if isinstance(layer, FusedBatchNorm) and self.recipe.sync_batch_norm:
                 layer.workers = self.workers
-        self._say(check_memory(self.recipe, num_classes, self.embedder.output_shape[-1], self.workers))
+        self.progress.say(check_memory(self.recipe, num_classes, self.embedder.output_shape[-1], self.workers))
         return StageParts(
             self.recipe, self.embedder, self.make_head, num_classes, size, self.workers, self.data.batch_size
         )
 
-    def _say(self, text: str) -> None:
-        if self.workers.is_chief and text:
-            print(text, flush=True)
+    def _resume(self, checkpoint: Path) -> None:
+        self._load(checkpoint)
+        at = self.position
+        resuming = f"resuming at epoch {at.epoch_number}, step {at.step}, from {checkpoint}"
+        self.progress.say("this run is finished: nothing to train" if self._has_ended() else resuming)
+        self.run.forget_after(at.global_step, at.epoch, at.stage)
 
-    def _go_to_stage(self, number: int) -> None:
-        for stage in range(self.parts.number + 1, number + 1):
-            self.parts.begin(stage)
+    def _begin(self) -> None:
+        self._make_stage(0)
+        if self.initialise:
+            self.progress.say(self.initialise(self.embedder, self.parts.centres_head))
+        self.run.forget_after(0, 0, -1)  # a run that has no checkpoint has not begun any stage
+        if self.workers.is_chief:
+            write_classes(self.run.path, self.data.records.class_names)
+        self._save()  # so that a roll-back is possible from the first step on
+        self.progress.begin_stage(self.position, self.recipe.stage)
+
+    # ------------------------------------------------------------------ the loop
 
     def _fit_stages(self, stop: StopRequests) -> bool:
-        first_epoch = 0
+        end = 0  # epochs of the stages so far
         for number, stage in enumerate(self.recipe.stage):
-            last_epoch = first_epoch + stage.epochs - 1
-            if self.position["epoch"] <= last_epoch:
-                if self.position["stage"] != number:
-                    self._go_to_stage(number)
-                    self.position.update(stage=number, plateau=None, stage_step=0)
-                    self._log_stage()
-                if not self._fit_stage(stage, first_epoch, last_epoch, stop):
+            end += stage.epochs
+            if self.position.epoch < end:
+                if self.position.stage != number:
+                    self._make_stage(number)
+                    self.position.begin_stage(number)
+                    self.progress.begin_stage(self.position, self.recipe.stage)
+                if not self._fit_stage(stage, end - 1, stop):
                     return False
-            first_epoch = last_epoch + 1
         return True
 
-    def _fit_stage(self, stage: Stage, first_epoch: int, last_epoch: int, stop: StopRequests) -> bool:
-        at, bar = self.position, None
+    def _fit_stage(self, stage: Stage, last_epoch: int, stop: StopRequests) -> bool:
+        """Trains to the end of a stage. Returns False if the user stops the training first."""
+        at = self.position
         data = self.data.balanced(stage.images_per_identity) if stage.images_per_identity > 1 else self.data
-        if at["step"] == data.steps_per_epoch:  # ended between the last step of an epoch and its evaluation
+        if at.step == data.steps_per_epoch:  # it was stopped between the last step of an epoch and its evaluation
             self._end_epoch()
             self._save()
-        with closing(data.stream(at["epoch"], at["step"], last_epoch=last_epoch)) as batches:
-            try:
-                for batch in batches:
-                    bar = bar or self._begin_epoch(data, last_epoch)
-                    first, last = data.bounds(batch.step)  # of all workers
-                    self._take_step(stage, batch, last - first, data.steps_per_epoch, bar)
-                    is_last = at["step"] == data.steps_per_epoch
-                    if is_last:
-                        bar.close()
-                        bar = None
-                        self._save()  # the evaluation may take longer than a scheduler's patience
-                        self._end_epoch()
-                    self.stopped_by = self._why_stopped(stop, is_last)
-                    if self.stopped_by:
-                        where = f"epoch {at['epoch'] + 1}, step {at['step']}"
-                        self._say(f"\nstopped by {self.stopped_by} at {where}; wrote {self._save()}")
-                        self._say("next: the same command again continues there")
-                        return False
-                    if is_last or at["global_step"] % self.checkpoint_every == 0:
-                        self._save()
-            finally:
-                if bar is not None:
-                    bar.close()  # an error message begins a line of its own
+        with closing(data.stream(at.epoch, at.step, last_epoch=last_epoch)) as batches, closing(self.progress):
+            for batch in batches:
+                if not self.progress.is_in_epoch:
+                    self.callbacks.on_epoch_begin(at.epoch)
+                    self.progress.begin_epoch(at, data, last_epoch)
+                first, last = data.bounds(batch.step)  # of all workers
+                self._take_step(stage, batch, last - first, data.steps_per_epoch)
+                is_last = at.step == data.steps_per_epoch
+                if is_last:
+                    self.progress.close()
+                    self._save()  # the evaluation may take longer than a scheduler waits
+                    self._end_epoch()
+                self.stopped_by = self._why_stopped(stop, is_last)
+                if self.stopped_by:
+                    where = f"epoch {at.epoch_number}, step {at.step}"
+                    self.progress.say(f"\nstopped by {self.stopped_by} at {where}; wrote {self._save()}")
+                    self.progress.say("next: the same command again continues there")
+                    return False
+                if is_last or at.global_step % self.checkpoint_every == 0:
+                    self._save()
         return True
 
-    def _why_stopped(self, stop: StopRequests, is_last: bool) -> str | None:
-        """Why to stop here, as all workers must; they ask each other only now and then.
-
-        After the last step of all there is nothing to stop.
-        """
-        if is_last and self.position["epoch"] == sum(stage.epochs for stage in self.recipe.stage):
-            return None
-        if self.workers.count > 1 and not is_last and self.position["global_step"] % self.log_every:
-            return None
-        after_epoch = "n + Enter" if is_last and self.workers.is_chief and stop.after_epoch else None
-        mine = stop.now or after_epoch
-        if not self.workers.any(mine is not None):
-            return None
-        return next(why for why in ("SIGTERM", "SIGINT", "n + Enter") if self.workers.any(mine == why))
-
-    def _begin_epoch(self, data, last_epoch: int) -> tqdm:
-        at = self.position
-        self.callbacks.on_epoch_begin(at["epoch"])
-        self._clock = time.perf_counter()
-        first, _ = data.bounds(at["step"])
-        interval = 0.2 if os.isatty(2) else 30  # seconds; a log file wants few lines
-        bar = tqdm(total=len(data), initial=first, unit="img", mininterval=interval, maxinterval=2 * interval,
-                   disable=not self.workers.is_chief)  # fmt: skip
-        bar.set_description(f"epoch {at['epoch'] + 1}/{last_epoch + 1}")
-        return bar
-
-    def _take_step(self, stage: Stage, batch, num_images: int, steps_per_epoch: int, bar: tqdm) -> None:
-        at = self.position
-        rate = learning_rate_at(stage, at["stage_step"], steps_per_epoch) * RETRY_RATE ** at["rollbacks"]
-        self.parts.optimizer.learning_rate = rate * (at["plateau"] or {"factor": 1.0})["factor"]
-        targets = np.zeros((len(batch.labels), 0), np.float32)
-        if self.teacher:
-            targets = self.teacher.targets(batch.record_idx, batch.is_flipped)
-        mix = (
-            np.random.default_rng([self.recipe.seed, at["global_step"]]).beta(stage.mixup, stage.mixup)
-            if stage.mixup
-            else 1
-        )
-        margin_share = np.float32(margin_share_at(stage, at["stage_step"]))
+    def _take_step(self, stage: Stage, batch: Batch, num_images: int, steps_per_epoch: int) -> None:
+        at, parts = self.position, self.parts
+        rate = learning_rate_at(stage, at.stage_step, steps_per_epoch) * RETRY_RATE**at.rollbacks
+        parts.optimizer.learning_rate = rate * at.plateau.factor
+        margin_share = np.float32(margin_share_at(stage, at.stage_step))
+        mix = np.float32(mixup_share_at(stage, self.recipe.seed, at.global_step))
         self.callbacks.on_train_batch_begin(batch.step)
-        number = np.int64(at["global_step"])
-        loss, accuracy = self.parts.step(batch.images, batch.labels, targets, margin_share, np.float32(mix), number)
-        if self.parts.average:
-            self.parts.average.update(at["stage_step"])
+        loss, accuracy = parts.step(
+            batch.images, batch.labels, self._targets(batch), margin_share, mix, np.int64(at.global_step)
+        )
+        if parts.average:
+            parts.average.update(at.stage_step)
         self.callbacks.on_train_batch_end(batch.step)
-        for counter in ("step", "stage_step", "global_step"):
-            at[counter] += 1
-        self.losses.add(at["global_step"], batch.record_idx, num_images, loss, accuracy)
-        if at["global_step"] % self.log_every == 0:
-            self._look_at_losses(bar)
-        bar.update(num_images)
+        at.take_step()
+        self.losses.add(at.global_step, batch.record_idx, num_images, loss, accuracy)
+        if at.global_step % self.log_every == 0:
+            self._fetch_losses(is_logged=True)
+        self.progress.advance(num_images)
 
-    def _look_at_losses(self, bar: tqdm | None = None) -> None:
-        """Fetches the losses, logs and shows the last; not at every step."""
-        epoch = self.position["epoch"]
-        fetched = self.losses.fetch(epoch)
+    def _targets(self, batch: Batch) -> np.ndarray:
+        """The teacher's embeddings of a batch: float32 [B, T]; T is 0 without a teacher."""
+        if not self.teacher:
+            return np.zeros((len(batch.labels), 0), np.float32)
+        return self.teacher.targets(batch.record_idx, batch.is_flipped)
+
+    def _fetch_losses(self, is_logged: bool = False) -> None:
+        """Waits for the losses of the latest steps; logs and shows those of the last one if `is_logged`."""
+        fetched = self.losses.fetch(self.position.epoch)
         if fetched is None:
             return
         loss, accuracy, num_images = fetched
-        now = time.perf_counter()
-        seconds, self._clock = max(now - self._clock, 1e-9), now
-        self.position["seconds"] += seconds
-        if bar is None:
-            return
-        rate, step = float(self.parts.optimizer.learning_rate), self.position["global_step"]
-        values = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "learning_rate": rate,
-            "images_per_s": round(num_images / seconds, 2),
-        }
-        self.run.log(kind="step", step=step, epoch=epoch + 1, **values)
-        self.tensorboard.write(step, values)
-        bar.set_postfix(loss=f"{loss:.3f}", acc=f"{100 * accuracy:.1f}%", lr=f"{rate:.4f}", refresh=False)
+        seconds = self.progress.lap()
+        self.position.seconds += seconds
+        if is_logged:
+            rate = float(self.parts.optimizer.learning_rate)
+            self.progress.show_step(self.position, loss, accuracy, rate, num_images / seconds)
 
-    def _roll_back(self, error: FaceError) -> None:
-        """Back to the last checkpoint, at half the rate; after `nan_retries` times, up to the user."""
-        rollbacks, stage = self.position["rollbacks"] + 1, self.position["stage"]
+    def _why_stopped(self, stop: StopRequests, is_epoch_end: bool) -> str | None:
+        """What stops the training after this step, the same on every worker; None to go on."""
+        if self._has_ended():
+            return None
+        if self.workers.count > 1 and not is_epoch_end and self.position.global_step % self.log_every:
+            return None  # to ask the other workers at every step costs time
+        return agree_on_stop(stop, self.workers, is_epoch_end)
+
+    def _has_ended(self) -> bool:
+        return self.position.epoch >= sum(stage.epochs for stage in self.recipe.stage)
+
+    # ------------------------------------------------------------------ the end of an epoch
+
+    def _end_epoch(self) -> None:
+        """Measures and saves the embedder, logs the epoch, and moves to the next one."""
+        at, stage = self.position, self.recipe.stage[self.position.stage]
+        self._fetch_losses()
+        num_images, means = self.losses.means()
+        self.progress.end_epoch(at, num_images, means)
+        sets = self._measure_and_save() if self.workers.is_chief else {}
+        self.progress.log_epoch(at, means, sets)
+        if self.on_epoch_end and self.workers.is_chief:
+            self.on_epoch_end(self.run.path)
+        self.callbacks.on_epoch_end(at.epoch, means)
+        if stage.schedule == "plateau":
+            score = np.mean([result["acc"] for result in sets.values()]) if sets else -means["loss"]
+            score = self.workers.total(score if self.workers.is_chief else 0.0)[0]  # only worker 0 has measured
+            factor = at.plateau.end_epoch(stage, score)
+            self.progress.say(f"plateau: the learning rate continues at {factor:g} of the peak")
+        at.end_epoch()
+        self.losses.begin_epoch()
+
+    def _measure_and_save(self) -> dict[str, dict]:
+        """Evaluates, writes the files of the epoch, and returns the results by set."""
+        files = EpochFiles(self.run.path, self.embedder, self.data.records, self.recipe, self.made_from)
+        with self.parts.average or nullcontext():
+            table, sets = measure(self.evaluate, self.embedder)
+            self.progress.say(table)
+            files.save(head_to_save(self.run.checkpoints, self.parts), self.position, sets)
+        return sets
+
+    # ------------------------------------------------------------------ stages and checkpoints
+
+    def _make_stage(self, number: int) -> None:
+        """Makes the parts of stage `number`, after those of the stages before it."""
+        for stage in range(self.parts.number + 1, number + 1):
+            self.parts.begin(stage)
+
+    def _save(self) -> Path:
+        self._fetch_losses()  # weights after a non-finite loss are never saved
+        state = {"position": self.position.to_json(), "sums": self.losses.sums.tolist()}
+        try:
+            return save_parts(self.run.checkpoints, self.position.global_step, self.parts, state)
+        except NonFiniteVariable as error:
+            raise self.losses.non_finite("weights", error, self.position.epoch) from error
+
+    def _load(self, checkpoint: Path) -> None:
+        """Makes the stage of a checkpoint and restores everything in it."""
+        arrays, state = load_checkpoint(checkpoint)
+        position = Position.from_json(state["position"])
+        if position.stage < self.parts.number:  # there is no way back from the parts of a stage
+            self.parts = self._new_parts()
+        self._make_stage(position.stage)
+        restore_parts(checkpoint, arrays, state, self.parts)
+        self.position, self.losses.sums = position, np.array(state["sums"])
+
+    def _roll_back(self, error: NonFiniteLoss) -> None:
+        """Goes back to the last checkpoint, at half the learning rate; raises after `nan_retries` times."""
+        rollbacks, stage = self.position.rollbacks + 1, self.position.stage
         good = list_checkpoints(self.run.checkpoints)[-1]
         if rollbacks > self.recipe.nan_retries:
             raise FaceError(
@@ -293,88 +329,13 @@ class Trainer:
                 f"warmup_steps, and give another --out."
             ) from error
         self.losses.forget()
-        arrays, state = load_checkpoint(good)
-        if state["position"]["stage"] != stage:
-            self.parts = self._new_parts()
-            self._go_to_stage(state["position"]["stage"])
-        self._restore(arrays, state, good)
+        self._load(good)
         at = self.position
-        at["rollbacks"] = rollbacks
-        self._say(
-            f"\n{error}\nroll-back {rollbacks} of at most {self.recipe.nan_retries}: back to epoch {at['epoch'] + 1}, "
-            f"step {at['step']} ({good}), at {RETRY_RATE**rollbacks:g} of the learning rate"
+        at.rollbacks = rollbacks
+        self.progress.say(
+            f"\n{error}\nroll-back {rollbacks} of at most {self.recipe.nan_retries}: back to epoch {at.epoch_number}, "
+            f"step {at.step} ({good}), at {RETRY_RATE**rollbacks:g} of the learning rate"
         )
-        self.run.forget_after(at["global_step"], at["epoch"], at["stage"])
-        self.run.log(
-            kind="rollback", step=at["global_step"], epoch=at["epoch"] + 1, rollbacks=rollbacks, why=str(error)
-        )
-        self._save()  # so that a kill does not forget the lower rate
-
-    def _end_epoch(self) -> None:
-        at = self.position
-        self._look_at_losses()
-        number = at["epoch"] + 1
-        images, loss, accuracy = self.losses.sums
-        logs = {"loss": loss / images, "accuracy": accuracy / images}
-        self._say(
-            f"epoch {number}: loss {logs['loss']:.4f}, accuracy without margin {100 * logs['accuracy']:.2f} %, "
-            f"{at['seconds'] / 60:.1f} min, {images / at['seconds']:.1f} images/s"
-        )
-        sets = self._measure_and_save(number) if self.workers.is_chief else {}
-        self.run.log(
-            kind="epoch", step=at["global_step"], epoch=number, **logs, seconds=round(at["seconds"], 1), sets=sets
-        )
-        self.tensorboard.write(at["global_step"], {f"epoch_{k}": v for k, v in logs.items()})
-        self.tensorboard.write(at["global_step"], {f"{n}_acc": r["acc"] for n, r in sets.items()})
-        self.tensorboard.flush()
-        if self.workers.is_chief:
-            write_training_plots(self.run.path)
-        self.callbacks.on_epoch_end(at["epoch"], logs)
-        stage = self.recipe.stage[at["stage"]]
-        if stage.schedule == "plateau":
-            plateau = Plateau(at["plateau"])
-            score = np.mean([r["acc"] for r in sets.values()]) if sets else -logs["loss"]
-            score = self.workers.total(score if self.workers.is_chief else 0.0)[0]  # worker 0's, which has measured
-            factor = plateau.end_epoch(stage, score)
-            at["plateau"] = plateau.state
-            self._say(f"plateau: the learning rate goes on at {factor:g} of the peak")
-        at.update(epoch=number, step=0, seconds=0.0)
-        self.losses.sums = np.zeros(3)
-
-    def _measure_and_save(self, number: int) -> dict:
-        """Evaluates, writes the epoch's files, and returns the results by set."""
-        sets = {}
-        with self.parts.average or nullcontext():
-            evaluation = self.evaluate(self.embedder) if self.evaluate else None
-            if evaluation:
-                self._say(evaluation.table())
-                sets = {r.name: r.as_dict() for r in evaluation.results}
-                sets = {n: {k: r[k] for k in ("acc", "acc_std", "auc", "eer", "vr")} for n, r in sets.items()}
-            head = head_to_save(self.run.checkpoints, self.parts)
-            save_epoch(
-                self.run.path, self.embedder, head, self.data.records, self.recipe, self.position,
-                number, sets, made_from=self.made_from,
-            )  # fmt: skip
-        return sets
-
-    def _log_stage(self) -> None:
-        at, stage = self.position, self.recipe.stage[self.position["stage"]]
-        what = {"stage": at["stage"], "loss": stage.loss, "optimizer": stage.optimizer_kind}
-        self.run.log(kind="stage", step=at["global_step"], epoch=at["epoch"] + 1, **what)
-        if len(self.recipe.stage) > 1:
-            number = f"{at['stage'] + 1}/{len(self.recipe.stage)}"
-            self._say(f"stage {number}: {stage.loss}, {stage.optimizer_kind}, {stage.epochs} epochs")
-
-    # ------------------------------------------------------------------ files
-
-    def _save(self) -> Path:
-        self._look_at_losses()  # a step that went wrong is never checkpointed
-        state = {"position": self.position, "sums": self.losses.sums.tolist()}
-        try:
-            return save_parts(self.run.checkpoints, self.position["global_step"], self.parts, state)
-        except NotFiniteError as error:
-            raise self.losses.not_finite("weights", error, self.position["epoch"]) from error
-
-    def _restore(self, arrays: dict, state: dict, path: Path) -> None:
-        restore_parts(path, arrays, state, self.parts)
-        self.position, self.losses.sums = self.position | state["position"], np.array(state["sums"])
+        self.run.forget_after(at.global_step, at.epoch, at.stage)
+        self.run.log(kind="rollback", step=at.global_step, epoch=at.epoch_number, rollbacks=rollbacks, why=str(error))
+        self._save()  # so that a resume after a kill keeps the lower rate

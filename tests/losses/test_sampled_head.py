@@ -16,8 +16,6 @@ from facelib.training.optimizers import RowOptimizer, make_optimizer
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
 from tests.helpers.training_runs import RECIPE, STAGE, STEPS, Data, fit, lines
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 def draw(split, num_classes, labels, step=0, sub_centres=1):
     first, last = split.bounds(num_classes)

@@ -113,7 +113,7 @@ def test_the_distilled_twin_is_nearer_and_a_stopped_run_resumes_to_the_same_twin
     take_step = Trainer._take_step
 
     def failing(self, *args):
-        if self.position["global_step"] == 1:
+        if self.position.global_step == 1:
             raise OSError("the power fails")
         take_step(self, *args)
 

@@ -90,7 +90,7 @@ def test_a_plateau_drops_after_patience_epochs_without_a_better_score():
     plateau = Plateau()
     factors = []
     for score in (0.5, 0.6, 0.6, 0.55, 0.7, 0.7, 0.7, 0.7, 0.7):  # better, better, -, drop, better, -, drop, -, drop
-        plateau = Plateau(dict(plateau.state))  # as a resume does
+        plateau = Plateau(**vars(plateau))  # as a resume does
         factors.append(plateau.end_epoch(stage, score))
 
     assert factors == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]

@@ -7,8 +7,6 @@ import pytest
 from facelib.training.tensorboard import ProfileSteps
 from tests.helpers.training_runs import RECIPE, STAGE, fit
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 @pytest.mark.parametrize("epochs, count, written", [(5, 2, 2), (4, 50, 2), (1, 2, 0)])
 def test_a_profile_is_of_the_steps_after_the_first_ten(tmp_path, capsys, epochs, count, written):

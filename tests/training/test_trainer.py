@@ -16,8 +16,7 @@ from face_loss_k import make_head
 from facelib.errors import FaceError
 from facelib.sidecar import check_sidecar
 from facelib.training import epoch_files
-from facelib.training import trainer as trainer_module
-from facelib.training.checkpoint import list_checkpoints, load_checkpoint
+from facelib.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from facelib.training.recipe.schema import Stage
 from facelib.training.recipe.toml import load_recipe
 from facelib.training.run_dir import RunDir
@@ -35,8 +34,6 @@ from tests.helpers.training_runs import (
     lines,
     make_trainer,
 )
-
-pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.mark.parametrize(("epochs", "stopped_by"), [(1, None), (2, "SIGTERM")])
@@ -67,6 +64,28 @@ def test_each_stage_has_its_own_scale(tmp_path):
         logits = scale * rows @ centres.T
         expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(BATCH), LABELS[:BATCH]])
         assert lines(tmp_path / "run", "step")[step]["loss"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_checkpoint_of_an_older_version_resumes_to_the_uninterrupted_run(tmp_path):
+    """Its position was a dict of these keys, and 'plateau' was null until the first plateau epoch ended."""
+    recipe = replace(RECIPE, stage=(replace(STAGE, schedule="plateau", epochs=3),))
+    whole, _ = fit(tmp_path / "whole", recipe, evaluate=lambda _: evaluation(a=0.9))
+    with pytest.raises(OSError):
+        fit(tmp_path / "run", recipe, Data(fails_at=3), evaluate=lambda _: evaluation(a=0.9))
+    path = list_checkpoints(tmp_path / "run" / "checkpoint")[-1]
+    arrays, state = load_checkpoint(path)
+    older = {
+        "stage": 0, "epoch": 0, "step": 2, "global_step": 2, "seconds": 0.25, "best": [], "best_on": [],
+        "rollbacks": 0, "plateau": None, "stage_step": 2,
+    }  # fmt: skip
+    assert state["position"].keys() == older.keys()
+    save_checkpoint(path.parent, 2, arrays, {"position": older, "sums": state["sums"]})
+
+    resumed, is_complete = fit(tmp_path / "run", recipe, evaluate=lambda _: evaluation(a=0.9))
+
+    assert is_complete
+    assert_equal_weights(resumed, whole)
+    assert resumed.position.plateau == whole.position.plateau
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -374,14 +393,13 @@ def test_a_new_run_begins_with_the_weights_it_is_given_and_a_resumed_one_does_no
     assert "begun with X" in capsys.readouterr().out
 
 
-def test_a_kill_between_an_epochs_metrics_and_its_checkpoint_repeats_neither(tmp_path, monkeypatch):
+def test_a_kill_between_an_epochs_metrics_and_its_checkpoint_repeats_neither(tmp_path):
     def killed(path):
+        assert path == tmp_path / "run"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer_module, "write_training_plots", killed)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "run")
-    monkeypatch.setattr(trainer_module, "write_training_plots", lambda path: None)
+        fit(tmp_path / "run", on_epoch_end=killed)
 
     fit(tmp_path / "run")
 

@@ -1,0 +1,106 @@
+"""What a training shows while it runs: printed lines, the progress bar, metrics.jsonl and TensorBoard."""
+
+import os
+import time
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from facelib.training.position import Position
+from facelib.training.protocols import TrainingBatches
+from facelib.training.recipe.schema import Stage
+from facelib.training.run_dir import FollowedRun, RunDir
+from facelib.training.tensorboard import NoLog, TensorBoardLog
+
+
+class Progress:
+    """Prints, draws and logs the progress of a training. Only worker 0 prints and writes.
+
+    Args:
+        run: the run directory.
+        is_chief: whether this is worker 0.
+    """
+
+    def __init__(self, run: RunDir | FollowedRun, is_chief: bool):
+        self.run, self.is_chief = run, is_chief
+        self.tensorboard = TensorBoardLog(run.path / "tensorboard") if is_chief else NoLog()
+        self._bar: tqdm | None = None
+        self._lap_began = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Prints a line; nothing for ''."""
+        if self.is_chief and text:
+            print(text, flush=True)
+
+    def begin_stage(self, at: Position, stages: Sequence[Stage]) -> None:
+        """Logs the stage, and prints it where there are several."""
+        stage = stages[at.stage]
+        what = {"stage": at.stage, "loss": stage.loss, "optimizer": stage.optimizer_kind}
+        self.run.log(kind="stage", step=at.global_step, epoch=at.epoch_number, **what)
+        if len(stages) > 1:
+            number = f"{at.stage + 1}/{len(stages)}"
+            self.say(f"stage {number}: {stage.loss}, {stage.optimizer_kind}, {stage.epochs} epochs")
+
+    # ------------------------------------------------------------------ steps
+
+    @property
+    def is_in_epoch(self) -> bool:
+        """Whether the progress bar of an epoch is open."""
+        return self._bar is not None
+
+    def begin_epoch(self, at: Position, data: TrainingBatches, last_epoch: int) -> None:
+        """Opens the progress bar and starts the clock."""
+        self._lap_began = time.perf_counter()
+        done, _ = data.bounds(at.step)
+        interval = 0.2 if os.isatty(2) else 30  # seconds; a log file should have few lines
+        self._bar = tqdm(
+            total=len(data), initial=done, unit="img", mininterval=interval, maxinterval=2 * interval,
+            disable=not self.is_chief,
+        )  # fmt: skip
+        self._bar.set_description(f"epoch {at.epoch_number}/{last_epoch + 1}")
+
+    def advance(self, num_images: int) -> None:
+        """Moves the progress bar by the images of one step."""
+        self._bar.update(num_images)
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or since the epoch began."""
+        now = time.perf_counter()
+        seconds, self._lap_began = max(now - self._lap_began, 1e-9), now
+        return seconds
+
+    def show_step(self, at: Position, loss: float, accuracy: float, learning_rate: float, images_per_s: float) -> None:
+        """Logs the values of the latest step, and shows them beside the progress bar."""
+        values = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "learning_rate": learning_rate,
+            "images_per_s": round(images_per_s, 2),
+        }
+        self.run.log(kind="step", step=at.global_step, epoch=at.epoch_number, **values)
+        self.tensorboard.write(at.global_step, values)
+        shown = {"loss": f"{loss:.3f}", "acc": f"{100 * accuracy:.1f}%", "lr": f"{learning_rate:.4f}"}
+        self._bar.set_postfix(shown, refresh=False)
+
+    def close(self) -> None:
+        """Closes the progress bar, so that what is printed next starts on a new line."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    # ------------------------------------------------------------------ epochs
+
+    def end_epoch(self, at: Position, num_images: float, means: dict[str, float]) -> None:
+        """Prints loss, accuracy, time and speed of an epoch."""
+        self.say(
+            f"epoch {at.epoch_number}: loss {means['loss']:.4f}, accuracy without margin "
+            f"{100 * means['accuracy']:.2f} %, {at.seconds / 60:.1f} min, {num_images / at.seconds:.1f} images/s"
+        )
+
+    def log_epoch(self, at: Position, means: dict[str, float], sets: dict[str, dict]) -> None:
+        """Logs an epoch and its verification results."""
+        step, seconds = at.global_step, round(at.seconds, 1)
+        self.run.log(kind="epoch", step=step, epoch=at.epoch_number, **means, seconds=seconds, sets=sets)
+        self.tensorboard.write(step, {f"epoch_{name}": value for name, value in means.items()})
+        self.tensorboard.write(step, {f"{name}_acc": result["acc"] for name, result in sets.items()})
+        self.tensorboard.flush()

@@ -1,0 +1,75 @@
+"""What `Trainer` is given from outside its room, as protocols: data, head, evaluation and teacher.
+
+dataset.py, face_loss_k.py, evaluate_data.py and facelib/training/teacher.py implement them; tests have small ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Batch(Protocol):
+    """One batch of training images, or one worker's part of it. `dataset.Batch` describes each attribute."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    record_idx: np.ndarray
+    is_flipped: np.ndarray
+    step: int
+
+
+class TrainingBatches(Protocol):
+    """Batches of a data set in the order of each epoch. `dataset.TrainingData` describes each method."""
+
+    records: Any
+    batch_size: int
+    steps_per_epoch: int
+
+    def __len__(self) -> int: ...
+
+    def bounds(self, step: int) -> tuple[int, int]: ...
+
+    def stream(self, epoch: int, step: int, *, last_epoch: int) -> Iterator[Batch]: ...
+
+    def shard(self, rank: int, count: int) -> "TrainingBatches": ...
+
+    def balanced(self, images_per_identity: int) -> "TrainingBatches": ...
+
+
+class MakeHead(Protocol):
+    """Makes the layer that computes a loss, as `face_loss_k.make_head` does."""
+
+    def __call__(self, loss: str, num_classes: int, options: dict | None, warmup_scale: float | None) -> Any: ...
+
+
+class Evaluation(Protocol):
+    """The verification results of an embedder. `evaluate_data.Evaluation` implements it."""
+
+    results: Sequence[Any]
+
+    def table(self) -> str: ...
+
+
+class Evaluate(Protocol):
+    """Measures an embedder after each epoch."""
+
+    def __call__(self, embedder: Any) -> Evaluation: ...
+
+
+class TeacherEmbeddings(Protocol):
+    """The embeddings that a student learns. `facelib.training.teacher.Teacher` implements it.
+
+    Attributes:
+        size: T, their length.
+    """
+
+    size: int
+
+    def targets(self, record_idx: np.ndarray, is_flipped: np.ndarray) -> np.ndarray: ...
+
+
+class Initialise(Protocol):
+    """Gives a new training its first weights, and returns a line to print. See `facelib.training.init_from`."""
+
+    def __call__(self, embedder: Any, head: Any) -> str: ...
