@@ -55,9 +55,6 @@ EXCEPTIONS = {
     ("facelib.data.readers.calibration_crops", "facelib.data.verification.bins"): (
         "calibration images may be taken from a verification set"
     ),
-    ("facelib.training.trainer", "facelib.reports.training_plots"): "moves to train.py",
-    ("facelib.training.self_distillation", "facelib.evaluation.verification_sets"): "moves to the scripts",
-    ("facelib.training.self_distillation", "facelib.evaluation.results"): "moves to the scripts",
 }
 
 ROOT_FILES = {p.stem: p for p in sorted(ROOT.glob("*.py"))}
