@@ -6,6 +6,7 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.model_input import Io, to_model_input
+from facelib.unit_vectors import normalize
 
 BATCH_SIZE = 64
 
@@ -57,8 +58,7 @@ class RuntimeEmbedder:
         return np.concatenate(rows)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        raw = self.raw(images)
-        return raw / np.linalg.norm(raw, axis=1, keepdims=True)
+        return normalize(self.raw(images), "face {}".format).astype(np.float32)
 
     def _checked(self, output: np.ndarray, num_images: int) -> np.ndarray:
         output = np.asarray(output, np.float32)

@@ -1,4 +1,4 @@
-"""Embeddings as directions: lengths that can be divided by, and rows of length 1."""
+"""Embeddings as directions: the norms of rows, rows of unit length, and the cosines of rows."""
 
 from collections.abc import Callable
 
@@ -7,35 +7,58 @@ import numpy as np
 from facelib.errors import FaceError
 
 
+def row_norms(rows: np.ndarray) -> np.ndarray:
+    """L2 norm of each row, summed in float64: float [N, D] -> float64 [N]."""
+    return np.linalg.norm(np.asarray(rows, np.float64), axis=1)
+
+
 def check_norms(norms: np.ndarray, describe: Callable[[int], str]) -> None:
     """Refuses embeddings without a direction.
 
     Args:
-        norms: float [N], their lengths.   describe: names embedding i, e.g. "record 7 of 'lfw.bin'".
+        norms: float [N], the L2 norms of the embeddings.
+        describe: names embedding i in the error, e.g. "record 7 of 'lfw.bin'".
 
     Raises:
-        FaceError: a length that is 0 or not finite.
+        FaceError: a norm is 0 or not finite.
     """
     is_bad = ~(np.isfinite(norms) & (norms > 0))
     if is_bad.any():
         i = int(np.argmax(is_bad))
         raise FaceError(
-            f"An embedding has a finite length above 0. The model gave {'a zero' if norms[i] == 0 else 'a non-finite'} "
-            f"embedding for {describe(i)} ({int(is_bad.sum())} of {len(norms)} are so). "
+            f"An embedding has a finite norm above 0. The model gave {'a zero' if norms[i] == 0 else 'a non-finite'} "
+            f"embedding for {describe(i)} ({int(is_bad.sum())} of {len(norms)} embeddings are bad). "
             f"Check how the model is fed, or train it again."
         )
 
 
-def normalize(embeddings: np.ndarray) -> np.ndarray:
-    """Rows of unit L2 norm, float64 [N, D]; see `check_norms`."""
+def normalize(embeddings: np.ndarray, describe: Callable[[int], str] = "row {}".format) -> np.ndarray:
+    """Rows of unit L2 norm.
+
+    Args:
+        embeddings: float [N, D].
+        describe: names row i in the error; see `check_norms`.
+
+    Returns: float64 [N, D].
+
+    Raises:
+        FaceError: a row is zero or not finite.
+    """
     embeddings = np.asarray(embeddings, np.float64)
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    check_norms(norms[:, 0], lambda row: f"row {row}")
-    return embeddings / norms
+    norms = row_norms(embeddings)
+    check_norms(norms, describe)
+    return embeddings / norms[:, None]
 
 
 def row_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each row of `a` with the same row of `b`: float [N, D] twice -> float64 [N]. Zero rows give 0."""
+    """Cosine of each row of `a` with the same row of `b`.
+
+    Args:
+        a: float [N, D].
+        b: float [N, D].
+
+    Returns: float64 [N]; 0 where a row is zero.
+    """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    norms = row_norms(a) * row_norms(b)
     return np.einsum("nd,nd->n", a, b) / np.where(norms > 0, norms, 1.0)

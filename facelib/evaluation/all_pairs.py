@@ -113,7 +113,13 @@ class AllPairs:
         return FoldAccuracy(float(accuracies.mean()), float(accuracies.std()), interval, thresholds, accuracies)
 
     def kfold_tar_at_far(self, far: float) -> FoldTar:
-        """As `facelib.evaluation.ten_fold.kfold_tar_at_far`, on folds of identities; identities are the clusters of the interval."""
+        """TAR (VR) and FAR as `ten_fold.kfold_tar_at_far` has them, but on folds of identities.
+
+        The clusters of the interval are identities.
+
+        Args:
+            far: in (0, 1].
+        """
         thresholds = np.empty(self.num_folds)
         for k in self._folds():
             num_train = sum(len(self._cells[cell]) for cell in self._train_cells(k))

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from facelib.data.verification.bins import stream_images
 from facelib.embedder import Embedder
-from facelib.unit_vectors import check_norms
+from facelib.unit_vectors import check_norms, row_norms
 
 CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels; a slow runtime says fewer, `chunk_images`
 
@@ -69,11 +69,10 @@ def embed_images(
     total = _checked(plain + np.concatenate(mirrored), where, records) if flip else plain
     position = {image: i for i, image in enumerate(distinct)}
     place = [position[image] for image in images]
-    norms = np.linalg.norm(plain.astype(np.float64), axis=1)[place] if hasattr(embedder, "raw") else None
+    norms = row_norms(plain)[place] if hasattr(embedder, "raw") else None
     return Embedded(total[place], norms, len(distinct), seconds)
 
 
 def _checked(embeddings: np.ndarray, where: str, records: list) -> np.ndarray:
-    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
-    check_norms(norms, lambda i: f"record {records[i]} of '{where}'")
+    check_norms(row_norms(embeddings), lambda i: f"record {records[i]} of '{where}'")
     return embeddings

@@ -17,9 +17,14 @@ NUM_FOLDS = 10
 
 
 class FoldAccuracy(NamedTuple):
-    """mean, std: over folds (population std), as fractions.   ci95: of the pooled decisions.
+    """Accuracy over folds.
 
-    thresholds, accuracies: float64 [folds].
+    Attributes:
+        mean: mean over folds, a fraction.
+        std: population standard deviation over folds.
+        ci95: 95 % interval of the pooled decisions.
+        thresholds: float64 [folds], squared L2.
+        accuracies: float64 [folds], fractions.
     """
 
     mean: float
@@ -30,17 +35,31 @@ class FoldAccuracy(NamedTuple):
 
     @classmethod
     def of(cls, thresholds: np.ndarray, accuracies: np.ndarray, sizes: np.ndarray) -> "FoldAccuracy":
-        """From what each fold gave. `sizes`: int [folds], its pairs."""
+        """The summary of all folds.
+
+        Args:
+            thresholds: float64 [folds].
+            accuracies: float64 [folds], fractions.
+            sizes: int [folds], pairs in each fold.
+        """
         interval = cluster_interval(np.rint(accuracies * sizes), sizes)
         return cls(float(accuracies.mean()), float(accuracies.std()), interval, thresholds, accuracies)
 
 
 @dataclass(frozen=True)
 class FoldTar:
-    """TAR measured on folds that did not choose the threshold; `tar is None` when the set cannot resolve the FAR.
+    """TAR measured on folds that did not choose the threshold.
 
-    tar, far: means over test folds.   tar_std: population std.   ci95: of the pooled accepts, folds as clusters.
-    threshold: mean over folds.   needs_impostors: how many impostor pairs the set would need.
+    All numbers but `far_target` and `needs_impostors` are None when the set has too few impostor pairs for the FAR.
+
+    Attributes:
+        far_target: the FAR asked for, in (0, 1].
+        tar: mean TAR over the test folds.
+        tar_std: population standard deviation of the TAR over the test folds.
+        far: mean FAR over the test folds.
+        ci95: 95 % interval of the pooled TAR, with folds as clusters.
+        threshold: mean over folds, squared L2.
+        needs_impostors: number of impostor pairs that the set would need for this FAR.
     """
 
     far_target: float
@@ -55,12 +74,13 @@ class FoldTar:
 def kfold_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int = NUM_FOLDS) -> FoldAccuracy:
     """Accuracy on each of `folds` contiguous folds, at the threshold that is best on the other folds.
 
-    All candidates are tried: reject-all, then the distinct distances of the train folds, ascending; the first that
-    reaches the best train accuracy is taken. Folds as scikit-learn's unshuffled KFold. This is the LFW protocol
-    without its grid.
+    Candidates are reject-all and the distinct distances of the train folds, ascending; the first with the best train
+    accuracy is taken. This is the LFW protocol without its grid.
 
     Args:
-        distances: float [P], smaller is more alike.   is_same: bool [P].
+        distances: float [P], smaller means more similar.
+        is_same: bool [P], which pairs are genuine.
+        folds: number of folds, at least 2.
     """
     distances, is_same = check_pairs(distances, is_same)
     fold = fold_of(len(distances), folds)
@@ -78,8 +98,14 @@ def kfold_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int = NUM_
 def kfold_tar_at_far(distances: np.ndarray, is_same: np.ndarray, far: float, folds: int = NUM_FOLDS) -> FoldTar:
     """TAR (VR) and FAR on each test fold at the loosest threshold whose FAR on the train folds is <= `far`.
 
-    A FAR that some train folds cannot resolve (fewer than 1 / far impostors) gives `tar=None`: never a number.
-    A fold without genuine (impostor) pairs has no TAR (FAR) and stays out of that mean.
+    Where the train folds have fewer than 1 / far impostor pairs, `tar` is None. A fold without genuine pairs has no
+    TAR, a fold without impostor pairs has no FAR; the means leave such a fold out.
+
+    Args:
+        distances: float [P], smaller means more similar.
+        is_same: bool [P], which pairs are genuine.
+        far: in (0, 1].
+        folds: number of folds, at least 2.
     """
     distances, is_same = check_pairs(distances, is_same)
     fold = fold_of(len(distances), folds)
@@ -100,7 +126,16 @@ def no_tar(far: float, needs_impostors: int) -> FoldTar:
 def pool_tar(
     far: float, thresholds: np.ndarray, is_accepted: np.ndarray, is_same: np.ndarray, fold: np.ndarray, folds: int
 ) -> FoldTar:
-    """The result of the decisions `is_accepted` bool [P], each made at the threshold of its fold (float [folds])."""
+    """The TAR of decisions that were made at one threshold per fold.
+
+    Args:
+        far: the FAR asked for.
+        thresholds: float [folds].
+        is_accepted: bool [P], the decisions.
+        is_same: bool [P], which pairs are genuine.
+        fold: int [P], the fold of each pair.
+        folds: number of folds.
+    """
     genuine, impostor = count_folds(fold[is_same], folds), count_folds(fold[~is_same], folds)
     hits, alarms = count_folds(fold[is_same & is_accepted], folds), count_folds(fold[~is_same & is_accepted], folds)
     tars = hits[genuine > 0] / genuine[genuine > 0]
@@ -123,12 +158,15 @@ def impostors_needed(far: float, folds: int = NUM_FOLDS) -> int:
 
 
 def fold_of(num_pairs: int, folds: int) -> np.ndarray:
-    """int8/int64 [P]: the fold of each pair, contiguous, the first `num_pairs % folds` folds one longer."""
+    """The fold of each pair, int64 [P]: scikit-learn's unshuffled KFold, so folds are contiguous."""
     if not 2 <= folds <= num_pairs:
         raise FaceError(f"{folds}-fold accuracy needs at least {folds} pairs. Received: {num_pairs}. Use more pairs.")
-    sizes = np.full(folds, num_pairs // folds)
-    sizes[: num_pairs % folds] += 1
-    return np.repeat(np.arange(folds), sizes)
+    from sklearn.model_selection import KFold
+
+    fold = np.empty(num_pairs, np.int64)
+    for k, (_, test) in enumerate(KFold(folds).split(fold)):
+        fold[test] = k
+    return fold
 
 
 def count_folds(fold: np.ndarray, folds: int) -> np.ndarray:
@@ -137,8 +175,13 @@ def count_folds(fold: np.ndarray, folds: int) -> np.ndarray:
 
 
 def _best_threshold(ranked: np.ndarray, ranked_same: np.ndarray) -> float:
-    """The first threshold of best accuracy. `ranked`: distances, ascending; `ranked_same`: bool, same order."""
-    gained = np.cumsum(np.where(ranked_same, 1, -1))  # accepting one more pair wins a genuine, loses an impostor
+    """The first threshold of the best accuracy.
+
+    Args:
+        ranked: float [P], distances, ascending.
+        ranked_same: bool [P], which pairs are genuine, in the same order.
+    """
+    gained = np.cumsum(np.where(ranked_same, 1, -1))  # one more accepted pair: +1 if genuine, -1 if impostor
     is_candidate = np.append(ranked[1:] != ranked[:-1], True)  # the last of each tie group
     candidates, gains = ranked[is_candidate], gained[is_candidate]
     best = int(np.argmax(gains))

@@ -10,7 +10,7 @@ from facelib.alignment.photos import FaceCutter, UnusablePhotoError
 from facelib.embedder import Embedder
 from facelib.errors import BadRecord, FaceError
 from facelib.images import Photos
-from facelib.unit_vectors import check_norms
+from facelib.unit_vectors import normalize, row_norms
 
 CHUNK_IMAGES = 256  # cut at a time: 10 MB of pixels
 
@@ -30,9 +30,7 @@ def unit_vectors(embedder: Embedder, faces: np.ndarray, flip: bool, places: Sequ
     raw = np.asarray(embed(faces), np.float64)
     if flip:
         raw = raw + embed(np.ascontiguousarray(faces[:, :, ::-1]))
-    norms = np.linalg.norm(raw, axis=1, keepdims=True)
-    check_norms(norms[:, 0], lambda i: places[i])
-    return (raw / norms).astype(np.float32)
+    return normalize(raw, lambda i: places[i]).astype(np.float32)
 
 
 def embed_photos(
@@ -86,11 +84,11 @@ def class_centres(embedded: Iterator[tuple[np.ndarray, np.ndarray]], labels: np.
     if sums is None or not len(present):
         return Centres(present, counts[present], np.zeros((0, 0), np.float32))
     centres = sums[present]
-    norms = np.linalg.norm(centres, axis=1, keepdims=True)
+    norms = row_norms(centres)[:, None]
     if (norms < 1e-6).any():
         i = int(np.argmin(norms))
         raise FaceError(
             f"Faces of one identity point in a common direction. Those of identity {present[i]} cancel out: look at "
             f"its photos, or test the model."
         )
-    return Centres(present, counts[present], centres / norms)
+    return Centres(present, counts[present], (centres / norms).astype(np.float32))

@@ -31,8 +31,8 @@ def test_every_pair_is_measured_once_and_the_rates_are_those_of_the_list():
 
     np.testing.assert_allclose(pairs.scores.genuine, np.sort(distances[is_same]), atol=2e-6)
     np.testing.assert_allclose(pairs.scores.impostor, np.sort(distances[~is_same]), atol=2e-6)
-    assert pairs.scores.auc() == pytest.approx(metrics.auc(distances, is_same), abs=1e-6)
-    assert pairs.scores.eer() == pytest.approx(metrics.eer(distances, is_same), abs=1e-4)
+    assert pairs.scores.auc() == pytest.approx(metrics.Scores.of(distances, is_same).auc(), abs=1e-6)
+    assert pairs.scores.eer() == pytest.approx(metrics.Scores.of(distances, is_same).eer(), abs=1e-4)
 
 
 def folds_by_identity(pairs, labels):

@@ -16,13 +16,11 @@ from tests.helpers.pair_lists import CASES, as_arrays, draw_pairs, pair_lists
 def test_roc_and_auc_are_those_of_scikit_learn(case):
     distances, is_same = draw_pairs(*case)
 
-    curve = metrics.roc(distances, is_same)
+    scores = metrics.Scores.of(distances, is_same)
 
     far, tar, thresholds = roc_curve(is_same, -distances, drop_intermediate=False)
-    np.testing.assert_allclose(curve.far, far, atol=1e-12)
-    np.testing.assert_allclose(curve.tar, tar, atol=1e-12)
-    np.testing.assert_array_equal(curve.thresholds, -thresholds)
-    assert metrics.auc(distances, is_same) == pytest.approx(roc_auc_score(is_same, -distances), abs=1e-12)
+    np.testing.assert_allclose([scores.rates_at(-t) for t in thresholds], np.stack([far, tar], axis=1), atol=1e-12)
+    assert scores.auc() == pytest.approx(roc_auc_score(is_same, -distances), abs=1e-12)
 
 
 @given(pair_lists)
@@ -33,7 +31,7 @@ def test_auc_is_the_chance_of_a_right_order(pairs):
 
     expected = np.mean((genuine < impostor) + 0.5 * (genuine == impostor))
 
-    assert metrics.auc(distances, is_same) == pytest.approx(expected, abs=1e-12)
+    assert metrics.Scores.of(distances, is_same).auc() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -41,7 +39,7 @@ def test_eer_lies_on_the_curve_of_scikit_learn_where_both_errors_are_equal(case)
     distances, is_same = draw_pairs(*case)
     far, tar, _ = roc_curve(is_same, -distances, drop_intermediate=False)
 
-    rate = metrics.eer(distances, is_same)
+    rate = metrics.Scores.of(distances, is_same).eer()
 
     segments = [  # (far, 1 - tar) meet inside a segment of the curve
         (far[i], tar[i], far[i + 1], tar[i + 1]) for i in range(len(far) - 1)
@@ -69,23 +67,25 @@ def test_tar_at_far_is_the_best_over_all_thresholds_that_keep_the_far(pairs, far
     assert point.far == np.mean(distances[~is_same] <= point.threshold) <= far
 
 
-@pytest.mark.parametrize("measure", [metrics.auc, metrics.eer, lambda d, s: metrics.tar_at_far(d, s, 0.5).tar])
+@pytest.mark.parametrize("measure", [metrics.Scores.auc, metrics.Scores.eer, lambda scores: scores.tar_at_far(0.5).tar])
 @given(pairs=pair_lists.filter(lambda pairs: sum(not same for _, same in pairs) > 1), random=st.randoms())
 @settings(deadline=None, max_examples=50)
 def test_neither_order_nor_scale_of_distances_matters(measure, pairs, random):
     shuffled = random.sample(pairs, len(pairs))
     distances, is_same = as_arrays(pairs)
 
-    assert measure(*as_arrays(shuffled)) == measure(distances, is_same)
-    assert measure(np.exp(distances) - 3, is_same) == measure(distances, is_same)
+    expected = measure(metrics.Scores.of(distances, is_same))
+    assert measure(metrics.Scores.of(*as_arrays(shuffled))) == expected
+    assert measure(metrics.Scores.of(np.exp(distances) - 3, is_same)) == expected
 
 
 def test_a_perfect_and_a_reversed_order_have_the_rates_one_expects():
     distances, is_same = np.arange(40.0), np.arange(40) < 20
     mixed = np.arange(40) % 2 == 0
 
-    assert (metrics.auc(distances, is_same), metrics.eer(distances, is_same)) == (1.0, 0.0)
-    assert (metrics.auc(-distances, is_same), metrics.eer(-distances, is_same)) == (0.0, 1.0)
+    right, reversed_order = metrics.Scores.of(distances, is_same), metrics.Scores.of(-distances, is_same)
+    assert (right.auc(), right.eer()) == (1.0, 0.0)
+    assert (reversed_order.auc(), reversed_order.eer()) == (0.0, 1.0)
     assert metrics.tar_at_far(distances, is_same, 0.05) == (1.0, 0.05, 20.0)
     perfect = np.where(mixed, 0.0, 4.0)
     assert kfold_accuracy(perfect, mixed)[:2] == (1.0, 0.0)
@@ -107,7 +107,7 @@ def test_distances_are_squared_and_between_unit_vectors():
 )
 def test_lists_that_have_no_curve_are_refused(distances, is_same, words):
     with pytest.raises(FaceError, match=words):
-        metrics.roc(np.array(distances), np.array(is_same))
+        metrics.Scores.of(np.array(distances), np.array(is_same))
 
 
 def test_zero_and_endless_embeddings_are_refused_by_row():

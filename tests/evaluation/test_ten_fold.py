@@ -8,7 +8,7 @@ from sklearn.model_selection import KFold
 
 from facelib.evaluation import metrics
 from facelib.evaluation.grid_thresholds import grid_accuracy, grid_tar_at_far
-from facelib.evaluation.ten_fold import impostors_needed, kfold_accuracy, kfold_tar_at_far
+from facelib.evaluation.ten_fold import fold_of, impostors_needed, kfold_accuracy, kfold_tar_at_far
 from tests.helpers.pair_lists import CASES, as_arrays, draw_pairs, pair_lists
 
 
@@ -168,3 +168,8 @@ def test_a_far_that_the_grid_never_reaches_accepts_nothing():
     result = grid_tar_at_far(distances, is_same, 0.5)
 
     assert (result.tar, result.far, result.threshold) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("num_pairs, expected", [(6, [0, 0, 1, 1, 2, 2]), (8, [0, 0, 0, 1, 1, 1, 2, 2])])
+def test_folds_are_contiguous_and_the_first_ones_are_longer(num_pairs, expected):
+    assert fold_of(num_pairs, 3).tolist() == expected

@@ -15,7 +15,7 @@ from facelib.alignment.photos import decode_photo
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
 from facelib.evaluation.ijb.files import IjbFaces
-from facelib.unit_vectors import check_norms
+from facelib.unit_vectors import check_norms, row_norms
 
 CHUNK_IMAGES = 512  # aligned faces held at a time, twice: 38 MB of pixels
 
@@ -88,10 +88,9 @@ def embed_faces(
             found = np.asarray(embed(images), np.float32)
             mirrored = np.asarray(embed(np.ascontiguousarray(images[:, :, ::-1])), np.float32) if flip else 0.0
             seconds += time.perf_counter() - started
-            norm_sum += float(np.linalg.norm(found.astype(np.float64), axis=1).sum())
+            norm_sum += float(row_norms(found).sum())
             rows[done : done + len(found)] = found + mirrored
-            norms = np.linalg.norm(rows[done : done + len(found)].astype(np.float64), axis=1)
-            check_norms(norms, lambda i, first=done: f"'{faces.images[first + i]}'")
+            check_norms(row_norms(rows[done : done + len(found)]), lambda i, first=done: f"'{faces.images[first + i]}'")
             done += len(found)
             bar.update(len(found))
     return IjbEmbeddings(rows, seconds, norm_sum / num_images)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from facelib import unit_vectors
 from facelib.errors import FaceError
 from facelib.evaluation.identification import Identification, identify
 from facelib.evaluation.ijb.files import IjbFaces
@@ -94,7 +95,7 @@ def pool_templates(
         image_idx = faces.image_idx[order[some]]
         vectors = rows[image_idx].astype(np.float64)
         if normalize:
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = unit_vectors.normalize(vectors)
         if detector_score:
             vectors *= faces.detector_scores[image_idx, None]
         starts = np.flatnonzero(is_start[some])
@@ -199,7 +200,7 @@ def _mean(rates: list[float | None]) -> float | None:
 
 def _lengths(sums: np.ndarray, template_ids: np.ndarray) -> np.ndarray:
     """L2 norms, float64 [T, 1], all finite and above 0."""
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    lengths = unit_vectors.row_norms(sums)[:, None]
     is_bad = ~(np.isfinite(lengths) & (lengths > 0)).ravel()
     if is_bad.any():
         raise FaceError(
