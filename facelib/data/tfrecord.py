@@ -1,4 +1,4 @@
-"""TFRecord files and tf.train.Example messages as bytes, without TensorFlow.
+"""TFRecord files and the tf.train.Example messages in them, without TensorFlow.
 
 A TFRecord frame is `uint64 length | uint32 crc(length) | payload | uint32 crc(payload)`, little-endian; each crc is the
 CRC-32C rotated right by 15 bits plus 0xa282ead8. A tf.train.Example is the protobuf message
@@ -10,7 +10,7 @@ Source: tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/{exam
 import mmap
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,12 +56,6 @@ def check_frame(data: bytes, length: int) -> None:
     crc = crc32c(memoryview(data)[12:-4])
     if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != _CRC.unpack_from(data, length + 12)[0]:
         raise BadRecord("its checksum fails: the bytes changed after they were written")
-
-
-def open_frame(data: bytes, length: int) -> memoryview:
-    """The payload of a frame, verified as `check_frame` does."""
-    check_frame(data, length)
-    return payload_of(data)
 
 
 def payload_of(data: bytes) -> memoryview:
@@ -127,108 +121,68 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _delimited(tag: bytes, *parts: bytes) -> bytes:
-    return b"".join((tag, varint(sum(map(len, parts))), *parts))
+@cache
+def _example_class():
+    """tf.train.Example as a class of the protobuf library, without TensorFlow.
 
+    It has a descriptor pool of its own, so that TensorFlow may define the same message in the same process.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-def encode_example(features: Mapping[str, bytes | int | Sequence[bytes] | Sequence[int] | np.ndarray]) -> bytes:
-    """A tf.train.Example. Values: bytes or list of bytes, int or list of int, float32 array (a float_list)."""
-    entries = []
-    for key, value in features.items():
-        if isinstance(value, np.ndarray):
-            body = _delimited(b"\x12", _delimited(b"\n", value.astype("<f4").tobytes()))
-        else:
-            values = [value] if isinstance(value, bytes | int) else list(value)
-            if values and isinstance(values[0], bytes):
-                body = _delimited(b"\n", *(_delimited(b"\n", item) for item in values))
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="facelib", syntax="proto3")
+    for message, fields in _EXAMPLE_PROTO.items():
+        described = file.message_type.add(name=message)
+        for number, (name, kind, is_repeated) in enumerate(fields, 1):
+            field = described.field.add(name=name, number=number)
+            field.label = kinds.LABEL_REPEATED if is_repeated else kinds.LABEL_OPTIONAL
+            if kind in _EXAMPLE_PROTO:
+                field.type, field.type_name = kinds.TYPE_MESSAGE, f".facelib.{kind}"
             else:
-                body = _delimited(b"\x1a", _delimited(b"\n", *map(varint, values)))
-        entries.append(_delimited(b"\n", _delimited(b"\n", key.encode()), _delimited(b"\x12", body)))
-    return _delimited(b"\n", *entries)
+                field.type = getattr(kinds, f"TYPE_{kind}")
+            if message == "Feature":
+                field.oneof_index = 0
+        if message == "Feature":
+            described.oneof_decl.add(name="kind")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("facelib.Example"))
 
 
-def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = data[position]
-    position += 1
-    if value < 0x80:
-        return value, position
-    value &= 0x7F
-    for shift in range(7, 70, 7):
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position
-    raise BadRecord("it holds an integer of more than ten bytes")
-
-
-def _fields(data: memoryview):
-    """Yields (field number, wire type, value) of one protobuf message; the value of wire type 2 is a memoryview."""
-    position, end = 0, len(data)
-    while position < end:
-        tag, position = _read_varint(data, position)
-        wire = tag & 7
-        if wire == 2:
-            length, position = _read_varint(data, position)
-            stop = position + length
-        elif wire == 0:
-            value, position = _read_varint(data, position)
-            yield tag >> 3, wire, value
-            continue
-        elif wire in (1, 5):
-            stop = position + (8 if wire == 1 else 4)
-        else:
-            raise BadRecord("it is no protobuf message")
-        if stop > end:
-            raise BadRecord("a field is longer than the message")
-        yield tag >> 3, wire, data[position:stop]
-        position = stop
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _decode_feature(data: memoryview) -> Feature:
-    value: Feature = []
-    for kind, _, body in _fields(data):
-        if kind == 1:
-            value = [item for number, _, item in _fields(body) if number == 1]
-        elif kind == 2:
-            value = np.frombuffer(b"".join(item for number, _, item in _fields(body) if number == 1), "<f4")
-        elif kind == 3:
-            value = []
-            for number, wire, item in _fields(body):
-                if number != 1:
-                    continue
-                if wire == 0:
-                    value.append(_signed(item))
-                    continue
-                position = 0
-                while position < len(item):
-                    number_, position = _read_varint(item, position)
-                    value.append(_signed(number_))
-    return value
+# tensorflow/core/example/{example,feature}.proto: message -> (field, type, is it repeated), numbered from 1. The map of
+# features is written as what it is on the wire, repeated entries.
+_EXAMPLE_PROTO = {
+    "BytesList": [("value", "BYTES", True)],
+    "FloatList": [("value", "FLOAT", True)],
+    "Int64List": [("value", "INT64", True)],
+    "Feature": [
+        ("bytes_list", "BytesList", False),
+        ("float_list", "FloatList", False),
+        ("int64_list", "Int64List", False),
+    ],
+    "Entry": [("key", "STRING", False), ("value", "Feature", False)],
+    "Features": [("feature", "Entry", True)],
+    "Example": [("features", "Features", False)],
+}
 
 
 def decode_example(payload: bytes | memoryview) -> dict[str, Feature]:
-    """The features of a tf.train.Example: lists of memoryview (bytes), of int, or a float32 array.
+    """The features of a tf.train.Example by their keys: lists of bytes, lists of int, or float32 arrays.
 
     Raises:
         BadRecord: the payload is no tf.train.Example.
     """
-    features: dict[str, Feature] = {}
+    from google.protobuf.message import DecodeError
+
     try:
-        for _, _, body in _fields(memoryview(payload)):
-            for number, _, entry in _fields(body):
-                if number != 1:
-                    continue
-                pair = {field: value for field, _, value in _fields(entry)}
-                features[bytes(pair.get(1, b"")).decode()] = _decode_feature(pair.get(2, memoryview(b"")))
-    except BadRecord:
-        raise
-    except (IndexError, TypeError, ValueError) as error:
+        example = _example_class().FromString(payload)
+    except DecodeError as error:
         raise BadRecord("it is no tf.train.Example") from error
+    features: dict[str, Feature] = {}
+    for entry in example.features.feature:
+        kind = entry.value.WhichOneof("kind")
+        values = getattr(entry.value, kind).value if kind else ()
+        features[entry.key] = np.array(values, np.float32) if kind == "float_list" else list(values)
     return features
 
 
@@ -245,7 +199,7 @@ def _label_entry(label: int) -> bytes:
 
 
 def encode_image_example(image: bytes, label: int) -> bytes:
-    """`encode_example({"image_raw": image, "label": label})`, the same bytes in a quarter of the time."""
+    """A tf.train.Example with the features image_raw and label: the bytes that protobuf writes, in less time."""
     tail = _label_entry(label)
     size = len(image)
     size_bytes = varint(size)
@@ -262,9 +216,8 @@ def encode_image_example(image: bytes, label: int) -> bytes:
 
 def image_of_frame(data: bytes, label: int) -> bytes | None:
     """The image in a frame of what `encode_image_example` wrote with this `label`; None for bytes of another form."""
-    if (
-        data.startswith(_IMAGE_KEY, 18) and data[36] > 0x7F
-    ):  # lengths of two varint bytes: images of 128 to 16,320 bytes
+    # Lengths of two varint bytes: images of 128 to 16,320 bytes.
+    if data.startswith(_IMAGE_KEY, 18) and data[36] > 0x7F:
         start = 38
         stop = start + (data[36] & 0x7F | data[37] << 7)
     elif data.startswith(_IMAGE_KEY, 20) and data[40] > 0x7F and data[41] > 0x7F:  # three bytes: up to 2 MiB

@@ -12,7 +12,7 @@ from synthetic_faces import main
 from facelib.data.readers.mxnet_rec import RecordFile, unpack
 from facelib.data.synthetic.faces import draw_face, draw_identity, encode_jpeg, synthetic_face
 from facelib.data.synthetic.files import HELD_OUT_IDENTITY, SyntheticSet, write_insightface, write_pairs, write_tfrecord
-from facelib.data.tfrecord import decode_example, map_file, open_frame, scan
+from facelib.data.tfrecord import check_frame, decode_example, map_file, payload_of, scan
 from facelib.data.verification.bins import load_bin
 from facelib.data.verification.pair_lists import sample_pairs
 from facelib.errors import FaceError
@@ -172,8 +172,10 @@ def test_the_older_tfrecord_holds_jpeg_and_label_identity_by_identity(tmp_path):
     write_tfrecord(path, FACES)
 
     data = map_file(path)
-    frames = [open_frame(data[at : at + size + 16], size) for at, size in zip(*scan(path), strict=True)]
-    examples = [decode_example(payload) for payload in frames]
+    frames = [data[at : at + size + 16] for at, size in zip(*scan(path), strict=True)]
+    for frame in frames:
+        check_frame(frame, len(frame) - 16)
+    examples = [decode_example(payload_of(frame)) for frame in frames]
     assert [bytes(example["image_raw"][0]) for example in examples] == jpegs()
     assert [example["label"][0] for example in examples] == FACES.labels.tolist()
 

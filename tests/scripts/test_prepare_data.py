@@ -19,10 +19,11 @@ from facelib.data.conversion.job import convert, select
 from facelib.data.readers.mxnet_rec import face_payloads, pack, write_rec
 from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import open_source
-from facelib.data.tfrecord import encode_example, frame
+from facelib.data.tfrecord import frame
 from facelib.data.verification.bins import write_bin
 from facelib.errors import BadRecord, FaceError
 from facelib.images import read_size
+from tests.helpers.tf_example import encode_example
 
 ROOT = Path(__file__).parents[2]
 FACES = ROOT.parent / "shared" / "data" / "faces_mix"
