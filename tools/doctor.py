@@ -138,7 +138,7 @@ def reader(records: Records, order: np.ndarray, shuffle: str) -> Callable[[int, 
 
     def in_blocks(k: int, thread: int) -> int:
         start = int(order[k * PIECE % len(order)]) // sampling.BLOCK_RECORDS * sampling.BLOCK_RECORDS
-        return len(records.read_block(start, start + sampling.BLOCK_RECORDS))
+        return len(records.read_sorted(np.arange(start, min(start + sampling.BLOCK_RECORDS, len(records)))))
 
     return in_blocks if shuffle == "blocks" else one_by_one
 

@@ -1,18 +1,21 @@
-"""Face records behind an index, whatever files they lie in.
+"""`Records`: any labelled image of a data set, in any order, by an index of where each lies in its file.
 
-The index costs 18 bytes a record, and none of it is resident until it is touched.
+The index takes 18 bytes a record. It is a memory map, so only the rows that are read take memory.
 """
 
 import hashlib
 import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
-from facelib.data import tfrecord_layouts
-from facelib.data.storage import LocalFiles
+from facelib.data.storage import LocalFiles, StoredFiles, StoredPath
 from facelib.data.tfrecord import FRAME_BYTES, check_frame, decode_example, image_of_frame, payload_of
+from facelib.data.tfrecord_layouts import LAYOUTS, Layout, read_image, read_label
 from facelib.errors import BadRecord, FaceError
 
 INDEX_DTYPE = np.dtype([("shard", "<u2"), ("offset", "<u4"), ("length", "<u4"), ("label", "<i8")])
@@ -22,61 +25,102 @@ _ROW = struct.Struct("<HIIq")  # INDEX_DTYPE
 Image = bytes | np.ndarray
 
 
+@dataclass(frozen=True)
+class OlderFiles:
+    """How the records of an older system's TFRecords lie. A file above 4 GiB is several shards of the index.
+
+    Attributes:
+        layout: the feature keys of image and label.
+        label_ids: int64 [num_classes], the stored label of each class; None where they are equal.
+        file_of_shard: the number of the file that each shard lies in.
+        first_byte: of each shard in its file.
+    """
+
+    layout: Layout
+    label_ids: np.ndarray | None
+    file_of_shard: list[int]
+    first_byte: list[int]
+
+
 class Records:
     """Labelled face images that can be read in any order, from any thread.
 
+    Args:
+        path: what was opened.
+        files: the record files.
+        index: INDEX_DTYPE [N], sorted by (shard, offset).
+        class_names: of the identities: folder names, or the ids of the source.
+        meta: meta.json of a data directory.
+        older: how the files of an older system are read; None for a data directory, whose shards are its files.
+        index_digest: SHA-256 after the rows of the index, where that is known.
+        reader: reads the files by position; by default from this machine.
+
     Attributes:
-        path: what was opened.      index: INDEX_DTYPE [N], read-only.      labels: int64 [N], 0 .. num_classes-1.
-        num_classes, class_names: identities; names are folder names or the ids of the source.
-        files: the record files.    reader: reads them by position.    meta: meta.json of a data directory, else {}.
-        is_data_dir: False for the TFRecords of older systems.
+        labels: int64 [N], 0 to num_classes - 1.
+        num_classes: number of identities.
+        is_data_dir: False for the TFRecords of an older system.
     """
 
     def __init__(
-        self, path, files, index, class_names, *,
-        meta=None, bases=None, parts=None, layout=None, label_ids=None, index_digest=None, reader=None,
-    ):  # fmt: skip
-        """`parts[shard]` is the file of a shard and `bases[shard]` its first byte there: files above 4 GiB are several
-        shards. `index_digest` is SHA-256 after the index, where that is known. `layout` and `label_ids` (stored label
-        of each class) are given for older TFRecords only."""
+        self,
+        path: Path | StoredPath,
+        files: Sequence[Path | StoredPath],
+        index: np.ndarray,
+        class_names: Sequence[str],
+        *,
+        meta: dict | None = None,
+        older: OlderFiles | None = None,
+        index_digest=None,
+        reader: LocalFiles | StoredFiles | None = None,
+    ):
         self.path, self.files, self.index, self.class_names = path, files, index, class_names
-        self.meta = meta or {}
+        self.meta, self._older, self._index_digest = meta or {}, older, index_digest
         self.labels = index["label"]
         self._rows = memoryview(index.view(np.uint8))  # unpacking a row from bytes takes a fifth of the time
         self.num_classes = len(class_names)
-        self.is_data_dir = layout is None
-        self._parts = parts if parts is not None else list(range(len(files)))
-        self._bases = bases if bases is not None else [0] * len(files)
-        self._layout, self._label_ids, self._index_digest = layout, label_ids, index_digest
+        self.is_data_dir = older is None
+        self._file_of_shard = older.file_of_shard if older else list(range(len(files)))
+        self._first_byte = older.first_byte if older else [0] * len(files)
         self.reader = reader or LocalFiles(files)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def read(self, i: int) -> tuple[Image, int]:
-        """Record `i`: (JPEG or PNG bytes, or uint8 [H, W, 3] RGB where the file holds raw pixels; label).
+        """Reads one record, and checks its checksums, length and label.
 
-        Both checksums, the length and the label are verified against the index.
+        Args:
+            i: number of the record in the index.
+
+        Returns:
+            image: JPEG or PNG bytes, or uint8 [H, W, 3] RGB where the file holds raw pixels.
+            label: 0 to num_classes - 1.
 
         Raises:
-            FaceError: any disagreement. Names the shard and the record.
+            FaceError: the record is damaged, or disagrees with the index. Names the shard and the record.
         """
         if not -len(self._rows) <= i * _ROW.size < len(self._rows):
             raise IndexError(f"record {i} of {len(self)}")
         shard, offset, length, label = _ROW.unpack_from(self._rows, i * _ROW.size)
-        data = self.reader.read(self._parts[shard], length + FRAME_BYTES, self._bases[shard] + offset)
+        data = self.reader.read(self._file_of_shard[shard], length + FRAME_BYTES, self._first_byte[shard] + offset)
         try:
             check_frame(data, length)
             return self._decode(data, label, shard), label
         except BadRecord as error:
             raise self._damaged(i, error) from error
 
-    def read_block(self, start: int, stop: int) -> list[tuple[Image, int]]:
-        """Records `start` to `stop`, read in sequence: one system call for each contiguous run within a shard."""
-        return self.read_sorted(np.arange(start, min(stop, len(self))))
-
     def read_sorted(self, records: np.ndarray) -> list[tuple[Image, int]]:
-        """The records of an ascending int [B]: one system call for each contiguous run, and nothing between them."""
+        """Reads records in sequence, with one system call for each run of records without a gap.
+
+        Args:
+            records: int [B], ascending.
+
+        Returns:
+            (image, label) of each, as `read` gives them.
+
+        Raises:
+            FaceError: as `read` does.
+        """
         rows = self.index[records]
         shards, offsets = rows["shard"], rows["offset"].astype(np.int64)
         ends = offsets + rows["length"] + FRAME_BYTES
@@ -87,7 +131,9 @@ class Records:
             if first == last:
                 continue
             shard, origin = int(shards[first]), int(offsets[first])
-            data = self.reader.read(self._parts[shard], int(ends[last - 1]) - origin, self._bases[shard] + origin)
+            data = self.reader.read(
+                self._file_of_shard[shard], int(ends[last - 1]) - origin, self._first_byte[shard] + origin
+            )
             view = memoryview(data)
             for k, (_, offset, length, label) in enumerate(rows[first:last].tolist(), first):
                 at = offset - origin
@@ -103,15 +149,13 @@ class Records:
         """Where record `i` lies, for messages: 'train-00003-of-00008.tfrecord record 17 (offset 81920)'."""
         i = range(len(self.index))[i]
         shard = int(self.index["shard"][i])
-        part = self._parts[shard]
-        first = int(np.searchsorted(self.index["shard"], self._parts.index(part)))
-        return (
-            f"{self.files[part].name} record {i - first} (offset {self._bases[shard] + int(self.index['offset'][i])})"
-        )
+        part = self._file_of_shard[shard]
+        first = int(np.searchsorted(self.index["shard"], self._file_of_shard.index(part)))
+        return f"{self.files[part].name} record {i - first} (offset {self._first_byte[shard] + int(self.index['offset'][i])})"
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the index and the files' names and sizes, as 64 hex digits: the same data, in the same order."""
+        """SHA-256 of the index and of the files' names and sizes: 64 hex digits, the same for the same data."""
         if self._index_digest is not None:
             digest = self._index_digest.copy()
         else:
@@ -121,17 +165,17 @@ class Records:
         return digest.hexdigest()
 
     def _decode(self, frame: bytes, label: int, shard: int) -> Image:
-        image = image_of_frame(frame, label)
-        if image is not None and (self._layout is None or (self._label_ids is None and image[:2] == b"\xff\xd8")):
+        image, older = image_of_frame(frame, label), self._older
+        if image is not None and (older is None or (older.label_ids is None and image[:2] == b"\xff\xd8")):
             return image
         features = decode_example(payload_of(frame))
-        layout = self._layout or tfrecord_layouts.LAYOUTS[0]
+        layout = older.layout if older else LAYOUTS[0]
         if layout.label_key is not None:
-            stored = tfrecord_layouts.read_label(layout, features)
-            expected = label if self._label_ids is None else int(self._label_ids[label])
+            stored = read_label(layout, features)
+            expected = label if older is None or older.label_ids is None else int(older.label_ids[label])
             if stored != expected:
                 raise BadRecord(f"its label is {stored} where the index says {expected}")
-        return tfrecord_layouts.read_image(layout, features, self.files[self._parts[shard]].parent)
+        return read_image(layout, features, self.files[self._file_of_shard[shard]].parent)
 
     def _damaged(self, i: int, error: BadRecord) -> FaceError:
         advice = "Run prepare_data.py again, or copy the files again." if self.is_data_dir else "Make or copy it again."

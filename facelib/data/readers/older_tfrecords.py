@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.data import tfrecord_layouts
-from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES, Records
+from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES, OlderFiles, Records
 from facelib.data.tfrecord import FRAME_BYTES, decode_example, map_file, scan
 from facelib.data.tfrecord_layouts import Layout
 from facelib.errors import BadRecord, FaceError
@@ -74,7 +74,7 @@ def _scan_file(file: Path, layout: Layout | None, bad: list[str] | None):
 
 def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
     """Joins (file number, offsets, lengths, stored labels) into one index. Files above 4 GiB become several shards."""
-    bases, parts, rows = [], [], []
+    first_bytes, file_of_shard, rows = [], [], []
     for file, offsets, lengths, labels in columns:
         order = np.argsort(offsets, kind="stable")
         offsets, lengths, labels = offsets[order], lengths[order], labels[order]
@@ -83,11 +83,11 @@ def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
             base = int(offsets[start])
             stop = int(np.searchsorted(offsets + lengths + FRAME_BYTES, base + MAX_SHARD_BYTES, side="right"))
             part = np.empty(stop - start, INDEX_DTYPE)
-            part["shard"], part["offset"] = len(bases), offsets[start:stop] - base
+            part["shard"], part["offset"] = len(first_bytes), offsets[start:stop] - base
             part["length"], part["label"] = lengths[start:stop], labels[start:stop]
             rows.append(part)
-            bases.append(base)
-            parts.append(file)
+            first_bytes.append(base)
+            file_of_shard.append(file)
             start = stop
     index = np.concatenate(rows)
     ids, contiguous = np.unique(index["label"], return_inverse=True)
@@ -99,7 +99,7 @@ def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
     has_gaps = ids[-1] != len(ids) - 1
     label_ids = ids if has_gaps else None
     names = [str(label) for label in ids.tolist()]
-    return Records(path, files, index, names, bases=bases, parts=parts, layout=layout, label_ids=label_ids)
+    return Records(path, files, index, names, older=OlderFiles(layout, label_ids, file_of_shard, first_bytes))
 
 
 # -------------------------------------------------------------------------------------------- TFace
