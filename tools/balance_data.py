@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import run_cli, script_parser
-from facelib.data.conversion.job import DEFAULT_SIZE, convert_source
+from facelib.data.conversion.job import DEFAULT_SIZE, make_job, run_job
 from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.balancing import balance
 from facelib.data.readers.sources import open_source
@@ -27,14 +27,12 @@ from facelib.errors import FaceError
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    import numpy as np
-
     balanced = balance(open_source(args.data), args.seed)
     source, columns = balanced.source, ("rule", "identities", "before", "after")
     check = ImageChecker(source, source.image_size or DEFAULT_SIZE, workers=args.workers)
     files = {"balance.json": [dict(zip(columns, row, strict=True)) for row in balanced.table]}
     options = {"seed": args.seed, "balanced": True}
-    done = convert_source(source, args.out, options, keep=np.arange(len(source)), check=check, files=files)
+    done = run_job(make_job(source, args.out, options, check=check), files)
     print(f"{'rule':44} {'identities':>10} {'before':>10} {'after':>10}")
     for rule, identities, before, after in balanced.table:
         print(f"{rule:44} {identities:10,} {before:10,} {after:10,}")

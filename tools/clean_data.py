@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
-from facelib.data.conversion.job import DEFAULT_SIZE, convert_source
+from facelib.data.conversion.job import DEFAULT_SIZE, make_job, run_job
 from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.cleaning import (
     DROPPED,
@@ -146,7 +146,7 @@ def write(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray
     ]
     check = ImageChecker(derived, source.image_size or DEFAULT_SIZE)
     files = {"clean.json": {"options": options, "decisions": decisions, "unreadable": bad}}
-    return convert_source(derived, args.out, options, keep=np.arange(len(derived)), check=check, files=files)
+    return run_job(make_job(derived, args.out, options, check=check), files)
 
 
 def report(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray, bad: list[str], args) -> None:

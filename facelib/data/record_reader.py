@@ -151,7 +151,8 @@ class Records:
         shard = int(self.index["shard"][i])
         part = self._file_of_shard[shard]
         first = int(np.searchsorted(self.index["shard"], self._file_of_shard.index(part)))
-        return f"{self.files[part].name} record {i - first} (offset {self._first_byte[shard] + int(self.index['offset'][i])})"
+        offset = self._first_byte[shard] + int(self.index["offset"][i])
+        return f"{self.files[part].name} record {i - first} (offset {offset})"
 
     @cached_property
     def fingerprint(self) -> str:

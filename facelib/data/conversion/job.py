@@ -1,7 +1,7 @@
-"""Any face data -> a data directory, in seeded random order, whole or not at all.
+"""Converts any face data to a data directory, in a seeded random order, completely or not at all.
 
-The two passes that read and write are in facelib/data/conversion/two_passes.py. Everything happens in a hidden folder beside OUT
-that is renamed at the end; a lock on it tells a running conversion from a killed one, whose leftovers are removed.
+`two_passes.py` reads and writes. Everything happens in a hidden folder beside OUT, which is renamed at the end. A lock
+on it tells a running conversion from a killed one, whose leftovers are removed.
 """
 
 import json
@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.data.conversion.two_passes import Buckets, ImageChecker, Job, fill_buckets, write_shards
-from facelib.data.data_dir import META, write_meta
-from facelib.data.readers.open_records import open_records
+from facelib.data.conversion.two_passes import ImageChecker, Job, fill_buckets, remaining_labels, write_shards
+from facelib.data.data_dir import META, open_data_dir, write_meta
 from facelib.data.readers.sources import Source, open_source
 from facelib.errors import FaceError
 from facelib.files import read_json, working_folder, write_json
@@ -25,7 +24,17 @@ DEFAULT_SIZE = (112, 112)  # height, width
 
 @dataclass
 class Conversion:
-    """What `convert` did. was_finished: nothing, because OUT held the same data already."""
+    """The result of a conversion.
+
+    Attributes:
+        out: the data directory.
+        num_images: written.
+        num_classes: identities written.
+        num_shards: files written.
+        num_bad: images left out because they are bad.
+        notes: lines that the user should see.
+        was_finished: True when `out` held the same data already and nothing was done.
+    """
 
     out: Path
     num_images: int
@@ -37,9 +46,11 @@ class Conversion:
 
 
 def convert(source_path: Path, out: Path, **options) -> Conversion:
-    """Writes the faces at `source_path` as a data directory `out`. Image bytes are kept as they are.
+    """Writes face data as a data directory. Image bytes are kept as they are.
 
     Args:
+        source_path: face data of any format.
+        out: the folder to make.
         options: those of `open_job`.
 
     Raises:
@@ -65,13 +76,17 @@ def open_job(
     """Opens the source and chooses its records.
 
     Args:
+        source_path: face data of any format.
+        out: the folder to make.
         shards: number of files; by default one for each 16,384 images.
-        min_images, max_images: identities with fewer images are dropped; of those with more, a seeded choice is kept.
+        min_images: identities with fewer images are dropped.
+        max_images: of identities with more images, this many are kept, a seeded choice; None keeps all.
         image_size: (height, width) in pixels of every image; by default what the source declares, or 112x112.
-        seed: of the order and that choice. The same source and options give the same bytes.
-        skip_bad: leave unreadable images out, and list them in bad_records.txt, instead of stopping at the first.
+        seed: of the order and the choice. The same source and options give the same bytes.
+        skip_bad: leave unreadable images out and list them in bad_records.txt, instead of stopping at the first.
         decode_all: decode every image as a check, instead of looking at its header and end only.
-        workers: threads that read and check, which changes nothing in the result; by default 8, or all cores.
+        workers: threads that read and check; any number gives the same result. By default 8, or all cores.
+        progress: show a progress bar.
     """
     options = {"shards": shards, "min_images": min_images, "max_images": max_images, "seed": seed}
     options |= {"skip_bad": skip_bad, "decode_all": decode_all, "image_size": image_size and list(image_size)}
@@ -83,39 +98,42 @@ def open_job(
     return make_job(source, Path(out), options, keep=keep, check=check, skip_bad=skip_bad, progress=progress)
 
 
-def convert_source(source: Source, out: Path, options: dict, *, files: dict[str, object], **parts) -> Conversion:
-    """Writes chosen records of `source` as the data directory `out`.
-
-    Args:
-        files: name -> JSON value, written into `out` beside the shards.   parts: those of `make_job`.
-    """
-    return run_job(make_job(source, out, options, **parts), files)
-
-
 def make_job(
     source: Source,
     out: Path,
     options: dict,
     *,
-    keep: np.ndarray,
     check: ImageChecker,
+    keep: np.ndarray | None = None,
     skip_bad: bool = False,
     progress: bool = True,
 ) -> Job:
-    """A `Job`.
+    """The conversion of an open source.
 
     Args:
-        options: what makes the result what it is, 'seed' among it; meta.json has them, and a second call with others is
+        source: labelled faces.
+        out: the folder to make.
+        options: what decides the result, 'seed' among it. meta.json holds them, and a second call with others is
             refused. 'shards' and 'min_images' are used when they are there.
+        check: reads the records and checks them.
+        keep: int64, ascending, the records of the source to write; None for all.
+        skip_bad: leave bad images out instead of stopping at the first.
+        progress: show a progress bar.
     """
     _check_out(out, source)
+    keep = np.arange(len(source)) if keep is None else keep
     made_from = {"path": str(source.path), "kind": source.kind, "hash": source.fingerprint, "options": options}
     num_shards = options.get("shards") or -(-len(keep) // RECORDS_PER_SHARD)
     return Job(source, out, made_from, keep, check, num_shards, options.get("min_images", 1), skip_bad, progress)
 
 
 def run_job(job: Job, files: dict[str, object] | None = None) -> Conversion:
-    """Writes the data directory, unless it is there."""
+    """Writes the data directory, unless it is there.
+
+    Args:
+        job: of `open_job` or `make_job`.
+        files: name -> JSON value, written into the data directory beside the shards.
+    """
     if (job.out / META).exists():
         return already_there(job.out, job.made_from)
     check_num_shards(job)
@@ -127,7 +145,7 @@ def run_job(job: Job, files: dict[str, object] | None = None) -> Conversion:
             raise FaceError(
                 f"'{job.source.path}' has no usable image ({len(buckets.bad)} bad). The first: {buckets.bad[0][1]}."
             )
-        labels, classes = _remaining(job, buckets)
+        labels, classes = remaining_labels(job, buckets)
         index, shards = write_shards(buckets, labels, folder, job)
         bad = [*job.source.bad, *(line for _, line in buckets.bad)]
         names = [job.source.class_names[c] for c in classes.tolist()]
@@ -139,30 +157,8 @@ def check_num_shards(job: Job) -> None:
     """Raises FaceError when there are more shards than images."""
     if job.num_shards > len(job.keep):
         raise FaceError(
-            f"Every shard has a record at least. --shards {job.num_shards} is more than the {len(job.keep)} images."
+            f"A shard holds at least one record. --shards {job.num_shards} is more than the {len(job.keep)} images."
         )
-
-
-def _remaining(job: Job, buckets: Buckets) -> tuple[np.ndarray, np.ndarray]:
-    """(final label of each record of the buckets, -1 for none; the source's classes that remain)."""
-    good = buckets.length > 0
-    counts = np.bincount(buckets.label[good], minlength=len(job.source.class_names))
-    classes = np.flatnonzero(counts >= job.min_images)  # bad images may have left an identity too small
-    if not len(classes):
-        raise too_small(job.made_from, len(job.source.bad) + len(buckets.bad), job.min_images)
-    return np.where(good, new_labels(classes, len(counts))[buckets.label], -1), classes
-
-
-def new_labels(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """int64 [num_classes]: the place of each class among `classes`, -1 for those that are not there."""
-    labels = np.full(num_classes, -1, np.int64)
-    labels[classes] = np.arange(len(classes))
-    return labels
-
-
-def too_small(made_from: dict, num_bad: int, min_images: int) -> FaceError:
-    """The error of a source whose bad images leave no identity."""
-    return FaceError(f"'{made_from['path']}': without its {num_bad} bad images no identity has {min_images}.")
 
 
 def _check_options(shards: int | None, min_images: int, max_images: int | None, seed: int, workers) -> None:
@@ -180,19 +176,19 @@ def _check_options(shards: int | None, min_images: int, max_images: int | None, 
 
 def _check_out(out: Path, source: Source) -> None:
     if out.exists() and not out.is_dir():
-        raise FaceError(f"OUT is a folder to be made. '{out}' is a file: choose another name.")
+        raise FaceError(f"OUT is a folder that will be made. '{out}' is a file: choose another name.")
     if out.is_dir() and not (out / META).exists() and any(out.iterdir()):
-        raise FaceError(f"OUT is a new folder. '{out}' has files that are no data directory: choose another name.")
+        raise FaceError(f"OUT is a new folder. '{out}' has files and is not a data directory: choose another name.")
     inside = out.resolve()
     if source.kind == "identity folders" and source.path.resolve() in [inside, *inside.parents]:
-        raise FaceError(f"OUT lies outside of SOURCE. Received: OUT '{out}' in '{source.path}'. Choose another place.")
+        raise FaceError(f"OUT must not lie in SOURCE. Received: OUT '{out}' in '{source.path}'. Choose another place.")
 
 
 def already_there(out: Path, made_from: dict) -> Conversion:
-    """The finished data directory `out`, when it was made from the same."""
+    """The finished data directory `out`, after a check that it is complete and was made from the same source."""
     meta = read_json(out / META, "data directory's meta.json")
     check_made_from(out, meta.get("source") or {}, made_from)
-    records = open_records(out)  # checks that everything is there
+    records = open_data_dir(out, out)
     shards = len(records.files)
     return Conversion(out, len(records), records.num_classes, shards, meta.get("num_bad", 0), was_finished=True)
 
@@ -213,7 +209,16 @@ def check_made_from(out: Path, old: dict, made_from: dict) -> None:
 
 
 def select(labels: np.ndarray, min_images: int, max_images: int | None, seed: int) -> np.ndarray:
-    """The records to keep, int64, ascending: of identities with `min_images` or more, at most `max_images` each.
+    """Chooses the records to keep.
+
+    Args:
+        labels: int64 [N], the identity of each record.
+        min_images: identities with fewer records are dropped.
+        max_images: of each identity at most this many are kept, a seeded choice; None keeps all.
+        seed: of the choice.
+
+    Returns:
+        int64, ascending, numbers of records.
 
     Raises:
         FaceError: none remains.

@@ -22,11 +22,9 @@ from facelib.data.conversion.job import (
     already_there,
     check_made_from,
     check_num_shards,
-    new_labels,
     open_job,
-    too_small,
 )
-from facelib.data.conversion.two_passes import Job, fill_buckets, write_shards
+from facelib.data.conversion.two_passes import Job, fill_buckets, new_labels, too_small, write_shards
 from facelib.data.data_dir import INDEX, META, hash_index, shard_entry, write_frames, write_index, write_meta
 from facelib.data.record_reader import INDEX_DTYPE, Records
 from facelib.errors import FaceError

@@ -1,9 +1,9 @@
-"""The two passes of a conversion, both sequential on disk, so that a hard disk does as well as an SSD.
+"""The two passes of a conversion. Both read and write files in sequence, so a hard disk does as well as an SSD.
 
-1. Read the source in its own order, check each image, and append its bytes to the bucket of the shard it will stand in.
-2. Shard by shard, gather the bucket in its final order, frame it, and write the shard and its rows of the index.
+1. Read the source in its stored order, check each image, and append its bytes to the bucket of its shard.
+2. For each shard, read its bucket in the final order and write the records and their rows of the index.
 
-Labels are encoded in pass 2, when it is known which identities remain.
+Pass 2 writes the labels, because only then is it known which identities remain.
 """
 
 from collections import deque
@@ -30,13 +30,15 @@ _BUFFER_BYTES = 256 << 20  # of all buckets together
 
 
 class ImageChecker:
-    """Reads records and checks that each is a whole image of `size` (height, width); a call keeps their order.
+    """Reads records in order and checks that each is a whole image of one size.
 
-    A bad one is returned as the `BadRecord` that says why.
+    A bad image is returned as the `BadRecord` that says why.
 
     Args:
-        decode: decode each image as a check, instead of looking at its header and end alone.
-        workers: threads of `stream`. They help where the disk answers late, and where images are decoded.
+        source: labelled faces.
+        size: (height, width) in pixels that every image must have.
+        decode: decode each image as a check, instead of looking at its header and end only.
+        workers: threads of `stream`. They help with a slow disk, and when images are decoded.
     """
 
     def __init__(self, source: Source, size: tuple[int, int], decode: bool = False, workers: int = 1):
@@ -47,7 +49,7 @@ class ImageChecker:
         return list(map(_decode_check, images)) if self.decode else images
 
     def stream(self, records: np.ndarray) -> Iterator[list[bytes | BadRecord]]:
-        """The images of int [N] records, piece by piece in their order; workers are a few pieces ahead."""
+        """Yields the images of `records`, int [N], in order, in lists of at most 64. Threads read a few lists ahead."""
         pieces = (records[k : k + _PIECE].tolist() for k in range(0, len(records), _PIECE))
         if self.workers == 1:
             yield from map(self, pieces)
@@ -74,10 +76,18 @@ class ImageChecker:
 
 @dataclass(frozen=True)
 class Job:
-    """A conversion before its first byte is written.
+    """A conversion that has not begun to write.
 
-    made_from: source and options, as meta.json has them.   keep: the records of the source, int64, ascending.
-    check: reads them.   num_shards: of the whole data directory.
+    Attributes:
+        source: labelled faces.
+        out: the data directory to make.
+        made_from: source and options, as meta.json holds them.
+        keep: int64, ascending, the records of the source to write.
+        check: reads the records and checks them.
+        num_shards: files of the whole data directory.
+        min_images: identities with fewer images are left out.
+        skip_bad: leave bad images out instead of stopping at the first.
+        progress: show a progress bar.
     """
 
     source: Source
@@ -93,19 +103,29 @@ class Job:
 
 @dataclass
 class Buckets:
-    """Images by shard, in source order. All arrays are [N], one element for each kept record of these shards."""
+    """The images of some shards, a file a shard, in source order. Arrays have one element for each kept record.
+
+    Attributes:
+        shards: numbers of the shards.
+        names: the file of each shard's images.
+        shard: uint16 [N].
+        position: uint32 [N], place in the final order of all records.
+        length: uint32 [N], bytes of the image; 0 for a bad record.
+        label: int64 [N], class of the source.
+        bad: (number among the kept records of the source, reason).
+    """
 
     shards: range
-    names: list[Path]  # of the shards
-    shard: np.ndarray  # uint16
-    position: np.ndarray  # uint32, place in the final order of all records
-    length: np.ndarray  # uint32, bytes of the image; 0 for a bad record
-    label: np.ndarray  # int64, in the source
-    bad: list[tuple[int, str]]  # number among the kept records of the source, why
+    names: list[Path]
+    shard: np.ndarray
+    position: np.ndarray
+    length: np.ndarray
+    label: np.ndarray
+    bad: list[tuple[int, str]]
 
 
 def fill_buckets(job: Job, shards: range, folder: Path) -> Buckets:
-    """Pass 1 for `shards`: reads and checks the records that will stand in them."""
+    """Pass 1: reads and checks the records of `shards` and writes a bucket for each into `folder`."""
     source, keep = job.source, job.keep
     position = np.random.default_rng([job.made_from["options"]["seed"], 0]).permutation(len(keep)).astype(np.uint32)
     shard = (position.astype(np.int64) * job.num_shards // len(keep)).astype(np.uint16)
@@ -150,11 +170,50 @@ def fill_buckets(job: Job, shards: range, folder: Path) -> Buckets:
     return Buckets(shards, names, shard, position, lengths, source.labels[keep], bad)
 
 
+def remaining_labels(job: Job, buckets: Buckets) -> tuple[np.ndarray, np.ndarray]:
+    """Labels without gaps for what the bad images leave: an identity may now have too few images.
+
+    Returns:
+        labels: int64 [N], of each record of the buckets; -1 for records to leave out.
+        classes: int64 [C], the classes of the source that remain, ascending.
+
+    Raises:
+        FaceError: no identity remains.
+    """
+    good = buckets.length > 0
+    counts = np.bincount(buckets.label[good], minlength=len(job.source.class_names))
+    classes = np.flatnonzero(counts >= job.min_images)
+    if not len(classes):
+        raise too_small(job.made_from, len(job.source.bad) + len(buckets.bad), job.min_images)
+    return np.where(good, new_labels(classes, len(counts))[buckets.label], -1), classes
+
+
+def new_labels(classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """int64 [num_classes]: the place of each class among `classes`, or -1 for those that are not there."""
+    labels = np.full(num_classes, -1, np.int64)
+    labels[classes] = np.arange(len(classes))
+    return labels
+
+
+def too_small(made_from: dict, num_bad: int, min_images: int) -> FaceError:
+    """The error of a source whose bad images leave no identity with enough images."""
+    return FaceError(
+        f"An identity needs {min_images} images. '{made_from['path']}' has none with as many, after its {num_bad} bad "
+        f"images are left out. Lower --min-images, or mend the images."
+    )
+
+
 def write_shards(buckets: Buckets, labels: np.ndarray, folder: Path, job: Job) -> tuple[np.ndarray, list[dict]]:
-    """Pass 2: the shards of the buckets, which are removed. Returns their rows of the index and of meta.json.
+    """Pass 2: writes the shards and removes their buckets.
 
     Args:
-        labels: int64 [N], what each record gets; -1 leaves it out.
+        buckets: of pass 1.
+        labels: int64 [N], the label of each record; -1 leaves it out.
+        folder: where the shards are written.
+        job: the conversion.
+
+    Returns:
+        The rows of the index, and the entries of meta.json.
     """
     index = np.zeros(int((labels >= 0).sum()), INDEX_DTYPE)
     shards, filled = [], 0
