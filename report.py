@@ -1,10 +1,10 @@
-"""Put a run, or artefacts beside each other, into one table and one page that needs no network.
+"""Show a run, or several tested artefacts, as one table and one HTML page that needs no network.
 
     python report.py runs/2026-11-22_0405_mobilefacenet
     python report.py A.report.json B.report.json --out compare.html
 
-Of a run it reads config.toml, provenance.json, metrics.jsonl, and the *.report.json that the test scripts wrote, there
-and in export/; writes RUN_DIR/report.html and RUN_DIR/plots/*.png.
+Reads config.toml, provenance.json and metrics.jsonl of a run, and the *.report.json files that the test scripts wrote
+there and in export/. Writes RUN_DIR/report.html and RUN_DIR/plots/*.png.
 """
 
 import argparse
@@ -30,23 +30,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--valid", type=Path, metavar="DIR_OR_BIN", help="where the verification sets are now, for the hardest pairs"
     )
     parser.add_argument(
-        "--data", type=Path, help="training data to show faces of (default: what the run was trained on)"
+        "--data", type=Path, help="training data, to show some faces (default: the data that the run was trained on)"
     )
     parser.add_argument("--faces", action=argparse.BooleanOptionalAction, default=True,
-                        help="show faces: hardest pairs, training data; they are then part of the page")  # fmt: skip
+                        help="put faces of the hardest pairs and of the training data into the page")  # fmt: skip
     args = parser.parse_args(argv)
     if args.valid is not None and not args.valid.exists():
         raise FaceError(f"--valid is a .bin or a folder. There is nothing at '{args.valid}'.")
     if len(args.paths) > 1 and any(path.is_dir() for path in args.paths):
-        raise FaceError(
-            "One run has one page. To see several beside each other: python tools/compare_runs.py RUN_A RUN_B."
-        )
+        raise FaceError("report.py shows one run. To compare several: python tools/compare_runs.py RUN_A RUN_B.")
     if len(args.paths) == 1 and not args.paths[0].is_file():
         args.out = args.out or args.paths[0] / "report.html"
     elif args.out is None:
-        raise FaceError("Artefacts are compared on a page of their own. Say where: --out compare.html.")
+        raise FaceError("Reports without a run need a place for their page. Name it: --out compare.html.")
     elif args.data is not None:
-        raise FaceError("Training data belong to a run. Leave out --data, or name one RUN_DIR.")
+        raise FaceError("--data belongs to a run. Leave it out, or name one RUN_DIR instead of reports.")
     elif args.out.resolve() in [path.resolve() for path in args.paths]:
         raise FaceError(f"--out would overwrite the report '{args.out}'. Name another file.")
     return args
@@ -55,7 +53,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     from facelib.files import write_bytes
-    from facelib.reports.artefact_table import format_table, group_comparable, stage_rows, warnings_of
+    from facelib.reports.artefact_table import artefact_rows, format_table, group_comparable, warnings_of
     from facelib.reports.hardest_pairs import FaceFinder
     from facelib.reports.read_run import read_artefacts, read_run
 
@@ -63,24 +61,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.paths[0].is_file() or len(args.paths) > 1:
         from facelib.reports.run_page import render_artefacts
 
-        stages = read_artefacts(args.paths)
-        page = render_artefacts(stages, finder)
+        artefacts = read_artefacts(args.paths)
+        page = render_artefacts(artefacts, finder)
     else:
         run = read_run(args.paths[0])
-        stages, page = run.stages, render_run(run, args, finder)
+        artefacts, page = run.artefacts, render_run(run, args, finder)
     write_bytes(args.out, page.encode())
-    for line in warnings_of(group_comparable(stages)):
+    for line in warnings_of(group_comparable(artefacts)):
         print(f"warning: {line}")
-    rows = stage_rows(stages)
-    print(
-        format_table(rows) if rows else "No stage was tested yet: run evaluate_data.py, pb_test.py or tflite_test.py."
-    )
+    rows = artefact_rows(artefacts)
+    untested = "No artefact was tested yet: run evaluate_data.py, pb_test.py or tflite_test.py."
+    print(format_table(rows) if rows else untested)
     print(f"wrote {args.out}")
     return 0
 
 
 def render_run(run: "Run", args: argparse.Namespace, finder: "FaceFinder | None") -> str:
-    """The page of a run; its training plots are written as files too."""
+    """The page of a run. Writes its training plots as files too."""
     from facelib.reports.run_page import render_report
     from facelib.reports.training_plots import write_training_plots
 
@@ -90,7 +87,11 @@ def render_run(run: "Run", args: argparse.Namespace, finder: "FaceFinder | None"
 
 
 def draw_sheet(data: Path | None, run: "Run") -> bytes | None:
-    """A JPEG contact sheet of the training data, RGB; None when no data are named or the run's are gone."""
+    """A JPEG contact sheet of the training data; None when neither --data nor the run leads to any.
+
+    Raises:
+        FaceError: --data is not training data.
+    """
     import cv2
 
     from facelib.data.curation.inspection import inspect_data
@@ -103,14 +104,14 @@ def draw_sheet(data: Path | None, run: "Run") -> bytes | None:
     except FaceError:
         if data is not None:
             raise
-        return None  # the run may be looked at where its data are not
+        return None  # the page may be made on a machine without the training data
     return cv2.imencode(".jpg", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
 def data_of(run: "Run") -> Path | None:
     """The training data that provenance.json names, relative to the run directory."""
-    said = run.provenance.get("data", {}).get("path")
-    return run.path / said if said else None
+    path = run.provenance.get("data", {}).get("path")
+    return run.path / path if path else None
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Put several runs beside each other: what differs between their recipes, how they trained, what they score.
+"""Compare several runs: what differs between their recipes, how they trained, and how their artefacts score.
 
     python tools/compare_runs.py runs/margin_04 runs/margin_05 --out compare.html
 
-Compares embedder.h5 and the smallest int8 (or else the smallest) artefact of each run, by the *.report.json of the test
-scripts. Results that were measured on other pairs, by another protocol or with another --flip stand in tables apart.
+Compares embedder.h5 and the smallest int8 artefact of each run, or else its smallest export, by the *.report.json files
+of the test scripts. Results on other pairs, by another protocol or with another --flip stand in separate tables.
 """
 
 import argparse

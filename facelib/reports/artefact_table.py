@@ -1,14 +1,17 @@
-"""The stage table: one row an artefact and set, with changes against the first stage that it may be compared with."""
+"""The table of artefacts: a row for each artefact and verification set, with changes against the first artefact.
+
+Also groups results into those that may be compared with each other.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from facelib.evaluation.gate import Measurement
-from facelib.reports.read_run import Stage
+from facelib.reports.read_run import Artefact
 from facelib.text_table import format_text_table
 
-_MEANINGS = {"pairs": "on other pairs", "protocol": "by another protocol", "flip": "with another --flip"}
+_DIFFERENCES = {"pairs": "on other pairs", "protocol": "by another protocol", "flip": "with another --flip"}
 _MAX_NAMES = 4
 
 Interval = Sequence[float] | None
@@ -16,13 +19,24 @@ Interval = Sequence[float] | None
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the stage table: an artefact on one verification set. Rates are fractions; None = not measured.
+    """One artefact on one verification set. Rates are fractions; None means not measured.
 
-    vr: {FAR as the report writes it: {"vr", "ci95", "needs_impostors", ...} of the report}.   measurement: how it was
-    tested.   first: the same set's row of the first stage, None for itself.
+    Attributes:
+        artefact: name of the artefact.
+        set_name: name of the verification set.
+        size_bytes: size of the file.
+        ms_per_image: milliseconds for one image.
+        threads: number of threads of that measurement.
+        acc: accuracy.
+        acc_ci95: 95 % interval of the accuracy.
+        auc: area under the ROC curve.
+        vr: {FAR as the report writes it: {"vr", "ci95", "needs_impostors", ...} of the report}.
+        measurement: pairs, protocol and flip of the test.
+        is_stale: whether the artefact has changed since it was tested.
+        first: the row of the first artefact that has this set; None for that artefact itself.
     """
 
-    stage: str
+    artefact: str
     set_name: str
     size_bytes: int | None
     ms_per_image: float | None
@@ -42,7 +56,7 @@ class Row:
 
     @property
     def reference(self) -> "Row | None":
-        """The first row, where it may be compared with."""
+        """The first row, if this row may be compared with it."""
         return None if self.obstacles else self.first
 
     @property
@@ -51,24 +65,24 @@ class Row:
         return self.measurement.protocol + ", flip" * self.measurement.flip
 
 
-def stage_rows(stages: Sequence[Stage]) -> list[Row]:
-    """The rows of the stage table, set by set within a stage."""
+def artefact_rows(artefacts: Sequence[Artefact]) -> list[Row]:
+    """The rows of the table: artefact by artefact, and set by set within an artefact."""
     rows: list[Row] = []
     first: dict[str, Row] = {}
-    for stage in stages:
-        for name, result in stage.report["sets"].items():
+    for artefact in artefacts:
+        for name, result in artefact.report["sets"].items():
             row = Row(
-                stage=stage.name,
+                artefact=artefact.name,
                 set_name=name,
-                size_bytes=stage.report.get("size_bytes"),
-                ms_per_image=stage.report.get("ms_per_image"),
-                threads=stage.report.get("threads"),
+                size_bytes=artefact.report.get("size_bytes"),
+                ms_per_image=artefact.report.get("ms_per_image"),
+                threads=artefact.report.get("threads"),
                 acc=result["acc"],
                 acc_ci95=result.get("acc_ci95"),
                 auc=result.get("auc"),
                 vr=result.get("vr", {}),
-                measurement=Measurement.of(stage.report, name),
-                is_stale=stage.is_stale,
+                measurement=Measurement.of(artefact.report, name),
+                is_stale=artefact.is_stale,
                 first=first.get(name),
             )
             first.setdefault(name, row)
@@ -77,7 +91,7 @@ def stage_rows(stages: Sequence[Stage]) -> list[Row]:
 
 
 def all_fars(rows: Sequence[Row]) -> list[str]:
-    """Every FAR that a row has, largest first."""
+    """Every FAR of any row, largest first."""
     return sorted({far for row in rows for far in row.vr}, key=float, reverse=True)
 
 
@@ -103,104 +117,110 @@ def format_interval(interval: Interval) -> str:
 
 
 def format_needs(vr: dict[str, Any]) -> str:
-    """Why there is no number: 'needs >= 1,112 impostors'."""
+    """Why a VR was not measured: 'needs >= 1,112 impostors'."""
     needs = vr.get("needs_impostors")
     return f"needs >= {needs:,} impostors" if needs else "too few impostors"
 
 
 def format_rate(vr: dict[str, Any] | None) -> str:
-    """'98.73 [98.25, 99.08]', 'n/a' where the set cannot tell, '-' where it was not asked."""
+    """'98.73 [98.25, 99.08]'; 'n/a' where the set is too small for this FAR; '-' where this FAR was not asked for."""
     if vr is None:
         return "-"
     return "n/a" if vr.get("vr") is None else f"{format_percent(vr['vr'])} {format_interval(vr.get('ci95'))}".rstrip()
 
 
+def format_scores(row: Row, fars: Sequence[str]) -> list[str]:
+    """ACC with its interval, AUC, and the VR at each of `fars`: the cells of a text table."""
+    acc = f"{format_percent(row.acc)} {format_interval(row.acc_ci95)}".rstrip()
+    return [acc, "-" if row.auc is None else f"{row.auc:.5f}", *(format_rate(row.vr.get(far)) for far in fars)]
+
+
 def format_table(rows: Sequence[Row]) -> str:
-    """The stage table as text: stage | size | ms | ACC | AUC | VR@FAR. ACC and VR in %, ms for one image."""
+    """The table as text: artefact | size | ms | ACC | AUC | VR@FAR. ACC and VR in %, milliseconds for one image."""
     fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
     has_how = any(row.how != "exact" for row in rows)
-    lines = [["stage", *(["set"] if has_sets else []), *(["tested"] if has_how else []), "size", "ms", "ACC", "AUC",
+    lines = [["artefact", *(["set"] if has_sets else []), *(["tested"] if has_how else []), "size", "ms", "ACC", "AUC",
               *(f"VR@FAR={format_far(far)}" for far in fars)]]  # fmt: skip
     for row in rows:
-        cells = [row.stage + "*" * row.is_stale, *([row.set_name] if has_sets else [])]
+        cells = [row.artefact + "*" * row.is_stale, *([row.set_name] if has_sets else [])]
         cells += [row.how] if has_how else []
-        cells.append(format_size(row.size_bytes))
-        acc = f"{format_percent(row.acc)} {format_interval(row.acc_ci95)}".rstrip()
-        cells += ["-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}", acc]
-        cells += ["-" if row.auc is None else f"{row.auc:.5f}", *(format_rate(row.vr.get(far)) for far in fars)]
-        lines.append(cells)
+        cells += [format_size(row.size_bytes), "-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}"]
+        lines.append(cells + format_scores(row, fars))
     return "\n".join([format_text_table(lines, 1 + has_sets + has_how), *footnotes(rows)])
 
 
 def footnotes(rows: Sequence[Row]) -> list[str]:
-    """What 'n/a' and '*' mean in a table of `rows`."""
+    """What 'n/a' and '*' mean in a table of `rows`, a line each."""
     unresolved = {(row.set_name, far): row.vr[far] for row in rows for far in row.vr if row.vr[far].get("vr") is None}
     lines = [f"n/a: {name} at FAR={format_far(far)} {format_needs(vr)}" for (name, far), vr in unresolved.items()]
     if any(row.is_stale for row in rows):
-        lines.append("* the artefact was made again after this test: run its test script again")
+        lines.append("* the artefact has changed since this test: run its test script again")
     return lines
 
 
 @dataclass(frozen=True)
-class Block:
-    """Results on one set that may be compared with each other.
+class ResultGroup:
+    """Results on one verification set that may be compared with each other.
 
-    title: the set's name, with the block's number where the set has several.
+    Attributes:
+        set_name: name of the verification set.
+        title: the set's name, and the group's number if the set has several groups.
+        measurement: pairs, protocol and flip that the results share.
+        artefacts: those whose results these are.
     """
 
     set_name: str
     title: str
     measurement: Measurement
-    stages: list[Stage] = field(default_factory=list)
+    artefacts: list[Artefact] = field(default_factory=list)
 
     @property
     def results(self) -> list[tuple[str, dict[str, Any]]]:
-        """(stage name, result), as the figures take them."""
-        return [(stage.name, stage.report["sets"][self.set_name]) for stage in self.stages]
+        """(name of the artefact, its result on the set), as the figures take them."""
+        return [(artefact.name, artefact.report["sets"][self.set_name]) for artefact in self.artefacts]
 
 
-def group_comparable(stages: Sequence[Stage]) -> list[Block]:
-    """Every result of `stages` in one block, sets in order of their first appearance."""
-    names = dict.fromkeys(name for stage in stages for name in stage.report["sets"])
-    blocks: list[Block] = []
+def group_comparable(artefacts: Sequence[Artefact]) -> list[ResultGroup]:
+    """Every result of `artefacts`, each in one group; sets are in order of their first appearance."""
+    names = dict.fromkeys(name for artefact in artefacts for name in artefact.report["sets"])
+    groups: list[ResultGroup] = []
     for name in names:
-        found: list[Block] = []
-        for stage in stages:
-            if name not in stage.report["sets"]:
+        found: list[ResultGroup] = []
+        for artefact in artefacts:
+            if name not in artefact.report["sets"]:
                 continue
-            measurement = Measurement.of(stage.report, name)
-            block = next((b for b in found if not b.measurement.differences(measurement)), None)
-            if block is None:
-                block = Block(name, name, measurement)
-                found.append(block)
-            block.stages.append(stage)
+            measurement = Measurement.of(artefact.report, name)
+            group = next((one for one in found if not one.measurement.differences(measurement)), None)
+            if group is None:
+                group = ResultGroup(name, name, measurement)
+                found.append(group)
+            group.artefacts.append(artefact)
         if len(found) > 1:
-            found = [Block(name, f"{name} #{i}", block.measurement, block.stages) for i, block in enumerate(found, 1)]
-        blocks += found
-    return blocks
+            found = [replace(group, title=f"{name} #{i}") for i, group in enumerate(found, 1)]
+        groups += found
+    return groups
 
 
-def warnings_of(blocks: Sequence[Block]) -> list[str]:
-    """One line for each block that must not be compared with the first of its set, or whose pairs are not all known."""
+def warnings_of(groups: Sequence[ResultGroup]) -> list[str]:
+    """Warnings, a line each: groups that cannot be compared with the first of their set, and pairs that are unknown."""
     lines, firsts = [], {}
-    for block in blocks:
-        first = firsts.setdefault(block.set_name, block)
-        different = first.measurement.differences(block.measurement)
+    for group in groups:
+        first = firsts.setdefault(group.set_name, group)
+        different = first.measurement.differences(group.measurement)
         if different:
-            how = " and ".join(_MEANINGS[key] for key in different)
-            who = f"{block.title} ({_names(block.stages)})"
+            how = " and ".join(_DIFFERENCES[key] for key in different)
+            who = f"{group.title} ({_names(group.artefacts)})"
             lines.append(f"{who} was measured {how} than {first.title}: do not compare them.")
-        unknown = [stage for stage in block.stages if Measurement.of(stage.report, block.set_name).sha256 is None]
-        if 0 < len(unknown) < len(block.stages):
+        unknown = [one for one in group.artefacts if Measurement.of(one.report, group.set_name).sha256 is None]
+        if 0 < len(unknown) < len(group.artefacts):
             lines.append(
-                f"{block.title}: only the number of pairs is known to be that of the others, the reports do not say "
-                f"which: {_names(unknown)}."
+                f"{group.title}: these reports do not say which pairs they used, only how many: {_names(unknown)}."
             )
-    if len(firsts) < len(blocks):
-        lines.append("Test all with the same --valid, --protocol and --flip to compare them.")
+    if len(firsts) < len(groups):
+        lines.append("To compare them, test all with the same --valid, --protocol and --flip.")
     return lines
 
 
-def _names(stages: Sequence[Stage]) -> str:
-    more = f" and {len(stages) - _MAX_NAMES} more" if stages[_MAX_NAMES:] else ""
-    return ", ".join(stage.name for stage in stages[:_MAX_NAMES]) + more
+def _names(artefacts: Sequence[Artefact]) -> str:
+    more = f" and {len(artefacts) - _MAX_NAMES} more" if artefacts[_MAX_NAMES:] else ""
+    return ", ".join(artefact.name for artefact in artefacts[:_MAX_NAMES]) + more

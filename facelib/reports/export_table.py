@@ -1,20 +1,23 @@
-"""The table of export_all.py: one row a stage and set, what it costs, what it lost, and what became of it."""
+"""The table of export_all.py: one row for each artefact and set, with size, speed, losses and the verdict of the gate.
+
+Also decides which artefacts are up to date and which are tested.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from facelib.errors import FaceError
-from facelib.evaluation.gate import compare
+from facelib.evaluation.gate import Measurement, compare
 from facelib.evaluation.results import read_report, report_path
 from facelib.files import sha256_of
 from facelib.reports.artefact_table import (
     Row,
     all_fars,
+    artefact_rows,
     footnotes,
     format_far,
     format_percent,
-    stage_rows,
 )
 from facelib.reports.read_run import read_artefacts
 from facelib.sidecar import check_sidecar, read_sidecar
@@ -23,9 +26,13 @@ from facelib.text_table import format_markdown_table
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one stage.
+    """How one artefact fared.
 
-    path: of the artefact.   gate: for the table.   is_bad: the gate or a script failed.   is_tested: it has a report.
+    Attributes:
+        path: of the artefact.
+        gate: verdict of the gate, or why there is none, for the table.
+        is_bad: whether the gate or a script failed.
+        is_tested: whether the artefact has a report.
     """
 
     path: Path
@@ -40,28 +47,28 @@ class Outcome:
 
 
 def format_outcomes(run: Path, outcomes: Sequence[Outcome]) -> str:
-    """The table as aligned Markdown, with its notes; changes are against the first stage."""
+    """The table as aligned Markdown, with its notes; changes are against the first artefact."""
     tested = [outcome for outcome in outcomes if outcome.is_tested]
-    rows = stage_rows(read_artefacts([report_path(outcome.path) for outcome in tested])) if tested else []
+    rows = artefact_rows(read_artefacts([report_path(outcome.path) for outcome in tested])) if tested else []
     fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
-    heads = ["stage", *(["set"] if has_sets else []), "gate", "MiB", "ms", "ACC %", "change"]
+    heads = ["artefact", *(["set"] if has_sets else []), "gate", "MiB", "ms", "ACC %", "change"]
     heads += [head for far in fars for head in (f"VR@FAR={format_far(far)} %", "change")]
     heads.append("worst cosine")
     lines = [heads]
     for outcome in outcomes:
-        own = [row for row in rows if row.stage == outcome.name and outcome.is_tested]
-        for row in own:
+        found = [row for row in rows if row.artefact == outcome.name and outcome.is_tested]
+        for row in found:
             names = [outcome.name, *([row.set_name] if has_sets else []), outcome.gate]
             lines.append([*names, *_cells(row, fars), _worst_cosine(outcome.path)])
-        if not own:
+        if not found:
             names = [outcome.name, *(["-"] if has_sets else []), outcome.gate]
             lines.append(names + ["-"] * (len(heads) - len(names)))
     threads = sorted({row.threads for row in rows if row.threads})
     notes = f"ms an image on {' or '.join(map(str, threads))} threads. " if threads else ""
-    notes += "Changes in percentage points against embedder.h5; worst cosine to what the stage was made from."
+    notes += "Changes in percentage points against embedder.h5; worst cosine to the parent."
     for row in rows:
         if row.obstacles:
-            notes += f" {row.stage}: {row.measurement}; the gate compares with what it was made from, on the same."
+            notes += f" {row.artefact}: {row.measurement}; the gate compares it with its parent on the same pairs."
     return "\n".join(
         [f"# {run.resolve().name}\n", format_markdown_table(lines, 2 + has_sets), "", notes, *footnotes(rows)]
     )
@@ -85,17 +92,19 @@ def _change(rate: float | None, first: float | None) -> str:
 
 
 def _worst_cosine(path: Path) -> str:
-    """As the conversion measured it."""
+    """The smallest cosine to the parent's embeddings, as the conversion measured it."""
     sidecar = read_sidecar(path)
     worst = ((sidecar.rest.get("parity") if sidecar else None) or {}).get("min_cosine")
     return f"{worst:.5f}" if isinstance(worst, int | float) else "-"
 
 
 def is_made(artefact: Path, parent: Path, calibration: str | None = None) -> bool:
-    """Whether `artefact` is whole and was made from `parent` as that is now.
+    """Whether `artefact` is undamaged and was made from the present `parent`.
 
     Args:
-        calibration: fingerprint of the crops that it must have been calibrated with; None where none are used.
+        artefact: its file.
+        parent: the file that it is converted from.
+        calibration: fingerprint of the crops that it must be calibrated with; None where none are used.
     """
     try:
         sidecar = check_sidecar(artefact) if artefact.is_file() else None
@@ -110,29 +119,36 @@ def is_tested(artefact: Path, sets: Mapping[str, str], fars: Sequence[float]) ->
     """Whether the report of `artefact` is of this very file, on these sets, at these FARs, as the gate compares them.
 
     Args:
+        artefact: its file; the report lies beside it.
         sets: {name: sha256 of what the set is read from}.
+        fars: FARs that the report must have.
     """
     try:
         report = read_report(report_path(artefact)) if report_path(artefact).is_file() else {}
     except FaceError:
         return False
-    if report.get("sha256") != sha256_of(artefact) or report.get("flip"):
+    if report.get("sha256") != sha256_of(artefact) or not sets.keys() <= report["sets"].keys():
         return False
+    wanted = {f"{far:g}" for far in fars}
+    measured = {name: Measurement.of(report, name) for name in sets}
     return all(
-        (result := report["sets"].get(name)) is not None
-        and (result.get("source") or {}).get("sha256") == sha256
-        and result.get("protocol") in ("exact", "all-pairs")
-        and {f"{far:g}" for far in fars} <= result["vr"].keys()
+        measured[name].sha256 == sha256
+        and measured[name].protocol in ("exact", "all-pairs")
+        and not measured[name].flip
+        and wanted <= report["sets"][name]["vr"].keys()
         for name, sha256 in sets.items()
     )
 
 
 def find_losses(report: Path, references: Sequence[Path], max_acc_drop: float, max_vr_drop: float) -> list[str]:
-    """What the artefact of `report` lost beyond what is allowed, to the first of `references` that it lost to.
+    """What an artefact lost beyond the allowed drops, against the first of `references` where it lost too much.
 
     Args:
-        references: report files: of its parent, where it lost by itself, before that of the whole way's beginning.
-        max_acc_drop, max_vr_drop: in percentage points.
+        report: report file of the artefact.
+        references: report files; the parent's before that of embedder.h5, so that a loss is blamed on the
+            step that caused it.
+        max_acc_drop: allowed drop of ACC, percentage points.
+        max_vr_drop: allowed drop of VR, percentage points.
     """
     new = read_report(report)
     for reference in dict.fromkeys(references):

@@ -1,8 +1,9 @@
-"""The pictures behind a report's hardest pairs: the set is looked for, checked, and its faces cut small for a page."""
+"""The hardest pairs of a report as pictures: finds the verification set, checks that it is the tested one, and makes
+small pictures of its faces for the page.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from facelib.data.verification.bins import load_bin
 from facelib.errors import FaceError
 from facelib.files import sha256_of
 from facelib.images import decode_or_blank
-from facelib.reports.artefact_table import Block
-from facelib.reports.html import data_url, folded
-from facelib.reports.read_run import Stage
+from facelib.reports.artefact_table import ResultGroup
+from facelib.reports.read_run import Artefact
 
 _LISTS = (
     ("false_accepts", "Different people, the closest first"),
@@ -25,31 +25,72 @@ _LISTS = (
 _SIDE = 112  # pixels, of the longer side
 _JPEG_QUALITY = 82
 
-ReadFace = Callable[[int | str], bytes]  # entry of the .bin, or path below the folder -> encoded image
+ReadFace = Callable[[int | str], bytes]  # number in the .bin, or path below the folder -> encoded image
 
 
 class FacesMissing(FaceError):
     """The faces of a report cannot be shown. The message says why, for the page."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A pair of faces on the page.
+
+    Attributes:
+        faces: (name in the set, JPEG bytes), two.
+        distance: 'D ≤ T' or 'D > T' where the threshold is known, else the distance alone.
+        verdict: 'accepted' or 'rejected'; '' where the threshold is not known.
+        kind: 'good' where the verdict is right, 'bad' where it is wrong.
+    """
+
+    faces: list[tuple[str, bytes]]
+    distance: str
+    verdict: str = ""
+    kind: str = ""
+
+    @property
+    def names(self) -> str:
+        """Both names in one line."""
+        return " / ".join(name for name, _ in self.faces)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The hardest pairs of one artefact, or of several that have the same.
+
+    Attributes:
+        title: names the artefacts.
+        note: what the numbers are, or why there are no faces.
+        lists: (title, pairs): wrongly close ones, then wrongly far ones; none where the faces are missing.
+        is_open: whether the reader sees it from the start.
+    """
+
+    title: str
+    note: str
+    lists: list[tuple[str, list[Pair]]]
+    is_open: bool
+
+
 @dataclass
 class FaceFinder:
-    """Finds the images of verification sets, each set once.
+    """Finds the images of verification sets, and opens each set once.
 
-    valid: where the sets are now, a folder or a .bin; asked after the place that the report names.
+    Args:
+        valid: a .bin, or a folder with sets: where to look when a set is no longer where the report says.
     """
 
     valid: Path | None = None
     _found: dict[tuple[str, Path], ReadFace | str] = field(default_factory=dict)
 
     def find(self, result: dict[str, Any], folder: Path) -> ReadFace:
-        """What reads a face of this set of a report.
+        """A function that reads a face of this set.
 
         Args:
-            result: one set of a report.   folder: of the report file.
+            result: one set of a report.
+            folder: where the report file lies.
 
         Raises:
-            FacesMissing: the report does not say where, nothing is there, or it is not what was tested.
+            FacesMissing: the report does not say where the set is, or the set is missing or not the tested one.
         """
         source = result.get("source") or {}
         if not source.get("path"):
@@ -75,24 +116,70 @@ class FaceFinder:
             if is_bin and expected in (None, sha256_of(place)):
                 images = load_bin(place).images
                 return lambda entry: images[int(entry)]
-            # Of a pair list, the hash is that of the list: its photos are looked up by their names alone.
+            # A pair list's hash is that of the list itself: its photos are found by their names, unchecked.
             is_listed = result.get("protocol") != "all-pairs"
             if not is_bin and (is_listed or expected in (None, FolderSource(place).fingerprint)):
                 root = place.resolve()
                 return lambda name: _read_below(root, str(name))
-        raise FacesMissing(
-            f"'{named.name}' was changed since the test (its sha256 is another): test the artefact again."
-        )
+        raise FacesMissing(f"'{named.name}' has changed since the test (its sha256 differs): test the artefact again.")
 
 
-def _is_of_bin(result: dict[str, Any]) -> bool:
-    """Whether the images of the hardest pairs are entry numbers, and not paths."""
-    pairs = [pair for pairs in (result.get("hardest") or {}).values() for pair in pairs]
-    return all(str(name).isdecimal() for pair in pairs for name in pair["images"])
+def hardest_galleries(group: ResultGroup, finder: FaceFinder) -> list[Gallery]:
+    """The hardest pairs of each artefact, once for artefacts with the same pairs; without those that list none."""
+    same_pairs: dict[str, list[Artefact]] = {}
+    for artefact in group.artefacts:
+        hardest = artefact.report["sets"][group.set_name].get("hardest")
+        if hardest and any(hardest[key] for key, _ in _LISTS):
+            key = repr([[pair["images"] for pair in hardest[key]] for key, _ in _LISTS])
+            same_pairs.setdefault(key, []).append(artefact)
+    return [
+        _gallery(artefacts, group.set_name, finder, is_open=i == 0) for i, artefacts in enumerate(same_pairs.values())
+    ]
+
+
+def _gallery(artefacts: Sequence[Artefact], set_name: str, finder: FaceFinder, is_open: bool) -> Gallery:
+    first = artefacts[0]
+    result = first.report["sets"][set_name]
+    title = f"Hardest pairs of {', '.join(artefact.name for artefact in artefacts)}"
+    try:
+        read = finder.find(result, first.folder)
+    except FacesMissing as error:
+        return Gallery(title, str(error), [], is_open)
+    threshold = result.get("acc_threshold")
+    note = "Squared L2 distance"
+    if threshold is not None:
+        note += f", and whether it is within {threshold:.3f}, the mean threshold of ACC"
+    if len(artefacts) > 1:
+        note += f"; distances are those of {first.name}"
+    lists = []
+    for key, heading in _LISTS:
+        pairs = [_pair(pair, read, threshold, key == "false_accepts") for pair in result["hardest"][key]]
+        lists += [(heading, pairs)] if pairs else []
+    return Gallery(title, f"{note}.", lists, is_open)
+
+
+def _pair(pair: dict[str, Any], read: ReadFace, threshold: float | None, is_impostor: bool) -> Pair:
+    faces = []
+    for name in map(str, pair["images"]):
+        try:
+            image = read(name)
+        except (ValueError, IndexError):  # the .bin has no such number
+            image = b""
+        faces.append((name, thumbnail(image)))
+    distance = f"{pair['distance']:.3f}"
+    if threshold is None:
+        return Pair(faces, distance)
+    is_accepted = pair["distance"] <= threshold
+    return Pair(
+        faces,
+        f"{distance} {'≤' if is_accepted else '>'} {threshold:.3f}",
+        "accepted" if is_accepted else "rejected",
+        "bad" if is_accepted == is_impostor else "good",
+    )
 
 
 def thumbnail(image: bytes) -> bytes:
-    """An encoded image of any size as a small JPEG; a crossed-out square for what cannot be decoded."""
+    """An encoded image of any size as a small JPEG; a crossed-out square if it cannot be decoded."""
     pixels = decode_or_blank(image)
     scale = _SIDE / max(pixels.shape[:2])
     if scale < 1:
@@ -101,66 +188,15 @@ def thumbnail(image: bytes) -> bytes:
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
 
 
+def _is_of_bin(result: dict[str, Any]) -> bool:
+    """Whether the images of the hardest pairs are numbers in a .bin, and not paths."""
+    pairs = [pair for pairs in (result.get("hardest") or {}).values() for pair in pairs]
+    return all(str(name).isdecimal() for pair in pairs for name in pair["images"])
+
+
 def _read_below(root: Path, name: str) -> bytes:
-    """The bytes of an image below `root`; none for a name that leads out of it or to nothing."""
+    """The bytes of an image below `root`; none if the name leads out of it or there is no such file."""
     file = (root / name).resolve()
     if not file.is_relative_to(root) or not file.is_file():
         return b""
     return file.read_bytes()
-
-
-def hardest_section(block: Block, finder: FaceFinder) -> str:
-    """Pairs as pictures, once for artefacts that agree on them; '' when no report lists any."""
-    galleries: dict[str, list[Stage]] = {}
-    for stage in block.stages:
-        hardest = stage.report["sets"][block.set_name].get("hardest")
-        if hardest and any(hardest[key] for key, _ in _LISTS):
-            key = repr([[pair["images"] for pair in hardest[key]] for key, _ in _LISTS])
-            galleries.setdefault(key, []).append(stage)
-    parts = []
-    for i, stages in enumerate(galleries.values()):
-        result = stages[0].report["sets"][block.set_name]
-        try:
-            content = _gallery(result, finder.find(result, stages[0].folder), stages)
-        except FacesMissing as error:
-            content = f'<p class="soft">{escape(str(error))}</p>'
-        names = ", ".join(stage.name for stage in stages)
-        parts.append(folded(f"Hardest pairs of {names}", f'<div class="card">{content}</div>', is_open=i == 0))
-    return "".join(parts)
-
-
-def _gallery(result: dict[str, Any], read: ReadFace, stages: Sequence[Stage]) -> str:
-    threshold = result.get("acc_threshold")
-    note = "Squared L2 distance"
-    if threshold is not None:
-        note += f", and whether it is within {threshold:.3f}, the mean threshold of ACC"
-    if len(stages) > 1:
-        note += f"; distances are those of {stages[0].name}"
-    parts = [f'<p class="soft">{escape(note)}.</p>']
-    for key, title in _LISTS:
-        pairs = result["hardest"][key]
-        if pairs:
-            cells = "".join(_pair(pair, read, threshold, key == "false_accepts") for pair in pairs)
-            parts.append(f'<h4>{title}</h4><div class="pairs">{cells}</div>')
-    return "".join(parts)
-
-
-def _pair(pair: dict[str, Any], read: ReadFace, threshold: float | None, is_impostor: bool) -> str:
-    faces = ""
-    for i, name in enumerate(pair["images"], 1):
-        try:
-            image = read(name)
-        except (ValueError, IndexError):  # no entry of this number
-            image = b""
-        faces += f'<img alt="face {i}: {escape(str(name))}" src="{data_url(thumbnail(image), "jpeg")}">'
-    caption = f"{pair['distance']:.3f}"
-    if threshold is not None:
-        is_accepted = pair["distance"] <= threshold
-        kind = "bad" if is_accepted == is_impostor else "good"
-        caption += f" {'≤' if is_accepted else '&gt;'} {threshold:.3f}"
-        caption += f'<br><b class="{kind}">{"accepted" if is_accepted else "rejected"}</b>'
-    names = " / ".join(str(name) for name in pair["images"])
-    return (
-        f'<figure class="pair"><div>{faces}</div><figcaption>{caption}<br><span>{escape(names)}</span>'
-        f"</figcaption></figure>"
-    )

@@ -1,6 +1,5 @@
-"""What a run directory says about itself: recipe, provenance, training log, and the report of every artefact."""
+"""Reads a run directory: recipe, provenance, training log, and the report of every tested artefact."""
 
-import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,20 +10,24 @@ from facelib.errors import FaceError
 from facelib.evaluation.results import read_report
 from facelib.evaluation.results_schema import check_figures, check_ijb
 from facelib.files import read_json, sha256_of
+from facelib.reports.training_log import TrainingLog, read_training_log
 
 REPORT_SUFFIX = ".report.json"
 IJB_SUFFIX = ".ijb.report.json"
 # Artefacts in the order in which the pipeline makes them.
 _TFLITE_ORDER = ("float.tflite", "fp16.tflite", "dynamic.tflite", "int8.tflite", ".tflite")
-_STAGE_ORDER = ("embedder.h5", ".h5", "frozen.pb", ".pb", *_TFLITE_ORDER, ".onnx", ".om", ".kmodel")
+_PIPELINE_ORDER = ("embedder.h5", ".h5", "frozen.pb", ".pb", *_TFLITE_ORDER, ".onnx", ".om", ".kmodel")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One tested artefact.
+class Artefact:
+    """One tested artefact, as its report file describes it.
 
-    name: file name of the artefact.   report: content of its report file.   is_stale: the artefact was made again
-    after it was tested.   folder: of the report file; the paths in it are relative to this.
+    Attributes:
+        name: file name of the artefact.
+        report: content of the report file.
+        is_stale: whether the artefact has changed since it was tested.
+        folder: where the report file lies; the paths in it are relative to this folder.
     """
 
     name: str
@@ -35,72 +38,68 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, read. What is missing is empty."""
+    """A run directory. What is missing in the directory is empty here.
+
+    Attributes:
+        path: the directory.
+        config: content of config.toml.
+        provenance: content of provenance.json.
+        log: content of metrics.jsonl.
+        artefacts: those with a report, in the order in which the pipeline makes them.
+        ijb: those with a report of evaluate_ijb.py, in the same order.
+    """
 
     path: Path
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    steps: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl, in order of the step
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    stages: list[Stage] = field(default_factory=list)  # in pipeline order
-    ijb: list[Stage] = field(default_factory=list)  # reports of evaluate_ijb.py
+    log: TrainingLog = field(default_factory=TrainingLog)
+    artefacts: list[Artefact] = field(default_factory=list)
+    ijb: list[Artefact] = field(default_factory=list)
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run directory: config.toml, provenance.json, metrics.jsonl, and *.report.json there and in export/.
+    """Reads config.toml, provenance.json, metrics.jsonl, *.report.json and export/*.report.json of a run directory.
 
     Raises:
-        FaceError: no such folder, nothing of a run in it, or a damaged file.
+        FaceError: there is no such folder, it is not a run directory, or a file in it is damaged.
     """
     path = Path(path)
     if not path.is_dir():
         raise FaceError(f"RUN_DIR is a folder that train.py made. Received: '{path}'.")
-    steps, epochs, _ = read_metrics(path / "metrics.jsonl")
-    stages, ijb = _read_stages(path)
-    if not (steps or epochs or stages or ijb):
+    log = read_training_log(path / "metrics.jsonl")
+    artefacts, ijb = _read_reports(path)
+    if log.is_empty and not (artefacts or ijb):
         raise FaceError(
             f"A run directory has a metrics.jsonl or a *{REPORT_SUFFIX}. '{path}' has neither: "
             f"name the --out of train.py."
         )
-    provenance = path / "provenance.json"
-    said = read_json(provenance, "provenance") if provenance.is_file() else {}
-    data = said.get("data", {})
-    if not isinstance(data, dict) or not isinstance(data.get("path", ""), str):
-        raise FaceError(f"provenance.json names its data as {{'path': TEXT}}. '{provenance}' does not. Remove it.")
-    return Run(
-        path=path,
-        config=_read_toml(path / "config.toml"),
-        provenance=said,
-        steps=steps,
-        epochs=epochs,
-        stages=stages,
-        ijb=ijb,
-    )
+    return Run(path, _read_toml(path / "config.toml"), _read_provenance(path), log, artefacts, ijb)
 
 
-def read_artefacts(paths: Sequence[Path]) -> list[Stage]:
-    """Reads report files, in their order; names are those of the artefacts, with folders where two are equal.
+def read_artefacts(paths: Sequence[Path]) -> list[Artefact]:
+    """Reads report files, in the given order. Artefacts with equal names get the names of their folders before them.
 
     Raises:
-        FaceError: a file that is no report, or one that is given twice.
+        FaceError: a file is not a report, or is given twice.
     """
     files = [Path(path) for path in paths]
     for i, file in enumerate(files):
         if file.resolve() in [other.resolve() for other in files[:i]]:
-            raise FaceError(f"Artefacts are compared with others. '{file}' is named twice: name each report once.")
+            raise FaceError(f"Each report is compared with the others. '{file}' is named twice: name it once.")
         if file.is_dir() or not file.name.endswith(REPORT_SUFFIX) or file.name.endswith(IJB_SUFFIX):
             raise FaceError(f"Artefacts are compared by their X{REPORT_SUFFIX} files. Received: '{file}'.")
-    stages = [_read_stage(file) for file in files]
-    full = [stage.folder.resolve() / stage.name for stage in stages]
-    without = [path.parents[1] / path.name if path.parent.name == "export" else path for path in full]
-    names = distinct_names(without if len(set(without)) == len(full) else full)  # RUN/X says enough of RUN/export/X
-    return [replace(stage, name=name) for stage, name in zip(stages, names, strict=True)]
+    artefacts = [_read_artefact(file) for file in files]
+    full = [artefact.folder.resolve() / artefact.name for artefact in artefacts]
+    short = [path.parents[1] / path.name if path.parent.name == "export" else path for path in full]
+    names = distinct_names(short if len(set(short)) == len(full) else full)  # RUN/X is enough for RUN/export/X
+    return [replace(artefact, name=name) for artefact, name in zip(artefacts, names, strict=True)]
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as many as tell it from the others: /a/x.pb /b/x.pb /y.pb -> a/x.pb b/x.pb y.pb.
+    """The shortest ending of each path that no other path has: /a/x.pb /b/x.pb /y.pb -> a/x.pb b/x.pb y.pb.
 
-    Paths are absolute; equal ones keep equal names.
+    Args:
+        paths: absolute paths; equal paths get equal names.
     """
     names = []
     for path in paths:
@@ -112,30 +111,6 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], ...]:
-    """(step lines, epoch lines, stage lines) of metrics.jsonl, each in order; empty lists when the file is missing.
-
-    A resumed run repeats the steps after its checkpoint: the last line of a step counts. A cut last line (the process
-    was killed while it wrote) does not count.
-    """
-    if not path.is_file():
-        return [], [], []
-    found: dict[str, dict[int, dict]] = {"step": {}, "epoch": {}, "stage": {}}
-    lines = path.read_text(errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line) if line.strip() else {}
-            if entry.get("kind") in found:
-                found[entry["kind"]][int(entry[entry["kind"]])] = entry
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if number == len(lines):
-                break
-            raise FaceError(
-                f"metrics.jsonl has one JSON object a line, with its step. '{path}' line {number} has not. Remove it."
-            ) from error
-    return tuple([entries[key] for key in sorted(entries)] for entries in found.values())
-
-
 def _read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
@@ -145,29 +120,44 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise FaceError(f"config.toml is TOML. '{path}' is not: {error}.") from error
 
 
-def _read_stages(run: Path) -> tuple[list[Stage], list[Stage]]:
-    stages, ijb = [], []
+def _read_provenance(run: Path) -> dict[str, Any]:
+    path = run / "provenance.json"
+    provenance = read_json(path, "provenance") if path.is_file() else {}
+    data = provenance.get("data", {})
+    if not isinstance(data, dict) or not isinstance(data.get("path", ""), str):
+        raise FaceError(f"provenance.json names its data as {{'path': TEXT}}. '{path}' does not. Remove it.")
+    return provenance
+
+
+def _read_reports(run: Path) -> tuple[list[Artefact], list[Artefact]]:
+    """(artefacts with a report of a test script, artefacts with a report of evaluate_ijb.py)."""
+    artefacts, ijb = [], []
     for folder in (run, run / "export"):
         for file in sorted(folder.glob(f"*{REPORT_SUFFIX}")):
-            (ijb if file.name.endswith(IJB_SUFFIX) else stages).append(_read_stage(file))
-    return tuple(sorted(found, key=lambda stage: (_stage_rank(stage.name), stage.name)) for found in (stages, ijb))
+            (ijb if file.name.endswith(IJB_SUFFIX) else artefacts).append(_read_artefact(file))
+    artefacts, ijb = (sorted(found, key=lambda one: (_rank(one.name), one.name)) for found in (artefacts, ijb))
+    return artefacts, ijb
 
 
-def _read_stage(file: Path) -> Stage:
-    is_ijb = file.name.endswith(IJB_SUFFIX)
-    report = check_ijb(read_json(file, "report"), file) if is_ijb else check_figures(read_report(file), file)
-    artefact = file.with_name(file.name.removesuffix(IJB_SUFFIX if is_ijb else REPORT_SUFFIX))
+def _read_artefact(report_file: Path) -> Artefact:
+    is_ijb = report_file.name.endswith(IJB_SUFFIX)
+    if is_ijb:
+        report = check_ijb(read_json(report_file, "report"), report_file)
+    else:
+        report = check_figures(read_report(report_file), report_file)
+    path = report_file.with_name(report_file.name.removesuffix(IJB_SUFFIX if is_ijb else REPORT_SUFFIX))
     expected = report.get("sha256")
-    is_stale = bool(expected) and artefact.is_file() and sha256_of(artefact) != expected
-    return Stage(artefact.name, report, is_stale, file.parent)
+    is_stale = bool(expected) and path.is_file() and sha256_of(path) != expected
+    return Artefact(path.name, report, is_stale, report_file.parent)
 
 
-def _stage_rank(name: str) -> int:
-    return next((i for i, ending in enumerate(_STAGE_ORDER) if name.endswith(ending)), len(_STAGE_ORDER))
+def _rank(name: str) -> int:
+    """Position in the pipeline; unknown kinds come last."""
+    return next((i for i, ending in enumerate(_PIPELINE_ORDER) if name.endswith(ending)), len(_PIPELINE_ORDER))
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """{'a': {'b': 1}, 'c': [{'d': 2}]} -> [('a.b', 1), ('c.0.d', 2)]."""
+    """Nested values under dotted keys: {'a': {'b': 1}, 'c': [{'d': 2}]} -> [('a.b', 1), ('c.0.d', 2)]."""
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):

@@ -1,103 +1,133 @@
-"""report.html: the page of a run, or of several artefacts beside each other."""
+"""report.html: the page of a run, or of several artefacts."""
 
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
+from typing import Any
 
-from facelib.reports.artefact_table import Block, group_comparable, stage_rows, warnings_of
-from facelib.reports.hardest_pairs import FaceFinder, hardest_section
-from facelib.reports.html import figure, figure_grid, folded, photo_figure, render_page, warning
-from facelib.reports.html_tables import group_table, identification_table, ijb_tables, stage_table, threshold_table
-from facelib.reports.read_run import Run, Stage, flatten
+from facelib.reports.artefact_table import ResultGroup, artefact_rows, group_comparable, warnings_of
+from facelib.reports.hardest_pairs import FaceFinder, Gallery, hardest_galleries
+from facelib.reports.html import Figure, Table, draw_figure, render
+from facelib.reports.html_tables import (
+    artefact_table,
+    attribute_table,
+    identification_table,
+    ijb_tables,
+    threshold_table,
+)
+from facelib.reports.read_run import Artefact, Run, flatten
 from facelib.reports.training_plots import training_figures
 from facelib.reports.verification_plots import verification_figures
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one group of results.
+
+    Attributes:
+        title: name of the set.
+        facts: how it was measured, in one line.
+        figures: plots.
+        tables: thresholds, identification, groups.
+        galleries: the hardest pairs.
+    """
+
+    title: str
+    facts: str
+    figures: list[Figure]
+    tables: list[Table]
+    galleries: list[Gallery]
 
 
 def render_report(run: Run, sheet_jpeg: bytes | None = None, finder: FaceFinder | None = None) -> str:
     """The page of a run.
 
     Args:
-        run: what to show; parts that it lacks are left out.   sheet_jpeg: a contact sheet of training faces, JPEG.
-        finder: of the faces of the hardest pairs; None shows no faces.
+        run: what to show; parts that it lacks are left out.
+        sheet_jpeg: a contact sheet of training faces, JPEG.
+        finder: finds the faces of the hardest pairs; None shows no faces.
     """
-    name = run.path.resolve().name
-    parts = [f"<header><h1>{escape(name)}</h1>{_headline(run)}</header>"]
-    training = [figure(drawing) for drawing in training_figures([("", run)])]
-    training = f"<h2>Training</h2>{figure_grid(training)}" if training else ""
-    parts += stage_parts(run.stages, finder, after_table=training)
-    if run.ijb:
-        parts.append(f"<h2>IJB</h2>{ijb_tables(run.ijb)}")
-    if sheet_jpeg:
-        sheet = photo_figure(sheet_jpeg, "training faces, one identity a row", "One identity a row, with its images.")
-        parts.append(f"<h2>Training faces</h2>{sheet}")
-    parts.append(_origin(run))
-    return render_page(name, parts)
+    parts = (("Recipe", run.config), ("Provenance", run.provenance))
+    return render(
+        "run.html.j2",
+        title=run.path.resolve().name,
+        facts=" · ".join(_headline(run)),
+        training=[draw_figure(drawing) for drawing in training_figures([("", run.log)])],
+        ijb=ijb_tables(run.ijb),
+        sheet_jpeg=sheet_jpeg,
+        origin=[(title, flatten(content)) for title, content in parts if content],
+        **_tested(run.artefacts, finder),
+    )
 
 
-def render_artefacts(stages: Sequence[Stage], finder: FaceFinder | None = None) -> str:
-    """The page of artefacts beside each other, in the given order; arguments as in `render_report`."""
-    title = f"{len(stages)} artefacts compared" if len(stages) > 1 else stages[0].name
-    facts = " · ".join(stage.name for stage in stages)
-    header = f'<header><h1>{escape(title)}</h1><p class="soft">{escape(facts)}</p></header>'
-    return render_page(title, [header, *stage_parts(stages, finder)])
+def render_artefacts(artefacts: Sequence[Artefact], finder: FaceFinder | None = None) -> str:
+    """The page of several artefacts.
+
+    Args:
+        artefacts: in the order of the page; changes are against the first.
+        finder: finds the faces of the hardest pairs; None shows no faces.
+    """
+    return render(
+        "run.html.j2",
+        title=f"{len(artefacts)} artefacts compared" if len(artefacts) > 1 else artefacts[0].name,
+        facts=" · ".join(artefact.name for artefact in artefacts),
+        training=[],
+        ijb=[],
+        sheet_jpeg=None,
+        origin=[],
+        **_tested(artefacts, finder),
+    )
 
 
-def stage_parts(stages: Sequence[Stage], finder: FaceFinder | None, after_table: str = "") -> list[str]:
-    """Warnings, the stage table, and a section for each set."""
-    rows, blocks = stage_rows(stages), group_comparable(stages)
-    parts = [warning(warnings_of(blocks))]
-    if rows:
-        parts.append(f"<h2>Stages</h2>{stage_table(rows)}")
-    return [*parts, after_table, *(_set_section(block, finder) for block in blocks)]
+def _tested(artefacts: Sequence[Artefact], finder: FaceFinder | None) -> dict[str, Any]:
+    """Warnings, the table of artefacts, and a section for each group of results."""
+    rows, groups = artefact_rows(artefacts), group_comparable(artefacts)
+    sections = [_section(group, finder) for group in groups]
+    return {
+        "warnings": warnings_of(groups),
+        "artefacts": artefact_table(rows) if rows else None,
+        "sections": [one for one in sections if one.figures or one.tables or one.galleries],
+    }
 
 
-def _set_section(block: Block, finder: FaceFinder | None) -> str:
-    figures = figure_grid([figure(drawing, block.title) for drawing in verification_figures(block.results)])
-    tables = threshold_table(block) + identification_table(block) + group_table(block)
-    pairs = hardest_section(block, finder) if finder else ""
-    if not (figures or tables or pairs):
-        return ""
-    facts = [str(block.measurement), *_folder_facts(block)]
-    head = f'<h2>Verification on {escape(block.title)}</h2><p class="soft">{escape(" · ".join(facts))}</p>'
-    return head + figures + tables + pairs
+def _section(group: ResultGroup, finder: FaceFinder | None) -> Section:
+    tables = [threshold_table(group), identification_table(group), attribute_table(group)]
+    return Section(
+        title=group.title,
+        facts=" · ".join([str(group.measurement), *_folder_facts(group)]),
+        figures=[draw_figure(drawing, group.title) for drawing in verification_figures(group.results)],
+        tables=[table for table in tables if table.rows],
+        galleries=hardest_galleries(group, finder) if finder else [],
+    )
 
 
-def _folder_facts(block: Block) -> list[str]:
-    """How many people and images a folder has."""
-    for _, result in block.results:
-        people = result.get("identities")
-        if people:
-            return [f"{people['images']:,} images of {people['count']:,} people, {people['single']:,} with one image"]
+def _folder_facts(group: ResultGroup) -> list[str]:
+    """How many identities and images a folder has."""
+    for _, result in group.results:
+        found = result.get("identities")
+        if found:
+            single = f"{found['single']:,} with one image"
+            return [f"{found['images']:,} images of {found['count']:,} identities, {single}"]
     return []
 
 
-def _headline(run: Run) -> str:
-    """Length of the training and its last measured loss, in one line."""
+def _headline(run: Run) -> list[str]:
+    """Length of the training and its last logged loss."""
     facts = []
-    if run.epochs:
-        seconds = sum(line.get("seconds") or 0 for line in run.epochs)
-        facts.append(f"{len(run.epochs)} epoch{'s' * (len(run.epochs) != 1)} in {_duration(seconds)}")
-    if run.steps:
-        last = run.steps[-1]
+    if run.log.epochs:
+        num_epochs = len(run.log.epochs)
+        facts.append(f"{num_epochs} epoch{'s' * (num_epochs != 1)} in {_duration(run.log.seconds)}")
+    if run.log.steps:
+        last = run.log.steps[-1]
         facts.append(f"{last['step']:,} steps")
         if isinstance(last.get("images_per_s"), int | float):
-            rates = sorted(line["images_per_s"] for line in run.steps if line.get("images_per_s"))
+            rates = sorted(line["images_per_s"] for line in run.log.steps if line.get("images_per_s"))
             facts.append(f"{rates[len(rates) // 2]:,.0f} images/s")
         if isinstance(last.get("loss"), int | float):
             facts.append(f"last loss {last['loss']:.3f}")
-    return f'<p class="soft">{escape(" · ".join(facts))}</p>' if facts else ""
+    return facts
 
 
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
-def _origin(run: Run) -> str:
-    """The recipe and where the run came from, folded."""
-    parts = []
-    for title, content in (("Recipe", run.config), ("Provenance", run.provenance)):
-        if content:
-            lines = "\n".join(f"{key} = {value}" for key, value in flatten(content))
-            parts.append(folded(title, f"<pre>{escape(lines)}</pre>"))
-    return f'<h2>How it was made</h2><div class="card">{"".join(parts)}</div>' if parts else ""

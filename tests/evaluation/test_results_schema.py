@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from facelib.errors import FaceError
 from facelib.reports.read_run import read_artefacts
 from facelib.reports.run_page import render_artefacts
-from tests.helpers.simulated_runs import build_run, write_faces
+from tests.helpers.simulated_runs import build_run, name_figure, write_faces
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,14 @@ def written(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-    """Numbers are looked at, figures are not drawn: see test_verification_plots.py."""
-    monkeypatch.setattr("facelib.reports.run_page.figure", lambda drawing, where="": f"<p>{drawing[0]}</p>")
+    """The figures are not drawn; tests/reports/test_verification_plots.py looks at them."""
+    monkeypatch.setattr("facelib.reports.run_page.draw_figure", name_figure)
 
 
 def test_what_a_test_script_writes_is_right(written):
-    (stage,) = read_artefacts([written[0]])
+    (artefact,) = read_artefacts([written[0]])
 
-    assert set(stage.report["sets"]) == {"toy", "people"}
+    assert set(artefact.report["sets"]) == {"toy", "people"}
 
 
 @pytest.mark.parametrize(

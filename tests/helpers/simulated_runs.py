@@ -1,4 +1,4 @@
-"""Run directories as training and the test scripts leave them, with simulated scores on drawn faces."""
+"""Run directories as training and the test scripts leave them, with simulated scores on synthetic faces."""
 
 import json
 
@@ -10,24 +10,32 @@ from facelib.data.verification.bins import write_bin
 from facelib.evaluation.evaluate_set import measure_folder, measure_pairs
 from facelib.evaluation.results import Report
 from facelib.files import sha256_of
+from facelib.reports.html import Figure
 
-STAGES = ("export/model_int8.tflite", "export/frozen.pb", "embedder.h5")  # not in pipeline order
+ARTEFACTS = ("export/model_int8.tflite", "export/frozen.pb", "embedder.h5")  # not in pipeline order
 NUM_PAIRS = 200
 CONFIG = 'seed = 7\n[[stage]]\nloss = "arcface"\nmargin = {margin}\n'
 
 
+def name_figure(drawing, where=""):
+    """A stand-in for `html.draw_figure` that names the figure and draws nothing."""
+    return Figure(f"{drawing[0]} {where}".strip(), drawing[1], b"", b"")
+
+
 def write_faces(folder):
-    """`people`, a folder of identities, and `toy.bin`, pairs of its images."""
+    """Writes `people`, a folder of identities, and `toy.bin`, pairs of its images."""
     write_folders(folder / "people", SyntheticSet(12, 4))
     images = [file.read_bytes() for file in sorted((folder / "people").rglob("*.jpg"))]
     write_bin(folder / "toy.bin", [images[i % len(images)] for i in range(2 * NUM_PAIRS)], is_same_pair())
 
 
 def is_same_pair():
+    """Genuine and impostor pairs in turn, bool [NUM_PAIRS]."""
     return np.tile([True, False], NUM_PAIRS // 2)
 
 
 def write_log(run, num_steps=30, epoch_steps=10, loss=10.0):
+    """Writes RUN/metrics.jsonl: steps with falling loss, and epochs with results on toy.bin."""
     lines = []
     for step in range(1, num_steps + 1):
         lines.append({"kind": "step", "step": step, "epoch": (step - 1) // epoch_steps + 1, "loss": loss / step,
@@ -42,7 +50,7 @@ def write_log(run, num_steps=30, epoch_steps=10, loss=10.0):
 
 
 def pair_result(faces, noise, protocol="exact"):
-    """Scores of toy.bin: two normal distributions, the wider the more `noise`."""
+    """Scores of toy.bin: two normal distributions, wider for more `noise`."""
     random, is_same = np.random.default_rng(0), is_same_pair()
     distances = np.clip(np.where(is_same, 0.8, 1.6) + random.normal(0, 0.2 + 0.1 * noise, NUM_PAIRS), 0, 4)
     path = faces / "toy.bin"
@@ -66,7 +74,7 @@ def folder_result(faces, noise):
 
 
 def build_run(folder, faces, *, margin=0.5, noise=0.0, flip=False, protocol="exact", has_folder_set=False):
-    """A run directory whose three artefacts were tested on toy.bin, and on `people` when asked."""
+    """A run directory with three artefacts, tested on toy.bin and, if `has_folder_set`, on `people`."""
     (folder / "export").mkdir(parents=True)
     write_log(folder, loss=10.0 + noise)
     (folder / "config.toml").write_text(CONFIG.format(margin=margin))
@@ -75,7 +83,7 @@ def build_run(folder, faces, *, margin=0.5, noise=0.0, flip=False, protocol="exa
         "git": "0123abcd", "data": {"path": "../people", "fingerprint": "ab" * 32}, "note": "<script>alert(1)</script>",
     }  # fmt: skip
     (folder / "provenance.json").write_text(json.dumps(provenance))
-    for i, name in enumerate(STAGES[::-1]):
+    for i, name in enumerate(ARTEFACTS[::-1]):
         sets = [pair_result(faces, noise + i, protocol)]
         sets += [folder_result(faces, noise + i)] if has_folder_set else []
         report = Report(name, "any", tuple(sets), size_bytes=2**20 * (3 - i), ms_per_image=4.5, threads=2, flip=flip)

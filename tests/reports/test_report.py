@@ -1,4 +1,4 @@
-"""The page of a run: the stage table and every figure are in it, and it opens without a network."""
+"""The page of a run has the table of artefacts and every figure, and needs no network."""
 
 import base64
 import json
@@ -16,24 +16,24 @@ import pytest
 import report as script
 from facelib.errors import FaceError
 from facelib.reports import run_page
-from facelib.reports.artefact_table import format_far, stage_rows
-from facelib.reports.read_run import Run, read_metrics, read_run
+from facelib.reports.artefact_table import artefact_rows
+from facelib.reports.hardest_pairs import FaceFinder
+from facelib.reports.read_run import Run, read_run
 from facelib.reports.run_page import render_report
-from facelib.reports.training_plots import plot_curves, write_training_plots
-from tests.helpers.simulated_runs import STAGES, build_run, write_faces, write_log
+from tests.helpers.simulated_runs import ARTEFACTS, build_run, name_figure, write_faces, write_log
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run directory as training and three test scripts leave it; its page gets names in place of drawn figures."""
-    monkeypatch.setattr(run_page, "figure", lambda drawing, where="": f"<p>{drawing[0]} {where}</p>")
+    """A run directory as training and three test scripts leave it; the figures of its page are not drawn."""
+    monkeypatch.setattr(run_page, "draw_figure", name_figure)
     write_faces(tmp_path)
     return build_run(tmp_path / "toy <run>", tmp_path)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Such a run, tested on a folder too, after report.py: only to be looked at."""
+    """A run that was tested on a folder too, after report.py. Tests must not change it."""
     faces = tmp_path_factory.mktemp("finished")
     write_faces(faces)
     folder = build_run(faces / "toy <run>", faces, has_folder_set=True)
@@ -42,17 +42,19 @@ def finished(tmp_path_factory):
 
 
 class Page(HTMLParser):
-    """Collects what a browser would fetch, the pictures and the table."""
+    """What a browser would fetch, the pictures, and the cells of the tables."""
 
     def __init__(self, text):
         super().__init__()
-        self.fetched, self.alts, self.tags, self.cells, self.is_in_cell = [], [], [], [], False
+        self.fetched, self.alts, self.tags, self.attributes, self.cells = [], [], [], set(), []
+        self.text, self.is_in_cell = "", False
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         attrs = dict(attrs)
+        self.attributes |= attrs.keys()
         self.fetched += [attrs[key] for key in ("src", "href", "srcset", "action", "data") if key in attrs]
         self.alts += [attrs["alt"]] if tag == "img" else []
         if tag in ("td", "th"):
@@ -63,6 +65,7 @@ class Page(HTMLParser):
         self.is_in_cell = self.is_in_cell and tag not in ("td", "th")
 
     def handle_data(self, data):
+        self.text += data
         if self.is_in_cell:
             self.cells[-1] += data
 
@@ -70,11 +73,14 @@ class Page(HTMLParser):
 def test_the_page_needs_no_network_and_holds_every_figure(finished):
     text = (finished / "report.html").read_text()
     page = Page(text)
+    assert "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in text
+    assert 'name="viewport" content="width=device-width' in text
     assert page.fetched and all(address.startswith("data:image/") for address in page.fetched)
     assert not re.search(r"url\(|@import|https?://", text)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     alts = [alt.split(":")[0] for alt in page.alts]
     figures = [alt for alt in alts if not alt.startswith("face ")]
+    assert text.count('<source media="(prefers-color-scheme: dark)"') == len(figures) - 1  # the contact sheet has one
     training = ["loss", "accuracy", "learning_rate", "verification"]
     of_set = ["roc", "det", "folds", "scores", "norms"]
     expected = [*training, *(f"{key} {name}" for name in ("toy", "people") for key in of_set)]
@@ -90,25 +96,18 @@ def test_the_page_needs_no_network_and_holds_every_figure(finished):
 def distinct_results(run):
     """The results of a run, one of each set for those whose hardest pairs are the same."""
     found = {}
-    for name in STAGES[::-1]:
+    for name in ARTEFACTS[::-1]:
         for set_name, result in json.loads((run / f"{name}.report.json").read_text())["sets"].items():
             images = [[pair["images"] for pair in pairs] for pairs in result["hardest"].values()]
             found.setdefault(f"{set_name} {images}", result)
     return list(found.values())
 
 
-def test_the_page_says_light_and_dark_and_suits_a_telephone(finished):
-    text = (finished / "report.html").read_text()
-
-    assert 'name="viewport" content="width=device-width' in text
-    assert text.count('media="(prefers-color-scheme: dark)"') == 14  # one for each of the plots
-
-
-def test_stages_stand_in_pipeline_order_with_changes_against_the_first(finished):
+def test_artefacts_are_in_pipeline_order_with_changes_against_the_first(finished):
     table = Page((finished / "report.html").read_text()).cells
-    heads = ["stage", "set", "tested", "MiB", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2", "VR@FAR=1e-4"]
+    heads = ["artefact", "set", "tested", "MiB", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2", "VR@FAR=1e-4"]
     rows = [table[i : i + 10] for i in range(0, 7 * 10, 10)]
-    reports = [json.loads((finished / f"{name}.report.json").read_text()) for name in STAGES[::-1]]
+    reports = [json.loads((finished / f"{name}.report.json").read_text()) for name in ARTEFACTS[::-1]]
 
     assert rows[0] == heads
     assert [row[0] for row in rows[1:]] == ["embedder.h5", "", "frozen.pb", "", "model_int8.tflite", ""]
@@ -127,13 +126,13 @@ def test_stages_stand_in_pipeline_order_with_changes_against_the_first(finished)
             assert change == pytest.approx(100 * (value - reference), abs=0.006)
 
 
-def test_what_a_set_cannot_tell_is_said_with_what_it_would_take(finished):
+def test_a_rate_that_a_set_is_too_small_for_says_how_many_impostors_it_needs(finished):
     cells = Page((finished / "report.html").read_text()).cells
 
     assert "n/aneeds ≥ 11,112 impostors" in cells  # 10,000 in nine folds of ten
 
 
-def test_thresholds_groups_and_search_stand_in_tables_with_their_intervals(finished):
+def test_thresholds_groups_and_search_have_tables_with_intervals(finished):
     cells = Page((finished / "report.html").read_text()).cells
     people = json.loads((finished / "embedder.h5.report.json").read_text())["sets"]["people"]
     chosen, groups, search = people["thresholds"]["0.01"], people["groups"], people["identification"]
@@ -150,7 +149,7 @@ def test_thresholds_groups_and_search_stand_in_tables_with_their_intervals(finis
     assert any(cell.startswith(rank) for cell in cells)
 
 
-def test_the_closest_impostors_stand_with_their_distance_and_the_verdict(finished):
+def test_the_closest_impostors_are_shown_with_distance_and_verdict(finished):
     text = (finished / "report.html").read_text()
     result = json.loads((finished / "embedder.h5.report.json").read_text())["sets"]["toy"]
     closest, threshold = result["hardest"]["false_accepts"][0], result["acc_threshold"]
@@ -165,18 +164,33 @@ def test_the_terminal_shows_one_table_with_the_numbers_of_the_reports(run, capsy
 
     lines = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in lines[0].split("|")] == [
-        "stage", "size", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2", "VR@FAR=1e-4"]  # fmt: skip
+        "artefact", "size", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2", "VR@FAR=1e-4"]  # fmt: skip
     acc = json.loads((run / "embedder.h5.report.json").read_text())["sets"]["toy"]["acc"]
     cells = [cell.strip() for cell in lines[2].split("|")]
     assert cells[:3] == ["embedder.h5", "3.00 MiB", "4.50"] and cells[3].startswith(f"{100 * acc:.2f} [")
     assert cells[-1] == "n/a" and "n/a: toy at FAR=1e-4 needs >= 11,112 impostors" in lines
 
 
-def test_what_the_run_says_is_text_not_markup(finished):
-    text = (finished / "report.html").read_text()
+def test_names_of_runs_sets_groups_and_files_are_text_not_markup(run, tmp_path):
+    attack = "<script>alert(1)<img src=x onerror='alert(1)'>\""  # without a slash, so that files may have the name
+    folder = build_run(tmp_path / attack, tmp_path, has_folder_set=True)
+    report = json.loads((folder / "embedder.h5.report.json").read_text())
+    result = report["sets"].pop("people")
+    result["hardest"]["false_accepts"][0]["images"] = [attack, "<script>.jpg"]
+    result["groups"] = {attack: {"pairs": 9, "genuine": 3, "acc": 0.5, "vr": {}}}
+    report["sets"][attack] = result
+    (folder / f"{attack}.pb.report.json").write_text(json.dumps(report))
+    (folder / "provenance.json").write_text(json.dumps({attack: attack}))
+    (folder / "config.toml").write_text(f"name = {json.dumps(attack)}\n")
 
-    assert "script" not in Page(text).tags
-    assert "&lt;run&gt;" in text
+    page = Page(render_report(read_run(folder), b"a sheet", FaceFinder()))
+
+    assert "script" not in page.tags and not [name for name in page.attributes if name.startswith("on")]
+    assert all(address.startswith("data:image/") for address in page.fetched)
+    assert page.cells.count(attack) == 2 and f"{attack}.pb" in page.cells  # the set, the group; the file
+    for text in (f"{attack} / <script>.jpg", f"{attack} = {attack}", f"name = {attack}", f"Verification on {attack}"):
+        assert text in page.text
+    assert f"face 1: {attack}" in page.alts and page.text.lstrip().startswith(attack)  # the title
 
 
 def test_an_artefact_that_changed_after_its_test_is_marked(run, capsys):
@@ -187,19 +201,20 @@ def test_an_artefact_that_changed_after_its_test_is_marked(run, capsys):
     script.main([str(run), "--no-faces"])
 
     assert "frozen.pb*" in capsys.readouterr().out
-    assert [row.is_stale for row in stage_rows(read_run(run).stages)] == [False, True, False]
+    assert [row.is_stale for row in artefact_rows(read_run(run).artefacts)] == [False, True, False]
 
 
-def test_a_report_with_less_in_it_still_makes_a_page(run):
+def test_a_report_that_lacks_optional_parts_still_makes_a_page(run):
     path = run / "embedder.h5.report.json"
     path.write_text('{"artifact": "embedder.h5", "sets": {"lfw": {"acc": 0.9, "vr": {"0.001": {"vr": null}}}}}')
 
     text = render_report(read_run(run))
 
-    assert "lfw" in text and "roc lfw" not in text and "roc toy" in text
+    alts = Page(text).alts
+    assert "lfw" in text and "roc toy" in alts and "roc lfw" not in alts
 
 
-def test_training_alone_makes_a_page_and_plots(tmp_path):
+def test_a_run_without_tests_has_a_page_and_plots(tmp_path):
     write_log(tmp_path)
 
     assert script.main([str(tmp_path)]) == 0
@@ -207,30 +222,6 @@ def test_training_alone_makes_a_page_and_plots(tmp_path):
     assert Page((tmp_path / "report.html").read_text()).alts
     plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert plots == ["accuracy.png", "history.png", "learning_rate.png", "loss.png", "verification.png"]
-
-
-def test_steps_repeated_after_a_resume_count_once_and_a_cut_line_does_not(tmp_path):
-    log = tmp_path / "metrics.jsonl"
-    lines = [{"kind": "step", "step": step, "loss": loss} for step, loss in ((1, 5), (2, 4), (3, 9), (2, 4.5), (3, 3))]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "step", "st')
-
-    steps, epochs, _ = read_metrics(log)
-
-    assert [(line["step"], line["loss"]) for line in steps] == [(1, 5), (2, 4.5), (3, 3)] and epochs == []
-    log.write_text('{"kind": "step"}\n' + json.dumps(lines[0]))
-    with pytest.raises(FaceError, match="line 1"):
-        read_metrics(log)
-
-
-def test_a_loss_that_is_not_finite_does_not_break_the_curve():
-    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": None}]
-
-    assert plot_curves([("", lines)], "loss", "loss").startswith(b"\x89PNG")
-    assert plot_curves([("", [])], "loss", "loss").startswith(b"\x89PNG")
-
-
-def test_no_log_makes_no_plot(tmp_path):
-    assert write_training_plots(tmp_path) == []
 
 
 @pytest.mark.parametrize(("make", "message"), [(False, "RUN_DIR is a folder"), (True, "has neither")])
@@ -244,15 +235,6 @@ def test_a_folder_without_a_run_is_refused(tmp_path, make, message):
     assert not (folder / "report.html").exists()
 
 
-@pytest.mark.parametrize("said", [{"data": 5}, {"data": {"path": 5}}])
-def test_a_provenance_that_was_edited_by_hand_is_refused(tmp_path, said):
-    (tmp_path / "metrics.jsonl").write_text('{"kind": "step", "step": 1, "epoch": 1, "loss": 2.0}\n')
-    (tmp_path / "provenance.json").write_text(json.dumps(said))
-
-    with pytest.raises(FaceError, match="names its data"):
-        read_run(tmp_path)
-
-
 def test_the_training_data_are_found_from_the_run_directory(tmp_path):
     run = Run(tmp_path / "run", provenance={"data": {"path": "../data", "fingerprint": "0"}})
 
@@ -260,7 +242,7 @@ def test_the_training_data_are_found_from_the_run_directory(tmp_path):
     assert script.data_of(Run(tmp_path)) is None
 
 
-def test_named_data_that_are_missing_are_an_error_but_the_recipes_may_be_gone(run, tmp_path):
+def test_missing_training_data_are_an_error_only_if_they_were_named(run, tmp_path):
     shutil.rmtree(tmp_path / "people")
 
     assert script.main([str(run)]) == 0
@@ -268,22 +250,18 @@ def test_named_data_that_are_missing_are_an_error_but_the_recipes_may_be_gone(ru
         script.main([str(run), "--data", str(tmp_path / "people")])
 
 
-@pytest.mark.parametrize(("far", "text"), [("0.001", "1e-3"), ("0.1", "1e-1"), ("5e-05", "5e-5"), ("0.025", "2.5e-2")])
-def test_rates_are_written_as_powers_of_ten(far, text):
-    assert format_far(far) == text
-
-
-def test_help_answers_at_once_without_matplotlib():
+def test_help_answers_without_matplotlib_and_jinja2():
     code = (
-        "import sys, report\ntry: report.main(['--help'])\nexcept SystemExit: pass\nprint('matplotlib' in sys.modules)"
+        "import sys, report\ntry: report.main(['--help'])\nexcept SystemExit: pass\n"
+        "print({'matplotlib', 'jinja2'} & sys.modules.keys())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          cwd=Path(script.__file__).parent)  # fmt: skip
 
-    assert run.stdout.splitlines()[-1] == "False"
+    assert run.stdout.splitlines()[-1] == "set()"
 
 
-def test_artefacts_of_different_runs_stand_on_one_page(run, tmp_path, capsys):
+def test_artefacts_of_different_runs_are_compared_on_one_page(run, tmp_path, capsys):
     for name, noise in (("a", 0), ("b", 1)):
         build_run(tmp_path / name, tmp_path, noise=noise)
     reports = [str(tmp_path / run / "export" / "model_int8.tflite.report.json") for run in "ab"]
@@ -297,20 +275,21 @@ def test_artefacts_of_different_runs_stand_on_one_page(run, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "a/model_int8.tflite" in out and "b/model_int8.tflite" in out and "warning" not in out
     text = (tmp_path / "page.html").read_text()
-    assert "<p>roc toy</p>" in text and Page(text).cells.count("a/model_int8.tflite") == 2  # stages, thresholds
+    assert "roc toy" in Page(text).alts
+    assert Page(text).cells.count("a/model_int8.tflite") == 2  # artefacts, thresholds
     with pytest.raises(FaceError, match="named twice"):
         script.main([reports[0], reports[0], "--out", str(tmp_path / "page.html")])
     with pytest.raises(FaceError, match="overwrite"):
         script.main([*reports, "--out", reports[0]])
 
 
-def test_no_faces_means_none(run):
+def test_no_faces_are_in_the_page_when_asked_for_none(run):
     script.main([str(run), "--no-faces"])
 
     assert "image/jpeg" not in (run / "report.html").read_text()
 
 
-def test_a_report_of_ijb_makes_its_own_tables(run):
+def test_a_report_of_ijb_has_tables(run):
     vr = {"vr": 0.5, "ci95": [0.4, 0.6], "far": 1e-4, "threshold": 0.7, "needs_impostors": 10_000}
     miss = {"fnir": 0.2, "ci95": [0.1, 0.3], "fpir": 0.1, "threshold": 0.9, "needs_unmated": 10}
     one = {"gallery": 20, "mated": 30, "unmated": 40, "rank": {"1": 0.9}, "rank_ci95": {"1": [0.8, 0.95]}}

@@ -1,11 +1,10 @@
-"""What the figures of verification draw: the numbers of the report, on the axes they claim."""
+"""The figures of verification show the numbers of the report on the axes that they name."""
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from facelib.figure_style import DASHES, MARKERS
-from facelib.reports import training_plots, verification_plots
+from facelib.reports import verification_plots
 from facelib.reports.verification_plots import (
     plot_det,
     plot_folds,
@@ -31,16 +30,15 @@ FULL = {
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Figures instead of their PNG bytes."""
-    for module in (verification_plots, training_plots):
-        monkeypatch.setattr(module, "finish", lambda figure: figure)
+    """Plots return figures instead of PNG bytes."""
+    monkeypatch.setattr(verification_plots, "finish", lambda figure: figure)
 
 
 def lines_of(figure):
     return {line.get_label(): line for line in figure.axes[0].get_lines() if not line.get_label().startswith("_")}
 
 
-def test_the_roc_has_the_points_of_the_report_on_a_log_axis_and_its_interval(drawn):
+def test_the_roc_has_the_points_of_the_report_on_a_log_axis_and_its_interval_as_a_band(drawn):
     figure = plot_roc([("a", FULL)])
 
     (ax,) = figure.axes
@@ -52,9 +50,9 @@ def test_the_roc_has_the_points_of_the_report_on_a_log_axis_and_its_interval(dra
     assert (corners.min(), corners.max()) == pytest.approx((40, 100))
 
 
-@pytest.mark.parametrize(("num_stages", "num_bands"), [(1, 1), (3, 3), (4, 2), (7, 2)])
-def test_bands_of_many_stages_do_not_become_mud(drawn, num_stages, num_bands):
-    figure = plot_roc([(str(i), FULL) for i in range(num_stages)])
+@pytest.mark.parametrize(("num_artefacts", "num_bands"), [(1, 1), (3, 3), (4, 2), (7, 2)])
+def test_of_more_than_three_artefacts_only_the_first_and_last_have_bands(drawn, num_artefacts, num_bands):
+    figure = plot_roc([(str(i), FULL) for i in range(num_artefacts)])
 
     assert len(figure.axes[0].collections) == num_bands
 
@@ -75,7 +73,7 @@ def test_the_det_is_drawn_on_normal_deviates(drawn):
         assert 100 * norm.cdf(tick) == pytest.approx(float(text.get_text()))
 
 
-def test_scores_are_shares_of_each_kind_with_the_threshold_of_the_smallest_far_measured(drawn):
+def test_scores_are_shares_of_each_kind_with_the_threshold_of_the_smallest_measured_far(drawn):
     figure = plot_scores([("a", FULL), ("no histogram", {})])
 
     (ax,) = figure.axes
@@ -84,7 +82,7 @@ def test_scores_are_shares_of_each_kind_with_the_threshold_of_the_smallest_far_m
     assert [line.get_xdata()[0] for line in ax.get_lines()] == [1.0]
 
 
-def test_folds_stand_beside_their_mean_and_its_interval(drawn):
+def test_folds_are_shown_with_their_mean_and_its_interval(drawn):
     figure = plot_folds([("a", FULL)])
 
     (ax,) = figure.axes
@@ -93,13 +91,13 @@ def test_folds_stand_beside_their_mean_and_its_interval(drawn):
     assert bar.get_segments()[0][:, 1] == pytest.approx([88, 93])
 
 
-def test_errors_stand_at_the_middle_of_their_norms_and_an_empty_bin_is_a_gap(drawn):
+def test_errors_are_at_the_middle_of_their_bin_of_norms_and_an_empty_bin_is_a_gap(drawn):
     points = lines_of(plot_norms([("a", FULL)]))["a"].get_xydata()
 
     np.testing.assert_allclose(points, [[15, 10], [30, np.nan]])
 
 
-def test_a_stage_keeps_its_colour_in_every_figure(drawn):
+def test_an_artefact_has_the_same_colour_in_every_figure(drawn):
     results = [("older", {"roc": ROC, "acc": 0.9}), ("newer", FULL)]
 
     colours = {lines_of(plot(results))["newer"].get_color() for plot in (plot_roc, plot_det, plot_folds, plot_norms)}
@@ -108,7 +106,7 @@ def test_a_stage_keeps_its_colour_in_every_figure(drawn):
 
 
 @pytest.mark.parametrize("part", ["roc", "acc_folds", "histogram", "norms"])
-def test_a_figure_is_left_out_where_its_numbers_are(part):
+def test_a_figure_without_numbers_is_left_out(part):
     result = {key: value for key, value in FULL.items() if key != part}
     gone = {"roc": {"roc", "det"}, "acc_folds": {"folds"}, "histogram": {"scores"}, "norms": {"norms"}}[part]
 
@@ -124,31 +122,8 @@ def test_a_perfect_separation_has_no_det():
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_figures_are_png_and_long_names_stay_inside(theme):
+def test_figures_of_eight_artefacts_with_long_names_are_png(theme):
     results = [(f"a_folder_with_a_rather_long_name/model_{i}_int8.tflite", FULL) for i in range(8)]
 
     for _, _, draw in verification_figures(results):
         assert draw(theme).startswith(b"\x89PNG")
-
-
-def test_forty_lines_are_all_different():
-    looks = {(i % 7, i % len(DASHES), i % len(MARKERS)) for i in range(40)}
-
-    assert len(looks) == 40
-
-
-def test_runs_are_drawn_over_each_other_with_one_far(drawn):
-    def epoch(number, acc, vr):
-        return {"epoch": number, "sets": {"lfw": {"acc": acc, "vr": {far: {"vr": rate} for far, rate in vr.items()}}}}
-
-    runs = [
-        ("a", [epoch(1, 0.8, {"0.01": 0.5, "0.001": None}), epoch(2, 0.9, {"0.01": 0.6, "0.001": 0.25})]),
-        ("b", [epoch(1, 0.7, {"0.01": 0.4})]),
-    ]
-    figure = training_plots.plot_verification(runs, ["lfw"])
-
-    (ax,) = figure.axes
-    assert "VR@FAR=0.001" in ax.get_ylabel()
-    assert {name: line.get_ydata().tolist() for name, line in lines_of(figure).items()} == {"a": [80, 90], "b": [70]}
-    dashed = [line.get_xydata().tolist() for line in ax.get_lines() if line.get_label().startswith("_")]
-    assert dashed == [[[2, 25]]]

@@ -1,4 +1,4 @@
-"""Several runs on one page: what differs, who scored what, and a warning before what must not be compared."""
+"""Several runs on one page: what differs, their scores, and a warning where results must not be compared."""
 
 import json
 import re
@@ -10,13 +10,13 @@ import pytest
 from facelib.errors import FaceError
 from facelib.reports import comparison
 from facelib.reports.comparison import compare_runs
-from tests.helpers.simulated_runs import build_run, write_faces
+from tests.helpers.simulated_runs import build_run, name_figure, write_faces
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-    """Names in place of figures, but where a test draws them."""
-    monkeypatch.setattr(comparison, "figure", lambda drawing, where="": f"<p>{drawing[0]} {where}</p>")
+    """Names in place of figures, except where a test undoes it."""
+    monkeypatch.setattr(comparison, "draw_figure", name_figure)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_the_table_says_what_differs_and_how_it_trained(runs, tmp_path, capsys):
     assert "margin &lt;04&gt;" in page and "<04>" not in page
 
 
-def test_results_are_those_of_the_reports_with_intervals_and_what_cannot_be_told(runs, tmp_path, capsys):
+def test_results_are_those_of_the_reports_with_their_intervals(runs, tmp_path, capsys):
     text, _ = run_script(runs[:2], tmp_path / "c.html", capsys)
 
     for run, artefact in ((runs[0], "embedder.h5"), (runs[1], "export/model_int8.tflite")):
@@ -60,7 +60,7 @@ def test_results_are_those_of_the_reports_with_intervals_and_what_cannot_be_told
     assert "n/a: toy at FAR=1e-4 needs >= 11,112 impostors" in text
 
 
-def test_runs_that_were_measured_otherwise_stand_apart_under_a_warning(runs, tmp_path, capsys):
+def test_runs_that_were_tested_differently_have_separate_tables_and_a_warning(runs, tmp_path, capsys):
     text, page = run_script(runs, tmp_path / "c.html", capsys)
 
     assert text.startswith("warning: toy #2 (flipped · embedder.h5, flipped · model_int8.tflite) was measured with")
@@ -71,11 +71,10 @@ def test_runs_that_were_measured_otherwise_stand_apart_under_a_warning(runs, tmp
     assert ["flipped" in section for section in sections] == [False, True]
 
 
-def test_curves_of_both_artefacts_lie_over_each_other(runs, tmp_path, capsys):
+def test_curves_of_the_runs_are_in_one_figure_for_each_artefact(runs, tmp_path, capsys):
     _, page = run_script(runs[:2], tmp_path / "c.html", capsys)
 
-    figures = re.findall(r"<p>([^<]+)</p>", page)
-    assert [figure.strip() for figure in figures] == [
+    assert re.findall(r'<img alt="([^"]+)"', page) == [
         "loss", "accuracy", "learning_rate", "verification toy", "roc toy, embedder.h5", "roc toy, smallest artefact",
     ]  # fmt: skip
 
@@ -89,7 +88,7 @@ def test_the_page_needs_no_network(runs, tmp_path, capsys, monkeypatch):
     assert "<script" not in page and not re.search(r"url\(|@import|https?://", page)
 
 
-def test_other_training_data_are_a_difference(runs):
+def test_different_training_data_are_a_difference(runs):
     provenance = runs[1] / "provenance.json"
     provenance.write_text(provenance.read_text().replace("ab" * 32, "cd" * 32))
 
@@ -106,7 +105,7 @@ def test_a_run_without_a_recipe_does_not_make_every_key_a_difference(runs, tmp_p
     assert line.split(" | ")[1].strip() == "no recipe"
 
 
-def test_many_differences_follow_in_a_table_of_their_own(runs, tmp_path, capsys):
+def test_many_differences_have_a_second_table(runs, tmp_path, capsys):
     with open(runs[1] / "config.toml", "a") as file:
         file.write("epochs = 9\nscale = 64.0\nmomentum = 0.5\nflag = true\n")
 
@@ -128,12 +127,12 @@ def test_without_an_int8_the_smallest_export_is_compared(runs):
     for run in runs[:2]:
         (run / "export" / "model_int8.tflite.report.json").unlink()
 
-    names = [stage.name for run in compare_runs(runs[:2]).runs for stage in run.stages]
+    names = [one.name for run in compare_runs(runs[:2]).runs for one in run.artefacts]
 
     assert names[1] == "margin <04> · frozen.pb"
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(runs, tmp_path):
+def test_runs_with_equal_names_are_told_apart_by_their_folders(runs, tmp_path):
     (tmp_path / "old").mkdir()
     shutil.copytree(runs[1], tmp_path / "old" / "margin_05")
 

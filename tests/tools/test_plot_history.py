@@ -1,4 +1,4 @@
-"""Histories: where steps lie on an axis, what the table says, and pictures of whole, staged and broken runs."""
+"""Plots of histories: the table of the best, and pictures of finished, staged and unfinished runs."""
 
 import json
 
@@ -8,7 +8,8 @@ import plot_history
 import pytest
 
 from facelib.errors import FaceError
-from facelib.reports.training_plots import History, best_table, read_history
+from facelib.reports.training_log import require_training_log
+from facelib.reports.training_plots import best_table
 from tests.helpers.simulated_runs import write_log
 
 
@@ -29,21 +30,10 @@ def staged_run(folder, num_steps=40):
     return folder
 
 
-def test_steps_lie_on_epochs_of_different_lengths_and_on_hours():
-    epochs = [{"step": 100, "epoch": 1, "seconds": 3600}, {"step": 120, "epoch": 2, "seconds": 1800}]
-    history = History("x", [], epochs, [])
-
-    assert history.places([0, 50, 100, 110, 120], "epochs").tolist() == [0, 0.5, 1, 1.5, 2]
-    assert history.places([0, 50, 100, 110, 120], "hours").tolist() == [0, 0.5, 1, 1.25, 1.5]
-    assert history.places([0, 50], "steps").tolist() == [0, 50]
-    assert history.places([130, 140], "epochs").tolist() == [2.5, 3]  # the epoch that is running
-    assert History("x", [], [], []).places([7], "epochs").tolist() == [7]
-
-
-def test_the_table_has_each_runs_best(tmp_path):
+def test_the_table_has_the_best_accuracy_of_each_run(tmp_path):
     one, two = staged_run(tmp_path / "one"), staged_run(tmp_path / "two", num_steps=15)
 
-    lines = best_table([read_history(one), read_history(two)]).splitlines()
+    lines = best_table([(run.name, require_training_log(run)) for run in (one, two)]).splitlines()
 
     heads, _, first, second = ([cell.strip() for cell in line.split(" | ")] for line in lines)
     assert heads == ["run", "epochs", "hours", "loss", "best toy"]
@@ -52,7 +42,7 @@ def test_the_table_has_each_runs_best(tmp_path):
 
 
 @pytest.mark.parametrize("by", ["epochs", "steps", "hours"])
-def test_one_run_is_drawn_with_its_stages(tmp_path, capsys, by):
+def test_one_run_is_plotted_with_its_stages(tmp_path, capsys, by):
     run = staged_run(tmp_path / "run")
 
     assert plot_history.main([str(run), "--by", by]) == 0
@@ -63,7 +53,7 @@ def test_one_run_is_drawn_with_its_stages(tmp_path, capsys, by):
     assert "best toy" in capsys.readouterr().out
 
 
-def test_several_runs_are_drawn_over_each_other(tmp_path):
+def test_several_runs_are_plotted_over_each_other(tmp_path):
     runs = [staged_run(tmp_path / name / "run") for name in "ab"]
 
     plot_history.main([*map(str, runs), "--out", str(tmp_path / "c.png")])
@@ -71,7 +61,7 @@ def test_several_runs_are_drawn_over_each_other(tmp_path):
     assert cv2.imread(str(tmp_path / "c.png")).shape[0] > 800
 
 
-def test_unfinished_old_and_cut_runs_are_drawn(tmp_path):
+def test_unfinished_older_and_killed_runs_are_plotted(tmp_path):
     (tmp_path / "run").mkdir()
     write_log(tmp_path / "run", num_steps=7)  # no epoch, no stage
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
@@ -86,7 +76,7 @@ def test_unfinished_old_and_cut_runs_are_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, message", [(None, "has none: name the --out"), ("", "has none"), ("x\n{}\n", "line 1 has not")]
+    "text, message", [(None, "has none: name the --out"), ("", "has none"), ("x\n{}\n", "line 1 is not")]
 )
 def test_a_folder_without_a_history_is_named(tmp_path, text, message):
     if text is not None:
@@ -96,6 +86,6 @@ def test_a_folder_without_a_history_is_named(tmp_path, text, message):
     assert not (tmp_path / "plots").exists()
 
 
-def test_the_picture_is_a_png(tmp_path):
+def test_a_picture_that_is_not_a_png_is_refused(tmp_path):
     with pytest.raises(FaceError, match=r"--out is a .png. Received: 'x.jpg'"):
         plot_history.main([str(tmp_path), "--out", "x.jpg"])
