@@ -110,6 +110,25 @@ def test_identities_that_are_one_person_merge_into_the_largest_through_others():
     assert merged_identities(centres, np.ones(5, int), 10).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_the_groups_of_merged_identities_are_those_of_a_search_from_neighbour_to_neighbour():
+    rng = np.random.default_rng(5)
+    centres, counts = unit(rng.normal(size=(300, 3))), rng.integers(0, 4, 300)
+    centres[counts == 0] = 0
+    is_close = (centres @ centres.T >= np.cos(np.radians(6))) & (counts[:, None] > 0) & (counts[None] > 0)
+    expected, groups = np.arange(300), 0
+    for start in range(300):
+        reached, waiting = {start}, [start]
+        while waiting:
+            near = set(np.flatnonzero(is_close[waiting.pop()]).tolist()) - reached
+            reached |= near
+            waiting += near
+        expected[start] = min(reached, key=lambda i: (-counts[i], i))
+        groups += expected[start] == start
+
+    assert 20 < groups < 280
+    np.testing.assert_array_equal(merged_identities(centres, counts, 6), expected)
+
+
 def test_the_dominant_sub_centre_is_that_of_most_faces():
     vectors, labels, truth = people(num=4)
     vectors[:6] = truth[3]

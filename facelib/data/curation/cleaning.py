@@ -1,9 +1,9 @@
-"""Which labels of a training set are wrong: faces far from their class centre, and identities that are one person.
+"""Finds wrong labels in a training set: faces far from their class centre, and two identities of one person.
 
-Angles are in degrees, between unit vectors. All functions are NumPy on vectors that a trained model gave.
+All functions take the unit vectors that a trained model gives. Angles are in degrees.
 
-Reference: Deng et al., Sub-center ArcFace, ECCV 2020, section 3.3: train, drop what lies beyond an angle from the
-dominant centre of its class, train again.
+Reference: Deng et al., Sub-center ArcFace, ECCV 2020, section 3.3: train, drop the faces beyond an angle from the
+dominant centre of their class, and train again.
 """
 
 from typing import NamedTuple
@@ -16,10 +16,13 @@ _CHUNK = 4096  # rows of a comparison with all centres at a time
 
 
 class Verdict(NamedTuple):
-    """What becomes of each record. labels: int64 [N], new identity or -1.   angle: float32 [N], to the own centre.
+    """The decision over each record.
 
-    reason: one of the four words for each record.   nearest: int64 [N], the nearest centre, where it was looked for;
-    -1.
+    Attributes:
+        labels: int64 [N], the new identity; -1 for a dropped record.
+        angle: float32 [N], degrees to the centre of its identity.
+        reason: object [N], KEPT, RELABELLED, DROPPED or TOO_FEW.
+        nearest: int64 [N], the nearest other centre of a face beyond the angle; -1 for all others.
     """
 
     labels: np.ndarray
@@ -29,13 +32,18 @@ class Verdict(NamedTuple):
 
 
 def robust_centres(vectors: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """The direction of each identity, float32 [C, D], from the half of its faces that lies nearest to it.
+    """The direction of each identity, from the half of its faces that lies nearest to it.
 
-    It begins with the mean of all and takes the mean of the nearer half three times, so a minority of wrong faces does
-    not pull it. An identity without faces has a zero row.
+    It starts with the mean of all faces and three times takes the mean of the nearer half, so a minority of wrong faces
+    does not pull it.
 
     Args:
-        vectors: float32 [N, D], unit rows.   labels: int [N].
+        vectors: float32 [N, D], unit rows.
+        labels: int [N], the identity of each face.
+        num_classes: number of identities.
+
+    Returns:
+        float32 [C, D], unit rows; a zero row for an identity without faces.
     """
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(num_classes + 1))
@@ -53,10 +61,15 @@ def robust_centres(vectors: np.ndarray, labels: np.ndarray, num_classes: int) ->
 
 
 def dominant_centres(vectors: np.ndarray, labels: np.ndarray, sub_centres: np.ndarray) -> np.ndarray:
-    """Of the K sub-centres of each identity the one that most of its faces are nearest to: float32 [C, D].
+    """Of the K sub-centres of each identity, the one that most of its faces are nearest to.
 
     Args:
+        vectors: float32 [N, D], unit rows.
+        labels: int [N], the identity of each face.
         sub_centres: float32 [C, K, D], unit rows.
+
+    Returns:
+        float32 [C, D], unit rows.
     """
     num_classes, num_each, _ = sub_centres.shape
     votes = np.zeros((num_classes, num_each), np.int64)
@@ -66,29 +79,31 @@ def dominant_centres(vectors: np.ndarray, labels: np.ndarray, sub_centres: np.nd
 
 
 def merged_identities(centres: np.ndarray, counts: np.ndarray, max_angle: float) -> np.ndarray:
-    """For each identity the one that it becomes, int64 [C].
+    """Merges identities whose centres lie close together, directly or through others between them.
 
-    All within `max_angle` of each other, through others too, are one, under the label of the largest (the first of
-    equals).
+    Args:
+        centres: float32 [C, D], unit rows; a zero row for an identity without faces.
+        counts: int [C], faces of each identity.
+        max_angle: degrees between two centres of one person, at most.
+
+    Returns:
+        int64 [C], the identity that each one becomes: of a group the one with the most faces, the first of equals.
     """
-    parent = np.arange(len(centres))
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    limit = np.cos(np.radians(max_angle))
-    present = np.flatnonzero(counts)
+    limit, present, pairs = np.cos(np.radians(max_angle)), np.flatnonzero(counts), []
     for start in range(0, len(present), _CHUNK):
         mine = present[start : start + _CHUNK]
-        for a, b in np.argwhere(centres[mine] @ centres[present].T >= limit):
-            first, second = root(int(mine[a])), root(int(present[b]))
-            if first != second:
-                larger = (counts[first], -first) >= (counts[second], -second)
-                parent[second if larger else first] = first if larger else second
-    return np.array([root(i) for i in range(len(centres))])
+        rows, columns = np.nonzero(centres[mine] @ centres[present[start:]].T >= limit)
+        pairs.append((mine[rows], present[start:][columns]))
+    first, second = (np.concatenate(part) for part in zip(*pairs, strict=True)) if pairs else ([], [])
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(centres), len(centres)))
+    num_groups, group = connected_components(graph, directed=False)
+    ascending = np.lexsort((-np.arange(len(counts)), counts))  # the first of the largest comes last
+    largest = np.empty(num_groups, np.int64)
+    largest[group[ascending]] = ascending  # the last assignment of a group stays
+    return largest[group]
 
 
 def judge(
@@ -100,10 +115,16 @@ def judge(
     nearer_by: float | None,
     min_images: int,
 ) -> Verdict:
-    """Decides over every record.
+    """Decides over every record: kept, relabelled or dropped.
 
-    Beyond `max_angle` of its own centre a face is dropped; or relabelled, if `nearer_by` is given and another centre is
-    within `max_angle` and that many degrees nearer. Identities with fewer than `min_images` left go too.
+    Args:
+        vectors: float32 [N, D], unit rows.
+        labels: int [N], the identity of each face.
+        centres: float32 [C, D], unit rows; a zero row for an identity without faces.
+        max_angle: degrees from its centre; a face beyond it is dropped or relabelled.
+        nearer_by: degrees by which another centre within `max_angle` must be nearer for a face to be relabelled; None
+            relabels no face.
+        min_images: identities with fewer faces left are dropped.
     """
     angle = _degrees(np.einsum("nd,nd->n", vectors, centres[labels]))
     new, reason, nearest = labels.astype(np.int64), np.full(len(labels), KEPT, object), np.full(len(labels), -1)
