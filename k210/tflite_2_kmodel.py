@@ -24,7 +24,7 @@ from facelib.export.k210.memory import RAM_BYTES, check_memory
 from facelib.export.k210.rules import check_ops
 from facelib.files import atomic_path
 from facelib.model_input import Io
-from facelib.runtimes.kmodel import VERSION, KmodelEmbedder, nncase_python
+from facelib.runtimes.kmodel import VERSION, KmodelEmbedder, nncase_command
 from facelib.runtimes.tflite import TfliteEmbedder, read_ops
 from facelib.sidecar import check_sidecar, parity_record, write_sidecar
 from facelib.unit_vectors import row_cosines
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"A kmodel is compiled from a .tflite that takes raw pixels, NHWC. '{args.model}' takes {io.pixels}, "
             f"{io.layout}. Convert the graph of h5_2_pb.py."
         )
-    nncase_python()
+    nncase_command()  # refuses a missing environment before the crops are read
     crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size)
     print(f"compiling with {len(crops)} crops of {args.calibration}: about 0.3 s per crop")
     kmodel = compile_kmodel(args.model, crops[..., ::-1] if io.colour == "bgr" else crops)

@@ -81,7 +81,7 @@ class Simulator:
     """
 
     def __init__(self, path: Path):
-        command = [str(nncase_python()), str(K210_DIR / "nncase_worker.py"), "simulate", os.path.abspath(path)]
+        command = nncase_command("simulate", os.path.abspath(path))
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -107,13 +107,13 @@ class Simulator:
         self._process.wait()
 
 
-def nncase_python() -> Path:
-    """The interpreter of nncase's environment.
+def nncase_command(*words: str) -> list[str]:
+    """The command line that runs k210/nncase_worker.py with `words` in nncase's environment.
 
     Raises:
-        FaceError: it does not exist.
+        FaceError: the environment does not exist.
     """
     python = K210_DIR / ".venv" / "bin" / "python"
     if not (K210_DIR / ".venv" / "ready").is_file() or not python.is_file():
         raise FaceError("nncase 1.9 compiles for the K210 and needs Python 3.10. k210/.venv is missing: make k210")
-    return python
+    return [str(python), str(K210_DIR / "nncase_worker.py"), *words]

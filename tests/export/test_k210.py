@@ -191,6 +191,18 @@ def test_a_map_in_the_kpu_has_rows_of_64_bytes():
     assert kpu_bytes(112, 112, 3) == 112 * 3 * 2 * 64
 
 
+def test_the_ram_holds_the_weights_and_the_largest_maps_of_the_cpu(tmp_path):
+    """By hand: KPU weights take a byte each; what the CPU computes is float32, weights and maps."""
+    path = net(tmp_path / "x.tflite", conv(8), conv(4, 5, name="d"), size=(16, 12))
+
+    lint = check_ops(read_ops(path))
+
+    on_kpu, on_cpu = 3 * 3 * 3 * 8, 5 * 5 * 8 * 4
+    maps = 14 * 10 * 8 + 10 * 6 * 4  # in and out of "d"
+    assert lint.on_kpu == 1 and [finding.layer for finding in lint.notes] == ["d"]
+    assert lint.ram_bytes == on_kpu + 4 * on_cpu + 4 * maps
+
+
 def test_the_recipe_fits_the_k210(tmp_path):
     model = build_backbone(load_recipe(ROOT / "recipes" / "k210_mobilefacenet.toml").model)
     path = tmp_path / "model_float.tflite"

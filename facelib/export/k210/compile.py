@@ -11,7 +11,7 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.export.k210.memory import parse_memory
-from facelib.runtimes.kmodel import K210_DIR, nncase_python
+from facelib.runtimes.kmodel import nncase_command
 
 # The settings with the highest mean cosine of the pretrained MobileFaceNet to its float net: 0.9947 on 12 LFW crops.
 # Without use_mse_quant_w it is 0.9923; with calibrate_method 'l2' 0.9925, 'cdf' 0.987. w_quant_type has no effect.
@@ -54,7 +54,6 @@ def compile_kmodel(tflite: Path, crops: np.ndarray) -> Kmodel:
     Raises:
         FaceError: nncase is missing, or refuses the model.
     """
-    python = nncase_python()
     pixels = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
     settings = {**SETTINGS, "compile": {**SETTINGS["compile"], "input_shape": [1, *pixels.shape[1:]]}}
     with tempfile.TemporaryDirectory() as name:
@@ -62,8 +61,9 @@ def compile_kmodel(tflite: Path, crops: np.ndarray) -> Kmodel:
         (folder / "model.tflite").write_bytes(Path(tflite).read_bytes())
         (folder / "settings.json").write_text(json.dumps(settings))
         np.save(folder / "crops.npy", pixels)
-        command = [str(python), str(K210_DIR / "nncase_worker.py"), "compile", str(folder)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            nncase_command("compile", str(folder)), cwd=folder, capture_output=True, text=True, errors="replace"
+        )
         if done.returncode != 0 or not (folder / "model.kmodel").is_file():
             reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
             raise FaceError(
