@@ -1,89 +1,19 @@
-"""Graph files: freezing, folding, names, and files that are no graphs."""
+"""Graph files: reading, running, names, and files that are no graphs."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from facelib.errors import FaceError
-from facelib.export.fold_batch_norm import fold_batch_norms
 from facelib.export.freeze import freeze
-from facelib.export.optimize import optimize
-from facelib.runtimes.frozen_graph import check_names, load_graph, open_frozen, open_graph, save_graph
-from tests.helpers.random_weights import random_weights
+from facelib.runtimes.frozen_graph import check_names, load_graph, open_frozen, save_graph
 
 
-def ops_of(graph):
-    return {node.op for node in graph.node}
-
-
-def pixels(num_faces=3, size=16):
-    return np.random.default_rng(1).uniform(0, 255, (num_faces, size, size, 3)).astype("float32")
-
-
-def stock_keras_net():
-    """Stock BatchNormalization after Conv2D and DepthwiseConv2D, which Keras 3 lowers to Mul, AddV2 and Rsqrt."""
+def small_model():
     import keras
 
-    layers = keras.layers
     inputs = keras.Input((16, 16, 3))
-    x = layers.BatchNormalization(name="bn0")(inputs)
-    x = layers.Conv2D(8, 3, use_bias=False, name="conv1")(x)
-    x = layers.ReLU()(layers.BatchNormalization(name="bn1")(x))
-    x = layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, name="dw")(x)
-    x = layers.BatchNormalization(name="bn2")(x)
-    return keras.Model(inputs, layers.Flatten()(x))
-
-
-def fused_net_without_convolutions():
-    import keras
-
-    from facelib.models.layers import FusedBatchNorm, PReLU
-
-    inputs = keras.Input((16, 16, 3))
-    x = PReLU(name="act")(FusedBatchNorm(name="bn")(inputs))
-    return keras.Model(inputs, keras.layers.Flatten()(x))
-
-
-@pytest.mark.parametrize("build, most_left", [(stock_keras_net, 0.6), (fused_net_without_convolutions, 0.8)])
-def test_batch_norm_of_any_origin_folds_exactly(build, most_left):
-    model = random_weights(build())
-    faces = pixels()
-
-    frozen = freeze(model)
-    optimized = optimize(frozen, "input_1", "embeddings")
-
-    assert ops_of(frozen) & {"Rsqrt", "FusedBatchNormV3"}
-    assert not ops_of(optimized) & {"Rsqrt", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
-    expected = model(faces, training=False).numpy()
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(open_graph(optimized, "o")(faces), expected, atol=1e-5 * scale)
-    assert len(optimized.node) < most_left * len(frozen.node)
-
-
-def test_a_scaled_convolution_that_something_else_reads_stays():
-    graph = tf.Graph()
-    with graph.as_default():
-        x = tf.compat.v1.placeholder(tf.float32, [None, 4, 4, 3], "input_1")
-        y = tf.nn.conv2d(x, tf.ones([1, 1, 3, 5]), 1, "SAME")
-        tf.add(y * np.arange(5, dtype="float32"), y, name="embeddings")
-    faces = pixels(size=4)
-
-    folded = fold_batch_norms(graph.as_graph_def(), "embeddings")
-
-    np.testing.assert_allclose(
-        open_graph(folded, "f")(faces), faces.sum(3, keepdims=True) * (np.arange(5) + 1), rtol=1e-5
-    )
-
-
-def test_batch_norm_that_still_learns_is_refused():
-    graph = tf.Graph()
-    with graph.as_default():
-        x = tf.compat.v1.placeholder(tf.float32, [None, 4, 4, 3], "input_1")
-        y, *_ = tf.compat.v1.nn.fused_batch_norm(x, tf.ones([3]), tf.zeros([3]), is_training=True)
-        tf.identity(y, "embeddings")
-
-    with pytest.raises(FaceError, match="inference mode"):
-        fold_batch_norms(graph.as_graph_def(), "embeddings")
+    return keras.Model(inputs, keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(inputs)))
 
 
 @pytest.fixture
@@ -126,7 +56,7 @@ def test_a_file_that_is_no_graph_is_one_clear_line(tmp_path, content):
 
 
 def test_a_truncated_graph_is_refused(tmp_path):
-    graph = freeze(random_weights(fused_net_without_convolutions()))
+    graph = freeze(small_model())
     data = graph.SerializeToString()
     (tmp_path / "cut.pb").write_bytes(data[: len(data) // 2])
     with pytest.raises(FaceError, match=r"damaged|no TensorFlow graph|no node"):
