@@ -1,6 +1,6 @@
 #!/bin/sh
-# The whole chain: data, train, and every export with its test (export_all.py), which ends with the table and report.html.
-# Called by `make demo`; DATA, VALID and RECIPE come from there. What is finished is not done again.
+# The whole pipeline: data, training, and every export with its test (export_all.py), with a table and report.html at the end.
+# `make demo` calls it, with DATA, VALID and RECIPE. Steps that are complete are skipped.
 set -eu
 cd "$(dirname "$0")"
 python=.venv/bin/python
@@ -10,6 +10,7 @@ run() { echo "\$ $*" | sed "s#$python#python#"; "$@"; echo; }
 
 if [ -z "${DATA:-}" ]; then
     out=demo_out/toy
+    echo "DATA is not set: the demo uses synthetic faces. Results: $out/run"; echo
     [ -d $out/faces ] || run $python tools/synthetic_faces.py $out/faces --format folders --identities 160 --images 15
     [ -f $out/valid/toy.bin ] || \
         run $python tools/synthetic_faces.py $out/valid/toy.bin --format bin --identities 100 --images 8 --num-pairs 2400

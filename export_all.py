@@ -1,10 +1,10 @@
-"""Take a run through every target, gate each, and leave one table: RUN/export/export.md.
+"""Make and test every artefact of a run, and write one table: RUN/export/export.md.
 
 python export_all.py runs/demo --valid valid_dataset/ --calibration DATA
 
-Each stage is the script that you would run yourself, and its command is printed. A stage must not lose more than is
-allowed to what it was made from, nor to the embedder.h5. What is up to date is not done again: an artefact whose
-sidecar names its parent's hash and its own, a report of that artefact on these sets.
+Each step is one of the other scripts, and its command is printed. An artefact passes the gate if its ACC and VR fall by
+at most --max-acc-drop and --max-vr-drop, compared with its parent and with embedder.h5. Artefacts and reports that are
+up to date are not made again, so an interrupted run continues.
 """
 
 import argparse
@@ -32,12 +32,20 @@ REFERENCE = "embedder.h5"
 
 @dataclass(frozen=True)
 class Target:
-    """One artefact: how it is made and tested.
+    """One artefact: how it is made, tested and judged.
 
-    name: file in the run directory.   parent: what it is made from.   make, test: command lines; {x} is the artefact,
-    {parent} what it is made from, {test} the flags of a test, {bin} the first .bin of --valid.
-    needs: tools on PATH, folders of the project, or flags.   fits: commands that say whether the parent suits.
-    against: the report that the gate compares with; '' for those of the parent and of embedder.h5.
+    In command lines {x} is the artefact, {parent} its parent, {calibration} --calibration with its value, {test} the
+    flags of a test script, {far} --far with its values, and {bin} the first .bin of --valid.
+
+    Attributes:
+        name: path of the artefact in the run directory.
+        parent: name of the target that it is made from; None for the trained embedder.
+        make: command lines that make it.
+        test: command lines that test it and write its report.
+        needs: programs on PATH, paths in the project, '--calibration' or 'a .bin'. If one is missing, the target is
+            left out and the table says why.
+        fits: command lines that fail if the parent does not suit this target. It is then left out.
+        against: path of the report that the gate compares with; '' for the reports of the parent and of embedder.h5.
     """
 
     name: str
@@ -52,6 +60,7 @@ class Target:
 _OPTIMIZED, _FLOAT = "export/optimized.pb", "export/model_float.tflite"
 _TEST_PB, _TEST_TFLITE = ("pb_test.py {x} {test}",), ("tflite_test.py {x} {test}",)
 _TFLITE = "pb_2_tflite.py {parent} --out {x} --mode"
+# The list of all targets, parents first. CONTRIBUTING.md says what else a new target needs.
 TARGETS = (
     Target(REFERENCE, None, (), ("evaluate_data.py {x} {test}",)),
     Target("export/frozen.pb", REFERENCE, ("h5_2_pb.py {parent} --out {x}",), _TEST_PB),
@@ -74,13 +83,13 @@ TARGETS = (
 )  # fmt: skip
 _HOW_TO_GET = {
     "--calibration": "pass --calibration DATA",
-    "a .bin": "it is tested on a .bin, and --valid has none",
-    "k210/.venv": "k210/.venv is not there: make k210",
+    "a .bin": "its test needs a .bin, and --valid has none",
+    "k210/.venv": "k210/.venv is missing: make k210",
 }
 
 
 class Refused(Exception):
-    """A command failed; says why in one line."""
+    """A command failed. The message is one line that says why."""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -90,10 +99,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     valid_help = "a .bin, a folder of them, or a folder of identities (default: %(default)s/)"
     add("--valid", type=Path, default=DEFAULT_VALID, metavar="DIR_OR_BIN", help=valid_help)
     add("--calibration", type=Path, metavar="DATA", help="crops for int8 and the K210: the training's data directory")
-    add("--far", type=float, nargs="+", default=DEFAULT_FARS, metavar="RATE", help="VR at these FARs (default: 0.001)")
-    points = "percentage points that a stage may lose (default: %(default)s)"
-    add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"of ACC, {points}")
-    add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"of VR, {points}")
+    far_help = "report VR at these FARs (default: 0.001)"
+    add("--far", type=float, nargs="+", default=DEFAULT_FARS, metavar="RATE", help=far_help)
+    points = "percentage points that an artefact may lose (default: %(default)s)"
+    add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"gate on ACC: {points}")
+    add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"gate on VR: {points}")
     args = parser.parse_args(argv)
     for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
         if not 0 <= value <= 100:
@@ -115,12 +125,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{text}\n\nwrote {' and '.join(map(str, [table, *pages]))}")
     bad = [f"{outcome.name}: {outcome.gate}" for outcome in outcomes.values() if outcome.is_bad]
     if bad:
-        raise FaceError(f"{len(bad)} of {len(TARGETS)} stages did not pass. {' | '.join(bad)}")
+        raise FaceError(f"{len(bad)} of {len(TARGETS)} artefacts did not pass. {' | '.join(bad)}")
     return 0
 
 
 class Chain:
-    """One run on its way through the targets: which commands, and what came of them."""
+    """Makes, tests and judges the targets of one run.
+
+    Args:
+        args: of `parse_args`.
+
+    Attributes:
+        args: the same.
+        sets: {name of a verification set: its SHA-256}.
+        bin: the first .bin of --valid, or None.
+        fingerprint: of the calibration data, or None.
+    """
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
@@ -133,7 +153,12 @@ class Chain:
         self.fingerprint = fingerprint_of(args.calibration) if args.calibration else None
 
     def bring(self, target: Target, outcomes: dict[str, Outcome]) -> Outcome:
-        """Makes, tests and judges one target, as far as that is possible and not done."""
+        """Makes, tests and judges one target. What is up to date is skipped; what cannot be made is left out.
+
+        Args:
+            target: which.
+            outcomes: {name: outcome} of the targets before it.
+        """
         path = self.args.run / target.name
         if target.parent and not outcomes[target.parent].is_tested:
             return Outcome(path, f"not run: see {Path(target.parent).name}")
@@ -156,7 +181,7 @@ class Chain:
         sets = self.sets if "a .bin" not in target.needs else {self.bin.stem: self.sets[self.bin.stem]}
         references = self._references(target, path, parent)
         if is_tested(path, sets, self.args.far) and all(file.is_file() for file in references):
-            print(f"{path} is made and tested already", flush=True)
+            print(f"{path} is up to date", flush=True)
         else:
             self._test(target, path, parent)
         losses = find_losses(report_path(path), references, self.args.max_acc_drop, self.args.max_vr_drop)
@@ -164,7 +189,7 @@ class Chain:
         return Outcome(path, gate, bool(losses), is_tested=True)
 
     def _test(self, target: Target, path: Path, parent: Path | None) -> None:
-        """A test that fails leaves no report: the next run would take it for passed."""
+        """Runs the test. If it fails, its report is removed: the next run would count it as passed."""
         try:
             self._run(target.test, path, parent)
         except Refused:
@@ -180,7 +205,7 @@ class Chain:
         return [report_path(parent), report_path(self.args.run / REFERENCE)]
 
     def report(self) -> list[Path]:
-        """Writes report.html; its table would be the second one, and is not shown."""
+        """Writes report.html. Its output is hidden: it would repeat the table. Returns the pages written."""
         try:
             run_command(["report.py", str(self.args.run)], stdout=subprocess.DEVNULL)
         except Refused:
@@ -207,16 +232,20 @@ class Chain:
 
 
 def run_command(words: Sequence[str], **options) -> None:
-    """Runs one of our scripts as a user would, and says the command.
+    """Prints the command line of a script of this project and runs it.
+
+    Args:
+        words: the script, relative to the project, and its arguments.
+        options: for subprocess.run.
 
     Raises:
-        Refused: with its last line of errors.
+        Refused: it failed; with the last line of its stderr.
     """
     script = os.path.relpath(ROOT / words[0])
     shown = ["python", script, *words[1:]] if script.endswith(".py") else [os.path.join(".", script), *words[1:]]
     print(f"$ {shlex.join(shown)}", flush=True)
     argv = [sys.executable, *shown[1:]] if script.endswith(".py") else shown
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # python3, for the .sh
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # the .sh scripts look for python3
     done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}, **options)
     sys.stderr.write(done.stderr)
     print(flush=True)

@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="chooses the crops (default: %(default)s)")
     edges_help = "uint8: pixels; int8: pixels - 128; float: float32 pixels and embedding (default: %(default)s)"
     add("--edges", choices=tuple(EDGES), default="uint8", help=edges_help)
-    keep_help = "compute layers in float whose names begin so, such as those that lose most"
+    keep_help = "compute these layers in float: prefixes of layer names, such as of those that lose most"
     add("--keep-float", nargs="+", action="extend", default=[], metavar="LAYER", help=keep_help)
     add_io_flags(parser)
     return parser.parse_args(argv)

@@ -176,7 +176,7 @@ def test_a_stage_that_lost_too_much_is_named_with_what_it_lost_and_the_rest_is_f
     (toy.export / "model.onnx").unlink()
 
     with pytest.raises(
-        FaceError, match=r"1 of 10 stages .*model_int8\.tflite: lost toy: ACC .*10\.00 points lost, 9 al"
+        FaceError, match=r"1 of 10 artefacts .*model_int8\.tflite: lost toy: ACC .*10\.00 points lost, 9 al"
     ):
         bring(gate=("--max-acc-drop", "9", "--max-vr-drop", "100"))
 

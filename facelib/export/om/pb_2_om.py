@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--precision_mode", choices=PRECISION_MODES, default=PRECISION_MODES[0], help="default: %(default)s")
     add("--op_select_implmode", choices=IMPL_MODES, default=IMPL_MODES[0], help="default: %(default)s")
-    add("--output_type", choices=("FP32", "FP16"), help="of the embedding (default: atc's choice)")
+    add("--output_type", choices=("FP32", "FP16"), help="type of the embedding (default: atc's choice)")
     add("--insert_op_conf", type=Path, metavar="CFG", help="AIPP: the model takes uint8 pixels; see om/aipp.cfg")
     add("--fusion_switch_file", type=Path, metavar="CFG", help="fusion rules to turn off")
     return parser.parse_args(argv)
