@@ -1,11 +1,12 @@
 /**
- * The page: two slots, each a photo or a camera frame; their distance; the verdict at the calibrated threshold.
+ * The page: two slots with a photo or a camera frame each, the distance of their faces, and the decision by the
+ * calibrated threshold.
  */
 import { embed, fetchFile, fetchJson, Net, squaredDistance, startRuntime } from './embedder.js';
 import { cutFace, decode, pixelsOf } from './faces.js';
 
 const MAX_DISTANCE = 4; // squared L2 of opposite unit vectors
-const LATER = ['#slots', '#examples']; // of no use before the model is there
+const LATER = ['#slots', '#examples']; // disabled until the model is loaded
 const PREVIEW = 640; // pixels, the longer side of a photo on the page
 const $ = (selector, within = document) => within.querySelector(selector);
 
@@ -19,7 +20,7 @@ class Slot {
     this.root.setAttribute('aria-label', title);
     $('h2', this.root).textContent = title;
     this.embedding = null; // Float32Array, unit length
-    this.turn = 0; // of the photo asked for last: an earlier one that is still at work is dropped
+    this.request = 0; // number of the last photo: the result of an earlier one is dropped
     this.stream = null;
     this.listen();
   }
@@ -41,7 +42,7 @@ class Slot {
       this.root.classList.remove('over');
       const [file] = event.dataTransfer.files;
       if (file) this.take(file);
-      else this.fail('Drop an image file here; this was none.');
+      else this.fail('This is not an image file. Drop an image file here.');
     });
   }
 
@@ -65,42 +66,42 @@ class Slot {
   }
 
   async run(name, open) {
-    this.turn += 1;
-    const { turn } = this;
+    this.request += 1;
+    const { request } = this;
     this.clear();
     this.root.setAttribute('aria-busy', 'true');
     showVerdict();
     try {
       const [photo, width, height] = await open();
-      if (turn !== this.turn) return;
+      if (request !== this.request) return;
       this.preview(photo, width, height);
-      await new Promise((done) => { setTimeout(done, 20); }); // shown before the processor is busy
+      await new Promise((done) => { setTimeout(done, 20); }); // lets the browser draw the preview first
       const begin = performance.now();
       const { canvas, aligned } = await cutFace(photo, width, height, name, detector, settings.template);
       const middle = performance.now();
       const embedding = await embed(net, pixelsOf(canvas), settings.flip);
       const end = performance.now();
-      if (turn !== this.turn) return;
+      if (request !== this.request) return;
       this.embedding = embedding;
       this.showCrop(canvas, name, aligned
         ? `face found and aligned in ${milliseconds(middle - begin)}, embedded in ${milliseconds(end - middle)}`
-        : `112×112: taken for an aligned crop; embedded in ${milliseconds(end - middle)}`);
+        : `112×112: used as an aligned crop; embedded in ${milliseconds(end - middle)}`);
     } catch (error) {
-      if (turn === this.turn) this.fail(error.message);
+      if (request === this.request) this.fail(error.message);
     } finally {
-      if (turn === this.turn) this.root.removeAttribute('aria-busy');
+      if (request === this.request) this.root.removeAttribute('aria-busy');
       showVerdict();
     }
   }
 
   async openCamera() {
-    this.turn += 1;
-    const { turn } = this;
+    this.request += 1;
+    const { request } = this;
     this.clear();
     showVerdict();
     try {
       const stream = await openStream();
-      if (turn !== this.turn) {
+      if (request !== this.request) {
         stream.getTracks().forEach((track) => track.stop());
         return;
       }
@@ -112,7 +113,7 @@ class Slot {
       $('.take', this.root).focus();
     } catch (error) {
       this.closeCamera();
-      if (turn === this.turn) this.fail(error.message);
+      if (request === this.request) this.fail(error.message);
     }
   }
 
@@ -160,7 +161,7 @@ class Slot {
 
 async function openStream() {
   if (!navigator.mediaDevices) {
-    throw new Error('The browser gives no camera to this page: open it by https, or on this machine as localhost.');
+    throw new Error('The browser gives this page no camera. Open the page by https, or on this machine as localhost.');
   }
   try {
     return await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'user' }, audio: false });
@@ -193,7 +194,7 @@ function showVerdict() {
   $('.mark').style.left = place(distance);
 }
 
-/** What does not change with the photos. */
+/** Shows what is the same for all photos: threshold, model, examples. */
 function showSettings() {
   const [low, high] = settings.interval ?? [settings.threshold, settings.threshold];
   $('.bar .same').style.width = $('.threshold').style.left = place(settings.threshold);
@@ -204,7 +205,7 @@ function showSettings() {
     const button = Object.assign(document.createElement('button'), { type: 'button', textContent: label });
     button.addEventListener('click', () => files.forEach(async (file, i) => {
       try {
-        slots[i].take(new File([await (await fetchFile(file)).blob()], 'drawn face'));
+        slots[i].take(new File([await (await fetchFile(file)).blob()], 'synthetic face'));
       } catch (error) {
         slots[i].fail(error.message);
       }
@@ -226,7 +227,7 @@ async function start() {
     settings = await fetchJson('demo.json');
     await startRuntime();
     [net, detector] = [await Net.open(settings.model), await Net.open('face_detector.tflite')];
-    await embed(net, new Uint8Array(112 * 112 * 3).fill(128), false); // the first run allocates: not to be timed
+    await embed(net, new Uint8Array(112 * 112 * 3).fill(128), false); // the first run is slow, because it allocates memory
   } catch (error) {
     status.classList.add('error');
     status.textContent = error.message;

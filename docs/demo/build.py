@@ -1,11 +1,11 @@
-"""Build the browser demo: a .tflite and this folder's page -> a folder that any static file server serves.
+"""Build the browser demo from a .tflite: a folder for any static file server.
 
     python docs/demo/build.py runs/toy/export/model_float.tflite [--out DIR]
     python -m http.server --directory docs/demo/dist
 
-The page compares two photos, or a camera frame with a photo, in the browser: LiteRT.js and the weights of a face
-detector come from the npm registry once, at the versions of package-lock.json; the built page loads nothing from
-elsewhere. It decides by the threshold of the model's sidecar (its test script writes it), as predict.py does.
+The page compares two photos, or a camera frame with a photo, in the browser. LiteRT.js and the weights of a face
+detector are installed from npm once, at the versions of package-lock.json. The built page loads nothing from elsewhere.
+It uses the threshold in the model's sidecar, which its test script wrote, as predict.py does.
 """
 
 import argparse
@@ -18,27 +18,22 @@ from pathlib import Path
 
 import cv2
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from facelib.cli import run_cli, script_parser
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
-from facelib.files import (
-    require_file,
-    working_folder,
-    write_bytes,
-    write_json,
-)
+from facelib.files import require_file, working_folder, write_bytes, write_json
 from facelib.recognition.decision import Decision, decide_by
 from facelib.runtimes.tflite import Lite
 from facelib.sidecar import Sidecar, check_sidecar
 
+HERE = Path(__file__).resolve().parent
 PAGE = ("index.html", "style.css", "app.js", "embedder.js", "faces.js")
-SETTINGS = "demo.json"  # what app.js reads first; also the mark of a folder that may be replaced
+SETTINGS = "demo.json"  # app.js reads it first; a folder that has it is an earlier build and may be replaced
 SHAPE = (1, 112, 112, 3)
-# From the packages: name there -> name in the built folder. A browser loads one of the two runtimes, by what it can.
+# {file in the packages: file in the built folder}. A browser loads the one of the two runtimes that it supports.
 RUNTIME = {
     "@litertjs/core/dist/index.js": "runtime/litert.js",
     "@litertjs/wasm-utils/dist/index.js": "runtime/wasm_utils.js",
@@ -49,10 +44,8 @@ RUNTIME = {
     },
     "@mediapipe/face_detection/face_detection_short_range.tflite": "face_detector.tflite",
 }
-EXAMPLES = (
-    ("the same person", ((0, 0), (0, 1))),
-    ("two people", ((0, 0), (1, 0))),
-)  # (identity, picture) of synthetic faces
+# Label and two (identity, picture) of synthetic faces.
+EXAMPLES = (("the same person", ((0, 0), (0, 1))), ("two people", ((0, 0), (1, 0))))
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -60,8 +53,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=Path, metavar="MODEL.tflite", help="float, fp16 or dynamic, with its sidecar")
     parser.add_argument("--out", type=Path, default=HERE / "dist", metavar="DIR", help="default: docs/demo/dist")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--far", type=float, metavar="RATE", help="the threshold calibrated for it (default: 0.001)")
-    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="squared L2, 0 to 4, instead")
+    which.add_argument("--far", type=float, metavar="RATE", help="use the threshold for this FAR (default: 0.001)")
+    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="use this squared L2 distance, 0 to 4")
     return parser.parse_args(argv)
 
 
@@ -70,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sidecar = check_model(args.model)
     decision = decide_by(args.model, args.far, args.threshold)
     if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / SETTINGS).is_file():
-        raise FaceError(f"'{args.out}' has files in it that are no earlier build. Choose another --out.")
+        raise FaceError(f"'{args.out}' holds other files than an earlier build. Choose another --out.")
     packages = install_packages()
     with working_folder(args.out) as folder:
         fill(folder, args.model, sidecar, decision, packages)
@@ -82,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_model(model: Path) -> Sidecar:
-    """Refuses what the page cannot feed or LiteRT.js cannot read."""
+    """Refuses a model that the page cannot feed or LiteRT.js cannot read. Returns its sidecar."""
     require_file(model, "model")
     if model.suffix != ".tflite":
         raise FaceError(f"The page runs a .tflite. Received: '{model}'. Make one with pb_2_tflite.py.")
@@ -109,9 +102,9 @@ def check_model(model: Path) -> Sidecar:
 
 
 def install_packages() -> Path:
-    """The folder `node_modules` of this one, as package-lock.json says; npm is asked only when it is not so yet."""
+    """The folder `node_modules` with the versions of package-lock.json. npm runs only if they are not installed."""
     packages, lock = HERE / "node_modules", HERE / "package-lock.json"
-    done = packages / ".built_from"  # written last: an installation that was cut short has none
+    done = packages / ".built_from"  # written last: an interrupted installation does not have it
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     if done.is_file() and done.read_text() == digest:
         return packages
@@ -119,9 +112,7 @@ def install_packages() -> Path:
     try:
         subprocess.run(argv, cwd=HERE, check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise FaceError(
-            "'npm' is not on PATH: it brings LiteRT.js. Install Node.js with npm, any recent one."
-        ) from error
+        raise FaceError("'npm' is not on PATH. It installs LiteRT.js. Install a recent Node.js with npm.") from error
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split())[-300:]
         raise FaceError(f"'{' '.join(argv)}' in '{HERE}' failed ({reason}). It needs the npm registry once.") from error
@@ -130,13 +121,13 @@ def install_packages() -> Path:
 
 
 def fill(folder: Path, model: Path, sidecar: Sidecar, decision: Decision, packages: Path) -> None:
-    """Page, runtime, model and drawn faces into `folder`."""
+    """Writes page, runtime, model, settings and synthetic faces into `folder`."""
     for name in PAGE:
         shutil.copyfile(HERE / name, folder / name)
     for source, name in RUNTIME.items():
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(packages / source, folder / name)
-    served = f"model-{sidecar.sha256[:12]}.tflite"  # by content: a browser's cache must not mix two builds
+    served = f"model-{sidecar.sha256[:12]}.tflite"  # named by content, so that a browser's cache cannot mix two builds
     shutil.copyfile(model, folder / served)
     examples = []
     for label, faces in EXAMPLES:

@@ -5,7 +5,7 @@ import { loadAndCompile, loadLiteRt, Tensor } from './runtime/litert.js';
 
 const REBUILD = 'Build the page again: python docs/demo/build.py MODEL.tflite';
 
-/** The response to `url` of this folder. Throws an Error with one line when it is not there. */
+/** The response to `url` of this folder. Throws an Error with a one-line message if the file is missing. */
 export async function fetchFile(url) {
   const response = await fetch(url).catch(() => null);
   if (!response?.ok) {
@@ -24,12 +24,12 @@ export async function fetchJson(url) {
   }
 }
 
-/** Loads the runtime itself; once, before any `Net`. */
+/** Loads LiteRT.js. Call it once, before any `Net`. */
 export async function startRuntime() {
   try {
     await loadLiteRt(new URL('./runtime/', import.meta.url).href);
   } catch (error) {
-    const reason = error instanceof Error ? error.message : 'a file of it is missing'; // a script's error is an event
+    const reason = error instanceof Error ? error.message : 'a file of it is missing'; // if a script fails to load, the error is an event
     throw new Error(`The runtime cannot be loaded: ${reason}. ${REBUILD}`);
   }
 }
@@ -41,7 +41,7 @@ export class Net {
     try {
       return new Net(await loadAndCompile(bytes, { accelerator: 'wasm' }));
     } catch (error) {
-      throw new Error(`'${url}' is no model that LiteRT.js runs (${error.message ?? error}). ${REBUILD}`);
+      throw new Error(`LiteRT.js cannot run '${url}' (${error.message ?? error}). ${REBUILD}`);
     }
   }
 
@@ -52,7 +52,7 @@ export class Net {
     this.Values = dtype === 'uint8' ? Uint8Array : Float32Array;
   }
 
-  /** Numbers in the order of the input's shape -> {output name: Float32Array}. */
+  /** Runs the model on numbers in the order of the input's shape. Returns {output name: Float32Array}. */
   async run(values) {
     const input = new Tensor(this.Values.from(values), this.shape);
     try {
@@ -73,7 +73,7 @@ export class Net {
  * Unit vector, Float32Array [D], of a face.
  *
  * @param {Uint8Array} face RGB pixels 0..255, row by row, [112, 112, 3]
- * @param {boolean} flip adds the raw vector of the mirrored face, as the threshold was calibrated
+ * @param {boolean} flip whether to add the vector of the mirrored face, as for the threshold
  */
 export async function embed(net, face, flip) {
   const raw = Float64Array.from(Object.values(await net.run(face))[0]);
@@ -83,7 +83,7 @@ export async function embed(net, face, flip) {
   }
   const norm = Math.hypot(...raw);
   if (!(Number.isFinite(norm) && norm > 0)) {
-    throw new Error('The model gave this picture no direction (a zero or non-finite embedding). Take another one.');
+    throw new Error('The embedding of this picture is zero or not finite. Take another picture.');
   }
   return Float32Array.from(raw, (value) => value / norm);
 }

@@ -138,20 +138,20 @@ class Demo:
 
     def choose(self, slot, path):
         """Puts a file into slot 0 or 1 and waits for its embedding, or its error: [D] or None."""
-        turn = self.slots(f"slots[{slot}].turn") + 1
+        request = self.slots(f"slots[{slot}].request") + 1
         self.page.choose_file(f".slot:nth-child({slot + 1}) input", path)
-        return self.settled(slot, turn)
+        return self.settled(slot, request)
 
-    def settled(self, slot, turn):
-        """The embedding, or None, once turn `turn` of a slot is over."""
-        ready = f"slots[{slot}].turn >= {turn} && !slots[{slot}].root.hasAttribute('aria-busy')"
+    def settled(self, slot, request):
+        """The embedding, or None, once the slot has finished this request."""
+        ready = f"slots[{slot}].request >= {request} && !slots[{slot}].root.hasAttribute('aria-busy')"
         self.page.wait_for(f"import('./app.js').then(({{slots}}) => {ready})")
         return self.slots(f"slots[{slot}].embedding && Array.from(slots[{slot}].embedding)")
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A browser whose camera sees a drawn face on a grey wall."""
+    """A browser whose camera sees a synthetic face on a grey wall."""
     folder = tmp_path_factory.mktemp("browser")
     frame = np.full((480, 640, 3), 100, np.uint8)
     frame[100:380, 180:460] = cv2.resize(synthetic_face(7, 0, 1), (280, 280), interpolation=cv2.INTER_CUBIC)
@@ -325,7 +325,7 @@ def overwrite(pattern, data):
     ("spoil", "message"),
     [
         (remove("model-*.tflite"), r"'model-\w+\.tflite' cannot be loaded \(404\)\. Build"),
-        (overwrite("model-*.tflite", b"nonsense"), r"'model-\w+\.tflite' is no model .*Build"),
+        (overwrite("model-*.tflite", b"nonsense"), r"LiteRT\.js cannot run 'model-\w+\.tflite' .*Build"),
         (remove("demo.json"), r"'demo\.json' cannot be loaded \(404\)\. Build"),
         (overwrite("demo.json", b"{"), r"'demo\.json' is damaged .*Build"),
         (remove("runtime/*internal.wasm"), r"The runtime cannot be loaded.*Build"),
@@ -358,14 +358,14 @@ def test_a_camera_frame_is_compared_and_a_refused_camera_is_one_message(demo, pa
     page.wait_for("document.querySelector('video').videoWidth > 0 && document.activeElement.className === 'take'")
     page.evaluate("document.activeElement.click()")
 
-    assert demo.settled(0, demo.slots("slots[0].turn")) is not None
+    assert demo.settled(0, demo.slots("slots[0].request")) is not None
     assert demo.text(".slot .seen").startswith("camera\nface found and aligned")
     assert page.evaluate("document.querySelector('video').srcObject") is None  # its light is out
 
 
 @needs_chromium
 def test_a_photo_can_be_dropped(demo, models, faces):
-    before = demo.page.evaluate("import('./app.js').then(({slots}) => slots[1].turn)")
+    before = demo.page.evaluate("import('./app.js').then(({slots}) => slots[1].request)")
     demo.page.evaluate(
         "fetch('face_1_0.png').then((response) => response.blob()).then((blob) => {"
         "  const dataTransfer = new DataTransfer(); dataTransfer.items.add(new File([blob], 'dropped.png'));"
@@ -423,7 +423,7 @@ def test_a_model_that_the_page_cannot_run_is_one_line(models, tmp_path):
         ([blind], "has no calibrated threshold"),
         ([bgr], "The page feeds raw RGB pixels"),
         ([models["float"], "--threshold", "5"], "A threshold is a squared L2 distance"),
-        ([models["float"], "--out", tmp_path], "has files in it that are no earlier build"),
+        ([models["float"], "--out", tmp_path], "holds other files than an earlier build"),
     ):
         out = [] if "--out" in words else ["--out", tmp_path / "site"]
         with pytest.raises(FaceError, match=message) as caught:
