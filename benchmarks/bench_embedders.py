@@ -1,13 +1,13 @@
-"""Which artefact, which runtime? Speed, memory, size and accuracy of each, as one table and one picture.
+"""Speed, memory, size and accuracy of artefacts and runtimes, as one table and one picture.
 
     python benchmarks/bench_embedders.py runs/demo/export/*.tflite openvino:runs/demo/export/model.onnx --out card
 
-Every artefact in a process of its own, one for each number of threads; in every round each is measured once, one after
-the other, so that all share the machine's good and bad seconds: ten single faces, then one batch of 64. Medians over
-all rounds; the first round warms up. Ratios are to the first artefact.
+Each artefact runs in its own process, one for each number of threads. In every round each is measured once, in turn, so
+that other work on the machine affects all of them: ten single faces, then one batch of 64. Figures are medians over all
+rounds after a warm-up round. Ratios are against the first artefact.
 
-A prefix chooses another runtime, where it is installed (benchmarks/extra_runtimes.py): openvino:, openvino-f32:, ncnn:.
-ACC and VR come from X.report.json where that is of this artefact and set; otherwise they are measured on --valid.
+A prefix chooses another runtime, if it is installed (benchmarks/extra_runtimes.py): openvino:, openvino-f32:, ncnn:.
+ACC and VR are taken from X.report.json if that is of this artefact and set; otherwise they are measured on --valid.
 """
 
 import argparse
@@ -45,22 +45,36 @@ _HEIGHT = 4.6  # inches, of both panels
 
 @dataclass(frozen=True)
 class Artefact:
-    """What is measured: a file and the runtime that a prefix chose, '' for that of its suffix."""
+    """An artefact to measure.
+
+    Attributes:
+        path: the file.
+        runtime: prefix of another runtime; '' for the one of its suffix.
+    """
 
     path: Path
     runtime: str
 
     @property
     def size_bytes(self) -> int:
-        """Of the files it is deployed as."""
+        """Size of the files to deploy, bytes."""
         weights = [self.path.with_suffix(".bin")] if self.runtime == "ncnn" else []
         return sum(path.stat().st_size for path in [self.path, *weights])
 
 
 @dataclass
 class Measurement:
-    """Of one artefact on one number of threads. singles: ms of one face; batches: ms of 64. memory: peak bytes, after
-    single faces and after batches."""
+    """The measurement of one artefact on one number of threads.
+
+    Attributes:
+        name: for the table.
+        artefact: what was measured.
+        threads: of the runtime.
+        score: the result on one verification set, as in a report; None if unknown.
+        singles: milliseconds of calls with one face.
+        batches: milliseconds of calls with 64 faces.
+        memory: peak bytes after single faces, and after batches; None where the system does not say.
+    """
 
     name: str
     artefact: Artefact
@@ -72,7 +86,7 @@ class Measurement:
 
     @property
     def ms(self) -> float:
-        """Median of single faces."""
+        """Median milliseconds of a single face."""
         return float(np.median(self.singles))
 
 
@@ -96,19 +110,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = f"{table}\n\n{describe(args.rounds, busy)}\n"
     write_bytes(out, (text + f"\n![ACC and VR against latency]({picture.name})\n" * has_picture).encode())
     print(text)
-    print(f"wrote {out}" + (f" and {picture}" if has_picture else "; a picture needs ACC: --valid BIN"))
+    print(f"wrote {out}" + (f" and {picture}" if has_picture else "; for a picture pass --valid BIN"))
     return 0
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefacts", nargs="+", metavar="ARTEFACT", help="[RUNTIME:]FILE; the first is the measure")
-    parser.add_argument("--valid", type=Path, metavar="BIN", help="measure ACC and VR on this set where no report does")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER_OR_MD", help="the table; the picture beside")
-    parser.add_argument("--rounds", type=int, default=12, help="measured rounds (default: %(default)s)")
+    parser.add_argument(
+        "artefacts", nargs="+", metavar="ARTEFACT", help="[RUNTIME:]FILE; the others are compared with the first"
+    )
+    parser.add_argument(
+        "--valid", type=Path, metavar="BIN", help="measure ACC and VR on this set if no report has them"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER_OR_MD", help="where the table goes; the picture is beside it"
+    )
+    parser.add_argument("--rounds", type=int, default=12, help="number of measured rounds (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.rounds < 1:
-        raise FaceError(f"At least one round is measured. Received: --rounds {args.rounds}.")
+        raise FaceError(f"--rounds is at least 1. Received: {args.rounds}.")
     if args.valid is not None:
         require_file(args.valid, "verification .bin")
     return args
@@ -127,13 +147,15 @@ _OPENED = []  # the embedder of this process, and faces for it
 
 
 def open_here(artefact: Artefact, threads: int) -> str:
-    """Opens the artefact in this process; returns what runs it, '' where its suffix says so."""
+    """Opens the artefact in this process. Returns the name of the runtime; '' for the one of its suffix."""
     from facelib.data.synthetic.faces import synthetic_face
     from facelib.runtimes.open_embedder import open_embedder
 
     sidecar = check_sidecar(artefact.path)
     if sidecar is None and artefact.runtime != "ncnn":
-        raise FaceError(f"A sidecar says how to feed a model. '{artefact.path}' has none: make it by our scripts.")
+        raise FaceError(
+            f"A sidecar says how to feed a model. '{artefact.path}' has none: make it with the scripts of this project."
+        )
     opener = EXTRA.get(artefact.runtime, open_embedder)
     embedder = opener(artefact.path, sidecar.io if sidecar else Io(), threads)
     faces = np.stack([synthetic_face(0, identity, 0) for identity in range(8)])
@@ -154,7 +176,7 @@ def time_here(calls: int, batch: int) -> tuple[list[float], int | None]:
 
 
 def score_here(valid: Path) -> dict[str, Any]:
-    """What a report says of the only set in `valid`, measured with this process's embedder."""
+    """The result on the only set in `valid`, as in a report, with the embedder of this process."""
     from evaluate_data import evaluate_sets
     from facelib.evaluation.verification_sets import find_sets
 
@@ -166,14 +188,14 @@ def score_here(valid: Path) -> dict[str, Any]:
 
 
 def start_process() -> ProcessPoolExecutor:
-    """One fresh process: thread settings and peak memory are those of one artefact."""
+    """A new process, so that thread settings and peak memory are those of one artefact."""
     return ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
 
 
 def measure(
     artefacts: Sequence[Artefact], threads: int, rounds: int, scores: Sequence[dict | None]
 ) -> list[Measurement]:
-    """All artefacts on `threads` threads, in turn."""
+    """Measures all artefacts on `threads` threads, in turn."""
     processes = [start_process() for _ in artefacts]
     try:
         found = []
@@ -194,9 +216,9 @@ def measure(
 
 
 def find_scores(artefacts: Sequence[Artefact], valid: Path | None) -> list[dict | None]:
-    """The result of each artefact on one set, from its report: on `valid`, or on the set of the first report.
+    """The result of each artefact from its report, on `valid` or on the set of the first report; None if there is none.
 
-    A report is of the runtime that its artefact's suffix names, and counts while the artefact is the one it names.
+    A report counts only if its SHA-256 is that of the artefact, and only for the runtime of the artefact's suffix.
     """
     wanted, scores = sha256_of(valid) if valid else None, []
     for artefact in artefacts:
@@ -214,7 +236,7 @@ def find_scores(artefacts: Sequence[Artefact], valid: Path | None) -> list[dict 
 
 
 def measure_scores(measurements: Sequence[Measurement], valid: Path) -> None:
-    """Fills in the scores that no report had, each in a fresh process with all cores."""
+    """Measures the scores that no report has, each in a new process with all cores."""
     missing: dict[Artefact, list[Measurement]] = {}
     for one in measurements:
         if one.score is None:
@@ -257,12 +279,12 @@ def make_table(measurements: Sequence[Measurement]) -> str:
 
 
 def rate_of(score: dict[str, Any]) -> float | None:
-    """VR at FAR 1e-3; None where it was not measured or the set cannot tell."""
+    """VR at FAR 1e-3; None if it was not measured, or the set has too few pairs."""
     return score.get("vr", {}).get(FAR, {}).get("vr")
 
 
 def describe(rounds: int, busy: dict[int, float]) -> str:
-    """The conditions, in two sentences."""
+    """The conditions of the measurement, in two sentences."""
     versions = package_versions()
     for name in ("openvino", "ncnn"):
         try:
@@ -279,7 +301,7 @@ def describe(rounds: int, busy: dict[int, float]) -> str:
 
 
 def draw(measurements: Sequence[Measurement]) -> bytes:
-    """ACC and VR against the latency of one face on one thread, a PNG: bars are quartiles and 95 % intervals."""
+    """A PNG: ACC and VR against the latency of one face on one thread, with quartiles and 95 % intervals as bars."""
     from matplotlib.ticker import LogLocator
 
     shown = [one for one in measurements if one.score and one.threads == 1]

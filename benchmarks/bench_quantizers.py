@@ -1,11 +1,11 @@
-"""int8 by TensorFlow's converter against ai-edge-quantizer: cosine to the float model, and milliseconds, one thread.
+"""int8 of TensorFlow's converter against ai-edge-quantizer: cosine to the float model, milliseconds on one thread.
 
 pip install ai-edge-quantizer
 python benchmarks/bench_quantizers.py runs/demo/export/optimized.pb --calibration DATA --faces lfw.bin
 
-Both measure ranges on the same crops; cosines are on others. Median of 60 runs each, taken in turn, after 5 warm-ups.
-One JSON line a model; `times_faster` is against the float model of the same run. This is why pb_2_tflite.py uses the
-first: see docs/int8.md.
+Both measure ranges on the same crops; cosines are measured on other crops. Median of 60 runs each, in turn, after 5
+warm-ups. One JSON line for each model; `times_faster` is against the float model of the same run. docs/int8.md has the
+figures, which are why pb_2_tflite.py uses TensorFlow's converter.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main(argv=None) -> int:
     parser.add_argument("graph", type=Path, metavar="PB", help="an optimised graph that takes raw pixels")
     parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help="crops for the ranges")
     parser.add_argument("--faces", type=Path, required=True, metavar="DATA", help="other crops, for the cosines")
-    parser.add_argument("--runs", type=int, default=60, help="of each model (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=60, help="runs of each model (default: %(default)s)")
     args = parser.parse_args(argv)
     crops, _ = load_crops(args.calibration, 300, 0)
     faces, _ = load_crops(args.faces, 300, 1)
@@ -76,7 +76,12 @@ def main(argv=None) -> int:
 
 
 def quantize(graph, crops: np.ndarray) -> bytes:
-    """The graph by ai-edge-quantizer's static int8 recipe, ranges measured on `crops`."""
+    """The graph as int8 by ai-edge-quantizer's static recipe.
+
+    Args:
+        graph: GraphDef with input `input_1` and output `embeddings`.
+        crops: uint8 [N, 112, 112, 3], RGB, to measure ranges on.
+    """
     try:
         from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:
@@ -90,7 +95,7 @@ def quantize(graph, crops: np.ndarray) -> bytes:
 
 
 def with_signature(graph) -> bytes:
-    """The float model with the signature that ai-edge-quantizer calibrates by."""
+    """The float .tflite of `graph` with a signature, which ai-edge-quantizer needs for calibration."""
     import tensorflow as tf
 
     class Net(tf.Module):

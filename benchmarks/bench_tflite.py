@@ -1,9 +1,9 @@
-"""int8 against float TFLite, one thread: median of 60 runs each, taken in turn, after 5 warm-ups.
+"""Speed of TFLite models on one thread, such as int8 against float: median of 60 runs each, in turn, after 5 warm-ups.
 
 python benchmarks/bench_tflite.py runs/demo/export/model_float.tflite runs/demo/export/model_int8.tflite
 
-Prints one JSON line a model: the ratio is to the first. Other work on the machine slows int8 more than float: look at
-`busy`, the share of all cores in use meanwhile; on two idle cores it is 0.5.
+Prints one JSON line for each model; `times_faster` is against the first. Other work on the machine slows int8 more than
+float. So `busy` gives the share of all cores in use meanwhile: 0.5 on two cores that were idle before.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from facelib.runtimes.tflite import Lite
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+", metavar="TFLITE", help="the first is the measure of the rest")
-    parser.add_argument("--runs", type=int, default=60, help="of each model (default: %(default)s)")
+    parser.add_argument("models", type=Path, nargs="+", metavar="TFLITE", help="the others are compared with the first")
+    parser.add_argument("--runs", type=int, default=60, help="runs of each model (default: %(default)s)")
     args = parser.parse_args(argv)
     lites = [Lite(path) for path in args.models]
     face = synthetic_face(0, 0, 0)[None]
@@ -49,7 +49,7 @@ def main(argv=None) -> int:
 
 
 def time_once(lite: Lite, face: np.ndarray) -> float:
-    """Milliseconds of one face."""
+    """Milliseconds for one face, uint8 [1, 112, 112, 3]."""
     pixels = face.astype(lite.dtype)
     started = time.perf_counter()
     lite(pixels)

@@ -1,7 +1,7 @@
-"""Runtimes that the benchmark alone knows, each an `Embedder`. They are optional: pip install openvino ncnn.
+"""Runtimes that only bench_embedders.py uses, each an `Embedder`. They are optional: pip install openvino ncnn.
 
-OpenVINO reads model.onnx, model_float.tflite, model_fp16.tflite, model_dynamic.tflite and the graphs (.pb) as they are.
-ncnn reads what its converter makes of our ONNX: pip install pnnx (which brings PyTorch), then
+OpenVINO reads model.onnx, model_float.tflite, model_fp16.tflite, model_dynamic.tflite and the graphs (.pb) directly.
+ncnn needs a conversion of the ONNX: pip install pnnx (which installs PyTorch), then
 `pnnx model.onnx inputshape=[1,112,112,3] fp16=0` writes model.ncnn.param and model.ncnn.bin.
 """
 
@@ -23,7 +23,10 @@ class OpenvinoEmbedder(RuntimeEmbedder):
     """An `Embedder` over OpenVINO on the CPU.
 
     Args:
-        precision: 'f32', or '' for OpenVINO's own choice, which is bf16 where the CPU has AMX.
+        path: of the model.
+        io: how the model is fed.
+        threads: of OpenVINO.
+        precision: 'f32', or '' for OpenVINO's default, which is bf16 on a CPU with AMX.
     """
 
     def __init__(self, path: Path, io: Io, threads: int, precision: str = ""):
@@ -37,7 +40,7 @@ class OpenvinoEmbedder(RuntimeEmbedder):
         source, target = self._model.inputs[0], self._model.outputs[0]
         if not target.element_type.is_real():
             raise FaceError(
-                f"OpenVINO hides the zero point of an integer output. '{path}' has one: take the float model."
+                f"OpenVINO hides the zero point of an integer output, and '{path}' has one. Take the float model."
             )
         chosen = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         fixed = source.partial_shape[0].get_length() if source.partial_shape[0].is_static else None
@@ -48,7 +51,13 @@ class OpenvinoEmbedder(RuntimeEmbedder):
 
 
 class NcnnEmbedder(RuntimeEmbedder):
-    """An `Embedder` over ncnn on the CPU: X.param and X.bin of one input and one output, a face at a time."""
+    """An `Embedder` over ncnn on the CPU, one face at a time.
+
+    Args:
+        path: X.param; X.bin stands beside it. The net has one input and one output.
+        io: how the model is fed.
+        threads: of ncnn.
+    """
 
     def __init__(self, path: Path, io: Io, threads: int):
         ncnn = _import("ncnn")
