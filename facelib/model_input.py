@@ -1,21 +1,22 @@
-"""What a model takes as input: names, size, layout, colour order and pixel scaling, and faces brought to that form."""
+"""What a model takes as input (names, size, layout, colour order, pixel scaling), and faces in that form."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facelib.errors import FaceError
+from facelib.json_schema import check_json
 
-# What a model's own first layer, or who feeds it, makes of pixels 0..255: (x - mean) / std, one number or three (RGB).
+# How pixels 0..255 are scaled before the input: (x - mean) / std, one number or three (RGB).
 PIXEL_SCALINGS = {
     "raw": (0.0, 1.0),
     "pm1": (127.5, 128.0),  # InsightFace's mxnet nets and most mobile ones
     "pm1_exact": (127.5, 127.5),  # arcface_torch: -1..1 with both ends
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # 255 times torchvision's
 }
-
-
+SIDECAR_SCHEMA = Path(__file__).with_name("sidecar.schema.json")
 IO_CHOICES = {"layout": ("nhwc", "nchw"), "colour": ("rgb", "bgr"), "pixels": tuple(PIXEL_SCALINGS)}
 
 
@@ -23,10 +24,15 @@ IO_CHOICES = {"layout": ("nhwc", "nchw"), "colour": ("rgb", "bgr"), "pixels": tu
 class Io:
     """How to feed an artefact.
 
-    input, output: tensor names.   dtype: 'float32' or 'uint8', what the input takes.   layout: 'nhwc' | 'nchw'.
-    colour: 'rgb' | 'bgr'.   pixels: 'raw' 0..255 | 'pm1' (x - 127.5) / 128 | 'pm1_exact' (x - 127.5) / 127.5 |
-    'imagenet' (x / 255 - mean) / std.
-    size: (height, width) in pixels.   embedding_size: D, 0 when not known.
+    Attributes:
+        input: name of the input tensor.
+        output: name of the output tensor.
+        dtype: type of the input, 'float32' | 'uint8'.
+        layout: order of the axes, 'nhwc' | 'nchw'.
+        colour: order of the channels, 'rgb' | 'bgr'.
+        pixels: scaling of pixels before the input, a key of `PIXEL_SCALINGS`.
+        size: (height, width) in pixels.
+        embedding_size: number of values of an embedding; 0 when not known.
     """
 
     input: str = "input_1"
@@ -43,21 +49,19 @@ class Io:
         return {**self.__dict__, "size": list(self.size)}
 
     @classmethod
-    def from_dict(cls, value: dict, where: str) -> "Io":
-        """Reads the `io` object of a sidecar. `where` names the file in errors."""
+    def from_dict(cls, value: dict, where: Path | str) -> "Io":
+        """Reads the `io` object of a sidecar.
+
+        Args:
+            value: the object; a missing key has its default, an unknown one is ignored.
+            where: the file, named in the error.
+
+        Raises:
+            FaceError: a value that `sidecar.schema.json` does not allow.
+        """
+        check_json(value, SIDECAR_SCHEMA, where, "sidecar", "Make the artefact again.", definition="io")
         known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
-        size = known.get("size", [112, 112])
-        if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
-            raise FaceError(
-                f"The sidecar '{where}' says io.size={size!r}; it is [height, width]. Make the artefact again."
-            )
-        for name, choices in IO_CHOICES.items():
-            if known.get(name, choices[0]) not in choices:
-                raise FaceError(
-                    f"The sidecar '{where}' says io.{name}={known[name]!r}; it is one of {', '.join(choices)}. "
-                    f"Make the artefact again."
-                )
-        return cls(**{**known, "size": tuple(size)})
+        return cls(**{**known, "size": tuple(known.get("size", cls.size))})
 
 
 def to_model_input(images: np.ndarray, io: Io) -> np.ndarray:
@@ -67,8 +71,8 @@ def to_model_input(images: np.ndarray, io: Io) -> np.ndarray:
         images: uint8 [N, H, W, 3], RGB.
         io: how the artefact is fed. A smaller `io.size` is cut from the centre (112x96 from 112x112).
 
-    Returns: `io.dtype` [N, h, w, 3] or [N, 3, h, w], contiguous. 'raw' keeps 0..255, the others are `PIXEL_SCALINGS`;
-        of 'imagenet' the statistics are taken in the colour order of the pixels.
+    Returns: `io.dtype` [N, h, w, 3] or [N, 3, h, w], contiguous, scaled as `PIXEL_SCALINGS[io.pixels]` says. The
+        ImageNet statistics follow the order of the channels.
     """
     pixels = crop_centre(images, io.size)
     if io.pixels == "raw":

@@ -1,6 +1,6 @@
-"""Sidecars: `X.json` beside every artefact `X`, saying what it eats, what it gives, and what it was made from.
+"""Sidecars: `X.json` beside every artefact `X` says how to feed it, what it gives, and what it was made from.
 
-The hash in it is the contract: an artefact that was changed after its sidecar is refused.
+The sidecar holds the SHA-256 of its artefact: an artefact that was changed afterwards is refused.
 """
 
 import os
@@ -17,14 +17,25 @@ from facelib import __version__
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
 from facelib.files import read_json, require_file, sha256_of, write_json
-from facelib.model_input import Io
+from facelib.json_schema import check_json
+from facelib.model_input import SIDECAR_SCHEMA, Io
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a sidecar says. `path`: the JSON file.   `rest`: all its keys as they stand, extra ones included."""
+    """What a sidecar says; the keys are those of `sidecar.schema.json`.
+
+    Attributes:
+        path: the JSON file.
+        kind: kind of artefact, e.g. 'h5', 'tflite_int8'.
+        sha256: SHA-256 of the artefact, 64 hex digits.
+        io: how to feed the artefact.
+        licence: licence of the weights; None when not known.
+        training_data: what the weights were trained on; None when not known.
+        rest: the whole content of the file, with the keys that have no attribute here.
+    """
 
     path: Path
     kind: str
@@ -54,10 +65,13 @@ def write_sidecar(
     """Writes `X.json` for the finished artefact `X`, atomically; returns its path.
 
     Args:
+        artefact: the file `X`.
         kind: e.g. 'h5', 'frozen_pb', 'optimized_pb', 'tflite_int8', 'onnx'.
-        made_from: the parent artefact; its hash is recorded, and its licence and training data are inherited unless
-            given here.
-        io: how to feed it; see `Io`.
+        made_from: the parent artefact. Its hash is recorded; its licence and training data are inherited unless they
+            are given here.
+        io: how to feed the artefact.
+        licence: licence of the weights.
+        training_data: what the weights were trained on, a JSON value.
         extra: more keys, JSON values, e.g. `calibration={...}`.
     """
     artefact = require_file(artefact, f"{kind} artefact")
@@ -83,23 +97,26 @@ def read_sidecar(artefact: Path) -> Sidecar | None:
     if not path.is_file():
         return None
     value = read_json(path, "sidecar")
-    sha256, io = value.get("sha256"), value.get("io")
-    if not isinstance(sha256, str) or not isinstance(io, dict):
-        raise FaceError(f"A sidecar has 'sha256' and 'io'. '{path}' has not: remove it, or make '{artefact}' again.")
+    check_json(value, SIDECAR_SCHEMA, path, "sidecar", f"Remove it, or make '{artefact}' again.")
     return Sidecar(
-        path, str(value.get("kind")), sha256, Io.from_dict(io, str(path)),
-        value.get("licence"), value.get("training_data"), value,
-    )  # fmt: skip
+        path=path,
+        kind=str(value.get("kind")),
+        sha256=value["sha256"],
+        io=Io.from_dict(value["io"], path),
+        licence=value.get("licence"),
+        training_data=value.get("training_data"),
+        rest=value,
+    )
 
 
 def check_sidecar(artefact: Path) -> Sidecar | None:
-    """As `read_sidecar`, and refuses an artefact that is not the one its sidecar was written for."""
+    """As `read_sidecar`, and refuses an artefact whose SHA-256 is not the one in its sidecar."""
     artefact = require_file(artefact, "model")
     sidecar = read_sidecar(artefact)
     if sidecar is not None and sha256_of(artefact) != sidecar.sha256:
         raise FaceError(
             f"'{artefact}' was changed after its sidecar '{sidecar.path.name}' was written (SHA-256 disagrees). "
-            f"Make it again, or remove the sidecar and say by flags how to feed it."
+            f"Make it again, or remove the sidecar and say with flags how to feed it."
         )
     return sidecar
 
@@ -135,7 +152,7 @@ def package_versions() -> dict[str, str]:
 
 
 def portable_path(path: Path, start: Path) -> str:
-    """`path` relative to the folder `start`; its bare name when that would climb out of more than two folders."""
+    """`path` relative to the folder `start`; only its name when it is more than two folders up."""
     relative = os.path.relpath(Path(path).resolve(), Path(start).resolve())
     return Path(path).name if relative.startswith(os.path.join("..", "..", "..")) else Path(relative).as_posix()
 
@@ -146,10 +163,14 @@ def _describe_parent(parent: Path, artefact: Path) -> dict[str, Any]:
 
 
 def _tidy_argv() -> list[str]:
-    """The command, its script by name alone and absolute paths by their name: a sidecar travels."""
+    """The command, with the script and absolute paths shortened to their names: a sidecar goes to other machines."""
     return [Path(word).name if i == 0 or os.path.isabs(word) else word for i, word in enumerate(sys.argv)]
 
 
 def parity_record(cosines: np.ndarray) -> dict:
-    """What a sidecar says about a parity check."""
+    """The `parity` object of a sidecar.
+
+    Args:
+        cosines: float [N], cosine of each face's embedding to that of the parent.
+    """
     return {"faces": len(cosines), "min_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}

@@ -89,9 +89,11 @@ def test_without_a_sidecar_there_is_none_and_without_a_file_there_is_an_error(ar
     [
         ("not json", "JSON object"),
         ("[]", "JSON object"),
-        ('{"kind": "pb"}', "'sha256' and 'io'"),
-        ('{"sha256": "0", "io": {"layout": "chwn"}}', "io.layout='chwn'"),
-        ('{"sha256": "0", "io": {"size": [112]}}', r"io.size=\[112\]"),
+        ('{"kind": "pb"}', "the file must be an object with the key 'sha256'"),
+        ('{"sha256": "0"}', "with the key 'io'. Received: an object with the keys 'sha256'"),
+        ('{"sha256": "0", "io": {"layout": "chwn"}}', 'io.layout must be one of nhwc, nchw. Received: "chwn". Remove'),
+        ('{"sha256": "0", "io": {"size": [112]}}', r"io.size must be a list of at least 2 values. Received: \[112\]"),
+        ('{"sha256": "0", "io": {"size": [112, 0]}}', "io.size.1 must be at least 1. Received: 0"),
     ],
 )
 def test_a_damaged_sidecar_is_one_line(artefact, content, words):

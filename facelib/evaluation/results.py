@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from facelib.errors import FaceError
 from facelib.evaluation.metrics import OperatingPoint
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
 from facelib.files import read_json, write_json
+from facelib.json_schema import check_json
 from facelib.text_table import format_text_table
 
+SCHEMA = Path(__file__).with_name("report.schema.json")  # of report files; docs/report.md is made from it
 HISTOGRAM_EDGES = np.linspace(0.0, 4.0, 81)  # squared L2 of unit vectors, steps of 0.05
 
 
@@ -131,40 +132,21 @@ class Report:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Reads `X.report.json`."""
+    """Reads `X.report.json`.
+
+    Raises:
+        FaceError: the file is missing or is not as `report.schema.json` says. Names the place in the file.
+    """
     report = read_json(path, "report")
-    if not isinstance(report.get("sets"), dict) or not report["sets"]:
-        raise FaceError(f"A report has 'sets'. '{path}' has none: name the X.report.json of a test script.")
-    for name, result in report["sets"].items():
-        if not isinstance(result, dict) or not isinstance(result.get("acc"), int | float):
-            raise FaceError(f"A report says 'acc' for each set. '{path}' does not for '{name}'. Make it again.")
-        if not isinstance(result.get("vr"), dict) or not all(isinstance(vr, dict) for vr in result["vr"].values()):
-            raise FaceError(f"A report says 'vr' for each set. '{path}' does not for '{name}'. Make it again.")
-        where = f"'{path}', set '{name}'"
-        _require_numbers(result, ("acc_std", "auc", "eer"), where)
-        for far, vr in result["vr"].items():
-            _require_numbers({"FAR": _number_or_text(far)}, ("FAR",), where)
-            _require_numbers(vr, ("vr",), where)
-        roc = result.get("roc") or {"far": [], "tar": []}
-        columns = [roc.get("far"), roc.get("tar")] if isinstance(roc, dict) else [None]
-        if not all(isinstance(column, list) for column in columns) or len(columns[0]) != len(columns[1]):
-            raise FaceError(f"The 'roc' of a report has two lists of equal length. {where}: it has not. Make it again.")
-    _require_numbers(report, ("size_bytes", "ms_per_image", "images_per_s", "threads"), f"'{path}'")
+    check_json(report, SCHEMA, path, "report", "Run the test script of the artefact again.")
     return report
 
 
-def _require_numbers(values: dict, keys: tuple[str, ...], where: str) -> None:
-    for key in keys:
-        value = values.get(key)
-        if value is not None and not isinstance(value, int | float):
-            raise FaceError(f"A report says {key} as a number. {where}: {str(value)[:40]!r}. Make it again.")
-
-
-def _number_or_text(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def read_ijb_report(path: Path) -> dict[str, Any]:
+    """Reads `X.ijb.report.json`; see `read_report`."""
+    report = read_json(path, "IJB report")
+    check_json(report, SCHEMA, path, "IJB report", "Run tools/evaluate_ijb.py again.", definition="ijb_report")
+    return report
 
 
 def _finite(value: float | None) -> float | None:

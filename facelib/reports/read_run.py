@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from facelib.errors import FaceError
-from facelib.evaluation.results import read_report
-from facelib.evaluation.results_schema import check_figures, check_ijb
+from facelib.evaluation.results import read_ijb_report, read_report
 from facelib.files import read_json, sha256_of
 from facelib.reports.training_log import TrainingLog, read_training_log
 
@@ -141,10 +140,7 @@ def _read_reports(run: Path) -> tuple[list[Artefact], list[Artefact]]:
 
 def _read_artefact(report_file: Path) -> Artefact:
     is_ijb = report_file.name.endswith(IJB_SUFFIX)
-    if is_ijb:
-        report = check_ijb(read_json(report_file, "report"), report_file)
-    else:
-        report = check_figures(read_report(report_file), report_file)
+    report = read_ijb_report(report_file) if is_ijb else read_report(report_file)
     path = report_file.with_name(report_file.name.removesuffix(IJB_SUFFIX if is_ijb else REPORT_SUFFIX))
     expected = report.get("sha256")
     is_stale = bool(expected) and path.is_file() and sha256_of(path) != expected

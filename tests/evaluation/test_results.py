@@ -94,7 +94,7 @@ def test_a_set_that_cannot_be_measured_is_named():
 def test_a_file_that_is_no_report_is_refused(tmp_path, value):
     (tmp_path / "r.json").write_text(json.dumps(value))
 
-    with pytest.raises(FaceError, match="A report"):
+    with pytest.raises(FaceError, match=r"r\.json' is not a valid report: .* must be"):
         read_report(tmp_path / "r.json")
 
 
@@ -105,12 +105,24 @@ def test_the_report_lies_beside_its_artefact(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda r: r["sets"]["lfw"]["vr"].update(low={"vr": 0.5}), "FAR as a number"),
-        (lambda r: r["sets"]["lfw"]["vr"]["0.001"].update(vr="y"), "vr as a number"),
-        (lambda r: r["sets"]["lfw"].update(auc="high"), "auc as a number"),
-        (lambda r: r["sets"]["lfw"]["roc"].update(tar=[]), "two lists of equal length"),
-        (lambda r: r["sets"]["lfw"].update(roc=7), "two lists of equal length"),
-        (lambda r: r.update(size_bytes="big"), "size_bytes as a number"),
+        (
+            lambda r: r["sets"]["lfw"]["vr"].update(low={"vr": 0.5}),
+            "lfw.vr must be an object whose keys are each a rate above 0",
+        ),
+        (
+            lambda r: r["sets"]["lfw"]["vr"]["0.001"].update(vr="y"),
+            'lfw.vr.0.001.vr must be a number or null. Received: "y"',
+        ),
+        (lambda r: r["sets"]["lfw"].update(auc="high"), 'sets.lfw.auc must be a number or null. Received: "high"'),
+        (
+            lambda r: r["sets"]["lfw"]["roc"].update(tar=[]),
+            "sets.lfw.roc must be an object with lists of equal length",
+        ),
+        (
+            lambda r: r["sets"]["lfw"].update(roc=7),
+            "roc must be an object or null. Received: 7. Run the test script",
+        ),
+        (lambda r: r.update(size_bytes="big"), 'size_bytes must be a whole number or null. Received: "big"'),
     ],
 )
 def test_a_report_that_was_edited_by_hand_is_refused_by_key(report, tmp_path, change, words):

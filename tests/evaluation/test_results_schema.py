@@ -1,4 +1,4 @@
-"""A report is absent in its parts or as docs/report.md says; anything else is one line, never a traceback."""
+"""A report is as its schema says; anything else is one line, never a traceback."""
 
 import copy
 import json
@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from facelib.errors import FaceError
+from facelib.evaluation.results import read_ijb_report
 from facelib.reports.read_run import read_artefacts
 from facelib.reports.run_page import render_artefacts
 from tests.helpers.simulated_runs import build_run, name_figure, write_faces
@@ -32,6 +33,15 @@ def test_what_a_test_script_writes_is_right(written):
     (artefact,) = read_artefacts([written[0]])
 
     assert set(artefact.report["sets"]) == {"toy", "people"}
+
+
+@pytest.mark.parametrize("name", ["identification", "verification"])
+def test_an_ijb_report_needs_one_protocol_in_its_form(tmp_path, name):
+    path = tmp_path / "x.ijb.report.json"
+    for value, words in (({}, "with the key 'verification' or 'identification'"), ({name: 3}, f"{name} must be")):
+        path.write_text(json.dumps(value))
+        with pytest.raises(FaceError, match=words):
+            read_ijb_report(path)
 
 
 @pytest.mark.parametrize(
