@@ -221,7 +221,8 @@ def test_flags_that_make_no_sense_are_refused(mini, flags, words):
 
 
 def test_help_names_the_switches_without_any_framework():
-    code = "import sys\nsys.path.insert(0, 'tools')\nimport evaluate_ijb\ntry: evaluate_ijb.main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
+    head = "import sys\nsys.path.insert(0, 'tools')\nimport evaluate_ijb\n"
+    code = head + "try: evaluate_ijb.main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
 
