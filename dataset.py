@@ -1,8 +1,8 @@
-"""Training batches: an exact global shuffle, decoding in threads, and a position that is a number.
+"""Training batches: an exact shuffle of all records, decoding in threads, and resuming at any step.
 
-Each epoch visits every record exactly once, in an order that is a function of (seed, epoch) alone: a permutation of all
-records, not a shuffle buffer, because records of the field's files lie identity by identity. So step k of epoch e is
-computable, a run resumes there at once, and it sees the batches that it would have seen.
+Each epoch visits every record exactly once, in an order that is a function of (seed, epoch) alone. The order is a
+permutation of all records, not a shuffle buffer, because face data lie identity by identity. So step k of epoch e can
+be computed: a run resumes there at once and sees the batches that it would have seen without the interruption.
 """
 
 import copy
@@ -52,17 +52,17 @@ class Batch:
 class TrainingData:
     """Batches of a data directory, or of the TFRecords of an older system.
 
-    An epoch has `steps_per_epoch` batches whose sizes differ by at most one, none larger than `batch_size`: every
-    record is in exactly one of them and none is a tiny remainder, which batch normalisation would suffer from.
+    An epoch has `steps_per_epoch` batches. Their sizes differ by at most one, and none is larger than `batch_size`.
+    Every record is in exactly one batch. No batch is a small remainder, which would disturb batch normalization.
 
     Args:
-        path: what `prepare_data.py` wrote, or older TFRecords.
-        batch_size: records a step, at most.
+        path: what `prepare_data.py` wrote, older TFRecords, or open records.
+        batch_size: images in a step, at most.
         seed: of the order and of the augmentation.
-        shuffle: 'records' = exact and global; 'blocks' = permuted blocks read in sequence.
-        augment: pure function of (image, key); None for no augmentation.
-        image_size: (H, W) that every image must have.
-        num_threads: that read and decode; default all cores.
+        shuffle: 'records' shuffles all records exactly; 'blocks' shuffles blocks that are read in sequence.
+        augment: see `facelib.data.augment`; None for no augmentation and no mirroring.
+        image_size: (height, width) in pixels that every image must have.
+        num_threads: threads that read and decode; by default one a core.
     """
 
     def __init__(
@@ -91,7 +91,13 @@ class TrainingData:
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, records: Records, num_threads: int | None = None) -> "TrainingData":
-        """As a recipe's [data] table and seed say."""
+        """The data as a recipe's [data] table and seed ask for them.
+
+        Args:
+            recipe: the recipe of the run.
+            records: open records.
+            num_threads: threads that read and decode; by default one a core.
+        """
         data = recipe.data
         augment = make_augment(data.augment, data.flip)
         return cls(
@@ -103,12 +109,15 @@ class TrainingData:
         return self._num_images
 
     def shard(self, rank: int, count: int) -> "TrainingData":
-        """What worker `rank` of `count` trains on: of every batch a contiguous part, see `part`.
+        """The data of one worker: a contiguous part of every batch, see `part`.
 
-        Length, order, bounds and `steps_per_epoch` stay those of all workers, so the parts of a step, in the order of
-        the ranks, are the batch that one worker alone would have: its labels, keys and record numbers. It is of the
-        whole data, also when called on another shard. With shuffle='blocks' a worker reads its own records of a pool
-        alone, in the order in which they lie: all workers together read every record once.
+        Length, order, bounds and `steps_per_epoch` are those of all workers together. The parts of a step, in the order
+        of the ranks, are the batch that a single worker would have. With shuffle='blocks' each worker reads only its
+        records of a pool, in stored order, so all workers together read every record once.
+
+        Args:
+            rank: of the worker, 0 to count - 1. A shard of a shard is a shard of the whole data.
+            count: number of workers.
 
         Raises:
             FaceError: a batch too small for so many workers.
@@ -120,26 +129,29 @@ class TrainingData:
         return data._checked()
 
     def part(self, step: int) -> tuple[int, int]:
-        """First and last + 1 position, in the epoch's order, of this worker's part of the batch of `step`."""
+        """The positions in the epoch's order of this worker's part of a batch: (first, last + 1)."""
         first, last = self.bounds(step)
         size = last - first
         return first + size * self.rank // self.num_workers, first + size * (self.rank + 1) // self.num_workers
 
     def _checked(self) -> "TrainingData":
-        """Itself, when no worker's part is ever empty."""
+        """Returns itself, after a check that no worker's part of a batch can be empty."""
         smallest = len(self) // self.steps_per_epoch
         if self.num_workers > 1 and (self.batch_size < 2 * self.num_workers or smallest < self.num_workers):
             raise FaceError(
-                f"A batch holds at least two images of each worker. Received: batch_size={self.batch_size} for "
+                f"A batch holds at least two images for each worker. Received: batch_size={self.batch_size} for "
                 f"{self.num_workers} workers, the smallest batch has {smallest}. Raise data.batch_size, or use fewer "
                 f"workers."
             )
         return self
 
     def balanced(self, images_per_identity: int) -> "TrainingData":
-        """The same data in batches of so many images of each identity; see `facelib.data.sampling`.
+        """The same data in batches of identities, with a fixed number of images of each; see `facelib.data.sampling`.
 
-        It reads one record at a time, whatever `shuffle` says: the images of an identity lie far apart.
+        It reads one record at a time whatever `shuffle` says, because the images of an identity lie far apart.
+
+        Args:
+            images_per_identity: images of each identity in a batch.
         """
         data = copy.copy(self)
         data.images_per_identity, data.shuffle = images_per_identity, "records"
@@ -156,15 +168,15 @@ class TrainingData:
         return make(len(self.records), self.seed, epoch)
 
     def bounds(self, step: int) -> tuple[int, int]:
-        """First and last + 1 position, in the epoch's order, of the batch of `step`."""
+        """The positions in the epoch's order of the batch of `step`: (first, last + 1)."""
         return step * len(self) // self.steps_per_epoch, (step + 1) * len(self) // self.steps_per_epoch
 
     def batches(self, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on; of a shard, this worker's part of each."""
+        """Yields the batches of one epoch from `start_step` on; for a shard, this worker's part of each."""
         return self._run((epoch, step) for step in range(start_step, self.steps_per_epoch))
 
     def stream(self, epoch: int = 0, start_step: int = 0, *, last_epoch: int) -> Iterator[Batch]:
-        """The batches from step `start_step` of `epoch` to the end of `last_epoch`, without a pause between epochs."""
+        """Yields the batches from `start_step` of `epoch` to the end of `last_epoch`, with no pause between epochs."""
         positions = ((e, s) for e in range(epoch, last_epoch + 1) for s in range(self.steps_per_epoch))
         return self._run(p for p in positions if p >= (epoch, start_step))
 
@@ -215,9 +227,9 @@ class TrainingData:
 
 
 class _Pools:
-    """Reads records for 'blocks': of a pool of blocks what this worker wants, one pool ahead, in the order they lie in.
+    """Reads records for shuffle='blocks': this worker's part of each pool of blocks, in stored order, one pool ahead.
 
-    A worker alone wants whole blocks: each is one sequential read.
+    A single worker reads whole blocks, each in one sequential read.
     """
 
     def __init__(self, data: TrainingData, executor: ThreadPoolExecutor):
@@ -227,8 +239,8 @@ class _Pools:
     def of_batch(self, order: np.ndarray, epoch: int, first: int, last: int) -> list[Future]:
         """The pools that hold positions `first` to `last` of the order, each {record: (image, label)}.
 
-        They and the next one stand in the executor's queue before the batch does, so a thread that waits for one waits
-        for another thread, never for itself. A pool lives as long as a batch holds it.
+        These pools and the next one enter the executor's queue before the batch does. So a thread never waits for a
+        pool that only itself could read. A pool is freed when no batch holds it.
         """
         pools = range(first // sampling.POOL_RECORDS, (last - 1) // sampling.POOL_RECORDS + 1)
         ahead = range(pools.start, min(pools.stop + 1, -(-len(order) // sampling.POOL_RECORDS)))
@@ -237,7 +249,7 @@ class _Pools:
         return [self._futures[epoch, k] for k in pools]
 
     def _begin(self, order: np.ndarray, number: int) -> Future:
-        """Submits the reading of what this worker's parts of all batches take from the pool."""
+        """Submits the reading of this worker's records of the pool, for all batches."""
         start, stop = number * sampling.POOL_RECORDS, min((number + 1) * sampling.POOL_RECORDS, len(order))
         steps = range(self._step_of(start), self._step_of(stop - 1) + 1)
         parts = [self.data.part(step) for step in steps]

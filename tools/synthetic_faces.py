@@ -1,9 +1,18 @@
-"""Draw synthetic faces: people of a program's making, for a demo, a test or a first trial without face data.
+"""Draw synthetic faces: made-up people for a demo, a test or a first trial without face data.
 
     python tools/synthetic_faces.py toy/faces --identities 160 --images 15
     python tools/synthetic_faces.py toy/valid/toy.bin --format bin --identities 100 --images 8 --num-pairs 2400
 
-A .bin has other people than a training set. The same seed draws the same faces.
+The pictures of one person share the shape of the face, its colours and its marks. Pose, light, expression, glasses and
+the camera differ. A verification set (--format bin) has other people than a training set, unless --first-identity says
+otherwise. The same seed always draws the same faces: 112x112 JPEGs, aligned. They are not a substitute for photos of
+real people: a model trained on them recognises only faces like them.
+
+--format    writes                                             next
+folders     OUT/0001/0001.jpg, ...: a folder for each person   python prepare_data.py OUT DATA
+rec         OUT/train.rec, .idx, property, as InsightFace      python prepare_data.py OUT DATA
+tfrecord    OUT, one TFRecord file, as older systems           python prepare_data.py OUT DATA
+bin         OUT, pairs for 10-fold evaluation                  python train.py RECIPE --data DATA --valid OUT --out RUN
 """
 
 import argparse
@@ -20,13 +29,19 @@ from facelib.data.synthetic.files import HELD_OUT_IDENTITY, WRITERS, SyntheticSe
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
-    parser.add_argument("out", type=Path, help="folder (folders, rec) or file (tfrecord, bin) to write")
-    parser.add_argument("--format", choices=[*WRITERS, "bin"], default="folders")
-    parser.add_argument("--identities", type=int, default=200, help="how many people (default: 200)")
-    parser.add_argument("--images", type=int, default=15, help="pictures of each (default: 15)")
-    parser.add_argument("--first-identity", type=int, help=f"default: 0, for bin {HELD_OUT_IDENTITY}")
-    parser.add_argument("--num-pairs", type=int, default=1200, help="pairs of a bin (default: 1200)")
-    parser.add_argument("--seed", type=int, default=0, help="which world of toy people (default: 0)")
+    parser.add_argument("out", type=Path, help="folder or file to write, see the table above")
+    parser.add_argument(
+        "--format", choices=[*WRITERS, "bin"], default="folders", help="see above (default: %(default)s)"
+    )
+    parser.add_argument("--identities", type=int, default=200, help="number of people (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=15, help="pictures of each person (default: %(default)s)")
+    parser.add_argument(
+        "--first-identity", type=int, help=f"number of the first person (default: 0, for bin {HELD_OUT_IDENTITY:,})"
+    )
+    parser.add_argument(
+        "--num-pairs", type=int, default=1200, help="pairs of a bin, half of them genuine (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other people (default: %(default)s)")
     return parser.parse_args(argv)
 
 

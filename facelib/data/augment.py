@@ -65,7 +65,7 @@ def is_flipped(keys):
 
 
 def _crop(image, draws, config):
-    """Shifts by up to `crop` of the side each way and resizes by up to as much; edge pixels are repeated."""
+    """Shifts and resizes by up to `crop` of the side; edge pixels are repeated."""
     height, width = image.shape[:2]
     zoom = 1.0 + draws.uniform(-config.crop, config.crop)
     shift = [draws.uniform(-config.crop, config.crop) * side for side in (width, height)]
@@ -76,7 +76,7 @@ def _crop(image, draws, config):
 
 
 def _color(image, draws, config):
-    """Brightness and contrast as one straight line a pixel, saturation towards or away from the luma."""
+    """Changes brightness, contrast, and saturation: towards the luma or away from it."""
     brightness, contrast, saturation = (1.0 + draws.uniform(-config.color, config.color) for _ in range(3))
     gain = brightness * contrast
     mean = float(image.mean()) * brightness
@@ -93,7 +93,7 @@ def _gray(image, draws, config):
 
 
 def _downsample(image, draws, config):
-    """Down to 0.25 - 0.75 of the side and up again, as faces from far away come."""
+    """Reduces to 0.25 to 0.75 of the side and enlarges again, like a face from far away."""
 
     def change():
         height, width = image.shape[:2]
@@ -112,7 +112,7 @@ def _blur(image, draws, config):
 
 
 def _jpeg(image, draws, config):
-    """Through a JPEG of quality 30 to 90."""
+    """Encodes and decodes as a JPEG of quality 30 to 90."""
 
     def change():
         quality = [cv2.IMWRITE_JPEG_QUALITY, draws.integer(30, 90)]
@@ -141,7 +141,7 @@ def _cutout(image, draws, config):
 
 
 def _mask(image, draws, config):
-    """A face mask over mouth and nose, where the alignment template has them, moved and coloured a little at random."""
+    """A face mask over mouth and nose as the alignment template has them; its outline and colour vary a little."""
 
     def change():
         height, width = image.shape[:2]

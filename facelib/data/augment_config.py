@@ -1,20 +1,24 @@
-"""What a recipe's [data.augment] table says. No image code.
-
-The operations, with pictures: docs/augmentation.md.
-"""
+"""A recipe's [data.augment] table and its presets. docs/augmentation.md shows the operations in pictures."""
 
 from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Probabilities and strengths, 0 for none; a key that is given replaces the preset's.
+    """Probabilities and strengths; 0 turns a change off, None takes the value of the preset.
 
-    preset: 'none', 'face_safe' or 'strong'.   crop: largest shift and change of size, as a share of the side.
-    color: largest change of brightness, contrast and saturation, as a share.   gray, downsample, blur, jpeg, cutout,
-    mask: probabilities of becoming gray, of a smaller image enlarged again, of a Gaussian blur, of JPEG artefacts, of a
-    gray square, of a mask over mouth and nose.   rand_augment: number of RandAugment operations an image, of magnitude
-    rand_magnitude out of 30.
+    Attributes:
+        preset: 'none', 'face_safe' or 'strong'.
+        crop: largest shift and largest change of size, as a share of the side.
+        color: largest change of brightness, contrast and saturation, as a share.
+        gray: probability that the image becomes grey.
+        downsample: probability that the image is reduced and enlarged again.
+        blur: probability of a Gaussian blur.
+        jpeg: probability of JPEG compression.
+        cutout: probability of a grey square.
+        mask: probability of a mask over mouth and nose.
+        rand_augment: number of RandAugment operations for each image.
+        rand_magnitude: strength of the RandAugment operations, 0 to 30.
     """
 
     preset: str = "none"
@@ -30,7 +34,7 @@ class AugmentConfig:
     rand_magnitude: int = 9
 
     def resolved(self) -> "AugmentConfig":
-        """The same with the preset's values in the place of what is not given."""
+        """The same, with the preset's value for each key that is not given."""
         preset = PRESETS[self.preset]
         filled = {f.name: preset.get(f.name, 0) for f in fields(self) if getattr(self, f.name) is None}
         return replace(self, **filled)
@@ -47,7 +51,7 @@ PRESETS = {
 
 
 def check_augment(config: AugmentConfig, prefix: str) -> list[tuple[bool, str, object]]:
-    """(is met, rule, what was received) for every rule of the table `prefix`."""
+    """Checks the table called `prefix`: a list of (is the rule met, rule, value received)."""
     rules = [(config.preset in PRESETS, f"{prefix}.preset is one of {', '.join(PRESETS)}", repr(config.preset))]
     for name in ("crop", "color"):
         value = getattr(config, name)

@@ -42,10 +42,21 @@ def is_data_dir(path: Path) -> bool:
 
 
 def write_frames(path: Path, images: Iterable[bytes], labels: list[int], num_bytes: int, bar):
-    """Writes images as the records of a shard; returns (its index rows, of shard 0; its SHA-256).
+    """Writes a shard.
 
     Args:
-        num_bytes: of all images, at least.
+        path: the file to write.
+        images: encoded images, in order.
+        labels: of the images.
+        num_bytes: of all images together, or more.
+        bar: progress bar that counts images.
+
+    Returns:
+        rows: INDEX_DTYPE [N], the rows of the index, with shard 0.
+        sha256: of the file, 64 hex digits.
+
+    Raises:
+        FaceError: a shard of 4 GiB or more.
     """
     if num_bytes + len(labels) * _OVERHEAD_BYTES > MAX_SHARD_BYTES:
         raise FaceError(f"A shard stays below 4 GiB. '{path.name}' would have {num_bytes:,} bytes: use more --shards.")
@@ -69,7 +80,7 @@ def write_frames(path: Path, images: Iterable[bytes], labels: list[int], num_byt
 
 
 def shard_entry(path: Path, num_records: int, digest: str) -> dict:
-    """What meta.json says of a shard."""
+    """The entry of a shard in meta.json."""
     return {"name": path.name, "bytes": path.stat().st_size, "records": num_records, "sha256": digest}
 
 
@@ -94,7 +105,7 @@ def write_meta(folder: Path, index, shards: list[dict], bad: list[str], class_na
 
 
 def write_index(path: Path, index: np.ndarray) -> None:
-    """Writes INDEX_DTYPE [N] so that it is on the disk."""
+    """Writes the index, INDEX_DTYPE [N], and waits until it is on the disk."""
     with open(path, "wb") as file:
         np.save(file, index)
         _sync(file)
@@ -106,7 +117,7 @@ def hash_index(index: np.ndarray) -> str:
 
 
 def write_all(file, data: bytes) -> None:
-    """Unbuffered write: a full disk is an error here, with the file's name, and not at some later close."""
+    """Writes without a buffer, so that a full disk is an error here, with the name of the file."""
     view = memoryview(data)
     try:
         while view:

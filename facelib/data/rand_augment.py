@@ -1,6 +1,7 @@
-"""RandAugment: operations of one strength, drawn with equal chances. Cubuk et al., https://arxiv.org/abs/1909.13719.
+"""RandAugment: random operations of one strength. Cubuk et al., https://arxiv.org/abs/1909.13719.
 
-Strength M is out of 30, as there. Ranges at 30 are those of its table; the sign of a turn, a shear or a move is drawn.
+The strength is 0 to 30, as in the paper; at 30 the ranges are those of its table. The direction of a rotation, a shear
+or a shift is random.
 """
 
 import cv2
@@ -10,7 +11,17 @@ from facelib.data.random_keys import Draws
 
 
 def rand_augment(image: np.ndarray, draws: Draws, count: int, magnitude: int) -> np.ndarray:
-    """`count` operations in a row. image: uint8 [H, W, 3], RGB, not changed.   magnitude: 0 to 30."""
+    """Applies random operations, one after another.
+
+    Args:
+        image: uint8 [H, W, 3], RGB; it is not changed.
+        draws: the random numbers of this image.
+        count: number of operations.
+        magnitude: their strength, 0 to 30.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+    """
     for _ in range(count):
         operation = OPERATIONS[draws.integer(0, len(OPERATIONS) - 1)]
         sign = 1 if draws.uniform() < 0.5 else -1
@@ -88,7 +99,7 @@ def _warp(image, matrix):
 
 
 def _blend(degenerate, image, change):
-    """`image` moved by 0.9 * change away from (or, below 0, towards) its degenerate form."""
+    """Moves `image` away from `degenerate`, by 0.9 * change; towards it when change is negative."""
     factor = 1 + 0.9 * change
     return cv2.addWeighted(image, factor, degenerate, 1 - factor, 0)
 

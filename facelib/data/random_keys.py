@@ -1,12 +1,15 @@
-"""One random key for each record of an epoch, and random numbers that follow from it (SplitMix64)."""
+"""One random key for each record of an epoch, and the random numbers that follow from it (SplitMix64)."""
 
 import numpy as np
 
 
 class Draws:
-    """Random numbers that follow from a 64-bit key alone: SplitMix64, a hundredth of the cost of a NumPy generator.
+    """Random numbers that follow from a 64-bit key: SplitMix64, at a hundredth of the cost of a NumPy generator.
 
     Steele et al., https://doi.org/10.1145/2714064.2660195, figure 17.
+
+    Args:
+        key: uint64.
     """
 
     def __init__(self, key: int):
@@ -27,9 +30,17 @@ class Draws:
 
 
 def record_keys(record_idx: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """One random uint64 for each record of an epoch, from which its augmentation follows. `[B]` -> `[B]`.
+    """One random key for each record of an epoch. The augmentation of the image follows from it.
 
     SplitMix64's finaliser over a counter: Steele et al., https://doi.org/10.1145/2714064.2660195, figure 19.
+
+    Args:
+        record_idx: uint32 [B].
+        seed: of the run.
+        epoch: from 0.
+
+    Returns:
+        uint64 [B].
     """
     mask = 2**64 - 1
     base = np.uint64((seed * 0x9E3779B97F4A7C15 + epoch * 0xD1342543DE82EF95) & mask)

@@ -1,6 +1,7 @@
-"""The order of a PK sampler: batches of P identities with K images each, for losses that compare faces of a batch.
+"""The order of the records in an epoch: all shuffled, shuffled by blocks, or the PK sampler.
 
-Hermans et al., In Defense of the Triplet Loss, https://arxiv.org/abs/1703.07737, section 2.
+The PK sampler makes batches of P identities with K images each, for losses that compare the faces of a batch. Hermans
+et al., In Defense of the Triplet Loss, https://arxiv.org/abs/1703.07737, section 2.
 """
 
 import numpy as np
@@ -18,16 +19,23 @@ _PK = 0x9A11  # keeps this generator apart from those of the other orders
 
 
 def pk_order(labels: np.ndarray, batch_size: int, images_per_identity: int, seed: int, epoch: int) -> np.ndarray:
-    """The records of an epoch, uint32 [steps * P * K]: batch k is positions k P K to (k + 1) P K.
+    """The order of an epoch in batches of P identities with K images each: a function of its arguments alone.
 
-    P is batch_size // K, or the number of identities where that is smaller, and there are as many batches as hold as
-    many images as there are records. In a batch all identities differ. They come in passes, each a permutation of all
-    of them; those that do not fill a batch at its end are left to the next pass. Each time an identity comes it gives
-    the next K images of a permutation of its own, from the beginning again at its end, so one with fewer than K repeats
-    some. All of it is a function of the arguments alone.
+    P is batch_size // K, or the number of identities if that is smaller. There are just enough batches to hold as many
+    images as there are records. The identities of a batch are all different. They come in passes, each a permutation of
+    all identities; identities at the end of a pass that do not fill a batch are left out of it. Every time an identity
+    comes, it gives the next K images of its own permutation, which starts again at its end. So an identity with fewer
+    than K images repeats some.
 
     Args:
-        labels: int [N], every identity from 0 on has at least one.
+        labels: int [N], the identity of each record; every identity from 0 on has at least one record.
+        batch_size: images in a batch, at most.
+        images_per_identity: K.
+        seed: of the run.
+        epoch: from 0.
+
+    Returns:
+        uint32 [steps * P * K]: batch k is positions k P K to (k + 1) P K.
 
     Raises:
         FaceError: fewer than 2 identities, or a batch too small for two.
@@ -67,11 +75,10 @@ def _occurrence(values: np.ndarray) -> np.ndarray:
 
 
 def scattered_permutation(count: int, rng: np.random.Generator) -> np.ndarray:
-    """A uniformly random permutation of 0 .. count - 1, uint32 [count], in half the time that `rng.shuffle` takes.
+    """A uniformly random permutation of 0 .. count - 1, uint32 [count], in half the time of `rng.shuffle`.
 
-    Every number goes to a bucket of its own choice, in a pass that writes in sequence, and each bucket is shuffled
-    within the cache: all permutations stay equally likely, whatever sizes chance gives the buckets. Takes 5 bytes a
-    number and 2 MB.
+    Each number goes to a random bucket, in one pass that writes in sequence. Then each bucket is shuffled within the
+    cache. All permutations are equally likely, whatever the sizes of the buckets. Takes 5 bytes a number and 2 MB.
 
     Reference: Rao, 1961, and Sandelius, 1962; see Bacher et al., https://arxiv.org/abs/1508.03167, section 1.
     """
@@ -94,7 +101,7 @@ def scattered_permutation(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def record_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
-    """The epoch's order: a permutation of all records, uint32 [num_records], a function of its arguments alone."""
+    """A permutation of all records, uint32 [num_records]: a function of its arguments alone."""
     rng = np.random.default_rng([_ORDER, seed, epoch])
     if num_records > SCATTERED_RECORDS:
         return scattered_permutation(num_records, rng)
@@ -104,9 +111,9 @@ def record_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def block_order(num_records: int, seed: int, epoch: int) -> np.ndarray:
-    """As `record_order`, for slow disks: blocks of records are permuted, and records only within a pool of blocks.
+    """A permutation for slow disks, uint32 [num_records]: blocks are shuffled, then the records of each pool of blocks.
 
-    Records already lie in a seeded random order, so what a block holds together is chance, not identity.
+    prepare_data.py has stored the records in a random order, so the records of a block are of many identities.
     """
     rng = np.random.default_rng([_ORDER, seed, epoch])
     starts = np.arange(0, num_records, BLOCK_RECORDS)

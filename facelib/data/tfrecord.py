@@ -40,10 +40,14 @@ def frame(payload: bytes) -> bytes:
 
 
 def check_frame(data: bytes, length: int) -> None:
-    """Verifies both checksums of the frame `data`. `length`: what the index says its payload has.
+    """Verifies both checksums of a frame, and its length.
+
+    Args:
+        data: the frame.
+        length: bytes of the payload, as the index says.
 
     Raises:
-        BadRecord: cut short, another length than the index says, or a checksum that fails.
+        BadRecord: cut short, another length, or a checksum that fails.
     """
     if len(data) != length + FRAME_BYTES:
         raise BadRecord(f"the file ends after {len(data)} of its {length + FRAME_BYTES} bytes")
@@ -59,21 +63,32 @@ def check_frame(data: bytes, length: int) -> None:
 
 
 def payload_of(data: bytes) -> memoryview:
-    """The payload of a frame, not verified."""
+    """The payload of a frame, without a check."""
     return memoryview(data)[12:-4]
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """A read-only memory map of a file that is not empty. Raises FaceError when it is missing or empty."""
+    """A read-only memory map of a file.
+
+    Raises:
+        FaceError: the file is missing or empty.
+    """
     with open(require_file(path, "record file"), "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def scan(path: Path, bad: list[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Walks the frames of a TFRecord file: (offsets int64 [N] of the frames, lengths int64 [N] of the payloads).
+    """Walks the frames of a TFRecord file and verifies the checksum of each length.
 
-    The checksum of every length is verified; that of the payload is when the record is read. Where a length is wrong,
-    the rest of the file is lost: an error, or with `bad` given, a line in it.
+    The checksum of a payload is verified when the record is read. Behind a wrong length the rest of the file is lost.
+
+    Args:
+        path: the file.
+        bad: a list that gets a line instead of an error when the end of the file is lost.
+
+    Returns:
+        offsets: int64 [N], of the frames.
+        lengths: int64 [N], bytes of the payloads.
 
     Raises:
         FaceError: not a TFRecord, or cut short. Names the record and the byte.

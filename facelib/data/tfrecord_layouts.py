@@ -1,4 +1,4 @@
-"""The TFRecord layouts of older face projects, told apart by their feature keys.
+"""The TFRecord layouts of older face projects, which are recognised by their feature keys.
 
 | origin | image | label | colour of raw pixels |
 |---|---|---|---|
@@ -21,7 +21,15 @@ from facelib.errors import BadRecord
 
 @dataclass(frozen=True)
 class Layout:
-    """Which feature keys hold the image and the label. `label_key` None: labels come from outside."""
+    """The feature keys of one older project.
+
+    Attributes:
+        name: of the project.
+        image_key: the feature that holds the image.
+        label_key: the feature that holds the label; None when labels come from another file.
+        is_path: the image feature holds the path of an image file.
+        is_raw_bgr: raw pixels are BGR, not RGB.
+    """
 
     name: str
     image_key: str
@@ -46,7 +54,11 @@ def is_header(features: dict[str, Feature]) -> bool:
 
 
 def find_layout(features: dict[str, Feature]) -> Layout:
-    """The first layout whose keys are all there. Raises BadRecord, naming the keys found."""
+    """The first layout whose keys are all there.
+
+    Raises:
+        BadRecord: no layout fits. Names the keys found.
+    """
     for layout in LAYOUTS:
         if layout.image_key in features and (layout.label_key is None or layout.label_key in features):
             return layout
@@ -55,7 +67,11 @@ def find_layout(features: dict[str, Feature]) -> Layout:
 
 
 def read_label(layout: Layout, features: dict[str, Feature]) -> int:
-    """The label as stored. Raises BadRecord unless there is exactly one int64."""
+    """The label as it is stored.
+
+    Raises:
+        BadRecord: the feature is not exactly one int64.
+    """
     value = features.get(layout.label_key)
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], int):
         raise BadRecord(f"its feature '{layout.label_key}' is not one int64")
@@ -63,9 +79,15 @@ def read_label(layout: Layout, features: dict[str, Feature]) -> int:
 
 
 def read_image(layout: Layout, features: dict[str, Feature], folder: Path) -> bytes | np.ndarray:
-    """JPEG/PNG bytes, or uint8 [H, W, 3] RGB where the record holds raw pixels.
+    """The image of a record: JPEG or PNG bytes, or uint8 [H, W, 3] RGB where the record holds raw pixels.
 
-    `folder`: where the record file lies; relative image paths are looked up there and in the folders above.
+    Args:
+        layout: the feature keys.
+        features: of the record.
+        folder: where the record file lies. Relative image paths are looked up there and in the folders above.
+
+    Raises:
+        BadRecord: no image, or an image file that cannot be read.
     """
     value = features.get(layout.image_key)
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], bytes | memoryview):

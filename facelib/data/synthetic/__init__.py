@@ -1,1 +1,1 @@
-"""Synthetic faces, drawn by a program: people of their own for the demo, the tests and first trials."""
+"""Synthetic faces, drawn by a program, for the demo, the tests and first trials without face data."""

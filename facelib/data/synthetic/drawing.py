@@ -1,15 +1,15 @@
-"""How one toy face is painted: features as polygons on a curved head, seen at an angle, then lit and photographed.
+"""Paints a synthetic face: its features are polygons on a curved head that is seen at an angle.
 
-Face space: pixels of the 112 x 112 crop, x to the right and y down from the midpoint between the eyes. A head
-is a paraboloid in that space, so turning it moves the nose against the cheeks as a camera would see it.
+Face space: pixels of the 112 x 112 crop, x to the right and y down from the midpoint between the eyes. A head is a
+paraboloid in that space, so when it turns the nose moves against the cheeks as a camera would see it.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from facelib.data.synthetic.traits import Identity, Shot
 from facelib.face_template import TEMPLATE_112
 
 SIZE = 112
@@ -20,98 +20,6 @@ TURNS = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 UNIT_CIRCLE = np.stack([np.cos(TURNS), np.sin(TURNS)], axis=1)
 BEND, TILT = np.array([-1 / 50, -1 / 150]), np.array([0.0, 36 / 150])  # depth of the head: see project
 MIRROR = np.array([-1.0, 1.0])
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What stays the same in every picture of one person.
-
-    Lengths are pixels of the 112 x 112 crop in face space (see the head of this file), angles radians, colours RGB 0..255.
-    `jaw_width` and `chin_width` are shares of `cheek_width`; widths are half widths.
-    """
-
-    cheek_width: float
-    jaw_width: float
-    chin_width: float
-    chin_y: float
-    chin_cleft: bool
-    forehead_y: float
-    ear_size: float
-    skin_colour: tuple[float, ...]
-    blush: float
-    eye_distance: float
-    eye_width: float
-    eye_height: float
-    eye_tilt: float
-    eye_shadow: float
-    eye_bags: bool
-    lid_fold: float
-    lash_width: float
-    iris_size: float
-    iris_colour: tuple[float, ...]
-    brow_inner: float
-    brow_length: float
-    brow_height: float
-    brow_thickness: float
-    brow_slope: float
-    brow_arch: float
-    brow_colour: tuple[float, ...]
-    nose_length: float
-    nose_width: float
-    bridge_width: float
-    nose_tip: float
-    mouth_y: float
-    mouth_width: float
-    mouth_curve: float
-    upper_lip: float
-    lower_lip: float
-    lip_colour: tuple[float, ...]
-    is_bald: bool
-    hair_colour: tuple[float, ...]
-    hair_volume: float
-    hair_length: float
-    hairline_y: float
-    hairline_peak: float
-    hair_parting: float
-    sideburn_y: float
-    fringe: float
-    beard: str  # none | moustache | goatee | full
-    glasses_habit: float  # share of the pictures that show this person's glasses
-    glasses_size: float
-    glasses_aspect: float
-    glasses_squareness: float
-    glasses_width: float
-    glasses_colour: tuple[float, ...]
-    freckles: tuple[tuple[float, float], ...]
-    moles: tuple[tuple[float, float, float], ...]  # x, y, radius
-    scars: tuple[tuple[float, float, float, float], ...]  # x, y, angle, length
-
-
-@dataclass(frozen=True)
-class Shot:
-    """What differs from picture to picture: pose, expression, things worn, light and camera."""
-
-    yaw: float  # radians
-    pitch: float
-    roll: float
-    zoom: float
-    shift: tuple[float, float]  # pixels of the crop: the landmarks were not found exactly
-    smile: float
-    mouth_opening: float  # pixels
-    eye_opening: float  # 1 = as the identity's, below 0.3 = shut
-    gaze: tuple[float, float]
-    brow_raise: float  # pixels
-    frown: float
-    glasses: str  # none | own | sun
-    is_shaved: bool
-    occluder: str  # none | bar | hand
-    occluder_place: tuple[float, float, float]  # x, y, angle
-    clothes_colour: tuple[float, ...]
-    gain: tuple[float, ...]  # brightness and colour of the light, a channel each
-    light_slope: tuple[float, float]  # relative change of brightness from middle to edge, x and y
-    gamma: float
-    blur: float  # sigma, pixels
-    noise: float  # standard deviation, grey levels
 
 
 @lru_cache
@@ -149,7 +57,7 @@ class Canvas:
         yaw, pitch = np.array([np.cos(shot.yaw), np.sin(shot.yaw)]), np.array([np.cos(shot.pitch), np.sin(shot.pitch)])
         self.turn, self.depth = np.array([[yaw[0], 0.0], [0.0, pitch[0]]]), np.array([yaw[1], pitch[1]])
         self.offset = np.zeros(2)
-        # Aligned as real crops are: the similarity that brings the five landmarks nearest to the template.
+        # Aligned like real crops: the similarity that brings the five landmarks nearest to the template.
         eye, mouth = identity.eye_distance, identity.mouth_width
         marks = np.array([[-eye, 0], [eye, 0], [0, identity.nose_length], [-mouth, 0], [mouth, 0]])
         marks[3:, 1] = identity.mouth_y

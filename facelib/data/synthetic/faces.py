@@ -1,8 +1,7 @@
-"""Faces the project draws itself: who somebody is (`Identity`) and how a picture was taken (`Shot`).
+"""Draws synthetic faces: `synthetic_face(seed, identity_idx, image_idx)`, a pure function of its numbers.
 
-`synthetic_face(seed, identity_idx, image_idx)` is a pure function of its numbers. Two pictures of one identity share
-geometry, colours and marks; pose, light, expression, glasses, occlusion, background, blur and noise differ. The
-colour of the light varies more than skin does, so that telling faces apart takes their shapes.
+Two pictures of one identity share geometry, colours and marks. Pose, light, expression, glasses, occlusion, background,
+blur and noise differ. The colour of the light varies more than the skin does, so a model must learn the shapes.
 """
 
 from functools import lru_cache
@@ -11,7 +10,8 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from facelib.data.synthetic.drawing import SIZE, SUPERSAMPLING, Identity, Shot, mix, paint
+from facelib.data.synthetic.drawing import SIZE, SUPERSAMPLING, mix, paint
+from facelib.data.synthetic.traits import Identity, Shot
 
 SKIN_TONES = ((248, 220, 198), (236, 194, 162), (222, 172, 136), (196, 144, 106), (160, 110, 78), (118, 78, 56))
 HAIR_COLOURS = ((28, 22, 22), (52, 36, 28), (84, 56, 38), (124, 84, 52), (176, 132, 78), (150, 70, 40), (142, 138, 134))
@@ -24,7 +24,7 @@ BELL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], np.
 
 
 def draw_identity(seed: int, identity_idx: int = 0) -> Identity:
-    """The person with number `identity_idx` in the world `seed`."""
+    """The person with number `identity_idx`; another seed gives other people."""
     rng = np.random.default_rng([seed, identity_idx])
     between, chance = rng.uniform, lambda share: bool(rng.random() < share)
     skin = _between_neighbours(SKIN_TONES, rng)
@@ -59,12 +59,12 @@ def draw_identity(seed: int, identity_idx: int = 0) -> Identity:
 
 
 def draw_shot(identity: Identity, rng: np.random.Generator) -> Shot:
-    """How the next picture of `identity` is taken."""
+    """How the next picture of `identity` is taken, at random."""
     between, bell, chance = rng.uniform, rng.normal, lambda share: bool(rng.random() < share)
-    wears_own = chance(identity.glasses_habit)
-    glasses = "sun" if chance(0.05) else "own" if wears_own else "none"
+    wears_glasses = chance(identity.glasses_habit)
+    glasses = "sun" if chance(0.05) else "usual" if wears_glasses else "none"
     brightness = between(0.6, 1.3)
-    warmth = bell(0, 0.13)
+    redness = bell(0, 0.13)
     return Shot(
         yaw=float(np.clip(bell(0, 0.2), -0.5, 0.5)), pitch=float(np.clip(bell(0, 0.11), -0.3, 0.3)),
         roll=bell(0, 0.035), zoom=between(0.95, 1.05), shift=(bell(0, 1.0), bell(0, 1.0)),
@@ -74,14 +74,14 @@ def draw_shot(identity: Identity, rng: np.random.Generator) -> Shot:
         occluder=str(rng.choice(("none", "bar", "hand"), p=(0.9, 0.05, 0.05))),
         occluder_place=(between(-30, 30), between(-24, 52), between(0, np.pi)),
         clothes_colour=tuple(between(20, 235, 3).tolist()),
-        gain=tuple((brightness * (1 + np.array([warmth, bell(0, 0.05), -warmth]))).tolist()),
+        gain=tuple((brightness * (1 + np.array([redness, bell(0, 0.05), -redness]))).tolist()),
         light_slope=(bell(0, 0.22), bell(0, 0.15)), gamma=between(0.7, 1.4),
         blur=abs(bell(0, 0.6)), noise=between(1, 7),
     )  # fmt: skip
 
 
 def draw_face(identity: Identity, rng: np.random.Generator) -> np.ndarray:
-    """One picture of `identity`: uint8 [112, 112, 3], RGB. Everything but the identity comes from `rng`."""
+    """One picture of `identity`: uint8 [112, 112, 3], RGB. `rng` decides everything but the identity."""
     shot = draw_shot(identity, rng)
     large = paint(identity, shot, _draw_background(rng))
     face = cv2.resize(large, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
@@ -91,16 +91,26 @@ def draw_face(identity: Identity, rng: np.random.Generator) -> np.ndarray:
 
 
 def synthetic_face(seed: int, identity_idx: int, image_idx: int) -> np.ndarray:
-    """Picture `image_idx` of person `identity_idx` in world `seed`: uint8 [112, 112, 3], RGB. Pure."""
+    """One picture of one person: uint8 [112, 112, 3], RGB. A pure function.
+
+    Args:
+        seed: another seed gives other people.
+        identity_idx: the person, from 0.
+        image_idx: the picture of that person, from 0.
+    """
     rng = np.random.default_rng([seed, identity_idx, image_idx, 1])
     return draw_face(_known_identity(seed, identity_idx), rng)
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
-    """JPEG bytes of a uint8 [H, W, 3] RGB image. `quality`: 1..100."""
-    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
-        1
-    ].tobytes()
+    """JPEG bytes of an image.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        quality: 1 to 100.
+    """
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
 _known_identity = lru_cache(maxsize=4096)(draw_identity)
@@ -122,7 +132,7 @@ def _draw_background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _photograph(face: np.ndarray, shot: Shot, rng: np.random.Generator) -> np.ndarray:
-    """The camera's gamma, light from a side and its colour, noise. uint8 [112, 112, 3] in and out."""
+    """Adds the camera's gamma, the direction and colour of the light, and noise. uint8 [112, 112, 3] in and out."""
     # A round head turns away from the light at its sides: brightness falls off with the distance from the middle.
     across = 1.04 + shot.light_slope[0] * EDGE_TO_EDGE - 0.16 * EDGE_TO_EDGE**2
     light = across[None] + shot.light_slope[1] * EDGE_TO_EDGE[:, None]

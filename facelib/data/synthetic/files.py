@@ -20,7 +20,14 @@ HELD_OUT_IDENTITY = 1_000_000  # the first identity of verification sets: no tra
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """`num_images` pictures of each of `num_identities` people, from `first_identity` on, in world `seed`."""
+    """A set of synthetic faces, as many for each identity.
+
+    Attributes:
+        num_identities: number of people.
+        num_images: pictures of each person.
+        first_identity: number of the first person.
+        seed: another seed gives other people.
+    """
 
     num_identities: int
     num_images: int
@@ -30,7 +37,7 @@ class SyntheticSet:
     def __post_init__(self):
         if self.num_identities < 1 or self.num_images < 1 or self.first_identity < 0 or self.seed < 0:
             raise FaceError(
-                "A toy set has at least 1 identity of at least 1 image, and no negative number. "
+                "A synthetic set has at least 1 identity with at least 1 image, and no negative number. "
                 f"Received: identities={self.num_identities}, images={self.num_images}, "
                 f"first identity={self.first_identity}, seed={self.seed}."
             )
@@ -44,7 +51,7 @@ class SyntheticSet:
         return np.repeat(np.arange(self.num_identities), self.num_images)
 
     def jpeg(self, position: int) -> bytes:
-        """JPEG of the picture at `position`, RGB 112 x 112. Quality 60 to 95, as the picture's numbers say."""
+        """The JPEG of the picture at `position`, 112 x 112 pixels. Its quality, 60 to 95, follows from its numbers."""
         identity, image = divmod(position, self.num_images)
         identity += self.first_identity
         quality = int(np.random.default_rng([self.seed, identity, image, 2]).integers(60, 96))
@@ -56,7 +63,7 @@ class SyntheticSet:
 
 
 def write_folders(out: Path, faces: SyntheticSet) -> None:
-    """Writes `out`/0001/0001.jpg and so on; folder names are identity numbers from 1. Whole or absent."""
+    """Writes `out`/0001/0001.jpg and so on; folder names are identity numbers from 1. No half-written folder."""
     _refuse_filled(out)
     with working_folder(out) as folder:
         for position, jpeg in enumerate(faces.jpegs()):
@@ -67,7 +74,7 @@ def write_folders(out: Path, faces: SyntheticSet) -> None:
 
 
 def write_insightface(out: Path, faces: SyntheticSet) -> None:
-    """Writes `out`/train.rec, train.idx and property, as InsightFace lays out its training sets. Whole or absent."""
+    """Writes `out`/train.rec, train.idx and property, as InsightFace does. No half-written folder."""
     _refuse_filled(out)
     with working_folder(out) as folder:
         write_rec(folder / "train.rec", face_payloads(list(faces.jpegs()), faces.labels.tolist()))
@@ -82,7 +89,7 @@ def write_tfrecord(out: Path, faces: SyntheticSet) -> None:
 
 
 def write_pairs(out: Path, faces: SyntheticSet, num_pairs: int) -> None:
-    """Writes a verification .bin: 10 folds that share no identity, half of the pairs genuine."""
+    """Writes a verification .bin: 10 folds that share no identity, with half of the pairs genuine."""
     idx, is_same = sample_pairs(faces.labels, num_pairs, faces.seed)
     positions, places = np.unique(idx, return_inverse=True)  # only the pictures that are needed, each drawn once
     progress = tqdm(positions.tolist(), desc="drawing pairs", unit="face", disable=None)
