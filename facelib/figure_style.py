@@ -1,7 +1,8 @@
-"""The look of every figure: axes, colours, dashes, legends, PNG bytes. matplotlib is imported when the first is drawn.
+"""The look of every figure: axes, colours, dashes, legends, PNG bytes.
 
-`theme` is 'light' or 'dark'. Sizes suit a telephone: text stays readable when a figure is 340 pixels wide. Colours are
-told apart by colour-blind readers, and lines differ in dashes and markers too.
+`theme` is 'light' or 'dark'. Text stays readable on a telephone, where a figure is 340 pixels wide. Colour-blind
+readers can tell the colours apart, and lines also differ in dashes and markers. matplotlib is imported with the first
+figure.
 """
 
 import io
@@ -17,7 +18,16 @@ Drawing = tuple[str, str, Callable[[str], bytes]]
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one ground. series: Okabe and Ito's palette, lightened on the dark ground."""
+    """Colours for a light or a dark ground, as '#rrggbb'.
+
+    Attributes:
+        ground: behind everything.
+        text: titles, labels and thin marks.
+        grid: grid lines.
+        series: of the lines; the palette of Okabe and Ito, lightened on the dark ground.
+        genuine: genuine pairs.
+        impostor: impostor pairs.
+    """
 
     ground: str
     text: str
@@ -35,7 +45,7 @@ _THEMES = {
                   ("#56b4e9", "#ff8c42", "#2fc79b", "#e09ac4", "#f0c808", "#9ecae1", "#c0c0c0"),
                   "#56b4e9", "#f0a830"),
 }  # fmt: skip
-# Six dashes and eight markers against seven colours: no pair comes again before the 43rd line.
+# With seven colours and six dashes, no pair of them is repeated before the 43rd line.
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 3)), (0, (9, 2)))
 MARKERS = "os^Dv<>P"
 HEIGHT = 3.0  # inches
@@ -47,7 +57,13 @@ _LEGEND_LETTERS = 26  # of a label, where two stand in a row
 
 @dataclass(frozen=True)
 class Style:
-    """How one of several lines is drawn."""
+    """How one of several lines is drawn.
+
+    Attributes:
+        color: '#rrggbb'.
+        dashes: matplotlib's linestyle.
+        marker: matplotlib's marker.
+    """
 
     color: str
     dashes: Any
@@ -55,7 +71,16 @@ class Style:
 
 
 def begin(theme: str, height: float = HEIGHT, rows: int = 1):
-    """(figure, axes one a row, its Theme). `height` in inches, without the legend."""
+    """Begins a figure.
+
+    Args:
+        theme: 'light' or 'dark'.
+        height: inches, without the legend.
+        rows: number of axes, one below the other.
+
+    Returns:
+        (figure, its axes from the top, its Theme).
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -76,7 +101,7 @@ def begin(theme: str, height: float = HEIGHT, rows: int = 1):
 
 
 def styles(colours: Theme) -> Iterator[Style]:
-    """Endless: colours, dashes and markers, each cycled."""
+    """Endless styles: colours, dashes and markers, each repeated in turn."""
     for color, dashes, marker in zip(*map(itertools.cycle, (colours.series, DASHES, MARKERS)), strict=False):
         yield Style(color, dashes, marker)
 
@@ -90,7 +115,7 @@ def label(ax, colours: Theme, x: str | None = None, y: str | None = None) -> Non
 
 
 def legend_below(figure, ax, colours: Theme) -> None:
-    """A legend under the plot, where it hides nothing; the figure grows by its rows."""
+    """Puts a legend below the plot, where it hides nothing. The figure gets higher by the rows of the legend."""
     handles, labels = ax.get_legend_handles_labels()
     if not labels:
         return

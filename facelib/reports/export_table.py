@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facelib.errors import FaceError
-from facelib.evaluation.gate import Measurement, compare
+from facelib.evaluation.gate import compare, is_whole_test
 from facelib.evaluation.results import read_report, report_path
 from facelib.files import sha256_of
 from facelib.reports.artefact_table import (
@@ -108,7 +108,7 @@ def is_made(artefact: Path, parent: Path, calibration: str | None = None) -> boo
     """
     try:
         sidecar = check_sidecar(artefact) if artefact.is_file() else None
-    except FaceError:  # damaged, or changed after its sidecar: made again
+    except FaceError:  # damaged, or changed after its sidecar was written
         return False
     if sidecar is None or (sidecar.rest.get("made_from") or {}).get("sha256") != sha256_of(parent):
         return False
@@ -116,7 +116,7 @@ def is_made(artefact: Path, parent: Path, calibration: str | None = None) -> boo
 
 
 def is_tested(artefact: Path, sets: Mapping[str, str], fars: Sequence[float]) -> bool:
-    """Whether the report of `artefact` is of this very file, on these sets, at these FARs, as the gate compares them.
+    """Whether the report of `artefact` is of this very file, with a whole test on each set (`gate.is_whole_test`).
 
     Args:
         artefact: its file; the report lies beside it.
@@ -127,17 +127,9 @@ def is_tested(artefact: Path, sets: Mapping[str, str], fars: Sequence[float]) ->
         report = read_report(report_path(artefact)) if report_path(artefact).is_file() else {}
     except FaceError:
         return False
-    if report.get("sha256") != sha256_of(artefact) or not sets.keys() <= report["sets"].keys():
+    if report.get("sha256") != sha256_of(artefact):
         return False
-    wanted = {f"{far:g}" for far in fars}
-    measured = {name: Measurement.of(report, name) for name in sets}
-    return all(
-        measured[name].sha256 == sha256
-        and measured[name].protocol in ("exact", "all-pairs")
-        and not measured[name].flip
-        and wanted <= report["sets"][name]["vr"].keys()
-        for name, sha256 in sets.items()
-    )
+    return all(is_whole_test(report, name, sha256, fars) for name, sha256 in sets.items())
 
 
 def find_losses(report: Path, references: Sequence[Path], max_acc_drop: float, max_vr_drop: float) -> list[str]:
@@ -145,8 +137,8 @@ def find_losses(report: Path, references: Sequence[Path], max_acc_drop: float, m
 
     Args:
         report: report file of the artefact.
-        references: report files; the parent's before that of embedder.h5, so that a loss is blamed on the
-            step that caused it.
+        references: report files; the parent's first, then that of embedder.h5, so that a loss is blamed on the step
+            that caused it.
         max_acc_drop: allowed drop of ACC, percentage points.
         max_vr_drop: allowed drop of VR, percentage points.
     """

@@ -1,7 +1,7 @@
-"""The figures of verification: ROC, DET, score histograms, folds, error against norm. All from the numbers of reports.
+"""The figures of verification: ROC, DET, score histograms, folds, errors by embedding norm, all from report files.
 
-Every function takes `results`: (name, result), where result is a set of a report as docs/report.md says, and returns
-PNG bytes. `theme` is 'light' or 'dark'. What a result lacks is not drawn.
+`results` are (name, result), where result is a set of a report as docs/report.md describes it. Every `plot_...` returns
+PNG bytes; `theme` is 'light' or 'dark'. Numbers that a result lacks are not drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from facelib.figure_style import Drawing, begin, finish, label, legend_below, st
 
 Results = Sequence[tuple[str, dict[str, Any]]]
 
-_MAX_BANDS = 3  # more intervals on one another are mud
+_MAX_BANDS = 3  # more intervals over one another cannot be told apart
 _DET_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 2e-2, 5e-2, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)
 _HIGHEST_DET = 0.5
 _DET_LABEL_ROOM = 0.075  # of the axis
@@ -23,15 +23,17 @@ _DEVIATE = NormalDist().inv_cdf
 
 
 def plot_roc(results: Results, theme: str = "light") -> bytes:
-    """TAR against FAR, FAR on a log axis, with the 95 % interval of the TAR as a band. Steps: a rate holds until the
-    next one is measured. Bands of the first and last line only where there are more than three lines.
+    """ROC: TAR against FAR on a log axis, with the 95 % interval of the TAR as a band.
+
+    Lines are steps, since a rate holds until the next one is measured. Of more than three lines, only the first and the
+    last have bands.
     """
     figure, (ax,), colours = begin(theme, height=3.2)
     smallest, lowest = 1.0, 1.0
-    widths = np.linspace(3.6, 1.4, len(results))  # the first lies widest below, so that equal curves all show
+    widths = np.linspace(3.6, 1.4, len(results))  # the first is the widest and lowest, so that equal curves all show
     for i, ((name, result), width, style) in enumerate(zip(results, widths, styles(colours), strict=False)):
         curve = {key: np.array(values, float) for key, values in (result.get("roc") or {}).items()}
-        is_shown = curve.get("far", np.zeros(0)) > 0  # a log axis has no 0
+        is_shown = curve.get("far", np.zeros(0)) > 0  # a log axis has no zero
         if not is_shown.any():
             continue
         far, tar = curve["far"][is_shown], curve["tar"][is_shown]
@@ -53,8 +55,10 @@ def plot_roc(results: Results, theme: str = "light") -> bytes:
 
 
 def plot_det(results: Results, theme: str = "light") -> bytes:
-    """Detection error trade-off: FNMR = 1 - TAR against FMR = FAR, both on normal-deviate axes, where scores that are
-    normally distributed give straight lines (Martin et al. 1997). Dotted: equal errors.
+    """Detection error trade-off: FNMR = 1 - TAR against FMR = FAR, both on normal-deviate axes.
+
+    Scores that are normally distributed give straight lines (Martin et al. 1997, "The DET curve in assessment of
+    detection task performance", Eurospeech). Dotted: equal errors.
     """
     figure, (ax,), colours = begin(theme, height=3.2)
     widths = np.linspace(3.6, 1.4, len(results))
@@ -78,7 +82,10 @@ def plot_det(results: Results, theme: str = "light") -> bytes:
 
 
 def plot_scores(results: Results, theme: str = "light") -> bytes:
-    """Distances of genuine and impostor pairs, one panel a line; dotted: the threshold at the smallest FAR."""
+    """Histograms of the distances of genuine and impostor pairs, one panel for each result.
+
+    Dotted: the threshold at the smallest FAR.
+    """
     results = [(name, result) for name, result in results if result.get("histogram")]
     panel = 1.15 if len(results) <= 4 else 0.85
     figure, axes, colours = begin(theme, height=0.9 + panel * len(results), rows=len(results))
@@ -109,7 +116,7 @@ def plot_scores(results: Results, theme: str = "light") -> bytes:
 
 
 def plot_folds(results: Results, theme: str = "light") -> bytes:
-    """Accuracy of each fold, and right of them their mean with its 95 % interval, in %."""
+    """Accuracy of each fold, and to the right their mean with its 95 % interval, in %."""
     figure, (ax,), colours = begin(theme)
     num_folds = max(len(result.get("acc_folds") or ()) for _, result in results)
     offsets = np.linspace(-0.3, 0.3, len(results)) if len(results) > 1 else [0.0]
@@ -132,7 +139,7 @@ def plot_folds(results: Results, theme: str = "light") -> bytes:
 
 
 def plot_norms(results: Results, theme: str = "light") -> bytes:
-    """Share of the pairs decided wrongly, against the smaller embedding norm of their faces: bins of equal count."""
+    """Share of wrongly decided pairs against the smaller embedding norm of their two faces, in bins of equal count."""
     figure, (ax,), colours = begin(theme)
     widths = np.linspace(2.6, 1.4, len(results))
     for (name, result), width, style in zip(results, widths, styles(colours), strict=False):
@@ -149,24 +156,24 @@ def plot_norms(results: Results, theme: str = "light") -> bytes:
 
 
 def verification_figures(results: Results) -> list[Drawing]:
-    """Each figure that at least one result has numbers for."""
+    """Every figure for which at least one result has numbers."""
     is_folder = any(result.get("protocol") == "all-pairs" for _, result in results)
     bands = "" if len(results) <= _MAX_BANDS else " of the first and last"
     has_bands = any("tar_low" in (result.get("roc") or {}) for _, result in results)
     kind = "genuine pairs" if is_folder else "pairs"
     figures: list[tuple[str, Callable, Callable[[dict], Any], str]] = [
         ("roc", plot_roc, _has_roc,
-         "ROC. " + f"Band: 95 % interval{bands}. " * has_bands + "Dotted: the FARs of the table. Equal curves lie on "
-         "one another, the first the widest."),
+         "ROC. " + f"Band: 95 % interval{bands}. " * has_bands + "Dotted: the FARs of the table. Where curves are "
+         "equal, the first is the widest."),
         ("det", plot_det, lambda result: len(_det_points(result)[0]),
          "DET, the same errors on normal-deviate axes: nearer the lower left corner is better. Dotted: equal errors."),
         ("folds", plot_folds, lambda result: result.get("acc_folds"),
-         "Accuracy of each fold; right, their mean with its 95 % interval."),
+         "Accuracy of each fold; to the right, their mean with its 95 % interval."),
         ("scores", plot_scores, lambda result: result.get("histogram"),
          "Distances of same-person and of different-person pairs. Dotted: the threshold of the smallest FAR."),
         ("norms", plot_norms, lambda result: result.get("norms"),
-         f"Wrong decisions against the smaller raw embedding norm of the two faces, each point a tenth of the {kind}. "
-         "A short embedding is often a poor picture."),
+         f"Wrong decisions against the smaller raw embedding norm of the two faces; a point is a tenth of the {kind}. "
+         "Poor pictures often have short embeddings."),
     ]  # fmt: skip
     return [
         (key, caption, partial(draw, results))
@@ -176,7 +183,7 @@ def verification_figures(results: Results) -> list[Drawing]:
 
 
 def _spread_ticks(low: float, high: float) -> list[float]:
-    """Rates to label between two deviates, so far apart that their labels do not touch."""
+    """The rates to label between two deviates, far enough apart that their labels do not touch."""
     ticks: list[float] = []
     for tick in reversed(_DET_TICKS):
         at = _DEVIATE(tick)
@@ -186,7 +193,7 @@ def _spread_ticks(low: float, high: float) -> list[float]:
 
 
 def _percent(rate: float) -> str:
-    """0.001 -> '0.1', 1e-6 -> '1e-4': short at both ends."""
+    """A rate in %, short: 0.001 -> '0.1', 1e-6 -> '1e-4'."""
     return f"{100 * rate:g}" if rate >= 1e-4 else f"{100 * rate:.0e}".replace("e-0", "e-")
 
 
@@ -195,7 +202,7 @@ def _has_roc(result: dict[str, Any]) -> bool:
 
 
 def _det_points(result: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(FMR, FNMR) of the points that normal-deviate axes can show: both above 0, FMR up to a half."""
+    """(FMR, FNMR) of the points that normal-deviate axes can show: both above 0, FMR at most 0.5."""
     roc = result.get("roc") or {"far": [], "tar": []}
     fmr, fnmr = np.array(roc["far"], float), 1 - np.array(roc["tar"], float)
     is_shown = (fmr > 0) & (fmr <= _HIGHEST_DET) & (fnmr > 0) & (fnmr < 1)

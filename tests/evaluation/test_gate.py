@@ -87,3 +87,30 @@ def test_a_whole_test_is_on_all_pairs_without_flip_at_the_fars_asked_for(changed
 
 def test_a_set_that_was_not_tested_is_no_whole_test():
     assert not is_whole_test(make_report(), "agedb_30", "a" * 64, (1e-3,))
+
+
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        ({}, []),
+        ({"sha256": "b" * 64}, ["pairs"]),
+        ({"genuine": 2999}, ["pairs"]),
+        ({"sha256": None}, []),  # older reports only say how many pairs they used
+        ({"sha256": None, "pairs": 7000}, ["pairs"]),
+        ({"protocol": "insightface"}, ["protocol"]),
+        ({"protocol": None}, []),  # older reports are of the exact protocol
+        ({"flip": True}, ["flip"]),
+        ({"sha256": "b" * 64, "protocol": "insightface", "flip": True}, ["pairs", "protocol", "flip"]),
+    ],
+)
+def test_measurements_differ_in_pairs_protocol_or_flip(changed, expected):
+    reference = Measurement.of(make_report(), "lfw")
+
+    assert reference.differences(Measurement.of(make_report(**changed), "lfw")) == expected
+
+
+def test_a_measurement_is_described_in_one_line():
+    text = str(Measurement.of(make_report(protocol="insightface", flip=True, sha256="0123456789"), "lfw"))
+
+    assert text.startswith("6,000 pairs, 3,000 of them same person")
+    assert "protocol insightface" in text and "with flip" in text and "sha256 01234567" in text

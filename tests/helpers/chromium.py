@@ -20,16 +20,17 @@ FLAGS = (
 
 
 class Page:
-    """One tab. `requests`: the URL of every request that it made since it was opened, as the browser counts them.
+    """One tab of a browser. `requests` has the URL of every request since the tab was opened.
 
     Args:
-        profile: an empty folder.   flags: more of Chromium's.
+        profile: an empty folder.
+        flags: more flags of Chromium.
     """
 
     def __init__(self, profile: Path, *flags: str):
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        # A shell moves the pipes to where Chromium looks: 3 and 4 may be taken in this process.
+        # A shell moves the pipes to descriptors 3 and 4, which may be in use in this process.
         move = f'exec 8<&{theirs_in} 9>&{theirs_out}; exec 3<&8 4>&9; exec "$0" "$@"'
         self._process = subprocess.Popen(
             ["bash", "-c", move, CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}", "--remote-debugging-pipe"],
@@ -64,7 +65,7 @@ class Page:
         return result["result"].get("value")
 
     def wait_for(self, condition: str, seconds: float = 120.0) -> None:
-        """Until the JavaScript expression `condition` is true."""
+        """Waits until the JavaScript expression `condition` is true."""
         end = time.monotonic() + seconds
         while not self.evaluate(condition):
             if time.monotonic() > end:
@@ -72,12 +73,13 @@ class Page:
             time.sleep(0.03)
 
     def choose_file(self, selector: str, path: Path) -> None:
-        """As a user who picks a file for an `<input type=file>`."""
+        """Picks a file for an `<input type=file>`, as a user does."""
         root = self.send("DOM.getDocument")["root"]["nodeId"]
         node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
     def close(self) -> None:
+        """Ends the browser."""
         self._session = None
         self.send("Browser.close")
         self._process.wait(30)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from facelib.evaluation.gate import Measurement
 from facelib.reports.artefact_table import artefact_rows, format_far, group_comparable, warnings_of
 from facelib.reports.read_run import Artefact
 
@@ -12,26 +11,6 @@ def artefact(name, *, sha256="aa", pairs=6000, genuine=3000, protocol="exact", f
     result |= {"protocol": protocol} if protocol else {}
     result |= {"source": {"path": "lfw.bin", "sha256": sha256}} if sha256 else {}
     return Artefact(name, {"flip": flip, "sets": {set_name: result}})
-
-
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({}, []),
-        ({"sha256": "bb"}, ["pairs"]),
-        ({"genuine": 2999}, ["pairs"]),
-        ({"sha256": None}, []),  # an older report: only the number is known
-        ({"sha256": None, "pairs": 7000}, ["pairs"]),
-        ({"protocol": "insightface"}, ["protocol"]),
-        ({"protocol": None}, []),  # older reports knew only the exact one
-        ({"flip": True}, ["flip"]),
-        ({"sha256": "bb", "protocol": "insightface", "flip": True}, ["pairs", "protocol", "flip"]),
-    ],
-)
-def test_pairs_protocol_and_flip_must_agree(changed, expected):
-    measurement = Measurement.of(artefact("a").report, "lfw")
-
-    assert measurement.differences(Measurement.of(artefact("b", **changed).report, "lfw")) == expected
 
 
 def test_results_that_were_measured_differently_are_separate_and_have_a_warning():
@@ -51,13 +30,6 @@ def test_a_warning_names_the_reports_that_do_not_say_their_pairs():
     (line,) = warnings_of(group_comparable([artefact("a"), artefact("old", sha256=None)]))
 
     assert "do not say which pairs they used" in line and line.endswith("old.")
-
-
-def test_a_measurement_is_described_in_one_line():
-    text = str(Measurement.of(artefact("a", protocol="insightface", flip=True, sha256="0123456789").report, "lfw"))
-
-    assert text.startswith("6,000 pairs, 3,000 of them same person")
-    assert "protocol insightface" in text and "with flip" in text and "sha256 01234567" in text
 
 
 def test_no_change_is_given_against_a_result_that_was_measured_differently():

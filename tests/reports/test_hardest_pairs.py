@@ -1,4 +1,4 @@
-"""The faces behind a report: found where they are now, only when they are those that were tested."""
+"""The faces of the hardest pairs are found where they are now, and only if they are the tested ones."""
 
 import shutil
 
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from facelib.data.verification.bins import load_bin
-from facelib.reports.hardest_pairs import FaceFinder, FacesMissing, thumbnail
+from facelib.reports.artefact_table import group_comparable
+from facelib.reports.hardest_pairs import FaceFinder, FacesMissing, hardest_galleries, thumbnail
+from facelib.reports.read_run import Artefact
 from tests.helpers.simulated_runs import folder_result, pair_result, write_faces
 
 
@@ -19,7 +21,7 @@ def faces(tmp_path_factory):
 
 
 def result_of(measured, path):
-    """As the report says it: the path relative to the report's folder."""
+    """A result as a report has it, with a path relative to the report's folder."""
     result = measured.as_dict()
     return {**result, "source": {**result["source"], "path": path}}
 
@@ -60,13 +62,13 @@ def test_valid_names_the_folder_itself_or_the_one_above(faces, people, tmp_path)
         assert FaceFinder(valid).find(people, tmp_path / "run")("no such") == b""
 
 
-def test_another_bin_of_that_name_is_refused(faces, pairs, tmp_path):
+def test_a_different_bin_with_the_same_name_is_refused(faces, pairs, tmp_path):
     shutil.copy(faces / "toy.bin", tmp_path)
     with open(tmp_path / "toy.bin", "ab") as file:
         file.write(b"x")
 
     finder = FaceFinder()
-    for _ in range(2):  # the second time it is remembered
+    for _ in range(2):  # the second answer is remembered
         with pytest.raises(FacesMissing, match="sha256"):
             finder.find(pairs, tmp_path / "run")
 
@@ -93,7 +95,7 @@ def test_a_folder_with_other_images_is_refused(faces, people, tmp_path):
         FaceFinder().find(people, tmp_path / "run")
 
 
-def test_a_report_that_does_not_say_where_is_no_error_of_the_page(tmp_path):
+def test_a_report_that_does_not_name_its_images_says_to_test_again(tmp_path):
     with pytest.raises(FacesMissing, match="test the artefact again"):
         FaceFinder().find({}, tmp_path)
 
@@ -108,15 +110,65 @@ def test_a_report_cannot_name_a_file_outside_of_the_set(faces, people):
 @pytest.mark.parametrize(
     ("size", "expected"), [((112, 112), (112, 112)), ((400, 200), (112, 56)), ((20, 30), (20, 30))]
 )
-def test_thumbnails_are_small_jpegs_of_the_same_shape(size, expected):
+def test_thumbnails_are_small_jpegs_with_the_same_proportions(size, expected):
     photo = np.full((*size, 3), (200, 100, 30), np.uint8)
 
     small = thumbnail(cv2.imencode(".png", photo)[1].tobytes())
 
     decoded = cv2.imdecode(np.frombuffer(small, np.uint8), cv2.IMREAD_COLOR)
     assert small[:2] == b"\xff\xd8" and decoded.shape[:2] == expected
-    assert np.abs(decoded.astype(int) - (200, 100, 30)).max() < 12  # colours are where they were
+    assert np.abs(decoded.astype(int) - (200, 100, 30)).max() < 12  # red, green and blue are not swapped
 
 
-def test_what_cannot_be_decoded_is_a_crossed_out_square():
+def test_bytes_that_are_no_image_are_a_crossed_out_square():
     assert thumbnail(b"no image")[:2] == b"\xff\xd8" and thumbnail(b"") == thumbnail(b"no image")
+
+
+def galleries_of(folder, *results):
+    artefacts = [Artefact(f"{i}.pb", {"sets": {"toy": result}}, folder=folder) for i, result in enumerate(results)]
+    (group,) = group_comparable(artefacts)
+    return hardest_galleries(group, FaceFinder())
+
+
+def test_artefacts_with_the_same_hardest_pairs_share_a_gallery(faces, pairs):
+    others = {key: found[::-1] for key, found in pairs["hardest"].items()}
+
+    galleries = galleries_of(faces / "run", pairs, {**pairs, "hardest": others}, pairs)
+
+    assert [gallery.title for gallery in galleries] == ["Hardest pairs of 0.pb, 2.pb", "Hardest pairs of 1.pb"]
+    assert [gallery.is_open for gallery in galleries] == [True, False]
+    assert galleries[0].note.endswith("; distances are those of 0.pb.")
+
+
+def test_a_verdict_is_bad_where_it_is_wrong(faces, pairs):
+    def pair(distance):
+        return {"images": ["0", "1"], "distance": distance}
+
+    hardest = {"false_accepts": [pair(0.9), pair(1.1)], "false_rejects": [pair(1.1), pair(0.9)]}
+
+    (gallery,) = galleries_of(faces / "run", {**pairs, "acc_threshold": 1.0, "hardest": hardest})
+
+    (_, impostors), (_, genuine) = gallery.lists
+    assert [(one.distance, one.verdict, one.kind) for one in impostors] == [
+        ("0.900 ≤ 1.000", "accepted", "bad"), ("1.100 > 1.000", "rejected", "good")]  # fmt: skip
+    assert [(one.verdict, one.kind) for one in genuine] == [("rejected", "bad"), ("accepted", "good")]
+    assert impostors[0].names == "0 / 1"
+
+
+def test_a_gallery_without_its_set_says_why_and_shows_nothing(tmp_path, pairs):
+    (gallery,) = galleries_of(tmp_path, pairs)
+
+    assert gallery.lists == [] and "no longer where it was tested" in gallery.note
+
+
+def test_an_entry_that_the_bin_does_not_have_is_a_crossed_out_square(faces, pairs):
+    hardest = {"false_accepts": [{"images": ["0", "99999"], "distance": 0.9}], "false_rejects": []}
+
+    (gallery,) = galleries_of(faces / "run", {**pairs, "hardest": hardest})
+
+    ((_, [pair]),) = gallery.lists
+    assert pair.faces[1] == ("99999", thumbnail(b"")) and pair.faces[0][1] != pair.faces[1][1]
+
+
+def test_a_report_without_hardest_pairs_has_no_gallery(faces, pairs):
+    assert galleries_of(faces / "run", {**pairs, "hardest": None}) == []

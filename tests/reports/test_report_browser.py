@@ -1,6 +1,6 @@
-"""A browser without a network draws the pages: every picture, nothing over the edge, the colours of the system.
+"""A browser without a network shows the pages: every picture, no overflow, light or dark.
 
-Chromium is no part of the project's set-up: apt-get install chromium
+Chromium is not installed with the project: apt-get install chromium
 """
 
 import html
@@ -35,7 +35,7 @@ def pages(tmp_path_factory):
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
 @pytest.mark.parametrize("kind", ["run", "comparison"])
-def test_every_picture_is_drawn_and_nothing_hangs_over_the_edge(pages, tmp_path, kind, width, scheme):
+def test_every_picture_is_shown_and_no_page_is_wider_than_the_screen(pages, tmp_path, kind, width, scheme):
     measure = """
         const page = document.querySelector('iframe').contentDocument, images = [...page.images];
         const isDrawn = image => image.complete && image.naturalWidth > 0;
