@@ -50,6 +50,7 @@ test-all: setup
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 docs: setup
 	.venv/bin/mkdocs build --strict
