@@ -1,10 +1,17 @@
-"""The losses of a training by name: `make_head("arcface", num_classes, options)`. Names TensorFlow.
+"""ArcFace and all other losses of a training. ArcFace is in facelib/losses/fixed_margins.py; import it from here.
 
-Margin heads are Keras layers over class centres (facelib/losses/margin_head.py), metric losses compare the faces of a batch
-(facelib/losses/metric_losses.py). Names, options and defaults: facelib/losses/registry.py. Formulas: docs/losses.md.
+    from face_loss_k import ArcFace, make_head
+    head = make_head("arcface", num_classes=1000, options={"margin": 0.5, "scale": 64.0})
+
+Margin heads are Keras layers with class centres: fixed margins (facelib/losses/fixed_margins.py) and adaptive ones
+(facelib/losses/adaptive_margins.py), over the common part in facelib/losses/margin_head.py. Metric losses compare the
+faces of a batch (facelib/losses/metric_losses.py), distillation compares them with a teacher
+(facelib/losses/distillation.py). Names, options and defaults: facelib/losses/registry.py. Formulas: docs/losses.md.
 """
 
 from facelib.losses.adaptive_margins import AdaCos, AdaFace, CurricularFace, MagFace
+from facelib.losses.distillation import Distiller
+from facelib.losses.factory import make_head
 from facelib.losses.fixed_margins import (
     AirFace,
     ArcFace,
@@ -15,39 +22,29 @@ from facelib.losses.fixed_margins import (
     Softmax,
     cos_plus_margin,
 )
-from facelib.losses.metric_losses import TripletLoss
-from facelib.losses.registry import LOSSES, resolve_options
+from facelib.losses.margin_head import MarginHead
+from facelib.losses.metric_losses import CenterLoss, TripletLoss
+from facelib.losses.protocols import Loss, MakeHead, MarginLoss
 
-__all__ = ["ArcFace", "cos_plus_margin", "make_head"]
-
-_HEADS = {
-    "softmax": Softmax,
-    "scale_softmax": ScaleSoftmax,
-    "margin_softmax": MarginSoftmax,
-    "arcface": ArcFace,
-    "cosface": CosFace,
-    "combined": CombinedMargin,
-    "curricularface": CurricularFace,
-    "airface": AirFace,
-    "magface": MagFace,
-    "adaface": AdaFace,
-    "adacos": AdaCos,
-}
-
-
-def make_head(loss: str, num_classes: int, options: dict | None = None, warmup_scale: float | None = None):
-    """The layer that computes `loss`, not yet built.
-
-    Args:
-        loss: a name of `facelib.losses.registry.LOSSES`.
-        num_classes: identities.
-        options: of that loss; the others have their defaults.
-        warmup_scale: see `facelib.losses.margin_head.MarginHead`.
-
-    Returns:
-        A layer named 'head' with `loss_and_accuracy(embeddings, labels, margin_share, label_smoothing)`.
-    """
-    options = resolve_options(loss, options or {})
-    if LOSSES[loss].kind == "metric":
-        return TripletLoss(loss, **options, name="head")
-    return _HEADS[loss](num_classes, **options, warmup_scale=warmup_scale, name="head")
+__all__ = [
+    "AdaCos",
+    "AdaFace",
+    "AirFace",
+    "ArcFace",
+    "CenterLoss",
+    "CombinedMargin",
+    "CosFace",
+    "CurricularFace",
+    "Distiller",
+    "Loss",
+    "MagFace",
+    "MakeHead",
+    "MarginHead",
+    "MarginLoss",
+    "MarginSoftmax",
+    "ScaleSoftmax",
+    "Softmax",
+    "TripletLoss",
+    "cos_plus_margin",
+    "make_head",
+]

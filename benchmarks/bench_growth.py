@@ -1,15 +1,19 @@
-"""How step time, bytes sent and memory grow with the classes and the workers, each beside what the plan says.
+"""How step time, bytes sent and memory grow with the classes and the workers, each beside its planned value.
 
     python benchmarks/bench_growth.py [--workers 1,2,4] [--classes 10000,100000,1000000,4000000] [--size 128]
 
-Workers of launch.py on loopback, the trainer's own step: ArcFace, SGD with momentum, one dense layer of `--parameters`
-for the backbone, a batch of `--batch` over all workers; a tenth of the classes a step, and all of them where memory is
-free for that. Each line is a run of fresh processes: `step_s`, median of `--steps` after 2 others; `sent_bytes`, of the
-loopback interface, a step and worker; `head_bytes`, the peak (VmHWM) of the worker with the largest, less what it had
-before the head was built. `model_...` beside each is the arithmetic of docs/scaling.md, "Planning". The bar: bytes and
-memory of no line above 1.25 x the model's, where they are more than 1 MB and 256 MB. There is none for time: the
-workers here share their cores, so W of them are not faster than one. `model_step_s` is what one machine needs for the
-work of all, from its speed at a matrix product and at a copy, which is measured first.
+Workers of launch.py on loopback run the step of the trainer: ArcFace, SGD with momentum, one dense layer of
+`--parameters` as the backbone, a batch of `--batch` over all workers. A step uses a tenth of the classes and, if enough
+memory is free, all of them. Each line is a run of fresh processes:
+
+- `step_s`: the median of `--steps` steps after 2 warm-up steps.
+- `sent_bytes`: bytes over the loopback interface, for each step and worker.
+- `head_bytes`: the highest peak (VmHWM) of a worker, minus its memory before the head was built.
+
+`model_...` beside each is the value by the formulas of docs/scaling.md, "Planning". Limit: bytes and memory are at most
+1.25 x the planned value, wherever they are above 1 MB and 256 MB. Time has no limit: the workers share the cores of one
+machine, so more workers are not faster. `model_step_s` is the time of one machine for the work of all workers, computed
+from its speed at a matrix product and at a copy, which are measured first.
 """
 
 import argparse
@@ -32,11 +36,9 @@ from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
 
 WARM_UP, JOIN_SECONDS, PATIENCE = 2, 120, 600  # steps, seconds, seconds
-REDUCTIONS = 4  # of one value a face: the own cosine, two for the sum over the others, the nearest of them
-# Over the logits and centres of a step, each a read or a write; fitted on a CPU, see docs/scaling.md. Sampled centres
-# are gathered before, and scattered after.
-PASSES, PASSES_SAMPLED = 6, 18
-OWN_BYTES = 64e6  # of a process that has any head at all: 0.07 GB with 10,000 classes, where the head has 0.01
+REDUCTIONS = 4  # sums of one value a face: the target cosine, two for the sum over the others, the nearest of these
+PASSES = 20  # reads and writes of all logits and centres in a step; fitted on a CPU, see docs/scaling.md
+PROCESS_BYTES = 64e6  # of any process with a head: 0.07 GB were measured with 10,000 classes, whose head takes 0.01 GB
 BAR, WORTH_JUDGING = 1.25, {"sent_bytes": 1e6, "head_bytes": 256e6}
 
 
@@ -68,18 +70,24 @@ def main(argv=None) -> int:
 
 
 def planned_bytes(num_workers: int, batch_size: int, size: int, num_parameters: int, is_sampled: bool) -> float:
-    """Bytes that a worker sends in a step, in rings: a gathering sends (W - 1) / W of the whole, a sum twice that."""
-    gathered = 4 * batch_size * size + 8 * batch_size * (1 + is_sampled)  # embeddings; labels, again for the draw
+    """Bytes that a worker sends in a step, in rings: a gather sends (W - 1) / W of the whole, a sum twice as much."""
+    gathered = 4 * batch_size * size + 8 * batch_size * (1 + is_sampled)  # embeddings; labels, twice when sampled
     summed = 4 * batch_size * size + 4 * REDUCTIONS * batch_size + 4 * num_parameters
     return (num_workers - 1) / num_workers * (gathered + 2 * summed)
 
 
-def planned_seconds(
-    num_columns: int, batch_size: int, size: int, num_parameters: int, is_sampled: bool, speeds: dict
-) -> float:
-    """Of a step whose softmax has so many columns, those of all workers, on the one machine of `speeds`."""
-    operations = 6 * batch_size * size * num_columns + 4 * batch_size * num_parameters
-    moved = 4 * (PASSES_SAMPLED if is_sampled else PASSES) * num_columns * (batch_size + size)
+def planned_seconds(num_classes: int, batch_size: int, size: int, num_parameters: int, speeds: dict) -> float:
+    """Seconds of a step on one machine.
+
+    Args:
+        num_classes: in the softmax of the step, of all workers.
+        batch_size: faces of all workers.
+        size: of an embedding.
+        num_parameters: of the backbone.
+        speeds: of the machine, from `measure_speeds`.
+    """
+    operations = 6 * batch_size * size * num_classes + 4 * batch_size * num_parameters
+    moved = 4 * PASSES * num_classes * (batch_size + size)
     return operations / speeds["operations_per_s"] + moved / speeds["bytes_per_s"]
 
 
@@ -87,7 +95,7 @@ def planned_seconds(
 
 
 def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: float, speeds: dict) -> dict:
-    """The line of one run of fresh workers."""
+    """The result line of one run in fresh processes."""
     from facelib.distributed.workers import Workers
     from facelib.losses.partial_fc import ClassSplit
     from facelib.training.head_memory import head_bytes
@@ -102,11 +110,11 @@ def run(args: argparse.Namespace, num_workers: int, num_classes: int, rate: floa
     command = [sys.executable, ROOT / "launch.py", "-n", num_workers, "--grace", 5, __file__, *flags(args)]
     found = json.loads(output_of([*map(str, command), "--worker", json.dumps(job)]).splitlines()[-1])
     first, last = ClassSplit(workers).bounds(num_classes)
-    columns = num_workers * (ClassSplit(workers, rate).num_sampled(num_classes) if rate < 1 else last - first)
+    num_used = num_workers * (ClassSplit(workers, rate).num_sampled(num_classes) if rate < 1 else last - first)
     model = {
-        "step_s": planned_seconds(columns, args.batch, args.size, found["parameters"], rate < 1, speeds),
+        "step_s": planned_seconds(num_used, args.batch, args.size, found["parameters"], speeds),
         "sent_bytes": planned_bytes(num_workers, args.batch, args.size, found["parameters"], rate < 1),
-        "head_bytes": OWN_BYTES + head_bytes(recipe, num_classes, args.size, workers),
+        "head_bytes": PROCESS_BYTES + head_bytes(recipe, num_classes, args.size, workers),
     }
     for key, value in model.items():
         places = 4 if key == "step_s" else None
@@ -123,7 +131,7 @@ def output_of(command: list[str]) -> str:
 
 
 def work(args: argparse.Namespace) -> int:
-    """What each worker of a run does; worker 0 prints what it and the others have seen."""
+    """Runs the steps of one worker; worker 0 prints the results of all."""
     from facelib.distributed.find_cluster import find_cluster
 
     be_the_first_to_go()
@@ -152,14 +160,14 @@ def work(args: argparse.Namespace) -> int:
 
 
 def loopback_bytes() -> int:
-    """That have gone over the loopback interface so far; each is sent once."""
+    """Bytes sent over the loopback interface since the machine started."""
     lines = Path("/proc/net/dev").read_text().splitlines()
     fields = next(line.partition(":")[2].split() for line in lines if line.strip().startswith("lo:"))
     return int(fields[8])
 
 
 def measure_speeds(batch_size: int, size: int) -> dict:
-    """Of this machine: floating point operations a second at a head's product, bytes a second read and written."""
+    """Speeds of this machine: floating point operations/s in a product of the head, bytes/s read and written."""
     set_up_tensorflow(Recipe().seed, Recipe().precision, Recipe().deterministic)
     import tensorflow as tf
 
@@ -186,7 +194,7 @@ def median_seconds(work, repeats: int = 7) -> float:
 
 
 def flags(args: argparse.Namespace) -> list[str]:
-    """Those that the processes of a run are given too."""
+    """The flags that the processes of a run are given too."""
     return [f"--{name}={getattr(args, name)}" for name in ("size", "batch", "parameters", "steps")]
 
 
@@ -214,7 +222,9 @@ def parse_args(argv) -> argparse.Namespace:
     if not 0 < args.rate < 1:
         raise FaceError(f"--rate is a share of the classes, above 0 and below 1. Received: {args.rate:g}.")
     if min(args.workers) < 1 or max(args.workers) > args.batch or min(args.classes) < max(2, *args.workers):
-        raise FaceError("Every worker holds at least one class and one face. Ask for fewer workers or more of both.")
+        raise FaceError(
+            "Every worker holds at least one class and one face. Use fewer workers or more classes and faces."
+        )
     return args
 
 

@@ -1,4 +1,4 @@
-"""A training step that is little more than its head: the trainer's own parts behind one dense layer of random faces."""
+"""A training step that consists mostly of its head: one dense layer over random faces, then the trainer's parts."""
 
 import time
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from benchmarks.machine import peak_memory, resident_memory
 from facelib.models.registry import ModelConfig
 from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 
-SPARE = 1 << 30  # bytes a process has beside its head
+SPARE = 1 << 30  # bytes of a process without its head
 
 
 def head_recipe(size: int, batch_size: int, rate: float) -> Recipe:
-    """ArcFace and SGD with momentum, all else as a stage has it: clipped gradients, weight decay."""
+    """ArcFace and SGD with momentum, with the defaults of a stage: clipped gradients, weight decay."""
     stage = Stage(loss="arcface", optimizer="sgd", learning_rate=1e-3, sample_rate=rate)
     return Recipe(model=ModelConfig(embedding_size=size), data=DataConfig(batch_size=batch_size), stage=(stage,))
 
 
 def image_side(num_parameters: int, size: int) -> int:
-    """Pixels of the side of an image whose dense layer to `size` values has about so many parameters."""
+    """The side, in pixels, of an image whose dense layer to `size` values has about `num_parameters` parameters."""
     return max(1, round((num_parameters / (3 * size)) ** 0.5))
 
 
 def memory_to_spare(recipe: Recipe, num_classes: int, workers) -> tuple[float, float | None]:
-    """(bytes that all workers need on this machine, bytes that are free or None where the system does not say)."""
+    """(bytes that all workers need on this machine, bytes that are free; None if the system does not tell)."""
     from facelib.training.head_memory import free_bytes, head_bytes
 
     need = head_bytes(recipe, num_classes, recipe.model.embedding_size, workers)
@@ -34,7 +34,12 @@ def memory_to_spare(recipe: Recipe, num_classes: int, workers) -> tuple[float, f
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of this process beyond what it had before the head was built, at most: until it was, and until now."""
+    """Peak memory of this process, in bytes, minus its memory before the head was built.
+
+    Attributes:
+        build: the peak until the head was built.
+        peak: the peak until now.
+    """
 
     build: int
     peak: int
@@ -44,8 +49,10 @@ class HeadStep:
     """The step of `facelib.training.stage_setup.StageParts`, on one batch.
 
     Args:
-        num_parameters: of the dense layer that stands for the backbone.   workers: that train together, each with its
-            part of the batch and of the classes.
+        recipe: with one stage.
+        num_classes: of all workers.
+        num_parameters: of the dense layer that is used as the backbone.
+        workers: the processes that train together; each has its part of the batch and of the classes.
     """
 
     def __init__(self, recipe: Recipe, num_classes: int, num_parameters: int, workers):
@@ -88,7 +95,7 @@ class HeadStep:
 
 
 def be_the_first_to_go() -> None:
-    """Where memory ends, the system ends this process and not another."""
+    """When memory runs out, the system kills this process and no other."""
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 

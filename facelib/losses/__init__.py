@@ -1,1 +1,1 @@
-"""Margin heads, metric losses and distillation; softmax over many classes and over several workers."""
+"""Losses: margin heads such as ArcFace, metric losses, distillation, and the softmax over many classes (Partial FC)."""

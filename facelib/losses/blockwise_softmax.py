@@ -1,119 +1,132 @@
-"""The softmax over many classes, block by block of them. Names TensorFlow.
+"""The softmax over many classes, computed block by block.
 
-Where a margin changes one logit a face, its own, a loss needs of all the others but their sum. Written op by op, that
-sum and its gradient are a dozen passes over arrays of [B, n] and [n, D], and as many arrays; here each block of classes
-takes them while it is in the cache, and two arrays of [B, n] and the gradient outlive it. On a CPU with a compiler,
-facelib/losses/native_softmax.py does the same in two passes.
+When the margin changes only the target logit, the loss needs two things: the target logit, and the sum of the
+exponentials of all other logits. Computed op by op over all classes, that sum and its gradient take a dozen passes over
+arrays of [B, n] and [n, D], and as many arrays. Here each block of classes takes these passes while it is in the cache.
+Two arrays of [B, n] and the gradient stay in memory.
 """
 
 from itertools import pairwise
 
 import tensorflow as tf
 
-from facelib.losses.native_softmax import Tiles, has_tiles
+_BLOCK = 16_384  # classes in a block
+_MOST_BLOCKS = 32  # each block is some twenty nodes of the graph
+_BELOW = 200.0  # how far the target logit is put below any other: exp() of it is 0 in float32
 
-_WIDTH, _MOST = 16_384, 32  # classes in a block; blocks at most, for each is some twenty nodes of the graph
-_BESIDE = 200.0  # how far the own class is put below any other logit: float32's exp of it is 0
 
-
-def own_and_others(x, centres, own, scale, num_classes: int):
+def target_and_others(x, centres, target_idx, scale, num_classes: int):
     """What a loss needs of the cosines between faces and class centres.
 
     With r = 1 / |w|, the gradient of the cosine `x . w r` by w is `r x - (x . w r) r^2 w`.
 
     Args:
-        x: float32 [B, D], unit rows.   centres: float32 [n, D], of any norm.   scale: of the logits, positive.
-        own: int64 [B], the column of each row's class; -1 when it is not here.
-        num_classes: about how many there are, n; decides between tiles and blocks, and the number of blocks.
+        x: float32 [B, D], rows of unit norm.
+        centres: float32 [n, D], of any norm.
+        target_idx: int64 [B], the row of each face's class in `centres`; -1 when another worker holds it.
+        scale: of the logits, positive.
+        num_classes: n, or about n; it decides the number of blocks.
 
     Returns:
-        (cosine to the own class, 0 where it is not here, with a gradient;
-        ln of the sum over the other classes of `exp(scale * cosine)`, with a gradient;
-        the highest cosine to another class): float32 [B] each.
+        (cosine, log_sum, highest), float32 [B] each: the cosine to the target class, 0 where it is not here; the
+        logarithm of the sum of `exp(scale * cosine)` over the other classes; the highest cosine to another class. The
+        first two have a gradient.
     """
     scale = tf.convert_to_tensor(scale, tf.float32)
 
     @tf.custom_gradient
-    def of(x, centres):
-        if has_tiles(num_classes, centres.shape[-1]):
-            others = Tiles(x, centres, own, scale)
-        else:
-            others = Blocks(x, centres, own, scale, min(max(1, round(num_classes / _WIDTH)), _MOST))
-        is_here = own >= 0
-        row = tf.gather(centres, tf.maximum(own, 0))
+    def compute(x, centres):
+        others = _Blocks(x, centres, target_idx, scale, min(max(1, round(num_classes / _BLOCK)), _MOST_BLOCKS))
+        is_here = target_idx >= 0
+        row = tf.gather(centres, tf.maximum(target_idx, 0))
         inverse = _inverse_norms(row)
         row *= inverse[:, None]
         cosine = tf.where(is_here, tf.reduce_sum(x * row, 1), 0.0)
 
-        def gradient(of_cosine, of_log_sum, of_highest):
-            of_cosine = tf.where(is_here, of_cosine, 0.0)
-            of_own = (of_cosine * inverse)[:, None] * (x - cosine[:, None] * row)
-            by_x, by_centres = others.gradient(scale * of_log_sum, of_own)
-            return of_cosine[:, None] * row + by_x, by_centres
+        def gradient(by_cosine, by_log_sum, by_highest):
+            by_cosine = tf.where(is_here, by_cosine, 0.0)
+            by_target = (by_cosine * inverse)[:, None] * (x - cosine[:, None] * row)
+            by_x, by_centres = others.gradient(scale * by_log_sum, by_target)
+            return by_cosine[:, None] * row + by_x, by_centres
 
         return (cosine, others.log_sum, others.highest / scale), gradient
 
-    cosine, log_sum, highest = of(x, centres)
+    cosine, log_sum, highest = compute(x, centres)
     return cosine, log_sum, tf.stop_gradient(highest)
 
 
-class Blocks:
-    """All classes but each row's own.
+class _Blocks:
+    """All classes but the target of each row.
 
-    log_sum: [B], ln of the sum of exp(logit).   highest: [B], logit.
+    Attributes:
+        log_sum: float32 [B], the logarithm of the sum of exp(logit).
+        highest: float32 [B], the highest logit.
     """
 
-    def __init__(self, x, centres, own, scale, num_blocks: int):
+    def __init__(self, x, centres, target_idx, scale, num_blocks: int):
         self.x, self.scale = x, scale
         edges = [tf.shape(centres, tf.int64)[0] * i // num_blocks for i in range(num_blocks + 1)]
         self.blocks = []
         for first, last in pairwise(edges):
-            with tf.control_dependencies([block.highest for block in self.blocks[-2:-1]]):  # two at once, and no more
-                self.blocks.append(_Block(x * scale, centres[first:last], own - first, last - first, scale))
+            with tf.control_dependencies([block.highest for block in self.blocks[-2:-1]]):  # at most two at a time
+                self.blocks.append(_Block(x * scale, centres[first:last], target_idx - first, last - first, scale))
         self.log_sums = tf.stack([block.log_sum for block in self.blocks])
         self.log_sum = tf.reduce_logsumexp(self.log_sums, 0)
         self.highest = tf.reduce_max(tf.stack([block.highest for block in self.blocks]), 0)
 
-    def gradient(self, weight, of_own):
-        """By x and by the centres.
+    def gradient(self, weight, by_target):
+        """The gradients by x [B, D] and by the centres [n, D].
 
-        weight: [B], the gradient of log_sum, times the scale.   of_own: [B, D], what is added to that of each row's own
-            centre.
+        Args:
+            weight: float32 [B], the gradient of log_sum times the scale.
+            by_target: float32 [B, D], added to the gradient of the target centre of each row.
         """
         weights = tf.exp(self.log_sums - self.log_sum) * weight
-        of_x, of_centres = [], []
+        all_by_x, all_by_centres = [], []
         for block, share in zip(self.blocks, tf.unstack(weights), strict=True):
-            with tf.control_dependencies(of_centres[-2:-1]):
-                by_x, by_centres = block.gradient(self.x, share, self.scale, of_own)
-            of_x.append(by_x)
-            of_centres.append(by_centres)
-        return tf.add_n(of_x), tf.concat(of_centres, 0)
+            with tf.control_dependencies(all_by_centres[-2:-1]):
+                by_x, by_centres = block.gradient(self.x, share, self.scale, by_target)
+            all_by_x.append(by_x)
+            all_by_centres.append(by_centres)
+        return tf.add_n(all_by_x), tf.concat(all_by_centres, 0)
 
 
 class _Block:
-    """A block of classes in a step. `own`: int64 [B], counted from the block's first; may lie outside."""
+    """One block of classes.
 
-    def __init__(self, scaled, centres, own, width, scale):
+    Args:
+        scaled: float32 [B, D], unit rows times the scale.
+        centres: float32 [w, D], the centres of the block.
+        target_idx: int64 [B], counted from the first class of the block; it may lie outside the block.
+        width: int64 scalar, w.
+        scale: of the logits.
+    """
+
+    def __init__(self, scaled, centres, target_idx, width, scale):
         self.centres, self.inverse = centres, _inverse_norms(centres)
-        self.faces = tf.reshape(tf.where((own >= 0) & (own < width)), [-1])  # of this block's classes
-        self.own = tf.gather(own, self.faces)
+        self.faces = tf.reshape(tf.where((target_idx >= 0) & (target_idx < width)), [-1])  # targets in this block
+        self.target_idx = tf.gather(target_idx, self.faces)
         logits = tf.matmul(scaled, centres, transpose_b=True) * self.inverse
-        # A copy, as below: what is written in place, another loss of the same faces may share, as mixup has two.
-        place, below = tf.stack([self.faces, self.own], 1), tf.fill([tf.size(self.faces)], -scale - _BESIDE)
+        # A copy, never an update in place: with mixup, a second loss of the same faces may share the array.
+        place, below = tf.stack([self.faces, self.target_idx], 1), tf.fill([tf.size(self.faces)], -scale - _BELOW)
         self.logits = tf.tensor_scatter_nd_update(logits, place, below)
-        self.softmax = tf.nn.softmax(self.logits)  # one op for what would be five passes
+        self.softmax = tf.nn.softmax(self.logits)  # one op in place of five passes
         self.highest = tf.reduce_max(self.logits, 1)
         self.log_sum = self.highest - tf.math.log(tf.reduce_max(self.softmax, 1))
 
-    def gradient(self, x, weight, scale, of_own):
-        """By x and by the centres, where `weight` [B] stands before this block's softmax.
+    def gradient(self, x, weight, scale, by_target):
+        """The gradients by x [B, D] and by the centres of the block [w, D].
 
-        of_own: [B, D], the gradient of each row's own centre that does not come from the softmax.
+        Args:
+            x: float32 [B, D], unit rows.
+            weight: float32 [B], the factor of this block's softmax.
+            scale: of the logits.
+            by_target: float32 [B, D], the part of the gradient of each target centre that is not of the softmax.
         """
         shares = self.softmax * self.inverse
         pull = tf.linalg.matvec(shares * self.logits, weight / scale, transpose_a=True) * self.inverse
         by_centres = tf.matmul(shares, weight[:, None] * x, transpose_a=True) - pull[:, None] * self.centres
-        by_centres = tf.tensor_scatter_nd_add(by_centres, self.own[:, None], tf.gather(of_own, self.faces))
+        by_centres = tf.tensor_scatter_nd_add(by_centres, self.target_idx[:, None], tf.gather(by_target, self.faces))
         return weight[:, None] * tf.matmul(shares, self.centres), by_centres
 
 

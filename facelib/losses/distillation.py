@@ -1,4 +1,4 @@
-"""Losses towards a teacher's embeddings. Names TensorFlow."""
+"""Distillation: losses that pull a student's embeddings towards those of a teacher."""
 
 import keras
 import tensorflow as tf
@@ -7,24 +7,27 @@ TEMPERATURE = 0.1  # of the similarities that 'kl' compares: cosines lie within 
 
 
 class Distiller(keras.layers.Layer):
-    """The distance of a student's embeddings to a teacher's, both as unit vectors e and t.
+    """The distance between the embeddings of a student and of a teacher, as unit vectors e and t.
 
     - 'cosine': mean of 1 - <e, t>.
-    - 'l2': mean of |e - t|, which does not flatten out near the goal as 'cosine' does, half the square of it.
-    - 'kl': KL divergence of the two distributions softmax(<x_i, x_j> / 0.1) over the other faces j of the batch, the
-      probabilistic knowledge transfer of Passalis & Tefas, https://arxiv.org/abs/1803.10837, eq. 2 to 4, with a
-      softmax for its kernel.
-    - 'relational': Huber loss between the pairwise distances of the batch, each divided by its mean (Park et al.,
+    - 'l2': mean of |e - t|. Its slope stays constant near 0, where that of 'cosine', |e - t|^2 / 2, vanishes.
+    - 'kl': KL divergence between the two distributions softmax(<x_i, x_j> / 0.1) over the other faces j of the batch
+      (Passalis & Tefas, probabilistic knowledge transfer, https://arxiv.org/abs/1803.10837, eq. 2 to 4, with a softmax
+      as the kernel).
+    - 'relational': Huber loss between the pairwise distances of the batch, divided by their mean (Park et al.,
       Relational Knowledge Distillation, https://arxiv.org/abs/1904.05068, eq. 5 to 8).
 
-    The first two want vectors of one size: a student of another size is projected by a learned matrix, which training
-    keeps and the embedder does not have.
+    'cosine' and 'l2' compare vectors of one size. A student of another size is projected by a learned matrix, which
+    is part of the training but not of the saved embedder.
 
     Args:
-        kind: one of the four.   embedding_size, teacher_size: D of the student and of the teacher.
+        kind: one of the four names.
+        embedding_size: D, of the student.
+        teacher_size: T, of the teacher.
 
-    Call: `(embeddings float [B, D], targets float32 [B, T]) -> (loss, agreement)`, float32 scalars; agreement is the
-        share of faces that are nearer to their own teacher vector than to any other of the batch.
+    Call: `(embeddings float [B, D], teacher_vectors float32 [B, T]) -> (loss, agreement)`, float32 scalars. The
+    agreement is the share of faces that are nearest to the teacher's vector of the same face, among all faces of the
+    batch.
     """
 
     def __init__(self, kind, embedding_size, teacher_size):
@@ -36,12 +39,12 @@ class Distiller(keras.layers.Layer):
                 name="kernel", shape=(embedding_size, teacher_size), initializer="glorot_uniform"
             )
 
-    def call(self, embeddings, targets):
-        embeddings, targets = tf.cast(embeddings, tf.float32), tf.math.l2_normalize(targets, -1)
+    def call(self, embeddings, teacher_vectors):
+        embeddings, teacher_vectors = tf.cast(embeddings, tf.float32), tf.math.l2_normalize(teacher_vectors, -1)
         if self.projection is not None:
             embeddings = tf.matmul(embeddings, tf.convert_to_tensor(self.projection.value))
         embeddings = tf.math.l2_normalize(embeddings, -1)
-        return _LOSSES[self.kind](embeddings, targets), _agreement(embeddings, targets)
+        return _LOSSES[self.kind](embeddings, teacher_vectors), _agreement(embeddings, teacher_vectors)
 
 
 def _cosine(e, t):
@@ -53,14 +56,14 @@ def _l2(e, t):
 
 
 def _kl(e, t):
-    mine, theirs = _log_similarities(e), _log_similarities(t)
-    return tf.reduce_mean(tf.reduce_sum(tf.exp(theirs) * (theirs - mine), -1))
+    student, teacher = _log_similarities(e), _log_similarities(t)
+    return tf.reduce_mean(tf.reduce_sum(tf.exp(teacher) * (teacher - student), -1))
 
 
 def _log_similarities(x):
     logits = tf.matmul(x, x, transpose_b=True) / TEMPERATURE
     is_self = tf.eye(tf.shape(x)[0], dtype=tf.bool)
-    return tf.nn.log_softmax(tf.where(is_self, -1e9, logits))  # not -inf: its share, 0, times -inf is no number
+    return tf.nn.log_softmax(tf.where(is_self, -1e9, logits))  # not -inf: 0 * -inf is NaN
 
 
 def _relational(e, t):
@@ -71,7 +74,7 @@ def _relational(e, t):
 
 
 def _distances(x):
-    """Pairwise distances [B, B] over the mean of those off the diagonal, which is 0."""
+    """Pairwise distances [B, B], divided by the mean of those off the diagonal; 0 on the diagonal."""
     squares = tf.maximum(2.0 - 2.0 * tf.matmul(x, x, transpose_b=True), 0.0)
     distances = tf.linalg.set_diag(tf.sqrt(squares + 1e-12), tf.zeros(tf.shape(x)[0]))
     num_faces = tf.cast(tf.shape(x)[0], tf.float32)
@@ -79,7 +82,7 @@ def _distances(x):
 
 
 def _agreement(e, t):
-    if e.shape[-1] != t.shape[-1]:  # without a projection there is no common space: compare who is nearest to whom
+    if e.shape[-1] != t.shape[-1]:  # no common space: compare the nearest neighbours
         nearest = [tf.argmax(_log_similarities(x), -1) for x in (e, t)]
         return tf.reduce_mean(tf.cast(nearest[0] == nearest[1], tf.float32))
     nearest = tf.argmax(tf.matmul(e, t, transpose_b=True), -1, output_type=tf.int32)

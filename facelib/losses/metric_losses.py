@@ -1,6 +1,7 @@
-"""Triplet losses over the faces of one batch, which should hold several of each identity. Names TensorFlow.
+"""Triplet losses and center loss, which compare the faces of one batch.
 
-All compare cosines of unit vectors. A squared distance is 2 - 2 cos, so a margin of 0.35 here is one of 0.7 there.
+A batch should hold several faces of each identity. The triplet losses compare cosines of unit vectors. A squared
+distance is 2 - 2 cos, so a margin of 0.35 here is a margin of 0.7 in squared distances.
 """
 
 import keras
@@ -14,26 +15,30 @@ class TripletLoss(keras.layers.Layer):
 
     Which triplets:
 
-    - 'batch_hard_triplet': of each anchor its farthest positive and its nearest negative (Hermans et al., In Defense of
-      the Triplet Loss, https://arxiv.org/abs/1703.07737, eq. 5).
-    - 'batch_all_triplet': all, averaged over those with a loss above 0 (the same, eq. 6 and section 2).
-    - 'semi_hard_triplet': of each anchor and positive the nearest negative that is farther than the positive, or the
-      farthest one where there is none (Schroff et al., FaceNet, https://arxiv.org/abs/1503.03832, section 3.2, eq. 4).
+    - 'batch_hard_triplet': for each anchor, its farthest positive and its nearest negative (Hermans et al., In Defense
+      of the Triplet Loss, https://arxiv.org/abs/1703.07737, eq. 5).
+    - 'batch_all_triplet': all, averaged over those with a loss above 0 (the same paper, eq. 6 and section 2).
+    - 'semi_hard_triplet': for each anchor and positive, the nearest negative that is farther than the positive, or the
+      farthest negative if there is none (Schroff et al., FaceNet, https://arxiv.org/abs/1503.03832, section 3.2,
+      eq. 4).
 
-    The last two look at B^3 triplets: 0.5 GB for a batch of 512.
+    The last two compute B^3 triplets: 0.5 GB for a batch of 512.
 
     Args:
-        kind: one of the three.   margin: in cosines.
+        kind: one of the three names.
+        margin: in cosines.
     """
+
+    has_class_centres = False
 
     def __init__(self, kind, margin=0.35, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         self.kind, self.margin = kind, margin
 
-    def loss_and_accuracy(self, embeddings, labels, margin_share=1.0, label_smoothing=0.0):
-        """As `MarginHead.loss_and_accuracy`; accuracy: share of faces whose nearest other one has their label.
+    def loss_and_accuracy(self, embeddings, labels, margin_share=1.0, label_smoothing=0.0, sampled=None):
+        """Loss, and the share of faces whose nearest other face has their label; see `facelib.losses.protocols.Loss`.
 
-        A batch without any triplet has loss 0. `label_smoothing` has no meaning here.
+        A batch without any triplet has loss 0. `label_smoothing` and `sampled` are not used.
         """
         x = unit_rows(tf.cast(embeddings, tf.float32))
         cosines = tf.matmul(x, x, transpose_b=True)
@@ -81,14 +86,16 @@ _KINDS = {
 
 
 class CenterLoss(keras.layers.Layer):
-    """`mean |x_i - c_(y_i)|^2 / 2`, and centres that move towards their faces by their own rule.
+    """`mean |x_i - c_(y_i)|^2 / 2`, with centres that move towards the faces of their class.
 
     In training, `c_j <- c_j - alpha * sum_i (c_j - x_i) / (1 + n_j)` over the n_j faces of class j in the batch. The
-    paper takes raw features; here x is the unit vector, because the norm of an embedding under a cosine head is free
-    and this loss would only shrink it.
+    paper uses raw features. Here x is the unit vector: a cosine head leaves the norm of an embedding free, and this
+    loss would only shrink it.
 
     Args:
-        num_classes: C.   embedding_size: D.   alpha: how fast the centres move, in (0, 1]. Paper: 0.5.
+        num_classes: C.
+        embedding_size: D.
+        alpha: how fast the centres move, in (0, 1]. Paper: 0.5.
 
     Call: `(embeddings float [B, D], labels int [B], training=False) -> float32 scalar`. No gradient reaches the
     centres.

@@ -1,8 +1,8 @@
-"""Which class centres a worker holds, and which of them a step looks at. Names TensorFlow.
+"""Partial FC: which class centres a worker holds, and which of them one step uses.
 
 An, Deng et al., Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC,
-https://arxiv.org/abs/2203.15565, section 3: the classes are split over the workers, and a step takes all classes of its
-faces and a random share of the others.
+https://arxiv.org/abs/2203.15565, section 3: the classes are split over the workers, and a step uses all classes of its
+faces and a random share of the other classes.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,19 @@ import tensorflow as tf
 
 from facelib.distributed.workers import ONE_WORKER, Workers
 
-_BLOCK = 4096  # classes whose first centres come from one generator, whoever holds them
+_BLOCK = 4096  # classes whose initial centres come from one random generator, on any worker
 
 
 @dataclass(frozen=True)
 class ClassSplit:
-    """How a head's classes are split.
+    """How the classes of a head are split over the workers.
 
-    Worker w of W holds classes `C w // W` to `C (w + 1) // W`.
+    Worker w of W holds the classes from `C w // W` to `C (w + 1) // W`.
 
     Args:
-        sample_rate: share of a worker's classes in each step, in (0, 1]; 1 is the exact softmax over all.
-        seed: with the step's number, what decides which.
+        workers: the processes that train together.
+        sample_rate: share of a worker's classes in each step, in (0, 1]; 1 is the exact softmax over all classes.
+        seed: decides, with the number of the step, which classes are sampled.
     """
 
     workers: Workers = ONE_WORKER
@@ -40,18 +41,22 @@ class ClassSplit:
         return num_classes * rank // count, num_classes * (rank + 1) // count
 
     def num_sampled(self, num_classes: int) -> int:
-        """How many of its classes this worker draws a step."""
+        """The number of classes that this worker draws in a step; without sampling, all that it holds."""
         first, last = self.bounds(num_classes)
         return max(1, int(self.sample_rate * (last - first)))
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The classes that a worker has in a step's softmax.
+class SampledClasses:
+    """The classes that a worker has in the softmax of one step: n of them, or all that it holds.
 
-    centres: float32 [n * K, D], K for each class.   first: number of the worker's first class.   num_held: classes.
-    drawn, added: of a sampled head, which of the worker's classes, counted from its first: int64, ascending, without
-    repetition, `added` after `drawn` in the order of the columns; else None.
+    Args:
+        centres: float32 [n * K, D], K sub-centres for each class.
+        first: number of the first class that this worker holds.
+        num_held: the number of classes that it holds.
+        drawn: int64, ascending: the random classes, counted from `first`; None when all classes are used.
+        added: int64, ascending: the classes of the faces that are not among `drawn`; None when all classes are used.
+            They follow `drawn` in `centres`.
     """
 
     centres: tf.Tensor
@@ -62,44 +67,47 @@ class Columns:
 
     @property
     def classes(self):
-        """Which classes, counted from the worker's first; of a sampled head."""
+        """The classes in the order of `centres`, counted from `first`; only of a sampled head."""
         return tf.concat([self.drawn, self.added], 0)
 
     def find(self, labels):
-        """The column of each label, or -1 for a class that another worker holds: int64 [B] -> int64 [B]."""
-        own = tf.cast(labels, tf.int64) - self.first
-        is_held = (own >= 0) & (own < self.num_held)
+        """The index of each label among these classes, -1 for a class of another worker: int64 [B] -> int64 [B]."""
+        held_idx = tf.cast(labels, tf.int64) - self.first
+        is_held = (held_idx >= 0) & (held_idx < self.num_held)
         if self.drawn is None:
-            return tf.where(is_held, own, -1)
-        place, is_drawn = _find(self.drawn, own)
-        extra, _ = _find(self.added, own)
+            return tf.where(is_held, held_idx, -1)
+        place, is_drawn = _find(self.drawn, held_idx)
+        extra, _ = _find(self.added, held_idx)
         return tf.where(is_held, tf.where(is_drawn, place, tf.size(self.drawn, tf.int64) + extra), -1)
 
 
-def draw_columns(split: ClassSplit, centres, num_classes: int, labels, step) -> Columns:
-    """The columns of a step.
+def sample_classes(split: ClassSplit, centres, num_classes: int, labels, step) -> SampledClasses:
+    """The classes of one step.
 
-    One class is drawn of each of S equal parts of the worker's classes, so all are as likely, none comes twice and
-    nothing costs more than S; then the classes of the faces are added that are not among them.
+    A worker's classes are cut into S equal parts and one class is drawn from each. So every class is equally likely,
+    none is drawn twice, and the cost is proportional to S. Then the classes of the faces that were not drawn are added.
 
     Args:
-        centres: variable [held classes * K, D].   labels: int64 [B], of all workers' faces.   step: int64 scalar.
+        split: the worker's share of the classes.
+        centres: variable [held classes * K, D].
+        num_classes: C, of all workers.
+        labels: int64 [B], of all workers' faces.
+        step: int64 scalar, the number of the step.
     """
     first, last = split.bounds(num_classes)
     num_held = last - first
     if not split.is_sampled:
-        return Columns(tf.convert_to_tensor(centres.value), first, num_held)
+        return SampledClasses(tf.convert_to_tensor(centres.value), first, num_held)
     num_drawn = split.num_sampled(num_classes)
     edges = np.arange(num_drawn + 1, dtype=np.int64) * num_held // num_drawn
     seed = tf.stack([tf.constant(split.seed * 1_000_003 + split.workers.rank, tf.int64), step])
     share = tf.random.stateless_uniform([num_drawn], seed, dtype=tf.float64)
     drawn = edges[:-1] + tf.cast(share * (edges[1:] - edges[:-1]), tf.int64)
-    own = tf.cast(labels, tf.int64) - first
-    own = tf.boolean_mask(own, (own >= 0) & (own < num_held))
-    added = tf.sort(tf.unique(tf.boolean_mask(own, ~_find(drawn, own)[1]))[0])
-    columns = Columns(None, first, num_held, drawn, added)
-    rows = rows_of(columns.classes, centres.shape[0] // num_held)
-    return Columns(tf.gather(centres.value, rows), first, num_held, drawn, added)
+    held_idx = tf.cast(labels, tf.int64) - first
+    held_idx = tf.boolean_mask(held_idx, (held_idx >= 0) & (held_idx < num_held))
+    added = tf.sort(tf.unique(tf.boolean_mask(held_idx, ~_find(drawn, held_idx)[1]))[0])
+    rows = rows_of(tf.concat([drawn, added], 0), centres.shape[0] // num_held)
+    return SampledClasses(tf.gather(centres.value, rows), first, num_held, drawn, added)
 
 
 def rows_of(classes, sub_centres: int):
@@ -107,10 +115,10 @@ def rows_of(classes, sub_centres: int):
     return tf.reshape(classes[:, None] * sub_centres + tf.range(sub_centres, dtype=tf.int64), [-1])
 
 
-def first_centres(seed: int, first: int, last: int, width: int, deviation: float = 0.01) -> np.ndarray:
+def initial_centres(seed: int, first: int, last: int, width: int, deviation: float = 0.01) -> np.ndarray:
     """The centres of classes `first` to `last` before training: float32 [last - first, width], normal around 0.
 
-    A class's centre is a function of (seed, class), so it does not depend on how many workers there are.
+    The centre of a class depends on the seed and the class alone, so it is the same for any number of workers.
     """
     rows = np.empty((last - first, width), np.float32)
     for block in range(first // _BLOCK, -(-last // _BLOCK)):
@@ -122,7 +130,7 @@ def first_centres(seed: int, first: int, last: int, width: int, deviation: float
 
 
 def _find(ascending, values):
-    """Where each value stands in `ascending`, and whether it does."""
+    """The position of each value in `ascending`, and whether it is there."""
     place = tf.searchsorted(ascending, values, out_type=tf.int64)
     size = tf.size(ascending, tf.int64)
     found = tf.gather(tf.concat([ascending, [-1]], 0), tf.minimum(place, size))

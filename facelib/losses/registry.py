@@ -1,6 +1,6 @@
-"""The losses by the names that recipes give them, with their options and defaults. No TensorFlow.
+"""The list of losses: the name in a recipe, the layer, the options with their defaults and their rules.
 
-What each computes is in docs/losses.md and beside its code in face_loss_k.py.
+A new loss is an entry here, a class in this folder and a row in docs/losses.md, which has the formulas.
 """
 
 import difflib
@@ -14,45 +14,53 @@ PAST_PI = ("mirror", "linear", "none")
 
 @dataclass(frozen=True)
 class LossSpec:
-    """kind: 'margin' has class centres, 'metric' compares the faces of a batch.   options: name -> default.
-    changes_others: whether the logits of other classes are more than their cosines times the scale, which costs memory.
+    """One loss.
+
+    Attributes:
+        kind: 'margin' for a head with class centres, 'metric' for a loss that compares the faces of a batch.
+        layer: module of facelib.losses and class, such as 'fixed_margins.ArcFace'. A text, so that a recipe is read
+            without TensorFlow.
+        options: the default of each option; its type is that of the option.
     """
 
     kind: str
+    layer: str
     options: dict = field(default_factory=dict)
-    changes_others: bool = False
 
 
 _COSINE = {"scale": 64.0, "sub_centres": 1, "interclass_filtering": 0.0}
 _ARC = {"margin": 0.5, "past_pi": "mirror", **_COSINE}
+_MAGFACE = {
+    "min_norm": 10.0, "max_norm": 110.0, "min_margin": 0.45, "max_margin": 0.8, "regularizer": 35.0,
+    "past_pi": "linear", **_COSINE,
+}  # fmt: skip
+_ADACOS = {"is_dynamic": True, "sub_centres": 1, "interclass_filtering": 0.0}
 _TRIPLET = {"margin": 0.35}
 
 LOSSES: dict[str, LossSpec] = {
-    "softmax": LossSpec("margin", changes_others=True),
-    "scale_softmax": LossSpec("margin", _COSINE),
-    "margin_softmax": LossSpec("margin", {"power": 2.0, "share": 0.4}, changes_others=True),
-    "arcface": LossSpec("margin", _ARC),
-    "cosface": LossSpec("margin", {"margin": 0.35, **_COSINE}),
-    "combined": LossSpec("margin", {"margin1": 1.0, "margin2": 0.3, "margin3": 0.2, **_COSINE}),
-    "curricularface": LossSpec("margin", {**_ARC, "past_pi": "linear", "momentum": 0.01}, changes_others=True),
-    "airface": LossSpec("margin", {"margin": 0.4, **_COSINE}, changes_others=True),
-    "magface": LossSpec(
-        "margin",
-        {
-            "min_norm": 10.0, "max_norm": 110.0, "min_margin": 0.45, "max_margin": 0.8, "regularizer": 35.0,
-            "past_pi": "linear", **_COSINE,
-        },
+    "softmax": LossSpec("margin", "fixed_margins.Softmax"),
+    "scale_softmax": LossSpec("margin", "fixed_margins.ScaleSoftmax", _COSINE),
+    "margin_softmax": LossSpec("margin", "fixed_margins.MarginSoftmax", {"power": 2.0, "share": 0.4}),
+    "arcface": LossSpec("margin", "fixed_margins.ArcFace", _ARC),
+    "cosface": LossSpec("margin", "fixed_margins.CosFace", {"margin": 0.35, **_COSINE}),
+    "combined": LossSpec(
+        "margin", "fixed_margins.CombinedMargin", {"margin1": 1.0, "margin2": 0.3, "margin3": 0.2, **_COSINE}
     ),
-    "adaface": LossSpec("margin", {"margin": 0.4, "concentration": 0.333, "momentum": 0.01, **_COSINE}),
-    "adacos": LossSpec(
-        "margin", {"is_dynamic": True, "sub_centres": 1, "interclass_filtering": 0.0}, changes_others=True
+    "curricularface": LossSpec(
+        "margin", "adaptive_margins.CurricularFace", {**_ARC, "past_pi": "linear", "momentum": 0.01}
     ),
-    "batch_hard_triplet": LossSpec("metric", _TRIPLET),
-    "batch_all_triplet": LossSpec("metric", _TRIPLET),
-    "semi_hard_triplet": LossSpec("metric", _TRIPLET),
-}  # fmt: skip
+    "airface": LossSpec("margin", "fixed_margins.AirFace", {"margin": 0.4, **_COSINE}),
+    "magface": LossSpec("margin", "adaptive_margins.MagFace", _MAGFACE),
+    "adaface": LossSpec(
+        "margin", "adaptive_margins.AdaFace", {"margin": 0.4, "concentration": 0.333, "momentum": 0.01, **_COSINE}
+    ),
+    "adacos": LossSpec("margin", "adaptive_margins.AdaCos", _ADACOS),
+    "batch_hard_triplet": LossSpec("metric", "metric_losses.TripletLoss", _TRIPLET),
+    "batch_all_triplet": LossSpec("metric", "metric_losses.TripletLoss", _TRIPLET),
+    "semi_hard_triplet": LossSpec("metric", "metric_losses.TripletLoss", _TRIPLET),
+}
 
-# option -> (what it must be, the rule). An angle beyond pi / 2 turns the target class away from its own face.
+# option -> (test of a value, the rule in words). A margin beyond pi / 2 would push a face away from its target centre.
 _ANGLE = (lambda v: 0 <= v < math.pi / 2, "in [0, pi/2)")
 _SHARE = (lambda v: 0 < v < 1, "in (0, 1)")
 _ABOVE_0 = (lambda v: 0 < v < math.inf, "above 0")
@@ -78,10 +86,14 @@ _RULES = {
 
 
 def resolve_options(loss: str, given: dict) -> dict:
-    """All options of `loss`: its defaults with those `given` in their place.
+    """All options of a loss: its defaults, replaced by those that are given.
+
+    Args:
+        loss: a name in `LOSSES`.
+        given: options by name.
 
     Raises:
-        FaceError: an unknown loss or option, a value of another type or out of range.
+        FaceError: an unknown loss or option, a value of the wrong type or out of range.
     """
     if loss not in LOSSES:
         near = difflib.get_close_matches(loss, LOSSES, 1, 0.0)[0]
@@ -90,13 +102,13 @@ def resolve_options(loss: str, given: dict) -> dict:
     options = dict(defaults)
     for name, value in given.items():
         if name not in defaults:
-            known = ", ".join(f"{key} = {default!r}" for key, default in defaults.items()) or "none at all"
+            known = ", ".join(f"{key} = {default!r}" for key, default in defaults.items()) or "none"
             raise FaceError(f"the options of loss '{loss}' are {known}. Received: {name} = {value!r}.")
         options[name] = _checked(loss, name, value, type(defaults[name]))
     if loss == "magface":
         for low, high in (("min_norm", "max_norm"), ("min_margin", "max_margin")):
             if options[low] >= options[high]:
-                raise FaceError(f"{low} is below {high}. Received: {options[low]:g} and {options[high]:g}.")
+                raise FaceError(f"{low} must be below {high}. Received: {options[low]:g} and {options[high]:g}.")
     return options
 
 

@@ -1,4 +1,4 @@
-"""What the class centres of a training need in memory, on each worker, before it begins. Names TensorFlow."""
+"""How much memory the class centres of a training need on each worker, checked before it starts."""
 
 from pathlib import Path
 
@@ -6,21 +6,23 @@ import tensorflow as tf
 
 from facelib.distributed.workers import Workers
 from facelib.errors import FaceError
-from facelib.losses.native_softmax import has_tiles
+from facelib.losses.factory import make_head
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.registry import LOSSES
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Recipe
 
-_WORTH_SAYING = 1 << 28  # bytes; less is nobody's concern
+_WORTH_SAYING = 1 << 28  # bytes; a smaller head is not mentioned
 _SLOTS = ROW_OPTIMIZERS | {"nadam": 2}
-# How many arrays of the size of a step's centres, and of its logits, are there at the peak; fitted, docs/scaling.md.
-_BY_TILES, _BY_BLOCKS, _BY_LOGITS = (3.3, 1.3), (4, 2.5), (5, 8.5)
-_SPARE = 1 << 30  # for TensorFlow, the backbone and the images; a guess
+# Copies of a step's centres, and of its logits, in memory at the peak; fitted to measurements, docs/scaling.md.
+_BY_BLOCKS, _BY_LOGITS = (4, 2.5), (5, 8.5)
+_SPARE = 1 << 30  # for TensorFlow, the backbone and the images; an estimate
 
 
 def head_bytes(recipe: Recipe, num_classes: int, embedding_size: int, workers: Workers) -> int:
-    """Bytes of one worker at the head's peak, over all stages: float32 centres, optimizer state, the means of
-    center loss and a step's values."""
+    """The most bytes that the head takes on one worker, in any stage.
+
+    They are the float32 centres, their optimizer state, the means of center loss and the values of a step.
+    """
     return max(_of_stage(recipe, number, num_classes, embedding_size, workers) for number in range(len(recipe.stage)))
 
 
@@ -32,22 +34,19 @@ def _of_stage(recipe: Recipe, number: int, num_classes: int, embedding_size: int
     first, last = split.bounds(num_classes)
     each = stage.options.get("sub_centres", 1)
     tables = (last - first) * each * embedding_size * (1 + _SLOTS[stage.optimizer_kind])
-    tables += num_classes * embedding_size * bool(stage.center_loss)  # its means, of all classes on every worker
+    tables += num_classes * embedding_size * bool(stage.center_loss)  # the means of all classes, on every worker
     seen = (split.num_sampled(num_classes) if split.is_sampled else last - first) * each
     num_faces = recipe.data.batch_size // stage.micro_batches
-    changes_others = LOSSES[stage.loss].changes_others or each > 1 or stage.options.get("interclass_filtering")
-    if changes_others or stage.label_smoothing:
-        of_centres, of_logits = _BY_LOGITS
-    else:
-        of_centres, of_logits = _BY_TILES if has_tiles(seen, embedding_size) else _BY_BLOCKS
+    head = make_head(stage.loss, num_classes, stage.options)  # not built: it has no centres yet
+    of_centres, of_logits = _BY_BLOCKS if head.runs_by_blocks(stage.label_smoothing) else _BY_LOGITS
     return 4 * (tables + round(seen * (of_centres * embedding_size + of_logits * num_faces)))
 
 
 def check_memory(recipe: Recipe, num_classes: int, embedding_size: int, workers: Workers) -> str:
-    """A line about the head's memory where it is worth one, else ''.
+    """A line about the memory of a large head; '' for a small one.
 
     Raises:
-        FaceError: more workers than classes; or the head cannot fit into this machine's memory.
+        FaceError: there are more workers than classes, or the head does not fit into this machine's memory.
     """
     if workers.count > num_classes:
         raise FaceError(
@@ -60,18 +59,18 @@ def check_memory(recipe: Recipe, num_classes: int, embedding_size: int, workers:
     line = f"class centres: {num_classes:,} x {embedding_size}, with optimizer state and a step's values"
     line += f" {need / 1e9:.1f} GB on each of {workers.count} worker{'s' * (workers.count > 1)}"
     free = free_bytes()
-    if free is None or tf.config.list_physical_devices("GPU"):  # TensorFlow does not tell a GPU's free memory
+    if free is None or tf.config.list_physical_devices("GPU"):  # the free memory of a GPU is not known
         return line
     if workers.on_host * (need + _SPARE) > free:
         raise FaceError(
             f"The class centres must fit into memory. Received: {line}, where {free / 1e9:.1f} GB are free. Lower "
-            f"stage.sample_rate or model.embedding_size, take sgd, or start more workers on more machines."
+            f"stage.sample_rate or model.embedding_size, use sgd, or start more workers on more machines."
         )
     return f"{line}; {free / 1e9:.1f} GB are free"
 
 
 def free_bytes() -> int | None:
-    """Memory that this process can still have; None where the system does not say."""
+    """Bytes of memory that are free for this process; None if the system does not tell."""
     info = Path("/proc/meminfo")
     if not info.is_file():
         return None

@@ -1,38 +1,43 @@
-"""What each stage trains with: its objective, its optimizer and its step, taken over from stage to stage.
-
-Names TensorFlow.
-"""
-
-from collections.abc import Callable
+"""What a stage trains with: head, objective, optimizer and step. Class centres and state pass from stage to stage."""
 
 import keras
 
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
 from facelib.losses.distillation import Distiller
+from facelib.losses.metric_losses import CenterLoss
 from facelib.losses.partial_fc import ClassSplit
-from facelib.losses.registry import LOSSES
-from facelib.training.optimizers import RowOptimizer, Updater, last_layers, make_optimizer, take_over
-from facelib.training.recipe.schema import Recipe
+from facelib.losses.protocols import Loss, MakeHead, MarginLoss
+from facelib.training.optimizers import RowOptimizer, Updater, copy_state, last_layers, make_optimizer
+from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.step import Objective, make_step
 from facelib.training.weight_average import WeightAverage
 
 
 class StageParts:
-    """The parts of the stage that is trained; `begin` goes to the next.
+    """The parts of the current stage; `begin` makes those of the next.
 
     Args:
+        recipe: the stages, and the seed of a sampled head.
         embedder: Keras model, float raw RGB pixels [N, H, W, 3] -> float32 [N, D].
         make_head: `face_loss_k.make_head`.
-        num_classes: of the data.   teacher_size: T, 0 without a teacher.   workers: that train together.
-        batch_size: images of all workers a step.
+        num_classes: identities of the training set.
+        teacher_size: T, the size of the teacher's vectors; 0 without a teacher.
+        workers: the processes that train together.
+        batch_size: images of all workers in a step.
 
     Attributes:
-        centres_head: the margin head whose class centres are kept, of this stage or of one before; None before any.
+        centres_head: the margin head with the class centres, of this stage or of an earlier one; None before the first.
+        objective: the loss of the stage.
+        optimizer: the Keras optimizer of the stage.
+        rows: the `RowOptimizer` of a sampled head, or None.
+        average: the `WeightAverage` of the stage, or None.
+        step: the compiled step, see `facelib.training.step.make_step`.
+        number: the number of the stage, -1 before the first.
     """
 
     def __init__(
-        self, recipe: Recipe, embedder, make_head: Callable, num_classes: int, teacher_size: int,
+        self, recipe: Recipe, embedder, make_head: MakeHead, num_classes: int, teacher_size: int,
         workers: Workers = ONE_WORKER, batch_size: int = 0,
     ):  # fmt: skip
         self.workers = workers
@@ -40,41 +45,38 @@ class StageParts:
         self.recipe, self.embedder, self.make_head = recipe, embedder, make_head
         self.num_classes, self.teacher_size = num_classes, teacher_size
         self._freeze(())
-        self.backbone = list(embedder.trainable_variables)  # whatever a stage may freeze
+        self.backbone = list(embedder.trainable_variables)  # all of it, also what a stage freezes
         self.last = last_layers(embedder)
-        self.centres_head = self.objective = self.optimizer = self.average = self.rows = None
+        self.centres_head: MarginLoss | None = None
+        self.objective = self.optimizer = self.average = self.rows = self.step = None
         self.number = -1
 
     def begin(self, number: int) -> None:
-        """Makes the parts of stage `number`; those of the stages before must have been made in turn."""
-        stage, size = self.recipe.stage[number], self.embedder.output_shape[-1]
+        """Makes the parts of stage `number`, after those of all stages before it."""
+        stage = self.recipe.stage[number]
         self._freeze(stage.freeze_layers)
         head = self._head(stage)
-        center = self._kept("center_loss", stage.center_loss, self._make_center_loss)
-        has_teacher = self.teacher_size and stage.distill_weight
-        distiller = Distiller(stage.distill, size, self.teacher_size) if has_teacher else None
-        self._keep_projection(distiller)
-        self.objective = Objective(stage, head, center, distiller, self.workers)
-        self.optimizer = self._optimizer(number)
-        self.rows = self._row_optimizer(number)
+        self.objective = Objective(stage, head, self._center_loss(stage), self._distiller(stage), self.workers)
+        self.optimizer = self._optimizer(stage)
+        self.rows = self._row_optimizer(stage)
         self.average = WeightAverage(self.embedder, stage.ema) if stage.ema else None
         variables = self.parts_variables()
         if not stage.freeze_backbone:
             variables = [*self.embedder.trainable_variables, *variables]
         update = Updater(
             self.optimizer, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables,
-            own=[head.centres] if self.has_centres() else [], rows=self.rows, workers=self.workers,
+            local=[head.centres] if self.has_centres() else [], rows=self.rows, workers=self.workers,
         )  # fmt: skip
         self.step = make_step(self.embedder, self.objective, update, stage, self.teacher_size, self.workers)
         self.number = number
 
     def parts_variables(self) -> list:
-        """The trainable variables outside the embedder that a Keras optimizer moves; not a sampled head's centres."""
+        """The variables outside the embedder that the Keras optimizer updates; not the centres of a sampled head."""
         parts = [part for part in self.objective.layers.values() if part is not self.objective.sampled_head]
         return [v for part in parts for v in part.trainable_variables]
 
     def variables(self) -> dict:
-        """Everything a checkpoint must hold, by name."""
+        """All variables that a checkpoint holds, by name."""
         parts = {"embedder": self.embedder, "head": self.centres_head, **self.objective.layers}
         if self.objective.head is not None and self.objective.head is not self.centres_head:
             parts["metric"] = self.objective.head
@@ -86,14 +88,18 @@ class StageParts:
         return {f"{group}/{i:04d}/{v.path}": v for group, values in groups.items() for i, v in enumerate(values)}
 
     def rows_of_classes(self, rank: int | None = None) -> tuple[int, int, int]:
-        """(first, last + 1, all) rows of the class centres that a worker holds, by default this one."""
-        head, own = self.centres_head, self.workers
-        split = head.split if rank is None else ClassSplit(Workers(rank, own.count))
+        """(first, last + 1, total) row of the class centres of a worker.
+
+        Args:
+            rank: of the worker; None for this one.
+        """
+        head = self.centres_head
+        split = head.split if rank is None else ClassSplit(Workers(rank, self.workers.count))
         first, last = split.bounds(self.num_classes)
         return tuple(number * head.sub_centres for number in (first, last, self.num_classes))
 
     def is_by_class(self, name: str, variable) -> bool:
-        """Whether a variable of `variables()` has a row for each class centre that this worker holds."""
+        """Whether a variable of `variables()` has one row for each class centre of this worker."""
         if self.centres_head is None or name.startswith(("embedder/", "average/", "center_loss/", "distiller/")):
             return False
         is_state = name.startswith("rows/") or "centres" in name
@@ -108,57 +114,56 @@ class StageParts:
             if not any(layer.name.startswith(prefix) for layer in self.embedder.layers):
                 names = ", ".join(layer.name for layer in self.embedder.layers if layer.weights)
                 raise FaceError(
-                    f"freeze_layers takes beginnings of layer names. Received: '{prefix}'. The layers: {names}."
+                    f"freeze_layers lists prefixes of layer names. Received: '{prefix}'. The layers: {names}."
                 )
         for layer in self.embedder.layers:
             layer.trainable = not layer.name.startswith(prefixes) if prefixes else True
 
-    def _head(self, stage):
+    def _head(self, stage: Stage) -> Loss | None:
         if stage.loss == "distill":
             return None
         head = self.make_head(stage.loss, self.num_classes, stage.options, stage.warmup_scale)
-        if LOSSES[stage.loss].kind == "metric":
+        if not head.has_class_centres:
             return head
         head.split = ClassSplit(self.workers, stage.sample_rate, self.recipe.seed)
-        head.build_on(self.centres_head) if self._fits(head) else head.build((None, self.embedder.output_shape[-1]))
+        if self.centres_head is not None and head.sub_centres == self.centres_head.sub_centres:
+            head.build_on(self.centres_head)
+        else:
+            head.build((None, self.embedder.output_shape[-1]))
         self.centres_head = head
         return head
 
-    def _fits(self, head) -> bool:
-        return self.centres_head is not None and head.sub_centres == self.centres_head.sub_centres
-
-    def _kept(self, name: str, is_wanted: float, make: Callable):
-        """The part of this name that the stage before had, or a new one; None when this stage wants none."""
-        if not is_wanted:
+    def _center_loss(self, stage: Stage) -> CenterLoss | None:
+        """The center loss of the stage before, or a new one; None when this stage has none."""
+        if not stage.center_loss:
             return None
-        before = self.objective.layers if self.objective else {}
-        return before.get(name) or make()
-
-    def _make_center_loss(self):
-        from facelib.losses.metric_losses import CenterLoss
-
+        if self.objective and self.objective.center_loss is not None:
+            return self.objective.center_loss
         return CenterLoss(self.num_classes, self.embedder.output_shape[-1], name="center_loss")
 
-    def _keep_projection(self, distiller) -> None:
+    def _distiller(self, stage: Stage) -> Distiller | None:
+        """The loss towards the teacher, with the projection of the stage before; None when this stage has none."""
+        if not (self.teacher_size and stage.distill_weight):
+            return None
+        distiller = Distiller(stage.distill, self.embedder.output_shape[-1], self.teacher_size)
         before = self.objective.distiller if self.objective else None
-        has_both = all(part is not None and part.projection is not None for part in (before, distiller))
-        if has_both:
+        if all(layer is not None and layer.projection is not None for layer in (before, distiller)):
             distiller.projection.assign(before.projection)
+        return distiller
 
-    def _optimizer(self, number: int) -> keras.optimizers.Optimizer:
-        """Built over all that can be trained, so that what a frozen layer has accumulated outlasts the freeze."""
-        stage = self.recipe.stage[number]
+    def _optimizer(self, stage: Stage) -> keras.optimizers.Optimizer:
+        """Built over all variables, frozen ones too, so that the state of a frozen layer outlasts the freeze."""
         optimizer = make_optimizer(stage)
         optimizer.build([*self.backbone, *self.parts_variables()])
         if self.optimizer is not None and not stage.optimizer:
-            take_over(optimizer, self.optimizer)
+            copy_state(optimizer, self.optimizer)
         return optimizer
 
-    def _row_optimizer(self, number: int) -> RowOptimizer | None:
-        stage, head = self.recipe.stage[number], self.objective.sampled_head
+    def _row_optimizer(self, stage: Stage) -> RowOptimizer | None:
+        head = self.objective.sampled_head
         if head is None:
             return None
         rows = RowOptimizer(head.centres, stage)
         if self.rows is not None and not stage.optimizer:
-            take_over(rows, self.rows)
+            copy_state(rows, self.rows)
         return rows

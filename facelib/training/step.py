@@ -1,162 +1,146 @@
-"""One training step, compiled: forward, backward, update. Names TensorFlow."""
+"""One training step, compiled: forward pass, loss, backward pass, update. `Objective` is the loss of a stage."""
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from facelib.distributed.workers import ONE_WORKER, Workers
+from facelib.losses.partial_fc import SampledClasses
+from facelib.losses.protocols import Loss, MarginLoss
 from facelib.training.optimizers import Updater
 from facelib.training.recipe.schema import Stage
 
-# images uint8 [B, H, W, 3], labels int64 [B], targets float32 [B, T], margin_share and mix float32, number int64
-# -> loss, accuracy
-Step = Callable
-
 
 class Objective:
-    """The loss of a batch, as a sum of named terms.
+    """The loss of a batch, as a sum of terms.
 
     Args:
-        stage: gives the weights.
-        head: layer with `loss_and_accuracy(embeddings, labels, margin_share, label_smoothing)`; None for the teacher alone.
+        stage: the stage of the recipe, for the weights of the terms.
+        head: the margin head or metric loss; None when the teacher alone is learned.
         center_loss: layer `(embeddings, labels, training) -> scalar`, or None.
         distiller: `facelib.losses.distillation.Distiller`, or None.
-        workers: that compute it together, each from the faces of all.
+        workers: the processes that train together; each computes the loss of all faces.
     """
 
-    def __init__(self, stage: Stage, head, center_loss, distiller, workers: Workers = ONE_WORKER):
+    def __init__(self, stage: Stage, head: Loss | None, center_loss, distiller, workers: Workers = ONE_WORKER):
         self.workers = workers
         self.stage, self.head, self.center_loss, self.distiller = stage, head, center_loss, distiller
 
     @property
     def layers(self) -> dict:
-        """The parts that have variables, by name."""
-        parts = {"head": self.head, "center_loss": self.center_loss, "distiller": self.distiller}
-        return {name: part for name, part in parts.items() if part is not None}
+        """The terms that have variables, by name."""
+        layers = {"head": self.head, "center_loss": self.center_loss, "distiller": self.distiller}
+        return {name: layer for name, layer in layers.items() if layer is not None}
 
     @property
-    def sampled_head(self):
-        """The head when it looks at a share of its classes in each step, else None."""
-        return self.head if is_margin_head(self.head) and self.head.split.is_sampled else None
+    def sampled_head(self) -> MarginLoss | None:
+        """The head, if it uses a share of its classes in each step; else None."""
+        has_centres = self.head is not None and self.head.has_class_centres
+        return self.head if has_centres and self.head.split.is_sampled else None
 
-    def __call__(self, embeddings, labels, targets, margin_share, columns=None):
+    def __call__(self, embeddings, labels, teacher_vectors, margin_share, sampled: SampledClasses | None = None):
         """(loss, accuracy), float32 scalars.
 
-        The accuracy is the head's, without its margin; of a teacher alone it is the share of faces nearest to their
-        own teacher vector. embeddings: [B, D] as the network gives them, of all workers.   labels: int64 [B].
-        targets: float32 [B, T], the teacher's vectors; [B, 0] without one.   margin_share: 0 to 1, see `margin_share_at`.
-        columns: of `sampled_head`.
+        The accuracy is that of the head, without its margin. Without a head it is the share of faces that are nearest
+        to the teacher's vector of the same face.
+
+        Args:
+            embeddings: float [B, D], as the network gives them, of all workers.
+            labels: int64 [B], of all workers.
+            teacher_vectors: float32 [B, T], of all workers; [B, 0] without a teacher.
+            margin_share: 0 to 1, see `facelib.training.schedules.margin_share_at`.
+            sampled: the classes of this step, from `sampled_head.sample`.
         """
-        stage, loss, alike, accuracy = self.stage, 0.0, 0.0, None  # alike: what every worker computes
-        if is_margin_head(self.head):
-            loss, accuracy = self.head.loss_and_accuracy(
-                embeddings, labels, margin_share, stage.label_smoothing, columns
+        stage, accuracy = self.stage, None
+        class_loss = 0.0  # of a margin head: each worker computes the part of its classes
+        shared_loss = 0.0  # every worker computes the same value from the gathered embeddings
+        if self.head is not None:
+            value, accuracy = self.head.loss_and_accuracy(
+                embeddings, labels, margin_share, stage.label_smoothing, sampled
             )
-        elif self.head is not None:
-            alike, accuracy = self.head.loss_and_accuracy(embeddings, labels, margin_share, stage.label_smoothing)
+            if self.head.has_class_centres:
+                class_loss = value
+            else:
+                shared_loss = value
         if self.center_loss is not None:
-            alike += stage.center_loss * self.center_loss(embeddings, labels, training=True)
+            shared_loss += stage.center_loss * self.center_loss(embeddings, labels, training=True)
         if self.distiller is not None:
-            distance, agreement = self.distiller(embeddings, targets)
-            alike += stage.distill_weight * distance
+            distance, agreement = self.distiller(embeddings, teacher_vectors)
+            shared_loss += stage.distill_weight * distance
             accuracy = agreement if accuracy is None else accuracy
         if stage.norm_penalty:
             norms = tf.reduce_sum(tf.abs(tf.cast(embeddings, tf.float32)), -1)
-            alike += stage.norm_penalty * tf.reduce_mean(norms)
-        return loss + self.workers.once(alike), accuracy
+            shared_loss += stage.norm_penalty * tf.reduce_mean(norms)
+        return class_loss + self.workers.once(shared_loss), accuracy
+
+
+class StepInputs(NamedTuple):
+    """What the loss of a step is computed from: this worker's part of a batch.
+
+    Attributes:
+        images: uint8 [B, H, W, 3].
+        labels: int64 [B].
+        teacher_vectors: float32 [B, T]; T is 0 without a teacher.
+        margin_share: float32 scalar, 0 to 1.
+        mix: float32 scalar, the share of each image in its mixture with another one (mixup).
+        sampled: the classes of the step when the head is sampled, else None.
+    """
+
+    images: Any
+    labels: Any
+    teacher_vectors: Any
+    margin_share: Any
+    mix: Any
+    sampled: SampledClasses | None
+
+    def part(self, rows: slice) -> "StepInputs":
+        """The inputs of some of the images."""
+        return self._replace(
+            images=self.images[rows], labels=self.labels[rows], teacher_vectors=self.teacher_vectors[rows]
+        )
+
+
+class LossAndGradients(NamedTuple):
+    """The result of a backward pass.
+
+    Attributes:
+        loss: float32 scalar, of the whole batch.
+        accuracy: float32 scalar, of the whole batch.
+        gradients: of the scaled loss, one for each variable of the update and, with a sampled head, one for the
+            centres of the step's classes.
+    """
+
+    loss: Any
+    accuracy: Any
+    gradients: list
 
 
 def make_step(
     embedder: keras.Model, objective: Objective, update: Updater, stage: Stage, teacher_size: int,
     workers: Workers = ONE_WORKER,
-) -> Step:  # fmt: skip
-    """The stage's step as one `tf.function`: of this worker's part of a batch, together with all workers.
+) -> Callable:  # fmt: skip
+    """The step of a stage as one `tf.function`.
 
-    Loss and accuracy are those of the whole batch. `number` counts the steps of the training; a sampled head draws its
-    classes by it.
+    Each worker calls it with its part of the batch. Loss and accuracy are those of the whole batch.
 
-    `mix` is the share of each image in its mixture with the batch's opposite one (MixUp, Zhang et al.,
-    https://arxiv.org/abs/1710.09412, eq. 1); it is 1 without mixup, and then nothing is mixed.
+    Args:
+        embedder: float raw RGB pixels [N, H, W, 3] -> embeddings [N, D].
+        objective: the loss.
+        update: applies the gradients.
+        stage: the stage of the recipe.
+        teacher_size: T, the size of the teacher's vectors; 0 without a teacher.
+        workers: the processes that train together.
+
+    Returns:
+        `(images uint8 [B, H, W, 3], labels int64 [B], teacher_vectors float32 [B, T], margin_share float32,
+        mix float32, number int64) -> (loss, accuracy)`. `mix` is 1 without mixup. `number` counts the steps of the
+        training; a sampled head draws its classes by it.
     """
-    training = not stage.freeze_backbone
-    head = objective.sampled_head
-
-    def loss_of(images, labels, targets, margin_share, mix, columns):
-        stack = workers.gathering(tf.shape(images)[0])
-
-        def whole(labels, targets):
-            return objective(
-                everyone, stack(labels), stack(targets) if teacher_size else targets, margin_share, columns
-            )
-
-        if not stage.mixup:
-            everyone = stack(embedder(images, training=training))
-            return whole(labels, targets)
-        images = tf.cast(images, tf.float32)
-        everyone = stack(embedder(mix * images + (1.0 - mix) * images[::-1], training=training))
-        loss, accuracy = whole(labels, targets)
-        other_loss, _ = whole(labels[::-1], targets[::-1])
-        return mix * loss + (1.0 - mix) * other_loss, accuracy
-
-    def gradients_of(images, labels, targets, margin_share, mix, columns):
-        drawn = [columns.centres] if columns else []
-        with tf.GradientTape() as tape:
-            tape.watch(drawn)
-            loss, accuracy = loss_of(images, labels, targets, margin_share, mix, columns)
-            scaled = loss * update.loss_scale
-        gradients = tape.gradient(scaled, [*update.variables, *drawn])
-        # What a term does not touch stays where it is: a projection without a loss, centres under triplets.
-        pairs = zip(gradients, zeros(columns), strict=True)
-        return loss, accuracy, [zero() if g is None else tf.convert_to_tensor(g) for g, zero in pairs]
-
-    def zeros(columns):
-        values = [*(v.value for v in update.variables), *([columns.centres] if columns else [])]
-        return [partial(tf.zeros_like, value) for value in values]
-
-    def in_parts(images, labels, targets, margin_share, mix, columns):
-        """The gradients of the whole batch, of which only a part is in memory at a time."""
-        num_images = tf.shape(images)[0]
-        all_images = workers.sum(tf.cast(num_images, tf.float32))
-
-        def add_part(part, loss, accuracy, gradients):
-            bounds = [tf.math.floordiv(k * num_images, stage.micro_batches) for k in (part, part + 1)]
-            piece = slice(*bounds)
-            share = workers.sum(tf.cast(bounds[1] - bounds[0], tf.float32)) / all_images
-            more = gradients_of(images[piece], labels[piece], targets[piece], margin_share, mix, columns)
-            sums = [g + share * tf.cast(m, g.dtype) for g, m in zip(gradients, more[2], strict=True)]
-            return part + 1, loss + share * more[0], accuracy + share * more[1], sums
-
-        start = (0, 0.0, 0.0, [zero() for zero in zeros(columns)])
-        loop = tf.while_loop(
-            lambda part, *_: part < stage.micro_batches, add_part, start, parallel_iterations=1,
-            maximum_iterations=stage.micro_batches,
-        )  # fmt: skip
-        return loop[1:]
-
-    def gradients_of_batch(*batch):
-        loss, accuracy, gradients = (in_parts if stage.micro_batches > 1 else gradients_of)(*batch)
-        is_shared = [*(not own for own in update.is_own), False][: len(gradients)]
-        return loss, accuracy, _summed(workers, gradients, is_shared)
-
-    def step(images, labels, targets, margin_share, mix, number):
-        columns = None
-        if head:
-            columns = head.columns(workers.gathering(tf.shape(labels)[0])(labels), number)
-        batch = images, labels, targets, margin_share, mix, columns
-        loss, accuracy, gradients = gradients_of_batch(*batch)
-        if stage.sam:
-            with tf.control_dependencies(gradients):
-                gradients = _at_the_worst_neighbour(lambda: gradients_of_batch(*batch)[2], gradients, update, stage.sam)
-        update(gradients, columns)
-        if training and workers.count > 1:
-            _average_statistics(workers, embedder)
-        return loss, accuracy
-
-    # The batch dimension is free: sizes differ by one within an epoch, and must not compile twice.
     scalar = tf.TensorSpec([], tf.float32)
     signature = [
+        # The batch dimension is free: batch sizes differ by one within an epoch, and must not compile twice.
         tf.TensorSpec((None, *embedder.input_shape[1:]), tf.uint8),
         tf.TensorSpec([None], tf.int64),
         tf.TensorSpec([None, teacher_size], tf.float32),
@@ -164,11 +148,118 @@ def make_step(
         scalar,
         tf.TensorSpec([], tf.int64),
     ]
-    return tf.function(step, input_signature=signature)
+    step = _Step(embedder, objective, update, stage, workers)
+    return tf.function(step.take, input_signature=signature)
+
+
+class _Step:
+    """The computations of one step; see `make_step`."""
+
+    def __init__(self, embedder, objective: Objective, update: Updater, stage: Stage, workers: Workers):
+        self.embedder, self.objective, self.update, self.stage = embedder, objective, update, stage
+        self.workers = workers
+        self.training = not stage.freeze_backbone
+
+    def take(self, images, labels, teacher_vectors, margin_share, mix, number):
+        """Moves the weights once; returns (loss, accuracy)."""
+        head, sampled = self.objective.sampled_head, None
+        if head is not None:
+            sampled = head.sample(self.workers.gathering(tf.shape(labels)[0])(labels), number)
+        inputs = StepInputs(images, labels, teacher_vectors, margin_share, mix, sampled)
+        loss, accuracy, gradients = self._whole_batch(inputs)
+        if self.stage.sam:
+            with tf.control_dependencies(gradients):
+                gradients = self._at_worst_neighbour(inputs, gradients)
+        self.update(gradients, sampled)
+        if self.training and self.workers.count > 1:
+            _average_statistics(self.workers, self.embedder)
+        return loss, accuracy
+
+    def _loss(self, inputs: StepInputs):
+        """(loss, accuracy) of the faces of all workers.
+
+        With mixup, each image is mixed with the opposite one of the batch, and the loss is the same mixture of the
+        losses of both labels (Zhang et al., https://arxiv.org/abs/1710.09412, eq. 1).
+        """
+        images, labels, vectors, margin_share, mix, sampled = inputs
+        gather = self.workers.gathering(tf.shape(images)[0])
+        if self.stage.mixup:
+            images = tf.cast(images, tf.float32)
+            images = mix * images + (1.0 - mix) * images[::-1]
+        embeddings = gather(self.embedder(images, training=self.training))
+
+        def compare(labels, vectors):
+            labels = gather(labels)
+            vectors = gather(vectors) if vectors.shape[-1] else vectors
+            return self.objective(embeddings, labels, vectors, margin_share, sampled)
+
+        loss, accuracy = compare(labels, vectors)
+        if self.stage.mixup:
+            other_loss, _ = compare(labels[::-1], vectors[::-1])
+            loss = mix * loss + (1.0 - mix) * other_loss
+        return loss, accuracy
+
+    def _one_pass(self, inputs: StepInputs) -> LossAndGradients:
+        """Forward and backward pass over all images of the inputs at once."""
+        centres = [inputs.sampled.centres] if inputs.sampled else []
+        with tf.GradientTape() as tape:
+            tape.watch(centres)
+            loss, accuracy = self._loss(inputs)
+            scaled = loss * self.update.loss_scale
+        found = tape.gradient(scaled, [*self.update.variables, *centres])
+        # A variable that no term uses gets a gradient of 0: a projection without a loss, centres under triplets.
+        gradients = [
+            tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient, value in zip(found, self._trained(inputs), strict=True)
+        ]
+        return LossAndGradients(loss, accuracy, gradients)
+
+    def _in_parts(self, inputs: StepInputs) -> LossAndGradients:
+        """The same as `_one_pass`, with one part of the images in memory at a time (micro batches)."""
+        num_images, num_parts = tf.shape(inputs.images)[0], self.stage.micro_batches
+        all_images = self.workers.sum(tf.cast(num_images, tf.float32))
+
+        def add_part(part, loss, accuracy, gradients):
+            first, last = (tf.math.floordiv(k * num_images, num_parts) for k in (part, part + 1))
+            share = self.workers.sum(tf.cast(last - first, tf.float32)) / all_images
+            found = self._one_pass(inputs.part(slice(first, last)))
+            sums = [g + share * tf.cast(more, g.dtype) for g, more in zip(gradients, found.gradients, strict=True)]
+            return part + 1, loss + share * found.loss, accuracy + share * found.accuracy, sums
+
+        start = (0, 0.0, 0.0, [tf.zeros_like(value) for value in self._trained(inputs)])
+        _, loss, accuracy, gradients = tf.while_loop(
+            lambda part, *_: part < num_parts, add_part, start, parallel_iterations=1, maximum_iterations=num_parts
+        )
+        return LossAndGradients(loss, accuracy, gradients)
+
+    def _trained(self, inputs: StepInputs) -> list:
+        """The values of all that has a gradient."""
+        return [*(v.value for v in self.update.variables), *([inputs.sampled.centres] if inputs.sampled else [])]
+
+    def _whole_batch(self, inputs: StepInputs) -> LossAndGradients:
+        """Loss and gradients of the faces of all workers."""
+        found = self._in_parts(inputs) if self.stage.micro_batches > 1 else self._one_pass(inputs)
+        is_shared = [*(not is_local for is_local in self.update.is_local), False][: len(found.gradients)]
+        return found._replace(gradients=_summed(self.workers, found.gradients, is_shared))
+
+    def _at_worst_neighbour(self, inputs: StepInputs, gradients: list) -> list:
+        """The gradients at w + rho g / |g|. The weights w are restored.
+
+        Foret et al., SAM, https://arxiv.org/abs/2010.01412, eq. 2.
+        """
+        norm = self.update.norm(gradients) + 1e-12
+        before = [tf.identity(v.value) for v in self.update.variables]
+        for variable, gradient in zip(self.update.variables, gradients, strict=True):
+            variable.assign_add(self.stage.sam / norm * gradient)
+        worst = self._whole_batch(inputs).gradients
+        with tf.control_dependencies(worst):
+            for variable, value in zip(self.update.variables, before, strict=True):
+                variable.assign(value)
+        return worst
 
 
 def _summed(workers: Workers, values, is_shared) -> list:
-    """Those of `values` that are shared, each summed over the workers, in one message; the others as they are."""
+    """The shared values, summed over the workers in one message; the other values unchanged."""
     if workers.count == 1:
         return list(values)
     shared = [value for value, shares in zip(values, is_shared, strict=True) if shares]
@@ -183,27 +274,9 @@ def _summed(workers: Workers, values, is_shared) -> list:
 
 
 def _average_statistics(workers: Workers, embedder: keras.Model) -> None:
-    """Batch normalisation's running statistics become their mean over the workers, so every worker has the same."""
+    """Sets the running statistics of batch normalisation to their mean over the workers."""
     layers = [layer for layer in embedder.layers if layer.trainable]
     variables = [v for layer in layers for v in layer.non_trainable_variables if "float" in v.dtype]
     sums = _summed(workers, [v.value for v in variables], [True] * len(variables))
     for variable, value in zip(variables, sums, strict=True):
         variable.assign(value / workers.count)
-
-
-def _at_the_worst_neighbour(gradients_here: Callable, gradients, update: Updater, rho: float):
-    """The gradients at w + rho g / |g|; w is put back. Foret et al., SAM, https://arxiv.org/abs/2010.01412, eq. 2."""
-    norm = update.norm(gradients) + 1e-12
-    before = [tf.identity(v.value) for v in update.variables]
-    for variable, gradient in zip(update.variables, gradients, strict=True):
-        variable.assign_add(rho / norm * gradient)
-    worst = gradients_here()
-    with tf.control_dependencies(worst):
-        for variable, value in zip(update.variables, before, strict=True):
-            variable.assign(value)
-    return worst
-
-
-def is_margin_head(head) -> bool:
-    """Whether it has class centres; a metric loss has none."""
-    return hasattr(head, "split")

@@ -11,8 +11,7 @@ import pytest
 import tensorflow as tf
 
 from facelib.distributed.workers import ONE_WORKER
-from facelib.losses import native_softmax
-from facelib.losses.partial_fc import Columns, rows_of
+from facelib.losses.partial_fc import SampledClasses, rows_of
 from tests.helpers import worker_step
 
 CHILD = Path(__file__).parents[1] / "helpers" / "worker_step.py"
@@ -48,16 +47,15 @@ def free_ports(count):
 
 
 @pytest.mark.parametrize("case", worker_step.CASES)
-def test_loss_and_all_gradients_are_those_of_one_worker(found, case, monkeypatch):
-    monkeypatch.setattr(native_softmax, "_FEWEST", native_softmax._FEWEST)  # set back what worker_step sets
-    workers, columns = found[case], None
+def test_loss_and_all_gradients_are_those_of_one_worker(found, case):
+    workers, sample = found[case], None
     classes = [np.concatenate([worker[f"classes {number}"] for worker in workers]) for number in range(2)]
     if "sampled" in case:
         assert len(classes[1]) < worker_step.NUM_CLASSES
-        columns = columns_of([np.sort(step) for step in classes])
+        sample = sample_of([np.sort(step) for step in classes])
     else:
         assert sorted(classes[1]) == list(range(worker_step.NUM_CLASSES))
-    one = worker_step.compute(case, ONE_WORKER, columns)
+    one = worker_step.compute(case, ONE_WORKER, sample)
     for worker in workers:
         assert worker["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert worker["accuracy"] == pytest.approx(one["accuracy"], abs=1e-6)
@@ -69,12 +67,12 @@ def test_loss_and_all_gradients_are_those_of_one_worker(found, case, monkeypatch
         assert np.linalg.norm(mine - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
-def columns_of(classes):
-    """The classes that several workers have drawn together in each step, as those of one."""
+def sample_of(classes):
+    """The classes that several workers have drawn together in each step, as the sample of one worker."""
 
-    def columns(head, number):
+    def sample(head, number):
         drawn = tf.cond(number == 0, lambda: tf.constant(classes[0]), lambda: tf.constant(classes[1]))
         rows = tf.gather(head.centres.value, rows_of(drawn, head.sub_centres))
-        return Columns(rows, 0, worker_step.NUM_CLASSES, drawn, tf.zeros([0], tf.int64))
+        return SampledClasses(rows, 0, worker_step.NUM_CLASSES, drawn, tf.zeros([0], tf.int64))
 
-    return columns
+    return sample

@@ -30,9 +30,6 @@ CASES = {
     "arcface smooth": {"scale": 8.0},
     "arcface sampled": {"scale": 8.0},
     "curricularface sampled": {"scale": 8.0, "sub_centres": 2},
-    "arcface tiles": {"scale": 8.0},
-    "magface tiles": {"scale": 8.0},
-    "arcface tiles sampled": {"scale": 8.0},
 }
 
 
@@ -55,16 +52,16 @@ def make(case: str, workers):
     return head
 
 
-def compute(case: str, workers, columns=None) -> dict:
+def compute(case: str, workers, sample=None) -> dict:
     """Two steps of a case: loss, accuracy, gradients of this worker's embeddings and of its centres, its classes.
 
-    columns: (head, step's number) -> the columns, in the place of the head's own.
+    Args:
+        case: a name in CASES.
+        workers: the processes that compute it together.
+        sample: (head, number of the step) -> SampledClasses, in place of `head.sample`.
     """
     import tensorflow as tf
 
-    from facelib.losses import native_softmax
-
-    native_softmax._FEWEST = 0 if "tiles" in case else 1 << 60  # which way the classes go
     head, (embeddings, labels) = make(case, workers), batch()
     smoothing = 0.1 if "smooth" in case else 0.0
 
@@ -76,13 +73,13 @@ def compute(case: str, workers, columns=None) -> dict:
     def step(mine, labels, number):
         stack = workers.gathering(tf.shape(mine)[0])
         labels = stack(labels)
-        seen = columns(head, number) if columns else head.columns(labels, number)
+        sampled = sample(head, number) if sample else head.sample(labels, number)
         with tf.GradientTape() as tape:
-            tape.watch([mine, seen.centres])
-            loss, accuracy = head.loss_and_accuracy(stack(mine), labels, 0.9, smoothing, seen)
-        by_face, by_centre = tape.gradient(loss, [mine, seen.centres])
-        classes = tf.range(seen.num_held, dtype=tf.int64) if seen.drawn is None else seen.classes
-        return loss, accuracy, by_face, by_centre, classes + seen.first
+            tape.watch([mine, sampled.centres])
+            loss, accuracy = head.loss_and_accuracy(stack(mine), labels, 0.9, smoothing, sampled)
+        by_face, by_centre = tape.gradient(loss, [mine, sampled.centres])
+        classes = tf.range(sampled.num_held, dtype=tf.int64) if sampled.drawn is None else sampled.classes
+        return loss, accuracy, by_face, by_centre, classes + sampled.first
 
     found = {}
     for number in range(2):  # the second has a face less, and sees the running statistics of the first

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.distributed.workers import Workers
-from facelib.losses.partial_fc import ClassSplit, draw_columns, first_centres, rows_of
+from facelib.losses.partial_fc import ClassSplit, initial_centres, rows_of, sample_classes
 from facelib.training.optimizers import RowOptimizer, make_optimizer
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
 from tests.helpers.training_runs import RECIPE, STAGE, STEPS, Data, fit, lines
@@ -21,7 +21,7 @@ def draw(split, num_classes, labels, step=0, sub_centres=1):
     first, last = split.bounds(num_classes)
     values = np.arange((last - first) * sub_centres * 2, dtype=np.float32).reshape(-1, 2)
     labels = tf.constant(labels, tf.int64)
-    return draw_columns(split, keras.Variable(values), num_classes, labels, tf.constant(step, tf.int64)), values
+    return sample_classes(split, keras.Variable(values), num_classes, labels, tf.constant(step, tf.int64)), values
 
 
 @given(
@@ -39,15 +39,15 @@ def test_a_draw_has_all_own_classes_once_and_finds_them(num_classes, rate, count
     for rank in range(count):
         split = ClassSplit(Workers(rank, count), rate, seed)
         first, last = split.bounds(num_classes)
-        columns, values = draw(split, num_classes, labels, step=seed % 7, sub_centres=sub_centres)
-        classes = columns.classes.numpy()
+        sampled, values = draw(split, num_classes, labels, step=seed % 7, sub_centres=sub_centres)
+        classes = sampled.classes.numpy()
         here = np.unique(labels[(labels >= first) & (labels < last)]) - first
         assert len(set(classes)) == len(classes) and classes.min() >= 0 and classes.max() < last - first
         assert set(here) <= set(classes)
-        assert len(columns.drawn) == split.num_sampled(num_classes)
+        assert len(sampled.drawn) == split.num_sampled(num_classes)
         rows = values.reshape(last - first, sub_centres, 2)[classes]
-        np.testing.assert_array_equal(columns.centres.numpy(), rows.reshape(-1, 2))
-        for label, place in zip(labels, columns.find(tf.constant(labels)).numpy(), strict=True):
+        np.testing.assert_array_equal(sampled.centres.numpy(), rows.reshape(-1, 2))
+        for label, place in zip(labels, sampled.find(tf.constant(labels)).numpy(), strict=True):
             assert classes[place] + first == label if first <= label < last else place == -1
         seen += (first + classes).tolist()
     assert set(labels) <= set(seen)
@@ -63,15 +63,15 @@ def test_every_class_is_as_likely_and_a_step_decides_the_draw():
 
 
 def test_classes_beyond_float32_and_int32_are_exact():
-    columns = draw_columns(ClassSplit(), keras.Variable(np.zeros((2, 2), np.float32)), 2, tf.constant([0]), 0)
-    far = replace(columns, first=2**40 + 1, num_held=2**40)
+    sampled = sample_classes(ClassSplit(), keras.Variable(np.zeros((2, 2), np.float32)), 2, tf.constant([0]), 0)
+    far = replace(sampled, first=2**40 + 1, num_held=2**40)
     assert far.find(tf.constant([2**40 + 1, 2**40 + 2**25 + 2, 2**40], tf.int64)).numpy().tolist() == [0, 2**25 + 1, -1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_first_centres_do_not_depend_on_the_workers(count):
-    whole = first_centres(7, 0, 10_000, 3)
-    parts = [first_centres(7, *ClassSplit(Workers(rank, count)).bounds(10_000), 3) for rank in range(count)]
+def test_initial_centres_do_not_depend_on_the_workers(count):
+    whole = initial_centres(7, 0, 10_000, 3)
+    parts = [initial_centres(7, *ClassSplit(Workers(rank, count)).bounds(10_000), 3) for rank in range(count)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert whole.std() == pytest.approx(0.01, rel=0.02) and abs(whole.mean()) < 3e-4
 

@@ -100,7 +100,7 @@ def test_a_run_begins_with_an_older_one(toy, trained, tmp_path):
     "sets, message",
     [
         (["teacher=nothing.h5"], "No model at 'nothing.h5'"),
-        (["stage.0.freeze_layers=['stam']"], "beginnings of layer names. Received: 'stam'"),
+        (["stage.0.freeze_layers=['stam']"], "prefixes of layer names. Received: 'stam'"),
         (["model.stem=separable", "model.backbone=mbf"], "model.stem is an option of mobilefacenet"),
     ],
 )

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.training.optimizers import Updater, last_layers, make_optimizer, take_over, weight_decays
+from facelib.training.optimizers import Updater, last_layers, make_optimizer, copy_state, weight_decays
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.schedules import Plateau, learning_rate_at, margin_share_at
 
@@ -242,7 +242,7 @@ def test_what_an_optimizer_accumulated_is_taken_over_by_path():
     new.build(variables[:1])
     old.apply([tf.constant(g, tf.float32) for g in GRADIENTS], variables)
 
-    take_over(new, old)
+    copy_state(new, old)
 
     by_path = {v.path: v.numpy() for v in old.variables}
     assert any(np.any(v.numpy()) for v in new.variables if "momentum" in v.path)

@@ -163,7 +163,7 @@ def test_frozen_layers_stay_for_their_stage_alone(tmp_path):
 
 
 def test_a_layer_to_freeze_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(FaceError, match=r"beginnings of layer names. Received: 'stem'. The layers: embeddings"):
+    with pytest.raises(FaceError, match=r"prefixes of layer names. Received: 'stem'. The layers: embeddings"):
         fit(tmp_path / "run", replace(RECIPE, stage=(replace(STAGE, freeze_layers=("stem",)),)))
 
 
