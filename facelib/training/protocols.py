@@ -1,6 +1,7 @@
-"""What `Trainer` is given from outside its room, as protocols: data, head, evaluation and teacher.
+"""What `Trainer` is given from outside its room, as protocols: data, evaluation and teacher.
 
-dataset.py, face_loss_k.py, evaluate_data.py and facelib/training/teacher.py implement them; tests have small ones.
+dataset.py, evaluate_data.py and facelib/training/teacher.py implement them; tests have small ones. The protocols of the
+head are in facelib/losses/protocols.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,12 +36,6 @@ class TrainingBatches(Protocol):
     def shard(self, rank: int, count: int) -> "TrainingBatches": ...
 
     def balanced(self, images_per_identity: int) -> "TrainingBatches": ...
-
-
-class MakeHead(Protocol):
-    """Makes the layer that computes a loss, as `face_loss_k.make_head` does."""
-
-    def __call__(self, loss: str, num_classes: int, options: dict | None, warmup_scale: float | None) -> Any: ...
 
 
 class Evaluation(Protocol):

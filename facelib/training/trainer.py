@@ -18,6 +18,7 @@ import numpy as np
 
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
+from facelib.losses.protocols import MakeHead
 from facelib.models.layers import FusedBatchNorm
 from facelib.training.checkpoint import (
     NonFiniteVariable,
@@ -33,7 +34,7 @@ from facelib.training.init_from import write_classes
 from facelib.training.loss_meter import LossMeter, NonFiniteLoss
 from facelib.training.position import Position
 from facelib.training.progress import Progress
-from facelib.training.protocols import Batch, Evaluate, Initialise, MakeHead, TeacherEmbeddings, TrainingBatches
+from facelib.training.protocols import Batch, Evaluate, Initialise, TeacherEmbeddings, TrainingBatches
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.run_dir import FollowedRun, RunDir, open_run

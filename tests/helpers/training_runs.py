@@ -70,14 +70,18 @@ def evaluation(**accuracies):
     return SimpleNamespace(results=results, table=lambda: "")
 
 
-def make_trainer(path, recipe=RECIPE, data=None, evaluate=None, **options):
-    """A trainer that writes a checkpoint and a line of metrics after each step."""
+def make_embedder():
+    """A network of one dense layer, with the same weights each time."""
     keras.utils.set_random_seed(0)
     faces = keras.Input((6, 6, 3), name="input_1")
     x = keras.layers.Flatten(name="flat")(keras.layers.Rescaling(1 / 255, name="scaled")(faces))
-    embedder = keras.Model(faces, keras.layers.Dense(4, name="embeddings")(x), name="tiny")
+    return keras.Model(faces, keras.layers.Dense(4, name="embeddings")(x), name="tiny")
+
+
+def make_trainer(path, recipe=RECIPE, data=None, evaluate=None, **options):
+    """A trainer that writes a checkpoint and a line of metrics after each step."""
     options = {"checkpoint_every": 1, "log_every": 1, "make_head": make_head} | options
-    return Trainer(embedder, data or Data(), path, recipe=recipe, evaluate=evaluate, **options)
+    return Trainer(make_embedder(), data or Data(), path, recipe=recipe, evaluate=evaluate, **options)
 
 
 def fit(*args, **options):

@@ -39,13 +39,13 @@ def far_case():
     return x * np.array([5, 150, 30, 400, 12, 60, 7, 110.5])[:, None], centres, labels
 
 
-def turn_mirror(theta):
+def cos_continued(theta):
     """cos, continued past every multiple k of pi as (-1)^k cos - 2k (SphereFace, eq. 7)."""
     k = np.floor(theta / math.pi)
     return (-1.0) ** k * np.cos(theta) - 2 * k
 
 
-def turn_linear(theta, margin):
+def cos_then_linear(theta, margin):
     """cos(theta + m), past pi the original code's cos(theta) - m sin(m)."""
     return np.where(theta + margin < math.pi, np.cos(theta + margin), np.cos(theta) - margin * np.sin(margin))
 
@@ -53,8 +53,8 @@ def turn_linear(theta, margin):
 def logits_of(name, x, centres, labels, constant):
     """Logits [B, C] and what is added to the loss, by the paper of `name`."""
     rows, cos = np.arange(len(labels)), unit(x) @ unit(centres).T
-    own = cos[rows, labels]
-    theta, out, extra, scale = np.arccos(own), cos.copy(), 0.0, SCALE
+    target_cos = cos[rows, labels]
+    theta, out, extra, scale = np.arccos(target_cos), cos.copy(), 0.0, SCALE
     if name in ("softmax", "margin_softmax"):
         logits = x @ centres.T
         if name == "softmax":
@@ -64,21 +64,21 @@ def logits_of(name, x, centres, labels, constant):
         p[rows, labels] = (p[rows, labels] ** 2 + 0.4 * p[rows, labels]) / 2  # Keras_insightface, margin_softmax
         return np.log(p), 0.0
     if name == "arcface":  # ArcFace, eq. 3
-        out[rows, labels] = turn_mirror(theta + 0.5)
+        out[rows, labels] = cos_continued(theta + 0.5)
     elif name == "cosface":  # CosFace, eq. 4
-        out[rows, labels] = own - 0.35
+        out[rows, labels] = target_cos - 0.35
     elif name == "combined":  # ArcFace, eq. 4
-        out[rows, labels] = turn_mirror(1.2 * theta + 0.3) - 0.2
+        out[rows, labels] = cos_continued(1.2 * theta + 0.3) - 0.2
     elif name == "airface":  # AirFace, eq. 4
         out = (math.pi - 2 * np.arccos(cos)) / math.pi
         out[rows, labels] = (math.pi - 2 * (theta + 0.4)) / math.pi
     elif name == "curricularface":  # CurricularFace, eq. 8 to 10; t is a running mean from 0
-        target = turn_linear(theta, 0.5)
+        target = cos_then_linear(theta, 0.5)
         out = np.where(cos > target[:, None], cos * (constant["t"] + cos), cos)
         out[rows, labels] = target
     elif name == "magface":  # MagFace, eq. 3 and its m and g
         a = np.clip(np.linalg.norm(x, axis=1), 10, 110)
-        out[rows, labels] = turn_linear(theta, 0.45 + (0.8 - 0.45) * (a - 10) / (110 - 10))
+        out[rows, labels] = cos_then_linear(theta, 0.45 + (0.8 - 0.45) * (a - 10) / (110 - 10))
         extra = 35.0 * np.mean(a / 110**2 + 1 / a)
     elif name == "adaface":  # AdaFace, eq. 13 to 15
         z = np.clip(
@@ -93,17 +93,17 @@ def logits_of(name, x, centres, labels, constant):
 def constants(name, x, centres, labels):
     """Running statistics after one step from their start, and norms, which some heads take no gradient through."""
     cos, rows = unit(x) @ unit(centres).T, np.arange(len(labels))
-    own, norms = cos[rows, labels], np.linalg.norm(x, axis=1)
+    target_cos, norms = cos[rows, labels], np.linalg.norm(x, axis=1)
     bounded = norms.clip(1e-3, 100)  # as AdaFace's code bounds them
     first = math.sqrt(2) * math.log(NUM_CLASSES - 1)
     others = np.exp(first * cos)
     others[rows, labels] = 0
     return {
         "norms": norms,
-        "t": 0.01 * own.mean(),
+        "t": 0.01 * target_cos.mean(),
         "mean": 0.99 * 20 + 0.01 * bounded.mean(),
         "deviation": 0.99 * 100 + 0.01 * bounded.std(ddof=1),
-        "scale": np.log(others.sum(1).mean()) / math.cos(min(math.pi / 4, np.median(np.arccos(own)))),
+        "scale": np.log(others.sum(1).mean()) / math.cos(min(math.pi / 4, np.median(np.arccos(target_cos)))),
     }
 
 
@@ -116,9 +116,9 @@ def loss_of(name, x, centres, labels, constant, smoothing=0.0):
 
 
 def head_for(name, centres, **options):
-    own = {"combined": {"margin1": 1.2}}.get(name, {})
+    changed = {"combined": {"margin1": 1.2}}.get(name, {})
     scale = {"scale": SCALE} if "scale" in LOSSES[name].options else {}
-    head = make_head(name, len(centres) // options.get("sub_centres", 1), {**scale, **own, **options})
+    head = make_head(name, len(centres) // options.get("sub_centres", 1), {**scale, **changed, **options})
     head.build((None, centres.shape[1]), (None,))
     head.centres.assign(centres)
     return head
@@ -220,7 +220,7 @@ def test_value_and_gradient_are_finite_at_the_poles_and_for_a_zero_embedding(nam
 
 
 @pytest.mark.parametrize("name", ["arcface", "combined", "cosface", "airface"])
-def test_the_own_logit_falls_all_the_way_from_0_to_pi(name):
+def test_the_target_logit_falls_all_the_way_from_0_to_pi(name):
     theta = np.linspace(1e-3, math.pi - 2e-3, 2001)
     faces = np.stack([np.cos(theta), np.sin(theta)], axis=1).astype("float32")
     head = head_for(name, np.eye(2), **({"margin1": 3.0} if name == "combined" else {}))
@@ -235,7 +235,7 @@ def test_the_own_logit_falls_all_the_way_from_0_to_pi(name):
 
 @pytest.mark.parametrize("name, weight", [("curricularface", "t"), ("adaface", "mean"), ("adaface", "deviation"),
                                           ("adacos", "scale")])  # fmt: skip
-def test_running_statistics_move_in_training_alone_and_no_gradient_reaches_them(name, weight):
+def test_running_statistics_change_in_training_only_and_no_gradient_reaches_them(name, weight):
     x, centres, labels = case()
     head = head_for(name, centres)
     state = {v.name: v for v in head.non_trainable_variables}
@@ -264,7 +264,7 @@ def test_a_fixed_adacos_keeps_its_scale():
 # ------------------------------------------------------------------------------- sub-centres and filtering
 
 
-def test_of_several_centres_the_nearest_counts():
+def test_the_nearest_of_several_sub_centres_counts():
     x, centres, labels = case()
     head = head_for(
         "cosface", np.concatenate([centres, centres[::-1]])[[0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]], sub_centres=2
@@ -277,7 +277,7 @@ def test_of_several_centres_the_nearest_counts():
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
 
 
-def test_likely_the_same_person_under_another_label_counts_as_a_stranger():
+def test_a_class_that_is_probably_the_same_person_counts_as_cosine_0():
     x, centres, labels = case()
     head = head_for("arcface", centres, interclass_filtering=0.3)
 
@@ -285,7 +285,7 @@ def test_likely_the_same_person_under_another_label_counts_as_a_stranger():
 
     rows, cos = np.arange(BATCH), unit(x) @ unit(centres).T
     expected = np.where(cos > 0.3, 0.0, cos)
-    expected[rows, labels] = turn_mirror(np.arccos(cos[rows, labels]) + 0.5)
+    expected[rows, labels] = cos_continued(np.arccos(cos[rows, labels]) + 0.5)
     np.testing.assert_allclose(logits, SCALE * expected, atol=1e-4)
     np.testing.assert_allclose(cosines, cos, atol=1e-6)
     assert ((cos > 0.3).sum(1) > 1).any()
@@ -337,7 +337,7 @@ def test_a_head_goes_on_from_the_centres_of_another():
 
 
 @pytest.mark.parametrize("loss", ["arcface", "curricularface", "softmax"])
-def test_a_network_that_says_the_same_of_all_classes_is_never_right(loss):
+def test_equal_logits_for_all_classes_are_never_right(loss):
     head = make_head(loss, 4)
     head.build((None, 3))
     _, accuracy = head.loss_and_accuracy(np.zeros((5, 3), "float32"), tf.constant([0, 0, 1, 2, 3]))

@@ -1,4 +1,4 @@
-"""A head that looks at a share of its classes: which are drawn, what is moved, and that nothing else is."""
+"""A head that uses a share of its classes in each step: which are drawn, and a training with it."""
 
 import errno
 from dataclasses import replace
@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.distributed.workers import Workers
-from facelib.losses.partial_fc import ClassSplit, initial_centres, rows_of, sample_classes
-from facelib.training.optimizers import RowOptimizer, make_optimizer
-from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
+from facelib.losses.partial_fc import ClassSplit, initial_centres, sample_classes
 from tests.helpers.training_runs import RECIPE, STAGE, STEPS, Data, fit, lines
 
 
@@ -33,7 +31,7 @@ def draw(split, num_classes, labels, step=0, sub_centres=1):
     data=st.data(),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_draw_has_all_own_classes_once_and_finds_them(num_classes, rate, count, seed, sub_centres, data):
+def test_a_sample_has_all_classes_of_the_faces_once_and_finds_them(num_classes, rate, count, seed, sub_centres, data):
     labels = np.array(data.draw(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=20)))
     seen = []
     for rank in range(count):
@@ -74,60 +72,6 @@ def test_initial_centres_do_not_depend_on_the_workers(count):
     parts = [initial_centres(7, *ClassSplit(Workers(rank, count)).bounds(10_000), 3) for rank in range(count)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert whole.std() == pytest.approx(0.01, rel=0.02) and abs(whole.mean()) < 3e-4
-
-
-STAGES = {
-    "sgd": Stage(optimizer="sgd", momentum=0.9),
-    "nesterov": Stage(optimizer="sgd", momentum=0.8, nesterov=True),
-    "adam": Stage(optimizer="adam", epsilon=1e-3),
-    "adamw": Stage(optimizer="adamw"),
-    "lion": Stage(optimizer="lion"),
-}
-
-
-def test_every_row_optimizer_is_tested():
-    assert {stage.optimizer for stage in STAGES.values()} == set(ROW_OPTIMIZERS)
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_with_all_rows_it_is_kerass_optimizer(name):
-    stage, rng = STAGES[name], np.random.default_rng(0)
-    start = rng.normal(size=(40, 3)).astype(np.float32)
-    theirs, mine = (keras.Variable(start, name="centres") for _ in range(2))
-    optimizer = make_optimizer(stage)
-    optimizer.build([theirs])
-    rows = RowOptimizer(mine, stage)
-    assert len(rows.variables) == ROW_OPTIMIZERS[stage.optimizer]
-    order = tf.constant(rng.permutation(40), tf.int64)
-    for step in range(1, 6):
-        gradient, rate = rng.normal(size=(40, 3)).astype(np.float32), 0.02 / step
-        optimizer.learning_rate = rate
-        decoupled = stage.optimizer in ("adamw", "lion")
-        if decoupled:  # as `Updater` does
-            theirs.assign(theirs.value * (1 - rate * 0.1))
-        optimizer.apply([gradient if decoupled else gradient + 0.1 * theirs.numpy()], [theirs])
-        rows.apply(order, tf.gather(gradient, order), rate, 0.1, tf.constant(step, tf.float32))
-        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=2e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_rows_that_were_not_drawn_keep_value_and_state_bit_for_bit(name, monkeypatch):
-    monkeypatch.setattr("facelib.training.optimizers._BLOCK", 4)  # several blocks
-    stage, rng = STAGES[name], np.random.default_rng(1)
-    table = keras.Variable(rng.normal(size=(30, 2)).astype(np.float32), name="centres")
-    rows = RowOptimizer(table, stage)
-    for variable in rows.variables:
-        variable.assign(np.abs(rng.normal(size=(30, 2))).astype(np.float32))
-    before = [np.array(v.numpy()) for v in (table, *rows.variables)]
-    drawn = rows_of(tf.constant([3, 11, 0, 7, 9, 12], tf.int64), 2)
-    rows.apply(drawn, tf.constant(rng.normal(size=(12, 2)), tf.float32), 0.1, 0.01, tf.constant(1.0))
-    others = np.setdiff1d(np.arange(30), drawn.numpy())
-    for old, variable in zip(before, (table, *rows.variables), strict=True):
-        np.testing.assert_array_equal(variable.numpy()[others], old[others])
-        assert (variable.numpy()[drawn.numpy()] != old[drawn.numpy()]).all()
-    now = np.array(table.numpy())
-    rows.apply(drawn, tf.ones([12, 2]), 0.1, 0.01, tf.constant(2.0), is_wanted=tf.constant(False))
-    np.testing.assert_array_equal(table.numpy(), now)
 
 
 @pytest.mark.parametrize(

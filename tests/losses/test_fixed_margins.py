@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from face_loss_k import ArcFace, cos_plus_margin
+from facelib.losses.fixed_margins import ArcFace, cos_plus_margin
 
 POLICIES = ("mirror", "linear", "none")
 
 
-def reference_turn(cos, margin, past_pi):
+def reference_margin(cos, margin, past_pi):
     """cos(theta + margin) by the angle itself, float64; what follows past pi as definitions of the policies say."""
     theta = np.arccos(np.clip(cos, -1.0, 1.0))
-    turned = np.cos(theta + margin)
+    with_margin = np.cos(theta + margin)
     if past_pi == "none":
-        return turned
-    beyond = -2.0 - turned if past_pi == "mirror" else np.cos(theta) - margin * np.sin(margin)
-    return np.where(theta + margin < np.pi, turned, beyond)
+        return with_margin
+    beyond = -2.0 - with_margin if past_pi == "mirror" else np.cos(theta) - margin * np.sin(margin)
+    return np.where(theta + margin < np.pi, with_margin, beyond)
 
 
 def reference_logits(embeddings, centres, labels, margin, scale, past_pi):
@@ -29,7 +29,7 @@ def reference_logits(embeddings, centres, labels, margin, scale, past_pi):
     cos = x @ w.T
     logits = cos.copy()
     for row, label in enumerate(labels):
-        logits[row, label] = reference_turn(cos[row, label], margin, past_pi)
+        logits[row, label] = reference_margin(cos[row, label], margin, past_pi)
     return scale * logits
 
 
@@ -76,7 +76,7 @@ def test_the_logits_are_equation_3(past_pi, margin, scale):
     assert logits.dtype == cosines.dtype == tf.float32
 
 
-def test_target_logit_turns_by_exactly_the_margin():
+def test_the_target_angle_grows_by_exactly_the_margin():
     theta, margin = 0.7, 0.5
     head, face = head_at(theta, margin=margin, scale=64.0)
 
@@ -99,18 +99,18 @@ def test_the_margin_share_is_a_share_of_the_margin_and_of_the_way_to_the_scale()
 
 @pytest.mark.parametrize("past_pi", POLICIES)
 @pytest.mark.parametrize("theta", [0.2, 1.0, 2.0, 2.5, 2.8, 3.0])
-def test_the_gradient_has_the_factor_of_the_turned_sine(past_pi, theta):
+def test_the_gradient_has_the_factor_of_the_sine_with_margin(past_pi, theta):
     margin = 0.5
     cos = tf.constant(math.cos(theta), tf.float64)
     with tf.GradientTape() as tape:
         tape.watch(cos)
-        turned = cos_plus_margin(cos, margin, past_pi)
+        with_margin = cos_plus_margin(cos, margin, past_pi)
 
     # d cos(theta + m) / d cos(theta) = sin(theta + m) / sin(theta)
     ratio = math.sin(theta + margin) / math.sin(theta)
     is_beyond = theta + margin > math.pi
     expected = {"none": ratio, "mirror": -ratio if is_beyond else ratio, "linear": 1.0 if is_beyond else ratio}
-    assert tape.gradient(turned, cos).numpy() == pytest.approx(expected[past_pi], rel=1e-5)
+    assert tape.gradient(with_margin, cos).numpy() == pytest.approx(expected[past_pi], rel=1e-5)
 
 
 @pytest.mark.parametrize("past_pi", POLICIES)
@@ -170,15 +170,15 @@ def test_a_zero_embedding_has_a_finite_loss_and_gradient():
 def test_the_target_falls_all_the_way_to_pi(past_pi, margin):
     theta = np.linspace(0.0, math.pi, 200_001)
 
-    turned = cos_plus_margin(tf.constant(np.cos(theta)), margin, past_pi).numpy()
+    with_margin = cos_plus_margin(tf.constant(np.cos(theta)), margin, past_pi).numpy()
 
-    assert np.all(np.diff(turned) < 0)
+    assert np.all(np.diff(with_margin) < 0)
 
 
 def test_without_a_policy_the_target_rises_again():
-    turned = cos_plus_margin(tf.constant([math.cos(math.pi - 0.5), -1.0], tf.float64), 0.5, "none").numpy()
+    with_margin = cos_plus_margin(tf.constant([math.cos(math.pi - 0.5), -1.0], tf.float64), 0.5, "none").numpy()
 
-    assert turned[1] > turned[0] + 0.1
+    assert with_margin[1] > with_margin[0] + 0.1
 
 
 @pytest.mark.parametrize("past_pi, jump", [("mirror", 0.0), ("linear", -0.117), ("none", 0.0)])
