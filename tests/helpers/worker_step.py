@@ -13,19 +13,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+from facelib.losses.registry import LOSSES
+
 NUM_CLASSES, SIZE, BATCH = 23, 16, 11
 CASES = {
-    "softmax": {},
-    "scale_softmax": {"scale": 8.0},
-    "margin_softmax": {},
-    "arcface": {"scale": 8.0},
-    "cosface": {"scale": 8.0},
-    "combined": {"scale": 8.0},
-    "curricularface": {"scale": 8.0},
-    "airface": {"scale": 8.0},
-    "magface": {"scale": 8.0},
-    "adaface": {"scale": 8.0},
-    "adacos": {},
+    **{
+        loss: {"scale": 8.0} if "scale" in spec.options else {}
+        for loss, spec in LOSSES.items()
+        if spec.kind == "margin"
+    },
     "arcface sub-centres, filtered": {"scale": 8.0, "sub_centres": 3, "interclass_filtering": 0.7},
     "arcface smooth": {"scale": 8.0},
     "arcface sampled": {"scale": 8.0},

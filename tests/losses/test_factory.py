@@ -5,17 +5,18 @@ import pytest
 
 import face_loss_k
 from facelib.errors import FaceError
+from facelib.losses import fixed_margins
 from facelib.losses.factory import make_head
 from facelib.losses.margin_head import MarginHead
 from facelib.losses.registry import LOSSES
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_of_the_list_is_a_layer_that_face_loss_k_offers(loss):
+def test_every_loss_of_the_list_is_a_layer(loss):
     head = make_head(loss, 7)
 
     assert isinstance(head, keras.layers.Layer) and head.name == "head"
-    assert getattr(face_loss_k, LOSSES[loss].layer.partition(".")[2]) is type(head)
+    assert type(head).__name__ == LOSSES[loss].layer.partition(".")[2]
     assert isinstance(head, MarginHead) == head.has_class_centres == (LOSSES[loss].kind == "margin")
 
 
@@ -25,6 +26,11 @@ def test_the_options_of_the_list_are_arguments_of_the_layer(loss):
 
     for option, default in LOSSES[loss].options.items():
         assert config[option] == default
+
+
+def test_face_loss_k_has_the_layers_and_make_head():
+    assert face_loss_k.ArcFace is fixed_margins.ArcFace
+    assert face_loss_k.make_head is make_head
 
 
 def test_options_and_the_warm_up_reach_the_layer():
