@@ -21,12 +21,12 @@ from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
+from facelib.evaluation.nearest import Nearest
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision, about, decide_by, verdict_picture
 from facelib.recognition.gallery import (
     Gallery,
-    Nearest,
     check_gallery_model,
     check_gallery_path,
     check_names,

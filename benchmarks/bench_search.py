@@ -23,8 +23,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import run_cli
+from facelib.evaluation.nearest import Nearest
 from facelib.model_input import Io
-from facelib.recognition.gallery import Nearest, open_gallery, write_gallery
+from facelib.recognition.gallery import open_gallery, write_gallery
 
 ROUNDS, QUERIES, WARMUPS, TOP = 5, 10, 3, 5
 BLOCK = 100_000  # rows

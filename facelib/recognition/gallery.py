@@ -1,16 +1,16 @@
 """Galleries of enrolled identities: one unit vector each.
 
     GALLERY          .npy, float16 [N, D], rows of unit length: opens as a memory map, 256 bytes an identity at D = 128
-    GALLERY.json     names, photos an identity, the model by path and hash, how it is fed, the threshold, the hash of
-                     GALLERY; written last, so that half a gallery is refused
+    GALLERY.json     names, photos per identity, path and SHA-256 of the model, how it is fed, the threshold, SHA-256 of
+                     GALLERY; written last, so that an incomplete gallery is refused
 
-float16 moves a squared distance by 3e-5 as a rule (D = 128) and by 2**-10 at most: thresholds have intervals of 0.1.
+float16 changes a squared distance by about 3e-5 (D = 128) and by at most 2**-10; thresholds have intervals of 0.1.
+`facelib.evaluation.nearest` searches a gallery.
 """
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,17 +20,23 @@ from facelib.model_input import Io
 from facelib.recognition.decision import Decision
 from facelib.sidecar import git_commit, package_versions, sidecar_path
 
-LARGE_GALLERY = 50_000  # rows; below, NumPy answers before faiss is imported and loaded
-
 KIND, FORMAT_VERSION = "gallery", 1
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """vectors: float16 [N, D], a read-only memory map.   names: N, in the order of the rows.   num_photos: N ints.
+    """An open gallery.
 
-    model, model_sha256: what enrolled it, and must search it.   io: how it is fed.   flip: mirrored faces are added.
-    decision: the threshold at enrolling, None when the model had none.
+    Attributes:
+        path: the .npy file.
+        vectors: float16 [N, D], rows of unit length, a read-only memory map.
+        names: N texts, the identities in the order of the rows.
+        num_photos: N ints, how many photos each row is the mean of.
+        model: the model that enrolled the gallery and must search it.
+        model_sha256: its SHA-256.
+        io: how the model is fed.
+        flip: whether the embeddings of mirrored faces were added.
+        decision: the threshold at enrolment; None when the model had none.
     """
 
     path: Path
@@ -73,10 +79,20 @@ def write_gallery(
     flip: bool,
     decision: Decision | None,
 ) -> None:
-    """Writes GALLERY and GALLERY.json, each atomically. `vectors`: float [N, D], rows of unit length.
+    """Writes GALLERY and GALLERY.json, each atomically.
+
+    Args:
+        path: GALLERY.
+        vectors: float [N, D], rows of unit length.
+        names: N identities.
+        num_photos: N counts, the photos of each identity.
+        model: the model that embedded the photos.
+        io: how it is fed.
+        flip: whether the embeddings of mirrored faces were added.
+        decision: the threshold; None when the model has none.
 
     Raises:
-        FaceError: a name that is no Unicode text.
+        FaceError: a name that is not printable text.
     """
     check_names(names)
     with atomic_path(path) as part:
@@ -145,7 +161,7 @@ def check_gallery_model(gallery: Gallery, model: Path | None) -> Path:
         raise FaceError(f"'{gallery.path}' was made with '{chosen}', which is not there. Name it: --model X")
     if sha256_of(require_file(chosen, "model")) != gallery.model_sha256:
         raise FaceError(
-            f"A gallery is searched with the very model that made it. '{gallery.path}' was made with "
+            f"A gallery is searched with the model that made it. '{gallery.path}' was made with "
             f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is another. Use that one, or "
             f"enrol again: python predict.py enroll FOLDERS {gallery.path} --model {chosen}"
         )
@@ -154,50 +170,3 @@ def check_gallery_model(gallery: Gallery, model: Path | None) -> Path:
 
 def _is_gallery_json(path: Path) -> bool:
     return path.is_file() and read_json(path, "gallery's description").get("kind") == KIND
-
-
-class Neighbours(NamedTuple):
-    """rows: int64 [K], nearest first.   cosines: float32 [K], their dot products with the query."""
-
-    rows: np.ndarray
-    cosines: np.ndarray
-
-
-class Nearest:
-    """Answers queries about `vectors`, float16 [N, D], rows of unit length; a memory map will do."""
-
-    def __init__(self, vectors: np.ndarray, large: int = LARGE_GALLERY):
-        self._vectors = vectors
-        self._index = _faiss_index(vectors) if len(vectors) >= large else None
-
-    def __call__(self, query: np.ndarray, top: int) -> Neighbours:
-        """The `top` rows with the largest dot product with `query`, float32 [D], of unit length.
-
-        Raises:
-            FaceError: a query of another dimension, or one that is not finite.
-        """
-        num_rows, size = self._vectors.shape
-        query = np.asarray(query, np.float32)
-        if query.shape != (size,) or not np.isfinite(query).all():
-            raise FaceError(
-                f"A query is {size} finite numbers, as the gallery's rows. Received: {list(query.shape)}"
-                f"{'' if np.isfinite(query).all() else ', some not finite'}. Search with the model that enrolled."
-            )
-        top = min(top, num_rows)
-        if self._index is not None:
-            cosines, rows = self._index.search(query[None], top)
-            return Neighbours(rows[0], cosines[0])
-        cosines = self._vectors.astype(np.float32) @ query
-        rows = np.argpartition(-cosines, top - 1)[:top]
-        rows = rows[np.lexsort((rows, -cosines[rows]))]
-        return Neighbours(rows, cosines[rows])
-
-
-def _faiss_index(vectors: np.ndarray):
-    import faiss
-
-    index = faiss.IndexScalarQuantizer(
-        vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-    )  # its codes are IEEE half floats: the rows as they are stored
-    index.add_sa_codes(np.ascontiguousarray(vectors).view(np.uint8))
-    return index

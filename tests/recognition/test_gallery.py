@@ -75,7 +75,7 @@ def test_another_model_is_refused_and_a_copy_is_not(gallery, tmp_path):
     (tmp_path / "other.onnx").write_bytes(b"other weights")
 
     assert check_gallery_model(opened, tmp_path / "copy.onnx") == tmp_path / "copy.onnx"
-    with pytest.raises(FaceError, match="very model that made it"):
+    with pytest.raises(FaceError, match="searched with the model that made it"):
         check_gallery_model(opened, tmp_path / "other.onnx")
     opened.model.unlink()
     with pytest.raises(FaceError, match="--model X"):

@@ -16,8 +16,8 @@ from PIL import Image
 import predict
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError, decode_photo
 from facelib.errors import FaceError
+from facelib.evaluation.nearest import Nearest
 from facelib.model_input import Io
-from facelib.recognition.gallery import Nearest
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.sidecar import write_sidecar
 
@@ -191,7 +191,7 @@ def test_a_search_with_another_model_is_refused(toy, capsys):
     enrolled(toy, capsys)
     calibrate(write_model(toy / "Y.onnx", offset=-100.0))
 
-    with pytest.raises(FaceError, match="very model that made it"):
+    with pytest.raises(FaceError, match="searched with the model that made it"):
         predict.main(["search", str(toy / "new0.png"), str(toy / "g.npy"), "--model", str(toy / "Y.onnx")])
 
 

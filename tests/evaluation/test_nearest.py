@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.errors import FaceError
-from facelib.recognition.gallery import Nearest
+from facelib.evaluation import nearest
+from facelib.evaluation.nearest import Nearest
 
 
 def unit_rows(rng, count, size):
@@ -40,12 +41,12 @@ def test_faiss_finds_the_same_rows_as_a_float64_sort_on_every_query():
     vectors = unit_rows(rng, 20_000, 128).astype(np.float16)
     near = vectors[:20].astype(np.float64) + 0.05 * rng.standard_normal((20, 128))
     queries = np.concatenate([near / np.linalg.norm(near, axis=1, keepdims=True), unit_rows(rng, 20, 128)])
-    nearest = Nearest(vectors, large=1)
+    search = Nearest(vectors, large=1)
 
     exact = vectors.astype(np.float64) @ queries.astype(np.float32).astype(np.float64).T
 
     for query, cosines in zip(queries.astype(np.float32), exact.T, strict=True):
-        found, rows = nearest(query, 5), np.argsort(-cosines)[:6]
+        found, rows = search(query, 5), np.argsort(-cosines)[:6]
         np.testing.assert_allclose(found.cosines, cosines[rows[:5]], atol=1e-6)
         if np.diff(cosines[rows]).max() < -1e-6:  # else two rows tie within float32
             assert found.rows.tolist() == rows[:5].tolist()
@@ -71,3 +72,20 @@ def test_equal_rows_come_in_their_order():
 def test_a_query_of_another_size_or_with_nan_is_refused(query):
     with pytest.raises(FaceError, match="4 finite numbers"):
         Nearest(np.eye(4, dtype=np.float16))(query, 1)
+
+
+@pytest.mark.parametrize("block", [7, 1000])
+def test_many_probes_find_what_a_float64_sort_finds_in_any_blocks(monkeypatch, block):
+    monkeypatch.setattr(nearest, "BLOCK_ROWS", block)
+    rng = np.random.default_rng(3)
+    gallery, probes = 5 * unit_rows(rng, 60, 8), 0.1 * unit_rows(rng, 30, 8)
+
+    found = nearest.search_rows(gallery.astype(np.float32), probes.astype(np.float32), 4)
+
+    cosines = (probes / 0.1) @ (gallery / 5).T
+    np.testing.assert_array_equal(found.rows, np.argsort(-cosines, axis=1)[:, :4])
+    np.testing.assert_allclose(found.cosines, -np.sort(-cosines, axis=1)[:, :4], atol=1e-6)
+
+
+def test_a_small_gallery_gives_all_its_rows():
+    assert nearest.search_rows(np.eye(3, dtype=np.float32), np.ones((2, 3), np.float32), 9).rows.shape == (2, 3)
