@@ -1,4 +1,4 @@
-"""The chain h5 -> frozen -> optimised -> TFLite: every runtime embeds alike, every artefact names its parent."""
+"""h5 -> frozen -> optimised -> TFLite: every runtime gives the same embeddings, every artefact names its parent."""
 
 import json
 import os
@@ -102,11 +102,11 @@ def test_export_keeps_the_embedding(chain, name, embedder, min_cosine):
     assert vectors.dtype == np.float32 and vectors.shape == (7, EMBEDDING_SIZE)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
     np.testing.assert_array_equal(chain.faces, before)
-    np.testing.assert_allclose(embed(chain.faces[2:3]), vectors[2:3], atol=1e-5)  # alone as among others
+    np.testing.assert_allclose(embed(chain.faces[2:3]), vectors[2:3], atol=1e-5)  # alone or in a batch
     assert embed.embedding_size == EMBEDDING_SIZE and embed.name == name
 
 
-def test_the_faces_tell_these_embeddings_apart(chain):
+def test_the_faces_have_different_embeddings(chain):
     reference = chain.model(chain.faces.astype("float32"), training=False).numpy()
     unit = reference / np.linalg.norm(reference, axis=1, keepdims=True)
     assert (unit @ unit.T)[np.triu_indices(7, 1)].min() < 0.9  # else any cosine above would pass
@@ -127,7 +127,7 @@ def test_optimising_folds_batch_norm_and_drops_most_nodes(chain):
         "before": len(frozen.node), "after": len(optimized.node)}  # fmt: skip
 
 
-def test_int8_is_integer_throughout_and_eats_raw_pixels(chain):
+def test_int8_is_integer_throughout_and_takes_raw_pixels(chain):
     lite = Lite(chain.export / "model_int8.tflite")
     dtypes = {np.dtype(tensor["dtype"]).name for tensor in lite._interpreter.get_tensor_details()}
     assert dtypes <= {"uint8", "int8", "int32"}
@@ -136,7 +136,7 @@ def test_int8_is_integer_throughout_and_eats_raw_pixels(chain):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_prelu_stays_in_ops_that_xnnpack_takes(chain, mode):
+def test_prelu_is_written_in_operations_that_xnnpack_has(chain, mode):
     ops = [op["op_name"] for op in Lite(chain.export / f"model_{mode}.tflite")._interpreter._get_ops_details()]
     assert "PRELU" not in ops
     assert ops.count("MAXIMUM") == ops.count("MUL") == 33

@@ -62,7 +62,7 @@ def run(net, name, *flags):
     "edges, source, zero_point, target",
     [("uint8", np.uint8, 0, np.int8), ("int8", np.int8, -128, np.int8), ("float", np.float32, 0, np.float32)],
 )
-def test_the_edges_have_the_types_asked_for_and_the_model_is_the_same(net, edges, source, zero_point, target):
+def test_edges_have_the_requested_types_and_embeddings_stay_the_same(net, edges, source, zero_point, target):
     path = run(net, f"{edges}.tflite", "--edges", edges)
 
     lite = Lite(path)
@@ -107,7 +107,7 @@ def test_the_layers_that_lose_most_are_named_and_drawn(net, capsys):
     assert picture.shape[1] > 500
 
 
-def test_the_loss_of_a_layer_is_told_from_what_was_lost_before_it(net):
+def test_the_loss_of_a_layer_does_not_include_that_of_the_layers_before(net):
     """A float model against itself with one kernel spoiled: that layer loses, those after it show it."""
     full = graph_to_tflite(net.graph, Io(), (1, 112, 112, 3), TfliteOptions("float"))
     spoiled = type(net.graph)()
@@ -129,7 +129,7 @@ def test_the_loss_of_a_layer_is_told_from_what_was_lost_before_it(net):
     assert all(error.cosine > 0.999999 for error in errors[:place]) and errors[place + 1].cosine < 0.99
 
 
-def test_worst_is_by_what_a_layer_itself_lost():
+def test_the_worst_layers_are_those_that_lose_most_themselves():
     errors = [
         LayerError("a", "CONV_2D", 0.9, 0.1),
         LayerError("b", "ADD", 0.8, 0.01),

@@ -49,7 +49,7 @@ MEMORY USAGES
 .data\t   1.95 MB\t(2044672 B)
 MODEL\t   1.40 MB\t(1472032 B)
 TOTAL\t   3.39 MB\t(3554848 B)
-"""  # what nncase 1.9.0.20230322 printed for the LeakyReLU twin of the recipe's net
+"""  # what nncase 1.9.0.20230322 printed for the LeakyReLU version of the recipe's net
 
 
 def load_script(name):
@@ -437,7 +437,7 @@ def test_calibration_is_asked_for(room):
         tflite_2_kmodel.main([str(room / "model_float.tflite")])
 
 
-def test_something_else_is_no_kmodel(room, small):
+def test_a_file_that_is_no_kmodel_is_refused(room, small):
     (room / "model.kmodel").write_bytes(b"KMDL" * 20)
 
     with pytest.raises(FaceError, match="begins with 'LDMK'"):

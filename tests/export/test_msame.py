@@ -85,14 +85,14 @@ def test_missing_mirrored_results_are_named(tmp_path, vectors):
     ("03_output_0.bin", r"03_output_0\.bin and 3_output_0\.bin"),
     ("12_output_0.bin", r"faces 0 to 11.*12_output_0\.bin"), ("cat_output_0.bin", r"cat_output_0\.bin"),
     ("3_output_1.bin", "one output.*--out_nodes")])  # fmt: skip
-def test_double_and_foreign_results_are_named(tmp_path, vectors, name, match):
+def test_a_second_result_and_one_of_no_face_are_named(tmp_path, vectors, name, match):
     write_results(tmp_path, vectors)
     (tmp_path / name).write_bytes(b"1 2 3")
     with pytest.raises(FaceError, match=match):
         read_embeddings(tmp_path, 12, 128)
 
 
-def test_sizes_that_cannot_be_are_named(tmp_path, vectors):
+def test_impossible_sizes_are_named(tmp_path, vectors):
     write_results(tmp_path, vectors, np.float16)
     with pytest.raises(
         FaceError, match=r"256 bytes, which may be 128 of float16 or 64 of float32 or 32 of float64.*--embedding-size D"
@@ -108,7 +108,7 @@ def test_sizes_that_cannot_be_are_named(tmp_path, vectors):
         read_embeddings(tmp_path, 12, 128)
 
 
-def test_text_that_is_no_numbers_or_too_few_is_named(tmp_path):
+def test_text_without_numbers_or_with_too_few_is_named(tmp_path):
     for i, text in enumerate(("1.5 2 3", "1.5 nothing 3")):
         (tmp_path / f"{i}_output_0.txt").write_text(text)
     with pytest.raises(FaceError, match=r"1_output_0\.txt' does not.*--outfmt BIN"):
@@ -118,7 +118,7 @@ def test_text_that_is_no_numbers_or_too_few_is_named(tmp_path):
         read_embeddings(tmp_path, 2)
 
 
-def test_the_newest_run_counts(tmp_path, vectors):
+def test_the_newest_run_is_read(tmp_path, vectors):
     with pytest.raises(FaceError, match=r"not a folder.*Run om/om_eval\.sh first"):
         find_results(tmp_path / "nowhere")
     (tmp_path / "notes").mkdir()

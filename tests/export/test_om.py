@@ -107,7 +107,7 @@ def test_an_om_has_the_table_of_its_graph(net, road, model, form, tolerance, fli
     assert report["images_per_s"] == pytest.approx(1000 / report["ms_per_image"], rel=1e-3)
 
 
-def test_mirrored_faces_are_added_where_there_are_any(net, road):
+def test_mirrored_faces_are_added_if_there_are_results(net, road):
     assert test_of(net, road.folder / "out_half_BIN", "--model", road.half)["flip"] is True
 
 
@@ -210,7 +210,7 @@ def test_a_folder_with_something_else_is_refused(net, tmp_path):
         image2bin.main(words)
 
 
-def test_what_a_model_eats_must_be_said_once(net, road, tmp_path):
+def test_the_input_format_is_given_by_the_sidecar_or_by_flags(net, road, tmp_path):
     with pytest.raises(FaceError, match=r"--model X\.om, or --color"):
         image2bin.main([str(net.bin), str(tmp_path / "in")])
     with pytest.raises(FaceError, match="--color bgr contradicts"):
@@ -235,7 +235,7 @@ def test_without_msame_the_command_is_printed_and_one_line_says_why(road, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_what_msame_would_misread_is_refused(road, tmp_path):
+def test_paths_that_msame_misreads_are_refused(road, tmp_path):
     (tmp_path / "lfw.bin_inputs").mkdir()
     with pytest.raises(FaceError, match=r"'\.bin' in it as one file"):
         om_eval.main([str(road.half), str(tmp_path / "lfw.bin_inputs"), str(tmp_path / "out")])

@@ -50,7 +50,7 @@ def test_the_command_is_that_of_ascends_modelzoo(pb, capsys, tmp_path):
     ]  # fmt: skip
 
 
-def test_a_graph_that_asks_no_shape_goes_to_atc_as_it_is(pb, capsys, tmp_path):
+def test_a_graph_without_computed_shapes_goes_to_atc_unchanged(pb, capsys, tmp_path):
     fixed = fix_shapes(load_graph(pb), "input_1", "embeddings", pb)
     plain = save_with_sidecar(fixed, tmp_path / "plain.pb")
 
@@ -73,7 +73,7 @@ def test_the_printed_line_can_be_pasted(pb, capsys, tmp_path):
     assert (folder / "model.om").is_file()
 
 
-def test_without_atc_the_command_is_all_that_is_made(pb, capsys, tmp_path):
+def test_without_atc_only_the_command_is_printed(pb, capsys, tmp_path):
     assert pb_2_om.main([str(pb), str(tmp_path / "m.om")]) == 0
 
     assert "atc is not on PATH" in capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_ops_that_ascend_may_not_know_are_listed(tmp_path, capsys):
     (("RGB888_U8", "YUV420SP_U8"), "input_format: RGB888_U8"),
     (("src_image_size_w: 112", "src_image_size_w: 250"), "112x112"),
     (("csc_switch: false", "csc_switch: true"), "csc_switch: false"), (("aipp_op {", "op {"), "aipp_op")])  # fmt: skip
-def test_an_aipp_that_feeds_something_else_is_refused(pb, tmp_path, change, match):
+def test_an_aipp_whose_output_does_not_fit_the_net_is_refused(pb, tmp_path, change, match):
     text = (ROOT / "om" / "aipp.cfg").read_text()
     assert change[0] in text
     (tmp_path / "aipp.cfg").write_text(text.replace(*change))
@@ -162,7 +162,7 @@ def test_an_aipp_that_feeds_something_else_is_refused(pb, tmp_path, change, matc
     ("pm1", "bgr", (127.5, 127.5, 127.5), (0.0078125, 0.0078125, 0.0078125)),
     ("pm1_exact", "rgb", (127.5, 127.5, 127.5), (0.00784314, 0.00784314, 0.00784314)),
     ("imagenet", "bgr", (103.53, 116.28, 123.675), (0.0174292, 0.0175070, 0.0171248))])  # fmt: skip
-def test_an_aipp_may_scale_for_a_net_that_does_not(pb, tmp_path, pixels, colour, shifts, factors):
+def test_aipp_may_scale_pixels_for_a_net_that_does_not(pb, tmp_path, pixels, colour, shifts, factors):
     foreign = save_with_sidecar(load_graph(pb), tmp_path / "foreign.pb", pixels=pixels, colour=colour)
     text = (ROOT / "om" / "aipp.cfg").read_text()
     for c in range(3):
@@ -197,7 +197,7 @@ def test_every_backbone_passes_the_checks(backbone, activation):
         np.testing.assert_allclose(open_graph(fixed, "b")(face), expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_the_table_of_ops_has_ops_of_tensorflow():
+def test_the_table_holds_operations_of_tensorflow():
     raw = {name.replace("_", "").lower() for name in dir(tf.raw_ops)}
     assert {op for op in KNOWN_OPS if op.lower() not in raw} <= {"Const", "Placeholder"}
 

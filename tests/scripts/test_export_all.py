@@ -1,4 +1,4 @@
-"""export_all.py: every target in its order, gated; what is done is not done again; one table says what became of it."""
+"""export_all.py: every target in order with its gate; nothing is made twice; one table has the outcome of each."""
 
 import json
 from importlib import import_module
@@ -111,7 +111,7 @@ def edited(path, change):
     return before
 
 
-def test_an_interrupted_run_goes_on_where_it_was_and_a_finished_one_does_nothing(toy, bring):
+def test_an_interrupted_run_continues_and_a_complete_one_does_nothing(toy, bring):
     bring.interrupt_at = "pb_2_onnx.py"
     with pytest.raises(KeyboardInterrupt):
         bring()
@@ -142,7 +142,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_a_finished_one_does_nothing
     assert (toy.run / "report.html").is_file() and not list(Path(export).glob(".*"))
 
 
-def test_the_table_says_of_each_stage_what_its_report_and_sidecar_say(toy, bring, capsys):
+def test_the_table_shows_the_report_and_sidecar_of_each_artefact(toy, bring, capsys):
     bring()
 
     table = table_of(toy)
@@ -168,7 +168,7 @@ def test_the_table_says_of_each_stage_what_its_report_and_sidecar_say(toy, bring
     assert (toy.export / "export.md").read_text().strip() in printed and str(toy.run / "report.html") in printed
 
 
-def test_a_stage_that_lost_too_much_is_named_with_what_it_lost_and_the_rest_is_finished(toy, bring):
+def test_an_artefact_that_lost_too_much_is_named_and_the_others_are_made(toy, bring):
     bring()
     path = report_path(toy.export / "model_int8.tflite")
     acc = json.loads(report_path(toy.export / "optimized.pb").read_text())["sets"]["toy"]["acc"]
@@ -186,7 +186,7 @@ def test_a_stage_that_lost_too_much_is_named_with_what_it_lost_and_the_rest_is_f
     assert table_of(toy)["model.onnx"]["ACC %"] != "-" and (toy.export / "model.onnx").is_file()
 
 
-def test_small_losses_of_many_stages_add_up_against_the_h5(tmp_path):
+def test_small_losses_in_a_row_add_up_against_the_h5(tmp_path):
     for name, acc in (("embedder.h5", 0.99), ("optimized.pb", 0.986), ("model.tflite", 0.982)):
         sets = {"lfw": {"pairs": 10, "genuine": 5, "acc": acc, "vr": {"0.001": {"vr": acc}}}}
         write_json(report_path(tmp_path / name), {"artifact": name, "sets": sets})
@@ -198,7 +198,7 @@ def test_small_losses_of_many_stages_add_up_against_the_h5(tmp_path):
     assert find_losses(tflite, [pb, h5], 0.8, 2) == []
 
 
-def test_a_report_counts_for_its_own_file_sets_and_rates_alone(tmp_path):
+def test_a_report_counts_only_for_its_file_sets_and_rates(tmp_path):
     artefact = tmp_path / "model.onnx"
     artefact.write_bytes(b"a model")
     result = {"acc": 0.9, "protocol": "exact", "source": {"sha256": "ab"}, "vr": {"0.001": {"vr": 0.5}}}
@@ -215,7 +215,7 @@ def test_a_report_counts_for_its_own_file_sets_and_rates_alone(tmp_path):
     assert not is_tested(artefact, {"lfw": "ab"}, (1e-3,))
 
 
-def test_what_is_made_from_something_else_is_made_again(toy, bring):
+def test_an_artefact_of_another_parent_is_made_again(toy, bring):
     bring()
     sidecar = toy.export / "optimized.pb.json"
     value = json.loads(sidecar.read_text())
@@ -228,7 +228,7 @@ def test_what_is_made_from_something_else_is_made_again(toy, bring):
     assert is_made(int8, pb) and not is_made(int8, toy.export / "frozen.pb")
 
 
-def test_a_script_that_fails_stops_what_needs_it_alone(toy, bring):
+def test_a_script_that_fails_stops_only_what_needs_it(toy, bring):
     bring()
     bring.refused["pb_2_onnx.py"] = "This graph has an op without a name."
     bring.refused["pb_test.py"] = "No room."
@@ -256,7 +256,7 @@ def test_without_crops_int8_is_left_out(toy, bring):
     assert table_of(toy)["model_int8.tflite"]["gate"] == "not run: pass --calibration DATA"
 
 
-def test_ascend_and_k210_go_through_their_scripts_where_their_tools_are(toy, bring):
+def test_ascend_and_k210_run_if_their_tools_are_there(toy, bring):
     bring()
     for name in ("atc", "msame"):
         (toy.folder / name).write_text("#!/bin/sh\n")
@@ -298,7 +298,7 @@ def test_ascend_and_k210_go_through_their_scripts_where_their_tools_are(toy, bri
     Path(f"{kmodel}.float.json").write_bytes(before)
 
 
-def test_a_test_that_failed_after_its_report_is_not_taken_for_passed(toy, bring):
+def test_a_test_that_failed_after_its_report_does_not_count_as_passed(toy, bring):
     bring()
     path = report_path(toy.export / "model.onnx")
     kept = path.read_bytes()
@@ -319,7 +319,7 @@ def test_a_shell_script_gets_this_python(capfd):
     assert capfd.readouterr().out.startswith("$ ./")
 
 
-def test_a_command_is_printed_run_and_its_error_handed_on(capfd):
+def test_a_command_is_printed_and_its_error_passed_on(capfd):
     with pytest.raises(export_all.Refused, match=r"^No model at 'missing file\.h5'"):
         export_all.run_command(["h5_2_pb.py", "missing file.h5"])
 
@@ -335,13 +335,13 @@ def test_a_command_is_printed_run_and_its_error_handed_on(capfd):
         (["--max-vr-drop", "-1"], "percentage points"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_run(tmp_path, words, message):
+def test_impossible_requests_are_refused_before_anything_runs(tmp_path, words, message):
     with pytest.raises(FaceError, match=message):
         export_all.main([str(tmp_path), *words])
     assert not list(tmp_path.iterdir())
 
 
-def test_sets_that_are_not_there_are_one_line(toy):
+def test_a_missing_set_is_one_line(toy):
     with pytest.raises(FaceError):
         export_all.main([str(toy.run), "--valid", str(toy.folder / "nothing.bin")])
 

@@ -130,7 +130,7 @@ def test_pools_means_and_slopes_above_one():
     assert "PRelu" not in {node.op_type for node in model.graph.node}
 
 
-def test_an_operation_without_a_form_is_named():
+def test_an_operation_without_an_onnx_form_is_named():
     graph, size = small(layers.Conv2D(4, 3), layers.Lambda(tf.sin, name="wave"), layers.Flatten())
 
     with pytest.raises(FaceError, match=r"wave.*\(Sin\)"):
@@ -166,7 +166,7 @@ def test_prelu_may_be_one_node(tmp_path):
     assert_close(run_onnx(exported, pixels(2)), model(pixels(2), training=False).numpy())
 
 
-def test_an_h5_goes_the_same_road(tmp_path):
+def test_an_h5_is_converted_too(tmp_path):
     model = randomise(build_backbone(ModelConfig(width=0.25, embedding_size=16)))
     model.save(tmp_path / "embedder.h5")
     write_sidecar(tmp_path / "embedder.h5", kind="h5", made_from=None, io=Io(embedding_size=16))
@@ -177,7 +177,7 @@ def test_an_h5_goes_the_same_road(tmp_path):
     assert_close(run_onnx(exported, pixels(2)), model(pixels(2), training=False).numpy())
 
 
-def test_a_graph_that_is_none_leaves_nothing(tmp_path):
+def test_a_file_that_is_no_graph_leaves_no_output(tmp_path):
     (tmp_path / "bad.pb").write_bytes(b"no graph")
 
     with pytest.raises(FaceError, match="no TensorFlow graph"):

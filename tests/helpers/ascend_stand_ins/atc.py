@@ -1,8 +1,8 @@
-"""A STAND-IN for atc, Huawei's model converter: checks its flags and wraps the graph. Converts nothing, knows no chip.
+"""A stand-in for atc, Huawei's model converter, for tests. It checks flags and wraps the graph; it converts nothing.
 
-The .om it writes is one line of JSON and the GraphDef as it was; only the stand-in msame can run that. It refuses what
-the real atc refuses and this can see: an unknown flag, no frozen graph, an input or output that the graph has not, a
-shape that is not static. No TensorFlow: it reads the wire format itself, independent of the project.
+Its .om is one line of JSON and the unchanged GraphDef. Only the stand-in msame can run it. Like the real atc it refuses
+an unknown flag, a file that is no frozen graph, an input or output that the graph does not have, and a shape that is
+not static. It reads the wire format itself, without TensorFlow and independent of the project.
 """
 
 import json

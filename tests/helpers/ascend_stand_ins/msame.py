@@ -1,9 +1,9 @@
-"""A STAND-IN for msame, Ascend's tool that runs an .om over files: computes with TensorFlow what atc.py wrapped.
+"""A stand-in for msame, Ascend's tool that runs an .om over files, for tests. TensorFlow computes the graph in the .om.
 
-It keeps to the real tool's ways as its source says (Ascend/tools, msame/src: main.cpp, sample_process.cpp,
-model_process.cpp): names and order of files, the folder named by the time, .bin and .txt, six digits, the lines of its
-log, exit code 0 after most errors, and going on after a failed execution. What it does not have: a chip, its rounding
-inside the net (weights and the output alone are rounded to float16), its speed. Times in the log are the CPU's.
+It behaves as the source of msame says (Ascend/tools, msame/src: main.cpp, sample_process.cpp, model_process.cpp): names
+and order of files, a folder named by the time, .bin and .txt with six digits, the lines of the log, exit code 0 after
+most errors, and no stop after a failed execution. It does not have the chip's rounding inside the net (only weights and
+the output are rounded to float16) nor its speed. Times in the log are those of the CPU.
 """
 
 import getopt
@@ -28,7 +28,7 @@ def error(text):
 
 
 class Model:
-    """One .om of the stand-in atc."""
+    """An .om that the stand-in atc wrote."""
 
     def __init__(self, path):
         head, _, graph = path.read_bytes().partition(b"\n")

@@ -1,4 +1,4 @@
-"""Puts the STAND-INS for Ascend's atc and msame into a folder, as commands. For tests; no chip and no CANN behind them.
+"""Writes the stand-ins for Ascend's atc and msame to a folder as commands, for tests. No chip and no CANN is needed.
 
 python tests/helpers/ascend_stand_ins/on_path.py DIR && PATH=DIR:$PATH ./om/pb_2_om.sh IN.pb
 """
