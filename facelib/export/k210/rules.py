@@ -88,7 +88,8 @@ def check_ops(ops: list[Op]) -> Lint:
     kpu_ops, cpu_ops = [], []
     for op in ops:
         if op.kind in CONVOLUTIONS:
-            (kpu_ops if _check_convolution(op, made_by, lint) else cpu_ops).append(op)
+            computed_by = kpu_ops if _check_convolution(op, made_by, lint) else cpu_ops
+            computed_by.append(op)
         elif slope := _prelu_slope(op, made_by):
             lint.errors.append(Finding(op.layer, f"is a PReLU of {slope} slopes, which the KPU does not have: {SWAP}"))
         elif op.kind in ELEMENTWISE and op.inputs[0].index in raw and op.inputs[1].data is not None:
