@@ -162,7 +162,7 @@ def test_the_table_shows_the_report_and_sidecar_of_each_artefact(toy, bring, cap
             assert row["gate"] == "passed"
     assert table["embedder.h5"]["gate"] == "the reference" and table["embedder.h5"]["change of ACC %"] == "-"
     assert table["model.om"]["gate"] == "not run: atc is not on PATH" and table["model.om"]["ACC %"] == "-"
-    assert table["model.kmodel"]["gate"] == "not run: k210/.venv is not there: make k210"
+    assert table["model.kmodel"]["gate"] == "not run: k210/.venv is missing: make k210"
     assert table["frozen.pb"]["VR@FAR=1e-3 %"] == "n/a"  # 20 impostors cannot tell
     printed = capsys.readouterr().out
     assert (toy.export / "export.md").read_text().strip() in printed and str(toy.run / "report.html") in printed
