@@ -1,8 +1,8 @@
-"""GhostFaceNet V1: GhostNet with PReLU and a global depthwise convolution. Names Keras.
+"""GhostFaceNet V1: GhostNet with PReLU and a global depthwise convolution.
 
-Structure as in HamadYA/GhostFaceNets (backbones/ghost_model.py): half of every feature map is convolved, the other half
-is a cheap depthwise convolution of the first; squeeze-and-excite in some blocks; shortcuts through a depthwise and a
-1x1 convolution where the shape changes.
+The structure is that of HamadYA/GhostFaceNets (backbones/ghost_model.py). A convolution computes half of every feature
+map; the other half is a cheap depthwise convolution of the first. Some blocks have squeeze-and-excite. Where the shape
+changes, the shortcut has a depthwise and a 1x1 convolution.
 
 References: Alansari et al., GhostFaceNets, IEEE Access 2023; Han et al., GhostNet, https://arxiv.org/abs/1911.11907.
 """
@@ -25,15 +25,16 @@ BLOCKS = (
 
 def ghostfacenet_v1(embedding_size=512, activation="prelu", width=1.3, stem_stride=1, dropout=0.0, pixel_mean=127.5,
                     pixel_std=128.0, image_size=(112, 112)):  # fmt: skip
-    """Builds the embedder: GhostFaceNetV1-1.3-1, or -1.3-2 with a stem of stride 2, a quarter of the work.
+    """Builds the embedder: GhostFaceNetV1-1.3-1, or -1.3-2 with `stem_stride` 2, which takes a quarter of the work.
 
     Args:
         embedding_size: length D of the output vector.
-        activation: prelu (the paper's) | relu | relu6 | leaky_relu.
-        width: multiplies every channel count but the embedding's; results are multiples of 4.
+        activation: 'prelu' (as in the paper), 'relu', 'relu6' or 'leaky_relu'.
+        width: multiplies all channel counts except D; the results are multiples of 4.
         stem_stride: 1 or 2.
         dropout: rate before the embedding convolution.
-        pixel_mean, pixel_std: the input scaling, in pixel units; one number or three (RGB).
+        pixel_mean: of the input scaling, in pixel units; one number, or three in RGB order.
+        pixel_std: of the input scaling, in pixel units; one number, or three in RGB order.
         image_size: height and width, multiples of 16.
 
     Returns:
@@ -79,7 +80,7 @@ class _Ghost:
         return self._finish(x, name, linear)
 
     def ghost(self, x, channels, name, linear=False):
-        """Half of the channels by a 1x1 convolution, half by a 3x3 depthwise one of those."""
+        """Half of the channels from a 1x1 convolution, the other half from a 3x3 depthwise convolution of those."""
         primary = self.conv(x, channels // 2, 1, 1, f"{name}_primary", linear)
         cheap = self.depthwise(primary, 3, 1, f"{name}_cheap", linear)
         return layers.Concatenate(name=f"{name}_concat")([primary, cheap])

@@ -1,9 +1,9 @@
-"""IResNet-18, -34, -50, -100: the residual nets that most published face models are. Names Keras.
+"""IResNet-18, -34, -50 and -100: the residual networks of most published face models.
 
-Structure as in deepinsight/insightface, recognition/arcface_torch/backbones/iresnet.py: batch normalisation before the
-first and after each convolution of a block, PReLU in its middle, stride in the second convolution, and a fully
-connected layer over the whole 7x7 map. That layer is a 7x7 convolution here: its kernel is [7, 7, 512, D], height by
-width by channel, where theirs is flattened channel by height by width.
+The structure is that of deepinsight/insightface, recognition/arcface_torch/backbones/iresnet.py. A block has batch
+normalisation before its first convolution and after each one, PReLU in the middle, and the stride in its second
+convolution. The last layer is fully connected over the whole 7x7 map. Here it is a 7x7 convolution with the kernel
+[7, 7, 512, D], height by width by channel; InsightFace flattens the map channel by height by width.
 
 References: He et al., https://arxiv.org/abs/1512.03385; Deng et al., https://arxiv.org/abs/1801.07698, section 3.1.
 """
@@ -25,9 +25,10 @@ def iresnet(depth, embedding_size=512, activation="prelu", dropout=0.0, pixel_me
     Args:
         depth: 18, 34, 50 or 100.
         embedding_size: length D of the output vector.
-        activation: prelu (InsightFace's) | relu | relu6 | leaky_relu.
-        dropout: rate before the fully connected layer. InsightFace has 0.
-        pixel_mean, pixel_std: the input scaling, in pixel units; one number or three (RGB).
+        activation: 'prelu' (as in InsightFace), 'relu', 'relu6' or 'leaky_relu'.
+        dropout: rate before the fully connected layer; 0 in InsightFace.
+        pixel_mean: of the input scaling, in pixel units; one number, or three in RGB order.
+        pixel_std: of the input scaling, in pixel units; one number, or three in RGB order.
         image_size: height and width, multiples of 16.
 
     Returns:

@@ -1,4 +1,4 @@
-"""MobileFaceNet: the paper's table, with switches for phones and the K210; InsightFace's larger one. Names Keras.
+"""MobileFaceNet as in the paper, with options for phones and the K210, and InsightFace's larger variant (`mbf`).
 
 Reference: Chen et al., MobileFaceNets, https://arxiv.org/abs/1804.07573, table 1.
 """
@@ -30,13 +30,14 @@ def mobilefacenet(
 
     Args:
         embedding_size: length D of the output vector.
-        activation: prelu (paper) | relu | relu6 | leaky_relu.
-        stem: 'paper' = conv, depthwise; 'separable' = a 1x1 convolution more after the depthwise one,
-            as sirius-ai, foamliu and others build it.
-        padding: 'same' | 'symmetric'; see `facelib.models.blocks.Blocks`.
-        width: multiplies every channel count but the embedding's; results are multiples of 8.
+        activation: 'prelu' (as in the paper), 'relu', 'relu6' or 'leaky_relu'.
+        stem: 'paper' is a convolution and a depthwise convolution; 'separable' adds a 1x1 convolution, as sirius-ai,
+            foamliu and others do.
+        padding: 'same' or 'symmetric'; see `facelib.models.blocks.Blocks`.
+        width: multiplies all channel counts except D; the results are multiples of 8.
         dropout: rate before the embedding convolution.
-        pixel_mean, pixel_std: the input scaling, in pixel units; one number or three (RGB).
+        pixel_mean: of the input scaling, in pixel units; one number, or three in RGB order.
+        pixel_std: of the input scaling, in pixel units; one number, or three in RGB order.
         image_size: height and width, multiples of 16.
 
     Returns:
@@ -65,8 +66,8 @@ def mobilefacenet(
     return keras.Model(inputs, embedding_output(x), name="mobilefacenet")
 
 
-# InsightFace's get_mbf: channels between the 1x1 convolutions, channels out, repeats with a shortcut, of each group.
-# The first block of a group has stride 2 and no shortcut. Their `scale` 2 is multiplied in, the middle ones have none.
+# InsightFace's get_mbf, for each group: channels between the 1x1 convolutions of the first block, channels out, number
+# of blocks with a shortcut. The first block has stride 2 and no shortcut. InsightFace's `scale` 2 is multiplied in.
 MBF_GROUPS = ((128, 128, 4), (256, 256, 6), (512, 256, 2))
 MBF_MIDDLE = (128, 256, 256)
 
@@ -82,12 +83,22 @@ def mbf(
 ):
     """Builds InsightFace's `mbf`: 2.06 M parameters, 437.5 M multiply-adds at embedding size 512.
 
-    As deepinsight/insightface, recognition/arcface_torch/backbones/mobilefacenet.py, get_mbf with blocks (1, 4, 6, 2).
+    See deepinsight/insightface, recognition/arcface_torch/backbones/mobilefacenet.py, get_mbf with blocks (1, 4, 6, 2).
     Its second layer is a 3x3 convolution in 64 groups of 2 channels. Here the two channels of a group are c and c + 64,
-    and the layer is the sum of two depthwise convolutions, which every runtime and chip has: the same function up to
-    the order of the channels, the same parameters, the same work.
+    and the layer is the sum of two depthwise convolutions, which every runtime and chip supports. The function is the
+    same except for the order of channels; so are the number of parameters and of multiply-adds.
 
-    Args and returns: as `mobilefacenet`; `padding` 'symmetric' is InsightFace's.
+    Args:
+        embedding_size: length D of the output vector.
+        activation: 'prelu' (as in InsightFace), 'relu', 'relu6' or 'leaky_relu'.
+        padding: 'same' or 'symmetric' (as in InsightFace).
+        dropout: rate before the embedding convolution.
+        pixel_mean: of the input scaling, in pixel units; one number, or three in RGB order.
+        pixel_std: of the input scaling, in pixel units; one number, or three in RGB order.
+        image_size: height and width, multiples of 16.
+
+    Returns:
+        `keras.Model`: as `mobilefacenet`.
     """
     net = Blocks(activation, padding)
     inputs = keras.Input((*image_size, 3), name="input_1")

@@ -1,8 +1,7 @@
-"""MobileNetV2, widened in front, with PReLU and a global depthwise convolution: the net of older Keras face systems.
+"""MobileNetV2 with a wider stem, PReLU and a global depthwise convolution, as older Keras face systems use it.
 
-Structure as in Linzmin1927/mobilenetV2-arcfaceloss-keras-tflite (there for TensorFlow 1), but with one PReLU slope a
-channel where that one learns a slope for every pixel: at 112x112 those alone are 3.4 M parameters that only overfit.
-Names Keras.
+The structure is that of Linzmin1927/mobilenetV2-arcfaceloss-keras-tflite (for TensorFlow 1), but PReLU has one slope
+per channel. There it has one for every pixel: at 112x112 these are 3.4 M parameters that only overfit.
 
 Reference: Sandler et al., MobileNetV2, https://arxiv.org/abs/1801.04381, figure 4.
 """
@@ -32,11 +31,12 @@ def my_mobilenet(
 
     Args:
         embedding_size: length D of the output vector.
-        activation: prelu | relu | relu6 | leaky_relu.
-        padding: 'same' | 'symmetric'; see `facelib.models.blocks.Blocks`.
-        width: multiplies every channel count but the embedding's; results are multiples of 8.
+        activation: 'prelu', 'relu', 'relu6' or 'leaky_relu'.
+        padding: 'same' or 'symmetric'; see `facelib.models.blocks.Blocks`.
+        width: multiplies all channel counts except D; the results are multiples of 8.
         dropout: rate before the embedding convolution.
-        pixel_mean, pixel_std: the input scaling, in pixel units; one number or three (RGB).
+        pixel_mean: of the input scaling, in pixel units; one number, or three in RGB order.
+        pixel_std: of the input scaling, in pixel units; one number, or three in RGB order.
         image_size: height and width, multiples of 16.
 
     Returns:
@@ -53,7 +53,7 @@ def my_mobilenet(
             name = f"group{group}_block{block}"
             x = net.bottleneck(x, expansion, divisible(channels * width), stride if block == 1 else 1, name)
     x = net.conv(x, divisible(512 * width), 1, 1, "head_conv")
-    # The older net's own order here: activation before BN, and an activation after the embedding; both carry a bias.
+    # The order of the older network: activation before BN, and an activation after the embedding. Both have a bias.
     x = layers.DepthwiseConv2D((x.shape[1], x.shape[2]), name="gdc")(x)
     x = activation_layer(activation, "gdc_act")(x)
     x = FusedBatchNorm(name="gdc_bn")(x)

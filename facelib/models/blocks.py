@@ -1,4 +1,4 @@
-"""Convolution blocks that the mobile backbones share, with one activation and padding rule a net. Names Keras."""
+"""Convolution blocks of the mobile backbones, with one activation and one padding rule for a whole network."""
 
 import math
 
@@ -12,9 +12,10 @@ class Blocks:
     """Builds convolution + BN + activation. All tensors are NHWC; convolutions carry no bias.
 
     Args:
-        activation: prelu | relu | relu6 | leaky_relu, after every block that is not linear.
-        padding: 'same' = TensorFlow's, which pads 0 before and 1 after at stride 2 on even maps; 'symmetric' = 1
-            and 1, as PyTorch pads and as the K210 demands.
+        activation: prelu, relu, relu6 or leaky_relu, after every block that is not linear.
+        padding: at stride 2 on even maps 'same', TensorFlow's rule, pads 0 before and 1 after; 'symmetric' pads 1 and
+            1, as PyTorch does and the K210 requires.
+        bn_momentum: share of the moving statistics that each step keeps.
     """
 
     def __init__(self, activation, padding, bn_momentum=0.9):
@@ -25,7 +26,7 @@ class Blocks:
         self.bn_momentum = bn_momentum
 
     def conv(self, x, filters, kernel, stride, name, linear=False):
-        """`kernel` x `kernel` convolution, BN, and the activation unless `linear`."""
+        """A `kernel` x `kernel` convolution, BN, and the activation unless `linear`."""
         x, padding = self._pad(x, kernel, stride, name)
         x = layers.Conv2D(
             filters, kernel, stride, padding=padding, use_bias=False, kernel_initializer="he_normal", name=name
@@ -33,30 +34,33 @@ class Blocks:
         return self._finish(x, name, linear)
 
     def depthwise(self, x, stride, name):
-        """3x3 depthwise convolution, BN, activation."""
+        """A 3x3 depthwise convolution, BN, activation."""
         x, padding = self._pad(x, 3, stride, name)
         return self._finish(self._depthwise_conv(x, 3, stride, padding, name), name, linear=False)
 
     def global_depthwise(self, x, name, linear=True):
-        """GDConv: one weight per position and channel in place of average pooling (MobileFaceNets, section 3.1)."""
+        """GDConv: one weight per position and channel instead of average pooling (MobileFaceNets, section 3.1)."""
         kernel = (x.shape[1], x.shape[2])
         return self._finish(self._depthwise_conv(x, kernel, 1, "valid", name), name, linear)
 
     def paired_depthwise(self, x, name):
-        """3x3 convolution in groups of two channels, c and c + C/2, BN, activation: the sum of two depthwise ones."""
+        """A 3x3 convolution in groups of the channels c and c + C/2, BN, activation.
+
+        It is built as the sum of two depthwise convolutions: one of each channel, one of the other of its group.
+        """
         swapped = SwapHalves(name=f"{name}_swap")(x)
-        own = self._depthwise_conv(x, 3, 1, "same", name, inputs_each=2)
+        same = self._depthwise_conv(x, 3, 1, "same", name, inputs_each=2)
         other = self._depthwise_conv(swapped, 3, 1, "same", f"{name}_other", inputs_each=2)
-        return self._finish(layers.Add(name=f"{name}_sum")([own, other]), name, linear=False)
+        return self._finish(layers.Add(name=f"{name}_sum")([same, other]), name, linear=False)
 
     def bottleneck(self, x, expansion, filters, stride, name):
-        """`inverted` with a middle of `expansion` times the input's channels; no first 1x1 where that is 1."""
+        """`inverted` with `expansion` times the channels of the input in the middle; without the first 1x1 for 1."""
         return self.inverted(x, expansion * x.shape[-1] if expansion > 1 else None, filters, stride, name)
 
     def inverted(self, x, middle, filters, stride, name):
-        """1x1 to `middle` channels (None: left out), 3x3 depthwise, linear 1x1 to `filters`.
+        """An inverted residual: 1x1 to `middle` channels, 3x3 depthwise, linear 1x1 to `filters`.
 
-        The input is added when the shapes agree (MobileNetV2, figure 4).
+        Without a first 1x1 if `middle` is None. The input is added if the shapes agree (MobileNetV2, figure 4).
         """
         y = self.conv(x, middle, 1, 1, f"{name}_expand") if middle else x
         y = self.depthwise(y, stride, f"{name}_dw")
@@ -66,7 +70,7 @@ class Blocks:
         return y
 
     def _depthwise_conv(self, x, kernel, stride, padding, name, inputs_each=1):
-        # Keras's he_normal counts all C input channels; a depthwise filter sees one.
+        # Keras's he_normal counts all C input channels, but a depthwise filter sees one.
         fan_in = inputs_each * (math.prod(kernel) if isinstance(kernel, tuple) else kernel * kernel)
         he_normal = keras.initializers.RandomNormal(stddev=math.sqrt(2.0 / fan_in))
         return layers.DepthwiseConv2D(
@@ -84,12 +88,12 @@ class Blocks:
 
 
 def embedding_output(x):
-    """[N, 1, 1, D] -> the model's output: float32 [N, D], before L2 normalisation, whatever the dtype policy."""
+    """The output of a model: [N, 1, 1, D] -> float32 [N, D] under every dtype policy, before L2 normalisation."""
     x = layers.Flatten(name="flatten")(x)
     return layers.Activation("linear", dtype="float32", name="embeddings")(x)
 
 
 def divisible(channels, divisor=8):
-    """The multiple of `divisor` nearest to `channels`, at least one and never below 90 % of it."""
+    """The multiple of `divisor` nearest to `channels`: at least `divisor`, and at least 90 % of `channels`."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded

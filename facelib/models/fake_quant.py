@@ -1,8 +1,8 @@
-"""Layers that compute as an int8 net will, while their weights stay float32 and learn. Names TensorFlow.
+"""Fake-quantised layers: they compute as the int8 network will, but their weights stay float32 and can be trained.
 
-Each value is rounded to the 256 levels of its range, and the gradient passes through as if it were not (Jacob et al.,
-Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
-https://arxiv.org/abs/1712.05877, section 3). Batch normalisation is folded before; see `facelib.models.fake_quant_net`.
+Each value is rounded to one of the 256 levels of its range. The gradient passes through as if nothing were rounded
+(Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
+https://arxiv.org/abs/1712.05877, section 3). `facelib.models.fake_quant_net` folds batch normalisation first.
 """
 
 import keras
@@ -14,9 +14,9 @@ from facelib.models.layers import PixelScale, PReLU
 
 
 class _Range:
-    """The moving range of one tensor: two variables of a layer, and the rounding by them.
+    """The moving range of one tensor: two variables of a layer, and the rounding to their range.
 
-    In training the range follows the extremes of each batch; the first batch sets it.
+    In training the range moves towards the extremes of each batch. The first batch sets it.
     """
 
     def __init__(self, layer, momentum):
@@ -33,7 +33,7 @@ class _Range:
             bound.assign(tf.where(is_new, seen, moved))
 
     def rounded(self, x):
-        # The op wants low <= 0 <= high, and moves both a little so that 0 is a level.
+        # The operation needs low <= 0 <= high, and moves both a little so that 0 is a level.
         low, high = tf.minimum(self.low.value, 0.0), tf.maximum(self.high.value, 1e-6)
         return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
 
@@ -43,7 +43,7 @@ class FakeQuant(keras.layers.Layer):
     """Rounds its input to 256 levels of its moving range. Call: float32 of any shape -> the same shape.
 
     Args:
-        momentum: share of the range kept each step.
+        momentum: share of the range that each step keeps.
     """
 
     def __init__(self, momentum=0.99, **kwargs):
@@ -67,7 +67,7 @@ class FakeQuant(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="face")
 class FakeQuantPReLU(PReLU):
-    """PReLU as int8 has it: input, product and output share one scale, since MAXIMUM has one for all three."""
+    """PReLU as in int8: input, product and output share one scale, because MAXIMUM has one scale for all three."""
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -83,7 +83,7 @@ class FakeQuantPReLU(PReLU):
 
 @keras.saving.register_keras_serializable(package="face")
 class FakeQuantPixelScale(PixelScale):
-    """`PixelScale` whose pixels keep scale 1 and zero point 0; its other ranges follow from mean and std."""
+    """`PixelScale` as in int8: pixels have scale 1 and zero point 0, the other ranges follow from mean and std."""
 
     def call(self, images):
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
@@ -97,10 +97,11 @@ def _between(x, low, high):
 
 
 def round_kernel(kernel, channel_axes):
-    """Symmetric int8 rounding with a scale for each output channel: largest magnitude / 127.
+    """Rounds a kernel to int8, symmetrically, with one scale for each output channel: largest magnitude / 127.
 
     Args:
-        kernel: float32.   channel_axes: those that count output channels; all others share a scale.
+        kernel: float32, of any shape.
+        channel_axes: the axes of the output channels. Values along the other axes share a scale.
     """
     shared = [axis for axis in range(len(kernel.shape)) if axis not in channel_axes]
     scale = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(kernel), shared, keepdims=True), 1e-12)) / 127.0
@@ -109,7 +110,7 @@ def round_kernel(kernel, channel_axes):
 
 @keras.saving.register_keras_serializable(package="face")
 class FakeQuantConv2D(keras.layers.Conv2D):
-    """A convolution with rounded weights; the bias, 32 bits in int8 nets, is not."""
+    """A convolution with rounded weights. The bias is not rounded: it has 32 bits in an int8 network."""
 
     def call(self, x):
         convolved = self.convolution_op(x, round_kernel(tf.convert_to_tensor(self.kernel.value), (3,)))
@@ -130,9 +131,10 @@ class FakeQuantDepthwiseConv2D(keras.layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable(package="face")
 class FakeQuantGlobalDepthwise(keras.layers.DepthwiseConv2D):
-    """A depthwise convolution over the whole map, in the two steps that int8 computes it in; see `facelib.export.split_global_depthwise`.
+    """A depthwise convolution over the whole map, in the two steps of the int8 network.
 
-    The first batch says by how much a channel's sums of columns are brought to the range of the largest.
+    See `facelib.export.split_global_depthwise`. The first batch sets the factor of each channel, which brings the sums
+    of its columns to the range of the largest channel.
     """
 
     def build(self, input_shape):
@@ -175,7 +177,10 @@ class FakeQuantDense(keras.layers.Dense):
 
 @keras.saving.register_keras_serializable(package="face")
 class FakeQuantAffine(keras.layers.Layer):
-    """`gamma * x + beta`: a batch normalisation that no convolution took in. Call: float32 [N, H, W, C] -> same."""
+    """`gamma * x + beta`: a batch normalisation that is not folded into a convolution.
+
+    Call: float32 [N, H, W, C] -> same.
+    """
 
     def build(self, input_shape):
         shape = (input_shape[-1],)

@@ -1,7 +1,8 @@
-"""A trained net as a copy that computes like its int8 form, to be trained on as such. Names TensorFlow, through Keras.
+"""Copies a trained network into one that computes like its int8 form, for quantisation-aware training.
 
-Batch normalisation goes into the convolution before it first, as in the deployed net: weights are rounded as they will
-be stored. What has a tensor of its own in int8 gets a range; what a runtime fuses (a convolution and its ReLU) has one.
+Batch normalisation is folded into the convolution before it, as in the deployed network, so weights are rounded as they
+will be stored. Every tensor of the int8 network gets a range. Operations that a runtime fuses, such as a convolution
+and its ReLU, have one tensor and one range.
 """
 
 import keras
@@ -27,31 +28,35 @@ _ROUNDED = {
     keras.layers.Dense: FakeQuantDense,
 }
 _NORMS = (FusedBatchNorm, keras.layers.BatchNormalization)
-# They hand values on as they are, or choose among them: the range of their input is theirs.
+# These layers pass values on or choose among them: their output has the range of their input.
 _SAME_RANGE = (
     keras.layers.InputLayer, keras.layers.ZeroPadding2D, keras.layers.Flatten, keras.layers.Reshape,
     keras.layers.Dropout, keras.layers.MaxPooling2D, keras.layers.AveragePooling2D,
 )  # fmt: skip
-_OWN_RANGE = (FakeQuantPixelScale, FakeQuantPReLU)
+_SETS_RANGE = (FakeQuantPixelScale, FakeQuantPReLU)
 
 
 def fake_quantized(model: keras.Model, where: str) -> keras.Model:
-    """The copy; its ranges are still to be found: see `observe`.
+    """Makes the fake-quantised copy. `observe` then sets its ranges.
 
     Args:
-        model: an embedder as trained, in float32: raw pixels in.   where: names it in errors.
+        model: a trained float32 embedder, raw pixels in.
+        where: names it in errors.
 
     Raises:
-        FaceError: it has fake quantisation already, or a layer whose weights are not known here.
+        FaceError: the model is fake-quantised already, or a layer with weights is of an unknown class.
     """
     if any(isinstance(layer, FakeQuant) for layer in model.layers):
-        raise FaceError(f"'{where}' was trained for int8 already. Name the float embedder.h5 it was made from.")
+        raise FaceError(
+            f"Training for int8 starts from a float model. '{where}' was trained for int8 already. "
+            "Name the float embedder.h5 that it came from."
+        )
     for layer in model.layers:
         is_known = type(layer) in _ROUNDED or isinstance(layer, (*_NORMS, PReLU, PixelScale))
         if layer.weights and not is_known:
             raise FaceError(
-                f"Training for int8 knows convolutions, dense layers, normalisations and PReLU. '{where}' has a "
-                f"{type(layer).__name__} with weights, '{layer.name}'."
+                f"Training for int8 supports convolutions, dense layers, normalisation and PReLU. '{where}' has a "
+                f"{type(layer).__name__} with weights, '{layer.name}'. Choose another network."
             )
     convolution_of = {norm.name: conv for norm in model.layers if (conv := _folded_into(norm, model)) is not None}
     operations = {operation.name: operation for operation in model.operations}  # layers, and x[...] or x * y
@@ -89,7 +94,13 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
 
 
 def observe(model: keras.Model, crops: np.ndarray, batch_size: int = 32) -> None:
-    """Sets the ranges of a fake-quantised net from `crops`, uint8 [N, H, W, 3], RGB."""
+    """Sets the ranges of a fake-quantised network.
+
+    Args:
+        model: of `fake_quantized`.
+        crops: uint8 [N, H, W, 3], RGB.
+        batch_size: crops at a time.
+    """
     for start in range(0, len(crops), batch_size):
         model(crops[start : start + batch_size].astype(np.float32), training=True)
 
@@ -100,25 +111,30 @@ def _is_global(layer) -> bool:
 
 
 def _needs_range(layer, after) -> bool:
-    """Whether the output of `layer`, which `after` alone reads (None: several do), is a tensor of its own in int8."""
-    if isinstance(layer, (*_SAME_RANGE, *_OWN_RANGE)) or type(layer).__name__ == "GetItem":  # x[..., a:b]
+    """Whether the int8 network stores the output of `layer` in a tensor.
+
+    Args:
+        layer: of the copy.
+        after: the only layer that reads the output, or None if several do.
+    """
+    if isinstance(layer, (*_SAME_RANGE, *_SETS_RANGE)) or type(layer).__name__ == "GetItem":  # x[..., a:b]
         return False
     if isinstance(layer, keras.layers.Activation) and _is_linear(layer):
         return False
     is_linear = isinstance(layer, FakeQuantAffine) or (isinstance(layer, tuple(_ROUNDED)) and _is_linear(layer))
     is_fused = is_linear and isinstance(after, keras.layers.ReLU)
-    return not is_fused and not isinstance(after, PReLU)  # PReLU gives its input its own range
+    return not is_fused and not isinstance(after, PReLU)  # PReLU sets the range of its input
 
 
 def _only_reader(layer, model):
-    """The one layer of `model` that reads the output of `layer`, else None."""
-    own = set(map(id, model.operations))
-    readers = {id(node.operation): node.operation for node in layer._outbound_nodes if id(node.operation) in own}
+    """The layer of `model` that reads the output of `layer`; None if several do."""
+    ours = set(map(id, model.operations))
+    readers = {id(node.operation): node.operation for node in layer._outbound_nodes if id(node.operation) in ours}
     return next(iter(readers.values())) if len(readers) == 1 else None
 
 
 def _folded_into(norm, model):
-    """The convolution that the normalisation `norm` goes into, else None."""
+    """The convolution that the normalisation `norm` can be folded into, else None."""
     if not isinstance(norm, _NORMS):
         return None
     source = norm.input._keras_history.operation
@@ -131,7 +147,7 @@ def _is_linear(layer) -> bool:
 
 
 def _copy_weights(layer, model, convolution_of: dict) -> None:
-    """Writes the weights of the layer of the same name, with its normalisation, into `layer` of the copy."""
+    """Copies the weights of the layer of the same name, with its folded normalisation, into `layer` of the copy."""
     original = model.get_layer(layer.name)
     if isinstance(layer, FakeQuantPReLU):
         layer.alpha.assign(original.alpha.value)
@@ -154,7 +170,7 @@ def _copy_weights(layer, model, convolution_of: dict) -> None:
 
 
 def _scale_and_offset(norm) -> tuple[np.ndarray, np.ndarray]:
-    """Inference of a normalisation as y = scale * x + offset, float32 [C] each."""
+    """(scale, offset), float32 [C] each, of a normalisation in inference: y = scale * x + offset."""
     mean, variance = norm.moving_mean.numpy().astype(np.float64), norm.moving_variance.numpy().astype(np.float64)
     gamma = norm.gamma.numpy() if norm.gamma is not None else 1.0
     scale = gamma / np.sqrt(variance + norm.epsilon)

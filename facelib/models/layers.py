@@ -1,8 +1,8 @@
-"""The layers that Keras 3 lacks or lowers badly, shared by all backbones. Names TensorFlow.
+"""Layers that all backbones share: pixel scaling, fused batch normalisation, PReLU.
 
-Keras 3's BatchNormalization lowers to Mul/AddV2/Rsqrt, which trains slower and which no graph tool
-folds; its PReLU lowers to Relu/Neg/Mul, for which XNNPACK has no int8 kernel. These two say the same
-in ops that train faster and convert well.
+Keras 3's BatchNormalization becomes Mul, AddV2 and Rsqrt, which train slower and which no graph tool folds. Its PReLU
+becomes Relu, Neg and Mul, for which XNNPACK has no int8 kernel. The layers here compute the same in operations that
+train faster and convert well.
 """
 
 import keras
@@ -11,10 +11,11 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="face")
 class PixelScale(keras.layers.Layer):
-    """Raw pixels to the network's range: `y = (x - mean) / std`, per channel. The first layer of every backbone.
+    """Scales raw pixels to the range of the network: `y = (x - mean) / std`. The first layer of every backbone.
 
     Args:
-        mean, std: one number, or three in RGB order, in pixel units (0..255).
+        mean: one number, or three in RGB order, in pixel units (0..255).
+        std: one number, or three in RGB order, in pixel units.
 
     Call: float `[N, H, W, 3]` in 0..255, RGB -> the same shape in the compute dtype.
     """
@@ -25,7 +26,7 @@ class PixelScale(keras.layers.Layer):
         self.std = std
 
     def call(self, images):
-        images = tf.cast(images, "float32")  # 0..255 minus 127.5 needs more than float16's 11 bits near the ends
+        images = tf.cast(images, "float32")  # float16 has too few bits for 0..255 minus 127.5
         return tf.cast(
             (images - tf.constant(self.mean, "float32")) / tf.constant(self.std, "float32"), self.compute_dtype
         )
@@ -39,17 +40,20 @@ class PixelScale(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="face")
 class FusedBatchNorm(keras.layers.Layer):
-    """Batch normalisation over N, H, W through the one fused TensorFlow op.
+    """Batch normalisation over N, H and W with TensorFlow's fused operation.
 
-    `y = gamma * (x - mean) / sqrt(var + epsilon) + beta`; in training `mean`, `var` are the batch's and
-    `moving = momentum * moving + (1 - momentum) * batch`. A layer with `trainable=False` uses the moving
-    ones, as Keras's own does. Parameters stay float32 under a mixed policy.
+    `y = gamma * (x - mean) / sqrt(var + epsilon) + beta`. In training `mean` and `var` are those of the batch, and
+    `moving = momentum * moving + (1 - momentum) * batch`. In inference, and with `trainable=False`, they are the moving
+    ones, as in Keras. The parameters stay float32 under a mixed precision policy.
 
     Args:
-        momentum: share of the moving statistics kept each step.
-        epsilon: added to the variance. cuDNN wants at least 1.001e-5.
+        momentum: share of the moving statistics that each step keeps.
+        epsilon: added to the variance. cuDNN needs at least 1.001e-5.
 
-    Call: float `[N, H, W, C]` -> same. After `layer.workers = Workers` the batch is that of all workers.
+    Attributes:
+        workers: a `Workers`, to use the statistics of the images of all workers; None for those of this worker.
+
+    Call: float `[N, H, W, C]` -> same.
 
     Reference: Ioffe & Szegedy, Batch Normalization, https://arxiv.org/abs/1502.03167, algorithm 1.
     """
@@ -61,7 +65,7 @@ class FusedBatchNorm(keras.layers.Layer):
         self.workers = None
 
     def build(self, input_shape):
-        # The op takes float16 activations with float32 parameters, so these are not cast.
+        # The operation takes float16 activations with float32 parameters, so the parameters are not cast.
         common = {"shape": (input_shape[-1],), "dtype": "float32", "autocast": False}
         self.gamma = self.add_weight(name="gamma", initializer="ones", **common)
         self.beta = self.add_weight(name="beta", initializer="zeros", **common)
@@ -81,10 +85,10 @@ class FusedBatchNorm(keras.layers.Layer):
         return y
 
     def _over_workers(self, x):
-        """As the op in training, with mean and variance over the images of all workers.
+        """As the fused operation in training, with mean and variance over the images of all workers.
 
-        Sums go axis by axis: float32 loses less over many short sums than over one of N H W terms, where TensorFlow's
-        op on a CPU is off by 1e-4 of the variance.
+        The sums go axis by axis, because many short float32 sums are more exact than one of N H W terms. On a CPU
+        the variance of TensorFlow's own operation is off by 1e-4 of its value.
         """
         wide, size = tf.cast(x, tf.float32), x.shape[-1]
         count = tf.cast(tf.size(wide) // size, tf.float32)
@@ -117,14 +121,15 @@ def _tensor(variable):
 
 @tf.custom_gradient
 def prelu(x, slope):
-    """max(x, slope * x), which is PReLU while every slope is at most 1; the form for training.
+    """`max(x, slope * x)`, which is PReLU while every slope is at most 1. The form for training.
 
-    XLA turns the element-wise work into one pass forward and one backward, and the slope's gradient, a sum
-    over N, H and W, is a matmul with a row of ones: it runs on the BLAS threads, where TensorFlow's
-    reduction over leading axes is many times slower on a CPU.
+    XLA turns the element-wise work into one pass forward and one backward. The gradient of the slope, a sum over N, H
+    and W, is a matrix product with a row of ones. It runs on the BLAS threads; TensorFlow's reduction over leading axes
+    is many times slower on a CPU.
 
     Args:
-        x: float `[..., C]`.   slope: float `[C]`, same dtype, each <= 1.
+        x: float `[..., C]`.
+        slope: float `[C]`, of the same dtype, each at most 1.
     """
 
     def gradient(upstream):
@@ -148,7 +153,7 @@ def _prelu_gradient(x, slope, upstream):
 
 @keras.saving.register_keras_serializable(package="face")
 class AtMostOne(keras.constraints.Constraint):
-    """Keeps PReLU slopes <= 1, where `max(x, a*x)` is exact. Trained slopes lie far below."""
+    """Keeps PReLU slopes at most 1, where `max(x, a * x)` is exact. Trained slopes are far smaller."""
 
     def __call__(self, slope):
         return keras.ops.minimum(slope, 1.0)
@@ -158,7 +163,7 @@ class AtMostOne(keras.constraints.Constraint):
 class PReLU(keras.layers.Layer):
     """One learned slope per channel for negative inputs: `y = max(x, a_c * x)` with `a_c <= 1`.
 
-    Converts to int8 as Mul and Maximum, both of which XNNPACK runs; a PRELU op it does not.
+    It converts to int8 as MUL and MAXIMUM, which XNNPACK runs; it does not run a PRELU operation.
 
     Call: float `[..., C]` -> same.
 
@@ -175,7 +180,7 @@ class PReLU(keras.layers.Layer):
 
     def call(self, x, training=False):
         slope = tf.cast(_tensor(self.alpha), x.dtype)
-        return prelu(x, slope) if training else tf.maximum(x, x * slope)  # converters know the plain ops
+        return prelu(x, slope) if training else tf.maximum(x, x * slope)  # converters know the plain operations
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -183,7 +188,7 @@ class PReLU(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="face")
 class SwapHalves(keras.layers.Layer):
-    """The second half of the channels, then the first. A layer, since an .h5 cannot be read with `x[...]` in its net.
+    """Puts the second half of the channels before the first. A layer, because Keras cannot load `x[...]` from an .h5.
 
     Call: float `[N, H, W, C]`, C even -> same.
     """
@@ -197,7 +202,12 @@ class SwapHalves(keras.layers.Layer):
 
 
 def activation(kind, name):
-    """A fresh activation layer: 'prelu', 'relu', 'relu6' or 'leaky_relu' (slope 0.1, exact in the K210's tables)."""
+    """Makes an activation layer.
+
+    Args:
+        kind: 'prelu', 'relu', 'relu6' or 'leaky_relu' (slope 0.1, which the tables of the K210 hold exactly).
+        name: of the layer.
+    """
     layers = {
         "prelu": lambda: PReLU(name=name),
         "relu": lambda: keras.layers.ReLU(name=name),

@@ -1,11 +1,14 @@
-"""A recipe's [model] table -> a call of the right builder. No TensorFlow: scripts, which may import them, give them."""
+"""The names of the backbones, the [model] table of a recipe (`ModelConfig`), and the call that it describes.
+
+The builders are at the top level, where no room imports them: backbones.py passes them to `build_network`.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from facelib.errors import FaceError
 
-# The nets of keras.applications that `backbones.py` adapts.
+# The networks of keras.applications that backbones.py adapts.
 APPLICATIONS = (
     "MobileNet",
     "MobileNetV2",
@@ -21,7 +24,7 @@ APPLICATIONS = (
 )
 IRESNETS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
 BACKBONES = ("mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", *IRESNETS, *APPLICATIONS)
-# What a backbone takes of [model] beside embedding_size, activation and dropout; without an entry, nothing.
+# Keys of [model] that a backbone takes besides embedding_size, activation and dropout.
 TAKEN = {
     "mobilefacenet": ("stem", "padding", "width"),
     "my_mobilenet": ("padding", "width"),
@@ -34,9 +37,17 @@ OPTIONAL = ("stem", "padding", "width", "output_layer")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The embedder: a backbone and its options.
+    """The [model] table of a recipe: a backbone and its options.
 
-    `stem` is mobilefacenet's alone; `output_layer` and activation 'own' are those of the keras.applications nets.
+    Attributes:
+        backbone: one of `BACKBONES`.
+        embedding_size: D, length of an embedding.
+        activation: 'prelu', 'relu', 'relu6' or 'leaky_relu'; 'own' keeps that of a keras.applications network.
+        stem: of mobilefacenet: 'paper', or 'separable' with one 1x1 convolution more.
+        output_layer: of the keras.applications networks: 'GDC', 'E' or 'GAP'.
+        padding: 'same' as TensorFlow pads, or 'symmetric' as PyTorch does.
+        width: multiplies the channel counts.
+        dropout: rate before the embedding layer.
     """
 
     backbone: str = "mobilefacenet"
@@ -50,10 +61,12 @@ class ModelConfig:
 
 
 def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
-    """The embedder that the table describes: float raw RGB pixels [N, 112, 112, 3] -> float32 [N, D].
+    """Builds the embedder that a [model] table describes: float raw RGB pixels [N, 112, 112, 3] -> float32 [N, D].
 
     Args:
-        builders: by name of the backbone, with 'application' (name, ...) for `APPLICATIONS` and 'iresnet' (depth, ...).
+        model: the table.
+        builders: functions by name of the backbone; 'application' (name, ...) for `APPLICATIONS`, 'iresnet' (depth,
+            ...) for `IRESNETS`.
 
     Raises:
         FaceError: an option that this backbone does not have.
@@ -64,13 +77,15 @@ def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
         value, is_default = getattr(model, key), getattr(model, key) == getattr(ModelConfig, key)
         if key not in taken and not is_default:
             others = ", ".join(other for other, keys in TAKEN.items() if key in keys)
-            raise FaceError(f"model.{key} is an option of {others}. Received: {key}={value!r} for {name}.")
-        if not is_default:  # else the builder's own default: mbf is padded, and ghostfacenet_v1 widened, as published
+            raise FaceError(
+                f"model.{key} is an option of {others}. Received: {key}={value!r} for {name}. Leave it out."
+            )
+        if not is_default:  # the defaults of a builder may differ: mbf pads, and ghostfacenet_v1 is wider, as published
             options[key] = value
     if name in APPLICATIONS:
         return builders["application"](name, **options)
     if model.activation == "own":
-        raise FaceError(f"model.activation = 'own' is for {', '.join(APPLICATIONS)}. Received: it for {name}.")
+        raise FaceError(f"model.activation = 'own' is for {', '.join(APPLICATIONS)}. Received: {name}. Choose another.")
     if name in IRESNETS:
         return builders["iresnet"](int(name.removeprefix("iresnet")), **options)
     return builders[name](**options)

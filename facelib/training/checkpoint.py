@@ -1,8 +1,8 @@
-"""Checkpoints: everything a resume needs in one .npz file, written whole or not at all.
+"""Checkpoints: one .npz file with everything that a resume needs, written whole or not at all.
 
-Arrays are stored under their variables' own names and in no layout of any device, so the file does not depend on the
-machine that wrote it. Where several workers hold the class centres, each writes its rows of them to a file beside it,
-`step-NNNNNNNNN.rows-FIRST-LAST.npz`; any number of workers can read those.
+Arrays are stored under the names of their variables, so the file does not depend on the machine or its devices. If
+several workers hold the class centres, each writes its rows of them to a file beside the checkpoint,
+`step-NNNNNNNNN.rows-FIRST-LAST.npz`. Any number of workers can read these files.
 """
 
 import io
@@ -22,10 +22,10 @@ from facelib.files import atomic_path
 if TYPE_CHECKING:
     from facelib.training.stage_setup import StageParts
 
-MOST_BYTES_OF_CENTRES = 1 << 30  # that an epoch-NNN.h5 holds
+MOST_BYTES_OF_CENTRES = 1 << 30  # in an epoch-NNN.h5
 
-KEPT = 2  # the last good one, and the one before in case the disk lies
-# What zipfile and NumPy raise over damaged bytes, by where the damage lies.
+KEPT = 2  # the last one, and the one before in case the last one is damaged
+# Exceptions of zipfile and NumPy for damaged bytes in different places.
 _UNREADABLE = (
     OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile
 )  # fmt: skip
@@ -34,9 +34,16 @@ _ROWS = re.compile(r"\.rows-(\d{10})-(\d{10})\.npz$")
 
 
 def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], state: dict) -> Path:
-    """Writes `step-<step>.npz` atomically and removes all but the newest two. `state` is anything JSON can hold.
+    """Writes `step-<step>.npz` atomically, and removes all checkpoints but the newest two.
 
-    Files of rows that belong to it have been written before, and stand under 'row_files' in `state`.
+    Args:
+        folder: of the checkpoints.
+        step: steps of the training so far.
+        arrays: by name.
+        state: anything that JSON can hold. 'row_files' lists the files of rows, which must have been written before.
+
+    Returns:
+        The path of the checkpoint.
     """
     path = Path(folder) / f"step-{step:09d}.npz"
     _write(path, arrays | {"state.json": np.frombuffer(json.dumps(state).encode(), np.uint8)})
@@ -50,17 +57,25 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], stat
 
 
 def row_file(step: int, first: int, last: int) -> str:
-    """The name of the file with rows `first` to `last` of what is split by class."""
+    """The name of the file with rows `first` to `last` - 1 of the arrays that are split by class."""
     return f"step-{step:09d}.rows-{first:010d}-{last:010d}.npz"
 
 
 def save_rows(folder: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes one worker's rows, under the name that `row_file` gives."""
+    """Writes the rows of one worker. `name`: from `row_file`."""
     _write(Path(folder) / name, arrays)
 
 
 def read_rows(path: Path, row_files: list[str], wanted: set[str], first: int, last: int) -> dict[str, np.ndarray]:
-    """Rows `first` to `last` of the arrays `wanted`, from the row files of the checkpoint `path`."""
+    """Reads rows of split arrays from the row files of a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        row_files: names of its row files.
+        wanted: names of the arrays.
+        first: first row.
+        last: last row + 1.
+    """
     found = {name: [] for name in wanted}
     for file in sorted(row_files):
         begin, end = (int(number) for number in _ROWS.search(file).groups())
@@ -83,12 +98,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint was written after."""
+    """The number of steps before a checkpoint was written."""
     return int(_NAME.fullmatch(Path(path).name)[1])
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Reads (arrays, state), without what lies in files of rows."""
+    """Reads (arrays, state) of a checkpoint, without its row files."""
     arrays = _read(path)
     try:
         return arrays, json.loads(arrays.pop("state.json").tobytes())
@@ -97,10 +112,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file.
+    """Reads all arrays of a file, each to its end.
 
-    Member by member and not by np.load, which reads no further than an array's header asks and so never gets to the
-    checksum when the header is what was damaged.
+    np.load reads only as far as the header of an array asks. With a damaged header it does not reach the checksum.
     """
     arrays = {}
     try:
@@ -121,16 +135,25 @@ def _damaged(path: Path, error: Exception) -> FaceError:
 
 
 def save_parts(folder: Path, step: int, parts: "StageParts", state: dict) -> Path:
-    """Writes a checkpoint; all workers call it, and it is whole when it returns.
+    """Writes a checkpoint. All workers call it; the checkpoint is complete when it returns.
+
+    Args:
+        folder: of the checkpoints.
+        step: steps of the training so far.
+        parts: what is saved.
+        state: anything that JSON can hold.
+
+    Returns:
+        The path of the checkpoint.
 
     Raises:
-        NonFiniteVariable: on every worker, when a variable of any is not finite; nothing is written then.
+        NonFiniteVariable: on every worker, if a variable on any worker is not finite. Nothing is written then.
     """
     workers, variables = parts.workers, parts.variables()
     mine = {name: v for name, v in variables.items() if workers.count > 1 and parts.is_by_class(name, v)}
     arrays = {name: v.numpy() for name, v in variables.items() if name in mine or workers.is_chief}
     odd = next((n for n, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), None)
-    if workers.any(odd is not None):  # a last good checkpoint must be good
+    if workers.any(odd is not None):  # a roll-back needs a good checkpoint
         raise NonFiniteVariable(odd or "weights of another worker")
     if mine:
         bounds = [parts.rows_of_classes(rank)[:2] for rank in range(workers.count)]
@@ -141,15 +164,21 @@ def save_parts(folder: Path, step: int, parts: "StageParts", state: dict) -> Pat
     path = Path(folder) / f"step-{step:09d}.npz"
     if workers.is_chief:
         save_checkpoint(folder, step, arrays, state)
-    workers.wait()  # nobody goes back to a checkpoint that is being written
+    workers.wait()  # so that no worker reads a checkpoint that is being written
     return path
 
 
 def restore_parts(path: Path, arrays: dict, state: dict, parts: "StageParts") -> None:
-    """Assigns a checkpoint that `load_checkpoint` has read, and this worker's rows of what is split.
+    """Assigns the values of a checkpoint to all variables; of split arrays the rows of this worker.
+
+    Args:
+        path: of the checkpoint.
+        arrays: from `load_checkpoint`.
+        state: from `load_checkpoint`.
+        parts: whose variables are set.
 
     Raises:
-        FaceError: it is of another network.
+        FaceError: the checkpoint is of another network.
     """
     variables, row_files = parts.variables(), state.get("row_files", [])
     by_class = {name for name, v in variables.items() if parts.is_by_class(name, v)}
@@ -161,15 +190,22 @@ def restore_parts(path: Path, arrays: dict, state: dict, parts: "StageParts") ->
             arrays = arrays | {n: arrays[n][first:last] for n in by_class & arrays.keys() if len(arrays[n]) == total}
     if variables.keys() != arrays.keys():
         odd = sorted(variables.keys() ^ arrays.keys())[0]
-        raise FaceError(f"The checkpoint '{path}' is of another network (at '{odd}'). Start anew with another --out.")
+        raise FaceError(
+            f"A checkpoint fits one network. '{path}' is of another one (at '{odd}'). Give another --out for a new run."
+        )
     for name, variable in variables.items():
         variable.assign(arrays[name])
 
 
 def head_to_save(folder: Path, parts: "StageParts"):
-    """The margin head with the classes of all workers, for an epoch-NNN.h5; of the last checkpoint in `folder`.
+    """The margin head with the classes of all workers, for an epoch-NNN.h5, from the last checkpoint.
 
-    None when the stage trains without one, or it is too large for an .h5.
+    Args:
+        folder: of the checkpoints.
+        parts: of the current stage.
+
+    Returns:
+        The head; None if the stage has no class centres, or they are too large for an .h5.
     """
     head = parts.centres_head
     if not parts.has_centres():

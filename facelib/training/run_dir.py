@@ -1,4 +1,4 @@
-"""The run directory of a training: full recipe, provenance, metrics, and what makes a second start a resume."""
+"""The run directory of a training: recipe, provenance.json, metrics.jsonl, lock, and when a run may resume."""
 
 import errno
 import fcntl
@@ -16,7 +16,7 @@ from facelib.training.checkpoint import list_checkpoints, step_of
 from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import differences, load_recipe, to_toml
 
-# What a run that saved no model yet may have left: it is begun anew, with whatever recipe.
+# Files of a run that has saved no model yet. Such a run starts again, with any recipe.
 _BEGINNINGS = {
     "provenance.json", "config.toml", "classes.json", "metrics.jsonl", "tensorboard", "checkpoint", "plots",
     "report.html",
@@ -24,16 +24,23 @@ _BEGINNINGS = {
 
 
 class RunDir:
-    """Opens `path` for a training of `recipe` on data with `fingerprint`, or continues the one that is there.
+    """A new run directory, or one whose training continues.
 
-    One process at a time: the folder is locked until `close` or the end of the process, however it ends.
+    One process at a time uses it: the folder is locked until `close` or the end of the process.
+
+    Args:
+        path: of the folder.
+        recipe: of the training.
+        data: path of the training data, for provenance.json.
+        fingerprint: of the training data.
 
     Attributes:
+        path: of the folder.
         checkpoints: folder of the checkpoints.
 
     Raises:
-        FaceError: another recipe or other data began this run; the folder holds something else; or another process
-            trains into it.
+        FaceError: the run has another recipe or other data; the folder holds other files; or another process trains
+            into it.
     """
 
     def __init__(self, path: Path, recipe: Recipe, data: Path, fingerprint: str):
@@ -49,8 +56,8 @@ class RunDir:
     def _open(self, recipe: Recipe, data: Path, fingerprint: str) -> None:
         config = self.path / "config.toml"
         names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
-        is_begun = any(step_of(path) for path in list_checkpoints(self.checkpoints)) or any(self.path.glob("*.h5"))
-        if is_begun and config.is_file():
+        is_started = any(step_of(path) for path in list_checkpoints(self.checkpoints)) or any(self.path.glob("*.h5"))
+        if is_started and config.is_file():
             self._check_same(config, recipe, fingerprint)
         elif names and ("provenance.json" not in names or names - _BEGINNINGS):
             raise FaceError(
@@ -62,13 +69,13 @@ class RunDir:
         data_name = os.path.relpath(data, self.path.resolve()) if Path(data).exists() else str(data)
         provenance = {"data": {"path": data_name, "fingerprint": fingerprint}, "sessions": sessions}
         write_json(self.path / "provenance.json", provenance)
-        if not is_begun:
+        if not is_started:
             for untrained in list_checkpoints(self.checkpoints):
                 untrained.unlink()
             write_bytes(config, to_toml(recipe).encode())
 
     def close(self) -> None:
-        """Lets another process continue the run."""
+        """Unlocks the folder, so that another process can continue the run."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -79,7 +86,13 @@ class RunDir:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int, num_epochs: int, stage: int) -> None:
-        """Drops what a resumed run logs again: metrics of steps, epochs and stages after these."""
+        """Removes the metrics that a resumed run logs again.
+
+        Args:
+            step: the last step that is kept.
+            num_epochs: number of epochs that are kept.
+            stage: the last stage whose line is kept; -1 for none.
+        """
         path = self.path / "metrics.jsonl"
         if path.is_file():
             lines = path.read_bytes().splitlines(keepends=True)
@@ -104,12 +117,12 @@ class RunDir:
                 return handle  # a file system without locks
             os.close(handle)
             raise FaceError(
-                f"Another process trains into '{self.path}' at this moment. Wait for it, or give another --out."
+                f"Another process trains into '{self.path}' now. Wait for it to end, or give another --out."
             ) from error
         return handle
 
     def _remove_leftovers(self) -> None:
-        """Files that a killed process was writing; the lock says that nobody is."""
+        """Removes files that a killed process was writing. The lock makes sure that no process writes them now."""
         for folder in (self.path, self.checkpoints, self.path / "plots"):
             for pattern in (".*.part", ".*.h5"):
                 for leftover in folder.glob(pattern):
@@ -124,19 +137,20 @@ class RunDir:
         if changed:
             some = "; ".join(changed[:3]) + (" ..." if changed[3:] else "")
             raise FaceError(
-                f"'{self.path}' was begun with another recipe ({some}). "
-                f"Give the same recipe to resume it, or another --out to start anew."
+                f"A run resumes with its own recipe. '{self.path}' was started with another one ({some}). "
+                f"Give the same recipe to resume it, or another --out for a new run."
             )
-        begun_with = read_json(self.path / "provenance.json", "provenance").get("data", {}).get("fingerprint")
-        if begun_with != fingerprint:
+        started_with = read_json(self.path / "provenance.json", "provenance").get("data", {}).get("fingerprint")
+        if started_with != fingerprint:
             raise FaceError(
-                f"'{self.path}' was begun on other data (fingerprint {str(begun_with)[:12]}, now {fingerprint[:12]}). "
-                f"Give the same --data to resume it, or another --out to start anew."
+                f"A run resumes on its own data. '{self.path}' was started on other data (fingerprint "
+                f"{str(started_with)[:12]}, now {fingerprint[:12]}). Give the same --data to resume it, or another "
+                f"--out for a new run."
             )
 
 
 class FollowedRun:
-    """The run directory as a worker other than 0 has it: it reads the checkpoints there, and logs nothing."""
+    """The run directory on a worker other than 0, which reads the checkpoints and writes nothing."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -150,12 +164,12 @@ class FollowedRun:
 
 
 def open_run(path: Path, recipe: Recipe, data: Path, fingerprint: str, is_chief: bool) -> RunDir | FollowedRun:
-    """The run directory, of worker 0 or of another."""
+    """Opens the run directory: to write on worker 0 (`is_chief`), to read on the others. Arguments as for `RunDir`."""
     return RunDir(path, recipe, data, fingerprint) if is_chief else FollowedRun(path)
 
 
 def _is_before(line: bytes, step: int, num_epochs: int, stage: int) -> bool:
-    """Whether a metrics line is of what is done; never for one that a killed process or a full disk left cut."""
+    """Whether a line of metrics.jsonl is kept: complete, and of a step, epoch or stage up to these."""
     try:
         entry = json.loads(line)
         is_done = entry["kind"] != "epoch" or entry["epoch"] <= num_epochs

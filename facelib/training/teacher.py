@@ -1,8 +1,8 @@
-"""A teacher's embeddings of a data directory, computed once: `DATA/teachers/<key>.npy`, float16 [N, 2, T].
+"""The embeddings of a teacher for a data directory, computed once: `DATA/teachers/<key>.npy`, float16 [N, 2, T].
 
-Row i holds record i as it is and mirrored, unit vectors. The key is a hash of the teacher's file, of how it is fed and
-of the records, so a changed teacher or other data never meet an old cache. float16 puts a unit vector off by less than
-0.0005, a hundredth of what a student misses its teacher by, and 5.8 M faces at 512 values then cost 12 GB.
+Row i holds the unit embeddings of record i, as it is and mirrored. The key is a hash of the teacher's file, its input
+format and the records, so a changed teacher or other data never use an old file. float16 changes a unit vector by less
+than 0.0005, a hundredth of the usual distance between student and teacher. 5.8 M faces with 512 values take 12 GB.
 """
 
 import fcntl
@@ -22,11 +22,22 @@ from facelib.images import decode_image
 from facelib.model_input import Io
 
 CHUNK_IMAGES = 256  # 10 MB of pixels
-_KEEP_EVERY = 16  # chunks between two notes of how far the cache has come
+_KEEP_EVERY = 16  # chunks after which the progress is saved
 
 
 class Teacher:
-    """Teacher embeddings by record. `size`: T.   `path`: the cache."""
+    """Teacher embeddings by record.
+
+    Args:
+        path: the .npy file.
+
+    Attributes:
+        path: the .npy file.
+        size: T, the length of an embedding.
+
+    Raises:
+        FaceError: the file is damaged.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -40,17 +51,28 @@ class Teacher:
         self.size = self._rows.shape[-1]
 
     def targets(self, record_idx: np.ndarray, is_flipped: np.ndarray) -> np.ndarray:
-        """What the teacher says of a batch: int [B], bool [B] -> float32 [B, T], unit vectors."""
+        """The teacher's embeddings of a batch.
+
+        Args:
+            record_idx: int [B], the records.
+            is_flipped: bool [B], whether each image is mirrored.
+
+        Returns:
+            float32 [B, T], unit vectors.
+        """
         return np.asarray(self._rows[record_idx, is_flipped.astype(np.int64)], np.float32)
 
 
 def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None = None) -> Teacher:
-    """The embeddings of all `records` by the artefact `model`; computes what is not in the cache yet.
+    """Opens the teacher embeddings of all records; computes them if they are not stored yet.
 
-    An interrupted computation goes on where it was.
+    An interrupted computation continues where it stopped.
 
     Args:
-        model: .h5, .pb, .tflite or .onnx.   io: how it is fed.
+        model: .h5, .pb, .tflite or .onnx.
+        io: its input format.
+        records: of the data directory.
+        threads: of the runtime; None for all cores.
 
     Raises:
         FaceError: an unreadable model, a record that cannot be decoded, or a folder that cannot be written.
@@ -63,7 +85,7 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
         try:
             cache.parent.mkdir(exist_ok=True)
             with open(cache.with_suffix(".lock"), "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # another training on the same data and teacher is waited for
+                fcntl.flock(lock, fcntl.LOCK_EX)  # waits for another training that computes the same
                 if not cache.is_file():
                     _compute(cache, model, io, records, threads or os.cpu_count() or 1)
                     write_json(cache.with_suffix(".json"), {**what, "model": model.name, "num_images": len(records)})
@@ -71,8 +93,8 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
             if error.errno not in NOT_WRITABLE:
                 raise
             raise FaceError(
-                f"Teacher embeddings are kept beside the data. '{cache.parent}' cannot be written: {error.strerror}. "
-                f"Copy the data to a place that can."
+                f"Teacher embeddings are stored beside the data. '{cache.parent}' cannot be written: {error.strerror}. "
+                f"Copy the data to another place."
             ) from error
     return Teacher(cache)
 

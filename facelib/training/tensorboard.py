@@ -1,4 +1,4 @@
-"""TensorBoard's log of a run. Names TensorFlow."""
+"""The TensorBoard log of a run, and the profile of some steps."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ _SKIPPED = 10  # steps of this process: the first ones compile
 
 
 class NoLog:
-    """What a worker that does not write has in its place."""
+    """The log of a worker other than 0, which writes nothing."""
 
     def write(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -23,10 +23,14 @@ class NoLog:
 
 
 class TensorBoardLog:
-    """Scalars by step, in `folder`.
+    """Scalars by step.
 
-    Raises (every method):
-        OSError: the disk is full.   FaceError: it cannot be written otherwise.
+    Args:
+        folder: of the log.
+
+    Raises:
+        OSError: the disk is full; every method may raise it.
+        FaceError: the folder cannot be written for another reason; every method may raise it.
     """
 
     def __init__(self, folder: Path):
@@ -41,7 +45,7 @@ class TensorBoardLog:
                 tf.summary.scalar(name, value)
 
     def flush(self) -> None:
-        """Brings what was written to the disk."""
+        """Writes the points so far to the disk."""
         with self._writing():
             self._writer.flush()
 
@@ -49,14 +53,21 @@ class TensorBoardLog:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except tf.errors.ResourceExhaustedError as error:  # TensorFlow's word for a full disk
+        except tf.errors.ResourceExhaustedError as error:  # a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.folder) from error
         except tf.errors.OpError as error:
-            raise FaceError(f"TensorBoard's log in '{self.folder}' cannot be written: {error.message}.") from error
+            raise FaceError(
+                f"The TensorBoard log in '{self.folder}' cannot be written: {error.message}. Check the folder."
+            ) from error
 
 
 class ProfileSteps(keras.callbacks.Callback):
-    """Writes a profile of `count` steps into `folder`; TensorBoard's profile plugin, and Perfetto, show it."""
+    """Writes a profile of some steps, for TensorBoard's profile plugin or Perfetto.
+
+    Args:
+        folder: of the profile.
+        count: how many steps are profiled.
+    """
 
     def __init__(self, folder: Path, count: int):
         super().__init__()
@@ -72,11 +83,11 @@ class ProfileSteps(keras.callbacks.Callback):
             self._stop()
 
     def on_train_end(self, logs=None):
-        if _SKIPPED < self._step < _SKIPPED + self.count:  # the training was shorter
+        if _SKIPPED < self._step < _SKIPPED + self.count:  # the training ended during the profile
             self._stop()
         elif self._step <= _SKIPPED:
             print(
-                f"no profile: it begins after {_SKIPPED} steps, and the training ended after {self._step}", flush=True
+                f"no profile: it starts after {_SKIPPED} steps, and the training ended after {self._step}", flush=True
             )
 
     def _stop(self) -> None:

@@ -565,7 +565,10 @@ def assert_folds(model):
         ({"backbone": "iresnet18", "width": 0.5}, "model.width is an option of mobilefacenet, my_mobilenet, ghost"),
         ({"backbone": "mobilefacenet", "output_layer": "E"}, "model.output_layer is an option of MobileNet, "),
         ({"backbone": "mobilefacenet", "activation": "own"}, "activation = 'own' is for MobileNet, "),
-        ({"backbone": "ResNet50V2", "width": 0.5}, "is for the MobileNets. Received: 0.5 for ResNet50V2"),
+        (
+            {"backbone": "ResNet50V2", "width": 0.5},
+            "only the MobileNets take model.width. Received: 0.5 for ResNet50V2",
+        ),
         ({"backbone": "ResNet50V2", "padding": "symmetric"}, "model.padding is an option of mobilefacenet, my_mob"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A net's twin with another activation: the same weights, an output by hand, a distillation that brings it nearer."""
+"""A copy of a network with another activation: the same weights, an output by hand, a distillation."""
 
 import os
 import signal
@@ -70,40 +70,40 @@ def two_layers():
         ("leaky_relu", lambda x: np.where(x > 0, x, 0.1 * x)),
     ],
 )
-def test_the_twin_computes_the_other_activation_with_the_same_weights(kind, formula):
+def test_the_copy_computes_the_other_activation_with_the_same_weights(kind, formula):
     model = two_layers()
     faces = np.random.default_rng(0).uniform(-30, 30, (4, 2, 2, 3)).astype(np.float32)
 
-    twin, num_swapped = swap_activations(model, kind, "m.h5")
+    copy, num_swapped = swap_activations(model, kind, "m.h5")
 
-    kernel, weights, bias = (w.numpy().astype(np.float64) for w in twin.weights)
+    kernel, weights, bias = (w.numpy().astype(np.float64) for w in copy.weights)
     expected = formula(faces @ kernel[0, 0]).reshape(4, -1) @ weights + bias
-    np.testing.assert_allclose(twin(faces), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(copy(faces), expected, rtol=1e-4, atol=1e-4)
     assert num_swapped == 1
-    for mine, theirs in zip(twin.weights, (w for w in model.weights if w.name != "alpha"), strict=True):
+    for mine, theirs in zip(copy.weights, (w for w in model.weights if w.name != "alpha"), strict=True):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
-    assert not {id(w) for w in twin.weights} & {id(w) for w in model.weights}  # the original can be the teacher
+    assert not {id(w) for w in copy.weights} & {id(w) for w in model.weights}  # the original can be the teacher
 
 
-def test_every_backbones_twin_keeps_its_layers_by_name():
+def test_the_layers_of_the_copy_keep_their_names():
     model = mbf(embedding_size=16)
 
-    twin, num_swapped = swap_activations(model, "leaky_relu", "m.h5")
+    copy, num_swapped = swap_activations(model, "leaky_relu", "m.h5")
 
-    assert [layer.name for layer in twin.layers] == [layer.name for layer in model.layers]
+    assert [layer.name for layer in copy.layers] == [layer.name for layer in model.layers]
     assert num_swapped == sum(isinstance(layer, PReLU) for layer in model.layers) > 10
-    assert not any(isinstance(layer, PReLU) for layer in twin.layers)
+    assert not any(isinstance(layer, PReLU) for layer in copy.layers)
 
 
 def test_a_net_without_anything_to_swap_is_refused():
-    twin, _ = swap_activations(two_layers(), "relu", "m.h5")
+    copy, _ = swap_activations(two_layers(), "relu", "m.h5")
 
     with pytest.raises(FaceError, match=r"'relu.h5' has no layer that is not relu already \(ReLU\)"):
-        swap_activations(twin, "relu", "relu.h5")
-    assert swap_activations(twin, "relu6", "m.h5")[1] == 1  # ReLU with another ceiling is another activation
+        swap_activations(copy, "relu", "relu.h5")
+    assert swap_activations(copy, "relu6", "m.h5")[1] == 1  # ReLU with another ceiling is another activation
 
 
-def test_the_distilled_twin_is_nearer_and_a_stopped_run_resumes_to_the_same_twin(toy, tmp_path, monkeypatch, capsys):
+def test_the_distilled_copy_is_nearer_and_a_stopped_run_resumes_to_the_same_copy(toy, tmp_path, monkeypatch, capsys):
     """Ended by an error before its second step, by a signal in it, and run again: the uninterrupted training."""
     from facelib.training.trainer import Trainer
 
@@ -145,17 +145,17 @@ def test_the_distilled_twin_is_nearer_and_a_stopped_run_resumes_to_the_same_twin
 
 
 def test_without_data_the_swap_alone_is_written(toy, tmp_path, capsys):
-    out = tmp_path / "twin"
+    out = tmp_path / "copy"
     command = [str(toy / "run" / "embedder.h5"), str(out), "--to", "leaky_relu"]
 
     assert swap_activation.main(command) == 0
 
-    twin = load_model(out / "embedder.h5")
-    slopes = {layer.negative_slope for layer in twin.layers if isinstance(layer, keras.layers.LeakyReLU)}
+    copy = load_model(out / "embedder.h5")
+    slopes = {layer.negative_slope for layer in copy.layers if isinstance(layer, keras.layers.LeakyReLU)}
     assert len(slopes) == 1 and slopes.pop() == pytest.approx(0.1)
     sidecar = check_sidecar(out / "embedder.h5")
     assert sidecar.licence == "Apache-2.0" and sidecar.io.embedding_size == 16
-    assert "has learned nothing yet" in capsys.readouterr().out
+    assert "which is not trained" in capsys.readouterr().out
     with pytest.raises(FaceError, match="exists: choose another OUT"):
         swap_activation.main(command)
 

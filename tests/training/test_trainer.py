@@ -383,14 +383,14 @@ def test_a_new_run_begins_with_the_weights_it_is_given_and_a_resumed_one_does_no
 
     def initialise(embedder, head):
         calls.append(head.centres.shape)
-        return "begun with X"
+        return "weights of X"
 
     with pytest.raises(OSError):
         fit(tmp_path / "run", data=Data(fails_at=2), initialise=initialise)
     fit(tmp_path / "run", initialise=initialise)
 
     assert calls == [(CLASSES, 4)]
-    assert "begun with X" in capsys.readouterr().out
+    assert "weights of X" in capsys.readouterr().out
 
 
 def test_a_kill_between_an_epochs_metrics_and_its_checkpoint_repeats_neither(tmp_path):
@@ -545,9 +545,9 @@ def test_a_run_with_a_model_keeps_its_recipe_and_data(tmp_path):
     for path in list_checkpoints(tmp_path / "run" / "checkpoint"):
         path.unlink()
 
-    with pytest.raises(FaceError, match="begun with another recipe \\(seed: 0 -> 7\\)"):
+    with pytest.raises(FaceError, match="started with another one \\(seed: 0 -> 7\\)"):
         open_run(tmp_path / "run", replace(RECIPE, seed=7))
-    with pytest.raises(FaceError, match="begun on other data"):
+    with pytest.raises(FaceError, match="started on other data"):
         open_run(tmp_path / "run", fingerprint="g")
 
 

@@ -1,7 +1,7 @@
-"""Gives normalisations the statistics of real faces without changing what the network computes. Names TensorFlow.
+"""Restores the statistics of batch normalisation from real faces, without changing what the network computes.
 
-An exporter multiplies a trained normalisation into the convolution before it, and its statistics are gone. In inference
-that is the same function; in training, where the statistics of the batch take their place, it is another one.
+An exporter folds a trained normalisation into the convolution before it, and so loses its statistics. In inference the
+function is the same. In training it is another one, because the statistics of the batch replace the lost ones.
 """
 
 import keras
@@ -14,10 +14,12 @@ _BATCH_SIZE = 16
 
 
 def restore_statistics(model: keras.Model, norms: list[FusedBatchNorm], faces: np.ndarray) -> None:
-    """Sets mean and variance of `norms` to those of their inputs, and gamma and beta so that the outputs stay.
+    """Sets mean and variance of normalisations to those of their inputs, and gamma and beta so that outputs stay.
 
     Args:
-        norms: layers of `model`.   faces: uint8 [N, H, W, 3], RGB, such as the network will be trained on.
+        model: raw pixels in.
+        norms: layers of `model`.
+        faces: uint8 [N, H, W, 3], RGB, like the faces of the training that follows.
     """
     mean, square = (np.zeros((len(norms),), object) for _ in range(2))
     probe = keras.Model(model.inputs, [norm.input for norm in norms])

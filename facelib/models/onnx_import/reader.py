@@ -1,4 +1,4 @@
-"""Reads ONNX files: the model with its weights, its input, and its nodes with everything constant worked out."""
+"""Reads ONNX files: the model with its weights, its input, and its nodes. Constant expressions are evaluated."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from facelib.errors import FaceError
 from facelib.files import require_file, sha256_of
 
-# What exporters put around weights and shapes; worked out here where all of it is constant.
+# Operations that exporters put around weights and shapes. They are evaluated if all their inputs are constant.
 _FOLDED = ("Constant", "ConstantOfShape", "Shape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast",
            "Expand", "Reshape", "Transpose", "Identity", "Add", "Mul")  # fmt: skip
 _UNREADABLE = ("DecodeError", "ValidationError", "FileNotFoundError", "UnicodeDecodeError")  # protobuf's and onnx's
@@ -16,7 +16,15 @@ _UNREADABLE = ("DecodeError", "ValidationError", "FileNotFoundError", "UnicodeDe
 
 @dataclass
 class Node:
-    """One operation. `name`: its own or its output's.   `inputs`, `output`: tensor names, '' for an input left out."""
+    """One operation of an ONNX graph.
+
+    Attributes:
+        op: ONNX's name of the operation.
+        name: of the node, or of its output if the node has none.
+        inputs: names of tensors; '' for an optional input that is left out.
+        output: name of the tensor.
+        attributes: by name.
+    """
 
     op: str
     name: str
@@ -26,7 +34,11 @@ class Node:
 
 
 def load_onnx(path: Path):
-    """Reads and checks an ONNX model, with weights that lie in files beside it; a FaceError where it is none."""
+    """Reads and checks an ONNX model, with the weights that lie in files beside it.
+
+    Raises:
+        FaceError: the file is no ONNX model, or is damaged.
+    """
     import onnx
 
     data = require_file(path, "ONNX model").read_bytes()
@@ -47,7 +59,7 @@ def load_onnx(path: Path):
 
 
 def list_weight_files(path: Path) -> dict[str, str]:
-    """The files beside an ONNX model that hold its weights, by name, with their SHA-256."""
+    """{name: SHA-256} of the files beside an ONNX model that hold its weights."""
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
@@ -57,7 +69,11 @@ def list_weight_files(path: Path) -> dict[str, str]:
 
 
 def find_input(model) -> tuple[str, tuple[int, int]]:
-    """(Name, (height, width)) of the NCHW input; 112x112 where the model leaves it open."""
+    """(name, (height, width)) of the NCHW input; 112x112 if the model leaves the size open.
+
+    Raises:
+        FaceError: the model has another input or several outputs.
+    """
     from onnx import TensorProto
 
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -65,27 +81,31 @@ def find_input(model) -> tuple[str, tuple[int, int]]:
     shapes = {name: [dim.dim_value for dim in tensor.shape.dim] for name, tensor in inputs.items()}
     name, dims = next(iter(shapes.items()), ("", []))
     if len(inputs) != 1 or len(dims) != 4 or dims[1] not in (0, 3):
-        raise FaceError(f"A face model has one input [N, 3, H, W]. Received: {shapes or 'none'}.")
+        raise FaceError(f"A face model has one input [N, 3, H, W]. Received: {shapes or 'none'}. Choose another model.")
     if inputs[name].elem_type != TensorProto.FLOAT or len(model.graph.output) != 1:
         raise FaceError(
             f"A face model maps one float32 input to one output. Received: {len(model.graph.output)} outputs, input "
-            f"'{name}' of ONNX's type {inputs[name].elem_type} (float32 is 1). Export it so."
+            f"'{name}' with ONNX type {inputs[name].elem_type} (float32 is 1). Export it again."
         )
     return name, (dims[2] or 112, dims[3] or 112)
 
 
 def read_nodes(model) -> tuple[list[Node], dict[str, np.ndarray]]:
-    """(The nodes that depend on the input, in the order of the file; the constants by name)."""
+    """(nodes that depend on the input, in the order of the file; {name: constant tensor}).
+
+    Raises:
+        FaceError: a weight that is damaged.
+    """
     from onnx import helper, numpy_helper
 
     constants, nodes = {}, []
     for tensor in model.graph.initializer:
         try:
             constants[tensor.name] = numpy_helper.to_array(tensor)
-        except (KeyError, ValueError, TypeError) as error:  # no such type; not that many numbers
+        except (KeyError, ValueError, TypeError) as error:  # an unknown type, or a wrong number of values
             raise FaceError(f"The weights '{tensor.name}' are damaged ({error}). Copy the ONNX model again.") from error
     for proto in model.graph.node:
-        if proto.op_type == "CastLike" and proto.input[0] in constants:  # like the data, which is float32
+        if proto.op_type == "CastLike" and proto.input[0] in constants:  # the data, and so the result, is float32
             constants[proto.output[0]] = constants[proto.input[0]].astype(np.float32)
         elif proto.op_type in _FOLDED and all(name in constants for name in proto.input if name):
             constants |= _evaluate(proto, constants, model.opset_import)
@@ -97,7 +117,7 @@ def read_nodes(model) -> tuple[list[Node], dict[str, np.ndarray]]:
 
 
 def _evaluate(proto, constants: dict[str, np.ndarray], opsets) -> dict[str, np.ndarray]:
-    """What one node makes of constants."""
+    """The outputs of one node with constant inputs, by name."""
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 

@@ -1,4 +1,4 @@
-"""The same function in other words: steps of an ONNX model as our backbones can say them."""
+"""Rewrites steps of an ONNX model that our layers cannot express; the function stays the same."""
 
 from pathlib import Path
 
@@ -11,11 +11,15 @@ from facelib.models.onnx_import.steps import Step
 def flatten_slopes(steps: list[Step], path: Path) -> int:
     """Rewrites PReLU slopes above 1, in place and exactly; returns how many there were.
 
-    Our PReLU is `max(x, a * x)`, which needs `a <= 1`. For `a > 1`, PReLU(x) = -a * max(-x, -x / a): the channel
-    changes its sign before the activation, has the slope 1 / a, and what takes it multiplies by -a.
+    Our PReLU is `max(x, a * x)`, which needs `a <= 1`. For `a > 1`, PReLU(x) = -a * max(-x, -x / a). So the channel
+    changes its sign before the activation and gets the slope 1 / a, and the steps that read it multiply by -a.
+
+    Args:
+        steps: of the model; they are changed.
+        path: of the model, for errors.
 
     Raises:
-        FaceError: a sum takes the channel, which cannot multiply.
+        FaceError: a sum reads the channel, and a sum cannot multiply.
     """
     num_steep = 0
     for step in steps:
@@ -24,7 +28,7 @@ def flatten_slopes(steps: list[Step], path: Path) -> int:
         if step.is_added:
             raise FaceError(
                 f"PReLU slopes are at most 1 here. '{path}' has {step.slope.max():.4f} after '{step.name}', where a "
-                f"shortcut begins: it can be rewritten only where convolutions or normalisations follow."
+                f"shortcut begins. It can be rewritten only if convolutions or normalisations follow."
             )
         steep = step.slope > 1
         factor = np.where(steep, -step.slope, 1).astype(np.float32)
@@ -39,7 +43,7 @@ def flatten_slopes(steps: list[Step], path: Path) -> int:
 
 
 def _multiply_input(step: Step, factor: np.ndarray) -> None:
-    """Makes `step` work as before on an input that lacks `factor`, one number a channel."""
+    """Lets `step` compute the same although its input is no longer multiplied by `factor`, float32 [C]."""
     if step.kernel is None:
         step.scale, step.mean = step.scale * factor, step.mean / factor
         step.variance = step.variance / factor**2
@@ -50,19 +54,19 @@ def _multiply_input(step: Step, factor: np.ndarray) -> None:
 
 
 def is_paired(steps: list[Step]) -> bool:
-    """Whether the second step is InsightFace's: a 3x3 convolution in groups of two channels."""
+    """Whether the second step is a 3x3 convolution in groups of two channels, as in InsightFace's mbf."""
     return len(steps) > 2 and steps[1].groups > 1 and steps[1].kernel.shape[:2] == (2 * steps[1].groups, 2)
 
 
 def pair_channels(steps: list[Step]) -> None:
-    """Brings the second step, see `is_paired`, into the order of `mobilefacenet.mbf`, in place. The last rewrite.
+    """Brings the channels of the second step (see `is_paired`) into the order of `mobilefacenet.mbf`, in place.
 
-    A group there is the channels 2g and 2g + 1, here it is g and g + C/2. So the channels change their order from where
-    the first step makes them to where the takers of the second step read them, and the kernel [C, 2, 3, 3] becomes two
-    depthwise ones: of the channel itself, and of the other one of its group (`pair`).
+    It must be the last rewrite. InsightFace's groups are the channels 2g and 2g + 1; here they are g and g + C/2. So
+    the channels change their order, from the first step to the steps that read the second one. The kernel [C, 2, 3, 3]
+    becomes two depthwise kernels: one for the channel itself, and `pair` for the other channel of its group.
     """
     first, second = steps[:2]
-    order = np.arange(first.channels).reshape(-1, 2).T.reshape(-1)  # ours -> theirs
+    order = np.arange(first.channels).reshape(-1, 2).T.reshape(-1)  # channel here -> channel in InsightFace's net
     for step in (first, second):
         step.kernel = step.kernel[order]
         for name in ("scale", "mean", "beta", "variance", "slope"):
@@ -74,6 +78,6 @@ def pair_channels(steps: list[Step]) -> None:
             taker.kernel = taker.kernel[:, order]
     half = first.channels // 2
     places = np.arange(first.channels)
-    own = (places >= half).astype(int)  # the place of the channel itself among the two of its group
+    itself = (places >= half).astype(int)  # the place of the channel among the two of its group
     kernel, second.groups = second.kernel, first.channels
-    second.kernel, second.pair = (kernel[places, which][:, None] for which in (own, 1 - own))
+    second.kernel, second.pair = (kernel[places, which][:, None] for which in (itself, 1 - itself))

@@ -1,4 +1,4 @@
-"""A convolutional face model in ONNX as a list of steps: a linear operation each, with what follows it."""
+"""Lists a convolutional face model in ONNX as steps: a convolution or dense layer each, with what follows it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +9,32 @@ from facelib.errors import FaceError
 from facelib.models.onnx_import.reader import Node, find_input, read_nodes
 
 _ACTIVATIONS = ("Relu", "Clip", "PRelu", "LeakyRelu")
-# What changes no number on the way from one step to the next, or works out its shape.
+# Operations that change no value between two steps, or compute a shape.
 _SHAPING = ("Reshape", "Flatten", "Squeeze", "Identity", "Dropout", "Shape", "Gather", "Unsqueeze", "Concat", "Slice",
             "Cast")  # fmt: skip
 
 
 @dataclass(eq=False)
 class Step:
-    """A convolution, or a normalisation that stands alone; then `y = scale * (x - mean) + beta`, and an activation.
+    """A convolution or a separate normalisation, then `y = scale * (x - mean) + beta`, and an activation.
 
-    name: of the node.   kernel: float32, ONNX order [out, in / groups, kh, kw]; None of a normalisation alone. A fully
-    connected layer is a convolution whose kernel covers the map.   pads: top, left, bottom, right.
-    scale, mean, beta: float32 [out], bias and normalisation in one.   variance: float32 [out], what the normalisation
-    was trained to see, or None where the exporter multiplied it into the kernel.
-    activation: 'linear' | 'relu' | 'prelu' | 'leaky_relu'.   max_value: of 'relu', or None.
-    slope: float32 [out] of 'prelu', one number of 'leaky_relu'.   is_added: whether a sum takes the result.
-    origins: the steps whose results, or the sums of whose results, it takes.
-    pair: a second depthwise kernel, see `facelib.models.onnx_import.rewrites.pair_channels`.
+    Attributes:
+        name: of the node.
+        kernel: float32, ONNX's order [out, in / groups, kh, kw]; None for a separate normalisation. A fully connected
+            layer is a convolution whose kernel covers the map.
+        strides: down, right.
+        pads: top, left, bottom, right.
+        groups: of the convolution.
+        scale: float32 [out], of bias and normalisation together.
+        mean: float32 [out].
+        beta: float32 [out].
+        origins: the steps whose results, or sums of results, this step takes.
+        variance: float32 [out], the moving variance of the normalisation; None if the exporter folded it.
+        activation: 'linear', 'relu', 'prelu' or 'leaky_relu'.
+        max_value: of 'relu', or None.
+        slope: float32 [out] for 'prelu', a number for 'leaky_relu'.
+        is_added: whether a sum takes the result.
+        pair: a second depthwise kernel, see `facelib.models.onnx_import.rewrites.pair_channels`.
     """
 
     name: str
@@ -64,26 +73,39 @@ class Step:
 
 
 def describe(height: int, width: int, stride: int, *, dense=None, depthwise=None, is_paired=False) -> str:
-    """A convolution in words. `dense`: channels in and out.   `depthwise`: channels."""
+    """Describes a convolution, for messages and for comparison.
+
+    Args:
+        height: of the kernel.
+        width: of the kernel.
+        stride: of both axes.
+        dense: (channels in, channels out) of a convolution over all channels, else None.
+        depthwise: channels of a depthwise convolution, else None.
+        is_paired: whether it is the sum of two depthwise convolutions.
+    """
     if depthwise is None:
         return f"{height}x{width} convolution, {dense[0]} to {dense[1]}, stride {stride}"
     return f"{height}x{width} depthwise{' in pairs' if is_paired else ''}, {depthwise} channels, stride {stride}"
 
 
 def list_steps(model, path: Path) -> list[Step]:
-    """The steps in the order in which Keras lists layers: those farthest from the output first.
+    """Lists the steps in the order in which Keras lists layers: those farthest from the output first.
 
-    Of the two ways through a block, equally far at its end, the shortcut with its smaller kernel is first.
+    The last convolution of a block and its shortcut are equally far; the shortcut, with its smaller kernel, is first.
+
+    Args:
+        model: from `load_onnx`.
+        path: names it in errors.
 
     Raises:
-        FaceError: an operation that is no part of such a model, named.
+        FaceError: an operation that does not belong to such a model.
     """
     nodes, constants = read_nodes(model)
     reader = _Reader(*find_input(model), constants, path)
     for node in nodes:
         reader.take(node)
     if not any(step.kernel is not None for step in reader.steps):
-        raise FaceError(f"'{path}' has no convolutions: it is no face model that import_onnx.py knows.")
+        raise FaceError(f"'{path}' has no convolutions: import_onnx.py knows no such face model.")
     return _in_keras_order(reader.steps)
 
 
@@ -97,10 +119,12 @@ def _in_keras_order(steps: list[Step]) -> list[Step]:
 
 @dataclass
 class _Tensor:
-    """What is known of one.
+    """What is known of a tensor.
 
-    step: whose result it is, so far; None of a sum and of the input.   shape: channels, height and width.
-    origins: the steps whose results it is or sums.
+    Attributes:
+        step: the step whose result it is so far; None for a sum and for the input.
+        shape: channels, height and width.
+        origins: the steps whose results, or sums of results, it is.
     """
 
     step: Step | None
@@ -109,7 +133,7 @@ class _Tensor:
 
 
 class _Reader:
-    """Takes node after node, and keeps for each tensor which step it comes from."""
+    """Turns nodes into steps, and remembers for each tensor the step it comes from."""
 
     def __init__(self, input_name: str, size: tuple[int, int], constants: dict[str, np.ndarray], path: Path):
         self.constants, self.path = constants, path
@@ -128,8 +152,8 @@ class _Reader:
         }
         if node.op not in handlers:
             raise FaceError(
-                f"'{self.path}' has an operation '{node.op}' ({node.name}) that no net has which import_onnx.py knows: "
-                f"it is another architecture, and its weights cannot be taken."
+                f"'{self.path}' has an operation '{node.op}' ({node.name}), which no network has that import_onnx.py "
+                f"knows. It is another architecture and cannot be imported."
             )
         known = [self.tensors[name] for name in node.inputs if name in self.tensors]
         if not known:
@@ -137,10 +161,17 @@ class _Reader:
         self.tensors[node.output] = handlers[node.op](node, known[0])
 
     def _constant(self, node: Node, place: int, what: str, channels: int | None = None) -> np.ndarray:
-        """An input that must be constant and, where they are given, have one number for each of the channels."""
+        """An input of a node that must be constant.
+
+        Args:
+            node: that has the input.
+            place: of the input, from 0.
+            what: the input is, for messages.
+            channels: how many numbers it must have; None for any.
+        """
         value = self.constants.get(node.inputs[place])
         if value is None:
-            raise FaceError(f"'{self.path}': the {what} of '{node.name}' ({node.op}) are no constant.")
+            raise FaceError(f"'{self.path}': the {what} of '{node.name}' ({node.op}) are not constant.")
         if channels is not None and value.size != channels:
             raise FaceError(f"'{self.path}': '{node.name}' has {value.size} {what} for {channels} channels.")
         return value.astype(np.float32)
@@ -162,8 +193,8 @@ class _Reader:
         is_plain = len(set(strides)) == 1 and len(pads) == 4 and set(given.get("dilations", [1])) == {1}
         if kernel.ndim != 4 or not is_plain or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
             raise FaceError(
-                f"'{self.path}': convolution '{node.name}' is not 2-D, dilated, or pads by itself; no net that "
-                f"import_onnx.py knows has that."
+                f"'{self.path}': convolution '{node.name}' is not 2-D, is dilated or has automatic padding. The "
+                f"networks that import_onnx.py knows have none of these."
             )
         bias = self._biases(node, len(kernel))
         step = self._add_step(node, source, kernel, bias, strides=strides, pads=pads, groups=given.get("group", 1))
@@ -174,7 +205,7 @@ class _Reader:
         return _Tensor(step, (len(kernel), *sides), (step,))
 
     def _dense(self, node: Node, source: _Tensor) -> _Tensor:
-        """A fully connected layer over a map flattened channel by channel, row by row."""
+        """A fully connected layer over a map that is flattened channel by channel, row by row."""
         given, weights = node.attributes, self._constant(node, 1, "weights")
         matrix = weights if given.get("transB", 0) else weights.T
         is_plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1 and not given.get("transA", 0)

@@ -1,4 +1,4 @@
-"""Puts the steps of an ONNX model into the layers of a Keras one, place by place. Names Keras."""
+"""Copies the weights of the steps of an ONNX model into the layers of a Keras model, place by place."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,15 @@ _ACTIVATIONS = (PReLU, keras.layers.ReLU, keras.layers.LeakyReLU)
 
 @dataclass
 class Place:
-    """Where a step belongs: a convolution, or None; the normalisation and the activation after it.
+    """The layers of a Keras model that one step belongs to.
 
-    pads: before the convolution, in ONNX's order top, left, bottom, right.   is_added: whether a sum takes the result.
-    pair: the second of two depthwise convolutions that are summed, see `facelib.models.blocks.Blocks.paired_depthwise`.
+    Attributes:
+        conv: the convolution; None for a separate normalisation.
+        norm: the normalisation after it.
+        activation: after that, or None.
+        pads: before the convolution, in ONNX's order: top, left, bottom, right.
+        is_added: whether a sum takes the result.
+        pair: the second of two summed depthwise convolutions, see `facelib.models.blocks.Blocks.paired_depthwise`.
     """
 
     conv: keras.Layer | None
@@ -34,7 +39,7 @@ class Place:
         return (self.conv or self.norm).name
 
     def describe(self) -> str:
-        """In the words of `Step.describe`."""
+        """The same text as `Step.describe`, for comparison."""
         channels = self.norm.output.shape[-1]
         if self.conv is None:
             return f"normalisation alone, {channels} channels"
@@ -44,7 +49,7 @@ class Place:
 
 
 class _Wiring:
-    """Which layers come before and after which in a Keras model."""
+    """The layers before and after each layer of a Keras model."""
 
     def __init__(self, model: keras.Model):
         self.layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
@@ -55,11 +60,11 @@ class _Wiring:
                 self._takers.setdefault(id(tensor), []).append(layer)
 
     def after(self, layer: keras.Layer, kinds) -> keras.Layer | None:
-        """The layer of these kinds that takes what `layer` gives, if one does."""
+        """The layer of these kinds that reads the output of `layer`, or None."""
         return next((taker for taker in self._takers.get(id(layer.output), []) if isinstance(taker, kinds)), None)
 
     def before(self, layer: keras.Layer) -> list[keras.Layer | None]:
-        """The layers whose outputs `layer` takes."""
+        """The layers whose outputs `layer` reads."""
         return [self._makers.get(id(tensor)) for tensor in _inputs(layer)]
 
 
@@ -68,7 +73,7 @@ def _inputs(layer: keras.Layer) -> list:
 
 
 def list_places(model: keras.Model) -> list[Place]:
-    """The places of a net in which a normalisation follows every convolution, in the order they run."""
+    """The places of a network in the order they run. A normalisation must follow every convolution."""
     wiring, places, done = _Wiring(model), [], set()
     for layer in wiring.layers:
         if id(layer) in done or not isinstance(layer, (*_CONVOLUTIONS, FusedBatchNorm)):
@@ -89,7 +94,7 @@ def list_places(model: keras.Model) -> list[Place]:
 
 
 def _pads_of(conv: keras.Layer, before: keras.Layer | None) -> tuple[int, int, int, int]:
-    """What a convolution, or the layer before it, pads. Maps that are halved have even sides here."""
+    """The padding of a convolution, or of the layer before it. Maps that are halved have even sides here."""
     if isinstance(before, keras.layers.ZeroPadding2D):
         (top, bottom), (left, right) = before.padding
         return (top, left, bottom, right)
@@ -101,13 +106,18 @@ def _pads_of(conv: keras.Layer, before: keras.Layer | None) -> tuple[int, int, i
 
 
 def copy_weights(steps: list[Step], model: keras.Model, path: Path) -> list[FusedBatchNorm]:
-    """Writes each step into the layers of the same place.
+    """Copies the weights of each step into the layers of its place.
 
-    Returns: the normalisations whose statistics the exporter multiplied into the convolution before; they have mean 0
-        and variance 1.
+    Args:
+        steps: of the ONNX model.
+        model: the Keras model; it is changed.
+        path: of the ONNX model, for errors.
+
+    Returns:
+        The normalisations that the exporter folded into the convolution before. They now have mean 0 and variance 1.
 
     Raises:
-        FaceError: the first step that does not fit: where it is, what it is, and what belongs there.
+        FaceError: a step does not fit. It says where, what the step is, and what belongs there.
     """
     places = list_places(model)
     for number, (step, place) in enumerate(zip(steps, places, strict=False), start=1):
@@ -123,7 +133,7 @@ def copy_weights(steps: list[Step], model: keras.Model, path: Path) -> list[Fuse
 
 
 def _find_difference(step: Step, place: Place) -> str:
-    """What belongs at this place where the two disagree, or ''."""
+    """How a step differs from its place, or ''."""
     if step.describe() != place.describe():
         return f"a {place.describe()} belongs there"
     if step.pads != place.pads:
@@ -142,14 +152,16 @@ def _copy_one(step: Step, place: Place) -> None:
         if layer is not None:
             layer.kernel.assign(np.ascontiguousarray(kernel.transpose(axes)))
     norm = place.norm
-    # Where the exporter kept no variance the divisor is 1.
+    # Without the variance from the exporter the divisor is 1.
     variance = np.full_like(step.scale, 1 - norm.epsilon) if step.variance is None else step.variance
     norm.moving_variance.assign(variance)
     norm.moving_mean.assign(step.mean)
     norm.gamma.assign(step.scale * np.sqrt(variance.astype(np.float64) + norm.epsilon))
     norm.beta.assign(step.beta)
     if step.activation == "relu":
-        place.activation.max_value = step.max_value  # some mix ReLU and ReLU6; the layer's config keeps it
+        place.activation.max_value = (
+            step.max_value
+        )  # some models mix ReLU and ReLU6; the configuration of the layer keeps it
     elif step.activation == "leaky_relu":
         place.activation.negative_slope = step.slope
     elif step.activation == "prelu":

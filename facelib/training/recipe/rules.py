@@ -1,4 +1,4 @@
-"""What a recipe may not say: values out of range, and combinations that mean nothing. All before anything is loaded."""
+"""The rules of a recipe: ranges of values, and combinations of keys that make no sense."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,15 @@ _AT_LEAST_0 = (
 
 
 def check_recipe(recipe: "Recipe", source: str) -> None:
-    """Raises FaceError for the first rule that the recipe does not keep. `source` names it in the message."""
+    """Checks all rules.
+
+    Args:
+        recipe: to check.
+        source: names it in the message.
+
+    Raises:
+        FaceError: the first rule that is broken.
+    """
     for is_met, rule, received in _rules(recipe):
         if not is_met:
             raise FaceError(f"{source}: {rule}. Received: {received}.")
@@ -35,7 +43,7 @@ def _rules(recipe: "Recipe") -> list[Rule]:
     is_plain = Path(recipe.name).name == recipe.name and recipe.name not in ("", "..")
     model, data = recipe.model, recipe.data
     rules = [
-        (is_plain, "name is that of a folder in runs/", repr(recipe.name)),
+        (is_plain, "name is the name of a folder in runs/", repr(recipe.name)),
         (recipe.seed >= 0, "seed is at least 0", recipe.seed),
         (recipe.nan_retries >= 0, "nan_retries is at least 0", recipe.nan_retries),
         (model.embedding_size >= 1, "model.embedding_size is at least 1", model.embedding_size),

@@ -1,4 +1,4 @@
-"""The tables and keys of a recipe, with their defaults: `Recipe`, `Stage` (a `[[stage]]` table) and the other tables."""
+"""The tables and keys of a recipe, with their defaults: `Recipe`, its `[[stage]]` tables (`Stage`) and the others."""
 
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -8,7 +8,7 @@ from facelib.losses.registry import resolve_options
 from facelib.model_input import IO_CHOICES
 from facelib.models.registry import BACKBONES, ModelConfig
 
-# Those that can move the drawn centres of a sampled head alone -> tables of state beside the centres.
+# {optimizer that can update only the sampled class centres: number of its state tables of that size}.
 ROW_OPTIMIZERS = {"sgd": 1, "adam": 2, "adamw": 2, "lion": 1}
 
 DEFAULT_OPTIMIZER = "sgd"
@@ -30,30 +30,48 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Stage:
-    """What is minimised, for how long, and how.
+    """A `[[stage]]` table: what is minimised, for how long, and how.
 
-    The loss:
-        loss: a name of docs/losses.md, or 'distill' for the teacher alone.   margin, scale, loss_options: of that loss;
-        absent: its own defaults.   margin_warmup_steps: the margin rises from 0 over so many, and the scale from
-        warmup_scale where that is given.   label_smoothing: share of the target spread over all classes.
-        center_loss, norm_penalty: weights of the center loss, and of the mean L1 norm of the raw embeddings.
-        distill, distill_weight: loss towards the recipe's teacher ('cosine', 'l2', 'kl', 'relational') and its weight.
-        sample_rate: share of the classes that a step's softmax looks at, in (0, 1]; 1 is exact
-        (facelib/losses/partial_fc.py).
-    The optimizer:
-        optimizer: absent = the one of the stage before goes on, with what it has accumulated.   momentum, nesterov: of
-        sgd.   epsilon: of adam, adamw, nadam; absent = 1e-7.   learning_rate: peak, reached after warmup_steps; then
-        'cosine' or 'polynomial' (of `power`) to final_learning_rate at the stage's end, 'step': times lr_drop at each
-        of lr_drop_epochs, 'plateau': times lr_drop after `patience` epochs without a better score, or 'constant'.
-        backbone_rate: the embedder's learning rate, as a share of the head's.   weight_decay: on kernels only, times
-        last_layer_decay on the layers after the global operator and on the class centres.   clip_norm: of all
-        gradients together; 0 for none.   ema: decay of a moving average of the weights, which is what is then measured
-        and saved; 0 for none.   sam: radius rho of sharpness-aware minimisation; 0 for none.
-    The data:
-        epochs: passes.   images_per_identity: K of a PK sampler; 1 = every image once an epoch.   mixup: alpha of its
-        Beta distribution; 0 for none.   micro_batches: a batch goes through the net in so many parts.
-    What is trained:
-        freeze_backbone: the class centres alone.   freeze_layers: beginnings of the names of layers that stay.
+    Attributes:
+        loss: a name of docs/losses.md, or 'distill' for the teacher alone.
+        epochs: passes over the data.
+        margin: of the loss; None for its default.
+        scale: of the loss; None for its default.
+        loss_options: other options of the loss, by name.
+        margin_warmup_steps: steps over which the margin rises from 0.
+        warmup_scale: scale at the start of the margin warm-up; None for `scale` from the start.
+        label_smoothing: share of the target that is spread over all classes.
+        sample_rate: share of the classes in the softmax of a step, in (0, 1]; 1 is exact (losses/partial_fc.py).
+        center_loss: weight of the center loss; 0 for none.
+        norm_penalty: weight of the mean L1 norm of the embeddings before normalisation; 0 for none.
+        distill: loss towards the teacher of the recipe: 'cosine', 'l2', 'kl' or 'relational'.
+        distill_weight: its weight.
+        optimizer: 'sgd', 'adam', 'adamw', 'nadam' or 'lion'; None continues with that of the stage before.
+        momentum: of sgd.
+        nesterov: of sgd.
+        epsilon: of adam, adamw and nadam; None for 1e-7.
+        learning_rate: peak of the learning rate.
+        backbone_rate: learning rate of the embedder, as a share of that of the head.
+        warmup_steps: steps over which the learning rate rises to its peak.
+        schedule: after the warm-up. 'cosine' and 'polynomial' fall to final_learning_rate at the end of the stage;
+            'step' drops at the epochs of lr_drop_epochs; 'plateau' drops after `patience` epochs without a better
+            score; 'constant' stays.
+        final_learning_rate: of 'cosine' and 'polynomial'.
+        power: of 'polynomial'.
+        lr_drop_epochs: epochs of the stage at which 'step' drops.
+        lr_drop: factor of a drop of 'step' and 'plateau'.
+        patience: epochs, of 'plateau'.
+        weight_decay: on kernels only.
+        last_layer_decay: factor of weight_decay for the layers after the global operator and for the class centres.
+        clip_norm: largest norm of all gradients together; 0 for no limit.
+        ema: decay of a moving average of the weights, which is then measured and saved; 0 for none.
+        sam: radius rho of sharpness-aware minimisation; 0 for none.
+        images_per_identity: K of a PK sampler; 1 gives every image once an epoch.
+        mixup: alpha of the Beta distribution of MixUp; 0 for none.
+        micro_batches: parts of a batch that go through the network one after another.
+        freeze_backbone: whether only the class centres are trained.
+        freeze_layers: layers whose names begin with one of these are not trained.
+        optimizer_kind: the optimizer in use; no key of a recipe.
     """
 
     loss: str = "arcface"
@@ -116,9 +134,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """batch_size: images a step.   shuffle: 'records' (exact) or 'blocks' (slow disks).   flip: random mirror.
+    """The [data] table.
 
-    augment: docs/augmentation.md.
+    Attributes:
+        batch_size: images per step, of all workers together.
+        shuffle: 'records' is exact; 'blocks' reads in sequence, for slow disks.
+        flip: whether half of the images, at random, are mirrored left to right.
+        augment: see docs/augmentation.md.
     """
 
     batch_size: int = 128
@@ -129,7 +151,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TeacherIo:
-    """How a teacher without a sidecar is fed, as the flags of the test scripts say; see `facelib.model_input.Io`."""
+    """The [teacher_io] table: the input of a teacher without a sidecar, with the values of the test scripts' flags.
+
+    See `facelib.model_input.Io`.
+    """
 
     input: str = "input_1"
     output: str = "embeddings"
@@ -140,12 +165,21 @@ class TeacherIo:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training.
+    """A whole recipe.
 
-    seed: of weights, order and augmentation.   deterministic: bitwise repeatable, on the CPU.
-    sync_batch_norm: normalise by the statistics of all workers' images, not each by its own; slower.
-    nan_retries: how often a diverged training goes back to its last checkpoint, each time at half the learning rate.
-    teacher: any artefact whose embeddings are to be learned; "" for none.
+    Attributes:
+        name: of the default run directory, runs/<name>.
+        seed: of weights, order and augmentation.
+        precision: 'float32', 'mixed_float16' or 'mixed_bfloat16'.
+        deterministic: whether a run is bitwise repeatable, on a CPU.
+        sync_batch_norm: whether batch normalisation uses the images of all workers, which is slower, or those of each.
+        nan_retries: how often a training with a non-finite loss goes back to its last checkpoint, each time at half the
+            learning rate.
+        teacher: path of an artefact whose embeddings are learned; "" for none.
+        teacher_io: of a teacher without a sidecar.
+        model: the backbone.
+        data: batches and augmentation.
+        stage: the schedule, one stage after another.
     """
 
     name: str = "unnamed"

@@ -1,4 +1,4 @@
-"""A recipe as TOML: read with overrides into the dataclasses of schema.py, and written back."""
+"""Reads a recipe from TOML, with the changes of --set, and writes it back; schema.py has the keys."""
 
 import dataclasses
 import difflib
@@ -15,10 +15,14 @@ from facelib.training.recipe.schema import CHOICES, Recipe, recipe_keys
 
 
 def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
-    """Reads a recipe; `overrides` are 'stage.0.epochs=2' as --set takes them.
+    """Reads a recipe.
+
+    Args:
+        path: TOML file.
+        overrides: changes such as 'stage.0.epochs=2', as --set takes them.
 
     Raises:
-        FaceError: no file, no TOML, an unknown key, a value of the wrong type or out of its choices.
+        FaceError: no file, no TOML, an unknown key, a value of the wrong type or out of range.
     """
     path = require_file(path, "recipe")
     try:
