@@ -1,10 +1,11 @@
-"""Take the weights of a public ONNX face model: MODEL.onnx -> OUT.h5 (+ OUT.h5.json).
+"""Import the weights of a public ONNX face model: MODEL.onnx -> OUT.h5 (+ OUT.h5.json).
 
 python import_onnx.py w600k_mbf.onnx runs/pretrained/embedder.h5 --licence non-commercial
 
-MobileFaceNets, and InsightFace's arcface_torch nets: mbf and iresnet18, 34, 50, 100, as PyTorch's exporters write them.
-Layers are matched in order; the result is run against the ONNX file before anything is written. From there on it is a
-model like a trained one: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py, or a start for train.py --init-from.
+It knows MobileFaceNets and InsightFace's arcface_torch networks (mbf, iresnet18, 34, 50 and 100), as PyTorch exports
+them. Layers are matched in order, and the result is compared with the ONNX model before anything is written. OUT.h5 is
+then like a trained model: export it with h5_2_pb.py, optimize_pb.sh and pb_2_tflite.py, or start a training from it
+with train.py --init-from.
 """
 
 import argparse
@@ -26,27 +27,29 @@ from facelib.models.registry import IRESNETS
 from facelib.sidecar import write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
-MAX_DIFFERENCE = 1e-4  # of any output, relative to the largest
+MAX_DIFFERENCE = 1e-4  # between outputs, relative to the largest output
 NUM_FACES = 2
-NUM_CROPS = 256  # for statistics
+NUM_CROPS = 256  # for the statistics of batch normalisation
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a face model in ONNX, NCHW, RGB")
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="face model in ONNX, NCHW, RGB")
     parser.add_argument("out", type=Path, metavar="OUT.h5")
     pixels_help = (
-        "what the ONNX file eats: 0..255, (x-127.5)/128, (x-127.5)/127.5, or ImageNet statistics (default: pm1_exact "
-        "for mbf and iresnet, imagenet for foamliu's separable ReLU6 net, else pm1)"
+        "pixel values of the ONNX model: 0..255, (x-127.5)/128, (x-127.5)/127.5, or ImageNet statistics (default: "
+        "pm1_exact for mbf and iresnet, imagenet for foamliu's separable ReLU6 network, else pm1)"
     )
     parser.add_argument("--pixels", choices=tuple(PIXEL_SCALINGS), help=pixels_help)
     faces_help = (
-        "crops to train on from here: normalisations that came folded into convolutions get the statistics of 256 of "
-        "them, which changes no output; without, training begins with a jump"
+        "training crops, if you train the model further: 256 of them restore the statistics of folded batch "
+        "normalisation. No output changes; without them the training loss starts too high"
     )
     parser.add_argument("--faces", type=Path, metavar="DATA", help=faces_help)
-    parser.add_argument("--licence", metavar="NAME", help="of the weights, for the sidecar, e.g. Apache-2.0")
-    parser.add_argument("--training-data", metavar="NAME", help="for the sidecar, e.g. MS1M")
+    parser.add_argument("--licence", metavar="NAME", help="licence of the weights, for the sidecar, e.g. Apache-2.0")
+    parser.add_argument(
+        "--training-data", metavar="NAME", help="training data of the weights, for the sidecar, e.g. MS1M"
+    )
     return parser.parse_args(argv)
 
 
@@ -91,22 +94,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def print_result(args: argparse.Namespace, record: dict, num_parameters: int) -> None:
-    how = "as told" if args.pixels else "by its shape; say --pixels if that is wrong"
+    how = "from --pixels" if args.pixels else "guessed from its layers; give --pixels if that is wrong"
     print(f"{record['backbone']}: {record['layers']} layers, {num_parameters:,} parameters")
     print(f"pixels: {record['pixels']} ({how})")
     if record["slopes_rewritten"]:
-        print(f"{record['slopes_rewritten']} PReLU slopes above 1, rewritten exactly")
+        print(f"{record['slopes_rewritten']} PReLU slopes above 1 rewritten, without changing the function")
     if record["normalisations_folded"]:
         statistics = record["statistics"]
-        what = f"now with the statistics of {statistics['count']} crops" if statistics else "to train on, pass --faces"
-        print(f"{record['normalisations_folded']} normalisations came folded into convolutions: {what}")
+        what = (
+            f"statistics restored from {statistics['count']} crops" if statistics else "pass --faces to train further"
+        )
+        print(f"{record['normalisations_folded']} batch normalisations are folded in the ONNX model: {what}")
     print(f"outputs agree within {record['max_difference']:.1e} on {NUM_FACES} faces")
     print(f"wrote {args.out}; next: python evaluate_data.py {args.out} or python h5_2_pb.py {args.out}")
 
 
 @dataclass
 class Net:
-    """A backbone by its name in `facelib.models.registry`, its arguments, and the pixels that such models eat."""
+    """A backbone that an ONNX model may be.
+
+    Attributes:
+        name: in `facelib.models.registry`.
+        options: arguments of its builder.
+        pixels: the usual pixel scaling of such models, a key of `PIXEL_SCALINGS`.
+    """
 
     name: str
     options: dict
@@ -114,10 +125,13 @@ class Net:
 
 
 def recognise(steps: list[Step], path: Path) -> Net:
-    """Which of our backbones the steps may be; whether they are is for `copy_weights` to say."""
+    """The backbone that the steps may be. `copy_weights` checks whether they are."""
     kinds = {step.activation for step in steps} - {"linear"}
     if len(kinds) != 1:
-        raise FaceError(f"A face model has one kind of activation. '{path}' has {', '.join(sorted(kinds)) or 'none'}.")
+        raise FaceError(
+            f"A face model has one kind of activation. '{path}' has {', '.join(sorted(kinds)) or 'none'}: it is "
+            f"another architecture."
+        )
     options = {"embedding_size": steps[-1].channels, "activation": kinds.pop()}
     if steps[0].strides == (1, 1):
         return Net(_name_iresnet(steps, path), options, "pm1_exact")
@@ -135,7 +149,7 @@ def _name_iresnet(steps: list[Step], path: Path) -> str:
 
     found = sum(step.kernel is not None and step.kernel.shape[2:] == (3, 3) for step in steps)
     for depth, repeats in DEPTHS.items():
-        if found == 1 + 2 * sum(repeats):  # the first, and two a block
+        if found == 1 + 2 * sum(repeats):  # the first one, and two in each block
             return f"iresnet{depth}"
     known = ", ".join(f"{1 + 2 * sum(repeats)} (iresnet{depth})" for depth, repeats in DEPTHS.items())
     raise FaceError(
@@ -150,7 +164,7 @@ def is_separable(steps: list[Step]) -> bool:
 
 
 def build(net: Net, pixels: str, size: tuple[int, int]):
-    """The backbone with fresh weights."""
+    """Builds the backbone with random weights."""
     from iresnet import iresnet
     from mobilefacenet import mbf, mobilefacenet
 
@@ -162,10 +176,19 @@ def build(net: Net, pixels: str, size: tuple[int, int]):
 
 
 def check_outputs(model, pixels: str, size: tuple[int, int], path: Path) -> float:
-    """Runs both on the same faces; the largest difference relative to the largest output.
+    """Runs the ONNX model and the import on the same faces.
+
+    Args:
+        model: the import.
+        pixels: pixel scaling of the ONNX model.
+        size: (H, W).
+        path: of the ONNX model.
+
+    Returns:
+        The largest difference, relative to the largest output.
 
     Raises:
-        FaceError: above `MAX_DIFFERENCE`.
+        FaceError: it is above `MAX_DIFFERENCE`.
     """
     from facelib.runtimes.onnx import OnnxEmbedder
 
@@ -174,12 +197,14 @@ def check_outputs(model, pixels: str, size: tuple[int, int], path: Path) -> floa
     expected = OnnxEmbedder(path, io, batch_size=NUM_FACES).raw(faces)
     received = model(faces.astype(np.float32), training=False).numpy()
     if received.shape != expected.shape:
-        raise FaceError(f"'{path}' gives {list(expected.shape)}, the import {list(received.shape)}: it is another net.")
+        raise FaceError(
+            f"'{path}' gives {list(expected.shape)}, the import {list(received.shape)}: it is another network."
+        )
     difference = float(np.abs(received - expected).max() / np.abs(expected).max())
     if not difference <= MAX_DIFFERENCE:
         raise FaceError(
-            f"The import must give what '{path}' gives, within {MAX_DIFFERENCE:g}. It differs by {difference:.2g}: the "
-            f"layers have the shapes of {model.name} but are connected in another way."
+            f"The import must give the outputs of '{path}' within {MAX_DIFFERENCE:g}. It differs by {difference:.2g}: "
+            f"the layers have the shapes of {model.name}, but other connections. Give --pixels if that is wrong."
         )
     return difference
 

@@ -1,11 +1,12 @@
 """Train an embedder: recipe + data -> RUN/embedder.h5. The same command again resumes.
 
-python train.py                                            toy faces that it draws itself, a few minutes
+python train.py                                            on synthetic faces that it draws, in a few minutes
 python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --out runs/small
 python train.py recipes/small_mobilefacenet.toml --data DATA --out runs/x --set model.activation=relu
-python launch.py -n 2 train.py RECIPE ...                  two workers on this machine; clusters: docs/scaling.md
+python launch.py -n 2 train.py RECIPE ...                  two workers on this machine; for clusters: docs/scaling.md
 
-Ctrl-C or SIGTERM writes a checkpoint and ends with exit code 130 or 143; `n` + Enter ends after this epoch, with 0.
+Ctrl-C or SIGTERM writes a checkpoint and ends with exit code 130 or 143. `n` + Enter ends after the current epoch, with
+exit code 0.
 """
 
 import argparse
@@ -54,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_file(Path(model), "model")
     records = open_records(args.data)
     if records.num_classes < 2:
-        raise FaceError(f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}.")
+        raise FaceError(
+            f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}. Give other data."
+        )
     cluster = find_cluster()
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
@@ -94,11 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None, workers) -> Teacher:
-    """The recipe's teacher on these records, fed as its sidecar says, or as [teacher_io] does without one."""
+    """The recipe's teacher on these records. Its sidecar describes its input, or [teacher_io] if it has none."""
     path = Path(recipe.teacher)
     sidecar = check_sidecar(path)
     if not workers.is_chief:
-        workers.wait()  # worker 0 computes its embeddings, the others find them in the data directory
+        workers.wait()  # worker 0 computes the embeddings; the others read them from the data directory
     teacher = open_teacher(path, sidecar.io if sidecar else Io(**vars(recipe.teacher_io)), records, threads=threads)
     if workers.is_chief:
         workers.wait()
@@ -106,21 +109,21 @@ def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None, w
 
 
 def make_initialise(path: Path, class_names: Sequence[str]):
-    """What `Trainer` calls on a new run: weights of an older model, see `facelib.training.init_from`."""
+    """The function that loads the weights of --init-from into a new run; see `facelib.training.init_from`."""
     from facelib.training.init_from import apply_init
 
     return lambda embedder, head: apply_init(embedder, head, path, class_names)
 
 
 def find_valid(valid: Path | None) -> list:
-    """The verification sets; none at all is allowed only where nobody named a folder."""
+    """The verification sets. Without --valid there may be none."""
     if valid is None and not any(DEFAULT_VALID.glob("*.bin")):
         return []
     return find_sets(valid or DEFAULT_VALID)
 
 
 def draw_toy_data(folder: Path) -> tuple[Path, Path]:
-    """Draws toy faces once: (data directory, folder with toy.bin)."""
+    """Draws synthetic faces, once: (data directory, folder with toy.bin)."""
     data, valid = folder / "data", folder / "valid"
     if not (valid / "toy.bin").exists():
         write_pairs(valid / "toy.bin", TOY_VALID, TOY_PAIRS)
@@ -134,7 +137,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add(
-        "recipe", type=Path, nargs="?", default=TOY_RECIPE, metavar="RECIPE", help="TOML file (default: the toy recipe)"
+        "recipe",
+        type=Path,
+        nargs="?",
+        default=TOY_RECIPE,
+        metavar="RECIPE",
+        help="TOML file (default: recipes/toy.toml)",
     )
     add(
         "--data",
@@ -148,27 +156,45 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--init-from",
         type=Path,
         metavar="H5",
-        help="begin with the weights of embedder.h5, or of an epoch-NNN.h5 and its "
-        "class centres where identities are the same",
+        help="start with the weights of an embedder.h5; an epoch-NNN.h5 also gives the class centres of the identities "
+        "that both data sets have",
     )
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: stage.0.epochs=2")
-    add("--checkpoint-every", type=int, default=1000, metavar="STEPS", help="besides after each epoch (%(default)s)")
-    add("--log-every", type=int, default=20, metavar="STEPS", help="to metrics.jsonl and TensorBoard (%(default)s)")
+    add(
+        "--checkpoint-every",
+        type=int,
+        default=1000,
+        metavar="STEPS",
+        help="steps between checkpoints; one follows each epoch too (default: %(default)s)",
+    )
+    add(
+        "--log-every",
+        type=int,
+        default=20,
+        metavar="STEPS",
+        help="steps between lines of metrics.jsonl and TensorBoard (default: %(default)s)",
+    )
     add(
         "--profile",
         type=int,
         metavar="N",
-        help="write a TensorFlow profile of N steps, and go on",
+        help="write a TensorFlow profile of N steps",
     )
-    add("--join-seconds", type=int, default=JOIN_SECONDS, metavar="S", help="to wait for other workers (%(default)s)")
-    add("--threads", type=int, metavar="N", help="that read and decode images (default: all cores)")
+    add(
+        "--join-seconds",
+        type=int,
+        default=JOIN_SECONDS,
+        metavar="S",
+        help="seconds to wait for other workers (default: %(default)s)",
+    )
+    add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     args = parser.parse_args(argv)
     for flag in ("checkpoint_every", "log_every", "threads", "join_seconds", "profile"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise FaceError(f"--{flag.replace('_', '-')} is at least 1. Received: {value}.")
     if args.data is None and args.recipe.resolve() != TOY_RECIPE.resolve():
-        raise FaceError("A recipe of your own needs data. Give --data DIR, as prepare_data.py writes it.")
+        raise FaceError("Only the toy recipe trains without --data. Give --data DIR, as prepare_data.py writes it.")
     return args
 
 

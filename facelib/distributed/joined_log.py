@@ -1,16 +1,22 @@
-"""The output of several processes joined to one, line by line."""
+"""Joins the output of several processes to one log, line by line (launch.py)."""
 
 import os
 import sys
 import threading
 
-_WRITING = threading.Lock()  # so that the lines of two processes do not mix
+_WRITING = threading.Lock()  # keeps the lines of two processes apart
 _is_mid_line: dict[int, bool] = {}  # by file descriptor
 _MOST_BYTES_A_LINE = 65_536
 
 
 def copy_lines(source, target: int, prefix: bytes) -> None:
-    """Copies `source` in whole lines to the file descriptor `target`, to its end. Without `prefix` byte by byte."""
+    """Copies the output of a process until it ends.
+
+    Args:
+        source: file object of a pipe.
+        target: file descriptor.
+        prefix: of each line; with b"" bytes are copied as they are, so a progress bar works.
+    """
     rest = b""
     while data := os.read(source.fileno(), 65_536):
         lines, rest = cut_lines(rest + data) if prefix else cut_whole(rest + data)
@@ -21,7 +27,7 @@ def copy_lines(source, target: int, prefix: bytes) -> None:
 
 
 def cut_lines(data: bytes) -> tuple[list[bytes], bytes]:
-    """(whole lines, the beginning of the next). Of a line that was drawn over, as a progress bar, the last state."""
+    """(complete lines, the beginning of the next). Of a progress bar, which overwrites its line, the last state."""
     *lines, rest = data.split(b"\n")
     lines = [line.rstrip(b"\r").rpartition(b"\r")[2] + b"\n" for line in lines]
     body = rest.rstrip(b"\r")
@@ -32,7 +38,7 @@ def cut_lines(data: bytes) -> tuple[list[bytes], bytes]:
 
 
 def cut_whole(data: bytes) -> tuple[list[bytes], bytes]:
-    """(all that ends with a line, the beginning of the next)."""
+    """([everything up to the last line end], the beginning of the next line)."""
     end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
     if len(data) - end > _MOST_BYTES_A_LINE:
         end = len(data)
@@ -40,7 +46,7 @@ def cut_whole(data: bytes) -> tuple[list[bytes], bytes]:
 
 
 def say(line: str) -> None:
-    """Writes a line of our own to the standard error, not into a progress bar that somebody has left there."""
+    """Writes a line to the standard error; on a new line if a progress bar is open."""
     with _WRITING:
         print("\n" * _is_mid_line.get(2, False) + line, file=sys.stderr, flush=True)
         _is_mid_line[2] = False
@@ -52,5 +58,5 @@ def _write_all(target: int, data: bytes) -> None:
         try:
             while data:
                 data = data[os.write(target, data) :]
-        except OSError:  # nobody reads our output any more: go on emptying the worker's
+        except OSError:  # nobody reads our output any more; the pipe of the worker must still be emptied
             return

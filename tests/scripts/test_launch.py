@@ -112,7 +112,7 @@ def test_more_workers_than_gpus_are_refused(start):
     code, out, err = one.wait()
 
     assert (code, out) == (1, "")
-    assert err.startswith("error: Every worker has a GPU of its own. Received: -n 3 with 2 visible.")
+    assert err.startswith("error: Every worker needs its own GPU. Received: -n 3 with 2 visible.")
     assert err.count("\n") == 1
 
 
@@ -260,8 +260,8 @@ for i in range(20_000):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("", "-n is how many workers to start, at least 1. Received: nothing"),
-        ("train.py", "-n is how many workers to start, at least 1. Received: nothing"),
+        ("", "-n is the number of workers, at least 1. Received: nothing"),
+        ("train.py", "-n is the number of workers, at least 1. Received: nothing"),
         ("-n 0 train.py", "at least 1. Received: 0"),
         ("-n -3 train.py", "at least 1. Received: -3"),
         ("-n 2", "runs a script. Received none"),
@@ -272,7 +272,7 @@ for i in range(20_000):
         ("-n 2 --grace nan train.py", "Received: nan"),
         ("-n 2 --port 65535 train.py", "first of 2 ports. Received: 65535"),
         ("-n 2 --port 0 train.py", "Received: 0"),
-        ("-n 2 --host-index 0 train.py", "--host-index counts in --hosts. Received: 0 without"),
+        ("-n 2 --host-index 0 train.py", "--host-index goes with --hosts. Received: 0 without"),
         ("-n 2 --hosts a,b --port 20000 train.py", "0 to 1. Received: none"),
         ("-n 2 --hosts a,b --port 20000 --host-index 2 train.py", "0 to 1. Received: 2"),
         ("-n 2 --hosts a,b --host-index 0 train.py", "Received no --port"),

@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-import launch
+from facelib.distributed import worker_processes
 from tests.helpers.launched import starting, wait_until_gone
 
 
@@ -34,7 +34,7 @@ time.sleep(600)
 
     assert code == 7
     one.read("asked.0"), one.read("asked.2")
-    assert err == "error: Worker 1 ended with exit code 7, so the others are ended too. Its own lines may say why.\n"
+    assert err == "error: Worker 1 ended with exit code 7, so the others are ended too. See the lines of this worker.\n"
     wait_until_gone(*(int(one.read(f"pid.{i}")) for i in range(3)))
 
 
@@ -183,11 +183,11 @@ def test_a_worker_that_was_stopped_by_somebody_else_takes_the_others_with_it(sta
     assert [one.read(f"got.{i}") for i in range(2)] == ["['SIGTERM']"] * 2
 
 
-@pytest.mark.parametrize("si_code, to_worker_0", [(launch.SI_KERNEL, []), (0, ["SIGINT"])])
+@pytest.mark.parametrize("si_code, to_worker_0", [(worker_processes.SI_KERNEL, []), (0, ["SIGINT"])])
 def test_what_the_terminal_has_sent_to_worker_0_is_not_sent_again(monkeypatch, si_code, to_worker_0):
     """Two signals that come close together are one to the process, so that processes cannot show this."""
 
-    class Recorded(launch.Worker):
+    class Recorded(worker_processes.WorkerProcess):
         has_ended, code = False, 0
 
         def send(self, number):
@@ -200,7 +200,7 @@ def test_what_the_terminal_has_sent_to_worker_0_is_not_sent_again(monkeypatch, s
     sent = {0: [], 1: []}
     monkeypatch.setattr(signal, "sigtimedwait", sigtimedwait)
 
-    assert launch.tend([Recorded(0, None, True), Recorded(1, None, False)], grace=1.0) == 0
+    assert worker_processes.supervise([Recorded(0, None, True), Recorded(1, None, False)], grace=1.0) == 0
     assert sent == {0: to_worker_0, 1: ["SIGINT"]}
 
 
