@@ -1,11 +1,11 @@
-"""Which part of a training is the slowest, and what to change: reading, decoding, augmenting, or the step.
+"""Find the slowest part of a training, and what to change: reading, decoding, augmenting or the training step.
 
     python tools/doctor.py RECIPE --data DIR [--seconds 5] [--threads N]
 
 Each part is measured alone, as the training would run it: reading, decoding and augmenting on all threads, the whole
-input pipeline, and the recipe's first step on a fixed batch. On a CPU the step and the input share the cores, so a
-training gets a little less than the lower of the two. Data that were read a moment ago come from memory, not from the
-disk: look at a cold disk with data larger than the memory.
+input pipeline, and the step of the recipe's first stage on a fixed batch. On a CPU the step and the input share the
+cores, so a training is a little slower than the slower of the two. Recently read data come from memory instead of the
+disk: to measure a disk, use data that are larger than the memory.
 """
 
 import argparse
@@ -35,9 +35,9 @@ from facelib.training.recipe.toml import load_recipe
 
 SAMPLE = 2048  # images that are decoded and augmented again and again
 PIECE = 32  # images of one task
-ENOUGH = 1.2  # so much faster than the step, the input is no concern
+ENOUGH = 1.2  # ratio of input and step speed above which the input does not limit the training
 WARM_UP = 3  # steps
-MUCH_WAITING = 0.4  # of what the parts would give one after the other in each thread: less is lost between them
+MUCH_WAITING = 0.4  # share of the expected pipeline speed; below it threads wait for each other
 DOING = {"read": "Reading", "decode": "Decoding", "augment": "Augmenting"}
 SHOWN = {name: f"{doing.lower()} alone" for name, doing in DOING.items()} | {
     "pipeline": "the whole input",
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show(name: str, rate: float, threads: int | None) -> None:
+    """Prints one measurement; `threads` is None for the training step."""
     with_threads = f" ({threads} thread{'s' * (threads != 1)})" if threads else ""
     print(f"{SHOWN[name]:24} {rate:10,.0f} images/s{with_threads}", flush=True)
 
@@ -72,10 +73,13 @@ def show(name: str, rate: float, threads: int | None) -> None:
 
 
 def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str) -> str:
-    """What limits the training, and what to change, in one line.
+    """Says in one line what limits the training and what to change.
 
     Args:
-        rates: images/s of 'read', 'decode', 'augment', 'pipeline' and, where it was measured, 'step'.
+        rates: images/s of 'read', 'decode', 'augment', 'pipeline' and, if it was measured, 'step'.
+        threads: that read and decode.
+        num_cores: that this process may use.
+        shuffle: of the recipe, 'records' or 'blocks'.
     """
     pipeline, step = rates["pipeline"], rates.get("step")
     if step is not None and pipeline >= ENOUGH * step:
@@ -87,7 +91,7 @@ def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str)
     together = 1 / sum(1 / rates[name] for name in DOING)
     if pipeline < MUCH_WAITING * together:
         other = num_cores if threads != num_cores else 1
-        return f"Threads that wait for each other: {together:,.0f} images/s without; {feeds} Try --threads {other}."
+        return f"Threads wait for each other: without that {together:,.0f} images/s; {feeds} Try --threads {other}."
     slowest = min(DOING, key=lambda name: rates[name])
     advice = _advice(slowest, threads, num_cores, shuffle)
     if step is None:
@@ -110,7 +114,7 @@ def _advice(slowest: str, threads: int, num_cores: int, shuffle: str) -> str:
 
 
 def input_rates(data: TrainingData, seconds: float):
-    """Yields (name, images/s) of reading, decoding and augmenting alone, then of all of it."""
+    """Yields (name, images/s) of reading, decoding and augmenting alone, then of the whole pipeline."""
     threads, records = data.num_threads, data.records
     order = data.order(0)
     yield "read", measure(reader(records, order, data.shuffle), threads, seconds)
@@ -144,7 +148,7 @@ def reader(records: Records, order: np.ndarray, shuffle: str) -> Callable[[int, 
 
 
 def augmenter(augment: Callable | None, images: list[np.ndarray]) -> Callable[[int, int], int]:
-    """Augments images, each time with another key."""
+    """Augments images, each time with a different key."""
     keys = np.random.default_rng(0).integers(0, 2**64, 1 << 16, np.uint64).tolist()
 
     def work(k: int, thread: int) -> int:
@@ -157,7 +161,13 @@ def augmenter(augment: Callable | None, images: list[np.ndarray]) -> Callable[[i
 
 
 def measure(work: Callable[[int, int], int], threads: int, seconds: float) -> float:
-    """Images/s of `work(k, thread)` -> images done, for k = 0, 1, 2, ... on so many threads."""
+    """Images/s of a function that several threads call.
+
+    Args:
+        work: (k, thread) -> number of images done; k counts the calls of all threads from 0.
+        threads: how many.
+        seconds: how long.
+    """
     numbers, start = itertools.count(), time.perf_counter()
 
     def run(thread: int) -> int:
@@ -171,7 +181,7 @@ def measure(work: Callable[[int, int], int], threads: int, seconds: float) -> fl
 
 
 def pipeline_rate(data: TrainingData, seconds: float) -> float:
-    """Images/s of the batches, after those that were ready at once."""
+    """Images/s of the batches, without the first ones, which are prepared before the clock starts."""
     batches, done, ready = data.stream(last_epoch=1 << 30), 0, 2 * data.num_threads + 1
     try:
         start = time.perf_counter()
@@ -187,7 +197,7 @@ def pipeline_rate(data: TrainingData, seconds: float) -> float:
 
 
 def step_rate(recipe: Recipe, data: TrainingData, seconds: float) -> float:
-    """Images/s of the recipe's first stage, on one batch; where it has a teacher, on made-up vectors of one."""
+    """Images/s of the recipe's first stage on one batch; with constant vectors if the recipe has a teacher."""
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from backbones import build_backbone
     from face_loss_k import make_head
@@ -212,7 +222,7 @@ def step_rate(recipe: Recipe, data: TrainingData, seconds: float) -> float:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -227,8 +237,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="data directory (s3://, gs:// too) or older TFRecords",
     )
-    add("--seconds", type=float, default=5.0, metavar="S", help="of each measurement (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="that read and decode images (default: all cores)")
+    add("--seconds", type=float, default=5.0, metavar="S", help="seconds of each measurement (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: data.shuffle=blocks")
     add("--step", action=argparse.BooleanOptionalAction, default=True, help="measure the training step too")
     args = parser.parse_args(argv)
