@@ -32,6 +32,7 @@ class StopRequests:
     def __init__(self):
         self.now: str | None = None
         self._after_epoch = False
+        self._typed = b""  # the line that is not complete yet
 
     def __enter__(self):
         self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -51,10 +52,12 @@ class StopRequests:
         """Whether the user typed `n` and Enter; reads the terminal, or a pipe, without waiting."""
         try:
             while not self._after_epoch and _may_read() and select.select([sys.stdin], [], [], 0)[0]:
-                line = sys.stdin.readline()
-                if not line:
+                # Not readline: it buffers the lines after the first, and select no longer sees them.
+                text = os.read(sys.stdin.fileno(), 4096)
+                if not text:
                     break  # end of file
-                self._after_epoch = line.strip().lower() == "n"
+                *lines, self._typed = (self._typed + text).split(b"\n")
+                self._after_epoch = any(line.strip().lower() == b"n" for line in lines)
         except (OSError, ValueError):  # no terminal at all, as under nohup
             return False
         return self._after_epoch

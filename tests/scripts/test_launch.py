@@ -278,7 +278,7 @@ for i in range(20_000):
         ("-n 2 --hosts a,b --host-index 0 train.py", "Received no --port"),
         ("-n 2 --hosts a,,b --host-index 0 --port 20000 train.py", "each host once. Received: 'a,,b'"),
         ("-n 2 --hosts a,a --host-index 0 --port 20000 train.py", "each host once. Received: 'a,a'"),
-        ("-n 2 --hosts a:1,b --host-index 0 --port 20000 train.py", "names, without ports. Received: 'a:1'"),
+        ("-n 2 --hosts a:1,b --host-index 0 --port 20000 train.py", "names without ports. Received: 'a:1'"),
         ("-n 2 --hosts a/b,c --host-index 0 --port 20000 train.py", "Received: 'a/b:20000'"),
     ],
 )

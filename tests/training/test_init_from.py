@@ -101,11 +101,11 @@ def test_a_file_with_any_head_is_read(tmp_path, loss):
     np.testing.assert_array_equal(mine.centres.numpy()[2], head.centres.numpy()[0])
 
 
-def test_without_classes_json_the_centres_are_new_and_that_is_said(run):
+def test_without_classes_json_the_centres_are_re_initialised_and_a_line_says_so(run):
     path, _, _ = run
     (path / "classes.json").unlink()
 
-    assert "no classes.json beside it says whose the old ones are" in apply_init(
+    assert "there is no classes.json beside it that names their identities" in apply_init(
         net(), head_for(NEW), path / "epoch-001.h5", NEW
     )
 
@@ -202,7 +202,7 @@ def scaled(mean, std):
         ([124, 116, 104], [58, 57, 57], False),
     ],
 )
-def test_weights_learned_on_other_pixels_are_refused_and_nothing_is_changed(tmp_path, mean, std, is_same):
+def test_weights_of_another_pixel_scaling_are_refused_and_nothing_is_changed(tmp_path, mean, std, is_same):
     save_h5(scaled(mean, std), tmp_path / "embedder.h5")
     new = scaled(127.5, 128.0)
     before = kernels(new)
@@ -210,7 +210,7 @@ def test_weights_learned_on_other_pixels_are_refused_and_nothing_is_changed(tmp_
     if is_same:
         apply_init(new, None, tmp_path / "embedder.h5", NEW)
         return
-    with pytest.raises(FaceError, match=r"same scaling of pixels.*'.*embedder\.h5' has.*tiny has") as caught:
+    with pytest.raises(FaceError, match=r"same pixel scaling.*'.*embedder\.h5' has.*tiny has") as caught:
         apply_init(new, None, tmp_path / "embedder.h5", NEW)
 
     assert "\n" not in str(caught.value)

@@ -70,7 +70,7 @@ def test_a_recipe_says_what_it_says_and_the_rest_is_default(load):
         ("[stage]\nepochs = 1", "'stage' must be a list of at least one"),
         ("[[stage]]\nlr_drop_epochs = 3", "'stage.0.lr_drop_epochs' must be a list"),
         ("[[stage]]\nlr_drop_epochs = ['a']", "'stage.0.lr_drop_epochs.0' must be float"),
-        ("name = '../x'", "name is that of a folder in runs/. Received: '../x'"),
+        ("name = '../x'", "name is the name of a folder in runs/. Received: '../x'"),
         ("seed = -1", "seed is at least 0. Received: -1"),
         ("[model]\ndropout = 1.0", r"dropout is in \[0, 1\). Received: 1.0"),
         ("[data]\nbatch_size = 1", "batch_size is at least 2. Received: 1"),

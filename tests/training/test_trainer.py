@@ -1,11 +1,9 @@
 """The training loop and its run directory on a network of one layer: stages, resumes, and what interruptions leave."""
 
 import errno
-import json
 import os
 import signal
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,7 +17,6 @@ from facelib.training import epoch_files
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from facelib.training.recipe.schema import Stage
 from facelib.training.recipe.toml import load_recipe
-from facelib.training.run_dir import RunDir
 from tests.helpers.training_runs import (
     BATCH,
     CLASSES,
@@ -480,75 +477,6 @@ def test_a_full_disk_under_tensorboard_is_a_full_disk(tmp_path, monkeypatch):
         fit(tmp_path / "run")
 
     assert caught.value.errno == errno.ENOSPC
-
-
-# ------------------------------------------------------------------------------------------- run directory
-
-
-def open_run(path, recipe=RECIPE, fingerprint="f"):
-    return RunDir(path, recipe, Path("data"), fingerprint)
-
-
-def test_two_processes_do_not_share_a_run(tmp_path):
-    first = open_run(tmp_path / "run")
-    with pytest.raises(FaceError, match="Another process trains into"):
-        open_run(tmp_path / "run")
-
-    first.close()
-
-    open_run(tmp_path / "run").close()
-
-
-def test_a_run_that_was_refused_is_not_locked(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    for _ in range(2):
-        with pytest.raises(FaceError, match="holds other files"):
-            open_run(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-@pytest.mark.parametrize("left", [["provenance.json"], ["provenance.json", "config.toml"]])
-def test_a_run_without_a_checkpoint_may_begin_with_another_recipe(tmp_path, left):
-    open_run(tmp_path / "run").close()
-    for file in (tmp_path / "run").iterdir():
-        if file.name not in left:
-            file.unlink()
-    other = replace(RECIPE, seed=7)
-
-    open_run(tmp_path / "run", other, "g").close()
-
-    assert load_recipe(tmp_path / "run" / "config.toml") == other
-    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["data"]["fingerprint"] == "g"
-
-
-def test_the_config_of_another_program_is_not_overwritten(tmp_path):
-    (tmp_path / "config.toml").write_text("mine = 1\n")
-    with pytest.raises(FaceError, match="holds other files"):
-        open_run(tmp_path)
-    assert (tmp_path / "config.toml").read_text() == "mine = 1\n"
-
-
-def test_half_written_files_of_a_killed_process_are_removed(tmp_path):
-    open_run(tmp_path / "run").close()
-    (tmp_path / "run" / "checkpoint").mkdir()
-    left = [tmp_path / "run" / name for name in (".epoch-001.h5.7.h5", "checkpoint/.step-000000001.npz.7.part")]
-    for file in left:
-        file.write_bytes(b"x")
-
-    open_run(tmp_path / "run").close()
-
-    assert not any(file.exists() for file in left)
-
-
-def test_a_run_with_a_model_keeps_its_recipe_and_data(tmp_path):
-    fit(tmp_path / "run")
-    for path in list_checkpoints(tmp_path / "run" / "checkpoint"):
-        path.unlink()
-
-    with pytest.raises(FaceError, match="started with another one \\(seed: 0 -> 7\\)"):
-        open_run(tmp_path / "run", replace(RECIPE, seed=7))
-    with pytest.raises(FaceError, match="started on other data"):
-        open_run(tmp_path / "run", fingerprint="g")
 
 
 def test_a_finished_run_says_so_and_trains_nothing(tmp_path, capsys):
