@@ -160,7 +160,7 @@ def test_bad_input_is_one_line(home, args, match):
 
 
 def test_data_without_the_right_size_are_named(home, tmp_path):
-    with pytest.raises(FaceError, match="takes 112x112"):
+    with pytest.raises(FaceError, match="must be 112x112"):
         write_small(tmp_path)
         doctor.main([str(home / "recipe.toml"), "--data", str(tmp_path / "data"), "--seconds", "0.1", "--no-step"])
 
