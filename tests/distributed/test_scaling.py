@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,8 @@ import pytest
 
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
-from facelib.distributed.workers import Workers
-from facelib.errors import FaceError
 from facelib.runtimes.keras_h5 import load_head_centres, load_model
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint, read_rows
-from facelib.training.head_memory import check_memory
-from facelib.training.recipe.schema import Recipe, Stage
 from tests.distributed.test_workers import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,19 +161,3 @@ def test_workers_with_another_recipe_are_named(toy, tmp_path):
         errors = [line for line in output.split("\n") if line.startswith("error: ")]
         assert len(errors) == 1 and "All workers train with the same recipe. Worker 1 has another" in errors[0], output
         assert "Traceback" not in output
-
-
-@pytest.mark.parametrize(("has_tiles", "of_centres", "of_logits"), [(False, 4, 2.5), (True, 3.3, 1.3)])
-def test_more_workers_than_classes_and_a_head_too_large_are_refused(monkeypatch, has_tiles, of_centres, of_logits):
-    monkeypatch.setattr("facelib.training.head_memory.has_tiles", lambda *_: has_tiles)
-    recipe = Recipe(stage=(Stage(optimizer="adam"),))
-    with pytest.raises(FaceError, match=r"at least one class.*5 workers, 4 identities"):
-        check_memory(recipe, 4, 128, Workers(0, 5))
-    monkeypatch.setattr("facelib.training.head_memory.free_bytes", lambda: 10 << 30)
-    with pytest.raises(FaceError, match=r"must fit into memory.*where 10\.7 GB are free. Lower stage.sample_rate"):
-        check_memory(recipe, 4_000_000, 512, Workers(0, 2))
-    assert check_memory(recipe, 1000, 512, Workers(0, 2)) == ""
-    line = check_memory(replace(recipe, stage=(Stage(sample_rate=0.1),)), 1_000_000, 512, Workers(0, 4))
-    # 250,000 centres and their momentum; of 25,000 that a step sees, copies of the centres and of the logits
-    expected = 4 * (250_000 * 512 * 2 + 25_000 * (of_centres * 512 + of_logits * 128)) / 1e9
-    assert f"{expected:.1f} GB on each of 4 workers" in line and "10.7 GB are free" in line
