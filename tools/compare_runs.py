@@ -3,7 +3,7 @@
     python tools/compare_runs.py runs/margin_04 runs/margin_05 --out compare.html
 
 Compares embedder.h5 and the smallest int8 artefact of each run, or else its smallest export, by the *.report.json files
-of the test scripts. Results on other pairs, by another protocol or with another --flip stand in separate tables.
+of the test scripts. Results on other pairs, by another protocol or with another --flip are in separate tables.
 """
 
 import argparse
