@@ -305,5 +305,5 @@ def test_a_report_of_ijb_has_tables(run):
     at = cells.index("embedder.h5 · G1")
     assert cells[at + 4 : at + 6] == ["90.00[80.00, 95.00]", "20.00[10.00, 30.00]distance ≤ 0.9000"]
     (run / "embedder.h5.ijb.report.json").write_text('{"verification": {"pairs": 3}}')
-    with pytest.raises(FaceError, match="'verification' is not"):
+    with pytest.raises(FaceError, match="verification must be an object with the key 'genuine'"):
         read_run(run)
