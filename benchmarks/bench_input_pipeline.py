@@ -1,6 +1,6 @@
 """Images per second of dataset.py with all cores, against cv2.imdecode alone on one core, in one run.
 
-    python benchmarks/bench_input_pipeline.py [--data DIR]        default: toy faces, drawn into a temporary folder
+    python benchmarks/bench_input_pipeline.py [--data DIR]        default: synthetic faces in a temporary folder
 
 The bar: `ratio` = pipeline / (cores x imdecode on one core) >= 0.6 for both ways to shuffle. The three are measured in
 turn, ROUNDS times, because a shared machine is faster at some minutes than at others; medians, and the ratio is of
@@ -32,12 +32,12 @@ from facelib.data.synthetic.files import SyntheticSet, write_insightface
 
 ROUNDS = 5
 NUM_IMAGES = 16384  # of one measurement, at most: whole pools of "blocks"
-TOYS = SyntheticSet(100, 30)
+FACES = SyntheticSet(100, 30)
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="data directory (default: toy faces)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data directory (default: synthetic faces)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images a batch (%(default)s)")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,8 +59,8 @@ def main(argv=None) -> int:
 
 
 def write_synthetic_data(folder: Path) -> Path:
-    write_insightface(folder / "toys", TOYS)
-    return convert(folder / "toys", folder / "data", progress=False).out
+    write_insightface(folder / "faces", FACES)
+    return convert(folder / "faces", folder / "data", progress=False).out
 
 
 class Clock:
