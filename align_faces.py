@@ -1,11 +1,11 @@
 """Cut aligned 112x112 faces out of photos: folders in, the same folders out.
 
     python align_faces.py PHOTOS OUT                   PHOTOS: a folder per identity, or one flat folder
-    python align_faces.py PHOTOS OUT --face largest    where the photos are not framed around the person they are of
+    python align_faces.py PHOTOS OUT --face largest    for photos in which the person is not in the middle
 
-A face is found with five landmarks (MTCNN) and turned, scaled and shifted onto ArcFace's template. Crops are JPEGs of
-quality 95 with the names of the photos. The same command again does what is missing; photos that cannot be read or
-show no face are listed in OUT/skipped.csv.
+MTCNN finds a face and its five landmarks; the face is rotated, scaled and shifted onto ArcFace's template. Crops are
+JPEGs of quality 95 with the names of the photos. The same command again makes the missing crops. Photos that cannot be
+read or show no face are listed in OUT/skipped.csv.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     from facelib.alignment.align_folders import align_folders
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order: the processes end, the list is written
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes end and the list is written
     started = time.monotonic()
     outcome = align_folders(args.photos, args.out, rule=args.face, workers=args.workers, progress=args.progress)
     print_summary(outcome, args.out, time.monotonic() - started)
@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
-    """What was done, what was not and why, and what to type next."""
+    """Prints what was written, what was left out and why, and the next command."""
     from facelib.alignment.align_folders import SKIPPED
 
     where = shlex.quote(str(out))
     if outcome.num_other:
-        print(f"note: {outcome.num_other:,} files that are no images by their suffix")
+        print(f"note: {outcome.num_other:,} files whose suffix is not that of an image")
     if outcome.num_written:
         speed = f" in {seconds:.0f} s, {outcome.num_written / seconds:.1f} a second"
         there = f", {outcome.num_before:,} were there" if outcome.num_before else ""
@@ -87,14 +87,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--face",
         choices=("central", "largest"),
         default="central",
-        help="of several faces take the largest, or weigh size against distance from the middle (default: central)",
+        help="which of several faces: the largest, or the best by size and distance from the middle (default: central)",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
-        help="processes, each of one thread and about 1 GB (default: one a core, %(default)s)",
+        help="processes of one thread and about 1 GB each (default: one a core, %(default)s)",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)

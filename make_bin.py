@@ -1,9 +1,9 @@
-"""Make a verification set (.bin) from a folder of identity folders, with drawn pairs or those of a pairs.txt.
+"""Make a verification set (.bin) from a folder of identity folders, with random pairs or those of a pairs.txt.
 
     python make_bin.py FOLDERS valid_dataset/mine.bin --num-pairs 6000
     python make_bin.py lfw_aligned valid_dataset/lfw.bin --pairs pairs.txt
 
-Drawn pairs: half genuine, in 10 blocks for 10-fold evaluation, no identity in two blocks, no pair twice.
+Random pairs: half genuine, in 10 blocks for 10-fold evaluation, no identity in two blocks, no pair twice.
 Images are aligned 112x112 JPEG or PNG; their bytes are kept as they are.
 """
 
@@ -34,17 +34,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_out(out: Path) -> None:
-    """Raises FaceError unless OUT can be the name of a verification set."""
+    """Checks the name of the verification set.
+
+    Raises:
+        FaceError: not a .bin, or a folder.
+    """
     if out.suffix != ".bin":
-        raise FaceError(f"A verification set is called NAME.bin: NAME stands in the tables. Received: '{out}'.")
+        raise FaceError(f"A verification set is called NAME.bin; tables show NAME. Received: '{out}'.")
     if out.is_dir():
-        raise FaceError(f"OUT is a file to be made. '{out}' is a folder: choose another name.")
+        raise FaceError(f"OUT is a file that will be made. '{out}' is a folder: choose another name.")
 
 
 def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tuple[int, int]):
-    """(encoded images [2P], is_same bool [P]), drawn from an identity-folder tree.
+    """Draws pairs from a tree of identity folders: (encoded images [2P], is_same bool [P]).
 
-    `num_pairs` None: as many as go, up to the 6,000 of LFW.
+    Args:
+        folders: the tree.
+        num_pairs: P; None for as many as possible, up to the 6,000 of LFW.
+        seed: of the choice.
+        image_size: (height, width) in pixels that every image must have.
     """
     import numpy as np
 
@@ -90,7 +98,7 @@ def most_pairs(labels, seed: int) -> int:
 
 
 def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
-    """(encoded images [2P], is_same bool [P]), in the order of pairs.txt."""
+    """Reads the pairs of a pairs.txt, in its order: (encoded images [2P], is_same bool [P])."""
     from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
     from facelib.errors import BadRecord
     from facelib.images import check_image
@@ -116,9 +124,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--pairs", type=Path, metavar="TXT", help="use the pairs of this list, in the form of LFW's")
     which.add_argument(
-        "--num-pairs", type=int, metavar="N", help="draw N pairs, a multiple of 20 (default: as many as go, up to 6000)"
+        "--num-pairs",
+        type=int,
+        metavar="N",
+        help="draw N pairs, a multiple of 20 (default: as many as possible, up to 6000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pairs (default: %(default)s)")
     parser.add_argument(
         "--image-size", type=size, default=(112, 112), metavar="H,W", help="in pixels (default: 112,112)"
     )

@@ -1,8 +1,8 @@
-"""Photo + five landmarks -> the 112x112 crop that every model here eats. Pure functions of arrays.
+"""Aligns a face: a photo and five landmarks give the 112x112 crop that the models take. Pure functions of arrays.
 
 The transform is the similarity (rotation, one scale, shift: 4 degrees of freedom) with the least squared distance from
 the landmarks to the template: Umeyama, Least-squares estimation of transformation parameters between two point
-patterns, IEEE PAMI 13(4), 1991. InsightFace aligns MS1M and LFW so, with the same template.
+patterns, IEEE PAMI 13(4), 1991. InsightFace aligns MS1M and LFW in this way, with the same template.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,20 @@ TEMPLATE_SIZE = 112  # pixels; the template scales with the crop
 
 
 class Detector(Protocol):
-    """Finds faces: uint8 [H, W, 3] RGB -> `Face`s in any order, an empty list when there is nobody."""
+    """Finds faces: uint8 [H, W, 3] RGB -> `Face`s in any order; an empty list when there is none."""
 
     def detect(self, photo: np.ndarray) -> list[Face]: ...
 
 
 def similarity_transform(points: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """The similarity that takes `points` nearest to `template`: float64 [2, 3], for `cv2.warpAffine`.
+    """The similarity that brings `points` nearest to `template`, for `cv2.warpAffine`.
 
     Args:
-        points, template: float [N, 2], (x, y) in pixels, N >= 2, not all at one place.
+        points: float [N, 2], (x, y) in pixels, N >= 2, not all at one place.
+        template: float [N, 2], (x, y) in pixels.
+
+    Returns:
+        float64 [2, 3].
 
     Raises:
         ValueError: the points are not finite, or all at one place.
@@ -48,14 +52,17 @@ def similarity_transform(points: np.ndarray, template: np.ndarray) -> np.ndarray
 
 
 def align_face(photo: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 112)) -> np.ndarray:
-    """The face at `points`, on the template: uint8 [*size, 3] RGB. Black where the photo ends.
+    """Cuts out the face at `points` so that they lie on the template.
 
-    A face more than twice the size of the crop is first reduced by a whole factor, by area.
+    A face of more than twice the size of the crop is first reduced by a whole factor, with area interpolation.
 
     Args:
         photo: uint8 [H, W, 3] RGB.
         points: float [5, 2], (x, y) in pixels: left eye, right eye, nose, left and right mouth corner, as seen.
-        size: (height, width) in pixels, square: the template fits no other shape.
+        size: (height, width) in pixels; square, because the template fits no other shape.
+
+    Returns:
+        uint8 [*size, 3], RGB; black beyond the edge of the photo.
     """
     height, width = size
     if height != width:
@@ -63,7 +70,7 @@ def align_face(photo: np.ndarray, points: np.ndarray, size: tuple[int, int] = (1
     template = np.array(TEMPLATE_112) * (width / TEMPLATE_SIZE)
     transform = similarity_transform(points, template)
     times = int(1.0 / np.hypot(transform[0, 0], transform[1, 0]))
-    if times > 1:  # warpAffine looks at four pixels: of a large face it would take noise and moire for the face
+    if times > 1:  # warpAffine reads four pixels a point: a large face would alias
         full = np.array(photo.shape[1::-1])
         reduced = np.maximum(1, np.round(full / times)).astype(int)
         photo = cv2.resize(photo, reduced.tolist(), interpolation=cv2.INTER_AREA)
@@ -72,13 +79,14 @@ def align_face(photo: np.ndarray, points: np.ndarray, size: tuple[int, int] = (1
 
 
 def choose_face(faces: Sequence[Face], photo_size: tuple[int, int], rule: str = "largest") -> Face | None:
-    """The face a photo is of; None when there is none.
+    """Chooses the face that a photo shows; None when there is none.
 
     Args:
+        faces: of the photo.
         photo_size: (height, width) in pixels.
-        rule: 'largest' box area; 'central': area less twice the squared distance of the centres of box and photo, so
-            that neither a bystander at the edge nor somebody small in the middle of the background wins. (The rule of
-            FaceNet's and InsightFace's align scripts.) The better score wins a tie.
+        rule: 'largest' takes the largest box. 'central' takes the largest of area less twice the squared distance
+            between the centres of box and photo, so neither a bystander at the edge nor a small face in the background
+            wins; FaceNet's and InsightFace's align scripts do the same. The better score wins a tie.
     """
     if rule not in FACE_RULES:
         raise ValueError(f"A rule is one of {', '.join(FACE_RULES)}. Received: rule={rule!r}")

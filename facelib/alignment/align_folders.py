@@ -1,4 +1,4 @@
-"""A tree of photos -> the same tree of aligned crops, by several processes; a second run does what is missing."""
+"""Aligns all photos of a tree of folders, in several processes. A second run makes only the missing crops."""
 
 import csv
 import errno
@@ -34,11 +34,16 @@ JPEG_QUALITY = 95
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """The result of a run.
 
-    num_photos: all below the root.   num_before: crops that were there.   num_other: files that are no images.
-    skipped: photo below the root -> why it has no crop.   folders: names of those with photos, '' the root itself;
-    folders_with_crop: those with a crop.
+    Attributes:
+        num_photos: all photos below the root.
+        num_before: crops that were there before.
+        num_written: crops that were written.
+        num_other: files that are not images.
+        skipped: for each photo without a crop, the reason.
+        folders: names of the folders with photos; '' for the root itself.
+        folders_with_crop: names of the folders with at least one crop.
     """
 
     num_photos: int = 0
@@ -69,15 +74,19 @@ def align_folders(
 ) -> Outcome:
     """Writes the crop of each photo below `root` to the same folder below `out`; see `crop_names` for its name.
 
-    Photos that cannot be read or show no face are listed in `SKIPPED`, and tried again when they were changed since.
-    Crops that are there stay. Ended at any moment, it leaves no half-written crop.
+    Photos that cannot be read or show no face are listed in `SKIPPED`; they are tried again once they change. Existing
+    crops stay. A run that is stopped leaves no half-written crop.
 
     Args:
-        rule: see `facelib.alignment.align.choose_face`.   workers: processes.
-        make_detector: called once in each process; of module level, because it travels by name.
+        root: folder of photos, or of folders of photos.
+        out: folder of crops, new or made by an earlier run.
+        rule: which face of a photo, see `facelib.alignment.align.choose_face`.
+        workers: number of processes.
+        progress: show a progress bar.
+        make_detector: called once in each process; it must be importable by name.
 
     Raises:
-        FaceError: no photos, an `out` that is not ours to fill, or a process that died.
+        FaceError: no photos, an `out` with other files, or a process that died.
     """
     _check_places(root, out)
     outcome = Outcome()
@@ -123,7 +132,7 @@ def _check_places(root: Path, out: Path) -> None:
 
 @contextmanager
 def _claimed(out: Path, rule: str) -> Iterator[None]:
-    """Makes `out` ours, and nobody else's while we write; refuses one with crops by another rule."""
+    """Locks `out` while it is written, and refuses it when its crops were made by another rule."""
     out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -136,8 +145,8 @@ def _claimed(out: Path, rule: str) -> Iterator[None]:
         before = read_json(out / SETTINGS, "record of a run of align_faces.py").get("face")
         if before != rule:
             raise FaceError(
-                f"The crops of a folder are made by one rule. Those in '{out}' are by --face {before}, this is "
-                f"--face {rule}: choose another OUT, or the same rule."
+                f"All crops of a folder follow one rule. Those in '{out}' were made with --face {before}. "
+                f"Received: --face {rule}. Choose another OUT, or the same rule."
             )
         yield
     finally:
@@ -145,7 +154,7 @@ def _claimed(out: Path, rule: str) -> Iterator[None]:
 
 
 def _missing(root: Path, out: Path, outcome: Outcome) -> Iterator[tuple[str, str]]:
-    """(photo, crop) below `root` and `out` of what is to do, counting what is done. Sweeps up after a killed run."""
+    """Yields (photo, crop) of the missing crops, counts the others, and removes what a killed run left."""
     for folder in find_photos(root, out):
         place = out / folder.name
         there = set(os.listdir(place)) if place.is_dir() else set()
@@ -165,7 +174,7 @@ def _missing(root: Path, out: Path, outcome: Outcome) -> Iterator[tuple[str, str
 def _in_processes(
     work: Callable[[str, str], str | None], tasks: Iterator[tuple[str, str]], workers: int
 ) -> Iterator[tuple[str, str | None]]:
-    """(photo, what `work(photo, crop)` returned) in the order they are done, a few tasks ahead of them."""
+    """Yields (photo, result of `work(photo, crop)`) as they finish, with a few tasks queued ahead."""
     # Spawned, not forked: TensorFlow does not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     running = {}
@@ -179,15 +188,15 @@ def _in_processes(
                 yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise FaceError(
-            "A process was ended from outside; each takes about 1 GB of memory. Run the command again with fewer "
-            "--workers: it does what is missing."
+            "A process was killed from outside; each takes about 1 GB of memory. Run the command again with fewer "
+            "--workers: it makes the missing crops."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """One thread a process, no graphics card, and an end when the command ends, in whatever way."""
+    """One thread a process, no GPU, and the process ends with the command, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which then ends this
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", CUDA_VISIBLE_DEVICES="-1")
@@ -207,10 +216,10 @@ def _detector(make: Callable[[], Detector]) -> Detector:
 def _align_file(
     root: Path, out: Path, rule: str, make_detector: Callable[[], Detector], photo: str, crop: str
 ) -> str | None:
-    """Writes one crop; returns None, or why there is none."""
+    """Writes one crop; returns None, or the reason why there is none."""
     try:
         data = (root / photo).read_bytes()
-        with quiet_stderr():  # the decoders' own remarks
+        with quiet_stderr():  # the decoders print warnings
             pixels = decode_photo(data, "This one")
     except OSError as error:
         return f"the file cannot be read ({error.strerror})"
@@ -230,7 +239,7 @@ def _align_file(
 
 
 def _read_skipped(root: Path, out: Path) -> dict[str, str]:
-    """The list of an earlier run, without photos that are gone or were changed after it."""
+    """The list of an earlier run, without the photos that are gone or have changed since."""
     if not (out / SKIPPED).exists():
         return {}
     listed = (out / SKIPPED).stat().st_mtime_ns

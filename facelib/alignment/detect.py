@@ -1,4 +1,4 @@
-"""Faces on photos: boxes and five landmarks, by MTCNN. Names TensorFlow."""
+"""Detects the faces of a photo: boxes and five landmarks, by MTCNN."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,9 +16,11 @@ MIN_FACE = 20  # pixels of what is searched; mtcnn 1.0.0 silently finds nothing 
 class Face:
     """A face on a photo.
 
-    box: (x, y, width, height) in pixels; it may reach over the photo's edge.   score: 0 to 1.
-    points: float64 [5, 2], (x, y) in pixels, in the template's order, left and right as seen on the photo: left eye,
-    right eye, nose, left and right mouth corner.
+    Attributes:
+        box: (x, y, width, height) in pixels; it may reach over the edge of the photo.
+        points: float64 [5, 2], (x, y) in pixels: left eye, right eye, nose, left and right mouth corner, with left and
+            right as seen on the photo.
+        score: 0 to 1.
     """
 
     box: tuple[float, float, float, float]
@@ -27,9 +29,10 @@ class Face:
 
 
 class FaceDetector:
-    """MTCNN (Zhang et al., https://arxiv.org/abs/1604.02878) of the `mtcnn` package, whose wheel holds the weights.
+    """MTCNN (Zhang et al., https://arxiv.org/abs/1604.02878), from the `mtcnn` package, which contains the weights.
 
-    Finds upright faces from 20 pixels, in photos larger than 1024 pixels from 2 % of the longer side. Runs on the CPU.
+    It finds upright faces of 20 pixels or more; in photos of more than 1024 pixels, of 2 % of the longer side or more.
+    It runs on the CPU.
     """
 
     def __init__(self):
@@ -38,7 +41,7 @@ class FaceDetector:
         from mtcnn import MTCNN
         from mtcnn.stages import StageONet, StagePNet, StageRNet
 
-        # Named by their path: mtcnn looks for a bare name in the working directory first, and unpickles what it finds.
+        # Full paths: mtcnn looks for a bare name in the working directory first, and unpickles what it finds.
         weights = files("mtcnn") / "assets" / "weights"
         stages = [
             StagePNet(weights=str(weights / "pnet.lz4")),
@@ -51,7 +54,11 @@ class FaceDetector:
         self._mtcnn = MTCNN(stages=stages)
 
     def detect(self, photo: np.ndarray) -> list[Face]:
-        """All faces of `photo`, uint8 [H, W, 3] RGB, the best score first; an empty list when there is none."""
+        """The faces of a photo, the best score first; an empty list when there is none.
+
+        Args:
+            photo: uint8 [H, W, 3], RGB.
+        """
         height, width = photo.shape[:2]
         scale = min(1.0, SEARCH_SIDE / max(height, width))
         if min(height, width) * scale < MIN_FACE:

@@ -1,4 +1,4 @@
-"""Photos -> aligned faces: a 112x112 crop is taken as it is, any other photo is searched for a face first."""
+"""Finds photos in folders, decodes them, and turns each into an aligned 112x112 face."""
 
 import os
 from collections import Counter
@@ -15,7 +15,7 @@ CROP_SIZE = (112, 112)  # height, width in pixels: what every model here was tra
 
 
 class UnusablePhotoError(FaceError):
-    """No face can be had from this photo: not an image, damaged, or nobody on it."""
+    """A photo that gives no face: not an image, damaged, or without a face."""
 
 
 def decode_photo(data: bytes, where: str) -> np.ndarray:
@@ -35,13 +35,17 @@ def decode_photo(data: bytes, where: str) -> np.ndarray:
 
 
 class FaceCutter:
-    """Encoded photo -> uint8 [112, 112, 3] RGB. The detector is loaded by the first photo that is not a crop."""
+    """Encoded photo -> uint8 [112, 112, 3] RGB. The detector is loaded for the first photo that is not a crop."""
 
     def __init__(self):
         self._detector = None
 
     def __call__(self, data: bytes, where: str) -> np.ndarray:
-        """The crop itself, or the largest face of a photo of any other size, aligned.
+        """A 112x112 photo as it is; of any other photo the largest face, aligned.
+
+        Args:
+            data: the bytes of the image file.
+            where: the photo's name in errors, quoted.
 
         Raises:
             UnusablePhotoError: see `decode_photo`; or no face was found.
@@ -69,7 +73,13 @@ class FaceCutter:
 
 @dataclass(frozen=True)
 class PhotoFolder:
-    """name: below the root, '' for the root itself.   photos: file names, sorted.   num_other: no images by suffix."""
+    """One folder of photos.
+
+    Attributes:
+        name: its path below the root; '' for the root itself.
+        photos: file names, sorted.
+        num_other: files whose suffix is not that of an image.
+    """
 
     name: str
     photos: list[str]
@@ -77,7 +87,11 @@ class PhotoFolder:
 
 
 def find_photos(root: Path, leave_out: Path) -> Iterator[PhotoFolder]:
-    """The folders of a tree, sorted, links followed. Hidden files and folders do not count, nor does `leave_out`.
+    """Yields the folders of a tree, sorted. Links are followed; hidden files and folders are ignored.
+
+    Args:
+        root: the tree.
+        leave_out: a folder that is ignored too.
 
     Raises:
         FaceError: a folder that cannot be read.
@@ -86,10 +100,10 @@ def find_photos(root: Path, leave_out: Path) -> Iterator[PhotoFolder]:
 
 
 def crop_names(folder: PhotoFolder) -> dict[str, str]:
-    """Photo -> name of its crop: `a.png` -> `a.jpg`, or `a.png.jpg` where another photo of the folder is an `a` too.
+    """The name of each photo's crop: `a.jpg` for `a.png`, or `a.png.jpg` if the folder has another photo called `a`.
 
     Raises:
-        FaceError: two photos whose crops would still have one name.
+        FaceError: two crops would still have the same name.
     """
     count = Counter(os.path.splitext(photo)[0] for photo in folder.photos)
     names = {}
@@ -99,13 +113,13 @@ def crop_names(folder: PhotoFolder) -> dict[str, str]:
     twice = [name for name, times in Counter(names.values()).items() if times > 1]
     if twice:
         of = " and ".join(f"'{os.path.join(folder.name, photo)}'" for photo in names if names[photo] == twice[0])
-        raise FaceError(f"Each crop has a name of its own. {of} would both be '{twice[0]}': rename one.")
+        raise FaceError(f"Two crops cannot have the same name. {of} would both be '{twice[0]}': rename one.")
     return names
 
 
 def _walk(root: Path, name: str, above: tuple, leave_out: tuple | None) -> Iterator[PhotoFolder]:
     place = _place(root / name)
-    if place == leave_out or place in above:  # a link to a folder above would go round for ever
+    if place == leave_out or place in above:  # a link to a folder above would never end
         return
     photos, folders, num_other = [], [], 0
     try:
@@ -127,7 +141,7 @@ def _walk(root: Path, name: str, above: tuple, leave_out: tuple | None) -> Itera
 
 
 def _is_photo(entry: os.DirEntry) -> bool:
-    """By its suffix. A broken link is one, so that it is listed; a pipe is none: reading it would wait for ever."""
+    """By the suffix. A broken link counts, so that it is listed; a pipe does not, because reading it never ends."""
     is_image = entry.name.lower().endswith(IMAGE_SUFFIXES + OTHER_IMAGES)
     return is_image and (entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)))
 

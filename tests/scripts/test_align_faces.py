@@ -354,7 +354,7 @@ def test_crops_by_two_rules_do_not_mix(tmp_path):
     save(tmp_path / "photos" / "1.jpg")
     align(tmp_path / "photos", tmp_path / "out", rule="largest")
 
-    with pytest.raises(FaceError, match="by --face largest, this is --face central"):
+    with pytest.raises(FaceError, match=r"made with --face largest\. Received: --face central"):
         align(tmp_path / "photos", tmp_path / "out", rule="central")
 
 

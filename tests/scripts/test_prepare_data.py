@@ -96,7 +96,7 @@ def test_hidden_empty_and_foreign_files_do_not_count_and_are_noted(tmp_path, cap
     out = capsys.readouterr().out
     assert "2 images, 1 identities" in out
     assert "note: 1 folders without images skipped" in out
-    assert "note: 1 files that are no images skipped" in out
+    assert "note: 1 files that are not images skipped" in out
 
 
 def test_a_list_of_faces_is_read(tmp_path):

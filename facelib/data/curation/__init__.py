@@ -1,1 +1,1 @@
-"""Looks at a training set and mends it: inspection, cleaning, balancing, overlap with a verification set."""
+"""Inspects and improves training sets: inspection, cleaning, balancing, overlap with a verification set."""

@@ -1,7 +1,7 @@
-"""As many images for each identity: large ones are sampled, small ones get changed copies, the smallest are dropped.
+"""Balances a training set: large identities are sampled, small ones get changed copies, the smallest are dropped.
 
-The rule of AIWintermuteAI/MobileFaceNet-Keras-K210's README. How strong its noise is, it does not say: here Gaussian
-noise has a deviation of 10 and 1 % of the pixels are salt, 1 % pepper.
+The rule is from the README of AIWintermuteAI/MobileFaceNet-Keras-K210. It does not give the strength of the noise: here
+the Gaussian noise has a standard deviation of 10, 1 % of the pixels become white and 1 % black.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,13 @@ _QUALITY = 95  # of the JPEG that a changed copy becomes; the original keeps its
 
 
 class Rule(NamedTuple):
-    """For identities of more than `above` images: what each image becomes."""
+    """What is done with the images of an identity.
+
+    Attributes:
+        above: the rule is for identities with more images than this, and for which no earlier rule holds.
+        name: for the table.
+        copies: what each image becomes, of KEPT, OPENED, NOISY and SALTED.
+    """
 
     above: int
     name: str
@@ -38,7 +44,12 @@ RULES = (
 
 
 class Balanced(NamedTuple):
-    """source: what to write.   table: (rule, identities, images before, images after) a row."""
+    """A balanced training set.
+
+    Attributes:
+        source: the images to write.
+        table: for each rule (name, identities, images before, images after).
+    """
 
     source: DerivedSource
     table: list[tuple[str, int, int, int]]
@@ -52,7 +63,7 @@ def balance(source: Source, seed: int) -> Balanced:
     """
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     order = np.random.default_rng([seed, 1]).permutation(len(source.labels))
-    order = order[np.argsort(source.labels[order], kind="stable")]  # by identity, in an order of chance within
+    order = order[np.argsort(source.labels[order], kind="stable")]  # by identity, in random order within
     starts = np.cumsum(counts) - counts
     picks, labels, changes, names, table = [], [], [], [], []
     for rule, above in zip(RULES, (np.inf, *(rule.above for rule in RULES)), strict=False):
@@ -85,7 +96,9 @@ def change_image(image: bytes, kind: int, seed: list[int]) -> bytes:
     """A changed copy of an encoded image, as JPEG.
 
     Args:
-        kind: OPENED: morphological opening, 5x5.   NOISY: Gaussian noise.   SALTED: salt and pepper.
+        image: encoded image.
+        kind: OPENED for a morphological opening of 5x5 pixels, NOISY for Gaussian noise, SALTED for salt and pepper.
+        seed: of the noise.
     """
     pixels = cv2.cvtColor(decode_image(image), cv2.COLOR_RGB2BGR)
     rng = np.random.default_rng([*seed, kind])

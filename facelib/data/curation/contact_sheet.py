@@ -1,4 +1,4 @@
-"""Contact sheets: many small images with captions in one PNG."""
+"""Contact sheets: one PNG of many small images with captions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,10 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], columns
     """Lays out images row by row, each above its caption.
 
     Args:
-        images: uint8 [h, w, 3] RGB each, at least one; sizes may differ, cells have the largest.
+        images: at least one, uint8 [h, w, 3] RGB each. Sizes may differ; a cell has the size of the largest.
         captions: one for each image, cut to the width of the cell. Letters that the font lacks become '?'.
-        columns: images a row.
+        columns: images in a row.
+
     Returns:
         uint8 [H, W, 3] RGB.
     """
@@ -54,6 +55,10 @@ def save_png(path: Path, image: np.ndarray) -> None:
 
 
 def check_sheet_path(path: Path | None) -> None:
-    """Raises FaceError unless a contact sheet can be called so."""
+    """Checks the name of a contact sheet.
+
+    Raises:
+        FaceError: it is not a .png.
+    """
     if path is not None and path.suffix.lower() != ".png":
         raise FaceError(f"A contact sheet is a .png. Received: '{path}'.")

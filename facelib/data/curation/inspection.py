@@ -1,4 +1,4 @@
-"""What is in a set of faces: counts, images per identity, encodings, and a contact sheet, for every format."""
+"""Describes a set of faces of any format: counts, images per identity, encodings, and a contact sheet."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,7 +19,14 @@ _BANDS = ((1, 1), (2, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100, None))
 
 @dataclass
 class Inspection:
-    """lines: to print.   images: uint8 [H, W, 3] RGB each, and captions and columns: for `contact_sheet`."""
+    """What was found in a set of faces.
+
+    Attributes:
+        lines: to print.
+        images: for the contact sheet, uint8 [H, W, 3] RGB each.
+        captions: one for each image.
+        columns: images in a row.
+    """
 
     lines: list[str]
     images: list[np.ndarray] = field(default_factory=list)
@@ -32,7 +39,11 @@ class Inspection:
 
 
 def inspect_data(path: Path, seed: int = 0) -> Inspection:
-    """Looks into face data of any format, or a verification `.bin`. The sample shown is a function of `seed`.
+    """Inspects face data of any format, or a verification `.bin`.
+
+    Args:
+        path: the data.
+        seed: of the sample that is shown.
 
     Raises:
         FaceError: nothing there, or damaged.

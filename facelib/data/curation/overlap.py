@@ -1,11 +1,11 @@
-"""Which identities of one set of faces also appear in another, and how many hits chance alone would give.
+"""Finds identities that are in two sets of faces, and estimates how many hits are chance.
 
-Compared are the mean vector of every training identity and every verification image: millions of comparisons, so the
-threshold of a verification set (FAR 1e-3 or so) would give thousands of chance hits. The cosines of strangers are
-nearly normal in many dimensions, and nearly all comparisons are of strangers, so their own middle and upper percentile
-give the threshold at which chance is expected to hit once. The tail of real faces is heavier, for lookalikes:
-2,818 identities against LFW with a MobileFaceNet had 5 hits where 1 was expected, one of them the same person by sight.
-Learning that tail itself would learn the overlap that is looked for.
+The mean vector of every training identity is compared with every verification image. These are millions of comparisons,
+so the threshold of a verification set (FAR 1e-3 or so) would give thousands of chance hits. Nearly all comparisons are
+of strangers, and in many dimensions the cosines of strangers are nearly normal. So the median and an upper percentile
+of the cosines give the threshold at which one chance hit is expected. Real faces have a heavier tail, because of
+lookalikes: 2,818 identities against LFW with a MobileFaceNet had 5 hits where 1 was expected, one of them the same
+person by sight. A fit to the tail itself would fit the overlap that is looked for.
 """
 
 from pathlib import Path
@@ -46,12 +46,18 @@ class BinPhotos:
 
 
 def open_verification(path: Path) -> Photos:
-    """A `.bin`, or whatever `open_source` opens."""
+    """Opens a `.bin`, or anything that `open_source` opens."""
     return BinPhotos(path) if path.suffix == ".bin" else open_source(path)
 
 
 class Hits(NamedTuple):
-    """centres, images: int64 [K], rows of the two arrays compared.   distances: float32 [K], ascending, squared L2."""
+    """Pairs of a training identity and a verification image that lie close together, closest first.
+
+    Attributes:
+        centres: int64 [K], rows of the training identities.
+        images: int64 [K], rows of the verification images.
+        distances: float32 [K], squared L2, ascending.
+    """
 
     centres: np.ndarray
     images: np.ndarray
@@ -62,7 +68,9 @@ def find_hits(centres: np.ndarray, images: np.ndarray, distance: float) -> Hits:
     """All pairs of rows at squared L2 <= `distance`, closest first.
 
     Args:
-        centres, images: float32 [T, D] and [V, D], unit rows. Memory: 64 MB beside them and the hits.
+        centres: float32 [T, D], unit rows.
+        images: float32 [V, D], unit rows.
+        distance: squared L2, 0 to 4. Takes 64 MB besides the arrays and the hits.
 
     Raises:
         FaceError: more than `MAX_HITS`.
@@ -76,8 +84,8 @@ def find_hits(centres: np.ndarray, images: np.ndarray, distance: float) -> Hits:
         num_found += len(at_centre)
         if num_found > MAX_HITS:
             raise FaceError(
-                f"Within distance {distance:g} lie more than {MAX_HITS:,} pairs: that is no overlap but a loose "
-                f"threshold. Use a smaller one."
+                f"More than {MAX_HITS:,} pairs lie within distance {distance:g}: the threshold is too loose to show "
+                f"an overlap. Use a smaller one."
             )
     at_centre, at_image, distances = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.lexsort((at_image, at_centre, distances))
@@ -85,10 +93,15 @@ def find_hits(centres: np.ndarray, images: np.ndarray, distance: float) -> Hits:
 
 
 class Chance:
-    """How close strangers come: a normal law through the median and the 99th percentile of the sets' own cosines."""
+    """How close strangers come by chance: a normal law through the median and the 99th percentile of the cosines.
+
+    Args:
+        centres: float32 [T, D], unit rows; at most 2,000 are used.
+        images: float32 [V, D], unit rows; at most 2,000 are used.
+        seed: of the choice of rows.
+    """
 
     def __init__(self, centres: np.ndarray, images: np.ndarray, seed: int = 0):
-        """`centres`, `images`: float32 [T, D], [V, D], unit rows; at most 2,000 of each are looked at."""
         self.comparisons = len(centres) * len(images)
         if self.comparisons < MIN_COMPARISONS:
             raise FaceError(

@@ -1,4 +1,4 @@
-"""Real crops that show a quantiser which values a network sees: the same ones for the same source, seed and count."""
+"""Real crops for calibration: they show a quantizer the range of values in a network. A seeded choice."""
 
 from pathlib import Path
 
@@ -15,14 +15,18 @@ from facelib.model_input import crop_centre
 def load_crops(
     path: Path, count: int, seed: int, size: tuple[int, int] = (112, 112)
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Draws `count` crops without repetition, or takes all where there are fewer.
+    """Draws `count` crops without repetition, or all when there are fewer.
 
     Args:
         path: a data directory, older TFRecords, an InsightFace directory, identity folders, a flat folder of images,
-            or a verification .bin (whose distinct images count once).
+            or a verification .bin, in which equal images count once.
+        count: number of crops.
+        seed: of the choice.
         size: (height, width) in pixels, cut from the centre of larger crops.
 
-    Returns: uint8 [count, *size, 3], RGB; and what a sidecar says about them: source, fingerprint, seed, count.
+    Returns:
+        crops: uint8 [count, *size, 3], RGB.
+        described: what a sidecar says about them: source, fingerprint, seed, count.
 
     Raises:
         FaceError: nothing there, or a crop that cannot be read or is too small.
@@ -39,7 +43,7 @@ def load_crops(
 
 
 def fingerprint_of(path: Path) -> str:
-    """What `load_crops` would write into a sidecar as the fingerprint of `path`."""
+    """The fingerprint of `path` that `load_crops` gives."""
     return _open(Path(path))[2]
 
 

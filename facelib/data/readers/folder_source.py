@@ -24,9 +24,12 @@ def _read_image_file(path: Path) -> bytes:
 
 
 class FolderSource:
-    """A tree in which every folder with images is an identity; its path below the root is the class name.
+    """A tree of folders: every folder with images is an identity, and its path below the root is the class name.
 
-    Class names and file names are in sorted order. Hidden files and folders do not count.
+    Class names and file names are sorted. Hidden files and folders are ignored.
+
+    Args:
+        path: the root.
     """
 
     kind = "identity folders"
@@ -42,7 +45,7 @@ class FolderSource:
             )
         if not self._folders[0].name:
             raise FaceError(
-                f"Each identity has a folder of its own. '{path}' has images outside of them, such as "
+                f"Each identity has its own folder. '{path}' has images outside of them, such as "
                 f"'{self._folders[0].images[0]}'. Move them into identity folders."
             )
         for folder in self._folders:
@@ -55,7 +58,7 @@ class FolderSource:
                 ) from error
         for count, what in (
             (sum(not len(folder.images) and not folder.has_folders for folder in folders), "folders without images"),
-            (sum(folder.num_other for folder in folders), "files that are no images"),
+            (sum(folder.num_other for folder in folders), "files that are not images"),
         ):
             if count:
                 self.notes.append(f"{count} {what} skipped")
@@ -118,7 +121,11 @@ def _walk(root: Path) -> Iterator[_Folder]:
 
 
 class ListSource:
-    """A text file of lines `id;path` (cls_train.txt). Relative paths count from the folder of the list."""
+    """A text file of lines `id;path`, such as cls_train.txt. Relative paths start from the folder of the list.
+
+    Args:
+        path: the text file.
+    """
 
     kind = "list"
 

@@ -2,7 +2,7 @@
 
 A record is `uint32 magic | uint32 cflag << 29 | length | bytes | zeros to a multiple of 4`, little-endian. Where the
 payload itself holds the magic word at a multiple of 4, the writer cuts it out and stores parts (cflag 1 first,
-2 middle, 3 last; 0 whole); the reader puts it back. The payload of a face set is `IRHeader flag u32, label f32, id u64,
+2 middle, 3 last; 0 whole). The reader puts it back. The payload of a face set is `IRHeader flag u32, label f32, id u64,
 id2 u64`, then `flag` float32 labels, then the image. The .idx has text lines `key TAB offset`.
 
 Source: dmlc-core/src/recordio.cc, mxnet/recordio.py.
@@ -31,7 +31,14 @@ FLOAT32_EXACT = 1 << 24  # above it, float32 skips integers
 
 
 class Header(NamedTuple):
-    """An IRHeader. labels: the scalar label as a list of one, or the `flag` labels of the array."""
+    """An IRHeader.
+
+    Attributes:
+        flag: number of labels in the array, 0 for a scalar label.
+        labels: the scalar label as a list of one, or the labels of the array.
+        id: number of the record.
+        id2: unused by face sets.
+    """
 
     flag: int
     labels: list[float]
@@ -47,7 +54,11 @@ def pack(image: bytes, label: float | Sequence[float], record_id: int, id2: int 
 
 
 def unpack(payload: bytes) -> tuple[Header, bytes]:
-    """(IRHeader, image bytes) of a payload. Raises BadRecord when it is shorter than its header says."""
+    """(IRHeader, image bytes) of a payload.
+
+    Raises:
+        BadRecord: the payload is shorter than its header says.
+    """
     if len(payload) < _IR.size:
         raise BadRecord(f"it has {len(payload)} bytes, fewer than the {_IR.size} of a header")
     flag, label, record_id, id2 = _IR.unpack_from(payload)
@@ -98,7 +109,12 @@ def face_payloads(images: Sequence[bytes], labels: Sequence[int]) -> list[bytes]
 
 
 class _BrokenRecord(FaceError):
-    """A record that does not begin or end where it should. line: the same for a list of bad records."""
+    """A record that does not begin or end where it should.
+
+    Args:
+        message: for the user.
+        line: a shorter form for a list of bad records.
+    """
 
     def __init__(self, message: str, line: str):
         super().__init__(message)
@@ -106,13 +122,19 @@ class _BrokenRecord(FaceError):
 
 
 class RecordFile:
-    """A .rec opened for random access; every record header is checked on opening.
+    """A .rec file opened for reading in any order. Opening checks the header of every record.
+
+    Args:
+        path: the .rec; an .idx beside it is used.
+        skip_bad: leave out records that cannot be found, instead of an error at the first.
 
     Attributes:
-        keys, offsets: int64 [N], from the .idx, or counted in file order when there is none. Sorted by key.
-        sizes: int64 [N], bytes of the record in the file.
-        flags: uint32 [N].   labels: float32 [N], the scalar label, or the first of the array.
-        bad: with `skip_bad`, {key: why} of the records that cannot be found; without, the first is an error.
+        keys: int64 [N], ascending: from the .idx, or counted in file order when there is none.
+        offsets: int64 [N], first byte of each record.
+        sizes: int64 [N], bytes of each record in the file.
+        flags: uint32 [N], number of labels of each record; 0 for a scalar label.
+        labels: float32 [N], the scalar label, or the first of several.
+        bad: {key: reason} of the records that were left out.
     """
 
     def __init__(self, path: Path, skip_bad: bool = False):
@@ -226,14 +248,14 @@ class RecordFile:
         self.bad[key] = error.line
 
     def _drop(self, is_bad: np.ndarray, why: str) -> None:
-        """Takes the records of a mask [N] out of keys and offsets; without `skip_bad` the first of them is an error."""
+        """Leaves out the records of a mask, bool [N]; without `skip_bad` the first of them is an error."""
         for k in np.flatnonzero(is_bad)[np.argsort(self.offsets[is_bad], kind="stable")].tolist():
             self._skip(int(self.keys[k]), self._broken(self.keys[k], self.offsets[k], why))
         if is_bad.any():
             self.keys, self.offsets = self.keys[~is_bad], self.offsets[~is_bad]
 
     def _keep_readable(self) -> None:
-        """Checks that a whole record begins at every offset, all at once. Touches one page a record."""
+        """Checks that a whole record begins at every offset, for all of them at once. It reads one page a record."""
         end = len(self._map)
         is_outside = (self.offsets < 0) | (self.offsets % 4 != 0) | (self.offsets + 8 > end)
         self._drop(is_outside, "the .idx points outside the file or between its words")
@@ -259,7 +281,7 @@ class RecordFile:
         self.num_unlisted_bytes = end - int(self.sizes.sum())
 
     def _read_headers(self) -> None:
-        """Fills `flags` and `labels` from the IRHeaders, all at once."""
+        """Reads `flags` and `labels` from all IRHeaders at once."""
         at, last = self.offsets // 4, len(self._words) - 1
         self.flags, scalars = self._words[np.minimum(at + 2, last)], self._words[np.minimum(at + 3, last)]
         self.labels = np.where(self.flags > 0, self._words[np.minimum(at + 8, last)], scalars).view("<f4")
@@ -282,7 +304,11 @@ class RecordFile:
 
 
 def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(keys, offsets), int64 [N] each, of a .idx file, sorted by key. FaceError unless it is pairs of integers."""
+    """Reads an .idx file: (keys int64 [N], offsets int64 [N]), sorted by key.
+
+    Raises:
+        FaceError: not pairs of integers, or a key or offset that is repeated.
+    """
     text = require_file(path, "RecordIO index").read_bytes()
     hint = f"Copy it again, or delete it: a .rec can be read without. File: '{path}'."
     try:
@@ -290,16 +316,18 @@ def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
             warnings.simplefilter("error")
             values = np.fromstring(text.decode("ascii"), np.int64, sep=" ")
     except (DeprecationWarning, ValueError) as error:
-        raise FaceError(f"A .idx has lines of 'key TAB offset', both integers. This one has others. {hint}") from error
+        raise FaceError(
+            f"An .idx has lines of 'key TAB offset', both integers. This one has other lines. {hint}"
+        ) from error
     if len(values) % 2 or text.count(b"\n") + (not text.endswith(b"\n")) != len(values) // 2:
-        raise FaceError(f"A .idx has two integers a line. This one has {len(values)} in all: it is cut short. {hint}")
+        raise FaceError(f"An .idx has two integers a line. This one has {len(values)} in all: it is cut short. {hint}")
     keys, offsets = values[0::2], values[1::2]
     order = np.argsort(keys, kind="stable")
     keys, offsets = keys[order], offsets[order]
     if len(np.unique(keys)) != len(keys):
         raise FaceError(
-            f"Every key of a .idx stands there once. Key {keys[1:][keys[1:] == keys[:-1]][0]} is repeated. {hint}"
+            f"Every key of an .idx must be there once. Key {keys[1:][keys[1:] == keys[:-1]][0]} is repeated. {hint}"
         )
     if len(np.unique(offsets)) != len(offsets):
-        raise FaceError(f"Every offset of a .idx stands there once, but some are repeated. {hint}")
+        raise FaceError(f"Every offset of an .idx must be there once, but some are repeated. {hint}")
     return keys, offsets

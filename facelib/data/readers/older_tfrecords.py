@@ -1,4 +1,7 @@
-"""Opens the TFRecords of older systems (tfrecord_layouts.py) as `Records`: one walk finds places and labels."""
+"""Opens the TFRecords of older systems as `Records`. One walk over the files finds where records lie and their labels.
+
+The feature keys of the older systems are in tfrecord_layouts.py.
+"""
 
 from array import array
 from pathlib import Path
@@ -21,10 +24,16 @@ def list_tfrecords(folder: Path) -> list[Path]:
 
 
 def open_older(path: Path, bad: list[str] | None = None) -> Records:
-    """Opens a TFRecord file, a folder of them, or a TFace index text file (`name \\t shard \\t offset \\t label`).
+    """Opens the TFRecords of an older system.
 
-    Labels become 0 .. C-1 in the order of the stored ones, whose values become the class names.
-    With `bad` given, records that cannot be read are lines in it instead of an error.
+    Labels become 0 .. C-1 in the order of the stored labels, which become the class names.
+
+    Args:
+        path: a TFRecord file, a folder of them, or a TFace index text file (`name \\t shard \\t offset \\t label`).
+        bad: a list that gets a line for each record that cannot be read, instead of an error.
+
+    Raises:
+        FaceError: no TFRecords, no known feature keys, or damaged.
     """
     if path.is_file() and path.suffix == ".txt":
         return _open_tface(path, bad)
@@ -73,7 +82,7 @@ def _scan_file(file: Path, layout: Layout | None, bad: list[str] | None):
 
 
 def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
-    """Joins (file number, offsets, lengths, stored labels) into one index. Files above 4 GiB become several shards."""
+    """Joins (file number, offsets, lengths, stored labels) to one index. A file above 4 GiB becomes several shards."""
     first_bytes, file_of_shard, rows = [], [], []
     for file, offsets, lengths, labels in columns:
         order = np.argsort(offsets, kind="stable")

@@ -10,10 +10,13 @@ from facelib.errors import FaceError
 
 
 def open_records(path: Path | StoredPath) -> Records:
-    """Opens a data directory, also one in object storage, an older TFRecord file, a folder of them, or the index text
-    file of a TFace set.
+    """Opens training data.
 
-    A data directory opens at once. Older TFRecords have no index, so every record is walked: about 34,000 a second.
+    A data directory opens at once. Older TFRecords have no index, so every record is read: about 34,000 a second.
+
+    Args:
+        path: a data directory, here or in object storage; an older TFRecord file, a folder of them, or the index text
+            file of a TFace set.
 
     Raises:
         FaceError: nothing there, cut short, or sizes and hashes that disagree with meta.json.

@@ -1,4 +1,4 @@
-"""Anything that holds labelled faces -> a `Source`: count, labels, class names, and the encoded image of any record."""
+"""Opens any face data as a `Source`: labels, class names, and the encoded image of every record."""
 
 import hashlib
 import json
@@ -26,12 +26,17 @@ _SAMPLE_BYTES = 1 << 20
 class Source(Protocol):
     """Labelled faces on disk, of any format.
 
-    kind: the format, for messages.   path: what was opened.   notes: lines the user should see.
-    labels: int64 [N], each an index of `class_names`; classes without images are possible.
-    image_size: (height, width) the source declares, or None.
-    bad: records that could not be found, a line each; see `open_source`.
-    fingerprint: 64 hex digits that change when the source does (sizes, names, and samples of large files).
-    `read(i)` gives JPEG or PNG bytes, or raises BadRecord when the record cannot be read. `describe(i)` says where.
+    `read(i)` gives the JPEG or PNG bytes of record i, or raises BadRecord. `describe(i)` says where record i lies.
+
+    Attributes:
+        kind: the format, for messages.
+        path: what was opened.
+        notes: lines that the user should see.
+        bad: a line for each record that could not be found, see `open_source`.
+        labels: int64 [N], each an index of `class_names`; classes without images are possible.
+        class_names: of the identities.
+        image_size: (height, width) in pixels that the source declares, or None.
+        fingerprint: 64 hex digits that change when the source does. Of large files only sizes, names and samples count.
     """
 
     kind: str
@@ -49,10 +54,12 @@ class Source(Protocol):
 
 
 def open_source(path: Path, skip_bad: bool = False) -> Source:
-    """Opens an identity-folder tree, an InsightFace directory or .rec, a `cls_train.txt` list, TFRecords, or a data
-    directory. What it is follows from its name and content.
+    """Opens face data. The format follows from the name and the content.
 
-    `skip_bad`: records that cannot even be found (a cut .rec or TFRecord file) are lines of `source.bad`, no error.
+    Args:
+        path: a tree of identity folders, an InsightFace directory or .rec, a list such as cls_train.txt, TFRecords, or
+            a data directory.
+        skip_bad: records that cannot even be found, as in a cut .rec, become lines of `source.bad` instead of an error.
 
     Raises:
         FaceError: nothing there, none of these, or damaged.
@@ -100,7 +107,7 @@ def _is_tface_index(path: Path) -> bool:
 
 
 def sample_hash(digest, path: Path) -> None:
-    """Adds a file's name, size, first and last MiB to `digest`: hashing 30 GB would take longer than reading them."""
+    """Adds a file's name, size, first and last MiB to `digest`. Hashing all of 30 GB would take too long."""
     size = path.stat().st_size
     digest.update(f"{path.name} {size}\n".encode())
     with open(path, "rb") as file:
@@ -110,7 +117,7 @@ def sample_hash(digest, path: Path) -> None:
 
 
 class RecSource:
-    """An InsightFace train.rec (header record, images, identity records) or a flat im2rec file. See recordio.py."""
+    """An InsightFace train.rec (header record, images, identity records), or a flat im2rec file. See mxnet_rec.py."""
 
     def __init__(self, path: Path, skip_bad: bool = False):
         self.path, self.notes, self.image_size = path, [], None
@@ -158,7 +165,7 @@ class RecSource:
         return payload
 
     def _read_header(self, position: int) -> int:
-        """Reads record 0, `[N + 1, N + 1 + C]`; keeps the images, keys 1 .. N. Returns C."""
+        """Reads record 0, `[N + 1, N + 1 + C]`, keeps the images, whose keys are 1 .. N, and returns C."""
         (stop, end), bound = unpack(self._payload(position))[0].labels, FLOAT32_EXACT
         if not (1 < stop < end <= bound and stop == int(stop) and end == int(end)):
             raise FaceError(
@@ -225,7 +232,7 @@ class RecSource:
 
 
 class RecordsSource:
-    """A data directory or the TFRecords of an older system. Raw pixels become PNG, which loses nothing."""
+    """A data directory, or the TFRecords of an older system. Raw pixels become PNG, without loss."""
 
     def __init__(self, records: Records, bad: list[str] | None = None):
         self.records, self.path, self.notes, self.bad = records, records.path, [], bad or []
@@ -255,12 +262,15 @@ class RecordsSource:
 
 
 class DerivedSource:
-    """A `Source` whose record i is record `picks[i]` of another, labelled `labels[i]`.
+    """A `Source` of records picked from another one, with new labels and perhaps changed images.
 
     Args:
-        picks: int64 [N], records of `source`.   labels: int64 [N], each an index of `class_names`.
-        change: (encoded image, i) -> encoded image; None for the bytes as they are.
-        what: JSON value that says how all this came about; with the source's own it is the fingerprint.
+        source: where the images are read.
+        picks: int64 [N], the record of `source` that each record is.
+        labels: int64 [N], each an index of `class_names`.
+        class_names: of the identities.
+        what: JSON value that describes the change; the fingerprint is made of it and the fingerprint of `source`.
+        change: (encoded image, i) -> encoded image; None keeps the bytes.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Opens the pickle inside a verification .bin without trusting it.
 
-A pickle is a program. Two gates stand before ours: every opcode must be one that a list of images needs, and every
-name it looks up becomes a stand-in of this file that checks its arguments. NumPy itself is never called, so nothing
-but lists, tuples, bytes, bools, ints and flat uint8 arrays (as their bytes) can come out, and no length that the file
-merely claims is ever allocated.
+A pickle is a program, so two checks come first. Every opcode must be one that a list of images needs. Every name that
+the pickle looks up becomes a stand-in of this file, which checks its arguments. NumPy itself is never called: only
+lists, tuples, bytes, bools, ints and flat uint8 arrays (as their bytes) can come out, and no memory is allocated for a
+length that the file only claims.
 """
 
 import io
@@ -11,8 +11,8 @@ import math
 import pickle
 import pickletools
 
-# Structure (numbers, containers, the memo), image bytes as Python 2 (STRING), Python 3 and NumPy write them, and
-# names with their calls, each of which is a stand-in.
+# Numbers, containers and the memo; image bytes as Python 2 (STRING), Python 3 and NumPy write them; names and their
+# calls, each of which is a stand-in.
 OPCODE_NAMES = """
     PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1
     EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
@@ -30,11 +30,11 @@ class RefusedPickleError(pickle.UnpicklingError):
 
 
 def load_pickle(data: bytes) -> object:
-    """Returns what `data` (a whole pickle, any protocol) describes; uint8 arrays arrive as `bytes`.
+    """Opens a whole pickle of any protocol. uint8 arrays come out as `bytes`.
 
     Raises:
         RefusedPickleError: it asks for anything but the types above.
-        Exception: nearly any kind, as the unpickler does on damaged data; the caller makes one message of them.
+        Exception: of nearly any kind, on damaged data; the caller turns them into one message.
     """
     _check_opcodes(data)
     return _materialise(_Unpickler(data).load())
@@ -76,7 +76,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _StandIn:
-    """The callable that the pickle gets instead of the real one: no class and no state, so BUILD cannot change it."""
+    """The callable that a pickle gets instead of the real one. It has no state, so BUILD cannot change it."""
 
     __slots__ = ("_call",)
 

@@ -1,7 +1,7 @@
-"""Verification sets: `.bin` files of image pairs, as the whole field exchanges them.
+"""Verification sets: the `.bin` files of image pairs that the field exchanges.
 
-A `.bin` is a pickle of `(images, is_same)`: 2N encoded images (JPEG or PNG), N truth values; pair k is images 2k and
-2k + 1. Pairs lie fold by fold, so the order matters.
+A `.bin` is a pickle of `(images, is_same)`: 2N encoded images (JPEG or PNG) and N truth values. Pair k is images 2k and
+2k + 1. The pairs are stored fold by fold, so their order matters.
 """
 
 import os
@@ -29,8 +29,11 @@ MAKE_HINT = "Make one from folders of faces: python make_bin.py FOLDERS OUT.bin"
 class Pairs:
     """One verification set.
 
-    images: 2N encoded images.   is_same: bool [N], pair k = images 2k and 2k + 1.   name: for tables, e.g. 'lfw'.
-    path: where it came from, for messages.
+    Attributes:
+        images: 2N encoded images, JPEG or PNG.
+        is_same: bool [N]; pair k is images 2k and 2k + 1.
+        name: for tables, such as 'lfw'.
+        path: where it was read, for messages.
     """
 
     images: list[bytes]
@@ -43,13 +46,13 @@ class Pairs:
 
 
 def load_bin(path: Path) -> Pairs:
-    """Reads a verification set, every variant of the format, and runs nothing that the file may contain.
+    """Reads a verification set, in every variant of the format, and runs no code that the file may contain.
 
-    Images come as `bytes`, as uint8 arrays of NumPy 1 or 2, or as Python 2 strings; truth values as bools, NumPy bools
-    or ints 0 and 1. Images are not decoded here; see `decode_images`.
+    Images may be stored as `bytes`, as uint8 arrays of NumPy 1 or 2, or as Python 2 strings; truth values as bools,
+    NumPy bools, or ints 0 and 1. Images are not decoded here; see `decode_images`.
 
     Raises:
-        FaceError: not such a file, damaged, empty, or one that asks to call something.
+        FaceError: not a verification set, damaged, empty, or a pickle that asks to call something.
     """
     path = require_file(path, "verification set")
     if path.stat().st_size > MAX_BIN_BYTES:
@@ -63,7 +66,9 @@ def load_bin(path: Path) -> Pairs:
         ) from error
     except Exception as error:  # the unpickler raises nearly any type on damaged bytes
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:160]
-        raise FaceError(f"'{path}' is damaged or no verification set ({reason}). Copy it again. {MAKE_HINT}") from error
+        raise FaceError(
+            f"'{path}' is damaged or not a verification set ({reason}). Copy it again. {MAKE_HINT}"
+        ) from error
     images, is_same = _split_content(content, path)
     return Pairs(images, is_same, path.stem, str(path))
 
@@ -80,7 +85,7 @@ def write_bin(path: Path, images: Sequence[bytes], is_same: Sequence[bool]) -> N
 
 
 def find_bins(valid: Path) -> list[Path]:
-    """The verification sets that `valid` names: a `.bin` itself, or all `*.bin` of a folder, sorted by name."""
+    """The verification sets at `valid`: one `.bin`, or all `*.bin` of a folder, sorted by name."""
     valid = Path(valid)
     if not valid.is_dir():
         if not valid.exists():
@@ -103,12 +108,14 @@ def decode_images(
     """Decodes JPEG or PNG images to uint8 `[N, H, W, 3]`, RGB, on several threads.
 
     Args:
+        images: encoded images.
         size: (height, width) in pixels that every image must have.
-        source, records: the file and its records' numbers or names (default 0..N-1), for messages.
-        num_threads: default: one a core.
+        source: the file, for messages.
+        records: numbers or names of the images in the file, for messages; by default 0 to N - 1.
+        num_threads: by default one a core.
 
     Raises:
-        FaceError: an image that is truncated, unreadable or of another size, named by file and record.
+        FaceError: an image that is cut short, cannot be decoded, or has another size. Names file and record.
     """
     pixels = np.empty((len(images), *size, 3), np.uint8)
     records = range(len(images)) if records is None else records
@@ -130,7 +137,17 @@ def decode_images(
 def stream_images(
     images: Sequence[bytes], chunk: int, size: tuple[int, int] = IMAGE_SIZE, **names
 ) -> Iterator[np.ndarray]:
-    """Yields `decode_images` of `chunk` images at a time, the next chunk being decoded while one is in use."""
+    """Decodes `chunk` images at a time, and the next chunk while one is in use.
+
+    Args:
+        images: encoded images.
+        chunk: images decoded at once.
+        size: (height, width) in pixels that every image must have.
+        names: further arguments of `decode_images`.
+
+    Yields:
+        uint8 [chunk, H, W, 3], RGB; the last one may be shorter.
+    """
     records = names.pop("records", None) or range(len(images))
     starts = range(0, len(images), chunk)
     decode = partial(decode_images, size=size, **names)

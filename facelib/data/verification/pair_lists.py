@@ -1,4 +1,4 @@
-"""Which pairs of images make a verification set: balanced, without repeats, identities disjoint between folds."""
+"""The pairs of a verification set: drawn from identities, drawn from listed pairs, or read from a pairs.txt."""
 
 import re
 from pathlib import Path
@@ -12,19 +12,24 @@ Shot = tuple[str, int]  # name, number of the image
 
 
 def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Draws `num_pairs` verification pairs, half of them genuine, in `folds` blocks of equal size.
+    """Draws verification pairs, half of them genuine, in blocks of equal size: a function of its arguments.
 
-    No identity stands in two blocks, so that an unshuffled KFold(folds) never tunes a threshold on a person
-    it is then tested on. No pair is drawn twice. Within a block the genuine pairs come first, as in LFW; they
-    are spread over the identities as evenly as their numbers of images allow. A function of its arguments.
+    No identity is in two blocks, so an unshuffled KFold(folds) never tunes a threshold on a person whom it then tests.
+    No pair is drawn twice. In each block the genuine pairs come first, as in LFW. They are spread over the identities
+    as evenly as their numbers of images allow.
 
     Args:
         labels: int [num_images], the identity of each image.
         num_pairs: P, a positive multiple of 2 * folds. LFW has 6000.
+        seed: of the choice.
+        folds: number of blocks.
+
     Returns:
-        `(idx int64 [2P], is_same bool [P])`: pair k is of images `idx[2k]` and `idx[2k + 1]`.
+        idx: int64 [2P]; pair k is images `idx[2k]` and `idx[2k + 1]`.
+        is_same: bool [P].
+
     Raises:
-        FaceError: if P is no such multiple, or the images do not suffice for P different pairs.
+        FaceError: P is not such a multiple, or there are too few images for P different pairs.
     """
     if num_pairs < 1 or num_pairs % (2 * folds):
         raise FaceError(
@@ -54,14 +59,19 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
 
 
 def draw_listed(is_same: np.ndarray, num_pairs: int, folds: int = 10, seed: int = 0) -> np.ndarray:
-    """Draws `num_pairs` of listed pairs: as many of each fold, half of them genuine. A function of its arguments.
+    """Draws some of listed pairs, equally many from each fold, half of them genuine: a function of its arguments.
 
     Args:
-        is_same: bool [P] of pairs that lie fold by fold, as in LFW.   num_pairs: a multiple of 2 * folds.
+        is_same: bool [P], of pairs that are listed fold by fold, as in LFW.
+        num_pairs: a positive multiple of 2 * folds.
+        folds: number of folds in the list.
+        seed: of the choice.
+
     Returns:
-        int64 [num_pairs], ascending, so that the same number of folds are the same people.
+        int64 [num_pairs], ascending, so that the folds stay apart.
+
     Raises:
-        FaceError: no such multiple, or a fold with too few pairs of a kind.
+        FaceError: not such a multiple, or a fold with too few genuine or impostor pairs.
     """
     each, rest = divmod(num_pairs, 2 * folds)
     if each < 1 or rest:
@@ -88,13 +98,13 @@ def _images_by_identity(labels: np.ndarray) -> list[np.ndarray]:
 
 
 def split_identities(groups: list[np.ndarray], folds: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
-    """Deals the identities to `folds` blocks, largest first and to and fro, so that all blocks get like shares."""
+    """Splits the identities into `folds` blocks of about equal size: the largest first, in alternating direction."""
     shuffled = rng.permutation(len(groups))
     order = shuffled[np.argsort([-len(groups[i]) for i in shuffled], kind="stable")] if len(groups) else shuffled
     blocks: list[list[np.ndarray]] = [[] for _ in range(folds)]
     for position, i in enumerate(order):
-        turn, seat = divmod(position, folds)
-        blocks[seat if turn % 2 == 0 else folds - 1 - seat].append(groups[i])
+        lap, place = divmod(position, folds)
+        blocks[place if lap % 2 == 0 else folds - 1 - place].append(groups[i])
     return blocks
 
 
@@ -123,7 +133,7 @@ def _genuine_pairs(block: list[np.ndarray], wanted: int, rng: np.random.Generato
 
 
 def _spread_evenly(capacity: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """Counts that sum to `wanted`, each at most its capacity, the smallest as large as they can be."""
+    """Counts that sum to `wanted`, as even as their capacities allow."""
     counts = np.zeros_like(capacity)
     while (missing := wanted - int(counts.sum())) > 0:
         open_idx = np.flatnonzero(counts < capacity)
@@ -150,10 +160,14 @@ def _impostor_pairs(block: list[np.ndarray], wanted: int, rng: np.random.Generat
 
 
 def read_pairs_txt(path: Path) -> tuple[list[tuple[Shot, Shot]], np.ndarray]:
-    """(pairs of (name, number), is_same bool [P]), in the order of the file, which is fold by fold.
+    """Reads a pair list in the form of LFW's pairs.txt.
+
+    Returns:
+        pairs: of (name, number of the image), in the order of the file, which is fold by fold.
+        is_same: bool [P].
 
     Raises:
-        FaceError: a line of another form, or another number of pairs than the header says. Names the line.
+        FaceError: a line of another form, or another number of pairs than the first line says. Names the line.
     """
     try:
         lines = require_file(path, "pair list").read_text(encoding="utf-8").splitlines()
