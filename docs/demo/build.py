@@ -112,7 +112,9 @@ def install_packages() -> Path:
     try:
         subprocess.run(argv, cwd=HERE, check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise FaceError("'npm' is not on PATH. It installs LiteRT.js. Install a recent Node.js with npm.") from error
+        raise FaceError(
+            "'npm' is not on PATH. It installs LiteRT.js. Install Node.js with npm, a recent version."
+        ) from error
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split())[-300:]
         raise FaceError(f"'{' '.join(argv)}' in '{HERE}' failed ({reason}). It needs the npm registry once.") from error
