@@ -1,4 +1,4 @@
-"""Test a trained embedder on verification sets: one table, one report. Shared by train.py and every *_test.py.
+"""Test a trained embedder (.h5) on verification sets: one table, one report. All *_test.py and train.py share it.
 
 python evaluate_data.py runs/demo/embedder.h5 --valid valid_dataset/
 """
@@ -15,11 +15,10 @@ from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_io_flags, choose_io, ru
 from facelib.data.verification.bins import decode_images
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
-from facelib.evaluation.attributes import group_faces, read_attributes
+from facelib.evaluation.attributes import read_attributes
 from facelib.evaluation.embed_images import Embedded, embed_images
-from facelib.evaluation.evaluate_set import PROTOCOLS, measure_folder, measure_pairs
+from facelib.evaluation.evaluate_set import PROTOCOLS, evaluate_set
 from facelib.evaluation.gate import compare
-from facelib.evaluation.metrics import pair_distances
 from facelib.evaluation.results import Report, SetResult, read_report, report_path
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.evaluation.verification_sets import FaceSet, find_sets
@@ -33,7 +32,13 @@ OpenEmbedder = Callable[[Path, Io, int], Embedder]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """results: one a set.   ms_per_image: in the runtime alone, None when not known.   mean_norm: of raw vectors."""
+    """The results of an embedder on several verification sets.
+
+    Attributes:
+        results: one for each set.
+        ms_per_image: milliseconds per image in the runtime alone; None when not known.
+        mean_norm: mean L2 norm of the raw vectors; None when the runtime hides them.
+    """
 
     results: tuple[SetResult, ...]
     ms_per_image: float | None
@@ -70,9 +75,14 @@ def evaluate_sets(
     """Measures `embedder` on verification sets, one after another.
 
     Args:
-        sets: what `find_sets` gave.   fars: of the VR.   protocol: of listed pairs, 'exact' | 'insightface'.
-        flip: add the embedding of the mirrored image.   attributes: {identity or image: group}.
-        threads: for decoding.
+        embedder: the model to test.
+        sets: what `find_sets` returned.
+        fars: FARs of the VR, each in (0, 1].
+        protocol: thresholds of listed pairs, 'exact' | 'insightface'.
+        flip: add the embedding of the mirrored image.
+        attributes: {identity or image: group}; None for no groups.
+        progress: whether a bar is shown.
+        threads: number of threads that decode.
     """
 
     def embed(faces: FaceSet) -> Embedded:
@@ -93,12 +103,21 @@ def evaluate_embedded(
     flip: bool,
     attributes: dict[str, str] | None,
 ) -> Evaluation:
-    """The same of embeddings from anywhere: `embed` gives those of one set, with the mirrored ones added if `flip`."""
+    """The same for embeddings of any origin.
+
+    Args:
+        sets: what `find_sets` returned.
+        embed: gives the embeddings of one set; with `flip` the mirrored ones are added already.
+        fars: FARs of the VR, each in (0, 1].
+        protocol: thresholds of listed pairs, 'exact' | 'insightface'.
+        flip: whether each image was embedded twice.
+        attributes: {identity or image: group}; None for no groups.
+    """
     results, num_distinct, seconds, norms = [], 0, 0.0, []
     for load in sets:
         faces = load()
         embedded = embed(faces)
-        results.append(_measure(faces, embedded, fars, protocol, attributes))
+        results.append(evaluate_set(faces, embedded, fars, protocol=protocol, attributes=attributes))
         num_distinct += embedded.num_distinct
         seconds += embedded.seconds
         norms += [embedded.norms] if embedded.norms is not None else []
@@ -108,7 +127,7 @@ def evaluate_embedded(
 
 
 def check_sets(sets: Sequence[Callable[[], FaceSet]]) -> None:
-    """Reads each verification set, decodes its first images and measures it blindly, so that no training ends over one.
+    """Reads each set, decodes its first images and measures random embeddings: an error shows before the training.
 
     Raises:
         FaceError: what the readers and the metrics refuse.
@@ -117,18 +136,7 @@ def check_sets(sets: Sequence[Callable[[], FaceSet]]) -> None:
         faces = load()
         decode_images(faces.images[:2], source=faces.where, records=faces.names[:2])
         blind = np.random.default_rng(0).normal(size=(len(faces.images), 2)).astype(np.float32)
-        _measure(faces, Embedded(blind, None, len(blind), 0.0), DEFAULT_FARS, "exact", None)
-
-
-def _measure(
-    faces: FaceSet, embedded: Embedded, fars: Sequence[float], protocol: str, attributes: dict[str, str] | None
-) -> SetResult:
-    groups = group_faces(attributes, faces.names, faces.identities, faces.where) if attributes else None
-    common = {"norms": embedded.norms, "groups": groups, "images": faces.names, "source": faces.source}
-    if faces.labels is not None:
-        return measure_folder(faces.name, embedded.rows, faces.labels, fars, **common)
-    distances = pair_distances(embedded.rows)
-    return measure_pairs(faces.name, distances, faces.is_same, fars, protocol=protocol, **common)
+        evaluate_set(faces, Embedded(blind, None, len(blind), 0.0), DEFAULT_FARS)
 
 
 def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, description: str, kind: str) -> int:
@@ -146,7 +154,7 @@ test_main.__test__ = False  # pytest collects functions by their name
 
 
 def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -> int:
-    """`test_main` with the flags of `make_parser` read already; a script may have added some of its own."""
+    """`test_main` after the flags of `make_parser` are parsed; a script may have added more flags."""
     check_test_flags(args)
     if args.threads < 1:
         raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
@@ -164,14 +172,17 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
 
 
 def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, mean_cosine: float | None = None) -> int:
-    """What every test ends with: the report and the thresholds are written, the table is printed, the gate decides.
+    """The end of every test: writes the report and the thresholds, prints the table, applies the gate.
 
     Args:
-        args: what `add_test_flags` gave, with `model`, `flip` and `threads`; the last is None where it is not ours.
-            A model that is no file is a name in the report.
+        args: the flags of `add_test_flags`, with `model`, `flip` and `threads`. `threads` is None where the project
+            does not choose them. A model that is no file is a name in the report.
+        evaluation: the results.
+        kind: of artefact, e.g. 'tflite'.
+        mean_cosine: mean cosine to the parent artefact; None where the parent was not run.
     """
     is_file, ms = args.model.is_file(), evaluation.ms_per_image
-    reference = read_report(args.against) if args.against else None  # before it may be written over
+    reference = read_report(args.against) if args.against else None  # before the report may overwrite it
     report = Report(
         artifact=args.model.name,
         kind=kind,
@@ -228,7 +239,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         metavar="DIR_OR_BIN",
         help="a .bin, a folder of them, or a folder of identities (default: %(default)s/)",
     )
-    pairs_help = "pair list in LFW's form, of the photos in --valid; or how many pairs of each .bin, drawn evenly"
+    pairs_help = "pair list in LFW's form, of the photos in --valid; or how many pairs of each .bin, chosen evenly"
     add("--pairs", type=_parse_pairs, metavar="TXT_OR_N", help=pairs_help)
     add("--letterbox", action=argparse.BooleanOptionalAction, default=False, help="fit photos of any size, grey beside")
     add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
@@ -262,7 +273,7 @@ def check_test_flags(args: argparse.Namespace) -> argparse.Namespace:
         if not 0 <= value <= 100:
             raise FaceError(f"{flag} is in percentage points, 0 to 100. Received: {value:g}.")
     if args.against:
-        read_report(args.against)  # a wrong one is not to be found out after the work
+        read_report(args.against)  # a wrong one shows before the work
     return args
 
 

@@ -1,8 +1,8 @@
-"""Every pair of a set of faces: all-against-all verification of identity folders, in bounded memory.
+"""All-against-all verification: every pair of faces in identity folders, in bounded memory.
 
-Identities are dealt to folds, so that a threshold can be chosen on people it is not tested on: the test pairs of fold k
-are those of two faces in k, its train pairs those of two faces outside k. Impostor distances lie in cells, one for each
-two folds, as float32: 88 million pairs take 350 MB.
+Identities are distributed over folds, so that a threshold is tested on people it was not chosen on. The test pairs of
+fold k are the pairs within k; its train pairs are the pairs without a face in k. Impostor distances are stored as
+float32 in cells, one for each two folds: 88 million pairs take 350 MB.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,13 @@ NUM_HARDEST = 12
 
 @dataclass(frozen=True)
 class Hard:
-    """A pair of faces: their rows, first < second, and their distance."""
+    """A pair of faces that is hard to decide.
+
+    Attributes:
+        first: row of one face.
+        second: row of the other face, above `first`.
+        distance: squared L2 of unit vectors.
+    """
 
     first: int
     second: int
@@ -32,21 +38,24 @@ class Hard:
 class AllPairs:
     """The distances between all faces of a set, by folds of identities.
 
+    Args:
+        embeddings: float [N, D]; normalised here.
+        labels: int [N], the identity of each face.
+
     Attributes:
         num_folds: 10, or fewer where there are too few identities.
         scores: `Scores` of all pairs.
-        genuine, genuine_label, genuine_rows: float32 [G] distances, int [G] identity, int [G, 2] rows.
-        closest_impostors, farthest_genuine: the hardest pairs, worst first.
+        genuine: float32 [G], distances of the genuine pairs.
+        genuine_label: int [G], identity of each genuine pair.
+        genuine_rows: int [G, 2], rows of the two faces.
+        closest_impostors: the hardest impostor pairs, worst first.
+        farthest_genuine: the hardest genuine pairs, worst first.
+
+    Raises:
+        FaceError: too few identities, more than `MAX_PAIRS` pairs, or a row that is zero or not finite.
     """
 
     def __init__(self, embeddings: np.ndarray, labels: np.ndarray):
-        """
-        Args:
-            embeddings: float [N, D]; normalised here.   labels: int [N], the identity of each.
-
-        Raises:
-            FaceError: too few identities, more than `MAX_PAIRS` pairs, or a row that is zero or not finite.
-        """
         labels = np.asarray(labels)
         self._check(labels)
         unit = normalize(embeddings).astype(np.float32)
@@ -94,7 +103,7 @@ class AllPairs:
     def kfold_accuracy(self) -> FoldAccuracy:
         """*Balanced* accuracy, (TAR + 1 - FAR) / 2, on each fold at the threshold that is best on the other folds.
 
-        Plain accuracy says nothing here: rejecting every pair has more than 99 % where impostor pairs are so many.
+        Plain accuracy says nothing here: with so many impostor pairs, rejecting every pair reaches more than 99 %.
         """
         candidates = np.unique(self.genuine)  # the best threshold is one of a genuine pair, or below all
         hits = np.stack([np.searchsorted(np.sort(self._of_fold(k)), candidates, "right") for k in self._folds()])
@@ -138,7 +147,11 @@ class AllPairs:
         )
 
     def tar_interval(self, thresholds) -> tuple[float, float]:
-        """95 % interval of the TAR over identities. `thresholds`: one, or float [G], one a genuine pair."""
+        """95 % interval of the TAR, with identities as clusters.
+
+        Args:
+            thresholds: one float, or float [G], one for each genuine pair.
+        """
         accepted = (self.genuine <= thresholds).astype(np.float64)
         _, owner = np.unique(self.genuine_label, return_inverse=True)
         return cluster_interval(np.bincount(owner, accepted), np.bincount(owner))
@@ -184,7 +197,7 @@ class AllPairs:
 
 
 def _deal(labels: np.ndarray) -> tuple[int, list[np.ndarray]]:
-    """(number of folds, the rows of each): every fold with a genuine and an impostor pair, as alike as can be."""
+    """(number of folds, the rows of each): as equal as possible, each with a genuine and an impostor pair."""
     order = np.argsort(labels, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     num_folds = min(NUM_FOLDS, sum(len(group) > 1 for group in groups), len(groups) // 2)
@@ -195,6 +208,6 @@ def _deal(labels: np.ndarray) -> tuple[int, list[np.ndarray]]:
 def _closest(distances: np.ndarray, first: np.ndarray, second: np.ndarray) -> list[Hard]:
     flat = distances.ravel()
     picked = np.argpartition(flat, NUM_HARDEST)[:NUM_HARDEST] if len(flat) > NUM_HARDEST else np.arange(len(flat))
-    rows, columns = np.unravel_index(picked, distances.shape)
-    found = [(int(first[r]), int(second[c]), float(distances[r, c])) for r, c in zip(rows, columns, strict=True)]
+    row, column = np.unravel_index(picked, distances.shape)
+    found = [(int(first[r]), int(second[c]), float(distances[r, c])) for r, c in zip(row, column, strict=True)]
     return [Hard(*sorted(pair[:2]), pair[2]) for pair in found if np.isfinite(pair[2])]

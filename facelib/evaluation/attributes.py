@@ -7,11 +7,15 @@ A pair belongs to a group when both of its faces do.
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from facelib.errors import FaceError
+from facelib.evaluation.intervals import wilson_interval
+from facelib.evaluation.ten_fold import FoldTar
 from facelib.files import require_file
 
 MIN_PAIRS = 20  # genuine and impostor; fewer say nothing of a group
@@ -21,7 +25,7 @@ def read_attributes(path: Path) -> dict[str, str]:
     """{identity or image: group}.
 
     Raises:
-        FaceError: no such file, no two columns, or a name that stands in two groups. Names the line.
+        FaceError: no such file, no two columns, or a name in two groups. Names the line.
     """
     groups: dict[str, str] = {}
     try:
@@ -53,7 +57,10 @@ def group_faces(groups: dict[str, str], names: list[str], identities: list[str] 
     """The group of each face, '' where the table does not say.
 
     Args:
-        groups: what `read_attributes` gave.   names: of the images.   identities: of the people; None when not known.
+        groups: what `read_attributes` returned.
+        names: names of the images.
+        identities: who is on each image; None when not known.
+        where: names the set in errors.
 
     Raises:
         FaceError: no face of the set is in the table.
@@ -67,3 +74,36 @@ def group_faces(groups: dict[str, str], names: list[str], identities: list[str] 
             + ". Name identities or images as the set does."
         )
     return found
+
+
+def measure_group(genuine: np.ndarray, impostor: np.ndarray, threshold: float, vr: Sequence[FoldTar]) -> dict[str, Any]:
+    """ACC, VR and FAR of one group at the thresholds of the whole set; None where the group has too few pairs.
+
+    ACC is balanced, so that groups with different shares of genuine pairs can be compared.
+
+    Args:
+        genuine: float [G], distances of the genuine pairs within the group.
+        impostor: float [I], distances of its impostor pairs.
+        threshold: of the ACC of the whole set.
+        vr: VR of the whole set, with thresholds.
+
+    Returns: an object of `groups` in docs/report.md.
+    """
+    result = {"pairs": len(genuine) + len(impostor), "genuine": len(genuine), "acc": None, "acc_ci95": None, "vr": {}}
+    if min(len(genuine), len(impostor)) < MIN_PAIRS:
+        return result
+    tar, far = _rate(genuine, threshold), _rate(impostor, threshold)
+    result["acc"] = (tar["rate"] + 1.0 - far["rate"]) / 2
+    result["acc_ci95"] = [(tar["ci95"][0] + 1 - far["ci95"][1]) / 2, (tar["ci95"][1] + 1 - far["ci95"][0]) / 2]
+    for one in vr:
+        if one.tar is not None:
+            tar, far = _rate(genuine, one.threshold), _rate(impostor, one.threshold)
+            result["vr"][f"{one.far_target:g}"] = {
+                "vr": tar["rate"], "ci95": tar["ci95"], "far": far["rate"], "far_ci95": far["ci95"],
+            }  # fmt: skip
+    return result
+
+
+def _rate(distances: np.ndarray, threshold: float) -> dict[str, Any]:
+    accepted = int(np.count_nonzero(distances <= threshold))
+    return {"rate": accepted / len(distances), "ci95": list(wilson_interval(accepted, len(distances)))}

@@ -11,14 +11,17 @@ from facelib.data.verification.bins import stream_images
 from facelib.embedder import Embedder
 from facelib.unit_vectors import check_norms, row_norms
 
-CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels; a slow runtime says fewer, `chunk_images`
+CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels; a slow runtime asks for fewer, `chunk_images`
 
 
 class Embedded(NamedTuple):
-    """rows: float32 [N, D], not normalised where the embedder offers raw vectors.
+    """The embeddings of a set, and what they cost.
 
-    norms: float64 [N], of the raw vectors without flip; None when the runtime hides them.   num_distinct: images.
-    seconds: in the runtime alone.
+    Attributes:
+        rows: float32 [N, D], not normalised where the embedder offers raw vectors.
+        norms: float64 [N], L2 norms of the raw vectors without flip; None when the runtime hides them.
+        num_distinct: number of distinct images.
+        seconds: time in the runtime alone.
     """
 
     rows: np.ndarray
@@ -40,12 +43,16 @@ def embed_images(
     """Embeds JPEG or PNG images; equal bytes once (LFW's .bin has 12,000 entries, 7,701 images).
 
     Args:
-        where: names the set in errors.   names: of the images there; default: their numbers.
+        embedder: its raw vectors are taken where it offers them.
+        images: N encoded images, JPEG or PNG.
+        where: names the set in errors.
+        names: N names of the images, for errors; default: their numbers.
         flip: add the embedding of the mirrored image.
-        progress: label of the bar; None for none.   threads: for decoding.
+        progress: label of the progress bar; None for no bar.
+        threads: number of threads that decode.
 
     Raises:
-        FaceError: an unreadable image or an embedding that is not finite or zero, named by record.
+        FaceError: an unreadable image, or an embedding that is zero or not finite. Names the record.
     """
     first_record: dict[bytes, int] = {}
     images = list(images)

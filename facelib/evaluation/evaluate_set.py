@@ -1,4 +1,4 @@
-"""From distances or embeddings to a `SetResult`: every measure of one set, of listed pairs or of all pairs."""
+"""From the embeddings of one verification set to its `SetResult`: every measure, of listed pairs or of all pairs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,13 +8,15 @@ import numpy as np
 from facelib.errors import FaceError
 from facelib.evaluation import grid_thresholds
 from facelib.evaluation.all_pairs import NUM_HARDEST, AllPairs
-from facelib.evaluation.attributes import MIN_PAIRS
+from facelib.evaluation.attributes import group_faces, measure_group
+from facelib.evaluation.embed_images import Embedded
 from facelib.evaluation.identification import identify, split_open_set
-from facelib.evaluation.intervals import cluster_interval, wilson_interval
-from facelib.evaluation.metrics import Scores, can_resolve
+from facelib.evaluation.intervals import cluster_interval
+from facelib.evaluation.metrics import Scores, can_resolve, pair_distances
 from facelib.evaluation.results import HISTOGRAM_EDGES, SetResult
 from facelib.evaluation.ten_fold import NUM_FOLDS, FoldTar, count_folds, fold_of, kfold_accuracy, kfold_tar_at_far
 from facelib.evaluation.thresholds import calibrate
+from facelib.evaluation.verification_sets import FaceSet
 from facelib.unit_vectors import normalize
 
 PROTOCOLS = {
@@ -23,6 +25,34 @@ PROTOCOLS = {
 }
 NUM_ROC_POINTS = 200
 NUM_NORM_BINS = 10
+
+
+def evaluate_set(
+    faces: FaceSet,
+    embedded: Embedded,
+    fars: Sequence[float] = (1e-3,),
+    *,
+    protocol: str = "exact",
+    attributes: dict[str, str] | None = None,
+) -> SetResult:
+    """All measures of one verification set.
+
+    Args:
+        faces: the set, with listed pairs or with identities.
+        embedded: its embeddings.
+        fars: FARs of the VR, each in (0, 1].
+        protocol: thresholds of listed pairs, 'exact' | 'insightface'.
+        attributes: {identity or image: group}; None for no groups.
+
+    Raises:
+        FaceError: the set has too few pairs or identities, or no face of it has a group.
+    """
+    groups = group_faces(attributes, faces.names, faces.identities, faces.where) if attributes else None
+    common = {"norms": embedded.norms, "groups": groups, "images": faces.names, "source": faces.source}
+    if faces.labels is not None:
+        return measure_folder(faces.name, embedded.rows, faces.labels, fars, **common)
+    distances = pair_distances(embedded.rows)
+    return measure_pairs(faces.name, distances, faces.is_same, fars, protocol=protocol, **common)
 
 
 def measure_pairs(
@@ -37,13 +67,18 @@ def measure_pairs(
     images: Sequence[str] | None = None,
     source: dict[str, Any] | None = None,
 ) -> SetResult:
-    """All measures of listed pairs, which lie fold by fold.
+    """All measures of listed pairs, which are in the order of the folds.
 
     Args:
-        distances: float [P], squared L2 of unit vectors.   is_same: bool [P].   fars: each in (0, 1].
-        protocol: of ACC and VR: 'exact' | 'insightface'.
-        norms: float [2P] of the raw embeddings.   groups: str [2P], '' = none.   images: [2P] names; default: numbers.
-        source: where the set came from.
+        name: name of the set.
+        distances: float [P], squared L2 of unit vectors.
+        is_same: bool [P], which pairs are genuine.
+        fars: FARs of the VR, each in (0, 1].
+        protocol: thresholds of ACC and VR, 'exact' | 'insightface'.
+        norms: float [2P], L2 norms of the raw embeddings; None where they are not known.
+        groups: str [2P], the group of each face, '' for none.
+        images: 2P names; default: their numbers.
+        source: the `source` object of a report.
     """
     distances, is_same = np.asarray(distances), np.asarray(is_same, bool)
     fold_accuracy, fold_tar = PROTOCOLS[protocol]
@@ -100,9 +135,17 @@ def measure_folder(
 ) -> SetResult:
     """All measures of all pairs of faces of known identity, and open-set identification among them.
 
+    ACC is balanced, and only genuine pairs are counted by norm.
+
     Args:
-        embeddings: float [N, D].   labels: int [N].   groups: str [N], '' = none.   images: [N] names.
-        The rest as in `measure_pairs`. ACC is balanced, and the norms are those of genuine pairs.
+        name: name of the set.
+        embeddings: float [N, D].
+        labels: int [N], the identity of each face.
+        fars: FARs of the VR, each in (0, 1].
+        norms: float [N], L2 norms of the raw embeddings; None where they are not known.
+        groups: str [N], the group of each face, '' for none.
+        images: N names.
+        source: the `source` object of a report.
     """
     try:
         pairs = AllPairs(embeddings, labels)
@@ -199,15 +242,12 @@ def _by_norm(norms: np.ndarray, is_right: np.ndarray) -> dict[str, list]:
     }
 
 
-# ------------------------------------------------------------------------------------------- groups, identification
-
-
 def _pair_groups(groups, distances, is_same, threshold: float, vr: Sequence[FoldTar]) -> dict[str, Any]:
     first, second = groups[0::2], groups[1::2]
     found = {}
     for name in sorted(set(groups.tolist()) - {""}):
         mask = (first == name) & (second == name)
-        found[name] = _group(distances[mask & is_same], distances[mask & ~is_same], threshold, vr)
+        found[name] = measure_group(distances[mask & is_same], distances[mask & ~is_same], threshold, vr)
     return found
 
 
@@ -219,33 +259,8 @@ def _folder_groups(groups, embeddings, labels, threshold: float, vr: Sequence[Fo
         upper = np.triu_indices(len(rows), 1)
         distances = np.clip(2.0 - 2.0 * (unit @ unit.T), 0.0, 4.0)[upper]
         is_same = (labels[rows][:, None] == labels[rows][None, :])[upper]
-        found[name] = _group(distances[is_same], distances[~is_same], threshold, vr)
+        found[name] = measure_group(distances[is_same], distances[~is_same], threshold, vr)
     return found
-
-
-def _group(genuine: np.ndarray, impostor: np.ndarray, threshold: float, vr: Sequence[FoldTar]) -> dict[str, Any]:
-    """ACC, VR and FAR of one group at the thresholds of the whole set; null where it has too few pairs.
-
-    ACC is balanced, so that groups with other shares of genuine pairs can be compared.
-    """
-    result = {"pairs": len(genuine) + len(impostor), "genuine": len(genuine), "acc": None, "acc_ci95": None, "vr": {}}
-    if min(len(genuine), len(impostor)) < MIN_PAIRS:
-        return result
-    tar, far = _rate(genuine, threshold), _rate(impostor, threshold)
-    result["acc"] = (tar["rate"] + 1.0 - far["rate"]) / 2
-    result["acc_ci95"] = [(tar["ci95"][0] + 1 - far["ci95"][1]) / 2, (tar["ci95"][1] + 1 - far["ci95"][0]) / 2]
-    for one in vr:
-        if one.tar is not None:
-            tar, far = _rate(genuine, one.threshold), _rate(impostor, one.threshold)
-            result["vr"][f"{one.far_target:g}"] = {
-                "vr": tar["rate"], "ci95": tar["ci95"], "far": far["rate"], "far_ci95": far["ci95"],
-            }  # fmt: skip
-    return result
-
-
-def _rate(distances: np.ndarray, threshold: float) -> dict[str, Any]:
-    accepted = int(np.count_nonzero(distances <= threshold))
-    return {"rate": accepted / len(distances), "ci95": list(wilson_interval(accepted, len(distances)))}
 
 
 def _identification(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

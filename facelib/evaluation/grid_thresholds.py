@@ -1,4 +1,4 @@
-"""InsightFace's verification protocol, threshold grids and all, so that published tables can be compared.
+"""InsightFace's verification protocol with its grids of thresholds, for comparison with published tables.
 
 Source: deepinsight/insightface, recognition/arcface_torch/eval/verification.py. A pair is accepted when its distance is
 *below* the threshold. The exact protocol is in `facelib.evaluation.ten_fold`.
@@ -26,7 +26,9 @@ def grid_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int = NUM_F
     """10-fold accuracy; the threshold is the first on the grid 0, 0.01, .. 3.99 that is best on the other folds.
 
     Args:
-        distances: float [P], squared L2 of unit vectors.   is_same: bool [P].
+        distances: float [P], squared L2 of unit vectors.
+        is_same: bool [P], which pairs are genuine.
+        folds: number of folds, at least 2.
     """
     distances, is_same = check_pairs(distances, is_same)
     fold = fold_of(len(distances), folds)
@@ -44,10 +46,16 @@ def grid_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int = NUM_F
 def grid_tar_at_far(distances: np.ndarray, is_same: np.ndarray, far: float, folds: int = NUM_FOLDS) -> FoldTar:
     """VAL@FAR: the threshold where the FAR of the train folds, on the grid 0, 0.001, .. 3.999, reaches `far`.
 
-    The original interpolates with SciPy's `interp1d`, which fails where the FAR stands still over several thresholds.
-    Here each of those plateaus counts by its last threshold when the line leaves it and by its first when the line
-    reaches it, as NumPy's `interp` does. A train FAR that never reaches `far` gives the threshold 0, as the original.
-    A FAR that the train folds cannot resolve gives no number.
+    The original interpolates with SciPy's `interp1d`, which fails where several thresholds have the same FAR. NumPy's
+    `interp` is used here: a line that leaves such a plateau starts at its last threshold, a line that reaches it ends
+    at its first. Where the train FAR never reaches `far` the threshold is 0, as in the original. Where the train folds
+    have too few impostor pairs for `far` there is no number.
+
+    Args:
+        distances: float [P], squared L2 of unit vectors.
+        is_same: bool [P], which pairs are genuine.
+        far: in (0, 1].
+        folds: number of folds, at least 2.
     """
     distances, is_same = check_pairs(distances, is_same)
     fold = fold_of(len(distances), folds)

@@ -143,7 +143,9 @@ def miss_rates(target: np.ndarray, other: np.ndarray, unmated: np.ndarray, fpirs
         unmated: float [U], best score of each unmated probe.
         fpirs: each in (0, 1].
     """
-    scores = Scores(-target, -unmated) if len(target) and len(unmated) else None  # as distances: smaller is more alike
+    scores = (
+        Scores(-target, -unmated) if len(target) and len(unmated) else None
+    )  # as distances: smaller means more similar
     found = []
     for fpir in fpirs:
         if not 0 < fpir <= 1:

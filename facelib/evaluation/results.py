@@ -1,7 +1,4 @@
-"""The report of one artefact: the table that is printed, the JSON that is written, and the gate between two of them.
-
-Every number of the table comes from the same object as the JSON.
-"""
+"""The results of a test: the printed table and the report file X.report.json, from the same numbers."""
 
 import math
 import os
@@ -23,9 +20,32 @@ HISTOGRAM_EDGES = np.linspace(0.0, 4.0, 81)  # squared L2 of unit vectors, steps
 
 @dataclass(frozen=True)
 class SetResult:
-    """The measures of one verification set; rates as fractions, distances as squared L2 of unit vectors.
+    """The measures of one verification set, made by `evaluate_set`.
 
-    The rest as docs/report.md says; what was not measured is None.
+    Rates are fractions, distances are squared L2 of unit vectors. The dictionaries are those of docs/report.md. What
+    was not measured is None.
+
+    Attributes:
+        name: name of the set.
+        pairs: number of pairs.
+        genuine: number of genuine pairs.
+        protocol: 'exact' | 'insightface' | 'all-pairs'.
+        accuracy: accuracy over folds.
+        auc: area under the ROC.
+        eer: equal error rate.
+        vr: VR over folds, one for each FAR asked for.
+        vr_all_pairs: VR of the whole set at the same FARs; None where the set has too few impostor pairs.
+        thresholds: {FAR: threshold for deployment}.
+        dist_max: largest distance.
+        dist_min: smallest distance.
+        roc: points of the ROC with intervals.
+        histogram: distances of genuine and impostor pairs in bins.
+        hardest: the worst false accepts and false rejects.
+        source: where the set was read from.
+        norms: errors by the smaller norm of a pair.
+        groups: results by group.
+        identification: open-set search among the faces of a folder.
+        identities: counts of a folder.
     """
 
     name: str
@@ -90,10 +110,18 @@ class SetResult:
 class Report:
     """What one artefact scored, and how fast it was.
 
-    artifact: path or name.   sha256, size_bytes: None for a model that is no file.   ms_per_image, images_per_s: the
-    runtime alone, without decoding.   mean_norm: of the raw embeddings; None when the runtime hides them.
-    mean_cosine: to the artefact it was made from, on all faces of the sets; None where that was not run beside it.
-    flip: whether the mirrored face was added.
+    Attributes:
+        artifact: file name, or the name of a model that is no file.
+        kind: kind of artefact, e.g. 'tflite_int8'.
+        sets: results of the verification sets.
+        sha256: SHA-256 of the artefact; None for a model that is no file.
+        size_bytes: size of the artefact; None for a model that is no file.
+        images_per_s: images per second in the runtime alone, without decoding.
+        ms_per_image: milliseconds per image in the runtime alone.
+        threads: threads of the runtime; None where the project does not choose them.
+        mean_norm: mean L2 norm of the raw embeddings; None when the runtime hides them.
+        mean_cosine: mean cosine to the parent artefact on all faces of the sets; None where the parent was not run.
+        flip: whether the embedding of the mirrored face was added.
     """
 
     artifact: str
@@ -109,7 +137,11 @@ class Report:
     flip: bool = False
 
     def as_dict(self, folder: Path | None = None) -> dict[str, Any]:
-        """The content of `X.report.json`, which names the sets by their paths from `folder`, where it will lie."""
+        """The content of `X.report.json`.
+
+        Args:
+            folder: where the file will be; the paths of the sets are relative to it.
+        """
         head = {name: value for name, value in self.__dict__.items() if name != "sets"}
         sets = {result.name: result.as_dict() for result in self.sets}
         for result in sets.values():
@@ -159,7 +191,7 @@ def report_path(artefact: Path) -> Path:
 
 
 def format_table(sets: "tuple[SetResult, ...]") -> str:
-    """Rows of `sets` under the field's six columns; a set has one line for each FAR asked for."""
+    """The six usual columns; a set has one line for each FAR asked for."""
     header = ("data set", "AUC", "ACC", "VR @ FAR", "dist max", "dist min")
     rows = [header]
     for result in sets:

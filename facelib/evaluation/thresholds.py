@@ -1,7 +1,7 @@
 """Thresholds for deployment: calibrated on a verification set, kept in the artefact's sidecar, used by predict.py.
 
-For each FAR: the loosest distance at which no more of *all* the impostor pairs of the set are accepted. How far that
-can be trusted follows from the number of impostor pairs alone, so the interval stands beside it.
+For each FAR: the loosest distance at which at most that share of *all* impostor pairs of the set is accepted. Its
+precision depends only on the number of impostor pairs, so each threshold has an interval.
 """
 
 import math
@@ -23,9 +23,15 @@ DEPLOYMENT_FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 class Calibrated:
     """One deployable threshold: the same person when squared L2 <= `distance`, which is cosine >= `cosine`.
 
-    set_name: where it came from, with its number of impostor pairs.   far: what it was asked for.
-    distance_ci95, far_ci95: intervals of the threshold for `far`, and of the true FAR at `distance`.
-    flip: whether the embedding of the mirrored face is added.
+    Attributes:
+        set_name: the set that it was calibrated on.
+        impostors: number of impostor pairs of that set.
+        far: the FAR asked for.
+        distance: squared L2 of unit vectors.
+        cosine: the same threshold as a cosine.
+        distance_ci95: 95 % interval of the threshold for `far`.
+        far_ci95: 95 % interval of the true FAR at `distance`.
+        flip: whether the embedding of the mirrored face is added.
     """
 
     set_name: str
@@ -43,9 +49,13 @@ def calibrate(
 ) -> dict[str, dict[str, Any]]:
     """{"0.001": {"distance", "cosine", "distance_ci95", "far_ci95", "vr", "vr_ci95"}} for each FAR the set resolves.
 
-    The interval of the threshold: the distances that accept as many impostor pairs as the ends of Wilson's interval of
-    the FAR (the sign-test interval of a quantile). A threshold below all distances is left out: it cannot be told.
-    `tar_interval(threshold)` gives that of the VR.
+    The ends of a threshold's interval are the distances that accept as many impostor pairs as the ends of Wilson's
+    interval of the FAR (the sign-test interval of a quantile). A threshold below all distances is left out.
+
+    Args:
+        scores: all pairs of the set.
+        tar_interval: gives the 95 % interval of the VR at a threshold.
+        fars: each in (0, 1].
     """
     found = {}
     num_impostors = len(scores.impostor)
@@ -69,10 +79,13 @@ def calibrate(
 
 
 def write_thresholds(artefact: Path, sets: dict[str, dict[str, Any]]) -> Path | None:
-    """Puts calibrated thresholds into the sidecar of `artefact`, beside those of other sets; None when it has none.
+    """Adds calibrated thresholds to the sidecar of `artefact`; those of other sets stay.
 
     Args:
-        sets: {set name: {"sha256", "impostors", "flip", "far": what `calibrate` gave}}.
+        artefact: the tested file.
+        sets: {set name: {"sha256", "impostors", "flip", "far": what `calibrate` returned}}.
+
+    Returns: path of the sidecar; None when the artefact has none.
     """
     sidecar = read_sidecar(artefact)
     if sidecar is None:
@@ -82,10 +95,15 @@ def write_thresholds(artefact: Path, sets: dict[str, dict[str, Any]]) -> Path | 
 
 
 def read_thresholds(artefact: Path, far: float, set_name: str | None = None) -> Calibrated:
-    """The threshold of `artefact` for `far`, of the set `set_name`, or of the one with most impostor pairs.
+    """The calibrated threshold of `artefact`.
+
+    Args:
+        artefact: a model with a sidecar.
+        far: the FAR it was calibrated for.
+        set_name: the set it was calibrated on; default: the set with most impostor pairs.
 
     Raises:
-        FaceError: the sidecar has none, not for this set, or not for this FAR.
+        FaceError: the sidecar has no threshold, none for this set, or none for this FAR.
     """
     sidecar = read_sidecar(require_file(artefact, "model"))
     sets = sidecar.rest.get("thresholds") if sidecar else None

@@ -1,4 +1,4 @@
-"""Verification sets in the forms people have them: .bin files, a pair list with its photos, a folder of identities."""
+"""Verification sets: .bin files, a pair list with its photos, or a folder of identities."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,11 +21,17 @@ _GREY = 128  # of the bars beside a letterboxed image
 
 @dataclass(frozen=True)
 class FaceSet:
-    """Faces and what is known of them: listed pairs (`is_same`) or identities (`labels`).
+    """A verification set in memory: faces with listed pairs (`is_same`) or with identities (`labels`).
 
-    images: encoded, JPEG or PNG; of listed pairs [2P], pair k is images 2k and 2k + 1.   is_same: bool [P] or None.
-    labels: int [N] or None.   names: of the images, entry numbers for a .bin.   identities: who is on each image, where
-    that is known.   where: for messages.   source: what a report says of it; its path is absolute here.
+    Attributes:
+        name: name of the set.
+        images: N encoded images, JPEG or PNG. Of listed pairs N = 2P, and pair k is images 2k and 2k + 1.
+        names: N names of the images; entry numbers for a .bin.
+        where: names the set in errors.
+        is_same: bool [P], which pairs are genuine; None for identities.
+        labels: int [N], the identity of each image; None for listed pairs.
+        identities: N names, who is on each image; None where that is not known.
+        source: the `source` object of a report, with an absolute path.
     """
 
     name: str
@@ -39,7 +45,7 @@ class FaceSet:
 
 
 def find_sets(valid: Path, pairs: Path | int | None = None, *, letterbox: bool = False) -> list[Callable[[], FaceSet]]:
-    """What `valid` names, each read when it is called: one set in memory at a time.
+    """The verification sets at `valid`, as functions that each read one: one set is in memory at a time.
 
     Args:
         valid: a .bin, a folder of them, or a folder of identity folders.
@@ -47,7 +53,7 @@ def find_sets(valid: Path, pairs: Path | int | None = None, *, letterbox: bool =
         letterbox: scale photos of another size to fit and fill the rest with grey, instead of refusing them.
 
     Raises:
-        FaceError: nothing of the kind there.
+        FaceError: there is no verification set at `valid`.
     """
     valid = Path(valid)
     if isinstance(pairs, int):

@@ -1,4 +1,4 @@
-"""Same person or not: the distance that decides, where it came from, and what may be expected of it."""
+"""Same person or not (1:1): the threshold, where it came from, and the picture of a verdict."""
 
 import io
 import math
@@ -20,9 +20,11 @@ MAX_DISTANCE = 4.0  # squared L2 of opposite unit vectors
 
 @dataclass(frozen=True)
 class Decision:
-    """The same person when squared L2 <= `distance`.
+    """A threshold: the same person when squared L2 <= `distance`.
 
-    calibrated: where the distance came from; None when the user gave it.
+    Attributes:
+        distance: squared L2 of unit vectors, 0 to 4.
+        calibrated: where the distance came from; None when the user gave it.
     """
 
     distance: float
@@ -62,7 +64,7 @@ class Decision:
 
 
 def about(count: float) -> str:
-    """An expected number, as precise as it deserves: '0.06', '1,000'."""
+    """An expected number with two digits below 10: '0.06', '1,000'."""
     return f"{count:,.0f}" if count >= 10 else f"{count:.2g}"
 
 
@@ -87,8 +89,10 @@ def verdict_picture(faces: list[np.ndarray], names: list[str], distance: float, 
     """PNG bytes.
 
     Args:
-        faces: two uint8 [112, 112, 3], RGB, as they were embedded.   names: their captions.
+        faces: two faces, uint8 [112, 112, 3], RGB, as they were embedded.
+        names: their captions.
         distance: squared L2 of their embeddings.
+        decision: the threshold.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

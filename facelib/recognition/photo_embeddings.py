@@ -1,4 +1,4 @@
-"""Faces -> unit vectors, as the calibration embeds them; and the mean vector of each identity of a source."""
+"""Photos -> unit vectors, embedded as for the calibration, and the mean vector of each identity."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -19,6 +19,7 @@ def unit_vectors(embedder: Embedder, faces: np.ndarray, flip: bool, places: Sequ
     """Unit embeddings, float32 [N, D].
 
     Args:
+        embedder: its raw vectors are taken where it offers them.
         faces: uint8 [N, 112, 112, 3], RGB.
         flip: add the raw embedding of the mirrored face before normalising, as `evaluate_data.py --flip` does.
         places: where each face came from, for errors.
@@ -38,7 +39,15 @@ def embed_photos(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (numbers int64 [n], unit vectors float32 [n, D]), `CHUNK_IMAGES` photos at a time, in order.
 
-    Photos without a usable face are left out; each is a line of `bad`. `desc`: name of a progress bar, or none.
+    Photos without a usable face are left out.
+
+    Args:
+        photos: where the photos are read from.
+        numbers: which photos.
+        embedder: the model.
+        flip: add the embeddings of mirrored faces.
+        bad: gets a line for each photo that is left out.
+        desc: label of the progress bar; None for no bar.
     """
     cut = FaceCutter()
     with tqdm(total=len(numbers), desc=desc, unit="img", disable=None if desc else True, leave=False) as bar:
@@ -60,7 +69,13 @@ def embed_photos(
 
 
 class Centres(NamedTuple):
-    """labels, counts: int64 [C], identities and how many faces each is the mean of.   vectors: float32 [C, D]."""
+    """Mean vectors of identities.
+
+    Attributes:
+        labels: int64 [C], the identities.
+        counts: int64 [C], how many faces each vector is the mean of.
+        vectors: float32 [C, D], rows of unit length.
+    """
 
     labels: np.ndarray
     counts: np.ndarray
@@ -71,7 +86,8 @@ def class_centres(embedded: Iterator[tuple[np.ndarray, np.ndarray]], labels: np.
     """The mean unit vector of every identity that has a face, itself of unit length.
 
     Args:
-        embedded: as `embed_photos` yields.   labels: int64 [N], identity of each photo.
+        embedded: what `embed_photos` yields.
+        labels: int64 [N], identity of each photo.
     """
     num_classes = int(labels.max()) + 1
     sums, counts = None, np.zeros(num_classes, np.int64)
@@ -88,7 +104,7 @@ def class_centres(embedded: Iterator[tuple[np.ndarray, np.ndarray]], labels: np.
     if (norms < 1e-6).any():
         i = int(np.argmin(norms))
         raise FaceError(
-            f"Faces of one identity point in a common direction. Those of identity {present[i]} cancel out: look at "
+            f"The embeddings of one identity have a mean direction. Those of identity {present[i]} cancel out: check "
             f"its photos, or test the model."
         )
     return Centres(present, counts[present], (centres / norms).astype(np.float32))

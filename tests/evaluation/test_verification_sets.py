@@ -94,7 +94,7 @@ def test_photos_of_another_size_are_refused_or_letterboxed(shades, people):
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").write_bytes(face(1, (90, 90, 90), size=(60, 120)))
 
-    with pytest.raises(FaceError, match=r"Record P00/P00_0001.png of '.*pairs.txt' has 60x120"):
+    with pytest.raises(FaceError, match=r"Record P00/P00_0001.png of '.*pairs.txt': the image is 60x120"):
         run_main(shades / "model.fake", "--valid", people, "--pairs", pairs)
     assert run_main(shades / "model.fake", "--valid", people, "--pairs", pairs, "--letterbox") == 0
 

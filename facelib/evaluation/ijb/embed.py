@@ -21,7 +21,13 @@ CHUNK_IMAGES = 512  # aligned faces held at a time, twice: 38 MB of pixels
 
 
 class IjbEmbeddings(NamedTuple):
-    """rows: float32 [N, D].   seconds: in the runtime, without decoding.   mean_norm: before the mirrored is added."""
+    """The embeddings of all images.
+
+    Attributes:
+        rows: float32 [N, D], not normalised where the embedder offers raw vectors.
+        seconds: time in the runtime alone, without decoding.
+        mean_norm: mean L2 norm before the embedding of the mirrored face is added.
+    """
 
     rows: np.ndarray
     seconds: float
@@ -73,7 +79,12 @@ def embed_faces(
     """Embeds every image once, raw vectors where the embedder offers them.
 
     Args:
-        flip: add the embedding of the mirrored face (F1).   threads: for decoding and aligning.
+        embedder: its raw vectors are taken where it offers them.
+        faces: names of the images, and their landmarks.
+        folder: the folder of the loose crops.
+        flip: add the embedding of the mirrored face (F1).
+        threads: number of threads that decode and align.
+        progress: whether a bar is shown.
 
     Raises:
         FaceError: what `stream_faces` refuses, or an embedding that is not finite or zero, named by image.

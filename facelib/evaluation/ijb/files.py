@@ -33,7 +33,16 @@ _PAIR_LINES = re.compile(rb"(?:\d{1,18}+[ \t]++\d{1,18}+[ \t]++[01][ \t]*+\r?+\n
 
 @dataclass(frozen=True)
 class IjbPaths:
-    """The meta files of one set. name: 'ijbb' | 'ijbc'.   galleries: {'G1': path, 'G2': path}."""
+    """The meta files of one set.
+
+    Attributes:
+        name: 'ijbb' | 'ijbc'.
+        points: names, landmarks and detector scores of the images.
+        faces: template and media of each image.
+        pairs: pairs of templates of the 1:1 protocol.
+        galleries: {'G1': path, 'G2': path}.
+        probes: probes of the 1:N protocol.
+    """
 
     name: str
     points: Path
@@ -45,11 +54,18 @@ class IjbPaths:
 
 @dataclass(frozen=True)
 class IjbFaces:
-    """Which images there are, and which of them make a template.
+    """The images of a set, and the templates that they belong to.
 
-    images: N names below the image folder.   points: float32 [N, 5, 2], pixels (x, y).   detector_scores: float32 [N].
-    image_idx, template_idx: int64 [R], media: int64 [R]: image i stands in template t, shot with media m.
-    template_ids: int64 [T], ascending; `template_idx` counts in it.
+    Row r says that image `image_idx[r]` belongs to template `template_idx[r]` and comes from media `media[r]`.
+
+    Attributes:
+        images: N names below the image folder.
+        points: float32 [N, 5, 2], landmarks in pixels (x, y).
+        detector_scores: float32 [N].
+        image_idx: int64 [R], places in `images`.
+        template_idx: int64 [R], places in `template_ids`.
+        media: int64 [R], numbers of photos and videos.
+        template_ids: int64 [T], ascending.
     """
 
     images: list[str]
@@ -100,21 +116,21 @@ def read_faces(paths: IjbPaths) -> IjbFaces:
     number_of: dict[str, int] = {}
     values = array("f")
 
-    def take_points(columns: list[str]) -> None:
-        numbers = np.array(columns[1:], np.float32)
-        if len(numbers) != 11 or not np.isfinite(numbers).all() or numbers[10] < 0 or columns[0] in number_of:
+    def take_points(fields: list[str]) -> None:
+        numbers = np.array(fields[1:], np.float32)
+        if len(numbers) != 11 or not np.isfinite(numbers).all() or numbers[10] < 0 or fields[0] in number_of:
             raise ValueError
         if np.ptp(numbers[:10].reshape(5, 2), axis=0).max() < MIN_SPREAD:
             raise ValueError
-        number_of[columns[0]] = len(number_of)
+        number_of[fields[0]] = len(number_of)
         values.frombytes(numbers.tobytes())
 
     rule = "Each image stands once, as 'NAME x1 y1 ... x5 y5 SCORE', points apart, the score not negative"
     _read_lines(paths.points, rule, str.split, take_points)
     rows = array("q")
 
-    def take_row(columns: list[str]) -> None:
-        name, template, media = columns
+    def take_row(fields: list[str]) -> None:
+        name, template, media = fields
         rows.extend((number_of[name], int(template), int(media)))
 
     rule = f"Each line is 'NAME TEMPLATE MEDIA', the image one of '{paths.points.name}'"
@@ -182,8 +198,8 @@ def read_subjects(path: Path, template_ids: np.ndarray) -> tuple[np.ndarray, np.
     subject_of: dict[int, int] = {}
     known = set(template_ids.tolist())
 
-    def take(columns: list[str]) -> None:
-        template, subject = int(columns[0]), int(columns[1])
+    def take(fields: list[str]) -> None:
+        template, subject = int(fields[0]), int(fields[1])
         if template not in known or subject_of.setdefault(template, subject) != subject:
             raise ValueError
 
@@ -203,7 +219,7 @@ def find_templates(ids: np.ndarray, template_ids: np.ndarray) -> np.ndarray:
 
 
 def _read_lines(path: Path, rule: str, split: Callable, take: Callable, has_header: bool = False) -> None:
-    """Gives the columns of every line to `take`, which raises ValueError or KeyError for what is against `rule`."""
+    """Gives the fields of every line to `take`, which raises ValueError or KeyError for what is against `rule`."""
     bad, sample = [], ""
     with open(require_file(path, "meta file"), encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, 1):

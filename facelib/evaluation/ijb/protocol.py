@@ -26,9 +26,17 @@ BLOCK_SCORES = 2**24  # of the template matrix held at a time: 64 MiB
 
 @dataclass(frozen=True)
 class TarAtFar:
-    """TAR (the field's VR) at the loosest threshold whose FAR is at most `far_target`; None: too few impostors.
+    """TAR (the field's VR) at the loosest threshold whose FAR is at most `far_target`.
 
-    ci95: Wilson interval.   far: that the threshold really has.   threshold: squared L2 of unit vectors.
+    All numbers but `far_target` and `needs_impostors` are None when there are too few impostor pairs.
+
+    Attributes:
+        far_target: the FAR asked for, in (0, 1].
+        tar: fraction of the genuine pairs.
+        ci95: Wilson interval of tar.
+        far: the FAR that the threshold really has.
+        threshold: squared L2 of unit vectors.
+        needs_impostors: number of impostor pairs that this FAR needs.
     """
 
     far_target: float
@@ -52,7 +60,15 @@ class TarAtFar:
 
 @dataclass(frozen=True)
 class Verification:
-    """The 1:1 protocol. pairs, genuine: counts.   vr: one for each FAR."""
+    """The result of the 1:1 protocol.
+
+    Attributes:
+        pairs: number of pairs of templates.
+        genuine: number of genuine pairs.
+        auc: area under the ROC.
+        eer: equal error rate.
+        vr: one for each FAR.
+    """
 
     pairs: int
     genuine: int
@@ -75,7 +91,9 @@ def pool_templates(
 
     Args:
         rows: float32 [N, D], embeddings of `faces.images`, not normalised.
-        normalize: N0, scale each row to unit length first.   detector_score: D1, then multiply it by its score.
+        faces: the images, their templates and their media.
+        normalize: N0, scale each row to unit length first.
+        detector_score: D1, multiply each row by the score of the detector.
 
     Returns: float32 [T, D]; sums are taken in float64.
 
@@ -110,29 +128,31 @@ def pool_templates(
 def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosine of each pair of templates, from blocks of the matrix of all of them.
 
-    In IJB-C 15.7 million pairs are among 3,531 x 19,593 templates: one product of matrices costs less than fetching
-    two rows a pair (benchmarks/bench_ijb_scores.py).
+    In IJB-C 15.7 million pairs are among 3,531 x 19,593 templates. One product of matrices costs less than reading two
+    rows for each pair (benchmarks/bench_ijb_scores.py).
 
     Args:
-        templates: float32 [T, D], unit vectors.   first, second: int [P], rows of `templates`.
+        templates: float32 [T, D], unit vectors.
+        first: int [P], row of one template of each pair.
+        second: int [P], row of the other template.
 
     Returns: float32 [P].
     """
-    columns = np.unique(second)
-    column_of = np.zeros(len(templates), np.int32)
-    column_of[columns] = np.arange(len(columns))
+    used = np.unique(second)
+    place_of = np.zeros(len(templates), np.int32)
+    place_of[used] = np.arange(len(used))
     rows = np.unique(first)
     row_of = np.zeros(len(templates), np.uint16 if len(rows) <= 2**16 else np.int32)  # 16 bits are sorted by radix
     row_of[rows] = np.arange(len(rows))
-    row, right = row_of[first], templates[columns].T
+    row, right = row_of[first], templates[used].T
     order = np.argsort(row, kind="stable")
-    step = max(1, BLOCK_SCORES // len(columns))
+    step = max(1, BLOCK_SCORES // len(used))
     ends = np.searchsorted(row, np.arange(step, len(rows) + step, step), side="left", sorter=order)
     scores, begin = np.empty(len(first), np.float32), 0
     for number, end in enumerate(ends.tolist()):
         block = templates[rows[number * step : (number + 1) * step]] @ right
         pairs = order[begin:end]
-        scores[pairs] = block[row[pairs] - number * step, column_of[second[pairs]]]
+        scores[pairs] = block[row[pairs] - number * step, place_of[second[pairs]]]
         begin = end
     return scores
 
@@ -144,7 +164,9 @@ def verify(cosines: np.ndarray, is_same: np.ndarray, fars: Sequence[float] = FAR
     with the nearest FAR, as the field uses it, may take a point that lies above the FAR asked for.
 
     Args:
-        cosines: float [P].   is_same: bool [P].   fars: each in (0, 1].
+        cosines: float [P], larger means more similar.
+        is_same: bool [P], which pairs are genuine.
+        fars: each in (0, 1].
     """
     scores = Scores(-cosines[is_same], -cosines[~is_same])  # not 2 - 2 cos: float32 would make new ties
     num_genuine, num_impostors = len(scores.genuine), len(scores.impostor)
@@ -173,8 +195,10 @@ def identify_galleries(
     probes and is not given here.
 
     Args:
-        templates: float32 [T, D].   galleries: name -> (template_idx, subjects), int [K].   probes: the same.
-        options: of `identify`.
+        templates: float32 [T, D].
+        galleries: {name: (template_idx int [K], subjects int [K])}.
+        probes: (template_idx int [K], subjects int [K]).
+        options: passed to `identify`.
 
     Returns: e.g. {'G1': ..., 'G2': ..., 'G1+G2': ...}.
     """
