@@ -8,7 +8,8 @@
     python prepare_data.py SOURCE OUT --shard 2/8            host 2 of 8 writes its part, OUT.part-2-of-8
     python prepare_data.py merge OUT                         the parts become OUT, the same bytes as of one host
 
-The image bytes are kept as they are. A finished conversion is not repeated; an interrupted one leaves nothing.
+The image bytes are kept as they are. A finished conversion is not repeated. A stopped one leaves no half-written
+output.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(argv: list[str]) -> int:
-    """SOURCE OUT: converts, and says what came of it and what to type next."""
+    """SOURCE OUT: converts, and prints the result and the next command."""
     args = _parse_prepare(argv)
     from facelib.data.conversion.job import convert
     from facelib.data.conversion.shards_done import convert_part, parse_part
@@ -53,7 +54,7 @@ def prepare(argv: list[str]) -> int:
 
 
 def merge(argv: list[str]) -> int:
-    """OUT: makes the data directory of the parts that --shard wrote beside it, and removes them."""
+    """OUT: makes the data directory from the parts that --shard wrote beside it, and removes the parts."""
     parser = argparse.ArgumentParser(prog="prepare_data.py merge", description=merge.__doc__)
     parser.add_argument("out", type=Path, help="data directory to make, as it was named with --shard")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")

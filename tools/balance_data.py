@@ -1,11 +1,16 @@
-"""As many images for each identity: data directory (or any face data) -> a balanced data directory.
+"""Balance the number of images of the identities of a training set.
 
     python tools/balance_data.py DATA BALANCED
 
-Identities of more than 350 images keep a seeded 350; of 201 to 350, all; of 91 to 200, all and a copy after
-morphological opening; of 31 to 90, all and three copies: opening, Gaussian noise, salt and pepper; smaller ones are
-dropped. It is the rule of AIWintermuteAI/MobileFaceNet-Keras-K210. Originals keep their bytes; balance.json in
-BALANCED has the table.
+images of an identity   what is kept
+more than 350           350 of them, a seeded choice
+201 to 350              all
+91 to 200               all, and a copy of each after morphological opening
+31 to 90                all, and three copies of each: opening, Gaussian noise, salt and pepper
+30 or fewer             none
+
+The rule is from AIWintermuteAI/MobileFaceNet-Keras-K210. The bytes of the original images are kept.
+BALANCED/balance.json holds the table that is printed.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Which identities of a training set also appear in a verification set? Scores on that set would be too good.
+"""Find identities of a training set that are in a verification set too: scores on that set would be too good.
 
     python tools/check_overlap.py data/ms1m lfw.bin --model embedder.h5 --out overlap.csv --sheet overlap.png
 
 TRAIN: a data directory, identity folders, .rec, ...: the mean embedding of each identity, over --max-images faces.
 VALID: a .bin or identity folders: every distinct image is compared with every identity.
 
-T identities x V images at false-accept rate f give T*V*f hits by chance: 22 thousand for 2,818 x 7,701 at 1e-3. So the
-threshold is by default the distance at which --chance-hits (1) are expected, learnt from these very comparisons
-by a normal law. Lookalikes make it a few times as many: the sheet is for the last word.
+T identities x V images at a false-accept rate f give T*V*f hits by chance: 22 thousand for 2,818 x 7,701 at 1e-3. So by
+default the threshold is the distance at which --chance-hits (1) are expected; a normal law fitted to these comparisons
+gives it. Lookalikes make a few hits more. Look at the sheet before you decide.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python tools/clean_data.py DATA CLEANED --model runs/first/embedder.h5 --sheet dropped.png
     python tools/clean_data.py DATA CLEANED --model X --relabel --merge-angle 35
 
-A face further than --max-angle from the centre of its identity goes; with --relabel it moves to another identity that
-is within that angle and at least 20 degrees nearer. The centre is the mean of the nearer half of the faces, so wrong
-ones do not pull it; of a model with sub-centres (--head RUN/epoch-NNN.h5) it is the dominant one (Sub-center ArcFace,
-ECCV 2020). Faces that stay keep their bytes. clean.json in CLEANED says of each changed record what became of it.
+A face further than --max-angle from the centre of its identity is dropped. With --relabel it moves to another identity
+that is within that angle and at least 20 degrees nearer. The centre is the mean of the nearer half of the faces, so
+wrong faces do not pull it. For a model with sub-centres (--head RUN/epoch-NNN.h5) it is the dominant sub-centre
+(Sub-center ArcFace, ECCV 2020). The image bytes are kept. CLEANED/clean.json lists every changed record and why.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from facelib.recognition.photo_embeddings import embed_photos
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 
-NEARER_BY = 20.0  # degrees: what a face must be nearer to another identity to be its
+NEARER_BY = 20.0  # degrees: a face is relabelled only if the other identity is nearer by this much
 SHEET_FACES = 120
 
 
@@ -154,7 +154,7 @@ def report(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarra
     counts = Counter(verdict.reason.tolist())
     num_merged = int((merged != np.arange(len(merged))).sum())
     percentiles = ", ".join(f"{p} %: {np.percentile(verdict.angle, p):.1f}" for p in (50, 90, 99))
-    print(f"{len(rows):,} faces; angle to their own centre in degrees: {percentiles}")
+    print(f"{len(rows):,} faces; angle to the centre of their identity in degrees: {percentiles}")
     for word in (KEPT, RELABELLED, DROPPED, "too few left"):
         print(f"  {word:14} {counts[word]:10,}")
     print(f"  {'unreadable':14} {len(bad):10,}\n  {'merged':14} {num_merged:10,} identities into others")
@@ -176,9 +176,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("out", type=Path, help="data directory to make")
     add("--model", type=Path, required=True, metavar="X", help=".h5, .pb, .tflite or .onnx that tells faces apart")
     add("--head", type=Path, metavar="H5", help="epoch-NNN.h5 whose dominant sub-centres are the class centres")
-    add("--max-angle", type=float, default=75.0, metavar="DEGREES", help="to the own centre (default: %(default)g)")
+    add(
+        "--max-angle",
+        type=float,
+        default=75.0,
+        metavar="DEGREES",
+        help="from a face to the centre of its identity (default: %(default)g)",
+    )
     add("--relabel", action=argparse.BooleanOptionalAction, default=False, help="move a face to a much nearer identity")
-    add("--merge-angle", type=float, metavar="DEGREES", help="identities nearer than this are one (default: none is)")
+    add(
+        "--merge-angle",
+        type=float,
+        metavar="DEGREES",
+        help="merge identities whose centres are nearer (default: merge none)",
+    )
     add("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer left (default: 1)")
     add("--sheet", type=Path, metavar="PNG", help="where to draw the faces that were dropped or relabelled")
     add("--seed", type=int, default=0, help="of the new order (default: %(default)s)")
@@ -194,9 +205,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if getattr(args, flag) < least:
             raise FaceError(f"--{flag.replace('_', '-')} is at least {least}. Received: {getattr(args, flag)}.")
     if args.head and args.merge_angle:
-        raise FaceError("--head has its own centres: merge identities first, in a run without it.")
+        raise FaceError(
+            "--head brings its class centres, which --merge-angle would change. Merge first, in a run without --head."
+        )
     if args.out.exists():
-        raise FaceError(f"OUT is a folder to be made. '{args.out}' is there: choose another name.")
+        raise FaceError(f"OUT is a folder that will be made. '{args.out}' exists: choose another name.")
     return args
 
 

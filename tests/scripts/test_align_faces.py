@@ -375,10 +375,10 @@ def test_a_run_that_is_ended_leaves_whole_crops_and_no_process_and_the_next_one_
     root, out = tmp_path / "photos", tmp_path / "out"
     for i in range(24):
         save(root / f"p{i % 4}" / f"{i:02d}.jpg", picture(i))
-    code = "import sys; from test_align_faces import *; run_slowly(sys.argv[1], sys.argv[2])"
+    code = "import sys; from tests.scripts.test_align_faces import *; run_slowly(sys.argv[1], sys.argv[2])"
     run = subprocess.Popen(
         [sys.executable, "-c", code, str(root), str(out)], stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while len(list(out.rglob("*.jpg"))) < 3:

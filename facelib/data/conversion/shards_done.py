@@ -1,10 +1,10 @@
-"""One data directory made by many hosts: each writes a range of its shards, and a last step joins them.
+"""Makes one data directory on many hosts: each host writes some of its shards, and a last step joins them.
 
-Host I of N runs `prepare_data.py SOURCE OUT --shard I/N`, which reads the records of its shards alone and writes
-OUT.part-I-of-N beside OUT; `prepare_data.py merge OUT` makes OUT of the N parts, byte for byte what one host would have
-written. The place of every record follows from the seed, so hosts need not talk: they see the same source, and the
-merge sees all parts. Which identities remain, only the merge knows: when bad images left one too small, all labels
-behind it move up and the shards are written again, else they are linked.
+Host I of N runs `prepare_data.py SOURCE OUT --shard I/N`. It reads only the records of its shards and writes
+OUT.part-I-of-N beside OUT. Then `prepare_data.py merge OUT` makes OUT of the N parts: the same bytes as one host would
+write. The place of every record follows from the seed, so the hosts need no communication. Only the merge knows which
+identities remain. If bad images left one too small, the labels after it move down by one and the shards are written
+again; otherwise the shards are linked.
 """
 
 import json
@@ -36,7 +36,13 @@ _BLOCK = 512  # records read at once
 
 @dataclass
 class Part:
-    """A finished part. index: INDEX_DTYPE [N]; its labels count the kept identities of the source."""
+    """A finished part of a data directory.
+
+    Attributes:
+        path: the folder.
+        meta: its part.json.
+        index: INDEX_DTYPE [N]; the labels number the kept identities of the source.
+    """
 
     path: Path
     meta: dict
@@ -58,7 +64,14 @@ def part_path(out: Path, part: int, count: int) -> Path:
 
 
 def convert_part(source_path: Path, out: Path, part: int, count: int, **options) -> Conversion:
-    """Writes part `part` (from 1) of `count`. `options`: those of `facelib.data.conversion.job.open_job`.
+    """Writes one part of a data directory.
+
+    Args:
+        source_path: face data of any format.
+        out: the data directory; the part is written beside it.
+        part: from 1.
+        count: number of parts.
+        options: those of `facelib.data.conversion.job.open_job`.
 
     Raises:
         FaceError: as `convert` does, fewer shards than parts, or another part in this place.
@@ -69,7 +82,7 @@ def convert_part(source_path: Path, out: Path, part: int, count: int, **options)
     check_num_shards(job)
     if job.num_shards < count:
         raise FaceError(
-            f"Each host writes a shard at least. --shard {part}/{count} is of more hosts than the {job.num_shards} "
+            f"Each host writes at least one shard. --shard {part}/{count} has more hosts than the {job.num_shards} "
             f"shards of this source: use fewer hosts, or --shards {count}."
         )
     folder = part_path(job.out, part, count)
@@ -78,7 +91,7 @@ def convert_part(source_path: Path, out: Path, part: int, count: int, **options)
         check_made_from(folder, old.meta["source"], job.made_from)
         return _conversion(old, was_finished=True)
     if folder.exists():
-        raise FaceError(f"Parts are new folders. '{folder}' is there and is no part: remove it.")
+        raise FaceError(f"A part is a new folder. '{folder}' exists and is not a part: remove it.")
     with working_folder(folder) as working:
         _write_part(job, part, count, working)
     return _conversion(_open_part(folder))
@@ -111,7 +124,7 @@ def _shards_of(num_shards: int, part: int, count: int) -> range:
 
 
 def merge(out: Path, progress: bool = True) -> Conversion:
-    """Makes the data directory `out` of its parts, and removes them.
+    """Makes the data directory `out` from its parts, and removes them.
 
     Raises:
         FaceError: a part is missing, damaged, or of another source or other options.
@@ -125,7 +138,7 @@ def merge(out: Path, progress: bool = True) -> Conversion:
                 shutil.rmtree(path)
         return done
     if out.exists():
-        raise FaceError(f"OUT is a folder to be made. '{out}' is there already: choose another name.")
+        raise FaceError(f"OUT is a folder that will be made. '{out}' exists: choose another name.")
     parts = _open_parts(out)
     first = parts[0].meta
     index = np.concatenate([part.index for part in parts])
@@ -151,7 +164,7 @@ def merge(out: Path, progress: bool = True) -> Conversion:
 
 
 def _link(path: Path, new: Path) -> None:
-    """`new` is `path` too, without a copy where the file system can; the part stays whole until the end."""
+    """Links `new` to `path`, or copies it where the file system has no links. The part stays whole until the end."""
     try:
         os.link(path, new)
     except OSError:
@@ -188,14 +201,14 @@ def _open_parts(out: Path) -> list[Part]:
     found = _find_parts(out)
     if not found:
         raise FaceError(
-            f"'{out}' is merged from parts beside it. There are none: make each with prepare_data.py SOURCE {out} "
+            f"'{out}' is merged from the parts beside it. There are none: make each with prepare_data.py SOURCE {out} "
             f"--shard I/N."
         )
     counts = sorted({count for count, _, _ in found})
     if len(counts) > 1:
         raise FaceError(
-            f"The parts of '{out}' are of one split. There are parts of {' and of '.join(map(str, counts))}: remove "
-            f"those of the other."
+            f"All parts of '{out}' must be of one split. There are parts of {' and of '.join(map(str, counts))}: "
+            f"remove those of the other split."
         )
     count = counts[0]
     missing = sorted(set(range(1, count + 1)) - {part for _, part, _ in found})

@@ -1,4 +1,4 @@
-"""A data directory (or older TFRecords) -> identity folders of image files."""
+"""Writes face data as identity folders of image files again."""
 
 from pathlib import Path, PurePosixPath
 
@@ -10,9 +10,17 @@ from facelib.files import working_folder
 
 
 def export_folders(source: Source, out: Path, progress: bool = True) -> int:
-    """Writes `out/<class name>/<record>.jpg|png`, the bytes as they are; returns the number of images.
+    """Writes `out/<class name>/<record>.jpg` or `.png`, with the bytes as they are, completely or not at all.
 
-    Whole or not at all. Class names that are all numbers are padded with zeros, so that folders sort as labels do.
+    If all class names are numbers, they are padded with zeros, so that the folders sort as the labels do.
+
+    Args:
+        source: labelled faces.
+        out: the folder to make.
+        progress: show a progress bar.
+
+    Returns:
+        The number of images.
 
     Raises:
         FaceError: a record that cannot be read, or class names that are no folder names.
