@@ -4,7 +4,7 @@
     python predict.py enroll FOLDERS GALLERY --model X      one folder per person -> GALLERY (.npy) and GALLERY.json
     python predict.py search PHOTO GALLERY                  who of the gallery it is, or unknown
 
-A 112x112 image is taken for an aligned crop; in any other photo the largest face is found and aligned. The distance is
+A 112x112 image counts as an aligned crop; in any other photo the largest face is found and aligned. The distance is
 the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test script writes it).
 """
 

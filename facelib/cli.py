@@ -1,4 +1,4 @@
-"""What every script shares: how it ends, and the flags that say how a model without a sidecar is fed."""
+"""What all scripts share: exit codes, and the flags that say how to feed a model without a sidecar."""
 
 import argparse
 import errno
@@ -18,10 +18,9 @@ DEFAULT_FARS = (1e-3,)
 
 
 def run_cli(main: Callable[[], int]) -> None:
-    """Runs `main` and exits: 0-255 as it returns, 1 and one line for a `FaceError`, 130 for Ctrl-C.
+    """Runs `main` and exits with its code, with 1 and one line for a `FaceError`, or with 130 for Ctrl-C.
 
-    A full disk and a missing permission are the user's to mend too, wherever they happen. Every other exception is
-    our bug and keeps its traceback.
+    A full disk and a missing permission also give one line. Every other exception is a bug and keeps its traceback.
     """
     try:
         code = main()
@@ -73,7 +72,11 @@ def add_io_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pixel_flags(other) -> None:
-    """Those of `add_io_flags` that say what the pixels are like, for a parser or a group of one."""
+    """The flags of `add_io_flags` about pixels alone.
+
+    Args:
+        other: a parser, or an argument group.
+    """
     other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
     pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, or ImageNet statistics (default: raw)"
     other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
@@ -82,7 +85,15 @@ def add_pixel_flags(other) -> None:
 
 
 def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
-    """How to feed the artefact: from its sidecar, else from the third-party flags; the two must not disagree."""
+    """How to feed the artefact: from its sidecar, or from the flags when it has none.
+
+    Args:
+        sidecar: of the artefact; None when it has none.
+        args: the flags of `add_io_flags`, with `model`.
+
+    Raises:
+        FaceError: neither a sidecar nor flags, or a flag that contradicts the sidecar.
+    """
     flags = {"input": "input", "output": "output", "color": "colour", "pixels": "pixels", "layout": "layout",
              "crop": "size"}  # fmt: skip
     given = {name: getattr(args, flag) for flag, name in flags.items() if getattr(args, flag, None) is not None}

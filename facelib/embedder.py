@@ -1,4 +1,4 @@
-"""The one protocol behind every test script, predict and the benchmarks, and what all its runtimes share."""
+"""The Embedder protocol behind every test script, predict and the benchmarks, and the base class of its runtimes."""
 
 from typing import Protocol
 
@@ -14,11 +14,15 @@ BATCH_SIZE = 64
 class Embedder(Protocol):
     """Turns aligned faces into vectors, whatever runs underneath.
 
-    `images`: uint8 `[N, 112, 112, 3]`, RGB, N >= 1. Returns float32 `[N, embedding_size]` whose rows
-    have unit L2 norm (tolerance 1e-3 for quantised models). Must not keep or change `images`.
+    A call takes `images`, uint8 `[N, 112, 112, 3]`, RGB, N >= 1, and returns float32 `[N, embedding_size]` whose rows
+    have unit L2 norm (tolerance 1e-3 for quantised models). It must not keep or change `images`.
 
-    An embedder may also offer `raw(images)`: the same before normalisation. The norm is a quality signal, and adding
-    the embedding of the mirrored face is defined on raw vectors.
+    An embedder may also offer `raw(images)`: the same before normalisation. The norm is a quality signal, and the
+    embedding of the mirrored face is added to raw vectors.
+
+    Attributes:
+        name: for tables.
+        embedding_size: D; 0 before the first call where it is not known.
     """
 
     name: str
@@ -28,14 +32,14 @@ class Embedder(Protocol):
 
 
 class RuntimeEmbedder:
-    """An `Embedder` over a runtime. A runtime overrides `run` alone.
+    """An `Embedder` over a runtime. A subclass overrides only `run`.
 
     Args:
         name: for tables.
         io: how the artefact is fed.
-        batch_size: most images in one call of `run`; a multiple of `unit`.
-        unit: the runtime takes multiples of this, and what is missing is padded. 1 where it takes any number, so that
-            one face costs one face.
+        batch_size: largest number of images in one call of `run`; a multiple of `unit`.
+        unit: the runtime takes multiples of this number; smaller batches are padded. 1 where it takes any number, so
+            that one face costs one face.
     """
 
     def __init__(self, name: str, io: Io, batch_size: int, unit: int = 1):
@@ -43,7 +47,7 @@ class RuntimeEmbedder:
         self.embedding_size = io.embedding_size
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels of n faces as `io` says -> embeddings, any float dtype, `[n, D]`; n is as `__init__` says."""
+        """Pixels of n faces in the form of `io` -> embeddings, any float dtype, [n, D]; n is a multiple of `unit`."""
         raise NotImplementedError
 
     def raw(self, images: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The errors of the project: what the user can mend, and one record that cannot be read."""
+"""The errors of the project: `FaceError` for what the user can mend, `BadRecord` for one unreadable record."""
 
 
 class FaceError(Exception):
@@ -6,4 +6,4 @@ class FaceError(Exception):
 
 
 class BadRecord(ValueError):
-    """Why one record cannot be read. Whoever knows the file and the record number makes it a `FaceError`."""
+    """Why one record cannot be read. A caller that knows the file and the record number makes it a `FaceError`."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, hashes, and the checks every reader begins with."""
+"""Atomic writes, SHA-256, JSON files, and the first checks of every reader."""
 
 import errno
 import fcntl
@@ -54,10 +54,10 @@ def scripts_folder() -> Path:
 
 
 def cache_home() -> Path:
-    """Where this machine keeps what it can make again: in $XDG_CACHE_HOME, or ~/.cache.
+    """The folder for caches on this machine: in $XDG_CACHE_HOME, or in ~/.cache.
 
     Raises:
-        FaceError: neither is known.
+        FaceError: neither folder is known.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or "")
     try:
@@ -111,7 +111,7 @@ def sha256_of(path: Path) -> str:
 def working_folder(out: Path) -> Iterator[Path]:
     """Yields a hidden folder `.NAME.part` beside `out`, empty; renames it to `out` on success, removes it on failure.
 
-    A killed run leaves the hidden folder, and the next run empties it: a lock tells it from one that is still at work.
+    A killed run leaves the hidden folder, and the next run empties it. A lock shows whether another run still writes.
 
     Raises:
         FaceError: `out` has files in it or cannot be made, or another run is writing it.

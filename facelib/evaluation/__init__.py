@@ -1,1 +1,5 @@
-"""Embeddings of a verification set become ACC, AUC and VR@FAR, a threshold, a results file and a gate."""
+"""Evaluation: from the embeddings of a verification set to ACC, AUC, VR@FAR, thresholds, a report file and the gate.
+
+The protocols are in ten_fold, grid_thresholds, all_pairs, identification and ijb. The pages about reports are made in
+`facelib.reports`.
+"""

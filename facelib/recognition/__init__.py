@@ -1,1 +1,1 @@
-"""Photos compared with each other (1:1) and searched in a gallery (1:N)."""
+"""Recognition of photos: two are compared (1:1), or one is searched in a gallery (1:N)."""
