@@ -1,4 +1,4 @@
-"""Sets TensorFlow up before its first import: environment, seeds, precision, and no start-up messages."""
+"""Sets up TensorFlow before its first import: environment, seeds, precision, and no start-up messages."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from functools import cache
 
 
 def quiet_tensorflow() -> None:
-    """Imports TensorFlow without its greetings and converter chatter; a script calls it before anything imports it."""
+    """Imports TensorFlow without its start-up messages. A script calls it before anything else imports TensorFlow."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_stderr():
         import tensorflow  # noqa: F401
@@ -19,9 +19,10 @@ def quiet_tensorflow() -> None:
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Turns file descriptor 2 away: C++ libraries greet there before any log level counts.
+    """A context that discards what is written to file descriptor 2.
 
-    Errors come as Python exceptions, so nothing that matters is lost.
+    C++ libraries write start-up messages there before any log level is set. Errors are Python exceptions and are not
+    lost.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -37,8 +38,8 @@ def quiet_stderr() -> Iterator[None]:
 
 @cache
 def import_tensorflow():
-    """TensorFlow, in the environment of a training, which must be set before the first import."""
-    # Without it every activation is fresh memory from the system: a quarter of a CPU training step goes to page faults.
+    """Imports TensorFlow with the environment variables of a training, which must be set before the import."""
+    # Without it every activation gets new memory from the system: page faults take a quarter of a CPU training step.
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     quiet_tensorflow()
     import tensorflow as tf

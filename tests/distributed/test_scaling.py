@@ -117,7 +117,7 @@ def test_a_sampled_and_split_training_resumes_as_if_never_killed(tmp_path):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """(data directory, verification set, recipe) of a few toy faces and the smallest net."""
+    """(data directory, verification set, recipe) of a few synthetic faces and the smallest network."""
     folder = tmp_path_factory.mktemp("toy")
     write_folders(folder / "faces", SyntheticSet(12, 4))
     convert(folder / "faces", folder / "data", progress=False)

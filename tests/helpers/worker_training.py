@@ -69,10 +69,7 @@ class Data:
                 first, last = self.bounds(s)
                 n = last - first
                 idx = order[first + n * rank // count : first + n * (rank + 1) // count]
-                keys = np.zeros(len(idx), np.uint64)
-                yield SimpleNamespace(
-                    images=IMAGES[idx], labels=LABELS[idx], record_idx=idx, epoch=e, step=s, keys=keys
-                )
+                yield SimpleNamespace(images=IMAGES[idx], labels=LABELS[idx], record_idx=idx, epoch=e, step=s)
 
 
 class Interrupt(keras.callbacks.Callback):

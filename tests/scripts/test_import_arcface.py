@@ -85,7 +85,7 @@ def import_file(source, out, *flags):
     return load_model(out)
 
 
-def assert_alike(model, source):
+def assert_same_outputs(model, source):
     """On three faces that the importer did not see, fed as arcface_torch feeds them: (x / 255 - 0.5) / 0.5."""
     faces = np.random.default_rng(5).integers(0, 256, (3, *SIZE, 3), np.uint8)
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
@@ -102,7 +102,7 @@ def test_the_import_gives_what_onnx_runtime_gives(tmp_path, net, folded, layers)
 
     model = import_file(source, tmp_path / "out.h5")
 
-    assert_alike(model, source)
+    assert_same_outputs(model, source)
     sidecar = check_sidecar(tmp_path / "out.h5")
     assert sidecar.io.size == SIZE and sidecar.io.embedding_size == 16 and sidecar.io.pixels == "raw"
     said = sidecar.rest["imported"]
@@ -119,7 +119,7 @@ def test_slopes_above_1_become_slopes_below_1_of_the_same_function(tmp_path, net
     slopes = np.concatenate([layer.alpha.numpy() for layer in model.layers if layer.name.endswith("_act")])
     steep = json.loads((tmp_path / "out.h5.json").read_text())["imported"]["slopes_rewritten"]
     assert slopes.max() <= 1 and steep > len(slopes) / 2
-    assert_alike(model, source)
+    assert_same_outputs(model, source)
 
 
 def test_a_steep_slope_that_a_sum_takes_is_refused(tmp_path):
@@ -153,7 +153,7 @@ def is_1x1(node):
 def test_weights_in_a_file_beside_the_model_are_read_and_recorded(tmp_path):
     source = Arcface(True).mbf().save(tmp_path / "net.onnx", save_as_external_data=True, location="net.onnx.data")
 
-    assert_alike(import_file(source, tmp_path / "out.h5"), source)
+    assert_same_outputs(import_file(source, tmp_path / "out.h5"), source)
 
     said = check_sidecar(tmp_path / "out.h5").rest["imported"]["weight_files"]
     assert said == {"net.onnx.data": sha256_of(tmp_path / "net.onnx.data")}

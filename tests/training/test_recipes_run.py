@@ -1,4 +1,4 @@
-"""Every recipe of another system trains two short epochs on toy faces from its file, and so does each way to begin."""
+"""Every recipe of another system trains two short epochs on synthetic faces, and so does each way to begin."""
 
 import json
 import os

@@ -414,7 +414,7 @@ def test_metrics_of_steps_before_any_checkpoint_are_not_kept_twice(tmp_path):
     assert [line["stage"] for line in lines(tmp_path / "run", "stage")] == [0]
 
 
-def test_a_line_that_a_full_disk_cut_is_written_anew(tmp_path):
+def test_a_line_that_a_full_disk_cut_is_removed(tmp_path):
     with pytest.raises(OSError):
         fit(tmp_path / "run", data=Data(fails_at=4))
     metrics = tmp_path / "run" / "metrics.jsonl"
