@@ -82,7 +82,15 @@ def choose_distance(
 
 
 class Compared(NamedTuple):
-    """What the rows of the hits mean. sample: records of `source` that were embedded.   valid_idx: int64 [V]."""
+    """What was compared: the meaning of the rows of the hits.
+
+    Attributes:
+        source: the training set.
+        sample: int64 [S], the records of `source` that were embedded.
+        centres: of the training identities.
+        valid: the verification images.
+        valid_idx: int64 [V], the images of `valid` that were embedded.
+    """
 
     source: Source
     sample: np.ndarray
