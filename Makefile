@@ -45,7 +45,8 @@ test: setup
 
 # The slow tests too. make test-all ARGS=--write-durations also writes tests/durations.json, which orders the files.
 test-all: setup
-	$(PYTEST) -m "slow or not slow" $(ARGS)
+	$(PYTEST) -m "slow or not slow" --cov=facelib --cov-report= $(ARGS)
+	@echo "coverage of facelib, without what scripts run in processes of their own: $$(.venv/bin/coverage report --format=total) %"
 
 lint: setup
 	.venv/bin/ruff check .

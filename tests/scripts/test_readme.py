@@ -76,3 +76,10 @@ def test_every_file_that_is_linked_exists(page):
     text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if name.startswith("docs/api/")])
+def test_every_module_of_the_api_pages_exists(page):
+    for module in re.findall(r"^::: (\S+)", (ROOT / page).read_text(), re.MULTILINE):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
