@@ -3,9 +3,9 @@
     python align_faces.py PHOTOS OUT                   PHOTOS: a folder per identity, or one flat folder
     python align_faces.py PHOTOS OUT --face largest    for photos in which the person is not in the middle
 
-MTCNN finds a face and its five landmarks; the face is rotated, scaled and shifted onto ArcFace's template. Crops are
-JPEGs of quality 95 with the names of the photos. The same command again makes the missing crops. Photos that cannot be
-read or show no face are listed in OUT/skipped.csv.
+BlazeFace finds a face and a face mesh its five landmarks; the face is rotated, scaled and shifted onto ArcFace's
+template. Crops are JPEGs of quality 95 with the names of the photos. The same command again makes the missing crops.
+Photos that cannot be read or show no face are listed in OUT/skipped.csv.
 """
 
 import argparse
@@ -65,9 +65,7 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
     if lost and outcome.folders_with_crop:
         print(printable(f"{len(lost):,} of {len(outcome.folders):,} folders have no crop at all, such as '{lost[0]}'"))
     if not outcome.folders_with_crop:
-        raise FaceError(
-            f"No photo gave a crop. Are the faces upright and larger than 20 pixels? See '{out / SKIPPED}'."
-        )
+        raise FaceError(f"No photo gave a crop. Are the faces larger than 20 pixels? See '{out / SKIPPED}'.")
     if outcome.folders == {""}:
         print(f"next: python predict.py A.jpg B.jpg --model MODEL, with two crops of {where}")
     else:
@@ -94,7 +92,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
-        help="processes of one thread and about 1 GB each (default: one a core, %(default)s)",
+        help="processes of one thread and about 0.3 GB each (default: one a core, %(default)s)",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)

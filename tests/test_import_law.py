@@ -64,7 +64,7 @@ SCRIPT_NAMES = {p.stem for p in SCRIPTS}
 ALL_FILES = [*MODULES.values(), *(ROOT_FILES[name] for name in ROOT_LAW), *SCRIPTS]
 
 # Importing one of these takes longer than all else that --help does, or it is not installed everywhere.
-SLOW = {"tensorflow", "keras", "mtcnn", "h5py", "matplotlib", "faiss", "onnx", "onnxruntime", "ai_edge_litert",
+SLOW = {"tensorflow", "keras", "h5py", "matplotlib", "faiss", "onnx", "onnxruntime", "ai_edge_litert",
         "tflite_runtime", "sklearn", "scipy", "jinja2", "jsonschema", "fsspec", "s3fs", "gcsfs"}  # fmt: skip
 
 

@@ -1,17 +1,16 @@
 """Aligns a face: a photo and five landmarks give the 112x112 crop that the models take. Pure functions of arrays.
 
-The transform is the similarity (rotation, one scale, shift: 4 degrees of freedom) with the least squared distance from
-the landmarks to the template: Umeyama, Least-squares estimation of transformation parameters between two point
-patterns, IEEE PAMI 13(4), 1991. InsightFace aligns MS1M and LFW in this way, with the same template.
+The crop is cut by the similarity that brings the landmarks nearest to the template. InsightFace aligns MS1M and LFW in
+this way, with the same template.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from facelib.alignment.detect import Face
+from facelib.alignment.similarity import cut_square
 from facelib.face_template import TEMPLATE_112
 
 FACE_RULES = ("largest", "central")
@@ -22,33 +21,6 @@ class Detector(Protocol):
     """Finds faces: uint8 [H, W, 3] RGB -> `Face`s in any order; an empty list when there is none."""
 
     def detect(self, photo: np.ndarray) -> list[Face]: ...
-
-
-def similarity_transform(points: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """The similarity that brings `points` nearest to `template`, for `cv2.warpAffine`.
-
-    Args:
-        points: float [N, 2], (x, y) in pixels, N >= 2, not all at one place.
-        template: float [N, 2], (x, y) in pixels.
-
-    Returns:
-        float64 [2, 3].
-
-    Raises:
-        ValueError: the points are not finite, or all at one place.
-    """
-    points, template = np.asarray(points, np.float64), np.asarray(template, np.float64)
-    centre, target = points.mean(axis=0), template.mean(axis=0)
-    x, y = (points - centre).T
-    u, v = (template - target).T
-    spread = float(np.sum(x * x + y * y))
-    if not np.isfinite(spread) or spread < 1e-12:
-        raise ValueError(f"Points are finite and apart. Received: points={points.tolist()}")
-    # As complex numbers the rotation and scale are one factor a + bi, and least squares has a closed form. It never
-    # mirrors, which is what Umeyama's sign matrix is for.
-    a, b = float(np.sum(x * u + y * v)) / spread, float(np.sum(x * v - y * u)) / spread
-    turn = np.array([[a, -b], [b, a]])
-    return np.column_stack([turn, target - turn @ centre])
 
 
 def align_face(photo: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 112)) -> np.ndarray:
@@ -68,14 +40,7 @@ def align_face(photo: np.ndarray, points: np.ndarray, size: tuple[int, int] = (1
     if height != width:
         raise ValueError(f"A crop is square. Received: size={size}")
     template = np.array(TEMPLATE_112) * (width / TEMPLATE_SIZE)
-    transform = similarity_transform(points, template)
-    times = int(1.0 / np.hypot(transform[0, 0], transform[1, 0]))
-    if times > 1:  # warpAffine reads four pixels a point: a large face would alias
-        full = np.array(photo.shape[1::-1])
-        reduced = np.maximum(1, np.round(full / times)).astype(int)
-        photo = cv2.resize(photo, reduced.tolist(), interpolation=cv2.INTER_AREA)
-        transform = similarity_transform((np.asarray(points) + 0.5) * (reduced / full) - 0.5, template)
-    return cv2.warpAffine(photo, transform, (width, height), flags=cv2.INTER_LINEAR, borderValue=0)
+    return cut_square(photo, points, template, width)
 
 
 def choose_face(faces: Sequence[Face], photo_size: tuple[int, int], rule: str = "largest") -> Face | None:

@@ -175,7 +175,7 @@ def _in_processes(
     work: Callable[[str, str], str | None], tasks: Iterator[tuple[str, str]], workers: int
 ) -> Iterator[tuple[str, str | None]]:
     """Yields (photo, result of `work(photo, crop)`) as they finish, with a few tasks queued ahead."""
-    # Spawned, not forked: TensorFlow does not survive a fork.
+    # Spawned, not forked: the threads of OpenCV do not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     running = {}
     try:
@@ -188,7 +188,7 @@ def _in_processes(
                 yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise FaceError(
-            "A process was killed from outside; each takes about 1 GB of memory. Run the command again with fewer "
+            "A process was killed from outside; each takes about 0.3 GB of memory. Run the command again with fewer "
             "--workers: it makes the missing crops."
         ) from error
     finally:
@@ -196,10 +196,9 @@ def _in_processes(
 
 
 def _start_worker() -> None:
-    """One thread a process, no GPU, and the process ends with the command, however that ends."""
+    """One thread a process, and the process ends with the command, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which then ends this
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", CUDA_VISIBLE_DEVICES="-1")
     cv2.setNumThreads(1)
 
 

@@ -1,25 +1,43 @@
-"""Detects the faces of a photo: boxes and five landmarks, by MTCNN."""
+"""The face detector: the boxes and five landmarks of all faces in a photo. The browser demo runs the same networks.
+
+BlazeFace finds the faces (facelib/alignment/face_boxes.py). A network that gives five points of MediaPipe's face mesh
+then places the landmarks (Kartynnik et al., https://arxiv.org/abs/1907.06724). facelib/alignment/weights/README.md says
+where the weights come from.
+"""
 
 from dataclasses import dataclass
-from importlib.resources import files
 
-import cv2
 import numpy as np
 
-from facelib.tensorflow_env import quiet_tensorflow
+from facelib.alignment.detector_net import FACE_POINTS, DetectorNet, probability
+from facelib.alignment.face_boxes import FaceSearch, distinct
+from facelib.alignment.similarity import apply_inverse, cut_square, similarity_transform
+from facelib.face_template import TEMPLATE_112
 
-SEARCH_SIDE = 1024  # pixels: a photo with a longer side is searched in a reduced copy. Time and memory grow with it
-MIN_FACE = 20  # pixels of what is searched; mtcnn 1.0.0 silently finds nothing at any larger value
+SEARCH_SIDE = 1024  # pixels: in a photo with a longer side, the smallest face grows with the photo, to bound the time
+MIN_FACE = 20  # pixels: the smallest face in a photo of up to SEARCH_SIDE pixels
+MIN_PRESENCE = 0.5  # MediaPipe's: probability that the network of the five points sees a face
+
+TEMPLATE = np.array(TEMPLATE_112)
+EYES_AND_MOUTH = np.array([TEMPLATE[0], TEMPLATE[1], TEMPLATE[3:].mean(axis=0)])  # those of `FaceBox`, on the template
+POINTS_VIEW = 192  # pixels: side of the input of the network of the five points
+# The square that the network sees, in pixels of the template: a face with a quarter of its size on each side.
+VIEW_CENTRE = (55.8, 68.2)
+VIEW_SIDE = 135.2
+VIEW_TEMPLATE = (TEMPLATE + 0.5 - VIEW_CENTRE + VIEW_SIDE / 2) * (POINTS_VIEW / VIEW_SIDE) - 0.5
+SHIFT_X = 0.5  # pixels of the template: in InsightFace's own crops the landmarks lie this far left of the template
+MIRRORED = [1, 0, 2, 4, 3]  # order of the five points in a mirrored face
+FACE_SIDE = 90.0  # pixels of the template: forehead to chin
 
 
 @dataclass(frozen=True)
 class Face:
-    """A face on a photo.
+    """A face in a photo.
 
     Attributes:
-        box: (x, y, width, height) in pixels; it may reach over the edge of the photo.
-        points: float64 [5, 2], (x, y) in pixels: left eye, right eye, nose, left and right mouth corner, with left and
-            right as seen on the photo.
+        box: (x, y, width, height) in pixels; it may extend beyond the edge of the photo.
+        points: float64 [5, 2], (x, y) in pixels, in the template's order: left eye, right eye, nose, left and right
+            mouth corner. Left and right are those of the picture, with the face upright.
         score: 0 to 1.
     """
 
@@ -29,54 +47,65 @@ class Face:
 
 
 class FaceDetector:
-    """MTCNN (Zhang et al., https://arxiv.org/abs/1604.02878), from the `mtcnn` package, which contains the weights.
+    """Finds faces with five landmarks in photos. Runs on the CPU, in one thread.
 
-    It finds upright faces of 20 pixels or more; in photos of more than 1024 pixels, of 2 % of the longer side or more.
-    It runs on the CPU.
+    The smallest face has 20 pixels, or 2 % of the longer side in photos of more than 1024 pixels. Faces may be rotated
+    by up to 45 degrees, and by any angle if they fill a tenth of the photo or more.
+
+    Raises:
+        FaceError: LiteRT is not installed.
     """
 
     def __init__(self):
-        quiet_tensorflow()
-        import tensorflow as tf
-        from mtcnn import MTCNN
-        from mtcnn.stages import StageONet, StagePNet, StageRNet
-
-        # Full paths: mtcnn looks for a bare name in the working directory first, and unpickles what it finds.
-        weights = files("mtcnn") / "assets" / "weights"
-        stages = [
-            StagePNet(weights=str(weights / "pnet.lz4")),
-            StageRNet(weights=str(weights / "rnet.lz4")),
-            StageONet(weights=str(weights / "onet.lz4")),
-        ]
-        for stage in stages:  # as graphs the three networks take a third of the time they take layer by layer
-            signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
-            stage.model.call = tf.function(stage.model.call, input_signature=signature)
-        self._mtcnn = MTCNN(stages=stages)
+        self._search = FaceSearch()
+        self._points = DetectorNet(FACE_POINTS, ("points", "presence"))
 
     def detect(self, photo: np.ndarray) -> list[Face]:
-        """The faces of a photo, the best score first; an empty list when there is none.
+        """All faces in a photo, the best score first; an empty list if there is none.
 
         Args:
-            photo: uint8 [H, W, 3], RGB.
+            photo: uint8 [H, W, 3] RGB.
         """
-        height, width = photo.shape[:2]
-        scale = min(1.0, SEARCH_SIDE / max(height, width))
-        if min(height, width) * scale < MIN_FACE:
+        reduction = max(1.0, max(photo.shape[:2]) / SEARCH_SIDE)
+        if min(photo.shape[:2]) < MIN_FACE * reduction:
             return []
-        if scale < 1.0:
-            width, height = round(width * scale), round(height * scale)
-            reduced = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
-        else:
-            reduced = photo
-        rows = self._mtcnn.detect_faces(reduced, fit_to_image=False, output_type="numpy", min_face_size=MIN_FACE)
-        # A row: image, x and y, width and height, score, five x, five y.
-        ratio = np.array([photo.shape[1] / width, photo.shape[0] / height])
-        found = [
-            Face(
-                box=(*((row[1:3] + 0.5) * ratio - 0.5).tolist(), *(row[3:5] * ratio).tolist()),
-                points=(row[6:16].reshape(2, 5).T.astype(np.float64) + 0.5) * ratio - 0.5,
-                score=float(row[5]),
-            )
-            for row in rows
-        ]
-        return sorted(found, key=lambda face: -face.score)
+        boxes = self._search(photo, MIN_FACE * reduction)
+        faces = []
+        for i in distinct([found.box for found in boxes], [found.score for found in boxes]):
+            transform = similarity_transform(boxes[i].points, EYES_AND_MOUTH)
+            points = self._refine(photo, apply_inverse(transform, TEMPLATE))
+            if points is not None:  # a second time, because the place of the face is now known better
+                points = self._refine(photo, points, mirror=True)
+            if points is not None:
+                faces.append(Face(face_square(points), points, boxes[i].score))
+        return [faces[i] for i in distinct([face.box for face in faces], [face.score for face in faces])]
+
+    def _refine(self, photo: np.ndarray, points: np.ndarray, mirror: bool = False) -> np.ndarray | None:
+        """The five points of the face near `points`; None if there is no face.
+
+        Args:
+            photo: uint8 [H, W, 3] RGB.
+            points: float64 [5, 2], (x, y) in pixels of the photo: about where the five points are.
+            mirror: whether to average with the points of the mirrored face, and to shift to InsightFace's crops.
+        """
+        view = cut_square(photo, points, VIEW_TEMPLATE, POINTS_VIEW).astype(np.float32) / 255.0
+        seen, presence = self._points(view)
+        if probability(presence.item()) < MIN_PRESENCE:
+            return None
+        found = seen.reshape(5, 2).astype(np.float64)
+        if mirror:
+            x, y = self._points(view[:, ::-1])[0].reshape(5, 2)[MIRRORED].T
+            shift = SHIFT_X * POINTS_VIEW / VIEW_SIDE
+            found = (found + np.column_stack([POINTS_VIEW - x, y])) / 2 + (shift, 0.0)
+        return apply_inverse(similarity_transform(points, VIEW_TEMPLATE), found - 0.5)
+
+
+def face_square(points: np.ndarray) -> tuple[float, float, float, float]:
+    """The upright square around the face with these five points: x, y, width, height in pixels.
+
+    Args:
+        points: float [5, 2], (x, y) in pixels.
+    """
+    transform = similarity_transform(points, TEMPLATE)
+    (x, y), side = apply_inverse(transform, np.array([VIEW_CENTRE]))[0], FACE_SIDE / np.hypot(*transform[:, 0])
+    return x - side / 2, y - side / 2, side, side

@@ -1,0 +1,81 @@
+"""The face detector finds the landmarks of synthetic faces, at any place, size and angle, and nothing else."""
+
+import cv2
+import numpy as np
+import pytest
+
+from facelib.alignment.align import align_face, choose_face
+from facelib.alignment.detect import SEARCH_SIDE, FaceDetector
+from tests.helpers.placed_faces import synthetic_photo
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return FaceDetector()
+
+
+@pytest.mark.parametrize(("identity", "degrees", "scale"), [(1, 0, 1.0), (1, 12, 1.5), (3, -10, 1.2), (9, 0, 0.6)])
+def test_a_face_is_found_with_its_points_in_the_templates_order(detector, identity, degrees, scale):
+    photo, expected = synthetic_photo(identity, degrees, scale)
+    before = photo.copy()
+
+    faces = detector.detect(photo)
+
+    face = choose_face(faces, photo.shape[:2])
+    assert face.points.shape == (5, 2) and face.points.dtype == np.float64 and 0.5 < face.score <= 1
+    assert np.abs(face.points - expected).max() < 12 * scale  # drawn eyes and mouths lie about the template's
+    x, y, w, h = face.box
+    assert x < face.points[:, 0].min() and face.points[:, 0].max() < x + w
+    assert y < face.points[:, 1].min() and face.points[:, 1].max() < y + h
+    assert [f.score for f in faces] == sorted((f.score for f in faces), reverse=True)
+    np.testing.assert_array_equal(photo, before)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_photo_that_lies_on_its_side_gives_the_same_crop(detector, quarters):
+    photo, _ = synthetic_photo(1, 8, 1.5)
+    rotated = np.rot90(photo, quarters)
+    (expected,) = detector.detect(photo)
+
+    (found,) = detector.detect(rotated)
+
+    crops = [align_face(photo, expected.points), align_face(rotated, found.points)]
+    assert cv2.absdiff(*crops).mean() < 3
+
+
+@pytest.mark.parametrize("side", [20, 26, 40])
+def test_a_small_face_in_a_corner_is_found(detector, side):
+    photo, _ = synthetic_photo(1, 0, side / 80, (640, 640))  # a synthetic face is 80 of its 112 pixels high
+    photo = np.roll(photo, (-280, 260), (0, 1))
+
+    (face,) = detector.detect(photo)
+
+    np.testing.assert_allclose(face.points.mean(axis=0), (580, 40), atol=side / 2)
+
+
+def test_every_face_is_found_once(detector):
+    faces = [(1, 0, 1.2), (3, 10, 1.5), (9, 0, 0.8)]
+    photo = np.concatenate([synthetic_photo(*face)[0] for face in faces], axis=1)
+
+    found = detector.detect(photo)
+
+    assert sorted(int(face.points[2, 0] // 320) for face in found) == [0, 1, 2]
+
+
+def test_points_in_a_large_photo_are_in_its_own_pixels(detector):
+    small, _ = synthetic_photo(1, 0, 2.0, (600, 800))
+    large = cv2.resize(small, (3200, 2400), interpolation=cv2.INTER_CUBIC)
+    assert max(small.shape) < SEARCH_SIDE < max(large.shape)
+
+    there, here = choose_face(detector.detect(large), large.shape[:2]), choose_face(detector.detect(small), (600, 800))
+
+    np.testing.assert_allclose((there.points + 0.5) / 4 - 0.5, here.points, atol=5.0)
+    np.testing.assert_allclose(np.array(there.box) / 4, here.box, atol=12.0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (19, 400), (20, 20), (25, 3000), (3000, 21), (112, 112)])
+def test_nobody_is_found_where_nobody_is(detector, size):
+    blank = np.zeros((*size, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+
+    assert detector.detect(blank) == [] and detector.detect(noise) == []
