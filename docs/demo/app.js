@@ -226,7 +226,8 @@ async function start() {
   try {
     settings = await fetchJson('demo.json');
     await startRuntime();
-    [net, detector] = [await Net.open(settings.model), await Net.open('face_detector.tflite')];
+    net = await Net.open(settings.model);
+    detector = { boxes: await Net.open('face_boxes.tflite'), points: await Net.open('face_points.tflite') };
     await embed(net, new Uint8Array(112 * 112 * 3).fill(128), false); // the first run is slow, because it allocates memory
   } catch (error) {
     status.classList.add('error');

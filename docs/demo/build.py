@@ -3,9 +3,9 @@
     python docs/demo/build.py runs/toy/export/model_float.tflite [--out DIR]
     python -m http.server --directory docs/demo/dist
 
-The page compares two photos, or a camera frame with a photo, in the browser. LiteRT.js and the weights of a face
-detector are installed from npm once, at the versions of package-lock.json. The built page loads nothing from elsewhere.
-It uses the threshold in the model's sidecar, which its test script wrote, as predict.py does.
+The page compares two photos, or a camera frame with a photo, in the browser. LiteRT.js is installed from npm once, at
+the version of package-lock.json; the face detector is that of align_faces.py. The built page loads nothing from
+elsewhere. It uses the threshold in the model's sidecar, which its test script wrote, as predict.py does.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from facelib.alignment.detector_net import FACE_BOXES, FACE_POINTS, WEIGHTS
 from facelib.cli import run_cli, script_parser
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
@@ -42,8 +43,9 @@ RUNTIME = {
         for name in ("litert_wasm_internal", "litert_wasm_compat_internal")
         for suffix in (".js", ".wasm")
     },
-    "@mediapipe/face_detection/face_detection_short_range.tflite": "face_detector.tflite",
 }
+# {file of the face detector: file in the built folder}. Its licence asks that a copy of the licence goes with it.
+DETECTOR = {FACE_BOXES: FACE_BOXES, FACE_POINTS: FACE_POINTS, "LICENSE": "face_detector_LICENSE.txt"}
 # Label and two (identity, picture) of synthetic faces.
 EXAMPLES = (("the same person", ((0, 0), (0, 1))), ("two people", ((0, 0), (1, 0))))
 
@@ -123,12 +125,14 @@ def install_packages() -> Path:
 
 
 def fill(folder: Path, model: Path, sidecar: Sidecar, decision: Decision, packages: Path) -> None:
-    """Writes page, runtime, model, settings and synthetic faces into `folder`."""
+    """Writes page, runtime, face detector, model, settings and synthetic faces into `folder`."""
     for name in PAGE:
         shutil.copyfile(HERE / name, folder / name)
     for source, name in RUNTIME.items():
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(packages / source, folder / name)
+    for source, name in DETECTOR.items():
+        shutil.copyfile(WEIGHTS / source, folder / name)
     served = f"model-{sidecar.sha256[:12]}.tflite"  # named by content, so that a browser's cache cannot mix two builds
     shutil.copyfile(model, folder / served)
     examples = []
@@ -146,7 +150,7 @@ def fill(folder: Path, model: Path, sidecar: Sidecar, decision: Decision, packag
             f"Model: {model.name} ({sidecar.kind}, {model.stat().st_size / 2**20:.2f} MiB, SHA-256 "
             f"{sidecar.sha256[:12]}); training data: {sidecar.training_data or 'not stated'}; "
             f"licence: {sidecar.licence or 'not stated'}. "
-            f"Runtime: LiteRT.js; face detector: BlazeFace of MediaPipe, both Apache-2.0."
+            f"Runtime: LiteRT.js; face detector: BlazeFace and face mesh of MediaPipe, both Apache-2.0."
         ),
         "template": sidecar.rest.get("template", TEMPLATE_112),
         "threshold": decision.distance,
