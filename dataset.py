@@ -17,10 +17,9 @@ import numpy as np
 
 from facelib.data import sampling
 from facelib.data.augment import Augmentation, is_flipped, make_augment, random_flip
-from facelib.data.random_keys import record_keys
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
-from facelib.data.sampling import block_order, pk_order, record_order
+from facelib.data.sampling import block_order, pk_order, record_keys, record_order
 from facelib.errors import BadRecord, FaceError
 from facelib.images import decode_image
 from facelib.training.recipe.schema import Recipe

@@ -11,7 +11,6 @@ faces of a batch (facelib/losses/metric_losses.py), distillation compares them w
 
 from facelib.losses.adaptive_margins import AdaCos, AdaFace, CurricularFace, MagFace
 from facelib.losses.distillation import Distiller
-from facelib.losses.factory import make_head
 from facelib.losses.fixed_margins import (
     AirFace,
     ArcFace,
@@ -25,6 +24,7 @@ from facelib.losses.fixed_margins import (
 from facelib.losses.margin_head import MarginHead
 from facelib.losses.metric_losses import CenterLoss, TripletLoss
 from facelib.losses.protocols import Loss, MakeHead, MarginLoss
+from facelib.losses.registry import make_head
 
 __all__ = [
     "AdaCos",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.errors import FaceError
-from facelib.export.fake_quant_graph import without_fake_quant
+from facelib.export.int8_graph import without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import require_file, write_bytes
 from facelib.model_input import to_model_input

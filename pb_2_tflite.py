@@ -19,7 +19,7 @@ import numpy as np
 from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
-from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
+from facelib.export.int8_graph import has_fake_quant, without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
 from facelib.export.tflite.convert import EDGES, MODES, TfliteOptions, graph_to_tflite
 from facelib.export.tflite.layer_errors import LayerError, draw, layer_errors, worst

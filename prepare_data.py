@@ -31,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(argv: list[str]) -> int:
     """SOURCE OUT: converts, and prints the result and the next command."""
     args = _parse_prepare(argv)
-    from facelib.data.conversion.job import convert
+    from facelib.data.conversion.job import convert, convert_to_storage
     from facelib.data.conversion.shards_done import convert_part, parse_part
-    from facelib.data.conversion.to_storage import convert_to_storage
     from facelib.data.storage import StoredPath
 
     options = vars(args).copy()
@@ -95,8 +94,7 @@ def inspect(argv: list[str]) -> int:
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
     parser.add_argument("--seed", type=int, default=0, help="which faces are shown (default: %(default)s)")
     args = parser.parse_args(argv)
-    from facelib.data.curation.contact_sheet import check_sheet_path, save_png
-    from facelib.data.curation.inspection import inspect_data
+    from facelib.data.curation.inspection import check_sheet_path, inspect_data, save_png
 
     check_sheet_path(args.sheet)
     result = inspect_data(args.path, args.seed)

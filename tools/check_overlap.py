@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError
 from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
-from facelib.data.curation.contact_sheet import check_sheet_path, contact_sheet, save_png
+from facelib.data.curation.inspection import check_sheet_path, contact_sheet, save_png
 from facelib.data.curation.overlap import Chance, Hits, find_hits, open_verification
 from facelib.data.readers.sources import Source, open_source
 from facelib.errors import BadRecord, FaceError

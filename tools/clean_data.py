@@ -34,7 +34,7 @@ from facelib.data.curation.cleaning import (
     merged_identities,
     robust_centres,
 )
-from facelib.data.curation.contact_sheet import check_sheet_path, contact_sheet, save_png
+from facelib.data.curation.inspection import check_sheet_path, contact_sheet, save_png
 from facelib.data.readers.sources import DerivedSource, Source, open_source
 from facelib.errors import FaceError
 from facelib.files import read_json, require_file, sha256_of

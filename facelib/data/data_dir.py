@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.data.class_names import Names
-from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES, Records
+from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES, Names, Records
 from facelib.data.storage import LocalFiles, StoredFiles, StoredPath
 from facelib.data.tfrecord import FRAME_BYTES, encode_image_example, frame
 from facelib.errors import FaceError

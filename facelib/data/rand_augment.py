@@ -7,7 +7,7 @@ or a shift is random.
 import cv2
 import numpy as np
 
-from facelib.data.random_keys import Draws
+from facelib.data.sampling import Draws
 
 
 def rand_augment(image: np.ndarray, draws: Draws, count: int, magnitude: int) -> np.ndarray:

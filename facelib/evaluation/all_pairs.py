@@ -11,8 +11,7 @@ import numpy as np
 
 from facelib.data.verification.pair_lists import split_identities
 from facelib.errors import FaceError
-from facelib.evaluation.intervals import cluster_interval
-from facelib.evaluation.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve
+from facelib.evaluation.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve, cluster_interval
 from facelib.evaluation.ten_fold import NUM_FOLDS, FoldAccuracy, FoldTar, impostors_needed, no_tar
 from facelib.unit_vectors import normalize
 

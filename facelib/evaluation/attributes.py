@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.evaluation.intervals import wilson_interval
+from facelib.evaluation.metrics import wilson_interval
 from facelib.evaluation.ten_fold import FoldTar
 from facelib.files import require_file
 

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.evaluation import grid_thresholds
+from facelib.evaluation import ten_fold
 from facelib.evaluation.all_pairs import NUM_HARDEST, AllPairs
 from facelib.evaluation.attributes import group_faces, measure_group
 from facelib.evaluation.embed_images import Embedded
 from facelib.evaluation.identification import identify, split_open_set
-from facelib.evaluation.intervals import cluster_interval
-from facelib.evaluation.metrics import Scores, can_resolve, pair_distances
+from facelib.evaluation.metrics import Scores, can_resolve, cluster_interval, pair_distances
 from facelib.evaluation.results import HISTOGRAM_EDGES, SetResult
 from facelib.evaluation.ten_fold import NUM_FOLDS, FoldTar, count_folds, fold_of, kfold_accuracy, kfold_tar_at_far
 from facelib.evaluation.thresholds import calibrate
@@ -21,7 +20,7 @@ from facelib.unit_vectors import normalize
 
 PROTOCOLS = {
     "exact": (kfold_accuracy, kfold_tar_at_far),
-    "insightface": (grid_thresholds.grid_accuracy, grid_thresholds.grid_tar_at_far),
+    "insightface": (ten_fold.grid_accuracy, ten_fold.grid_tar_at_far),
 }
 NUM_ROC_POINTS = 200
 NUM_NORM_BINS = 10

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.evaluation.intervals import wilson_interval
-from facelib.evaluation.metrics import REJECT_ALL, Scores, can_resolve
+from facelib.evaluation.metrics import REJECT_ALL, Scores, can_resolve, wilson_interval
 from facelib.evaluation.nearest import search_rows
 from facelib.unit_vectors import normalize
 

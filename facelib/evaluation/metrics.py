@@ -1,4 +1,4 @@
-"""Verification metrics, exact: no grid of thresholds, no interpolation between them.
+"""Verification metrics, exact: no grid of thresholds, no interpolation between them; and their 95 % intervals.
 
 A pair is accepted when its distance is at most the threshold. Candidate thresholds are the observed distances, so
 equal distances are accepted together and nothing depends on the order of the pairs. `REJECT_ALL` (-inf) is below all
@@ -7,12 +7,17 @@ the same points, but not for 88 million pairs.
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from facelib.errors import FaceError
 from facelib.unit_vectors import normalize
+
+Z95 = 1.959963984540054  # normal quantile
+NUM_RESAMPLES = 2000
+_SEED = 0x1A7E
 
 REJECT_ALL = -math.inf
 
@@ -204,3 +209,55 @@ def allowed_accepts(num_impostors: int, far: float) -> int:
     if count < num_impostors and (count + 1) / num_impostors <= far:
         return count + 1  # 0.29 * 100 is 28.999...
     return count
+
+
+def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
+    """95 % interval of a rate (Wilson 1927). It stays inside [0, 1] and has a width also at rates of 0 and 1.
+
+    Equal to `scipy.stats.binomtest(k, n).proportion_ci(method="wilson")` within 1e-12. SciPy also computes a p-value
+    that nobody asks for here: 1 to 4 ms a call against 1.6 us, and a ROC has 200 intervals. So the formula stays.
+
+    Args:
+        successes: number of successes.
+        trials: number of trials.
+        z: quantile of the normal distribution; the default is for 95 %.
+
+    Returns: (low, high) as fractions; (0, 1) without trials.
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    rate, spread = successes / trials, z * z / trials
+    centre = (rate + spread / 2) / (1 + spread)
+    half = math.sqrt(rate * (1 - rate) * spread + spread * spread / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def cluster_interval(successes: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
+    """95 % interval of `sum(successes) / sum(trials)` where trials of one cluster depend on each other.
+
+    Pairs of one fold share people, and pairs of one identity share a face, so they are not independent. Clusters are
+    drawn with replacement (percentile bootstrap, Efron & Tibshirani 1993, chapter 13), always with the same draws. The
+    result is the wider end of the bootstrap and of Wilson's interval: a bootstrap of a rate of 1 in every cluster has
+    no width. `scipy.stats.bootstrap` draws other samples, so its figures differ, and it draws anew at each call.
+
+    Args:
+        successes: int [K], successes in each cluster.
+        trials: int [K], trials in each cluster.
+
+    Returns: (low, high) as fractions.
+    """
+    successes, trials = np.asarray(successes, np.float64), np.asarray(trials, np.float64)
+    low, high = wilson_interval(successes.sum(), trials.sum())
+    if len(trials) < 2:
+        return low, high
+    weights = _resample_weights(len(trials))
+    drawn = weights @ trials
+    rates = (weights @ successes)[drawn > 0] / drawn[drawn > 0]
+    return min(low, float(np.quantile(rates, 0.025))), max(high, float(np.quantile(rates, 0.975)))
+
+
+@lru_cache(maxsize=2)
+def _resample_weights(num_clusters: int) -> np.ndarray:
+    """How often each cluster is drawn in each resample: float64 [NUM_RESAMPLES, num_clusters], always the same."""
+    rng = np.random.default_rng([_SEED, num_clusters])
+    return rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), NUM_RESAMPLES).astype(np.float64)

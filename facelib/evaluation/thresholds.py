@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from facelib.errors import FaceError
-from facelib.evaluation.intervals import wilson_interval
-from facelib.evaluation.metrics import Scores, can_resolve
+from facelib.evaluation.metrics import Scores, can_resolve, wilson_interval
 from facelib.files import require_file, write_json
 from facelib.sidecar import read_sidecar
 

@@ -1,6 +1,6 @@
 """What the training step asks of a loss: the protocols `Loss`, `MarginLoss` and `MakeHead`.
 
-`facelib.losses.factory.make_head` makes every loss of docs/losses.md; a loss of your own needs no more than this.
+`facelib.losses.registry.make_head` makes every loss of docs/losses.md; a loss of your own needs no more than this.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol
@@ -66,7 +66,7 @@ class MarginLoss(Loss, Protocol):
 
 
 class MakeHead(Protocol):
-    """Makes the loss of a stage, such as `facelib.losses.factory.make_head`."""
+    """Makes the loss of a stage, such as `facelib.losses.registry.make_head`."""
 
     def __call__(
         self, loss: str, num_classes: int, options: dict | None = None, warmup_scale: float | None = None

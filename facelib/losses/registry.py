@@ -1,13 +1,15 @@
-"""The list of losses: the name in a recipe, the layer, the options with their defaults and their rules.
+"""The list of losses: the name in a recipe, the layer, the options with their defaults and their rules; `make_head`.
 
 A new loss is an entry here, a class in this folder and a row in docs/losses.md, which has the formulas.
 """
 
 import difflib
+import importlib
 import math
 from dataclasses import dataclass, field
 
 from facelib.errors import FaceError
+from facelib.losses.protocols import Loss
 
 PAST_PI = ("mirror", "linear", "none")
 
@@ -121,3 +123,27 @@ def _checked(loss: str, name: str, value, kind: type):
     if not is_met(value):
         raise FaceError(f"'{name}' of loss '{loss}' is {rule}. Received: {value!r}.")
     return value
+
+
+def make_head(loss: str, num_classes: int, options: dict | None = None, warmup_scale: float | None = None) -> Loss:
+    """The layer that computes a loss, not built yet.
+
+    Args:
+        loss: a name of `facelib.losses.registry.LOSSES`.
+        num_classes: identities of the training set.
+        options: of that loss, by name; the others have their defaults.
+        warmup_scale: see `facelib.losses.margin_head.MarginHead`; a metric loss does not use it.
+
+    Returns:
+        A Keras layer named 'head' that follows `facelib.losses.protocols.Loss`.
+
+    Raises:
+        FaceError: an unknown loss or option, a value of the wrong type or out of range.
+    """
+    options = resolve_options(loss, options or {})
+    spec = LOSSES[loss]
+    module, _, name = spec.layer.partition(".")
+    layer = getattr(importlib.import_module(f"facelib.losses.{module}"), name)
+    if spec.kind == "metric":
+        return layer(loss, **options, name="head")
+    return layer(num_classes, **options, warmup_scale=warmup_scale, name="head")

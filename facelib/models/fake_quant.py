@@ -133,7 +133,7 @@ class FakeQuantDepthwiseConv2D(keras.layers.DepthwiseConv2D):
 class FakeQuantGlobalDepthwise(keras.layers.DepthwiseConv2D):
     """A depthwise convolution over the whole map, in the two steps of the int8 network.
 
-    See `facelib.export.split_global_depthwise`. The first batch sets the factor of each channel, which brings the sums
+    See `facelib.export.int8_graph`. The first batch sets the factor of each channel, which brings the sums
     of its columns to the range of the largest channel.
     """
 

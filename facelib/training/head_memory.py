@@ -6,9 +6,8 @@ import tensorflow as tf
 
 from facelib.distributed.workers import Workers
 from facelib.errors import FaceError
-from facelib.losses.factory import make_head
 from facelib.losses.partial_fc import ClassSplit
-from facelib.losses.registry import LOSSES
+from facelib.losses.registry import LOSSES, make_head
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Recipe
 
 _WORTH_SAYING = 1 << 28  # bytes; a smaller head is not mentioned

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.data.augment import MASK_OUTLINE, is_flipped, make_augment, random_flip
-from facelib.data.augment_config import PRESETS, AugmentConfig
+from facelib.data.augment import MASK_OUTLINE, PRESETS, AugmentConfig, is_flipped, make_augment, random_flip
 from facelib.data.rand_augment import OPERATIONS, rand_augment
-from facelib.data.random_keys import Draws
+from facelib.data.sampling import Draws
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112

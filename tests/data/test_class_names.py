@@ -5,7 +5,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelib.data.class_names import Names
+from facelib.data.record_reader import Names
 
 
 @given(st.lists(st.text(max_size=8)))
@@ -32,6 +32,6 @@ def test_a_name_takes_its_letters_and_four_bytes():
 
 
 def test_more_text_than_four_bytes_can_count_is_counted_with_eight(monkeypatch):
-    monkeypatch.setattr("facelib.data.class_names._MOST", 20)
+    monkeypatch.setattr("facelib.data.record_reader._MOST", 20)
     names = [f"name {i}" for i in range(50)]
     assert list(Names(names)) == names

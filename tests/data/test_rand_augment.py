@@ -6,7 +6,7 @@ from PIL import Image, ImageOps
 
 from facelib.data import rand_augment as module
 from facelib.data.rand_augment import OPERATIONS, rand_augment
-from facelib.data.random_keys import Draws
+from facelib.data.sampling import Draws
 
 IMAGE = np.random.default_rng(0).integers(40, 200, (24, 20, 3), np.uint8)
 

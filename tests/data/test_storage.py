@@ -1,4 +1,4 @@
-"""A data directory in object storage: fsspec's file system in memory for most, a real S3 endpoint (moto) for the road."""
+"""A data directory in object storage; fsspec's file system in memory stands for one. S3: test_object_storage.py."""
 
 from concurrent.futures import ThreadPoolExecutor
 

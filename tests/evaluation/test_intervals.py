@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from facelib.evaluation.intervals import cluster_interval, wilson_interval
+from facelib.evaluation.metrics import cluster_interval, wilson_interval
 
 
 @pytest.mark.parametrize("successes, trials", [(0, 10), (3, 10), (10, 10), (2961, 3000), (1, 1)])

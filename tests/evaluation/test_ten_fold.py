@@ -7,8 +7,14 @@ from scipy.stats import binomtest
 from sklearn.model_selection import KFold
 
 from facelib.evaluation import metrics
-from facelib.evaluation.grid_thresholds import grid_accuracy, grid_tar_at_far
-from facelib.evaluation.ten_fold import fold_of, impostors_needed, kfold_accuracy, kfold_tar_at_far
+from facelib.evaluation.ten_fold import (
+    fold_of,
+    grid_accuracy,
+    grid_tar_at_far,
+    impostors_needed,
+    kfold_accuracy,
+    kfold_tar_at_far,
+)
 from tests.helpers.pair_lists import CASES, as_arrays, draw_pairs, pair_lists
 
 

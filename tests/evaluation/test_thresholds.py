@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from facelib.errors import FaceError
-from facelib.evaluation.intervals import wilson_interval
-from facelib.evaluation.metrics import Scores
+from facelib.evaluation.metrics import Scores, wilson_interval
 from facelib.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
 from facelib.model_input import Io
 from facelib.sidecar import read_sidecar, write_sidecar

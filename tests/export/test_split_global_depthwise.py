@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
 from facelib.export.fold_batch_norm import constants_of
-from facelib.export.split_global_depthwise import join_global_depthwise, split_global_depthwise
+from facelib.export.int8_graph import has_fake_quant, join_global_depthwise, split_global_depthwise, without_fake_quant
 from facelib.runtimes.frozen_graph import open_graph
 
 CHANNELS = 4

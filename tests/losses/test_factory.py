@@ -6,9 +6,8 @@ import pytest
 import face_loss_k
 from facelib.errors import FaceError
 from facelib.losses import fixed_margins
-from facelib.losses.factory import make_head
 from facelib.losses.margin_head import MarginHead
-from facelib.losses.registry import LOSSES
+from facelib.losses.registry import LOSSES, make_head
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -18,14 +18,12 @@ from hypothesis import strategies as st
 import dataset
 from dataset import TrainingData
 from facelib.data import sampling
-from facelib.data.augment import make_augment, random_flip
-from facelib.data.augment_config import AugmentConfig
+from facelib.data.augment import AugmentConfig, make_augment, random_flip
 from facelib.data.conversion.job import convert
-from facelib.data.random_keys import record_keys
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import INDEX_DTYPE, Records
-from facelib.data.sampling import block_order, record_order
+from facelib.data.sampling import block_order, record_keys, record_order
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.data.tfrecord import encode_image_example, frame
 from facelib.errors import FaceError

@@ -7,7 +7,7 @@ import sys
 
 from tests.helpers.checkout import ROOT, link_tracked_files
 
-CELLS = [cell for cell in json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]]
+CELLS = list(json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"])
 SIZES = "IDENTITIES, IMAGES, PAIRS, EPOCHS = 100, 12, 600, 3"
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from facelib.losses.factory import make_head
+from facelib.losses.registry import make_head
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.stage_setup import StageParts
 from tests.helpers.training_runs import BATCH, CLASSES, IMAGES, LABELS, STAGE, make_embedder

@@ -167,8 +167,8 @@ def test_without_a_head_the_accuracy_is_the_agreement_with_the_teacher():
 
 
 def test_only_a_head_with_class_centres_is_sampled():
-    from facelib.losses.factory import make_head
     from facelib.losses.partial_fc import ClassSplit
+    from facelib.losses.registry import make_head
 
     head = make_head("arcface", 5)
     assert Objective(Stage(), head, None, None).sampled_head is None

@@ -6,14 +6,17 @@ on it tells a running conversion from a killed one, whose leftovers are removed.
 
 import json
 import os
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from facelib.data.conversion.two_passes import ImageChecker, Job, fill_buckets, remaining_labels, write_shards
 from facelib.data.data_dir import META, open_data_dir, write_meta
+from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import Source, open_source
+from facelib.data.storage import StoredPath, read_stored, size_of, upload_folder
 from facelib.errors import FaceError
 from facelib.files import read_json, working_folder, write_json
 
@@ -234,3 +237,33 @@ def select(labels: np.ndarray, min_images: int, max_images: int | None, seed: in
     if not len(keep):
         raise FaceError(f"No identity has --min-images {min_images} images: the largest has {counts.max()}.")
     return keep
+
+
+def convert_to_storage(source_path: Path, out: StoredPath, **options) -> Conversion:
+    """Writes the faces at `source_path` as a data directory in object storage.
+
+    The cache of this machine needs room for all of it until it is uploaded. meta.json is uploaded last, so that an
+    upload which was stopped is no data directory; the same command again uploads what was converted.
+
+    Args:
+        source_path: face data of any format.
+        out: address of the data directory, such as s3://BUCKET/NAME.
+        options: those of `facelib.data.conversion.job.open_job`.
+
+    Raises:
+        FaceError: those of `convert`, and what the storage says.
+    """
+    local = out.cache / "upload"
+    job = open_job(source_path, local, **options)
+    if size_of(out / META) is not None:
+        meta = json.loads(read_stored(out / META))
+        check_made_from(out, meta.get("source") or {}, job.made_from)
+        records = open_records(out)
+        shards, num_bad = len(records.files), meta.get("num_bad", 0)
+        return Conversion(out, len(records), records.num_classes, shards, num_bad, was_finished=True)
+    if (local / META).exists() and read_json(local / META, "meta.json of an upload").get("source") != job.made_from:
+        shutil.rmtree(local)  # of an upload to the same address that was given up
+    done = run_job(job)
+    upload_folder(local, out, last=META)
+    shutil.rmtree(local)
+    return replace(done, out=out, was_finished=False)

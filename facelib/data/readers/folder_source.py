@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.data.class_names import Names
+from facelib.data.record_reader import Names
 from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
 from facelib.images import IMAGE_SUFFIXES, OTHER_IMAGES

@@ -16,8 +16,7 @@ from facelib import unit_vectors
 from facelib.errors import FaceError
 from facelib.evaluation.identification import Identification, identify
 from facelib.evaluation.ijb.files import IjbFaces
-from facelib.evaluation.intervals import wilson_interval
-from facelib.evaluation.metrics import Scores, can_resolve
+from facelib.evaluation.metrics import Scores, can_resolve, wilson_interval
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 BLOCK_ROWS = 8192  # images pooled at a time

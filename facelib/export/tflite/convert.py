@@ -1,7 +1,7 @@
 """Converts a frozen graph to TFLite: float, fp16, dynamic or int8.
 
 int8 is per channel. Its ranges are measured on real crops, or are those that quantisation-aware training left in the
-graph. The global depthwise convolution is split first (facelib/export/split_global_depthwise.py).
+graph. The global depthwise convolution is split first (facelib/export/int8_graph.py).
 """
 
 import difflib
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.export.fake_quant_graph import has_fake_quant, without_fake_quant
-from facelib.export.split_global_depthwise import split_global_depthwise
+from facelib.export.int8_graph import has_fake_quant, split_global_depthwise, without_fake_quant
 from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import is_of, layer_of, node_of, open_graph
 from facelib.runtimes.tflite import read_ops

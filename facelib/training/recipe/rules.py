@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facelib.data.augment_config import check_augment
+from facelib.data.augment import check_augment
 from facelib.errors import FaceError
 from facelib.losses.registry import LOSSES
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
-from facelib.data.augment_config import AugmentConfig
+from facelib.data.augment import AugmentConfig
 from facelib.losses.registry import resolve_options
 from facelib.model_input import IO_CHOICES
 from facelib.models.registry import BACKBONES, ModelConfig

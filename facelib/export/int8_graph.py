@@ -1,19 +1,52 @@
-"""Splits the global depthwise convolution (7x7) in two for int8 TFLite, and joins the two again for other targets.
+"""Rewrites graphs for int8: splits the global (7x7) depthwise convolution, and removes fake quantisation.
 
 XNNPACK has int8 kernels for depthwise convolutions of up to 25 weights for each channel. MobileFaceNet's global
 depthwise convolution has 49. XNNPACK computes it as a matrix product with one column for each of its 512 channels,
-which takes a third of the net's time. Here it becomes a sum over each column of the map and a sum of those sums, which
-takes almost no time.
+which takes a third of the net's time. `split_global_depthwise` writes it as a sum over each column of the map and a sum
+of those sums, which takes almost no time; `join_global_depthwise` undoes that for other targets.
+
+Quantisation-aware training (tools/quantize_aware.py) leaves FakeQuant nodes, which round values as int8 will. Every
+target but int8 TFLite wants the graph without them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from facelib.export.fold_batch_norm import constants_of
 from facelib.models.column_sums import column_kernels, column_shapes, even_factors, is_global
-from facelib.runtimes.frozen_graph import node_of, prune
+from facelib.runtimes.frozen_graph import is_of, node_of, prune
+
+_OPS = ("FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs")
+
+
+def has_fake_quant(graph) -> bool:
+    """Whether the net was trained for int8: the graph has fake quantisation."""
+    return any(node.op in _OPS for node in graph.node)
+
+
+def without_fake_quant(graph, output: str, layers: Sequence[str] | None = None):
+    """A copy of the GraphDef in which FakeQuant nodes are replaced by Identity.
+
+    If all layers are taken, the two halves of a split global depthwise convolution are joined again too.
+
+    Args:
+        graph: GraphDef.
+        output: node name that the result is pruned to.
+        layers: prefixes of layer names; None = all layers.
+    """
+    import tensorflow as tf
+
+    result = tf.compat.v1.GraphDef()
+    result.CopyFrom(graph)
+    for node in result.node:
+        if node.op in _OPS and (layers is None or is_of(node.name, layers)):
+            dtype = tf.compat.v1.AttrValue(type=tf.float32.as_datatype_enum)
+            node.op, node.input[:] = "Identity", node.input[:1]
+            node.attr.clear()
+            node.attr["T"].CopyFrom(dtype)
+    return join_global_depthwise(result, output) if layers is None else prune(result, [output])
 
 
 @dataclass(frozen=True)
