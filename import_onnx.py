@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pair_channels(steps)
     crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else ([], None)
     quiet_tensorflow()
-    from facelib.models.onnx_import.batch_statistics import restore_statistics
-    from facelib.models.onnx_import.weights import copy_weights
+    from facelib.models.onnx_import.weights import copy_weights, restore_statistics
     from facelib.runtimes.keras_h5 import save_h5
 
     model = build(net, pixels, size)

@@ -20,8 +20,7 @@ from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.k210.compile import SETTINGS, compile_kmodel
-from facelib.export.k210.memory import RAM_BYTES, check_memory
-from facelib.export.k210.rules import check_ops
+from facelib.export.k210.rules import RAM_BYTES, check_memory, check_ops
 from facelib.files import atomic_path
 from facelib.model_input import Io
 from facelib.runtimes.kmodel import VERSION, KmodelEmbedder, nncase_command

@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
-from facelib.reports.read_run import distinct_names
-from facelib.reports.training_log import require_training_log
+from facelib.reports.read_run import distinct_names, require_training_log
 from facelib.reports.training_plots import BY, best_table, write_history
 
 

@@ -1,4 +1,4 @@
-"""facelib/distributed/slurm.py: the workers of a job step, host lists, and one line for what is wrong."""
+"""facelib/distributed/find_cluster.py: the workers of a job step, host lists, and one line for what is wrong."""
 
 import itertools
 
@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facelib.distributed.cluster import Cluster, split_address
-from facelib.distributed.find_cluster import find_cluster
-from facelib.distributed.slurm import expand_counts, expand_hosts, from_slurm
+from facelib.distributed.find_cluster import expand_counts, expand_hosts, find_cluster, from_slurm
 from facelib.errors import FaceError
 
 

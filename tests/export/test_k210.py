@@ -21,8 +21,7 @@ from facelib.data.verification.bins import write_bin
 from facelib.data.verification.pair_lists import draw_listed
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
-from facelib.export.k210.memory import kpu_bytes
-from facelib.export.k210.rules import check_ops
+from facelib.export.k210.rules import check_ops, kpu_bytes
 from facelib.export.optimize import optimize
 from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
 from facelib.model_input import Io

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from facelib.errors import FaceError
-from facelib.reports.training_log import TrainingLog, read_training_log, require_training_log
+from facelib.reports.read_run import TrainingLog, read_training_log, require_training_log
 
 EPOCHS = [
     {"step": 100, "epoch": 1, "seconds": 3600, "sets": {"lfw": {"acc": 0.8}}},

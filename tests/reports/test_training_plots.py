@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from facelib.reports import training_plots
-from facelib.reports.training_log import TrainingLog
+from facelib.reports.read_run import TrainingLog
 from facelib.reports.training_plots import (
     plot_curves,
     plot_history,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import launch
-from facelib.distributed import joined_log
+from facelib.distributed import worker_processes
 from facelib.distributed.cluster import split_address
 from facelib.errors import FaceError
 from tests.helpers.launched import ROOT, SOON, environment, starting
@@ -178,7 +178,7 @@ say("done")
     ],
 )
 def test_lines_that_were_drawn_over_are_cut_to_their_last_state(data, lines, rest):
-    assert joined_log.cut_lines(data) == (lines, rest)
+    assert worker_processes.cut_lines(data) == (lines, rest)
 
 
 @given(st.lists(st.text("ab\r\n", max_size=5)))
@@ -186,17 +186,17 @@ def test_lines_are_the_same_however_they_arrive(pieces):
     whole = "".join(pieces).encode()
     found, rest = [], b""
     for piece in pieces:
-        lines, rest = joined_log.cut_lines(rest + piece.encode())
+        lines, rest = worker_processes.cut_lines(rest + piece.encode())
         found += lines
 
-    assert found == joined_log.cut_lines(whole)[0]
+    assert found == worker_processes.cut_lines(whole)[0]
 
 
 @given(st.lists(st.text("ab\r\n", max_size=5)))
 def test_worker_0_keeps_every_byte_in_whole_lines(pieces):
     found, rest = [], b""
     for piece in pieces:
-        (lines,), rest = joined_log.cut_whole(rest + piece.encode())
+        (lines,), rest = worker_processes.cut_whole(rest + piece.encode())
         assert not lines or lines[-1:] in (b"\r", b"\n")
         found.append(lines)
 
@@ -208,9 +208,9 @@ def test_a_line_of_our_own_does_not_go_on_where_a_progress_bar_was_left(capfd):
     os.write(write, b"epoch 1:   3%")
     os.close(write)
     with open(read, "rb") as source:
-        joined_log.copy_lines(source, 2, b"")
-    joined_log.say("error: gone")
-    joined_log.say("error: gone too")
+        worker_processes.copy_lines(source, 2, b"")
+    worker_processes.say("error: gone")
+    worker_processes.say("error: gone too")
 
     assert capfd.readouterr().err == "epoch 1:   3%\nerror: gone\nerror: gone too\n"
 

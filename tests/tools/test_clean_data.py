@@ -226,7 +226,7 @@ def test_bad_input_is_one_line_and_nothing_is_left(folders, flags, message):
 
 def test_an_existing_out_is_not_touched(folders):
     (folders / "out").mkdir()
-    with pytest.raises(FaceError, match="is there: choose another name"):
+    with pytest.raises(FaceError, match="exists: choose another name"):
         run(folders)
 
 

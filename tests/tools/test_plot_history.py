@@ -8,7 +8,7 @@ import plot_history
 import pytest
 
 from facelib.errors import FaceError
-from facelib.reports.training_log import require_training_log
+from facelib.reports.read_run import require_training_log
 from facelib.reports.training_plots import best_table
 from tests.helpers.simulated_runs import write_log
 

@@ -1,11 +1,11 @@
-"""facelib/training/loss_meter.py: means over images, and the error that names the records of a bad step."""
+"""facelib/training/progress.py: means over images, and the error that names the records of a bad step."""
 
 import math
 
 import numpy as np
 import pytest
 
-from facelib.training.loss_meter import LossMeter, NonFiniteLoss
+from facelib.training.progress import LossMeter, NonFiniteLoss
 
 
 class Records:

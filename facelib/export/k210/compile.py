@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.export.k210.memory import parse_memory
+from facelib.export.k210.rules import parse_memory
 from facelib.runtimes.kmodel import nncase_command
 
 # The settings with the highest mean cosine of the pretrained MobileFaceNet to its float net: 0.9947 on 12 LFW crops.

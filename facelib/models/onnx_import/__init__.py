@@ -1,5 +1,5 @@
 """Reads public ONNX face models and copies their weights into our Keras networks; import_onnx.py is the script.
 
 reader.py reads the file, steps.py lists its layers, rewrites.py changes what our layers cannot express, weights.py
-copies, and batch_statistics.py restores the statistics of batch normalisation.
+copies them and restores the statistics of batch normalisation.
 """

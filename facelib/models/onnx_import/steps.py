@@ -34,7 +34,7 @@ class Step:
         max_value: of 'relu', or None.
         slope: float32 [out] for 'prelu', a number for 'leaky_relu'.
         is_added: whether a sum takes the result.
-        pair: a second depthwise kernel, see `facelib.models.onnx_import.rewrites.pair_channels`.
+        pair: a second depthwise kernel, see `facelib.models.onnx_import.reader.pair_channels`.
     """
 
     name: str
