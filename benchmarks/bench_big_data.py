@@ -24,15 +24,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.machine import busy_share, machine, peak_memory, read_cpu, resident_memory
-from dataset import TrainingData
-from facelib.cli import run_cli
-from facelib.data.conversion.job import RECORDS_PER_SHARD
-from facelib.data.data_dir import FORMAT_VERSION, INDEX, META, shard_name
-from facelib.data.readers.open_records import open_records
-from facelib.data.record_reader import INDEX_DTYPE
-from facelib.data.tfrecord import FRAME_BYTES
-from facelib.files import write_json
+from benchmarks.machine import busy_share, machine, peak_memory, read_cpu, resident_memory  # noqa: E402
+from dataset import TrainingData  # noqa: E402
+from facelib.cli import run_cli  # noqa: E402
+from facelib.data.conversion.job import RECORDS_PER_SHARD  # noqa: E402
+from facelib.data.data_dir import FORMAT_VERSION, INDEX, META, shard_name  # noqa: E402
+from facelib.data.readers.open_records import open_records  # noqa: E402
+from facelib.data.record_reader import INDEX_DTYPE  # noqa: E402
+from facelib.data.tfrecord import FRAME_BYTES  # noqa: E402
+from facelib.files import write_json  # noqa: E402
 
 RECORDS, IMAGES_EACH = 5_800_000, 20.5  # WebFace42M: 42,474,558 images of 2,059,906 identities
 BARS = {

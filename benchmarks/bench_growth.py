@@ -28,12 +28,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare
-from benchmarks.machine import busy_share, machine, read_cpu, versions
-from facelib.cli import run_cli
-from facelib.errors import FaceError
-from facelib.tensorflow_env import set_up_tensorflow
-from facelib.training.recipe.schema import Recipe
+from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare  # noqa: E402
+from benchmarks.machine import busy_share, machine, read_cpu, versions  # noqa: E402
+from facelib.cli import run_cli  # noqa: E402
+from facelib.errors import FaceError  # noqa: E402
+from facelib.tensorflow_env import set_up_tensorflow  # noqa: E402
+from facelib.training.recipe.schema import Recipe  # noqa: E402
 
 WARM_UP, JOIN_SECONDS, PATIENCE = 2, 120, 600  # steps, seconds, seconds
 REDUCTIONS = 4  # sums of one value a face: the target cosine, two for the sum over the others, the nearest of these

@@ -23,9 +23,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from facelib.cli import run_cli
-from facelib.evaluation.identification import BLOCK_ROWS, BLOCK_SCORES, identify
-from facelib.evaluation.ijb.protocol import score_pairs, verify
+from facelib.cli import run_cli  # noqa: E402
+from facelib.evaluation.identification import BLOCK_ROWS, BLOCK_SCORES, identify  # noqa: E402
+from facelib.evaluation.ijb.protocol import score_pairs, verify  # noqa: E402
 
 TEMPLATES, GALLERY_TEMPLATES, SIZE = 23_124, 3_531, 512
 GENUINE = 19_557

@@ -23,12 +23,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dataset import TrainingData
-from facelib.cli import run_cli
-from facelib.data.conversion.job import convert
-from facelib.data.readers.open_records import open_records
-from facelib.data.record_reader import Records
-from facelib.data.synthetic.files import SyntheticSet, write_insightface
+from dataset import TrainingData  # noqa: E402
+from facelib.cli import run_cli  # noqa: E402
+from facelib.data.conversion.job import convert  # noqa: E402
+from facelib.data.readers.open_records import open_records  # noqa: E402
+from facelib.data.record_reader import Records  # noqa: E402
+from facelib.data.synthetic.files import SyntheticSet, write_insightface  # noqa: E402
 
 ROUNDS = 5
 NUM_IMAGES = 16384  # of one measurement, at most: whole pools of "blocks"

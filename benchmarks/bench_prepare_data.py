@@ -21,9 +21,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from facelib.cli import run_cli
-from facelib.data.conversion.job import convert
-from facelib.data.readers.open_records import open_records
+from facelib.cli import run_cli  # noqa: E402
+from facelib.data.conversion.job import convert  # noqa: E402
+from facelib.data.readers.open_records import open_records  # noqa: E402
 
 REPEATS = 3
 BLOCK = 256  # records

@@ -26,12 +26,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare
-from benchmarks.machine import busy_share, machine, read_cpu, versions
-from facelib.cli import run_cli
-from facelib.errors import FaceError
-from facelib.tensorflow_env import set_up_tensorflow
-from facelib.training.recipe.schema import Recipe
+from benchmarks.head_step import HeadStep, be_the_first_to_go, head_recipe, memory_to_spare  # noqa: E402
+from benchmarks.machine import busy_share, machine, read_cpu, versions  # noqa: E402
+from facelib.cli import run_cli  # noqa: E402
+from facelib.errors import FaceError  # noqa: E402
+from facelib.tensorflow_env import set_up_tensorflow  # noqa: E402
+from facelib.training.recipe.schema import Recipe  # noqa: E402
 
 WARM_UP, EXACT_WARM_UP, BACKBONE = 2, 3, 100_000
 EXACT_CLASSES, EXACT_SIZE, EXACT_BATCH = 85_742, 128, 64  # MS1MV2's identities, MobileFaceNet's embedding

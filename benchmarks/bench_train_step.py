@@ -21,9 +21,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from facelib.cli import run_cli
-from facelib.tensorflow_env import set_up_tensorflow
-from facelib.training.recipe.schema import Recipe, Stage
+from facelib.cli import run_cli  # noqa: E402
+from facelib.tensorflow_env import set_up_tensorflow  # noqa: E402
+from facelib.training.recipe.schema import Recipe, Stage  # noqa: E402
 
 BATCH, CLASSES, WARM_UP = 64, 1000, 3
 STAGE = Stage(optimizer="sgd", learning_rate=1e-4)

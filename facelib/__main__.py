@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from facelib import __version__
 from facelib.cli import run_cli
@@ -74,10 +75,15 @@ def _run() -> int:
     if path is None:
         near = difflib.get_close_matches(name, known, 1, 0.0)[0]
         raise FaceError(f"mobilearc has no command '{name}'. Did you mean {near}? mobilearc alone lists all commands.")
+    return _replace_process(path, words[1:])
+
+
+def _replace_process(path: Path, words: list[str]) -> NoReturn:
+    """Runs a script in place of this process, with the Python of this environment first on PATH."""
     program = ["/bin/sh"] if path.suffix == ".sh" else [sys.executable]
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     sys.stdout.flush()
-    os.execve(program[0], [*program, str(path), *with_paths(words[1:])], environ)
+    os.execve(program[0], [*program, str(path), *with_paths(words)], environ)
 
 
 if __name__ == "__main__":

@@ -33,35 +33,13 @@ CODE = [
 TEXTS = [*CODE, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("recipes/*.toml")),
          *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile", "demo.sh"))]  # fmt: skip
 
-# Being rewritten: these may fail until the list is empty.
-UNFINISHED = {
-    "facelib/evaluation/identification.py",
-    "facelib/models/blocks.py",
-    "facelib/models/fake_quant.py",
-    "facelib/models/fake_quant_net.py",
-    "facelib/models/layers.py",
-    "facelib/models/onnx_import/weights.py",
-    "facelib/models/onnx_import/reader.py",
-    "facelib/models/onnx_import/weights.py",
-    "facelib/models/swap_activation.py",
-    "facelib/training/init_from.py",
-    "facelib/training/tensorboard.py",
-    "ghostfacenet.py",
-    "iresnet.py",
-    "mobilefacenet.py",
-    "my_mobilenet.py",
-    "train.py",
-}
-
 
 def named(path):
     return path.relative_to(ROOT).as_posix()
 
 
 def per_file(paths):
-    unfinished = pytest.mark.xfail(strict=False, reason="being rewritten")
-    marked = [pytest.param(p, marks=unfinished if named(p) in UNFINISHED else ()) for p in paths]
-    return pytest.mark.parametrize("path", marked, ids=named)
+    return pytest.mark.parametrize("path", paths, ids=named)
 
 
 def identifiers(path):
