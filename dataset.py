@@ -21,7 +21,7 @@ from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.sampling import block_order, pk_order, record_keys, record_order
 from facelib.errors import BadRecord, FaceError
-from facelib.images import decode_image
+from facelib.image_decoding import decode_image
 from facelib.training.recipe.schema import Recipe
 
 

@@ -59,7 +59,7 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
     from facelib.data.readers.folder_source import FolderSource
     from facelib.data.verification.pair_lists import sample_pairs
     from facelib.errors import BadRecord
-    from facelib.images import check_image
+    from facelib.image_decoding import check_image
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
@@ -101,7 +101,7 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
     """Reads the pairs of a pairs.txt, in its order: (encoded images [2P], is_same bool [P])."""
     from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
     from facelib.errors import BadRecord
-    from facelib.images import check_image
+    from facelib.image_decoding import check_image
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")

@@ -108,7 +108,8 @@ def make_step(network):
     """The trainer's own step of an ArcFace stage."""
     from face_loss_k import make_head
     from facelib.training import step
-    from facelib.training.optimizers import Updater, last_layers, make_optimizer
+    from facelib.training.gradient_update import Updater, last_layers
+    from facelib.training.optimizers import make_optimizer
     from facelib.training.step import Objective
 
     head = make_head("arcface", CLASSES)

@@ -31,7 +31,7 @@ from facelib.data.curation.overlap import Chance, Hits, find_hits, open_verifica
 from facelib.data.readers.sources import Source, open_source
 from facelib.errors import BadRecord, FaceError
 from facelib.files import write_bytes
-from facelib.images import Photos, decode_or_blank
+from facelib.image_decoding import Photos, decode_or_blank
 from facelib.recognition.decision import Decision, about, decide_by
 from facelib.recognition.photo_embeddings import Centres, class_centres, embed_photos
 from facelib.runtimes.open_embedder import open_embedder

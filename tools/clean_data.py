@@ -38,7 +38,7 @@ from facelib.data.curation.inspection import check_sheet_path, contact_sheet, sa
 from facelib.data.readers.sources import DerivedSource, Source, open_source
 from facelib.errors import FaceError
 from facelib.files import read_json, require_file, sha256_of
-from facelib.images import decode_or_blank
+from facelib.image_decoding import decode_or_blank
 from facelib.recognition.photo_embeddings import embed_photos
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar

@@ -28,7 +28,7 @@ from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.errors import FaceError
-from facelib.images import decode_image
+from facelib.image_decoding import decode_image
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import load_recipe

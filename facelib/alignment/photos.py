@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.errors import BadRecord, FaceError
-from facelib.images import IMAGE_SUFFIXES, OTHER_IMAGES, decode_image
+from facelib.image_decoding import IMAGE_SUFFIXES, OTHER_IMAGES, decode_image
 
 CROP_SIZE = (112, 112)  # height, width in pixels: what every model here was trained on
 

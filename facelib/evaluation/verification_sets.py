@@ -14,7 +14,7 @@ from facelib.data.verification.bins import IMAGE_SIZE, find_bins, load_bin
 from facelib.data.verification.pair_lists import draw_listed, find_shot, read_pairs_txt
 from facelib.errors import BadRecord, FaceError
 from facelib.files import sha256_of
-from facelib.images import IMAGE_SUFFIXES, decode_image
+from facelib.image_decoding import IMAGE_SUFFIXES, decode_image
 
 _GREY = 128  # of the bars beside a letterboxed image
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError
 from facelib.embedder import Embedder
 from facelib.errors import BadRecord, FaceError
-from facelib.images import Photos
+from facelib.image_decoding import Photos
 from facelib.unit_vectors import normalize, row_norms
 
 CHUNK_IMAGES = 256  # cut at a time: 10 MB of pixels

@@ -13,7 +13,7 @@ from facelib.data.readers.folder_source import FolderSource
 from facelib.data.verification.bins import load_bin
 from facelib.errors import FaceError
 from facelib.files import sha256_of
-from facelib.images import decode_or_blank
+from facelib.image_decoding import decode_or_blank
 from facelib.reports.artefact_table import ResultGroup
 from facelib.reports.read_run import Artefact
 

@@ -1,20 +1,13 @@
-"""The update of a step: gradient clipping, weight decay, the optimizer, and a separate rate for the backbone.
-
-`RowOptimizer` updates the class centres that a step has sampled.
-"""
-
-from collections.abc import Sequence
+"""The optimizers of a recipe by name, and `RowOptimizer`, which updates the class centres that a step has sampled."""
 
 import keras
 import tensorflow as tf
 
-from facelib.distributed.workers import ONE_WORKER, Workers
-from facelib.losses.partial_fc import SampledClasses, rows_of
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
 
 _BLOCK = 2048  # rows at a time: the temporary values stay in the cache
 
-_DECOUPLED = ("adamw", "lion")
+DECOUPLED = ("adamw", "lion")
 
 
 class RowOptimizer:
@@ -31,7 +24,7 @@ class RowOptimizer:
 
     def __init__(self, table, stage: Stage):
         self.table, self.stage, self.kind = table, stage, stage.optimizer_kind
-        self.is_decoupled = self.kind in _DECOUPLED
+        self.is_decoupled = self.kind in DECOUPLED
         self.variables = [
             keras.Variable(initializer="zeros", shape=table.shape, trainable=False, name=f"row_{self.kind}_{i}")
             for i in range(ROW_OPTIMIZERS[self.kind])
@@ -110,135 +103,3 @@ def copy_state(new, old) -> None:
     for variable in new.variables:
         if variable.path in known and known[variable.path].shape == variable.shape:
             variable.assign(known[variable.path])
-
-
-def last_layers(embedder: keras.Model) -> list:
-    """The trainable variables of the last layer that has a kernel: the layer after the global operator."""
-    with_kernel = [layer for layer in embedder.layers if any(v.name == "kernel" for v in layer.trainable_variables)]
-    return list(with_kernel[-1].trainable_variables) if with_kernel else []
-
-
-def weight_decays(variables, last: Sequence, stage: Stage) -> list[float]:
-    """The weight decay of each variable.
-
-    Kernels and class centres have `weight_decay`, times `last_layer_decay` if they are in `last`. Biases, parameters of
-    batch normalisation and PReLU slopes have none: a slope pulled to 0 turns PReLU into ReLU, and a gamma pulled to 0
-    has no effect that the next layer cannot undo.
-
-    Args:
-        variables: those to decay.
-        last: the variables after the global operator, and the class centres.
-        stage: gives both factors.
-    """
-    last_ids = {id(v) for v in last}
-
-    def decay(variable) -> float:
-        if variable.name not in ("kernel", "centres"):
-            return 0.0
-        return stage.weight_decay * (stage.last_layer_decay if id(variable) in last_ids else 1.0)
-
-    return [decay(v) for v in variables]
-
-
-class Updater:
-    """Clips, decays and applies the gradients of one stage.
-
-    With SGD, Adam and Nadam, the weight decay is L2, added to the gradient. With AdamW and Lion it is decoupled
-    (Loshchilov & Hutter, https://arxiv.org/abs/1711.05101). The backbone moves by `backbone_rate` times the optimizer's
-    step.
-
-    Args:
-        optimizer: from `make_optimizer`, built over `variables` and perhaps more.
-        stage: the stage of the recipe.
-        variables: those that this stage trains.
-        last: see `weight_decays`.
-        backbone: the embedder's variables.
-        local: those of `variables` that differ between the workers: the centres of each worker's classes.
-        rows: updates the class centres of a sampled head, which are not among `variables`; None for other heads.
-        workers: the processes that train together.
-
-    Attributes:
-        is_local: for each of `variables`, whether it is among `local`. The gradients of all others are summed over the
-            workers before the update.
-    """
-
-    def __init__(
-        self, optimizer, stage: Stage, variables: Sequence, last: Sequence, backbone: Sequence,
-        local: Sequence = (), rows: RowOptimizer | None = None, workers: Workers = ONE_WORKER,
-    ):  # fmt: skip
-        self.optimizer, self.stage, self.variables = optimizer, stage, list(variables)
-        self.rows, self.workers = rows, workers
-        local_ids = {id(v) for v in local} if workers.count > 1 else set()
-        self.is_local = [id(v) in local_ids for v in self.variables]
-        self.is_decoupled = stage.optimizer_kind in _DECOUPLED
-        self.decays = weight_decays(self.variables, last, stage)
-        ids = {id(v) for v in backbone}
-        self.slow = [v for v in self.variables if id(v) in ids] if stage.backbone_rate != 1.0 else []
-
-    @property
-    def loss_scale(self):
-        """The factor of the loss and of the gradients: above 1 under float16."""
-        return self.optimizer.dynamic_scale.value if self._is_scaled else 1.0
-
-    @property
-    def _is_scaled(self) -> bool:
-        return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-
-    def norm(self, gradients: Sequence):
-        """The norm of all gradients together, with those of the classes of all workers.
-
-        Args:
-            gradients: one for each of `variables`, summed over the workers where it is not local; then, with `rows`,
-                that of the sampled centres.
-        """
-        if self.workers.count == 1:
-            return tf.linalg.global_norm(gradients)
-        pairs = list(zip(gradients, [*self.is_local, *([True] * (self.rows is not None))], strict=True))
-        shared = tf.linalg.global_norm([g for g, is_local in pairs if not is_local] or [0.0])
-        local = tf.linalg.global_norm([g for g, is_local in pairs if is_local] or [0.0])
-        return tf.sqrt(tf.square(shared) + self.workers.sum(tf.square(local)))
-
-    def __call__(self, gradients: Sequence, sampled: SampledClasses | None = None) -> None:
-        """Takes one step.
-
-        Args:
-            gradients: of the scaled loss, one for each of `variables`; then, with `rows`, that of the sampled centres.
-            sampled: with `rows`, the classes of this step.
-        """
-        scale, norm, by_centres = self.loss_scale, None, None
-        if self.workers.count > 1 or self.rows:
-            norm = self.norm(gradients)
-        if self.rows:
-            *gradients, by_centres = gradients
-        if self._is_scaled and norm is not None:  # after an overflow in the classes of one worker, all skip the step
-            gradients = [g + 0.0 * norm for g in gradients]
-        if self.stage.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.stage.clip_norm * scale, use_norm=norm)
-        if self.rows:
-            self._move_rows(by_centres, sampled, scale, norm)
-        before = [tf.identity(v.value) for v in self.slow]
-        gradients = self._decayed(gradients, scale)
-        self.optimizer.apply(gradients, self.variables)
-        for variable, old in zip(self.slow, before, strict=True):
-            variable.assign(old + self.stage.backbone_rate * (variable.value - old))
-
-    def _decayed(self, gradients: Sequence, scale) -> list:
-        """Decays the weights; returns the gradients, which contain the decay unless it is decoupled."""
-        triples = list(zip(self.variables, gradients, self.decays, strict=True))
-        if not self.is_decoupled:
-            return [g + d * scale * v.value if d else g for v, g, d in triples]
-        rate = tf.cast(self.optimizer.learning_rate, "float32")
-        for variable, _, decay in triples:
-            if decay:
-                variable.assign(variable.value * (1.0 - rate * decay))
-        return list(gradients)
-
-    def _move_rows(self, gradient, sampled: SampledClasses, scale, norm) -> None:
-        is_wanted = tf.math.is_finite(norm) if self._is_scaled else True
-        most = self.stage.clip_norm * scale
-        factor = (most / tf.maximum(norm, most) if self.stage.clip_norm else 1.0) / scale
-        rate = tf.cast(self.optimizer.learning_rate, tf.float32)
-        step = tf.cast(self.optimizer.iterations.value + 1, tf.float32)
-        rows = rows_of(sampled.classes, self.rows.table.shape[0] // sampled.num_held)
-        decay = self.stage.weight_decay * self.stage.last_layer_decay
-        self.rows.apply(rows, gradient, rate, decay, step, factor, is_wanted)

@@ -8,7 +8,8 @@ from facelib.losses.distillation import Distiller
 from facelib.losses.metric_losses import CenterLoss
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.protocols import Loss, MakeHead, MarginLoss
-from facelib.training.optimizers import RowOptimizer, Updater, copy_state, last_layers, make_optimizer
+from facelib.training.gradient_update import Updater, last_layers
+from facelib.training.optimizers import RowOptimizer, copy_state, make_optimizer
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.step import Objective, make_step
 from facelib.training.weight_average import WeightAverage

@@ -9,7 +9,7 @@ import tensorflow as tf
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.losses.partial_fc import SampledClasses
 from facelib.losses.protocols import Loss, MarginLoss
-from facelib.training.optimizers import Updater
+from facelib.training.gradient_update import Updater
 from facelib.training.recipe.schema import Stage
 
 

@@ -18,7 +18,7 @@ from facelib.data.record_reader import Records
 from facelib.data.storage import StoredPath
 from facelib.errors import BadRecord, FaceError
 from facelib.files import NOT_WRITABLE, read_json, require_file, sha256_of, write_json
-from facelib.images import decode_image
+from facelib.image_decoding import decode_image
 from facelib.model_input import Io
 
 CHUNK_IMAGES = 256  # 10 MB of pixels

@@ -4,7 +4,7 @@
 and resume inside an epoch exactly. Here the position (epoch, step) names the next batch, and a checkpoint holds
 everything else.
 
-A loss or a weight that is NaN or infinite is a `NonFiniteLoss` (progress.py). The training then goes back to its last
+A loss or a weight that is NaN or infinite is a `NonFiniteLoss` (loss_meter.py). The training then goes back to its last
 checkpoint and continues at half the learning rate, at most `nan_retries` times.
 """
 
@@ -31,8 +31,9 @@ from facelib.training.checkpoint import (
 from facelib.training.epoch_files import EpochFiles, measure
 from facelib.training.head_memory import check_memory
 from facelib.training.init_from import write_classes
+from facelib.training.loss_meter import LossMeter, NonFiniteLoss
 from facelib.training.position import Position
-from facelib.training.progress import LossMeter, NonFiniteLoss, Progress
+from facelib.training.progress import Progress
 from facelib.training.protocols import Batch, Evaluate, Initialise, TeacherEmbeddings, TrainingBatches
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import Recipe, Stage

@@ -28,7 +28,7 @@ from facelib.cli import run_cli
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
-from facelib.images import read_size
+from facelib.image_decoding import read_size
 from facelib.model_input import Io
 
 ROOT = Path(__file__).parents[2]

@@ -27,7 +27,7 @@ from facelib.data.sampling import block_order, record_keys, record_order
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.data.tfrecord import encode_image_example, frame
 from facelib.errors import FaceError
-from facelib.images import decode_image
+from facelib.image_decoding import decode_image
 
 SIZE = (16, 16)
 NUM_CLASSES, IMAGES_EACH = 60, 30

@@ -22,7 +22,7 @@ from facelib.data.readers.sources import open_source
 from facelib.data.tfrecord import frame
 from facelib.data.verification.bins import write_bin
 from facelib.errors import BadRecord, FaceError
-from facelib.images import read_size
+from facelib.image_decoding import read_size
 from tests.helpers.tf_example import encode_example
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from facelib.data.conversion.job import convert
 from facelib.data.storage import LocalFiles
 from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
-from facelib.images import decode_image
+from facelib.image_decoding import decode_image
 
 RECIPE = """name = "x"
 [model]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from facelib.training.progress import LossMeter, NonFiniteLoss
+from facelib.training.loss_meter import LossMeter, NonFiniteLoss
 
 
 class Records:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib.training.optimizers import Updater, make_optimizer
+from facelib.training.gradient_update import Updater
+from facelib.training.optimizers import make_optimizer
 from facelib.training.recipe.schema import Stage
 from facelib.training.step import Objective, make_step
 

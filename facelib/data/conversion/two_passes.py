@@ -22,7 +22,7 @@ from facelib.data.readers.sources import Source
 from facelib.data.record_reader import INDEX_DTYPE
 from facelib.data.tfrecord import map_file
 from facelib.errors import BadRecord, FaceError
-from facelib.images import check_image, decode_image
+from facelib.image_decoding import check_image, decode_image
 
 _PIECE = 64  # records that a worker reads at once
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from facelib.data.readers.sources import DerivedSource, Source
 from facelib.errors import FaceError
-from facelib.images import decode_image
+from facelib.image_decoding import decode_image
 
 MOST = 350
 NOISE_DEVIATION = 10.0  # of 255

@@ -12,7 +12,7 @@ from facelib.data.readers.sources import Source, open_source
 from facelib.data.verification.bins import load_bin
 from facelib.errors import BadRecord, FaceError
 from facelib.files import write_bytes
-from facelib.images import check_image, decode_or_blank
+from facelib.image_decoding import check_image, decode_or_blank
 
 _CAPTION_HEIGHT = 16  # pixels
 _GAP = 4  # pixels

@@ -17,7 +17,7 @@ import numpy as np
 from facelib.data.readers.sources import open_source
 from facelib.data.verification.bins import load_bin
 from facelib.errors import FaceError
-from facelib.images import Photos
+from facelib.image_decoding import Photos
 
 MIN_COMPARISONS = 10_000  # fewer say too little about chance
 MAX_HITS = 1_000_000

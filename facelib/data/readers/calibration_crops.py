@@ -8,7 +8,7 @@ from facelib.data.readers.sources import open_source
 from facelib.data.verification.bins import load_bin
 from facelib.errors import BadRecord, FaceError
 from facelib.files import sha256_of
-from facelib.images import IMAGE_SUFFIXES, decode_image
+from facelib.image_decoding import IMAGE_SUFFIXES, decode_image
 from facelib.model_input import crop_centre
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from facelib.data.record_reader import Names
 from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
-from facelib.images import IMAGE_SUFFIXES, OTHER_IMAGES
+from facelib.image_decoding import IMAGE_SUFFIXES, OTHER_IMAGES
 
 
 def _read_image_file(path: Path) -> bytes:

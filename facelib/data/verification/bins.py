@@ -18,7 +18,7 @@ import numpy as np
 from facelib.data.verification.bin_pickle import RefusedPickleError, load_pickle
 from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file, write_bytes
-from facelib.images import decode_image
+from facelib.image_decoding import decode_image
 
 IMAGE_SIZE = (112, 112)  # height, width in pixels
 MAX_BIN_BYTES = 2 * 2**30  # a .bin is read whole; the largest public one has 0.1 GiB

@@ -1,4 +1,4 @@
-"""facelib/images.py: one header reader and one decoder. Truth: the pixels that were encoded, NumPy's turns, OpenCV."""
+"""facelib/image_decoding.py: one header reader and one decoder. Truth: the pixels that were encoded, NumPy's turns, OpenCV."""
 
 import struct
 import zlib
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from facelib.errors import BadRecord
-from facelib.images import MAX_PIXELS, check_image, decode_image, decode_or_blank, read_size
+from facelib.image_decoding import MAX_PIXELS, check_image, decode_image, decode_or_blank, read_size
 
 # How the pixels lie in the file when the EXIF orientation is the key, from the upright image: the standard's table.
 STORED = {
