@@ -1,4 +1,4 @@
-"""facelib/image_decoding.py: one header reader and one decoder. Truth: the pixels that were encoded, NumPy's turns, OpenCV."""
+"""One header reader and one decoder. Truth: the pixels that were encoded, NumPy's rotations, and OpenCV."""
 
 import struct
 import zlib

@@ -190,8 +190,8 @@ class Names(Sequence):
     """A sequence of strings that takes the UTF-8 bytes of each and 4 bytes more, where a Python string takes about 60.
 
     NumPy's StringDType would take 48 bytes for a name of 25 letters, here 29, and refuses the lone surrogates that file
-    names may hold. Above 4 GiB of text it takes 8 bytes more for each. Bytes of a file name that are not UTF-8 come back
-    as lone surrogates, as Python has them.
+    names may hold. Above 4 GiB of text it takes 8 bytes more for each. Bytes of a file name that are not UTF-8 come
+    back as lone surrogates, as Python has them.
     """
 
     def __init__(self, names: Iterable[str | bytes] = ()):
