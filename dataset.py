@@ -8,7 +8,7 @@ be computed: a run resumes there at once and sees the batches that it would have
 import copy
 import os
 from collections import ChainMap, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,8 @@ class TrainingData:
             raise FaceError(f"A batch holds at least one record. Received: batch_size={batch_size}.")
         self.records = path if isinstance(path, Records) else open_records(path)
         self.batch_size, self.seed, self.shuffle, self.augment = batch_size, seed, shuffle, augment
-        self.image_size = tuple(image_size)
+        height, width = image_size
+        self.image_size = height, width
         self.num_threads = num_threads or os.cpu_count() or 1
         self.steps_per_epoch = -(-len(self.records) // batch_size)
         self.images_per_identity = 1
@@ -170,16 +171,16 @@ class TrainingData:
         """The positions in the epoch's order of the batch of `step`: (first, last + 1)."""
         return step * len(self) // self.steps_per_epoch, (step + 1) * len(self) // self.steps_per_epoch
 
-    def batches(self, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yields the batches of one epoch from `start_step` on; for a shard, this worker's part of each."""
         return self._run((epoch, step) for step in range(start_step, self.steps_per_epoch))
 
-    def stream(self, epoch: int = 0, start_step: int = 0, *, last_epoch: int) -> Iterator[Batch]:
+    def stream(self, epoch: int = 0, start_step: int = 0, *, last_epoch: int) -> Generator[Batch, None, None]:
         """Yields the batches from `start_step` of `epoch` to the end of `last_epoch`, with no pause between epochs."""
         positions = ((e, s) for e in range(epoch, last_epoch + 1) for s in range(self.steps_per_epoch))
         return self._run(p for p in positions if p >= (epoch, start_step))
 
-    def _run(self, positions: Iterator[tuple[int, int]]) -> Iterator[Batch]:
+    def _run(self, positions: Iterator[tuple[int, int]]) -> Generator[Batch, None, None]:
         executor = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
         pools = _Pools(self, executor) if self.shuffle == "blocks" else None
         pending, order, order_epoch = deque(), None, None
@@ -189,7 +190,7 @@ class TrainingData:
                     order, order_epoch = None, epoch
                     order = self.order(epoch)
                 first, last = self.part(step)
-                held = pools and pools.of_batch(order, epoch, first, last)
+                held = pools.of_batch(order, epoch, first, last) if pools else None
                 pending.append(executor.submit(self._load, order[first:last].copy(), epoch, step, held))
                 if len(pending) > 2 * self.num_threads:
                     yield pending.popleft().result()

@@ -150,7 +150,7 @@ def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, descripti
     return run_test(make_parser(description).parse_args(argv), open_embedder, kind)
 
 
-test_main.__test__ = False  # pytest collects functions by their name
+test_main.__test__ = False  # type: ignore[attr-defined]  # pytest, which collects functions by name, reads this
 
 
 def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -> int:

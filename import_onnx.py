@@ -63,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     num_steep = flatten_slopes(steps, args.model)
     if net.name == "mbf":
         pair_channels(steps)
-    crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else ([], None)
+    crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else (None, None)
     quiet_tensorflow()
     from facelib.models.onnx_import.weights import copy_weights, restore_statistics
     from facelib.runtimes.keras_h5 import save_h5
 
     model = build(net, pixels, size)
     folded = copy_weights(steps, model, args.model)
-    if folded and statistics:
+    if folded and crops is not None:
         restore_statistics(model, folded, crops)
     difference = check_outputs(model, pixels, size, args.model)
     save_h5(model, args.out)
@@ -171,7 +171,8 @@ def build(net: Net, pixels: str, size: tuple[int, int]):
     options = {**net.options, "pixel_mean": mean, "pixel_std": std, "image_size": size}
     if net.name in IRESNETS:
         return iresnet(int(net.name.removeprefix("iresnet")), **options)
-    return {"mbf": mbf, "mobilefacenet": mobilefacenet}[net.name](**options)
+    make = mbf if net.name == "mbf" else mobilefacenet
+    return make(**options)
 
 
 def check_outputs(model, pixels: str, size: tuple[int, int], path: Path) -> float:

@@ -5,7 +5,7 @@ the EXIF orientation says.
 """
 
 import struct
-from typing import Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame ma
 _MARKERS = _FRAMES | {_APP1, _SCAN, _FILL}
 _CHUNK, _WIDTH_HEIGHT = struct.Struct(">I4s"), struct.Struct(">II")
 _GREY = 128
+_BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}  # of TIFF
 _TRAILING = 64  # bytes from the end where the end marker is looked for first
 # What the start-of-frame markers other than baseline, extended and progressive mean: ITU-T T.81, table B.1.
 _RARE_FRAMES = {3: "lossless", 5: "hierarchical", 6: "hierarchical", 7: "hierarchical", 9: "arithmetic-coded",
@@ -146,7 +147,7 @@ def _png_header(data: bytes) -> tuple[tuple[int, int], str, str]:
 
 def _orientation(tiff: bytes) -> int:
     """The orientation in a TIFF block, 1 to 8; 0 when it has none. EXIF 2.32, section 4.6.4."""
-    order = {b"II*\0": "little", b"MM\0*": "big"}.get(tiff[:4])
+    order = _BYTE_ORDERS.get(tiff[:4])
     if order is None:
         return 0
     directory = int.from_bytes(tiff[4:8], order)

@@ -10,7 +10,8 @@ from facelib.errors import FaceError
 from facelib.json_schema import check_json
 
 # How pixels 0..255 are scaled before the input: (x - mean) / std, one number or three (RGB).
-PIXEL_SCALINGS = {
+_Scaling = float | tuple[float, float, float]  # of all channels, or of each
+PIXEL_SCALINGS: dict[str, tuple[_Scaling, _Scaling]] = {
     "raw": (0.0, 1.0),
     "pm1": (127.5, 128.0),  # InsightFace's mxnet nets and most mobile ones
     "pm1_exact": (127.5, 127.5),  # arcface_torch: -1..1 with both ends

@@ -5,6 +5,7 @@ mirroring, crop, colours, the damage of a bad camera or codec, then what hides a
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -61,13 +62,15 @@ class AugmentConfig:
     def resolved(self) -> "AugmentConfig":
         """The same, with the preset's value for each key that is not given."""
         preset = PRESETS[self.preset]
-        filled = {f.name: preset.get(f.name, 0) for f in fields(self) if getattr(self, f.name) is None}
+        filled: dict[str, Any] = {f.name: preset.get(f.name, 0) for f in fields(self) if getattr(self, f.name) is None}
         return replace(self, **filled)
 
 
 def check_augment(config: AugmentConfig, prefix: str) -> list[tuple[bool, str, object]]:
     """Checks the table called `prefix`: a list of (is the rule met, rule, value received)."""
-    rules = [(config.preset in PRESETS, f"{prefix}.preset is one of {', '.join(PRESETS)}", repr(config.preset))]
+    rules: list[tuple[bool, str, object]] = [
+        (config.preset in PRESETS, f"{prefix}.preset is one of {', '.join(PRESETS)}", repr(config.preset))
+    ]
     for name in ("crop", "color"):
         value = getattr(config, name)
         rules.append((value is None or 0 <= value <= 0.5, f"{prefix}.{name} is a share from 0 to 0.5", value))

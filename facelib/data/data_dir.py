@@ -61,7 +61,8 @@ def write_frames(path: Path, images: Iterable[bytes], labels: list[int], num_byt
         raise FaceError(f"A shard stays below 4 GiB. '{path.name}' would have {num_bytes:,} bytes: use more --shards.")
     rows = np.zeros(len(labels), INDEX_DTYPE)
     rows["label"] = labels
-    digest, sizes, images = hashlib.sha256(), [], iter(images)
+    digest, images = hashlib.sha256(), iter(images)
+    sizes: list[int] = []
     with open(path, "wb", buffering=0) as file:
         for first in range(0, len(labels), _CHUNK):
             part = labels[first : first + _CHUNK]
@@ -72,9 +73,9 @@ def write_frames(path: Path, images: Iterable[bytes], labels: list[int], num_byt
             write_all(file, joined)
             bar.update(len(part))
         _sync(file)
-    sizes = np.array(sizes, np.int64)
-    rows["length"] = sizes - FRAME_BYTES
-    rows["offset"] = np.cumsum(sizes) - sizes
+    lengths = np.array(sizes, np.int64)  # of the frames
+    rows["length"] = lengths - FRAME_BYTES
+    rows["offset"] = np.cumsum(lengths) - lengths
     return rows, digest.hexdigest()
 
 
@@ -112,7 +113,7 @@ def write_index(path: Path, index: np.ndarray) -> None:
 
 def hash_index(index: np.ndarray) -> str:
     """SHA-256 of the rows."""
-    return hashlib.sha256(index.view(np.uint8)).hexdigest()
+    return hashlib.sha256(index.view(np.uint8).data).hexdigest()
 
 
 def write_all(file, data: bytes) -> None:
@@ -149,16 +150,19 @@ def open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
         names, count, sha = Names(map(str, meta.pop("class_names"))), int(meta["num_images"]), meta["index"]["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise FaceError(f"'{path / META}' lacks what a data directory needs ({error!r}). {again}") from error
-    files = [path / name for name, _ in shards]
-    reader = StoredFiles(files) if isinstance(path, StoredPath) else LocalFiles(files)
-    for file, (_, size), found in zip(files, shards, reader.sizes, strict=True):
+    reader: StoredFiles | LocalFiles
+    if isinstance(path, StoredPath):
+        reader = StoredFiles([path / name for name, _ in shards])
+    else:
+        reader = LocalFiles([path / name for name, _ in shards])
+    for file, (_, size), found in zip(reader.paths, shards, reader.sizes, strict=True):
         if found != size:
             received = "It is missing" if found is None else f"It has {found}"
             raise FaceError(f"Shard '{file}' must have {size} bytes, as meta.json says. {received}. {again}")
     index, digest = _open_index(folder / INDEX, again)
     if len(index) != count or digest.hexdigest() != sha:
         raise WrongIndexError(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
-    return Records(path, files, index, names, meta=meta, index_digest=digest, reader=reader)
+    return Records(path, reader.paths, index, names, meta=meta, index_digest=digest, reader=reader)
 
 
 def _open_index(path: Path, again: str):

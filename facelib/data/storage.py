@@ -45,7 +45,7 @@ class StoredPath(str):
         return cache_home() / hashlib.sha256(self.rstrip("/").encode()).hexdigest()[:16]
 
 
-def data_path(text: str) -> Path | StoredPath:
+def data_path(text: str | Path) -> Path | StoredPath:
     """A path as the user gave it: of a file or folder on this machine, or an address in object storage."""
     return StoredPath(text) if "://" in str(text) else Path(text)
 

@@ -115,21 +115,21 @@ def from_slurm(environ: Mapping[str, str]) -> Cluster | None:
     if num_tasks_text in ("", "1") or "SLURM_PROCID" not in environ:
         return None
     num_tasks = _integer("SLURM_NTASKS", num_tasks_text)
-    hosts = _first(environ, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
-    tasks = _first(environ, "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
+    host_list = _first(environ, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    task_list = _first(environ, "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
     if "SLURM_STEP_NODELIST" not in environ and environ.get("ENVIRONMENT") == "BATCH":
         # A batch script itself has SLURM_PROCID=0 and SLURM_NTASKS: nobody started the other tasks.
         raise FaceError(
             f"The {num_tasks} tasks of a Slurm job are started by srun. This one was started by the batch script "
             "itself. Write: srun python train.py ... (or unset SLURM_NTASKS to train alone)."
         )
-    if not hosts or not tasks:
-        missing = "SLURM_STEP_NODELIST" if not hosts else "SLURM_STEP_TASKS_PER_NODE"
+    if not host_list or not task_list:
+        missing = "SLURM_STEP_NODELIST" if not host_list else "SLURM_STEP_TASKS_PER_NODE"
         raise FaceError(
             f"{num_tasks} Slurm tasks find each other by {missing}. It is not set. Start the tasks with srun, or set "
             f"{TF_CONFIG}."
         )
-    hosts, counts = expand_hosts(hosts), expand_counts(tasks)
+    hosts, counts = expand_hosts(host_list), expand_counts(task_list)
     if len(hosts) != len(counts) or sum(counts) != num_tasks:
         raise FaceError(
             f"Slurm's lists agree: {num_tasks} tasks. Received: {len(hosts)} hosts, {sum(counts)} tasks on "

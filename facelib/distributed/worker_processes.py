@@ -15,7 +15,11 @@ _is_mid_line: dict[int, bool] = {}  # by file descriptor
 _MOST_BYTES_A_LINE = 65_536
 
 # {signal that launch.py receives: signal that the workers get}
-PASSED_ON = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}
+PASSED_ON: dict[int, signal.Signals] = {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGHUP: signal.SIGTERM,
+}
 STOPPED = {
     128 + number: number.name for number in (signal.SIGTERM, signal.SIGINT)
 }  # exit codes of a worker that a signal stopped
@@ -117,10 +121,12 @@ def start(command: Sequence[str], environ: dict[str, str], rank: int, shares_ter
     stays = is_first and shares_terminal
     # If the log is a file, the lines of worker 0 pass through launch.py too: its blocks would cut the lines of others.
     out, err = (None if is_first and stream.isatty() else subprocess.PIPE for stream in (sys.stdout, sys.stderr))
-    streams = {"stdin": None if is_first else subprocess.DEVNULL, "stdout": out, "stderr": err}
     if out:
         environ.setdefault("PYTHONUNBUFFERED", "1")  # else its last lines stay in the buffer of the pipe
-    process = subprocess.Popen(command, env=environ, preexec_fn=before_exec, start_new_session=not stays, **streams)
+    process = subprocess.Popen(
+        command, env=environ, preexec_fn=before_exec, start_new_session=not stays,
+        stdin=None if is_first else subprocess.DEVNULL, stdout=out, stderr=err,
+    )  # fmt: skip
     return WorkerProcess(rank, process, stays)
 
 

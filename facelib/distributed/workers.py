@@ -44,7 +44,8 @@ class Workers:
     def __init__(self, rank: int = 0, count: int = 1, on_host: int = 1):
         self.rank, self.count, self.on_host = rank, count, on_host
         self.most = 0
-        self.held = None  # the strategy and the peer watch, which must live as long as the training
+        # The strategy and the peer watch, which must live as long as the training.
+        self.held: tuple[tf.distribute.Strategy, PeerWatch] | None = None
         self._instance = 0
         self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([count], tf.float64)])
 

@@ -5,6 +5,7 @@ fold k are the pairs within k; its train pairs are the pairs without a face in k
 float32 in cells, one for each two folds: 88 million pairs take 350 MB.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +83,7 @@ class AllPairs:
         self.scores = Scores(self.genuine.copy(), np.concatenate(list(self._cells.values())))
         self.closest_impostors = sorted(closest, key=lambda hard: hard.distance)[:NUM_HARDEST]
         worst = np.argsort(-self.genuine, kind="stable")[:NUM_HARDEST]
-        self.farthest_genuine = [Hard(*sorted(self.genuine_rows[i].tolist()), float(self.genuine[i])) for i in worst]
+        self.farthest_genuine = [_hard(self.genuine_rows[i].tolist(), float(self.genuine[i])) for i in worst]
 
     @staticmethod
     def _check(labels: np.ndarray) -> None:
@@ -158,8 +159,8 @@ class AllPairs:
     def _balanced_interval(self, thresholds: np.ndarray) -> tuple[float, float]:
         tar = self.tar_interval(thresholds[self._genuine_fold])
         tests = [self._cells[k, k] for k in self._folds()]
-        alarms = [np.searchsorted(cell, t, "right") for cell, t in zip(tests, thresholds, strict=True)]
-        far = cluster_interval(alarms, [len(cell) for cell in tests])
+        alarms = np.array([np.searchsorted(cell, t, "right") for cell, t in zip(tests, thresholds, strict=True)])
+        far = cluster_interval(alarms, np.array([len(cell) for cell in tests]))
         return (tar[0] + 1.0 - far[1]) / 2, (tar[1] + 1.0 - far[0]) / 2
 
     def _train_threshold(self, k: int, far: float, num_train: int) -> float:
@@ -208,5 +209,9 @@ def _closest(distances: np.ndarray, first: np.ndarray, second: np.ndarray) -> li
     flat = distances.ravel()
     picked = np.argpartition(flat, NUM_HARDEST)[:NUM_HARDEST] if len(flat) > NUM_HARDEST else np.arange(len(flat))
     row, column = np.unravel_index(picked, distances.shape)
-    found = [(int(first[r]), int(second[c]), float(distances[r, c])) for r, c in zip(row, column, strict=True)]
-    return [Hard(*sorted(pair[:2]), pair[2]) for pair in found if np.isfinite(pair[2])]
+    found = [_hard((int(first[r]), int(second[c])), float(distances[r, c])) for r, c in zip(row, column, strict=True)]
+    return [pair for pair in found if np.isfinite(pair.distance)]
+
+
+def _hard(rows: Sequence[int], distance: float) -> Hard:
+    return Hard(min(rows), max(rows), distance)

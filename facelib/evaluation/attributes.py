@@ -89,7 +89,8 @@ def measure_group(genuine: np.ndarray, impostor: np.ndarray, threshold: float, v
 
     Returns: an object of `groups` in docs/report.md.
     """
-    result = {"pairs": len(genuine) + len(impostor), "genuine": len(genuine), "acc": None, "acc_ci95": None, "vr": {}}
+    counts = {"pairs": len(genuine) + len(impostor), "genuine": len(genuine)}
+    result: dict[str, Any] = {**counts, "acc": None, "acc_ci95": None, "vr": {}}
     if min(len(genuine), len(impostor)) < MIN_PAIRS:
         return result
     tar, far = _rate(genuine, threshold), _rate(impostor, threshold)

@@ -47,7 +47,7 @@ def evaluate_set(
         FaceError: the set has too few pairs or identities, or no face of it has a group.
     """
     groups = group_faces(attributes, faces.names, faces.identities, faces.where) if attributes else None
-    common = {"norms": embedded.norms, "groups": groups, "images": faces.names, "source": faces.source}
+    common: dict[str, Any] = {"norms": embedded.norms, "groups": groups, "images": faces.names, "source": faces.source}
     if faces.labels is not None:
         return measure_folder(faces.name, embedded.rows, faces.labels, fars, **common)
     distances = pair_distances(embedded.rows)
@@ -206,8 +206,8 @@ def _common(
 def _thin_roc(scores: Scores, tar_interval: Callable[[float], tuple[float, float]]) -> dict[str, list[float]]:
     """About 200 points of the ROC, log-spaced in FAR from one impostor to all of them; each is a point of the curve."""
     counts = np.geomspace(1, len(scores.impostor), NUM_ROC_POINTS).round().astype(np.int64)
-    points = {(p.far, p.tar): p for p in map(scores.point_at, np.unique(np.append(0, counts)).tolist())}
-    points = [points[key] for key in sorted(points)]
+    by_rates = {(p.far, p.tar): p for p in map(scores.point_at, np.unique(np.append(0, counts)).tolist())}
+    points = [by_rates[key] for key in sorted(by_rates)]
     intervals = [tar_interval(point.threshold) for point in points]
     return {
         "far": [point.far for point in points],

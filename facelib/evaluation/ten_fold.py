@@ -114,7 +114,7 @@ def kfold_tar_at_far(distances: np.ndarray, is_same: np.ndarray, far: float, fol
     thresholds = np.empty(folds)
     for k in range(folds):
         test = fold == k
-        if not can_resolve(np.count_nonzero(~is_same & ~test), far):
+        if not can_resolve(int(np.count_nonzero(~is_same & ~test)), far):
             return no_tar(far, impostors_needed(far, folds))
         thresholds[k] = tar_at_far(distances[~test], is_same[~test], far).threshold
     return pool_tar(far, thresholds, distances <= thresholds[fold], is_same, fold, folds)

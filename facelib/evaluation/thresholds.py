@@ -125,9 +125,14 @@ def read_thresholds(artefact: Path, far: float, set_name: str | None = None) -> 
             far=far,
             distance=float(chosen["distance"]),
             cosine=float(chosen["cosine"]),
-            distance_ci95=tuple(map(float, chosen["distance_ci95"])),
-            far_ci95=tuple(map(float, chosen["far_ci95"])),
+            distance_ci95=_interval(chosen["distance_ci95"]),
+            far_ci95=_interval(chosen["far_ci95"]),
             flip=bool(values["flip"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FaceError(f"The thresholds in '{sidecar.path}' are damaged ({error!r}). {mend}.") from error
+
+
+def _interval(values) -> tuple[float, float]:
+    low, high = values
+    return float(low), float(high)

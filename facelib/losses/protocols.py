@@ -3,7 +3,7 @@
 `facelib.losses.registry.make_head` makes every loss of docs/losses.md; a loss of your own needs no more than this.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     from facelib.losses.partial_fc import ClassSplit, SampledClasses
@@ -45,11 +45,26 @@ class MarginLoss(Loss, Protocol):
         centres: variable [held classes * K, D].
         sub_centres: K, centres of each class.
         split: which classes this worker holds; set before the layer is built.
+        variables: of the layer, as Keras lists them.
     """
 
     centres: Any
     sub_centres: int
     split: "ClassSplit"
+
+    @property
+    def variables(self) -> list: ...
+
+    def build(self, embeddings_shape: tuple[int | None, int]) -> None: ...
+
+    def get_config(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "MarginLoss": ...
+
+    def runs_by_blocks(self, label_smoothing: float) -> bool:
+        """Whether the softmax is computed block by block, so that the logits are never in memory together."""
+        ...
 
     def sample(self, labels, step=0) -> "SampledClasses":
         """The classes of a step.
@@ -63,6 +78,11 @@ class MarginLoss(Loss, Protocol):
     def build_on(self, previous: "MarginLoss") -> None:
         """Builds the layer with the class centres of the head of the stage before."""
         ...
+
+
+def has_class_centres(loss: Loss | None) -> TypeGuard[MarginLoss]:
+    """Whether `loss` is a margin head, and so follows `MarginLoss`."""
+    return loss is not None and loss.has_class_centres
 
 
 class MakeHead(Protocol):

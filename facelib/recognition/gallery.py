@@ -9,6 +9,7 @@ float16 changes a squared distance by about 3e-5 (D = 128) and by at most 2**-10
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def check_gallery_path(path: Path) -> None:
         raise FaceError(f"'{path}' is there and is no gallery. It is not overwritten: choose another name.")
 
 
-def check_names(names: list[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
     """Raises FaceError unless every name is one line of Unicode text."""
     for name in names:
         if not name.isprintable():  # lone surrogates, which stand for broken UTF-8, are not

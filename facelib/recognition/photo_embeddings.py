@@ -35,7 +35,13 @@ def unit_vectors(embedder: Embedder, faces: np.ndarray, flip: bool, places: Sequ
 
 
 def embed_photos(
-    photos: Photos, numbers: Sequence[int], embedder: Embedder, flip: bool, *, bad: list[str], desc: str | None = None
+    photos: Photos,
+    numbers: Sequence[int] | np.ndarray,
+    embedder: Embedder,
+    flip: bool,
+    *,
+    bad: list[str],
+    desc: str | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (numbers int64 [n], unit vectors float32 [n, D]), `CHUNK_IMAGES` photos at a time, in order.
 

@@ -79,11 +79,11 @@ def _cells(row: Row, fars: Sequence[str]) -> list[str]:
     before = row.reference
     cells = ["-" if row.size_bytes is None else f"{row.size_bytes / 2**20:.2f}"]
     cells.append("-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}")
-    cells += [format_percent(row.acc), _change(row.acc, before and before.acc)]
+    cells += [format_percent(row.acc), _change(row.acc, before.acc if before else None)]
     for far in fars:
         rate = row.vr.get(far, {}).get("vr")
         cells += ["n/a" if rate is None else format_percent(rate)]
-        cells.append(_change(rate, before and before.vr.get(far, {}).get("vr")))
+        cells.append(_change(rate, before.vr.get(far, {}).get("vr") if before else None))
     return cells
 
 

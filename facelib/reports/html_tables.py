@@ -50,21 +50,22 @@ def _name_cell(row: Row, is_continued: bool) -> Cell:
 def _size_and_speed(row: Row) -> list[Cell]:
     size = "-" if row.size_bytes is None else f"{row.size_bytes / 2**20:.2f}"
     speed = "-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}"
+    first = row.first
     return [
-        Cell(size, notes(_ratio(row.size_bytes, row.first and row.first.size_bytes))),
-        Cell(speed, notes(_ratio(row.ms_per_image, row.first and row.first.ms_per_image))),
+        Cell(size, notes(_ratio(row.size_bytes, first.size_bytes if first else None))),
+        Cell(speed, notes(_ratio(row.ms_per_image, first.ms_per_image if first else None))),
     ]
 
 
 def _scores(row: Row, fars: Sequence[str]) -> list[Cell]:
     """ACC, AUC and the VR at each FAR."""
     before = row.reference
-    acc_notes = _points(row.acc, before and before.acc) + notes(format_interval(row.acc_ci95))
+    acc_notes = _points(row.acc, before.acc if before else None) + notes(format_interval(row.acc_ci95))
     acc_notes += notes(", ".join(_OBSTACLES[key] for key in row.obstacles), kind="bad")
     return [
         Cell(format_percent(row.acc), acc_notes),
         Cell("-" if row.auc is None else f"{row.auc:.5f}"),
-        *(rate_cell(row.vr.get(far), before and before.vr.get(far)) for far in fars),
+        *(rate_cell(row.vr.get(far), before.vr.get(far) if before else None) for far in fars),
     ]
 
 
@@ -91,7 +92,8 @@ def rate_cell(vr: dict[str, Any] | None, first: dict[str, Any] | None = None) ->
     if vr.get("vr") is None:
         return Cell("n/a", notes(format_needs(vr).replace(">=", "≥"), kind="wrap"))
     return Cell(
-        format_percent(vr["vr"]), _points(vr["vr"], first and first.get("vr")) + notes(format_interval(vr.get("ci95")))
+        format_percent(vr["vr"]),
+        _points(vr["vr"], first.get("vr") if first else None) + notes(format_interval(vr.get("ci95"))),
     )
 
 
@@ -157,8 +159,8 @@ def _fnir_cell(miss: dict[str, Any]) -> Cell:
 def attribute_table(group: ResultGroup) -> Table:
     """ACC and VR of each group of faces at the thresholds of the whole set, and the gap between best and worst."""
     found = [(name, result["groups"]) for name, result in group.results if result.get("groups")]
-    fars = {far for _, groups in found for one in groups.values() for far in one.get("vr") or {}}
-    fars = sorted(fars, key=float, reverse=True)
+    known = {far for _, groups in found for one in groups.values() for far in one.get("vr") or {}}
+    fars = sorted(known, key=float, reverse=True)
     rows = []
     for artefact, groups in found:
         for i, (name, one) in enumerate(groups.items()):

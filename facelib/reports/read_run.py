@@ -3,7 +3,7 @@
 import json
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,15 +73,15 @@ class TrainingLog:
         Returns:
             float64 [N]. Within an epoch they are spread evenly; the unfinished epoch has the pace of the one before.
         """
-        steps = np.asarray(steps, float)
+        at = np.asarray(steps, float)
         if by == "steps" or not self.epochs:
-            return steps
+            return at
         ends = np.array([0, *(line["step"] for line in self.epochs)], float)
         values = np.array([0, *(line["epoch"] for line in self.epochs)], float)
         if by == "hours":
             values = np.concatenate([[0], np.cumsum([line.get("seconds", 0) for line in self.epochs])]) / 3600
         pace = (values[-1] - values[-2]) / max(ends[-1] - ends[-2], 1)
-        return np.where(steps <= ends[-1], np.interp(steps, ends, values), values[-1] + pace * (steps - ends[-1]))
+        return np.where(at <= ends[-1], np.interp(at, ends, values), values[-1] + pace * (at - ends[-1]))
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,7 @@ def _rank(name: str) -> int:
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """Nested values under dotted keys: {'a': {'b': 1}, 'c': [{'d': 2}]} -> [('a.b', 1), ('c.0.d', 2)]."""
+    items: Iterable[tuple[Any, Any]]
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):

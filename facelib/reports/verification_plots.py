@@ -4,7 +4,7 @@
 PNG bytes; `theme` is 'light' or 'dark'. Numbers that a result lacks are not drawn.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import NormalDist
 from typing import Any
@@ -213,7 +213,7 @@ def _filled(points: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.nd
     return [pair for pair in points if len(pair[0])]
 
 
-def _deviates(rates: Sequence[float]) -> np.ndarray:
+def _deviates(rates: Iterable[float]) -> np.ndarray:
     return np.array([_DEVIATE(float(rate)) for rate in rates])
 
 

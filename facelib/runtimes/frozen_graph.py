@@ -33,7 +33,10 @@ class GraphEmbedder(RuntimeEmbedder):
     def __init__(self, path: Path, io: Io, threads: int | None = None, batch_size: int = BATCH_SIZE):
         quiet_tensorflow()
         super().__init__(Path(path).name, io, batch_size)
-        self.run = open_frozen(path, io.input, io.output, threads)
+        self._graph = open_frozen(path, io.input, io.output, threads)
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        return self._graph(pixels)
 
 
 def open_frozen(
@@ -43,7 +46,7 @@ def open_frozen(
     return open_graph(load_graph(path), path, input, output, threads)
 
 
-def open_graph(graph, path: Path, input_name: str = INPUT, output_name: str = OUTPUT, threads: int | None = None):
+def open_graph(graph, path: Path | str, input_name: str = INPUT, output_name: str = OUTPUT, threads: int | None = None):
     """A GraphDef as a function of its input, float [N, H, W, C] or as its Placeholder says. It returns a NumPy array.
 
     Args:
@@ -119,7 +122,7 @@ def save_graph(graph, path: Path) -> None:
     write_bytes(path, graph.SerializeToString(deterministic=True))
 
 
-def check_names(graph, path: Path, input_name: str, output_name: str) -> None:
+def check_names(graph, path: Path | str, input_name: str, output_name: str) -> None:
     """Checks that `graph` has this input and this output, and that the output needs no other input.
 
     Raises:

@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,8 +87,9 @@ def read_rows(path: Path, row_files: list[str], wanted: set[str], first: int, la
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    by_name: dict[str, Any] = {**arrays}  # savez has an option too, which is a bool
     with atomic_path(path) as part, open(part, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **by_name)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """The files of an epoch: epoch-NNN.h5 with its class centres, and embedder.h5 if it is the best one so far."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -72,7 +73,7 @@ class EpochFiles:
             "fingerprint": records.fingerprint,
         }
         accuracies = {set_name: result["acc"] for set_name, result in sets.items()}
-        extra = {"recipe": self.recipe.name, "epoch": number, "acc": accuracies}
+        extra: dict[str, Any] = {"recipe": self.recipe.name, "epoch": number, "acc": accuracies}
         if self.recipe.teacher:
             extra["teacher"] = Path(self.recipe.teacher).name
         write_sidecar(path, kind="h5", made_from=self.made_from, io=io, training_data=training_data, **extra)

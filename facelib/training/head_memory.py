@@ -7,6 +7,7 @@ import tensorflow as tf
 from facelib.distributed.workers import Workers
 from facelib.errors import FaceError
 from facelib.losses.partial_fc import ClassSplit
+from facelib.losses.protocols import has_class_centres
 from facelib.losses.registry import LOSSES, make_head
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Recipe
 
@@ -37,7 +38,8 @@ def _of_stage(recipe: Recipe, number: int, num_classes: int, embedding_size: int
     seen = (split.num_sampled(num_classes) if split.is_sampled else last - first) * each
     num_faces = recipe.data.batch_size // stage.micro_batches
     head = make_head(stage.loss, num_classes, stage.options)  # not built: it has no centres yet
-    of_centres, of_logits = _BY_BLOCKS if head.runs_by_blocks(stage.label_smoothing) else _BY_LOGITS
+    by_blocks = has_class_centres(head) and head.runs_by_blocks(stage.label_smoothing)
+    of_centres, of_logits = _BY_BLOCKS if by_blocks else _BY_LOGITS
     return 4 * (tables + round(seen * (of_centres * embedding_size + of_logits * num_faces)))
 
 

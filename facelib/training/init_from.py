@@ -71,10 +71,11 @@ def _check_scaling(old, new, path: Path) -> None:
     for model in (old, new):
         layer = next((layer for layer in model.layers if layer.name == "pixel_scale"), None)
         scalings.append([np.broadcast_to(v, 3).tolist() for v in (layer.mean, layer.std)] if layer else None)
-    if None not in scalings and not np.allclose(*scalings):
+    first, second = scalings
+    if first is not None and second is not None and not np.allclose(first, second):
         raise FaceError(
             f"--init-from takes a model with the same pixel scaling, (x - mean) / std. '{path}' has mean, std "
-            f"{scalings[0]}, {new.name} has {scalings[1]}: use it as a teacher, or continue its training with "
+            f"{first}, {new.name} has {second}: use it as a teacher, or continue its training with "
             f"swap_activation.py or quantize_aware.py."
         )
 

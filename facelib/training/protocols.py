@@ -4,7 +4,7 @@ dataset.py, evaluate_data.py and facelib/training/teacher.py implement them; tes
 head are in facelib/losses/protocols.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,11 +13,16 @@ import numpy as np
 class Batch(Protocol):
     """One batch of training images, or one worker's part of it. `dataset.Batch` describes each attribute."""
 
-    images: np.ndarray
-    labels: np.ndarray
-    record_idx: np.ndarray
-    is_flipped: np.ndarray
-    step: int
+    @property
+    def images(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def record_idx(self) -> np.ndarray: ...
+    @property
+    def is_flipped(self) -> np.ndarray: ...
+    @property
+    def step(self) -> int: ...
 
 
 class TrainingBatches(Protocol):
@@ -31,7 +36,7 @@ class TrainingBatches(Protocol):
 
     def bounds(self, step: int) -> tuple[int, int]: ...
 
-    def stream(self, epoch: int, step: int, *, last_epoch: int) -> Iterator[Batch]: ...
+    def stream(self, epoch: int, step: int, *, last_epoch: int) -> Generator[Batch, None, None]: ...
 
     def shard(self, rank: int, count: int) -> "TrainingBatches": ...
 
@@ -41,7 +46,8 @@ class TrainingBatches(Protocol):
 class Evaluation(Protocol):
     """The verification results of an embedder. `evaluate_data.Evaluation` implements it."""
 
-    results: Sequence[Any]
+    @property
+    def results(self) -> Sequence[Any]: ...
 
     def table(self) -> str: ...
 
@@ -49,7 +55,7 @@ class Evaluation(Protocol):
 class Evaluate(Protocol):
     """Measures an embedder after each epoch."""
 
-    def __call__(self, embedder: Any) -> Evaluation: ...
+    def __call__(self, embedder: Any, /) -> Evaluation: ...
 
 
 class TeacherEmbeddings(Protocol):

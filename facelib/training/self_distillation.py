@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -142,7 +142,9 @@ def distil_copy(
     return trainer.stopped_by
 
 
-def _make_no_head(loss: str, *args) -> None:
+def _make_no_head(
+    loss: str, num_classes: int, options: dict | None = None, warmup_scale: float | None = None
+) -> NoReturn:
     raise ValueError(f"A copy learns from its original alone, without class centres. Received: loss={loss!r}")
 
 

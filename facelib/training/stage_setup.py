@@ -1,5 +1,7 @@
 """What a stage trains with: head, objective, optimizer and step. Class centres and state pass from stage to stage."""
 
+from collections.abc import Callable
+
 import keras
 
 from facelib.distributed.workers import ONE_WORKER, Workers
@@ -7,7 +9,7 @@ from facelib.errors import FaceError
 from facelib.losses.distillation import Distiller
 from facelib.losses.metric_losses import CenterLoss
 from facelib.losses.partial_fc import ClassSplit
-from facelib.losses.protocols import Loss, MakeHead, MarginLoss
+from facelib.losses.protocols import Loss, MakeHead, MarginLoss, has_class_centres
 from facelib.training.gradient_update import Updater, last_layers
 from facelib.training.optimizers import RowOptimizer, copy_state, make_optimizer
 from facelib.training.recipe.schema import Recipe, Stage
@@ -29,11 +31,11 @@ class StageParts:
 
     Attributes:
         centres_head: the margin head with the class centres, of this stage or of an earlier one; None before the first.
-        objective: the loss of the stage.
-        optimizer: the Keras optimizer of the stage.
+        objective: the loss of the stage; `begin` sets it.
+        optimizer: the Keras optimizer of the stage; `begin` sets it.
         rows: the `RowOptimizer` of a sampled head, or None.
         average: the `WeightAverage` of the stage, or None.
-        step: the compiled step, see `facelib.training.step.make_step`.
+        step: the compiled step, see `facelib.training.step.make_step`; `begin` sets it.
         number: the number of the stage, -1 before the first.
     """
 
@@ -49,8 +51,13 @@ class StageParts:
         self.backbone = list(embedder.trainable_variables)  # all of it, also what a stage freezes
         self.last = last_layers(embedder)
         self.centres_head: MarginLoss | None = None
-        self.objective = self.optimizer = self.average = self.rows = self.step = None
+        self.average: WeightAverage | None = None
+        self.rows: RowOptimizer | None = None
         self.number = -1
+        # Set by `begin`.
+        self.objective: Objective
+        self.optimizer: keras.optimizers.Optimizer
+        self.step: Callable
 
     def begin(self, number: int) -> None:
         """Makes the parts of stage `number`, after those of all stages before it."""
@@ -66,7 +73,7 @@ class StageParts:
             variables = [*self.embedder.trainable_variables, *variables]
         update = Updater(
             self.optimizer, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables,
-            local=[head.centres] if self.has_centres() else [], rows=self.rows, workers=self.workers,
+            local=[head.centres] if has_class_centres(head) else [], rows=self.rows, workers=self.workers,
         )  # fmt: skip
         self.step = make_step(self.embedder, self.objective, update, stage, self.teacher_size, self.workers)
         self.number = number
@@ -97,7 +104,7 @@ class StageParts:
         head = self.centres_head
         split = head.split if rank is None else ClassSplit(Workers(rank, self.workers.count))
         first, last = split.bounds(self.num_classes)
-        return tuple(number * head.sub_centres for number in (first, last, self.num_classes))
+        return first * head.sub_centres, last * head.sub_centres, self.num_classes * head.sub_centres
 
     def is_by_class(self, name: str, variable) -> bool:
         """Whether a variable of `variables()` has one row for each class centre of this worker."""
@@ -124,7 +131,7 @@ class StageParts:
         if stage.loss == "distill":
             return None
         head = self.make_head(stage.loss, self.num_classes, stage.options, stage.warmup_scale)
-        if not head.has_class_centres:
+        if not has_class_centres(head):
             return head
         head.split = ClassSplit(self.workers, stage.sample_rate, self.recipe.seed)
         if self.centres_head is not None and head.sub_centres == self.centres_head.sub_centres:
@@ -138,7 +145,7 @@ class StageParts:
         """The center loss of the stage before, or a new one; None when this stage has none."""
         if not stage.center_loss:
             return None
-        if self.objective and self.objective.center_loss is not None:
+        if self.number >= 0 and self.objective.center_loss is not None:
             return self.objective.center_loss
         return CenterLoss(self.num_classes, self.embedder.output_shape[-1], name="center_loss")
 
@@ -147,8 +154,8 @@ class StageParts:
         if not (self.teacher_size and stage.distill_weight):
             return None
         distiller = Distiller(stage.distill, self.embedder.output_shape[-1], self.teacher_size)
-        before = self.objective.distiller if self.objective else None
-        if all(layer is not None and layer.projection is not None for layer in (before, distiller)):
+        before = self.objective.distiller if self.number >= 0 else None
+        if before is not None and before.projection is not None and distiller.projection is not None:
             distiller.projection.assign(before.projection)
         return distiller
 
@@ -156,7 +163,7 @@ class StageParts:
         """Built over all variables, frozen ones too, so that the state of a frozen layer outlasts the freeze."""
         optimizer = make_optimizer(stage)
         optimizer.build([*self.backbone, *self.parts_variables()])
-        if self.optimizer is not None and not stage.optimizer:
+        if self.number >= 0 and not stage.optimizer:
             copy_state(optimizer, self.optimizer)
         return optimizer
 

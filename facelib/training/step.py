@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.losses.partial_fc import SampledClasses
-from facelib.losses.protocols import Loss, MarginLoss
+from facelib.losses.protocols import Loss, MarginLoss, has_class_centres
 from facelib.training.gradient_update import Updater
 from facelib.training.recipe.schema import Stage
 
@@ -37,8 +37,8 @@ class Objective:
     @property
     def sampled_head(self) -> MarginLoss | None:
         """The head, if it uses a share of its classes in each step; else None."""
-        has_centres = self.head is not None and self.head.has_class_centres
-        return self.head if has_centres and self.head.split.is_sampled else None
+        head = self.head
+        return head if has_class_centres(head) and head.split.is_sampled else None
 
     def __call__(self, embeddings, labels, teacher_vectors, margin_share, sampled: SampledClasses | None = None):
         """(loss, accuracy), float32 scalars.

@@ -70,7 +70,7 @@ class Trainer:
 
     Attributes:
         position: how far the training has come.
-        parts: objective, optimizer and step of the current stage; None before `fit`.
+        parts: objective, optimizer and step of the current stage; `fit` sets it.
         stopped_by: 'SIGTERM', 'SIGINT' or 'n + Enter'; None for a training that was not stopped.
     """
 
@@ -92,7 +92,7 @@ class Trainer:
         on_epoch_end: Callable[[Path], object] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
-        self.recipe, self.embedder, self.run, self.workers = recipe or Recipe(), embedder, run, workers
+        self._run, self.recipe, self.embedder, self.workers = run, recipe or Recipe(), embedder, workers
         self.data = data.shard(workers.rank, workers.count) if workers.count > 1 else data
         self.make_head, self.evaluate, self.teacher, self.initialise = make_head, evaluate, teacher, initialise
         self.made_from, self.checkpoint_every, self.log_every = made_from, checkpoint_every, log_every
@@ -101,9 +101,10 @@ class Trainer:
         self.position = Position()
         self.losses = LossMeter(data.records)
         self.stopped_by: str | None = None
-        # Made by `fit`, which may change the stages of the recipe first.
-        self.progress: Progress | None = None
-        self.parts: StageParts | None = None
+        # Set by `fit`, which may change the stages of the recipe first.
+        self.run: RunDir | FollowedRun
+        self.progress: Progress
+        self.parts: StageParts
 
     def fit(self, stages: Sequence[Stage] | None = None) -> bool:
         """Trains to the end of the last stage, or until the user stops it. Returns whether the training is complete.
@@ -135,8 +136,9 @@ class Trainer:
     def _open(self) -> None:
         """Opens the run directory, and resumes from its last checkpoint or begins a new training."""
         records = self.data.records
-        if isinstance(self.run, Path | str):
-            self.run = open_run(Path(self.run), self.recipe, records.path, records.fingerprint, self.workers.is_chief)
+        if isinstance(self._run, Path | str):
+            self._run = open_run(Path(self._run), self.recipe, records.path, records.fingerprint, self.workers.is_chief)
+        self.run = self._run
         self.progress = Progress(self.run, self.workers.is_chief)
         self.parts = self._new_parts()
         self.workers.wait()  # until worker 0 has removed the leftovers of a killed run

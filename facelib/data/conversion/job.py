@@ -7,6 +7,7 @@ on it tells a running conversion from a killed one, whose leftovers are removed.
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Conversion:
         was_finished: True when `out` held the same data already and nothing was done.
     """
 
-    out: Path
+    out: Path | StoredPath
     num_images: int
     num_classes: int
     num_shards: int
@@ -91,7 +92,7 @@ def open_job(
         workers: threads that read and check; any number gives the same result. By default 8, or all cores.
         progress: show a progress bar.
     """
-    options = {"shards": shards, "min_images": min_images, "max_images": max_images, "seed": seed}
+    options: dict[str, object] = {"shards": shards, "min_images": min_images, "max_images": max_images, "seed": seed}
     options |= {"skip_bad": skip_bad, "decode_all": decode_all, "image_size": image_size and list(image_size)}
     _check_options(shards, min_images, max_images, seed, workers)
     source = open_source(source_path, skip_bad)
@@ -130,7 +131,7 @@ def make_job(
     return Job(source, out, made_from, keep, check, num_shards, options.get("min_images", 1), skip_bad, progress)
 
 
-def run_job(job: Job, files: dict[str, object] | None = None) -> Conversion:
+def run_job(job: Job, files: Mapping[str, object] | None = None) -> Conversion:
     """Writes the data directory, unless it is there.
 
     Args:
@@ -196,7 +197,7 @@ def already_there(out: Path, made_from: dict) -> Conversion:
     return Conversion(out, len(records), records.num_classes, shards, meta.get("num_bad", 0), was_finished=True)
 
 
-def check_made_from(out: Path, old: dict, made_from: dict) -> None:
+def check_made_from(out: Path | StoredPath, old: dict, made_from: dict) -> None:
     """Raises FaceError when `out` was made from another source, or with other options."""
     differences = []
     if old.get("hash") != made_from["hash"]:

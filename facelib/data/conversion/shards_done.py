@@ -13,6 +13,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from tqdm import tqdm
@@ -186,7 +187,8 @@ def _relabel(parts: list[Part], labels: np.ndarray, folder: Path, progress: bool
                 stop = start + entry["records"]
                 kept = np.flatnonzero(labels[part.index["label"][start:stop]] >= 0) + start
                 blocks = (kept[k : k + _BLOCK] for k in range(0, len(kept), _BLOCK))
-                images = (image for block in blocks for image, _ in records.read_sorted(block))
+                # The records of a data directory are encoded images; only those of an older system may be pixels.
+                images = (cast(bytes, image) for block in blocks for image, _ in records.read_sorted(block))
                 new = labels[part.index["label"][kept]].tolist()
                 written, digest = write_frames(folder / file.name, images, new, entry["bytes"], bar)
                 written["shard"] = int(file.name.split("-")[1])

@@ -1,5 +1,6 @@
 """Writes face data as identity folders of image files again."""
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -45,7 +46,7 @@ def export_folders(source: Source, out: Path, progress: bool = True) -> int:
     return len(source)
 
 
-def folder_names(class_names: list[str]) -> list[str]:
+def folder_names(class_names: Sequence[str]) -> Sequence[str]:
     """A safe relative folder for each class name, all different."""
     if all(name.isascii() and name.isdigit() for name in class_names):
         width = max(map(len, class_names), default=0)

@@ -7,7 +7,7 @@ Pass 2 writes the labels, because only then is it known which identities remain.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -42,13 +42,14 @@ class ImageChecker:
     """
 
     def __init__(self, source: Source, size: tuple[int, int], decode: bool = False, workers: int = 1):
-        self.source, self.size, self.decode, self.workers = source, tuple(size), decode, workers
+        height, width = size
+        self.source, self.size, self.decode, self.workers = source, (height, width), decode, workers
 
     def __call__(self, records: list[int]) -> list[bytes | BadRecord]:
         images = list(map(self._read, records))
         return list(map(_decode_check, images)) if self.decode else images
 
-    def stream(self, records: np.ndarray) -> Iterator[list[bytes | BadRecord]]:
+    def stream(self, records: np.ndarray) -> Generator[list[bytes | BadRecord], None, None]:
         """Yields the images of `records`, int [N], in order, in lists of at most 64. Threads read a few lists ahead."""
         pieces = (records[k : k + _PIECE].tolist() for k in range(0, len(records), _PIECE))
         if self.workers == 1:

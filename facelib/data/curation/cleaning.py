@@ -92,12 +92,13 @@ def merged_identities(centres: np.ndarray, counts: np.ndarray, max_angle: float)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    limit, present, pairs = np.cos(np.radians(max_angle)), np.flatnonzero(counts), []
+    limit, present = np.cos(np.radians(max_angle)), np.flatnonzero(counts)
+    pairs = [(np.empty(0, np.int64), np.empty(0, np.int64))]  # so that there is something to concatenate
     for start in range(0, len(present), _CHUNK):
         mine = present[start : start + _CHUNK]
         rows, columns = np.nonzero(centres[mine] @ centres[present[start:]].T >= limit)
         pairs.append((mine[rows], present[start:][columns]))
-    first, second = (np.concatenate(part) for part in zip(*pairs, strict=True)) if pairs else ([], [])
+    first, second = (np.concatenate(part) for part in zip(*pairs, strict=True))
     graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(centres), len(centres)))
     num_groups, group = connected_components(graph, directed=False)
     ascending = np.lexsort((-np.arange(len(counts)), counts))  # the first of the largest comes last

@@ -35,7 +35,10 @@ class FolderSource:
     kind = "identity folders"
 
     def __init__(self, path: Path):
-        self.path, self.notes, self.bad, self.image_size = path, [], [], None
+        self.path = path
+        self.notes: list[str] = []
+        self.bad: list[str] = []
+        self.image_size: tuple[int, int] | None = None
         folders = sorted(_walk(path), key=lambda folder: folder.name)
         self._folders = [folder for folder in folders if len(folder.images)]
         if not self._folders:
@@ -54,7 +57,7 @@ class FolderSource:
             except UnicodeEncodeError as error:
                 raw = os.fsencode(folder.name)
                 raise FaceError(
-                    f"Names of identities are UTF-8. Received: folder {raw} in '{path}'. Rename it."
+                    f"Names of identities are UTF-8. Received: folder {raw!r} in '{path}'. Rename it."
                 ) from error
         for count, what in (
             (sum(not len(folder.images) and not folder.has_folders for folder in folders), "folders without images"),
@@ -130,7 +133,10 @@ class ListSource:
     kind = "list"
 
     def __init__(self, path: Path):
-        self.path, self.notes, self.bad, self.image_size = path, [], [], None
+        self.path = path
+        self.notes: list[str] = []
+        self.bad: list[str] = []
+        self.image_size: tuple[int, int] | None = None
         ids, self._names = array("q"), Names()
         with open(require_file(path, "list of faces"), "rb") as lines:
             for number, line in enumerate(lines, 1):

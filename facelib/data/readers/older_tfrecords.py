@@ -127,7 +127,7 @@ def _find_tface_index(path: Path, files: list[Path], bad) -> Records:
 
 
 def _open_tface(path: Path, bad: list[str] | None = None) -> Records:
-    names, shards, offsets, labels = [], array("q"), array("q"), array("q")
+    names, shards, all_offsets, all_labels = [], array("q"), array("q"), array("q")
     ids: dict[str, int] = {}
     with open(require_file(path, "TFace index"), encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
@@ -135,8 +135,8 @@ def _open_tface(path: Path, bad: list[str] | None = None) -> Records:
             try:
                 name, shard, offset, label = fields
                 shards.append(int(shard))
-                offsets.append(int(offset))
-                labels.append(int(label))
+                all_offsets.append(int(offset))
+                all_labels.append(int(label))
             except ValueError as error:
                 raise FaceError(
                     f"A TFace index has lines of 'name TAB shard TAB offset TAB label'. '{path}' line {number}: "
@@ -147,7 +147,7 @@ def _open_tface(path: Path, bad: list[str] | None = None) -> Records:
         raise FaceError(f"'{path}' has no lines. Make it with TFace's convert_new_index.py.")
     table = np.stack([np.array(names), np.frombuffer(shards, np.int64)], 1)
     pairs, which = np.unique(table, axis=0, return_inverse=True)
-    offsets, labels = np.frombuffer(offsets, np.int64), np.frombuffer(labels, np.int64)
+    offsets, labels = np.frombuffer(all_offsets, np.int64), np.frombuffer(all_labels, np.int64)
     files = [_tface_shard(path, list(ids)[name], shard) for name, shard in pairs.tolist()]
     columns = []
     for k, file in enumerate(files):
@@ -161,9 +161,9 @@ def _open_tface(path: Path, bad: list[str] | None = None) -> Records:
             mine[mine] = is_there
             place, is_there = place[is_there], is_there[is_there]
         if not is_there.all():
-            offset = int(offsets[mine][~is_there][0])
+            missing = int(offsets[mine][~is_there][0])
             raise FaceError(
-                f"'{path}' names offset {offset} of '{file.name}', where no record begins. Make the index again."
+                f"'{path}' names offset {missing} of '{file.name}', where no record begins. Make the index again."
             )
         columns.append((k, offsets[mine], lengths[place], labels[mine]))
     return _build(path, files, columns, tfrecord_layouts.LAYOUTS[-1])

@@ -44,10 +44,12 @@ class Source(Protocol):
     notes: list[str]
     bad: list[str]
     labels: np.ndarray
-    class_names: list[str]
     image_size: tuple[int, int] | None
-    fingerprint: str
 
+    @property
+    def class_names(self) -> Sequence[str]: ...
+    @property
+    def fingerprint(self) -> str: ...
     def __len__(self) -> int: ...
     def read(self, i: int) -> bytes: ...
     def describe(self, i: int) -> str: ...
@@ -120,7 +122,9 @@ class RecSource:
     """An InsightFace train.rec (header record, images, identity records), or a flat im2rec file. See mxnet_rec.py."""
 
     def __init__(self, path: Path, skip_bad: bool = False):
-        self.path, self.notes, self.image_size = path, [], None
+        self.path = path
+        self.notes: list[str] = []
+        self.image_size: tuple[int, int] | None = None
         self.file = RecordFile(path, skip_bad)
         self.bad = list(self.file.bad.values())
         num_classes = None
@@ -235,11 +239,13 @@ class RecordsSource:
     """A data directory, or the TFRecords of an older system. Raw pixels become PNG, without loss."""
 
     def __init__(self, records: Records, bad: list[str] | None = None):
-        self.records, self.path, self.notes, self.bad = records, records.path, [], bad or []
+        self.records, self.bad = records, bad or []
+        self.path = Path(records.path)  # `open_source` opens files of this machine alone
+        self.notes: list[str] = []
         self.kind = "data directory" if records.is_data_dir else "TFRecord"
         self.labels, self.class_names = records.labels, records.class_names
         size = records.meta.get("image_size")
-        self.image_size = tuple(size) if size else None
+        self.image_size: tuple[int, int] | None = (size[0], size[1]) if size else None
 
     def __len__(self) -> int:
         return len(self.records)

@@ -185,13 +185,13 @@ def _paint_eye(canvas: Canvas, who: Identity, shot: Shot, side: int) -> None:
     almond = smooth(place(upper + lower))
     if shot.eye_opening > 0.3:
         canvas.fill(almond, (238, 236, 232))
-        iris = centre + np.array(shot.gaze) * (width * 0.25, height * 0.2)
+        x, y = centre + np.array(shot.gaze) * (width * 0.25, height * 0.2)  # of the iris
         radius = who.iris_size * who.eye_height
         squash = min(radius, height * 1.02)
-        canvas.disc(*iris, radius, squash, shade(who.iris_colour, 0.6))
-        canvas.disc(*iris, radius * 0.8, squash * 0.8, who.iris_colour)
-        canvas.disc(*iris, radius * 0.42, squash * 0.42, (16, 14, 14))
-        canvas.disc(iris[0] - 0.9, iris[1] - 0.9, 0.7, 0.7, (250, 250, 250))
+        canvas.disc(x, y, radius, squash, shade(who.iris_colour, 0.6))
+        canvas.disc(x, y, radius * 0.8, squash * 0.8, who.iris_colour)
+        canvas.disc(x, y, radius * 0.42, squash * 0.42, (16, 14, 14))
+        canvas.disc(x - 0.9, y - 0.9, 0.7, 0.7, (250, 250, 250))
     lid = smooth(place([*upper, lower[0]]), is_closed=False)
     canvas.stroke(lid, shade(mix(who.hair_colour, (40, 25, 20), 0.6), 0.6), who.lash_width)
     if who.lid_fold:

@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import pickletools
+from typing import Literal
 
 # Numbers, containers and the memo; image bytes as Python 2 (STRING), Python 3 and NumPy write them; names and their
 # calls, each of which is a stand-in.
@@ -96,7 +97,8 @@ class _Dtype:
     __slots__ = ("code", "order")
 
     def __init__(self, code: str):
-        self.code, self.order = code, "little"
+        self.code = code
+        self.order: Literal["little", "big"] = "little"
 
     def __setstate__(self, state):
         if not isinstance(state, tuple) or len(state) < 2 or _text(state[1]) not in ("|", "<", ">", "="):

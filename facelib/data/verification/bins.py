@@ -73,7 +73,7 @@ def load_bin(path: Path) -> Pairs:
     return Pairs(images, is_same, path.stem, str(path))
 
 
-def write_bin(path: Path, images: Sequence[bytes], is_same: Sequence[bool]) -> None:
+def write_bin(path: Path, images: Sequence[bytes], is_same: Sequence[bool] | np.ndarray) -> None:
     """Writes a verification set atomically, as `bytes` and bools: older tools read it too."""
     if len(images) != 2 * len(is_same) or len(is_same) == 0:
         raise FaceError(

@@ -101,7 +101,11 @@ def embed_faces(
             seconds += time.perf_counter() - started
             norm_sum += float(row_norms(found).sum())
             rows[done : done + len(found)] = found + mirrored
-            check_norms(row_norms(rows[done : done + len(found)]), lambda i, first=done: f"'{faces.images[first + i]}'")
+
+            def name_of(i: int, first: int = done) -> str:
+                return f"'{faces.images[first + i]}'"
+
+            check_norms(row_norms(rows[done : done + len(found)]), name_of)
             done += len(found)
             bar.update(len(found))
     return IjbEmbeddings(rows, seconds, norm_sum / num_images)

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from facelib.runtimes.kmodel import nncase_command
 
 # The settings with the highest mean cosine of the pretrained MobileFaceNet to its float net: 0.9947 on 12 LFW crops.
 # Without use_mse_quant_w it is 0.9923; with calibrate_method 'l2' 0.9925, 'cdf' 0.987. w_quant_type has no effect.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "compile": {
         "target": "k210", "quant_type": "uint8", "w_quant_type": "uint8", "use_mse_quant_w": True,
         "preprocess": True, "input_type": "uint8", "input_range": [0.0, 255.0], "input_layout": "NCHW",

@@ -143,8 +143,8 @@ def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
     lint.on_kpu += 1
     is_depthwise = op.kind == "DEPTHWISE_CONV_2D"
     # The KPU computes stride 1. Of a full convolution it drops the positions between the strides itself.
-    made = op.output.shape[1:3] if stride != (1, 1) and not is_depthwise else (height, width)
-    needed = kpu_bytes(height, width, channels) + kpu_bytes(*made, filters)
+    out_height, out_width = op.output.shape[1:3] if stride != (1, 1) and not is_depthwise else (height, width)
+    needed = kpu_bytes(height, width, channels) + kpu_bytes(out_height, out_width, filters)
     if needed > KPU_BYTES:
         what = f"has maps of {needed / 2**20:.1f} MiB in and out, the KPU 2: lower model.width, or take smaller faces"
         lint.errors.append(Finding(op.layer, what))
@@ -156,7 +156,7 @@ def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
 def _padding(op: Op, padded_by: Op | None, size, kernel, stride) -> list[tuple[int, int]]:
     """[(above, below), (left, right)] of a convolution, or of the PAD operation before it."""
     if padded_by is not None:
-        return [tuple(map(int, pair)) for pair in padded_by.inputs[1].data[1:3]]
+        return [(int(before), int(after)) for before, after in padded_by.inputs[1].data[1:3]]
     if op.options["padding"] == VALID:
         return [(0, 0), (0, 0)]
     totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]

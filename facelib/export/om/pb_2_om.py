@@ -131,7 +131,8 @@ def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path
     if copy.resolve() == path.resolve():
         raise FaceError(f"The copy for one face would overwrite '{path}'. Name another OUT.")
     run_one = open_graph(fixed, copy, io.input, io.output)
-    pixels = to_model_input(parity_faces(tuple(input_shape(graph, io.input, path)[1:3])), io)
+    height, width = input_shape(graph, io.input, path)[1:3]
+    pixels = to_model_input(parity_faces((height, width)), io)
     check_parity(
         f"'{copy}' and '{path}'", "frozen_pb", lambda faces: np.concatenate([run_one(face[None]) for face in faces]),
         open_graph(graph, path, io.input, io.output), pixels,

@@ -75,7 +75,7 @@ def _prelu_in_blocks(builder, node, x: str, slopes: np.ndarray) -> str:
     """
     channels = builder.shapes[node.name][-1]
 
-    def scaled(source: str, factor: np.ndarray, name: str) -> str:
+    def scaled(source: str, factor: np.ndarray | np.float32, name: str) -> str:
         weights = np.broadcast_to(factor, channels).astype(np.float32).reshape(channels, 1, 1, 1)
         return builder.add("Conv", [source, builder.tensor(f"{name}/weights", weights)], name, group=channels)
 

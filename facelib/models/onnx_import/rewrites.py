@@ -23,18 +23,19 @@ def flatten_slopes(steps: list[Step], path: Path) -> int:
     """
     num_steep = 0
     for step in steps:
-        if step.activation != "prelu" or not (step.slope > 1).any():
+        slope = step.slope  # an array for PReLU alone
+        if not isinstance(slope, np.ndarray) or not (slope > 1).any():
             continue
         if step.is_added:
             raise FaceError(
-                f"PReLU slopes are at most 1 here. '{path}' has {step.slope.max():.4f} after '{step.name}', where a "
+                f"PReLU slopes are at most 1 here. '{path}' has {slope.max():.4f} after '{step.name}', where a "
                 f"shortcut begins. It can be rewritten only if convolutions or normalisations follow."
             )
-        steep = step.slope > 1
-        factor = np.where(steep, -step.slope, 1).astype(np.float32)
+        steep = slope > 1
+        factor = np.where(steep, -slope, 1).astype(np.float32)
         sign = np.sign(factor)
         step.scale, step.beta = step.scale * sign, step.beta * sign
-        step.slope = np.where(steep, 1 / step.slope, step.slope).astype(np.float32)
+        step.slope = np.where(steep, 1 / slope, slope).astype(np.float32)
         for taker in steps:
             if step in taker.origins:
                 _multiply_input(taker, factor)

@@ -53,7 +53,8 @@ class Place:
             return f"normalisation alone, {channels} channels"
         is_depthwise = isinstance(self.conv, keras.layers.DepthwiseConv2D)
         what = {"depthwise": channels} if is_depthwise else {"dense": (self.conv.input.shape[-1], channels)}
-        return describe(*self.conv.kernel_size, self.conv.strides[0], **what, is_paired=self.pair is not None)
+        height, width = self.conv.kernel_size
+        return describe(height, width, self.conv.strides[0], **what, is_paired=self.pair is not None)
 
 
 class _Wiring:
