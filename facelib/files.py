@@ -136,7 +136,10 @@ def working_folder(out: Path) -> Iterator[Path]:
         if not folder.exists():  # renamed between our open and our lock
             raise FaceError(f"Another conversion wrote '{out}' at this moment. Run the command again.")
         for leftover in folder.iterdir():  # of a killed run
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
         try:
             yield folder
             if out.is_dir() and any(out.iterdir()):  # an empty one is replaced

@@ -44,18 +44,6 @@ class Photos(Protocol):
 # ------------------------------------------------------------------------------------------- without decoding
 
 
-def read_size(data: bytes) -> tuple[int, int]:
-    """(height, width) in pixels of a JPEG or PNG as it decodes: upright. From its header; any kind of JPEG.
-
-    Raises:
-        BadRecord: empty, neither format, no frame header, or cut short.
-    """
-    size, missing, _ = _read_header(data)
-    if missing:
-        raise BadRecord(missing)
-    return size
-
-
 def check_image(data: bytes, size: tuple[int, int] | None = None) -> tuple[int, int]:
     """Checks without decoding that a JPEG or PNG is whole, can be decoded, and has the wanted size.
 
@@ -64,10 +52,11 @@ def check_image(data: bytes, size: tuple[int, int] | None = None) -> tuple[int, 
         size: (height, width) in pixels that it must have; None for any.
 
     Returns:
-        Its (height, width) in pixels.
+        (height, width) in pixels of the image turned upright.
 
     Raises:
-        BadRecord: as `read_size`; a kind of JPEG that OpenCV does not decode; another size.
+        BadRecord: empty, neither format, no frame header or cut short; a kind of JPEG that OpenCV does not decode;
+            another size.
     """
     found, missing, kind = _read_header(data)
     if missing:

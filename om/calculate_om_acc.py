@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_data import add_test_flags, check_test_flags, evaluate_embedded, finish_test
@@ -24,7 +22,7 @@ from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.export.om.msame import LOG_NAME, find_results, read_embeddings, read_timing
 from facelib.files import require_file
 from facelib.sidecar import check_sidecar
-from facelib.unit_vectors import check_norms
+from facelib.unit_vectors import check_norms, row_norms
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -69,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ms = find_ms(folder, args.out_dir)
 
     def embed(faces: FaceSet) -> Embedded:
-        norms = np.linalg.norm(plain.astype(np.float64), axis=1)
+        norms = row_norms(plain)
         check_norms(norms, lambda i: f"'{i}_output_0' of '{folder}'")
-        check_norms(np.linalg.norm(total.astype(np.float64), axis=1), lambda i: f"face {i} of '{folder}', mirrored too")
+        check_norms(row_norms(total), lambda i: f"face {i} of '{folder}', mirrored too")
         executions = len(total) * (2 if args.flip else 1)
         return Embedded(total, norms, len(total), executions * (ms or 0.0) / 1000)
 

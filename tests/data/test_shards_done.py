@@ -145,7 +145,10 @@ def test_a_damaged_part_is_named_and_the_parts_stay(tmp_path, damage, is_gone):
     make_parts(tmp_path)
     file = tmp_path / "data.part-2-of-2" / damage
     data = file.read_bytes()
-    file.unlink() if is_gone else file.write_bytes(data[:-3])
+    if is_gone:
+        file.unlink()
+    else:
+        file.write_bytes(data[:-3])
     with pytest.raises(FaceError, match=r"data\.part-2-of-2"):
         merge(tmp_path / "data")
 

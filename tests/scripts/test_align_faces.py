@@ -28,7 +28,7 @@ from facelib.cli import run_cli
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.face_template import TEMPLATE_112
-from facelib.image_decoding import read_size
+from facelib.image_decoding import check_image
 from facelib.model_input import Io
 
 ROOT = Path(__file__).parents[2]
@@ -229,9 +229,9 @@ def test_telephone_photos_are_turned_upright_by_their_exif_tag(tmp_path):
 def test_a_jpeg_with_something_behind_its_end_is_whole_and_one_without_an_end_is_not(trailing):
     data = cv2.imencode(".jpg", picture(3, (90, 70)))[1].tobytes()
 
-    assert read_size(data + bytes(trailing)) == (90, 70)
+    assert check_image(data + bytes(trailing)) == (90, 70)
     with pytest.raises(Exception, match="cut short"):
-        read_size(data[:-2] + bytes(trailing))
+        check_image(data[:-2] + bytes(trailing))
 
 
 # ------------------------------------------------------------------------------------------------- where it is put

@@ -22,7 +22,7 @@ from facelib.data.readers.sources import open_source
 from facelib.data.tfrecord import frame
 from facelib.data.verification.bins import write_bin
 from facelib.errors import BadRecord, FaceError
-from facelib.image_decoding import read_size
+from facelib.image_decoding import check_image
 from tests.helpers.tf_example import encode_example
 
 ROOT = Path(__file__).parents[2]
@@ -441,10 +441,10 @@ def test_the_header_gives_the_size_that_decoding_gives(shape, kind, is_grey):
     image = np.random.default_rng(0).integers(0, 256, shape if is_grey else (*shape, 3), np.uint8)
     data = cv2.imencode(kind, image)[1].tobytes()
 
-    assert read_size(data) == cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).shape[:2]
+    assert check_image(data) == cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).shape[:2]
     for size in range(len(data) - 1):
         with pytest.raises(BadRecord):
-            read_size(data[:size])
+            check_image(data[:size])
         if size > 400:
             break
 
