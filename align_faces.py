@@ -3,7 +3,7 @@
     python align_faces.py PHOTOS OUT                   PHOTOS: a folder per identity, or one flat folder
     python align_faces.py PHOTOS OUT --face largest    for photos in which the person is not in the middle
 
-BlazeFace finds a face and a face mesh its five landmarks; the face is rotated, scaled and shifted onto ArcFace's
+BlazeFace finds a face, and a face mesh gives its five landmarks; the face is rotated, scaled and shifted onto ArcFace's
 template. Crops are JPEGs of quality 95 with the names of the photos. The same command again makes the missing crops.
 Photos that cannot be read or show no face are listed in OUT/skipped.csv.
 """
@@ -80,7 +80,7 @@ def printable(text: str) -> str:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, or of folders of photos")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to complete")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the crops, new or from an earlier run")
     parser.add_argument(
         "--face",
         choices=("central", "largest"),
@@ -92,12 +92,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
-        help="processes of one thread and about 0.3 GB each (default: one a core, %(default)s)",
+        help="processes of one thread and about 0.3 GB each (default: one per core, %(default)s)",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)
     if args.workers < 1:
-        raise FaceError(f"At least one process does the work. Received: --workers {args.workers}.")
+        raise FaceError(f"--workers is at least 1. Received: --workers {args.workers}.")
     return args
 
 

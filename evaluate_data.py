@@ -176,7 +176,7 @@ def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, mea
 
     Args:
         args: the flags of `add_test_flags`, with `model`, `flip` and `threads`. `threads` is None where the project
-            does not choose them. A model that is no file is a name in the report.
+            does not choose them. A model that is not a file is a name in the report.
         evaluation: the results.
         kind: of artefact, e.g. 'tflite'.
         mean_cosine: mean cosine to the parent artefact; None where the parent was not run.
@@ -241,9 +241,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     pairs_help = "pair list in LFW's form, of the photos in --valid; or how many pairs of each .bin, chosen evenly"
     add("--pairs", type=_parse_pairs, metavar="TXT_OR_N", help=pairs_help)
-    add("--letterbox", action=argparse.BooleanOptionalAction, default=False, help="fit photos of any size, grey beside")
+    add(
+        "--letterbox",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="fit photos of any size, with grey bars",
+    )
     add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: all cores, %(default)s)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
     add_test_flags(parser)
     add_io_flags(parser)
     return parser
@@ -252,13 +257,18 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every test: what is measured, where the report goes, and the gate. `check_test_flags` reads them."""
     add = parser.add_argument
-    add("--attributes", type=Path, metavar="CSV", help="ACC and VR by group; lines: identity or image,group")
+    add(
+        "--attributes",
+        type=Path,
+        metavar="CSV",
+        help="ACC and VR by group; lines `NAME,GROUP`, NAME an identity or image",
+    )
     protocol_help = "of 10-fold ACC and VR; insightface: its threshold grids, for old tables (default: %(default)s)"
     add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
     add("--far", type=float, nargs="+", action="extend", metavar="RATE", help="VR at these FARs (default: 0.001)")
     add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")
     add = parser.add_argument_group("gate").add_argument
-    add("--against", type=Path, metavar="REPORT", help="fail when worse than this report by more than:")
+    add("--against", type=Path, metavar="REPORT", help="fail if worse than this report by more than the drops below")
     add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help="percentage points (default: %(default)s)")
     add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help="percentage points (default: %(default)s)")
 

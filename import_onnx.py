@@ -158,7 +158,7 @@ def _name_iresnet(steps: list[Step], path: Path) -> str:
 
 
 def is_separable(steps: list[Step]) -> bool:
-    """Whether a 1x1 convolution that keeps the channel count follows the first depthwise one."""
+    """Whether the first depthwise convolution is followed by a 1x1 convolution that keeps the channel count."""
     return len(steps) > 2 and steps[2].describe() == describe(1, 1, 1, dense=(steps[0].channels,) * 2)
 
 

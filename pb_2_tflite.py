@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--calibration", type=Path, metavar="DATA", help=calibration_help)
     add("--num-calibration", type=int, default=300, metavar="N", help="number of crops (default: %(default)s)")
-    add("--seed", type=int, default=0, help="chooses the crops (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed that chooses the crops (default: %(default)s)")
     edges_help = "uint8: pixels; int8: pixels - 128; float: float32 pixels and embedding (default: %(default)s)"
     add("--edges", choices=tuple(EDGES), default="uint8", help=edges_help)
     keep_help = "compute these layers in float: prefixes of layer names, such as of those that lose most"

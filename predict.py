@@ -2,7 +2,7 @@
 
     python predict.py A.jpg B.jpg --model X [--out PNG]     same person or not, at the calibrated threshold
     python predict.py enroll FOLDERS GALLERY --model X      one folder per person -> GALLERY (.npy) and GALLERY.json
-    python predict.py search PHOTO GALLERY                  who of the gallery it is, or unknown
+    python predict.py search PHOTO GALLERY                  which person of the gallery it is, or unknown
 
 A 112x112 image counts as an aligned crop; in any other photo the largest face is found and aligned. The distance is
 the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test script writes it).
@@ -50,7 +50,7 @@ def compare(argv: list[str]) -> int:
     """A B --model X: the distance of two faces, and the verdict."""
     parser = script_parser(__doc__)
     parser.add_argument("a", type=Path, metavar="A", help="a photo or crop (one called enroll or search: ./enroll)")
-    parser.add_argument("b", type=Path, metavar="B", help="another")
+    parser.add_argument("b", type=Path, metavar="B", help="another photo or crop")
     parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw the two faces and the verdict")
     args = parse(parser, argv)
     if args.out and args.out.suffix.lower() != ".png":
@@ -112,8 +112,10 @@ def search(argv: list[str]) -> int:
     """PHOTO GALLERY [--top K]: the nearest people of the gallery; unknown when none is within the threshold."""
     parser = argparse.ArgumentParser(prog="predict.py search", description=search.__doc__)
     parser.add_argument("photo", type=Path, metavar="PHOTO", help="a photo or crop")
-    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="what enroll wrote")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="people listed (default: %(default)s)")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="the gallery that enroll wrote")
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="K", help="number of people to list (default: %(default)s)"
+    )
     args = parse(parser, argv, has_gallery=True)
     if args.top < 1:
         raise FaceError(f"A search lists one person or more. Received: --top {args.top}.")
@@ -146,7 +148,7 @@ def search(argv: list[str]) -> int:
 
 
 def threshold_or_none(args: argparse.Namespace) -> Decision | None:
-    """The threshold to record. A model without a calibrated one can enrol, unless a FAR was asked for."""
+    """The threshold to record. A model without a calibrated threshold can enrol, unless --far is given."""
     if args.far is None and args.threshold is None:
         sidecar = check_sidecar(args.model)
         if sidecar is None or not sidecar.rest.get("thresholds"):
@@ -155,7 +157,7 @@ def threshold_or_none(args: argparse.Namespace) -> Decision | None:
 
 
 def search_decision(gallery: Gallery, args: argparse.Namespace) -> Decision:
-    """--threshold, else the model's for --far, else what the gallery recorded, else the model's."""
+    """The threshold: of --threshold; else the model's for --far; else the one in the gallery; else the model's."""
     if args.threshold is None and args.far is None and gallery.decision is not None:
         return gallery.decision
     decision = decide_by(args.model, args.far, args.threshold)
@@ -174,7 +176,7 @@ def open_model(args: argparse.Namespace) -> tuple[Embedder, Io]:
 
 
 def read_face(path: Path, cut: FaceCutter) -> np.ndarray:
-    """The face on a photo: uint8 [112, 112, 3] RGB."""
+    """The face in a photo: uint8 [112, 112, 3] RGB."""
     return cut(require_file(path, "photo").read_bytes(), f"'{path}'")
 
 
@@ -188,10 +190,12 @@ def parse(parser: argparse.ArgumentParser, argv: list[str], has_gallery: bool = 
     other = "X with the same content" if has_gallery else ".h5, .pb, .tflite or .onnx"
     parser.add_argument("--model", type=Path, required=not has_gallery, metavar="X", help=other)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--far", type=float, metavar="RATE", help="the threshold calibrated for it (default: 0.001)")
-    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="squared L2, 0 to 4, instead")
+    which.add_argument(
+        "--far", type=float, metavar="RATE", help="use the threshold calibrated for this FAR (default: 0.001)"
+    )
+    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="use this threshold: squared L2, 0 to 4")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: %(default)s)"
+        "--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)"
     )
     if not has_gallery:
         add_io_flags(parser)

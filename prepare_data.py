@@ -8,8 +8,8 @@
     python prepare_data.py SOURCE OUT --shard 2/8            host 2 of 8 writes its part, OUT.part-2-of-8
     python prepare_data.py merge OUT                         the parts become OUT, the same bytes as of one host
 
-The image bytes are kept as they are. A finished conversion is not repeated. A stopped one leaves no half-written
-output.
+The image bytes are kept as they are. A finished conversion is not repeated. A conversion that is stopped leaves no
+half-written output.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def prepare(argv: list[str]) -> int:
 def merge(argv: list[str]) -> int:
     """OUT: makes the data directory from the parts that --shard wrote beside it, and removes the parts."""
     parser = argparse.ArgumentParser(prog="prepare_data.py merge", description=merge.__doc__)
-    parser.add_argument("out", type=Path, help="data directory to make, as it was named with --shard")
+    parser.add_argument("out", type=Path, help="data directory to make: the OUT of the --shard commands")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)
     from facelib.data.conversion.shards_done import merge as merge_parts
@@ -125,12 +125,16 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
 
     parser = script_parser(__doc__)
     parser.add_argument("source", type=Path, help="face data of any format (a folder called merge: ./merge)")
-    parser.add_argument("out", type=data_path, help="data directory to make; s3://BUCKET/NAME and the like too")
+    parser.add_argument("out", type=data_path, help="data directory to make; also an address such as s3://BUCKET/NAME")
     parser.add_argument("--shards", type=int, metavar="N", help="number of files (default: one per 16,384 images)")
     parser.add_argument("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer images")
-    parser.add_argument("--max-images", type=int, metavar="N", help="keep a seeded choice of N images an identity")
-    parser.add_argument("--image-size", type=_size, metavar="H,W", help="in pixels (default: the source's, or 112,112)")
-    parser.add_argument("--seed", type=int, default=0, help="of order and choice (default: %(default)s)")
+    parser.add_argument(
+        "--max-images", type=int, metavar="N", help="keep at most N images per identity, chosen by --seed"
+    )
+    parser.add_argument(
+        "--image-size", type=_size, metavar="H,W", help="in pixels (default: those of SOURCE, or 112,112)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order and choice (default: %(default)s)")
     parser.add_argument(
         "--skip-bad",
         action=argparse.BooleanOptionalAction,
@@ -141,7 +145,7 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
         "--decode-all",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="decode every image as a check (otherwise: its header and its end)",
+        help="decode every image as a check (default: check its header and its end)",
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="threads that read and check (default: 8, or all cores)"

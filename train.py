@@ -1,6 +1,6 @@
 """Train an embedder: recipe + data -> RUN/embedder.h5. The same command again resumes.
 
-python train.py                                            on synthetic faces that it draws, in a few minutes
+python train.py                                            on synthetic faces that it creates, in a few minutes
 python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --out runs/small
 python train.py recipes/small_mobilefacenet.toml --data DATA --out runs/x --set model.activation=relu
 python launch.py -n 2 train.py RECIPE ...                  two workers on this machine; for clusters: docs/scaling.md
@@ -123,7 +123,7 @@ def find_valid(valid: Path | None) -> list:
 
 
 def draw_toy_data(folder: Path) -> tuple[Path, Path]:
-    """Draws synthetic faces, once: (data directory, folder with toy.bin)."""
+    """Creates synthetic faces, once: (data directory, folder with toy.bin)."""
     data, valid = folder / "data", folder / "valid"
     if not (valid / "toy.bin").exists():
         write_pairs(valid / "toy.bin", TOY_VALID, TOY_PAIRS)

@@ -18,7 +18,7 @@ NOT_INSTALLED = {"demo.sh"}  # it makes a virtual environment in a checkout
 
 
 def commands() -> dict[str, Path]:
-    """Every script by its name without the ending, those of the main road first."""
+    """Every script by its name without the ending, those of the pipeline first."""
     found = {}
     for folder in FOLDERS:
         for path in sorted((scripts_folder() / folder).glob("*")):
@@ -29,7 +29,7 @@ def commands() -> dict[str, Path]:
 
 
 def summary(path: Path) -> str:
-    """What a script says of itself in its first line."""
+    """The first line of a script's description."""
     text = path.read_text()
     if path.suffix == ".sh":
         return text.splitlines()[1].strip("# ").split(":")[0] + "."
@@ -37,7 +37,8 @@ def summary(path: Path) -> str:
 
 
 def with_paths(words: Sequence[str]) -> list[str]:
-    """The arguments with the recipes and scripts of the package written as paths where no such file is here."""
+    """The arguments. A recipe or script that is not in the current folder becomes the path of the one in the
+    package."""
     ours = scripts_folder()
 
     def is_ours(word: str) -> bool:
@@ -52,7 +53,7 @@ def describe() -> str:
     known = commands()
     for folder in FOLDERS:
         there = {name: path for name, path in known.items() if path.parent == scripts_folder() / folder}
-        title = {".": "main road"}.get(folder, folder)
+        title = {".": "pipeline"}.get(folder, folder)
         lines += [f"{title}:", *(f"  {name:<18} {summary(path)}" for name, path in there.items()), ""]
     return "\n".join(lines).rstrip()
 

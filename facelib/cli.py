@@ -64,7 +64,7 @@ def script_parser(description: str | None, **options) -> argparse.ArgumentParser
 
 
 def add_io_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say how to feed a model without a sidecar; `choose_io` reads them."""
+    """Adds the flags that say how to feed a model without a sidecar; `choose_io` reads them."""
     other = parser.add_argument_group("models without a sidecar")
     other.add_argument("--input", metavar="NAME", help="input tensor (default: input_1)")
     other.add_argument("--output", metavar="NAME", help="output tensor (default: embeddings)")
@@ -72,7 +72,7 @@ def add_io_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pixel_flags(other) -> None:
-    """The flags of `add_io_flags` about pixels alone.
+    """Adds the flags of `add_io_flags` that concern pixels.
 
     Args:
         other: a parser, or an argument group.
@@ -100,7 +100,7 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
     if sidecar is None:
         if not given:
             raise FaceError(
-                f"'{args.model}' has no sidecar '{args.model.name}.json' that says how to feed it. Say it by flags: "
+                f"'{args.model}' has no sidecar '{args.model.name}.json' that says how to feed it. Use flags: "
                 f"--color rgb|bgr --pixels {'|'.join(IO_CHOICES['pixels'])} --layout nhwc|nchw "
                 f"[--input NAME --output NAME --crop H,W]"
             )

@@ -39,7 +39,7 @@ class RuntimeEmbedder:
         io: how the artefact is fed.
         batch_size: largest number of images in one call of `run`; a multiple of `unit`.
         unit: the runtime takes multiples of this number; smaller batches are padded. 1 where it takes any number, so
-            that one face costs one face.
+            that a single face is not padded.
     """
 
     def __init__(self, name: str, io: Io, batch_size: int, unit: int = 1):
@@ -69,7 +69,7 @@ class RuntimeEmbedder:
         output = output.reshape(len(output), -1) if output.ndim > 2 and output.shape[0] else output  # [N, 1, 1, D]
         if output.ndim != 2 or len(output) != num_images:
             raise FaceError(
-                f"An embedding is one row a face. '{self.name}' gave {list(output.shape)} for {num_images} faces: "
+                f"An embedder gives one row per face. '{self.name}' gave {list(output.shape)} for {num_images} faces: "
                 f"check --output."
             )
         if self.embedding_size not in (0, output.shape[1]):

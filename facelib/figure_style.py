@@ -18,13 +18,13 @@ Drawing = tuple[str, str, Callable[[str], bytes]]
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours for a light or a dark ground, as '#rrggbb'.
+    """Colours for a light or a dark background, as '#rrggbb'.
 
     Attributes:
-        ground: behind everything.
+        ground: the background.
         text: titles, labels and thin marks.
         grid: grid lines.
-        series: of the lines; the palette of Okabe and Ito, lightened on the dark ground.
+        series: of the lines; the palette of Okabe and Ito, lightened for the dark background.
         genuine: genuine pairs.
         impostor: impostor pairs.
     """

@@ -143,7 +143,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         try:
             yield folder
             if out.is_dir() and any(out.iterdir()):  # an empty one is replaced
-                raise FaceError(f"'{out}' appeared while it was being made. Choose another OUT.")
+                raise FaceError(f"'{out}' was created by another program in the meantime. Choose another OUT.")
             os.rename(folder, out)
         finally:
             if folder.exists():

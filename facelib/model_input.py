@@ -95,7 +95,7 @@ def crop_centre(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = images.shape[1:3]
     if size[0] > height or size[1] > width:
         raise FaceError(
-            f"The model takes {size[0]}x{size[1]} pixels, the faces have {height}x{width}: a crop cannot grow. "
+            f"The model takes {size[0]}x{size[1]} pixels, the faces have {height}x{width}: a crop cannot be enlarged. "
             f"Make the faces that large, or check --crop."
         )
     top, left = (height - size[0]) // 2, (width - size[1]) // 2

@@ -110,7 +110,7 @@ def read_sidecar(artefact: Path) -> Sidecar | None:
 
 
 def check_sidecar(artefact: Path) -> Sidecar | None:
-    """As `read_sidecar`, and refuses an artefact whose SHA-256 is not the one in its sidecar."""
+    """Like `read_sidecar`, but refuses an artefact whose SHA-256 is not the one in its sidecar."""
     artefact = require_file(artefact, "model")
     sidecar = read_sidecar(artefact)
     if sidecar is not None and sha256_of(artefact) != sidecar.sha256:

@@ -2,7 +2,8 @@
 
 python k210/check_k210.py runs/k210/export/model_float.tflite
 
-k210/tflite_2_kmodel.py refuses a model with an error. A note is a layer that runs on the CPU, not on the KPU.
+If there is an error, k210/tflite_2_kmodel.py refuses the model. A note names a layer that runs on the CPU, not on the
+KPU.
 """
 
 import argparse

@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     calibration_help = "real crops to measure ranges on: a data directory, TFRecords, folder of crops or .bin"
     add("--calibration", type=Path, metavar="DATA", help=calibration_help)
     add("--num-calibration", type=int, default=100, metavar="N", help="number of crops (default: %(default)s)")
-    add("--seed", type=int, default=0, help="chooses the crops (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed that chooses the crops (default: %(default)s)")
     add("--out", type=Path, metavar="X", help="default: model.kmodel beside X.tflite")
     add_io_flags(parser)
     return parser.parse_args(argv)

@@ -2,7 +2,7 @@
 
 python om/calculate_om_acc.py om_output valid_dataset/lfw.bin --model runs/demo/export/model.om
 
-OUT_DIR is the one of om_eval.sh (the newest run in it is taken), or a folder of results. Files are matched by name, and
+OUT_DIR is that of om_eval.sh (the newest run in it is taken), or a folder of results. Files are matched by name, and
 their size tells float16 from float32. Results of mirrored faces are added if there are any.
 """
 
@@ -36,7 +36,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="X.om",
         help="the model; its sidecar has the embedding size",
     )
-    add("--embedding-size", type=int, default=0, metavar="D", help="of a model without a sidecar, if results are .bin")
+    add(
+        "--embedding-size",
+        type=int,
+        default=0,
+        metavar="D",
+        help="needed for .bin results of a model without a sidecar",
+    )
     add("--flip", action=argparse.BooleanOptionalAction, help="add mirrored faces (default: if there are results)")
     add_test_flags(parser)
     args = check_test_flags(parser.parse_args(argv))

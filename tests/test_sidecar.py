@@ -145,7 +145,7 @@ def test_imagenet_statistics_belong_to_the_colours_in_either_order():
 
 
 def test_impossible_pixels_are_refused():
-    with pytest.raises(FaceError, match="cannot grow"):
+    with pytest.raises(FaceError, match="cannot be enlarged"):
         to_model_input(FACE, Io(size=(128, 128)))
     with pytest.raises(FaceError, match="raw pixels"):
         to_model_input(FACE, Io(dtype="uint8", pixels="pm1"))

@@ -3,7 +3,7 @@
     python tools/balance_data.py DATA BALANCED
 
 images of an identity   what is kept
-more than 350           350 of them, a seeded choice
+more than 350           350 of them, chosen by --seed
 201 to 350              all
 91 to 200               all, and a copy of each after morphological opening
 31 to 90                all, and three copies of each: opening, Gaussian noise, salt and pepper
@@ -53,9 +53,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("data", type=Path, help="data directory, or face data of another format")
     parser.add_argument("out", type=Path, help="data directory to make")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample, the noise and the order (%(default)s)")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), metavar="N", help="threads (default: all cores); same result"
+        "--seed", type=int, default=0, help="seed of the sample, noise and order (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="threads; any number gives the same result (default: all)",
     )
     args = parser.parse_args(argv)
     for flag, least in (("seed", 0), ("workers", 1)):

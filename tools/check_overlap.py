@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def choose_distance(
     decision: Decision | None, centres: np.ndarray, images: np.ndarray, args: argparse.Namespace
 ) -> tuple[float, str]:
-    """(squared L2 distance, how many hits chance gives within it): as asked for, else learnt from the comparisons."""
+    """(squared L2 distance, expected chance hits within it): as the flags say, else estimated from the comparisons."""
     if decision is None:
         chance = Chance(centres, images, args.seed)
         distance = chance.distance_for(args.chance_hits)
@@ -194,24 +194,24 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("train", type=Path, metavar="TRAIN", help="training faces of any format that prepare_data.py takes")
     add("valid", type=Path, metavar="VALID", help="a .bin, or identity folders")
     add("--model", type=Path, required=True, metavar="X", help=".h5, .pb, .tflite or .onnx")
-    add("--max-images", type=int, default=5, metavar="N", help="faces of an identity (default: %(default)s)")
-    add("--seed", type=int, default=0, help="which of them (default: %(default)s)")
+    add("--max-images", type=int, default=5, metavar="N", help="faces per identity (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed that chooses them (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--chance-hits", type=float, default=1.0, metavar="N", help="take the distance with so many (default: 1)"
+        "--chance-hits", type=float, default=1.0, metavar="N", help="number of chance hits to allow (default: 1)"
     )
-    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="squared L2, 0 to 4, instead")
-    which.add_argument("--far", type=float, metavar="RATE", help="the model's calibrated threshold instead")
+    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="use this threshold: squared L2, 0 to 4")
+    which.add_argument("--far", type=float, metavar="RATE", help="use the model's threshold calibrated for this FAR")
     add("--out", type=Path, metavar="CSV", help="where to write all pairs")
     add("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: %(default)s)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)")
     add_io_flags(parser)
     args = parser.parse_args(argv)
     check_sheet_path(args.sheet)
     if args.out and args.out.is_dir():
         raise FaceError(f"--out names the CSV to be written. '{args.out}' is a folder: name a file in it.")
     if args.max_images < 1:
-        raise FaceError(f"An identity's centre takes one face or more. Received: --max-images {args.max_images}.")
+        raise FaceError(f"An identity's centre needs at least one face. Received: --max-images {args.max_images}.")
     if not (math.isfinite(args.chance_hits) and args.chance_hits > 0):
         raise FaceError(f"--chance-hits is a number above 0, such as 0.1. Received: {args.chance_hits:g}.")
     if args.threads < 1:

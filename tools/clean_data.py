@@ -97,7 +97,7 @@ def read_sub_centres(path: Path, class_names: Sequence[str]) -> np.ndarray:
         raise FaceError(f"--head is an epoch-NNN.h5 with class centres. '{path}' has none.")
     if len(centres) % len(names):
         raise FaceError(
-            f"A head has K centres an identity. '{path}' has {len(centres)} centres for {len(names)} identities."
+            f"A head has K centres per identity. '{path}' has {len(centres)} centres for {len(names)} identities."
         )
     known = class_map(names, class_names)
     if (known < 0).any():
@@ -114,7 +114,7 @@ def check_sizes(vectors: np.ndarray, sub_centres: np.ndarray) -> None:
     sizes = vectors.shape[-1], sub_centres.shape[-1]
     if sizes[0] != sizes[1]:
         raise FaceError(
-            f"--head and --model are of one training. Received: {sizes[0]} values in the vectors of --model, "
+            f"--head and --model must come from one training. Received: {sizes[0]} values in the vectors of --model, "
             f"{sizes[1]} in the centres of --head."
         )
 
@@ -174,26 +174,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("data", type=Path, help="data directory, or face data of another format")
     add("out", type=Path, help="data directory to make")
-    add("--model", type=Path, required=True, metavar="X", help=".h5, .pb, .tflite or .onnx that tells faces apart")
+    add("--model", type=Path, required=True, metavar="X", help="a trained face model: .h5, .pb, .tflite or .onnx")
     add("--head", type=Path, metavar="H5", help="epoch-NNN.h5 whose dominant sub-centres are the class centres")
     add(
         "--max-angle",
         type=float,
         default=75.0,
         metavar="DEGREES",
-        help="from a face to the centre of its identity (default: %(default)g)",
+        help="largest angle from a face to the centre of its identity (default: %(default)g)",
     )
     add("--relabel", action=argparse.BooleanOptionalAction, default=False, help="move a face to a much nearer identity")
     add(
         "--merge-angle",
         type=float,
         metavar="DEGREES",
-        help="merge identities whose centres are nearer (default: merge none)",
+        help="merge identities whose centres are nearer than this (default: merge none)",
     )
-    add("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer left (default: 1)")
+    add("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer faces left (default: 1)")
     add("--sheet", type=Path, metavar="PNG", help="where to draw the faces that were dropped or relabelled")
-    add("--seed", type=int, default=0, help="of the new order (default: %(default)s)")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the new order (default: %(default)s)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)")
     add_io_flags(parser)
     args = parser.parse_args(argv)
     check_sheet_path(args.sheet)

@@ -147,11 +147,13 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--images", type=Path, required=True, metavar="DIR", help="folder of the loose crops")
     add("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="what to test (default: both)")
     add("--normalize", action=switch, default=False, help="N0: every image weighs the same, whatever its norm")
-    add("--detector-score", action=switch, default=True, help="D1: an image weighs as much as its detector score")
+    add("--detector-score", action=switch, default=True, help="D1: weigh each image by its detector score")
     add("--flip", action=switch, default=True, help="F1: add the embedding of the mirrored image")
-    add("--far", type=float, nargs="+", action="extend", metavar="RATE", help="TAR at these (default: 1e-6 to 0.1)")
+    add(
+        "--far", type=float, nargs="+", action="extend", metavar="RATE", help="TAR at these FARs (default: 1e-6 to 0.1)"
+    )
     add("--report", type=Path, help="where to write the report (default: MODEL.ijb.report.json)")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of the runtime (default: all cores, %(default)s)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
     add_io_flags(parser)
     args = parser.parse_args(argv)
     args.protocol = tuple(protocol for protocol in PROTOCOLS if protocol in args.protocol)

@@ -1,10 +1,10 @@
-"""Show how the code of a checkout hangs together: rooms, imports between files and rooms, circles.
+"""Show how the modules of a checkout depend on each other: rooms, imports between files and rooms, circles.
 
     python tools/house.py            this checkout
     python tools/house.py DIR        another one, such as an older version
 
-A file arrow is one module of facelib that imports another, inside functions too. A room is a folder of facelib. The
-files directly in facelib are the hall.
+A file arrow means that one module of facelib imports another, at the top or inside a function. A room is a folder of
+facelib. The files directly in facelib are the hall.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def library(root: Path) -> dict[str, Path]:
 
 
 def module_of(name: str, modules: Iterable[str]) -> str:
-    """The module that an imported name stands in: the name itself or the nearest parent that is a module."""
+    """The module that an imported name belongs to: the name itself or the nearest parent that is a module."""
     while name not in modules and "." in name:
         name = name.rpartition(".")[0]
     return name
@@ -99,7 +99,7 @@ def room_of(module: str, modules: dict[str, Path], depth: int = 1) -> str:
 
 
 def room_arrows(arrows: Iterable[tuple[str, str]], modules: dict[str, Path], depth: int = 1) -> Counter:
-    """Number of file arrows for each pair (room, other room)."""
+    """Number of imports between files, for each pair (room of the importer, room of the imported)."""
     pairs = ((room_of(a, modules, depth), room_of(b, modules, depth)) for a, b in arrows)
     return Counter((a, b) for a, b in pairs if a != b)
 

@@ -1,12 +1,12 @@
-"""Draw synthetic faces: made-up people for a demo, a test or a first trial without face data.
+"""Create synthetic faces: made-up people for a demo, a test or a first trial without face data.
 
     python tools/synthetic_faces.py toy/faces --identities 160 --images 15
     python tools/synthetic_faces.py toy/valid/toy.bin --format bin --identities 100 --images 8 --num-pairs 2400
 
 The pictures of one person share the shape of the face, its colours and its marks. Pose, light, expression, glasses and
-the camera differ. A verification set (--format bin) has other people than a training set, unless --first-identity says
-otherwise. The same seed always draws the same faces: 112x112 JPEGs, aligned. They are not a substitute for photos of
-real people: a model trained on them recognises only faces like them.
+the camera differ. A verification set (--format bin) shows different people than a training set, unless you set
+--first-identity. The same seed always gives the same faces: 112x112 JPEGs, aligned. They are not a substitute for
+photos of real people: a model trained on them recognises only faces like them.
 
 --format    writes                                             next
 folders     OUT/0001/0001.jpg, ...: a folder for each person   python prepare_data.py OUT DATA
@@ -39,9 +39,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--first-identity", type=int, help=f"number of the first person (default: 0, for bin {HELD_OUT_IDENTITY:,})"
     )
     parser.add_argument(
-        "--num-pairs", type=int, default=1200, help="pairs of a bin, half of them genuine (default: %(default)s)"
+        "--num-pairs", type=int, default=1200, help="pairs in a .bin, half of them genuine (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other people (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other people (default: %(default)s)")
     return parser.parse_args(argv)
 
 

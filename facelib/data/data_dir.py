@@ -133,7 +133,7 @@ def _sync(file) -> None:
 
 
 class WrongIndexError(FaceError):
-    """An index that is damaged, or another data directory's."""
+    """An index that is damaged or belongs to another data directory."""
 
 
 def open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
@@ -170,9 +170,9 @@ def _open_index(path: Path, again: str):
     try:
         index = np.load(require_file(path, "index of a data directory"), mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise WrongIndexError(f"'{path}' is no index of a data directory: {error}. {again}") from error
+        raise WrongIndexError(f"'{path}' is not an index of a data directory: {error}. {again}") from error
     if index.dtype != INDEX_DTYPE or index.ndim != 1:
-        raise WrongIndexError(f"'{path}' is no index of a data directory: it holds {index.dtype}. {again}")
+        raise WrongIndexError(f"'{path}' is not an index of a data directory: it holds {index.dtype}. {again}")
     digest, buffer = hashlib.sha256(), bytearray(_HASHED_BYTES)
     with open(path, "rb") as file:  # not through the map: what it touches counts as our memory
         file.seek(index.offset)

@@ -41,7 +41,7 @@ class StoredPath(str):
 
     @property
     def cache(self) -> Path:
-        """The folder of this machine for what is kept of a stored folder."""
+        """The cache folder on this machine for the files of a stored folder."""
         return cache_home() / hashlib.sha256(self.rstrip("/").encode()).hexdigest()[:16]
 
 
@@ -77,7 +77,7 @@ def copy_to_cache(folder: StoredPath, meta: str, index: str) -> Path:
     except OSError as error:
         raise FaceError(
             f"Meta and index of stored data are copied to a cache. '{local}' cannot be written: {error.strerror}. "
-            f"Set XDG_CACHE_HOME to a folder that can."
+            f"Set XDG_CACHE_HOME to a writable folder."
         ) from error
     return local
 
@@ -88,7 +88,7 @@ def upload_folder(local: Path, folder: StoredPath, last: str) -> None:
     Args:
         local: the folder; its sub-folders are not copied.
         folder: where the files go.
-        last: file name of the one that vouches for the others.
+        last: name of the file that is uploaded last, to show that the others are complete.
 
     Raises:
         FaceError: what the storage says.

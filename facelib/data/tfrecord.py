@@ -101,7 +101,7 @@ def scan(path: Path, bad: list[str] | None = None) -> tuple[np.ndarray, np.ndarr
             if position + FRAME_BYTES <= end:
                 length, crc = _HEAD.unpack_from(data, position)
                 if masked_crc(data[position : position + 8]) != crc:
-                    problem = "is damaged in" if offsets else "is no TFRecord file: see"
+                    problem = "is damaged in" if offsets else "is not a TFRecord file: see"
             if not problem and position + FRAME_BYTES + length > end:
                 problem = "is cut short in"
             if problem:
@@ -185,14 +185,14 @@ def decode_example(payload: bytes | memoryview) -> dict[str, Feature]:
     """The features of a tf.train.Example by their keys: lists of bytes, lists of int, or float32 arrays.
 
     Raises:
-        BadRecord: the payload is no tf.train.Example.
+        BadRecord: the payload is not a tf.train.Example.
     """
     from google.protobuf.message import DecodeError
 
     try:
         example = _example_class().FromString(payload)
     except DecodeError as error:
-        raise BadRecord("it is no tf.train.Example") from error
+        raise BadRecord("it is not a tf.train.Example") from error
     features: dict[str, Feature] = {}
     for entry in example.features.feature:
         kind = entry.value.WhichOneof("kind")

@@ -1,1 +1,1 @@
-"""Several workers that train one network: who they are, how they meet, how they notice that one is lost."""
+"""Several workers that train one network: who they are, how they find each other, how they notice that one is lost."""

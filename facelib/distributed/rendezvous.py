@@ -1,11 +1,11 @@
 """The rendezvous of all workers before TensorFlow starts, and the check that a worker's port is free.
 
-Each worker calls every other one and tells its rank and a hash of the list of workers, so that another program at an
-address is not mistaken for a worker. A worker is met when it has answered our call and has called us. A worker goes on
-when it has met all others; a worker that still waits then waits for a third one.
+Each worker calls every other one and sends its rank and a hash of the list of workers, so that another program at an
+address is not mistaken for a worker. A worker counts as present when it has answered our call and has called us. When
+all others are present, a worker goes on; workers that still wait are then waiting for a third one.
 
-TensorFlow's own wait is inside C++, where no Python exception and no SIGTERM arrives. That is why the workers meet here
-first.
+TensorFlow's own wait is inside C++, where no Python exception and no SIGTERM arrives. That is why the workers contact
+each other here first.
 """
 
 import errno
@@ -39,7 +39,7 @@ class Rendezvous:
     Attributes:
         called: ranks of the workers that answered our call.
         callers: ranks of the workers that called us and got our answer.
-        strangers: {rank: what answers at the address of that worker and is not it}.
+        strangers: {rank: what answers at the address of that worker instead of it}.
     """
 
     def __init__(self, cluster: Cluster, listener: socket.socket, interval: float = 0.5):
@@ -63,7 +63,7 @@ class Rendezvous:
         self._accepting.join()
 
     def wait(self, seconds: float) -> None:
-        """Returns when this worker has met all others.
+        """Returns when all other workers are present.
 
         Raises:
             FaceError: some are missing after `seconds`.

@@ -230,7 +230,7 @@ def copy_lines(source, target: int, prefix: bytes) -> None:
 
 
 def cut_lines(data: bytes) -> tuple[list[bytes], bytes]:
-    """(complete lines, the beginning of the next). Of a progress bar, which overwrites its line, the last state."""
+    """(complete lines, the beginning of the next). A progress bar overwrites its line: only its last state is kept."""
     *lines, rest = data.split(b"\n")
     lines = [line.rstrip(b"\r").rpartition(b"\r")[2] + b"\n" for line in lines]
     body = rest.rstrip(b"\r")

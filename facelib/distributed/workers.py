@@ -164,7 +164,7 @@ class Workers:
         self.total(0.0)
 
     def any(self, is_true: bool) -> bool:
-        """Whether it is true for at least one worker."""
+        """Whether the condition is true for at least one worker."""
         return bool(self.total(float(is_true))[0])
 
     @contextmanager

@@ -113,7 +113,7 @@ def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: flo
     common = [name for name in reference["sets"] if name in report["sets"]]
     if not common:
         raise FaceError(
-            f"No set stands in both reports: {', '.join(report['sets'])} against {', '.join(reference['sets'])}. "
+            f"No set is in both reports: {', '.join(report['sets'])} against {', '.join(reference['sets'])}. "
             f"Test both with the same --valid."
         )
     failures = []
@@ -149,7 +149,7 @@ def _find_drops(name: str, new: dict, old: dict, max_acc_drop: float, max_vr_dro
     fars = [far for far in old_vr if far in new_vr]
     if not fars:
         raise FaceError(
-            f"The gate compares VR at the same FAR. Set '{name}': no FAR stands in both reports "
+            f"The gate compares VR at the same FAR. Set '{name}': no FAR is in both reports "
             f"({', '.join(new_vr) or 'none'} here, {', '.join(old_vr) or 'none'} in the reference). Use --far."
         )
     for far in fars:

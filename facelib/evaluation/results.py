@@ -111,11 +111,11 @@ class Report:
     """What one artefact scored, and how fast it was.
 
     Attributes:
-        artifact: file name, or the name of a model that is no file.
+        artifact: file name, or the name of a model that is not a file.
         kind: kind of artefact, e.g. 'tflite_int8'.
         sets: results of the verification sets.
-        sha256: SHA-256 of the artefact; None for a model that is no file.
-        size_bytes: size of the artefact; None for a model that is no file.
+        sha256: SHA-256 of the artefact; None for a model that is not a file.
+        size_bytes: size of the artefact; None for a model that is not a file.
         images_per_s: images per second in the runtime alone, without decoding.
         ms_per_image: milliseconds per image in the runtime alone.
         threads: threads of the runtime; None where the project does not choose them.

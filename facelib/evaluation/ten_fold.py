@@ -177,7 +177,7 @@ def count_folds(fold: np.ndarray, folds: int) -> np.ndarray:
 
 
 def _best_threshold(ranked: np.ndarray, ranked_same: np.ndarray) -> float:
-    """The first threshold of the best accuracy.
+    """The first threshold with the best accuracy.
 
     Args:
         ranked: float [P], distances, ascending.

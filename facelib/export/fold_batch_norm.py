@@ -93,7 +93,7 @@ def _replace_batch_norms(graph):
         gamma, beta, mean, variance = (constants.get(name) for name in node.input[1:5])
         if gamma is None or beta is None or mean is None or variance is None or node.attr["is_training"].b:
             raise FaceError(
-                f"Batch normalisation folds once its statistics are constants. '{node.name}' still computes them: "
+                f"Batch normalisation is folded if its statistics are constants. '{node.name}' still computes them: "
                 f"freeze the model in inference mode (h5_2_pb.py does)."
             )
         if node.attr["data_format"].s not in (b"", b"NHWC"):

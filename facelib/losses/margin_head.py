@@ -146,7 +146,7 @@ class MarginHead(keras.layers.Layer):
         self.build_state()
 
     def build_on(self, previous):
-        """As `build`, with the class centres of another head of the same shape: the next stage of a training."""
+        """Like `build`, with the class centres of another head of the same shape: the next stage of a training."""
         self.centres = previous.centres
         self.build_state()
         self.built = True

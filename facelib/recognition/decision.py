@@ -72,7 +72,7 @@ def decide_by(model: Path, far: float | None, threshold: float | None) -> Decisi
     """`threshold` when given, else the calibrated one of `model` at `far` (default: `DEFAULT_FAR`).
 
     Raises:
-        FaceError: a threshold that is no distance, a FAR that is no rate, or one that `model` is not calibrated for.
+        FaceError: the threshold is not a distance, or the FAR is not a rate or `model` is not calibrated for it.
     """
     if threshold is not None:
         if not 0 <= threshold <= MAX_DISTANCE:  # also refuses NaN

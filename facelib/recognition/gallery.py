@@ -55,11 +55,11 @@ class Gallery:
 
 
 def check_gallery_path(path: Path) -> None:
-    """Raises FaceError when `path` holds something that is no gallery: enrolling would overwrite it."""
+    """Raises FaceError when `path` holds something that is not a gallery: enrolling would overwrite it."""
     if path.is_dir():
         raise FaceError(f"A gallery is a file. '{path}' is a folder: name a file in it, such as '{path}/people.npy'.")
     if path.exists() and not _is_gallery_json(sidecar_path(path)):
-        raise FaceError(f"'{path}' is there and is no gallery. It is not overwritten: choose another name.")
+        raise FaceError(f"'{path}' exists and is not a gallery, so it is not overwritten. Choose another name.")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -128,10 +128,10 @@ def open_gallery(path: Path) -> Gallery:
     json_path = sidecar_path(path)
     again = "Enrol again: python predict.py enroll FOLDERS GALLERY --model X"
     if not json_path.is_file():
-        raise FaceError(f"'{path}' is no gallery: '{json_path.name}' is not beside it. Copy both files. {again}")
+        raise FaceError(f"'{path}' is not a gallery: '{json_path.name}' is not beside it. Copy both files. {again}")
     value = read_json(json_path, "gallery's description")
     if value.get("kind") != KIND or value.get("format_version") != FORMAT_VERSION:
-        raise FaceError(f"'{path}' is no gallery of version {FORMAT_VERSION}, says '{json_path.name}'. {again}")
+        raise FaceError(f"'{path}' is not a gallery of version {FORMAT_VERSION}, as '{json_path.name}' shows. {again}")
     if sha256_of(path) != value.get("sha256"):
         raise FaceError(f"'{path}' was changed or cut short after it was written (SHA-256 disagrees). {again}")
     try:

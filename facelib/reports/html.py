@@ -101,7 +101,7 @@ class Table:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is short enough to be open from the start."""
+        """Whether the table is short enough to be open from the start."""
         return len(self.rows) <= _MAX_OPEN_ROWS
 
 

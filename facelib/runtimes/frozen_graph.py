@@ -105,7 +105,7 @@ def load_graph(path: Path):
     except Exception as error:  # each implementation of protobuf has its own DecodeError
         if type(error).__name__ != "DecodeError":
             raise
-        raise FaceError(f"'{path}' is no TensorFlow graph, or it is damaged. {hint}.") from error
+        raise FaceError(f"'{path}' is not a TensorFlow graph, or it is damaged. {hint}.") from error
     if not graph.node or not all(node.op for node in graph.node):
         raise FaceError(f"'{path}' holds no TensorFlow graph. {hint}.")
     variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
@@ -126,7 +126,7 @@ def check_names(graph, path: Path | str, input_name: str, output_name: str) -> N
     """Checks that `graph` has this input and this output, and that the output needs no other input.
 
     Raises:
-        FaceError: it has not; lists the names to choose from.
+        FaceError: one of them is missing, or another input is needed; lists the names to choose from.
     """
     nodes = {node.name: node for node in graph.node}
     placeholders = [node.name for node in graph.node if node.op == "Placeholder"]

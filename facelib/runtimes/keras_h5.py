@@ -109,7 +109,7 @@ def check_model(model, path: Path) -> tuple[int, int]:
     """(height, width) in pixels of the model's RGB input.
 
     Raises:
-        FaceError: the model is no embedder, [N, H, W, 3] -> [N, D]. `path` names it.
+        FaceError: the model is not an embedder, [N, H, W, 3] -> [N, D]. `path` names it.
     """
     _check_one_in_one_out(model, path)
     takes, gives = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)

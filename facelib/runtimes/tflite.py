@@ -248,7 +248,8 @@ class Watched:
 
 
 def _find_tensor(details: list[dict], name: str, model: str, what: str) -> dict:
-    """The input or output called `name`. The only one is taken under any name, because converters rename them."""
+    """The input or output called `name`. If there is only one, its name is ignored, because converters rename
+    tensors."""
     names = [detail["name"] for detail in details]
     short = [each.removeprefix("serving_default_").partition(":")[0] for each in names]
     for candidates in (names, short):
@@ -269,7 +270,7 @@ def _tensor(index: int, tensor, model, types: dict[int, str]) -> Tensor:
 
 
 def _names(enumeration: type) -> dict[int, str]:
-    """{value: name} of an enumeration of the schema."""
+    """{value: name} for an enumeration in TFLite's schema."""
     return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
 
 

@@ -64,9 +64,9 @@ class Position:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
 
     def note_score(self, score: list[float], sets: list[str]) -> bool:
-        """Keeps the scores of an epoch as the best if they are; returns whether they are.
+        """Keeps the scores of an epoch if they are the best so far; returns whether they are.
 
-        Scores on other sets cannot be compared: the latest are the best then.
+        Scores on other sets cannot be compared; then the latest ones count as the best.
 
         Args:
             score: more is better; the first number counts, the next ones decide between equals.

@@ -137,6 +137,6 @@ def _face(records: Records, i: int) -> np.ndarray:
         return decode_image(image, np.empty((112, 112, 3), np.uint8), size=(112, 112), check_end=False)
     except BadRecord as error:
         raise FaceError(
-            f"A teacher looks at 112x112 faces. '{records.path}', {records.describe(i)}: {error}. "
+            f"A teacher takes 112x112 faces. '{records.path}', {records.describe(i)}: {error}. "
             f"Run prepare_data.py again with --decode-all --skip-bad, on aligned faces."
         ) from error

@@ -328,8 +328,8 @@ class Trainer:
         good = list_checkpoints(self.run.checkpoints)[-1]
         if rollbacks > self.recipe.nan_retries:
             raise FaceError(
-                f"{error} It was tried {rollbacks} times, from {good}. Lower stage.{stage}.learning_rate or lengthen "
-                f"warmup_steps, and give another --out."
+                f"{error} This happened {rollbacks} times, last after {good}. "
+                f"Lower stage.{stage}.learning_rate or lengthen warmup_steps, and give another --out."
             ) from error
         self.losses.forget()
         self._load(good)

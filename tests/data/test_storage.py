@@ -133,7 +133,7 @@ def test_the_cache_is_where_the_xdg_specification_has_it(monkeypatch, tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_one_line(stored, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    with pytest.raises(FaceError, match=r"cannot be written: .* Set XDG_CACHE_HOME to a folder that can\."):
+    with pytest.raises(FaceError, match=r"cannot be written: .* Set XDG_CACHE_HOME to a writable folder\."):
         open_records(stored)
 
 

@@ -129,5 +129,5 @@ def test_a_file_that_is_no_tfrecord_is_named(tmp_path):
     file = tmp_path / "photo.tfrecord"
     file.write_bytes(b"\xff\xd8\xff\xe0" * 20)
 
-    with pytest.raises(FaceError, match=r"photo\.tfrecord' is no TFRecord file: see record 0 \(offset 0"):
+    with pytest.raises(FaceError, match=r"photo\.tfrecord' is not a TFRecord file: see record 0 \(offset 0"):
         scan(file)

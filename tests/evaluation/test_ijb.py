@@ -134,7 +134,7 @@ def test_bad_meta_lines_are_named(tmp_path, file, lines, words):
 
 
 def test_missing_meta_files_are_named_before_anything_is_read(tmp_path):
-    with pytest.raises(FaceError, match="which is no folder"):
+    with pytest.raises(FaceError, match="which is not a folder"):
         find_meta(tmp_path / "nope")
     with pytest.raises(FaceError, match="has none"):
         find_meta(tmp_path)

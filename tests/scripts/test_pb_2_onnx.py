@@ -180,7 +180,7 @@ def test_an_h5_is_converted_too(tmp_path):
 def test_a_file_that_is_no_graph_leaves_no_output(tmp_path):
     (tmp_path / "bad.pb").write_bytes(b"no graph")
 
-    with pytest.raises(FaceError, match="no TensorFlow graph"):
+    with pytest.raises(FaceError, match="not a TensorFlow graph"):
         pb_2_onnx.main([str(tmp_path / "bad.pb"), "--pixels", "raw"])
 
     assert not (tmp_path / "model.onnx").exists()

@@ -297,10 +297,10 @@ def spoil_gallery(toy):
         (["enroll", "people", "new0.png", "--model", "X.onnx"], "not overwritten", None),
         (["enroll", "one", "h.npy", "--model", "X.onnx"], "gave a zero embedding", None),
         (["enroll", "blank", "h.npy", "--model", "X.onnx"], "Nobody in 'blank' could be enrolled", None),
-        (["search", "new0.png", "new1.png"], "is no gallery", None),
+        (["search", "new0.png", "new1.png"], "is not a gallery", None),
         (["search", "new0.png", "g.npy"], "SHA-256", spoil_gallery),
         (["search", "new0.png", "g.npy", "--top", "0"], "one person or more", None),
-        (["search", "g.npy", "new0.png"], "is no gallery", None),
+        (["search", "g.npy", "new0.png"], "is not a gallery", None),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(toy, capsys, monkeypatch, words, match, prepare):

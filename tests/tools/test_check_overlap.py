@@ -77,7 +77,7 @@ def test_too_few_comparisons_and_too_loose_a_threshold_are_refused(monkeypatch):
     with pytest.raises(FaceError, match="10,000 comparisons"):
         Chance(rows, rows)
     monkeypatch.setattr("facelib.data.curation.overlap.MAX_HITS", 100)
-    with pytest.raises(FaceError, match="more than 100 pairs"):
+    with pytest.raises(FaceError, match="More than 100 pairs"):
         find_hits(rows, rows, 4.0)
 
 
@@ -226,7 +226,7 @@ def test_unreadable_images_are_listed_and_left_out(toy, tmp_path, capsys):
         (["train", "v.bin", "--model", "X.onnx", "--threshold", "-1"], "0 to 4"),
         (["train", "v.bin", "--model", "X.onnx", "--chance-hits", "0"], "above 0"),
         (["train", "v.bin", "--model", "X.onnx", "--chance-hits", "nan"], "above 0"),
-        (["train", "v.bin", "--model", "X.onnx", "--max-images", "0"], "one face or more"),
+        (["train", "v.bin", "--model", "X.onnx", "--max-images", "0"], "at least one face"),
         (["train", "v.bin", "--model", "X.onnx", "--sheet", "x.jpg"], ".png"),
         (["train", "v.bin", "--model", "X.onnx", "--out", "train"], "is a folder"),
         (["train", "v.bin", "--model", "X.onnx", "--far", "0.001"], "no calibrated threshold"),

@@ -322,11 +322,11 @@ def test_a_diverged_run_goes_back_and_on_at_half_the_rate(tmp_path, capsys, chec
 
 
 def test_roll_backs_are_bounded_and_a_kill_does_not_give_new_ones(tmp_path):
-    with pytest.raises(FaceError, match=r"must stay finite.*It was tried 4 times.*Lower stage.0.learning_rate"):
+    with pytest.raises(FaceError, match=r"must stay finite.*This happened 4 times.*Lower stage.0.learning_rate"):
         fit(tmp_path / "run", callbacks=[SpoilOnce(1, times=99)])
-    with pytest.raises(FaceError, match="It was tried 4 times"):
+    with pytest.raises(FaceError, match="This happened 4 times"):
         fit(tmp_path / "run", callbacks=[SpoilOnce(1, times=99)])
-    with pytest.raises(FaceError, match="It was tried 1 times"):
+    with pytest.raises(FaceError, match="This happened 1 times"):
         fit(tmp_path / "other", replace(RECIPE, nan_retries=0), callbacks=[SpoilOnce(1)])
 
 

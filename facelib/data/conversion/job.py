@@ -243,8 +243,8 @@ def select(labels: np.ndarray, min_images: int, max_images: int | None, seed: in
 def convert_to_storage(source_path: Path, out: StoredPath, **options) -> Conversion:
     """Writes the faces at `source_path` as a data directory in object storage.
 
-    The cache of this machine needs room for all of it until it is uploaded. meta.json is uploaded last, so that an
-    upload which was stopped is no data directory; the same command again uploads what was converted.
+    The cache of this machine needs room for all of it until it is uploaded. meta.json is uploaded last, so an upload
+    that was stopped is not a data directory. Run the same command again to upload what was converted.
 
     Args:
         source_path: face data of any format.

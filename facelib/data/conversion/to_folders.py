@@ -24,7 +24,7 @@ def export_folders(source: Source, out: Path, progress: bool = True) -> int:
         The number of images.
 
     Raises:
-        FaceError: a record that cannot be read, or class names that are no folder names.
+        FaceError: a record that cannot be read, or class names that cannot be folder names.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):

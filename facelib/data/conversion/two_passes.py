@@ -199,8 +199,8 @@ def new_labels(classes: np.ndarray, num_classes: int) -> np.ndarray:
 def too_small(made_from: dict, num_bad: int, min_images: int) -> FaceError:
     """The error of a source whose bad images leave no identity with enough images."""
     return FaceError(
-        f"An identity needs {min_images} images. '{made_from['path']}' has none with as many, after its {num_bad} bad "
-        f"images are left out. Lower --min-images, or mend the images."
+        f"No identity of '{made_from['path']}' has {min_images} images, when {num_bad} bad images are left out. "
+        f"Lower --min-images, or mend the images."
     )
 
 

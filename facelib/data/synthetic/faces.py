@@ -117,7 +117,7 @@ _known_identity = lru_cache(maxsize=4096)(draw_identity)
 
 
 def _between_neighbours(palette: tuple, rng: np.random.Generator) -> tuple[float, ...]:
-    """A colour between two neighbours of `palette`."""
+    """A random mixture of two neighbouring colours of `palette`."""
     place = rng.uniform(0, len(palette) - 1)
     first = min(int(place), len(palette) - 2)
     return mix(palette[first], palette[first + 1], place - first)

@@ -14,7 +14,7 @@ Shot = tuple[str, int]  # name, number of the image
 def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10) -> tuple[np.ndarray, np.ndarray]:
     """Draws verification pairs, half of them genuine, in blocks of equal size: a function of its arguments.
 
-    No identity is in two blocks, so an unshuffled KFold(folds) never tunes a threshold on a person whom it then tests.
+    No identity is in two blocks, so an unshuffled KFold(folds) never tunes a threshold on a person that it tests.
     No pair is drawn twice. In each block the genuine pairs come first, as in LFW. They are spread over the identities
     as evenly as their numbers of images allow.
 
@@ -59,7 +59,7 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
 
 
 def draw_listed(is_same: np.ndarray, num_pairs: int, folds: int = 10, seed: int = 0) -> np.ndarray:
-    """Draws some of listed pairs, equally many from each fold, half of them genuine: a function of its arguments.
+    """Draws some of the listed pairs, equally many from each fold, half of them genuine: a function of its arguments.
 
     Args:
         is_same: bool [P], of pairs that are listed fold by fold, as in LFW.

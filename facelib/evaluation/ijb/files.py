@@ -85,7 +85,7 @@ def find_meta(folder: Path, protocols: tuple[str, ...] = PROTOCOLS) -> IjbPaths:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FaceError(f"--meta is the folder of the meta files. Received: '{folder}', which is no folder.")
+        raise FaceError(f"--meta is the folder of the meta files. Received: '{folder}', which is not a folder.")
     names = [name for name in SETS if (folder / f"{name}_face_tid_mid.txt").is_file()]
     if len(names) != 1:
         raise FaceError(

@@ -37,7 +37,7 @@ def load_onnx(path: Path):
     """Reads and checks an ONNX model, with the weights that lie in files beside it.
 
     Raises:
-        FaceError: the file is no ONNX model, or is damaged.
+        FaceError: the file is not an ONNX model, or is damaged.
     """
     import onnx
 
@@ -51,10 +51,10 @@ def load_onnx(path: Path):
             raise
         reason = " ".join(str(error).split())[:160]
         raise FaceError(
-            f"'{path}' is no ONNX model, or a damaged one ({reason}). Copy it again, with the .data file if it has one."
+            f"'{path}' is not an ONNX model, or damaged ({reason}). Copy it again, with the .data file if it has one."
         ) from error
     if not model.graph.node:
-        raise FaceError(f"'{path}' is no ONNX model: it holds no nodes. Copy it again.")
+        raise FaceError(f"'{path}' is not an ONNX model: it has no nodes. Copy it again.")
     return model
 
 

@@ -105,7 +105,7 @@ def list_steps(model, path: Path) -> list[Step]:
     for node in nodes:
         reader.take(node)
     if not any(step.kernel is not None for step in reader.steps):
-        raise FaceError(f"'{path}' has no convolutions: import_onnx.py knows no such face model.")
+        raise FaceError(f"'{path}' has no convolutions: import_onnx.py does not know such a face model.")
     return _in_keras_order(reader.steps)
 
 

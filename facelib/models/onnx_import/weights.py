@@ -1,7 +1,7 @@
 """Copies the weights of the steps of an ONNX model into a Keras model, and restores batch normalisation's statistics.
 
 An exporter folds a trained normalisation into the convolution before it, and so loses its statistics. In inference the
-function is the same. In training it is another one, because the statistics of the batch replace the lost ones.
+function is the same. In training it differs, because the statistics of the batch replace the lost ones.
 `restore_statistics` takes them from real faces; the outputs stay the same.
 """
 
@@ -178,7 +178,8 @@ def _copy_one(step: Step, place: Place) -> None:
 
 
 def restore_statistics(model: keras.Model, norms: list[FusedBatchNorm], faces: np.ndarray) -> None:
-    """Sets mean and variance of normalisations to those of their inputs, and gamma and beta so that outputs stay.
+    """Sets mean and variance of normalisations to those of their inputs, and gamma and beta so that outputs do not
+    change.
 
     Args:
         model: raw pixels in.

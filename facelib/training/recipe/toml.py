@@ -117,7 +117,7 @@ def _override(values: dict, text: str) -> None:
 def _require_table(target, parents: list[str], text: str, can_be_list: bool = False) -> None:
     if not isinstance(target, dict) and not (can_be_list and isinstance(target, list)):
         raise FaceError(
-            f"--set {text}: '{'.'.join(parents)}' is no table of keys. Name a key, such as stage.0.epochs=2."
+            f"--set {text}: '{'.'.join(parents)}' is not a table of keys. Name a key, such as stage.0.epochs=2."
         )
 
 
