@@ -1,4 +1,4 @@
-"""Test an Ascend model by the results of msame: the table, report and gate of every test script.
+"""Test an Ascend model from the results of msame: the table, report and gate of every test script.
 
 python om/calculate_om_acc.py om_output valid_dataset/lfw.bin --model runs/demo/export/model.om
 

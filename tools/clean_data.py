@@ -206,7 +206,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             raise FaceError(f"--{flag.replace('_', '-')} is at least {least}. Received: {getattr(args, flag)}.")
     if args.head and args.merge_angle:
         raise FaceError(
-            "--head brings its class centres, which --merge-angle would change. Merge first, in a run without --head."
+            "--head has its own class centres, which --merge-angle would change. Merge first, in a run without --head."
         )
     if args.out.exists():
         raise FaceError(f"OUT is a folder that will be made. '{args.out}' exists: choose another name.")

@@ -15,7 +15,7 @@ CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels; a slow runtime asks fo
 
 
 class Embedded(NamedTuple):
-    """The embeddings of a set, and what they cost.
+    """The embeddings of a set, and the time that they took.
 
     Attributes:
         rows: float32 [N, D], not normalised where the embedder offers raw vectors.

@@ -187,7 +187,8 @@ def check_pairs(distances: np.ndarray, is_same: np.ndarray) -> tuple[np.ndarray,
     distances, is_same = np.asarray(distances), np.asarray(is_same, dtype=bool)
     if distances.ndim != 1 or distances.shape != is_same.shape:
         raise FaceError(
-            f"Every pair has one distance and one mark. Received: {distances.shape} distances, {is_same.shape} marks."
+            f"Every pair has one distance and one entry of is_same. "
+            f"Received: {distances.shape} distances, {is_same.shape} entries."
         )
     if np.isnan(distances).any():
         pair = int(np.argmax(np.isnan(distances)))

@@ -221,7 +221,7 @@ def _open_parts(out: Path) -> list[Part]:
     for part in parts[1:]:
         check_made_from(part.path, part.meta["source"], parts[0].meta["source"])
         if part.meta["num_shards"] != parts[0].meta["num_shards"]:
-            raise FaceError(f"'{part.path}' is of another split than '{parts[0].path}'. Make it again.")
+            raise FaceError(f"'{part.path}' belongs to another split than '{parts[0].path}'. Make it again.")
     return parts
 
 

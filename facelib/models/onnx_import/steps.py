@@ -152,8 +152,8 @@ class _Reader:
         }
         if node.op not in handlers:
             raise FaceError(
-                f"'{self.path}' has an operation '{node.op}' ({node.name}), which no network has that import_onnx.py "
-                f"knows. It is another architecture and cannot be imported."
+                f"'{self.path}' has an operation '{node.op}' ({node.name}), which is in no network that "
+                "import_onnx.py knows. It is another architecture and cannot be imported."
             )
         known = [self.tensors[name] for name in node.inputs if name in self.tensors]
         if not known:
