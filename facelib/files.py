@@ -83,9 +83,9 @@ def read_json(path: Path, what: str) -> dict:
     try:
         value = json.loads(require_file(path, what).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FaceError(f"A {what} is a JSON object. '{path}' is not: {error}. Make it again.") from error
+        raise FaceError(f"The {what} is a JSON object. '{path}' is not: {error}. Make it again.") from error
     if not isinstance(value, dict):
-        raise FaceError(f"A {what} is a JSON object. '{path}' holds a {type(value).__name__}. Make it again.")
+        raise FaceError(f"The {what} is a JSON object. '{path}' holds a {type(value).__name__}. Make it again.")
     return value
 
 
@@ -93,7 +93,7 @@ def require_file(path: Path, what: str) -> Path:
     """Returns `path` if it is a non-empty file. `what` names it in errors, e.g. 'frozen graph'."""
     path = Path(path)
     if path.is_dir():
-        raise FaceError(f"A {what} is a file. '{path}' is a folder: name a file in it.")
+        raise FaceError(f"The {what} is a file. '{path}' is a folder: name a file in it.")
     if not path.is_file():
         raise FaceError(f"No {what} at '{path}'. Check the path.")
     if path.stat().st_size == 0:

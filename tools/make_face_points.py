@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    mesh = require_file(args.assets, "packed assets").read_bytes()[START:STOP]
+    mesh = require_file(args.assets, "assets file").read_bytes()[START:STOP]
     if hashlib.sha256(mesh).hexdigest() != SOURCE:
         raise FaceError(
             f"The face mesh is that of @mediapipe/face_mesh {VERSION}. '{args.assets}' holds another one or none: "

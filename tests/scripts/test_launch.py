@@ -267,7 +267,7 @@ for i in range(20_000):
         ("-n 2", "runs a script. Received none"),
         ("-n 2 --", "runs a script. Received none"),
         ("-n 2 no_such.py", "No script at 'no_such.py'"),
-        ("-n 2 facelib", "A script is a file"),
+        ("-n 2 facelib", "The script is a file"),
         ("-n 2 --grace -1 train.py", "--grace is in seconds, at least 0. Received: -1"),
         ("-n 2 --grace nan train.py", "Received: nan"),
         ("-n 2 --port 65535 train.py", "first of 2 ports. Received: 65535"),
