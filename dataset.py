@@ -18,7 +18,7 @@ import numpy as np
 from facelib.data import sampling
 from facelib.data.augment import Augmentation, is_flipped, make_augment, random_flip
 from facelib.data.readers.open_records import open_records
-from facelib.data.record_reader import Records
+from facelib.data.record_reader import Image, Records
 from facelib.data.sampling import block_order, pk_order, record_keys, record_order
 from facelib.errors import BadRecord, FaceError
 from facelib.image_decoding import decode_image
@@ -183,18 +183,20 @@ class TrainingData:
     def _run(self, positions: Iterator[tuple[int, int]]) -> Generator[Batch, None, None]:
         executor = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
         pools = _Pools(self, executor) if self.shuffle == "blocks" else None
-        pending, order, order_epoch = deque(), None, None
+        pending: deque[Future[Batch]] = deque()
+        nothing = np.empty(0, np.uint32)
+        order, order_epoch = nothing, -1
         try:
             for epoch, step in positions:
                 if epoch != order_epoch:  # one order at a time: 4 bytes a record
-                    order, order_epoch = None, epoch
+                    order, order_epoch = nothing, epoch
                     order = self.order(epoch)
                 first, last = self.part(step)
                 held = pools.of_batch(order, epoch, first, last) if pools else None
                 pending.append(executor.submit(self._load, order[first:last].copy(), epoch, step, held))
                 if len(pending) > 2 * self.num_threads:
                     yield pending.popleft().result()
-            order = None
+            order = nothing
             while pending:
                 yield pending.popleft().result()
         finally:
@@ -259,8 +261,9 @@ class _Pools:
     def _step_of(self, position: int) -> int:
         return ((position + 1) * self.data.steps_per_epoch - 1) // len(self.data)
 
-    def _load(self, wanted: np.ndarray) -> dict:
-        wanted, loaded = np.sort(wanted), {}
+    def _load(self, wanted: np.ndarray) -> dict[int, tuple[Image, int]]:
+        wanted = np.sort(wanted)
+        loaded: dict[int, tuple[Image, int]] = {}
         cuts = np.flatnonzero(np.diff(wanted // sampling.BLOCK_RECORDS)) + 1
         for block in np.split(wanted, cuts):
             loaded.update(zip(block.tolist(), self.data.records.read_sorted(block), strict=True))

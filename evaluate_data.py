@@ -52,7 +52,7 @@ class Evaluation:
         """What the sidecar says for deployment: see `facelib.evaluation.thresholds.write_thresholds`."""
         return {
             result.name: {
-                "sha256": result.source["sha256"],
+                "sha256": (result.source or {}).get("sha256"),
                 "impostors": result.pairs - result.genuine,
                 "flip": flip,
                 "far": result.thresholds,

@@ -178,7 +178,9 @@ class Chain:
             except Refused as error:
                 return Outcome(path, f"not run: {error}")
             self._run(target.make, path, parent)
-        sets = self.sets if "a .bin" not in target.needs else {self.bin.stem: self.sets[self.bin.stem]}
+        sets = self.sets
+        if self.bin is not None and "a .bin" in target.needs:
+            sets = {self.bin.stem: self.sets[self.bin.stem]}
         references = self._references(target, path, parent)
         if is_tested(path, sets, self.args.far) and all(file.is_file() for file in references):
             print(f"{path} is up to date", flush=True)

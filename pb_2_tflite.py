@@ -101,7 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_sidecar(out, kind=kind, made_from=args.model, io=io, parity=parity_record(cosines), **record)
     on = "synthetic faces" if crops is None else "crops"
     if is_int8:
-        how = "trained" if is_trained else f"measured on {calibration['count']} crops of {args.calibration}"
+        how = (
+            "trained"
+            if is_trained or calibration is None
+            else f"measured on {calibration['count']} crops of {args.calibration}"
+        )
         print(f"ranges {how}; {EDGES[args.edges][0]} in, {EDGES[args.edges][1]} out")
         report_layers(errors, out.with_suffix(".layers.png"), f"{min(len(faces), NUM_LAYER_CROPS)} {on}")
     print(f"cosine to the graph on {len(cosines)} {on}: worst {cosines.min():.6f}, mean {cosines.mean():.6f}")

@@ -99,10 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for embedder in opened:
             embedder.close()
     mean = opened[0].mean_cosine
-    if mean is None:
+    float_net = opened[0].float_net
+    if mean is None or float_net is None:
         print("no cosine to the float model: the .tflite that the sidecar names is missing or was changed")
         return 0
-    print(f"mean cosine to {opened[0].float_net.name} on {opened[0].num_faces} faces: {mean:.4f}")
+    print(f"mean cosine to {float_net.name} on {opened[0].num_faces} faces: {mean:.4f}")
     if mean < args.min_cosine:
         raise FaceError(
             f"A kmodel must give the embeddings of its float model: mean cosine >= {args.min_cosine:g}. Received: "

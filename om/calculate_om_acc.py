@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     attributes = read_attributes(args.attributes) if args.attributes else None
     sidecar = check_sidecar(args.model) if args.model else None
     known = sidecar.io.embedding_size if sidecar else 0
-    if args.embedding_size and known not in (0, args.embedding_size):
+    if sidecar and args.embedding_size and known not in (0, args.embedding_size):
         raise FaceError(
             f"--embedding-size {args.embedding_size} contradicts the sidecar '{sidecar.path}', which says {known}. "
             f"Leave it out."

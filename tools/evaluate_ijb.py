@@ -77,7 +77,7 @@ def format_verification(result: Verification) -> str:
         f"{'FAR':>7} | {'TAR %':>6} | {'95 %':>13} | {'its FAR':>9} | cosine",
     ]
     for point in result.vr:
-        if point.tar is None:
+        if point.tar is None or point.ci95 is None or point.threshold is None:
             lines.append(f"{point.far_target:7g} | {'n/a':>6} | needs >= {point.needs_impostors:,} impostors")
             continue
         low, high = (100 * rate for rate in point.ci95)

@@ -40,7 +40,7 @@ class Import:
 
 def imports_of(tree: ast.Module) -> list[Import]:
     """Every import in a file; `importlib.import_module` with a literal name included."""
-    found = []
+    found: list[Import] = []
 
     def visit(node: ast.AST, is_top: bool) -> None:
         if isinstance(node, ast.Import):
@@ -133,7 +133,7 @@ def describe(root: Path) -> str:
     arrows = file_arrows(modules)
     between = room_arrows(arrows, modules)
     in_rooms = Counter(room_of(name, modules) for name in files)
-    lines = Counter()
+    lines: Counter[str] = Counter()
     for name, path in files.items():
         lines[room_of(name, modules)] += len(path.read_text().splitlines())
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -177,7 +177,7 @@ def _in_processes(
     """Yields (photo, result of `work(photo, crop)`) as they finish, with a few tasks queued ahead."""
     # Spawned, not forked: the threads of OpenCV do not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
-    running = {}
+    running: dict[Future[str | None], str] = {}
     try:
         while True:
             while len(running) < 4 * workers and (task := next(tasks, None)):
@@ -203,8 +203,10 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    parent_process().join()
-    os._exit(1)
+    parent = parent_process()
+    if parent is not None:  # always so: this runs in the workers alone
+        parent.join()
+        os._exit(1)
 
 
 @cache

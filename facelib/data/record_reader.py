@@ -219,7 +219,5 @@ class Names(Sequence):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
 
-    __hash__ = None
-
     def __repr__(self) -> str:
         return f"<{len(self):,} names, from {self[:3]}>"

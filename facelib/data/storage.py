@@ -205,8 +205,9 @@ class LocalFiles:
 
     def _open(self, file: int) -> int:
         with self._lock:
-            if self._handles[file] is not None:
-                return self._handles[file]
+            known = self._handles[file]
+            if known is not None:
+                return known
             try:
                 handle = os.open(self.paths[file], os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:

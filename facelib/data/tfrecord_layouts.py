@@ -72,7 +72,7 @@ def read_label(layout: Layout, features: dict[str, Feature]) -> int:
     Raises:
         BadRecord: the feature is not exactly one int64.
     """
-    value = features.get(layout.label_key)
+    value = None if layout.label_key is None else features.get(layout.label_key)
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], int):
         raise BadRecord(f"its feature '{layout.label_key}' is not one int64")
     return value[0]

@@ -97,7 +97,7 @@ def measure_group(genuine: np.ndarray, impostor: np.ndarray, threshold: float, v
     result["acc"] = (tar["rate"] + 1.0 - far["rate"]) / 2
     result["acc_ci95"] = [(tar["ci95"][0] + 1 - far["ci95"][1]) / 2, (tar["ci95"][1] + 1 - far["ci95"][0]) / 2]
     for one in vr:
-        if one.tar is not None:
+        if one.threshold is not None:
             tar, far = _rate(genuine, one.threshold), _rate(impostor, one.threshold)
             result["vr"][f"{one.far_target:g}"] = {
                 "vr": tar["rate"], "ci95": tar["ci95"], "far": far["rate"], "far_ci95": far["ci95"],

@@ -61,7 +61,9 @@ def embed_images(
     distinct = list(first_record)
     records = [names[record] if names else record for record in first_record.values()]
     embed, size = getattr(embedder, "raw", embedder), getattr(embedder, "chunk_images", CHUNK_IMAGES)
-    rows, mirrored, seconds = [], [], 0.0
+    rows: list[np.ndarray] = []
+    mirrored: list[np.ndarray] = []
+    seconds = 0.0
     with tqdm(total=len(distinct), desc=progress, unit="img", disable=None if progress else True, leave=False) as bar:
         for chunk in stream_images(distinct, size, source=where, records=records, num_threads=threads):
             if not rows:

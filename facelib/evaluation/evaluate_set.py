@@ -50,6 +50,8 @@ def evaluate_set(
     common: dict[str, Any] = {"norms": embedded.norms, "groups": groups, "images": faces.names, "source": faces.source}
     if faces.labels is not None:
         return measure_folder(faces.name, embedded.rows, faces.labels, fars, **common)
+    if faces.is_same is None:
+        raise ValueError(f"A FaceSet has `labels` or `is_same`. {faces.where} has neither")
     distances = pair_distances(embedded.rows)
     return measure_pairs(faces.name, distances, faces.is_same, fars, protocol=protocol, **common)
 

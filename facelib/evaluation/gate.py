@@ -74,7 +74,7 @@ class Measurement:
                 f"Test both with the same --valid and --pairs."
             )
         return (
-            f"other pairs, SHA-256 {self.sha256[:12]} here, {reference.sha256[:12]} in the reference. "
+            f"other pairs, SHA-256 {self.sha256!s:.12} here, {reference.sha256!s:.12} in the reference. "
             f"Test both with the same --valid and --pairs."
         )
 

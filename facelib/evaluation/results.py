@@ -204,7 +204,7 @@ def format_table(sets: "tuple[SetResult, ...]") -> str:
 
 def format_vr(vr: FoldTar) -> str:
     """'0.98767+-0.00716 [0.9811, 0.9922] @ FAR=0.00100' (the FAR of the test folds), or why there is no number."""
-    if vr.tar is None:
+    if vr.tar is None or vr.ci95 is None:
         return f"n/a @ FAR={vr.far_target:g}: needs >= {vr.needs_impostors} impostors"
     return f"{vr.tar:2.5f}+-{vr.tar_std:2.5f} {format_interval(vr.ci95)} @ FAR={vr.far:2.5f}"
 

@@ -107,7 +107,7 @@ def read_thresholds(artefact: Path, far: float, set_name: str | None = None) -> 
     sidecar = read_sidecar(require_file(artefact, "model"))
     sets = sidecar.rest.get("thresholds") if sidecar else None
     mend = f"Calibrate it: run the test script of '{artefact}' with --valid, or say --threshold DISTANCE"
-    if not isinstance(sets, dict) or not sets:
+    if sidecar is None or not isinstance(sets, dict) or not sets:
         raise FaceError(f"'{artefact}' has no calibrated threshold. {mend}.")
     if set_name is not None and set_name not in sets:
         raise FaceError(f"'{artefact}' is not calibrated on '{set_name}' but on {', '.join(sets)}. {mend}.")

@@ -113,7 +113,9 @@ def join_global_depthwise(graph, output: str):
             before(before(node, "Reshape"), "DepthwiseConv2dNative") if node.op == "DepthwiseConv2dNative" else None
         )
         unrolled = before(columns, "Reshape") if columns else None
-        first, second = (constants.get(node_of(each.input[1])) if unrolled else None for each in (columns, node))
+        if columns is None or unrolled is None:
+            continue
+        first, second = (constants.get(node_of(each.input[1])) for each in (columns, node))
         if first is None or second is None or first.shape[1::2] != (1, 1) or second.shape[1::2] != (1, 1):
             continue
         (height, _, _, _), (width, _, channels, _) = first.shape, second.shape

@@ -66,7 +66,7 @@ class _Blocks:
     def __init__(self, x, centres, target_idx, scale, num_blocks: int):
         self.x, self.scale = x, scale
         edges = [tf.shape(centres, tf.int64)[0] * i // num_blocks for i in range(num_blocks + 1)]
-        self.blocks = []
+        self.blocks: list[_Block] = []
         for first, last in pairwise(edges):
             with tf.control_dependencies([block.highest for block in self.blocks[-2:-1]]):  # at most two at a time
                 self.blocks.append(_Block(x * scale, centres[first:last], target_idx - first, last - first, scale))

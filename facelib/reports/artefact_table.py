@@ -203,7 +203,8 @@ def group_comparable(artefacts: Sequence[Artefact]) -> list[ResultGroup]:
 
 def warnings_of(groups: Sequence[ResultGroup]) -> list[str]:
     """Warnings, a line each: groups that cannot be compared with the first of their set, and pairs that are unknown."""
-    lines, firsts = [], {}
+    lines: list[str] = []
+    firsts: dict[str, ResultGroup] = {}
     for group in groups:
         first = firsts.setdefault(group.set_name, group)
         different = first.measurement.differences(group.measurement)

@@ -196,7 +196,8 @@ def _read_provenance(run: Path) -> dict[str, Any]:
 
 def _read_reports(run: Path) -> tuple[list[Artefact], list[Artefact]]:
     """(artefacts with a report of a test script, artefacts with a report of evaluate_ijb.py)."""
-    artefacts, ijb = [], []
+    artefacts: list[Artefact] = []
+    ijb: list[Artefact] = []
     for folder in (run, run / "export"):
         for file in sorted(folder.glob(f"*{REPORT_SUFFIX}")):
             (ijb if file.name.endswith(IJB_SUFFIX) else artefacts).append(_read_artefact(file))

@@ -82,10 +82,10 @@ def plot_verification(runs: Runs, set_names: Sequence[str], theme: str = "light"
         if epochs:
             accuracies = [100 * line["result"]["acc"] for line in epochs]
             ax.plot([line["epoch"] for line in epochs], accuracies, linewidth=2, label=name, **look)
-        measured = [line for line in epochs if _rate(line["result"], far) is not None]
+        rates = [(line["epoch"], _rate(line["result"], far)) for line in epochs]
+        measured = [(epoch, 100 * rate) for epoch, rate in rates if rate is not None]
         if measured:
-            rates = [100 * _rate(line["result"], far) for line in measured]
-            ax.plot([line["epoch"] for line in measured], rates, linewidth=1.4, linestyle=(0, (4, 2)),
+            ax.plot(*zip(*measured, strict=True), linewidth=1.4, linestyle=(0, (4, 2)),
                     mfc=colours.ground, **look)  # fmt: skip
     ax.xaxis.get_major_locator().set_params(integer=True)
     label(ax, colours, "epoch", f"ACC, VR@FAR={float(far):g} (dashed), %" if far else "ACC, %")

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import IO, cast
 
 import numpy as np
 
@@ -43,7 +44,8 @@ class KmodelEmbedder(RuntimeEmbedder):
                     f"A kmodel begins with 'LDMK'. '{path}' does not: name the file of k210/tflite_2_kmodel.py."
                 )
         super().__init__(path.name, replace(io, dtype="uint8"), threads)
-        self._pool, self._simulators = ThreadPoolExecutor(threads), SimpleQueue()
+        self._pool = ThreadPoolExecutor(threads)
+        self._simulators: SimpleQueue[Simulator] = SimpleQueue()
         for simulator in self._pool.map(Simulator, [path] * threads):
             self._simulators.put(simulator)
         expected = (1, 3, *io.size) if io.layout == "nchw" else (1, *io.size, 3)
@@ -85,7 +87,9 @@ class Simulator:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        head = self._process.stdout.readline()
+        # The two pipes asked for above.
+        self._input, self._output = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+        head = self._output.readline()
         if not head:
             raise FaceError(f"nncase's simulator cannot load '{path}'. Compile it again: k210/tflite_2_kmodel.py.")
         described = json.loads(head)
@@ -93,17 +97,17 @@ class Simulator:
         self._answer = 4 * int(np.prod(described["outputs"]))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        self._process.stdin.write(image.tobytes())
-        self._process.stdin.flush()
-        answer = self._process.stdout.read(self._answer)
+        self._input.write(image.tobytes())
+        self._input.flush()
+        answer = self._output.read(self._answer)
         if len(answer) != self._answer:
             raise RuntimeError(f"nncase's simulator ended with code {self._process.wait()}")
         return np.frombuffer(answer, np.float32)
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._input.close()
+        self._output.close()
         self._process.wait()
 
 

@@ -41,7 +41,8 @@ class TfliteEmbedder(RuntimeEmbedder):
             )
         io = replace(io, dtype="uint8" if lites[0].takes_pixels and io.pixels == "raw" else "float32")
         super().__init__(Path(path).name, io, threads * shape[0], unit=shape[0])
-        self._batch, self._lites, self._pool = shape[0], SimpleQueue(), ThreadPoolExecutor(threads)
+        self._batch, self._pool = shape[0], ThreadPoolExecutor(threads)
+        self._lites: SimpleQueue[Lite] = SimpleQueue()
         for lite in lites:
             self._lites.put(lite)
 

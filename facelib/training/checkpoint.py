@@ -76,9 +76,9 @@ def read_rows(path: Path, row_files: list[str], wanted: set[str], first: int, la
         first: first row.
         last: last row + 1.
     """
-    found = {name: [] for name in wanted}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     for file in sorted(row_files):
-        begin, end = (int(number) for number in _ROWS.search(file).groups())
+        begin, end = (int(number) for number in _ROWS.findall(file)[0])
         if begin < last and first < end:
             arrays = _read(Path(path).parent / file)
             for name in wanted & arrays.keys():
@@ -100,7 +100,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def step_of(path: Path) -> int:
     """The number of steps before a checkpoint was written."""
-    return int(_NAME.fullmatch(Path(path).name)[1])
+    match = _NAME.fullmatch(Path(path).name)
+    if match is None:
+        raise ValueError(f"a checkpoint is named step-NNNNNNNNN.npz. Received: {path}")
+    return int(match[1])
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -209,7 +212,7 @@ def head_to_save(folder: Path, parts: "StageParts"):
         The head; None if the stage has no class centres, or they are too large for an .h5.
     """
     head = parts.centres_head
-    if not parts.has_centres():
+    if head is None or not parts.has_centres():
         return None
     num_rows, width = parts.rows_of_classes()[2], head.centres.shape[-1]
     if 4 * num_rows * width > MOST_BYTES_OF_CENTRES:

@@ -114,7 +114,9 @@ class Updater:
         if self.stage.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.stage.clip_norm * scale, use_norm=norm)
         if self.rows:
-            self._move_rows(by_centres, sampled, scale, norm)
+            if sampled is None:
+                raise ValueError("an Updater with `rows` takes the sampled classes. Received: sampled=None")
+            self._move_rows(self.rows, by_centres, sampled, scale, norm)
         before = [tf.identity(v.value) for v in self.slow]
         gradients = self._decayed(gradients, scale)
         self.optimizer.apply(gradients, self.variables)
@@ -132,12 +134,12 @@ class Updater:
                 variable.assign(variable.value * (1.0 - rate * decay))
         return list(gradients)
 
-    def _move_rows(self, gradient, sampled: SampledClasses, scale, norm) -> None:
+    def _move_rows(self, optimizer: RowOptimizer, gradient, sampled: SampledClasses, scale, norm) -> None:
         is_wanted = tf.math.is_finite(norm) if self._is_scaled else True
         most = self.stage.clip_norm * scale
         factor = (most / tf.maximum(norm, most) if self.stage.clip_norm else 1.0) / scale
         rate = tf.cast(self.optimizer.learning_rate, tf.float32)
         step = tf.cast(self.optimizer.iterations.value + 1, tf.float32)
-        rows = rows_of(sampled.classes, self.rows.table.shape[0] // sampled.num_held)
+        rows = rows_of(sampled.classes, optimizer.table.shape[0] // sampled.num_held)
         decay = self.stage.weight_decay * self.stage.last_layer_decay
-        self.rows.apply(rows, gradient, rate, decay, step, factor, is_wanted)
+        optimizer.apply(rows, gradient, rate, decay, step, factor, is_wanted)

@@ -61,7 +61,8 @@ class Progress:
 
     def advance(self, num_images: int) -> None:
         """Moves the progress bar by the images of one step."""
-        self._bar.update(num_images)
+        if self._bar is not None:
+            self._bar.update(num_images)
 
     def lap(self) -> float:
         """Seconds since the last lap, or since the epoch began."""
@@ -80,7 +81,8 @@ class Progress:
         self.run.log(kind="step", step=at.global_step, epoch=at.epoch_number, **values)
         self.tensorboard.write(at.global_step, values)
         shown = {"loss": f"{loss:.3f}", "acc": f"{100 * accuracy:.1f}%", "lr": f"{learning_rate:.4f}"}
-        self._bar.set_postfix(shown, refresh=False)
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
 
     def close(self) -> None:
         """Closes the progress bar, so that what is printed next starts on a new line."""

@@ -46,7 +46,7 @@ class RunDir:
     def __init__(self, path: Path, recipe: Recipe, data: Path, fingerprint: str):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoint"
-        self._handle = self._lock()
+        self._handle: int | None = self._lock()
         try:
             self._open(recipe, data, fingerprint)
         except BaseException:

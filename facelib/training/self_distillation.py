@@ -208,9 +208,9 @@ def _compare(
     from facelib.runtimes.keras_h5 import load_model
 
     after = cosines_between(load_model(path), original, crops)
-    sidecar = read_sidecar(path).rest
+    sidecar = read_sidecar(path)
     parity = {**parity_record(after), "mean_cosine_untrained": float(before.mean()), "crops": described}
-    write_json(sidecar_path(path), {**sidecar, **change.notes, "parity": parity})
+    write_json(sidecar_path(path), {**(sidecar.rest if sidecar else {}), **change.notes, "parity": parity})
     print(
         f"cosine to the original on {len(after)} crops of {data}: untrained copy mean {before.mean():.4f}, "
         f"distilled mean {after.mean():.4f}, worst {after.min():.4f}"

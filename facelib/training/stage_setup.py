@@ -102,6 +102,8 @@ class StageParts:
             rank: of the worker; None for this one.
         """
         head = self.centres_head
+        if head is None:
+            raise ValueError("no stage with class centres has begun")
         split = head.split if rank is None else ClassSplit(Workers(rank, self.workers.count))
         first, last = split.bounds(self.num_classes)
         return first * head.sub_centres, last * head.sub_centres, self.num_classes * head.sub_centres

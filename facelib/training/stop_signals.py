@@ -17,7 +17,9 @@ def exit_code(stopped_by: str | None) -> int:
 
     A scheduler mistakes a stopped run with exit code 0 for a completed one.
     """
-    return 128 + signal.Signals[stopped_by] if stopped_by in signal.Signals.__members__ else 0
+    if stopped_by is None or stopped_by not in signal.Signals.__members__:
+        return 0
+    return 128 + signal.Signals[stopped_by]
 
 
 class StopRequests:

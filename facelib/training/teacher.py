@@ -126,7 +126,8 @@ def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int) -
             if (number + 1) % _KEEP_EVERY == 0:
                 rows.flush()
                 write_json(note, {"chunks": number + 1})
-    rows.flush()
+    if rows is not None:
+        rows.flush()
     part.replace(cache)
     note.unlink(missing_ok=True)
 

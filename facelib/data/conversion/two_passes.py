@@ -8,7 +8,7 @@ Pass 2 writes the labels, because only then is it known which identities remain.
 
 from collections import deque
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,7 +55,8 @@ class ImageChecker:
         if self.workers == 1:
             yield from map(self, pieces)
             return
-        executor, pending = ThreadPoolExecutor(self.workers, thread_name_prefix="read"), deque()
+        executor = ThreadPoolExecutor(self.workers, thread_name_prefix="read")
+        pending: deque[Future[list[bytes | BadRecord]]] = deque()
         try:
             for piece in pieces:
                 pending.append(executor.submit(self, piece))

@@ -65,7 +65,8 @@ def balance(source: Source, seed: int) -> Balanced:
     order = np.random.default_rng([seed, 1]).permutation(len(source.labels))
     order = order[np.argsort(source.labels[order], kind="stable")]  # by identity, in random order within
     starts = np.cumsum(counts) - counts
-    picks, labels, changes, names, table = [], [], [], [], []
+    names: list[str] = []
+    picks, labels, changes, table = [], [], [], []
     for rule, above in zip(RULES, (np.inf, *(rule.above for rule in RULES)), strict=False):
         identities = np.flatnonzero((counts > rule.above) & (counts <= above))
         before, after = int(counts[identities].sum()), 0

@@ -121,7 +121,8 @@ def _as_bytes(image: bytes | BadRecord) -> bytes:
 
 
 def _describe_encodings(images: list[bytes | BadRecord], places: list[str]) -> str:
-    kinds, sizes, bad = Counter(), [], []
+    kinds: Counter[str] = Counter()
+    sizes, bad = [], []
     for image, place in zip(images, places, strict=True):
         try:
             if isinstance(image, BadRecord):

@@ -30,7 +30,7 @@ class BinPhotos:
     """The distinct images of a verification set, in the order in which they first appear."""
 
     def __init__(self, path: Path):
-        first_record = {}
+        first_record: dict[bytes, int] = {}
         for record, image in enumerate(load_bin(path).images):
             first_record.setdefault(image, record)
         self.name, self._images, self._records = path.name, list(first_record), list(first_record.values())

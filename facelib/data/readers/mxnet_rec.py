@@ -138,7 +138,8 @@ class RecordFile:
     """
 
     def __init__(self, path: Path, skip_bad: bool = False):
-        self.path, self.skip_bad, self.bad = Path(path), skip_bad, {}
+        self.path, self.skip_bad = Path(path), skip_bad
+        self.bad: dict[int, str] = {}
         self._map = map_file(self.path)
         if self._map[:4] != _MAGIC_BYTES:
             raise FaceError(

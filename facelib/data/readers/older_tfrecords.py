@@ -83,7 +83,9 @@ def _scan_file(file: Path, layout: Layout | None, bad: list[str] | None):
 
 def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
     """Joins (file number, offsets, lengths, stored labels) to one index. A file above 4 GiB becomes several shards."""
-    first_bytes, file_of_shard, rows = [], [], []
+    first_bytes: list[int] = []
+    file_of_shard: list[int] = []
+    rows = []
     for file, offsets, lengths, labels in columns:
         order = np.argsort(offsets, kind="stable")
         offsets, lengths, labels = offsets[order], lengths[order], labels[order]

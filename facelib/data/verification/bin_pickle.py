@@ -46,8 +46,8 @@ def _check_opcodes(data: bytes) -> None:
         if opcode.name not in OPCODES:
             raise RefusedPickleError(f"opcode {opcode.name}")
         # The C unpickler sizes its memo by the index it is told: honest writers number objects in order.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
-            raise RefusedPickleError(f"memo index {int(argument)}")
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument is None or int(argument) > count):
+            raise RefusedPickleError(f"memo index {argument}")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -189,7 +189,7 @@ def _materialise(value: object) -> object:
     """Turns arrays into their content in the two levels a .bin has: a pair of lists."""
     if not isinstance(value, list | tuple) or len(value) != 2:
         return value
-    made = {}  # by identity: content that the pickle names many times is made once
+    made: dict[int, object] = {}  # by identity: content that the pickle names many times is made once
     return [_list(part, made) if isinstance(part, list | tuple) else _leaf(part, made) for part in value]
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +64,7 @@ def stream_faces(faces: IjbFaces, folder: Path, chunk: int, threads: int) -> Ite
 
     starts = range(0, len(faces.images), chunk)
     with ThreadPoolExecutor(threads) as pool:
-        jobs = []
+        jobs: list[Future[np.ndarray]] = []
         for start in starts:
             ahead, jobs = jobs, [pool.submit(read, i) for i in range(start, min(start + chunk, len(faces.images)))]
             if ahead:
@@ -90,10 +90,10 @@ def embed_faces(
         FaceError: what `stream_faces` refuses, or an embedding that is not finite or zero, named by image.
     """
     embed = getattr(embedder, "raw", embedder)
-    num_images, rows, done, seconds, norm_sum = len(faces.images), None, 0, 0.0, 0.0
+    num_images, rows, done, seconds, norm_sum = len(faces.images), np.empty((0, 0), np.float32), 0, 0.0, 0.0
     with tqdm(total=num_images, unit="img", disable=None if progress else True, leave=False) as bar:
         for images in stream_faces(faces, folder, CHUNK_IMAGES, threads):
-            if rows is None:
+            if not done:
                 rows = np.empty((num_images, embed(images[:1]).shape[1]), np.float32)  # compiles, outside the clock
             started = time.perf_counter()
             found = np.asarray(embed(images), np.float32)

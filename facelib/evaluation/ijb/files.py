@@ -162,7 +162,8 @@ def read_pairs(path: Path, template_ids: np.ndarray) -> tuple[np.ndarray, np.nda
     Raises:
         FaceError: lines of another form, or with a template that is not in `template_ids`. Names every such line.
     """
-    tables, bad, num_lines, sample = [], [], 0, b""
+    bad: list[int] = []
+    tables, num_lines, sample = [], 0, b""
     for chunk in _chunks(path):
         fits = np.ones(chunk.count(b"\n"), bool)
         if not _PAIR_LINES.fullmatch(chunk):
@@ -220,7 +221,8 @@ def find_templates(ids: np.ndarray, template_ids: np.ndarray) -> np.ndarray:
 
 def _read_lines(path: Path, rule: str, split: Callable, take: Callable, has_header: bool = False) -> None:
     """Gives the fields of every line to `take`, which raises ValueError or KeyError for what is against `rule`."""
-    bad, sample = [], ""
+    bad: list[int] = []
+    sample = ""
     with open(require_file(path, "meta file"), encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if number == 1 and has_header and not line.split(",")[0].strip().isdecimal():

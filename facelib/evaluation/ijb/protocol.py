@@ -218,7 +218,8 @@ def mean_of(found: Sequence[Identification]) -> dict[str, Any]:
 
 
 def _mean(rates: list[float | None]) -> float | None:
-    return None if None in rates else sum(rates) / len(rates)
+    measured = [rate for rate in rates if rate is not None]
+    return sum(measured) / len(rates) if len(measured) == len(rates) else None
 
 
 def _lengths(sums: np.ndarray, template_ids: np.ndarray) -> np.ndarray:

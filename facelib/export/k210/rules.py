@@ -92,7 +92,8 @@ def check_ops(ops: list[Op]) -> Lint:
         return lint  # the other rules are for float models
     made_by = {op.output.index: op for op in ops}
     raw = {ops[0].inputs[0].index} if ops else set()  # tensor numbers: the pixels, shifted and scaled
-    kpu_ops, cpu_ops = [], []
+    kpu_ops: list[Op] = []
+    cpu_ops: list[Op] = []
     for op in ops:
         if op.kind in CONVOLUTIONS:
             computed_by = kpu_ops if _check_convolution(op, made_by, lint) else cpu_ops
@@ -155,8 +156,9 @@ def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
 
 def _padding(op: Op, padded_by: Op | None, size, kernel, stride) -> list[tuple[int, int]]:
     """[(above, below), (left, right)] of a convolution, or of the PAD operation before it."""
-    if padded_by is not None:
-        return [(int(before), int(after)) for before, after in padded_by.inputs[1].data[1:3]]
+    padding = padded_by.inputs[1].data if padded_by is not None else None
+    if padding is not None:
+        return [(int(before), int(after)) for before, after in padding[1:3]]
     if op.options["padding"] == VALID:
         return [(0, 0), (0, 0)]
     totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]

@@ -99,22 +99,20 @@ def read_embeddings(folder: Path, num_faces: int, embedding_size: int = 0) -> tu
         FaceError: a result is missing, there twice, of no face or of the wrong size; names it.
     """
     files = _index(folder, num_faces)
-    plain, flipped = ([files.get(stem_of(i, flip)) for i in range(num_faces)] for flip in (False, True))
-    _refuse_gaps(folder, plain, False)
-    if not any(flipped):
-        flipped = None
-    else:
-        _refuse_gaps(folder, flipped, True)
-    rows = [_read(file) for file in plain + (flipped or [])]
+    plain = _of_all_faces(folder, files, num_faces, False)
+    is_flipped = any(stem_of(i, True) in files for i in range(num_faces))
+    flipped = _of_all_faces(folder, files, num_faces, True) if is_flipped else []
+    rows = [_read(file) for file in plain + flipped]
     size = embedding_size or _deduce_size(rows[0], plain[0])
-    values = np.stack([_as_floats(row, size, file) for row, file in zip(rows, plain + (flipped or []), strict=True)])
+    values = np.stack([_as_floats(row, size, file) for row, file in zip(rows, plain + flipped, strict=True)])
     return values[:num_faces], values[num_faces:] if flipped else None
 
 
 def _index(folder: Path, num_faces: int) -> dict[str, Path]:
     """{stem: file} of the results in `folder`."""
     found: dict[str, Path] = {}
-    outputs, doubles, strangers = Counter(), [], []
+    outputs: Counter[str] = Counter()
+    doubles, strangers = [], []
     for file in sorted(folder.iterdir()):
         match = _OUTPUT.fullmatch(file.name)
         if match is None:
@@ -143,13 +141,16 @@ def _index(folder: Path, num_faces: int) -> dict[str, Path]:
     return found
 
 
-def _refuse_gaps(folder: Path, files: Sequence[Path | None], is_flipped: bool) -> None:
-    missing = [f"{stem_of(i, is_flipped)}_output_*" for i, file in enumerate(files) if file is None]
+def _of_all_faces(folder: Path, files: dict[str, Path], num_faces: int, is_flipped: bool) -> list[Path]:
+    """The result of each face, in order; `files` are those that are there."""
+    stems = [stem_of(i, is_flipped) for i in range(num_faces)]
+    missing = [f"{stem}_output_*" for stem in stems if stem not in files]
     if missing:
         raise FaceError(
-            f"Every face has a result. In '{folder}' {len(missing):,} of {len(files):,} are missing: "
+            f"Every face has a result. In '{folder}' {len(missing):,} of {num_faces:,} are missing: "
             f"{_named(missing)}. msame continues after a failed execution: look for [ERROR] in {LOG_NAME}."
         )
+    return [files[stem] for stem in stems]
 
 
 def _named(names: Sequence[str]) -> str:

@@ -60,6 +60,8 @@ def graph_to_tflite(graph, io: Io, shape: tuple[int, ...], options: TfliteOption
     if has_fake_quant(graph):
         graph = without_fake_quant(graph, node_of(io.output), options.keep_float) if options.keep_float else graph
         return _with_edges(_run(_converter(graph, io, shape, "int8"), "int8"), options.edges)
+    if options.crops is None:
+        raise ValueError("int8 without fake quantisation measures the ranges on `crops`. Received: crops=None")
     graph = split_global_depthwise(graph, node_of(io.output), _values_on(options.crops, graph, io))
     converter = _converter(graph, io, shape, "int8")
     converter.representative_dataset = calibration_steps(options.crops, io)
@@ -189,7 +191,7 @@ def restore_depthwise(dynamic: bytes, full: bytes) -> bytes:
         code = model.operatorCodes[operator.opcodeIndex].builtinCode
         kernel = graph.tensors[operator.inputs[1]] if code == schema.BuiltinOperator.DEPTHWISE_CONV_2D else None
         original = float_tensors.get(kernel.name) if kernel is not None else None
-        if original is None or kernel.type != schema.TensorType.INT8:
+        if kernel is None or original is None or kernel.type != schema.TensorType.INT8:
             continue
         kernel.type, kernel.quantization = schema.TensorType.FLOAT32, None
         model.buffers[kernel.buffer].data = source.buffers[original.buffer].data

@@ -49,7 +49,8 @@ def layer_errors(full: bytes, quantised: bytes, pixels: np.ndarray) -> list[Laye
         int8_net.run(face[None])
         float_net.run(face[None])
         row[:] = [_cosine(int8_net.value(op.output), float_net.value(other)) for op, other in pairs]
-    known, errors = {}, []  # known: {tensor number: cosine}
+    known: dict[int, float] = {}  # {tensor number: cosine}
+    errors = []
     for (op, _), cosine in zip(pairs, cosines.mean(0).tolist(), strict=True):
         before = min((known[tensor.index] for tensor in op.inputs if tensor.index in known), default=1.0)
         known[op.output.index] = cosine

@@ -56,7 +56,9 @@ def _multiply_input(step: Step, factor: np.ndarray) -> None:
 
 def is_paired(steps: list[Step]) -> bool:
     """Whether the second step is a 3x3 convolution in groups of two channels, as in InsightFace's mbf."""
-    return len(steps) > 2 and steps[1].groups > 1 and steps[1].kernel.shape[:2] == (2 * steps[1].groups, 2)
+    if len(steps) < 3 or steps[1].kernel is None:
+        return False
+    return steps[1].groups > 1 and steps[1].kernel.shape[:2] == (2 * steps[1].groups, 2)
 
 
 def pair_channels(steps: list[Step]) -> None:
@@ -67,10 +69,11 @@ def pair_channels(steps: list[Step]) -> None:
     becomes two depthwise kernels: one for the channel itself, and `pair` for the other channel of its group.
     """
     first, second = steps[:2]
+    if second.kernel is None:
+        raise ValueError(f"pair_channels takes steps that is_paired accepts. Received: {second.describe()}")
     order = np.arange(first.channels).reshape(-1, 2).T.reshape(-1)  # channel here -> channel in InsightFace's net
     for step in (first, second):
-        step.kernel = step.kernel[order]
-        for name in ("scale", "mean", "beta", "variance", "slope"):
+        for name in ("kernel", "scale", "mean", "beta", "variance", "slope"):
             value = getattr(step, name)
             if isinstance(value, np.ndarray):
                 setattr(step, name, value[order])

@@ -158,7 +158,7 @@ def _find_difference(step: Step, place: Place) -> str:
 def _copy_one(step: Step, place: Place) -> None:
     axes = (2, 3, 0, 1) if step.is_depthwise else (2, 3, 1, 0)  # to Keras's [kh, kw, in, out] or [kh, kw, in, 1]
     for layer, kernel in ((place.conv, step.kernel), (place.pair, step.pair)):
-        if layer is not None:
+        if layer is not None and kernel is not None:
             layer.kernel.assign(np.ascontiguousarray(kernel.transpose(axes)))
     norm = place.norm
     # Without the variance from the exporter the divisor is 1.
@@ -167,10 +167,10 @@ def _copy_one(step: Step, place: Place) -> None:
     norm.moving_mean.assign(step.mean)
     norm.gamma.assign(step.scale * np.sqrt(variance.astype(np.float64) + norm.epsilon))
     norm.beta.assign(step.beta)
-    if step.activation == "relu":
-        place.activation.max_value = (
-            step.max_value
-        )  # some models mix ReLU and ReLU6; the configuration of the layer keeps it
+    if place.activation is None:
+        return
+    if step.activation == "relu":  # some models mix ReLU and ReLU6; the configuration of the layer keeps it
+        place.activation.max_value = step.max_value
     elif step.activation == "leaky_relu":
         place.activation.negative_slope = step.slope
     elif step.activation == "prelu":
