@@ -24,7 +24,7 @@ class LossMeter:
         sums: float64 [3], over the images whose losses have been fetched: number, sum of losses, sum of accuracies.
     """
 
-    def __init__(self, records):
+    def __init__(self, records) -> None:
         self.records, self.sums = records, np.zeros(3)
         self._pending: list[tuple] = []
         self._last = (0, np.zeros(0, np.uint32))  # step and records of the last loss that was fetched

@@ -31,7 +31,7 @@ class StopRequests:
         now: name of the first signal, or None.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now: str | None = None
         self._after_epoch = False
         self._typed = b""  # the line that is not complete yet
