@@ -4,7 +4,7 @@
     python align_faces.py PHOTOS OUT --face largest    for photos in which the person is not in the middle
 
 BlazeFace finds a face, and a face mesh gives its five landmarks; the face is rotated, scaled and shifted onto ArcFace's
-template. Crops are JPEGs of quality 95 with the names of the photos. The same command again makes the missing crops.
+template. Crops are JPEGs of quality 95 with the names of the photos. Run it again to make missing crops.
 Photos that cannot be read or show no face are listed in OUT/skipped.csv.
 """
 

@@ -1,4 +1,4 @@
-"""Train an embedder: recipe + data -> RUN/embedder.h5. The same command again resumes.
+"""Train an embedder: recipe + data -> RUN/embedder.h5. Run it again to resume.
 
 python train.py                                            on synthetic faces that it creates, in a few minutes
 python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --out runs/small

@@ -177,7 +177,7 @@ class Workers:
                 raise
             raise FaceError(
                 f"A training needs all its workers. Worker {self.rank} has lost another worker ({_reason(error)}). See "
-                f"the output of that worker. The same command again continues from the last checkpoint."
+                f"the output of that worker. Run the same command again to continue from the last checkpoint."
             ) from error
 
     def close(self) -> None:

@@ -321,7 +321,9 @@ def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"An .idx has lines of 'key TAB offset', both integers. This one has other lines. {hint}"
         ) from error
     if len(values) % 2 or text.count(b"\n") + (not text.endswith(b"\n")) != len(values) // 2:
-        raise FaceError(f"An .idx has two integers a line. This one has {len(values)} in all: it is cut short. {hint}")
+        raise FaceError(
+            f"An .idx has two integers per line. This one has {len(values)} in all: it is cut short. {hint}"
+        )
     keys, offsets = values[0::2], values[1::2]
     order = np.argsort(keys, kind="stable")
     keys, offsets = keys[order], offsets[order]

@@ -77,7 +77,7 @@ def write_bin(path: Path, images: Sequence[bytes], is_same: Sequence[bool] | np.
     """Writes a verification set atomically, as `bytes` and bools: older tools read it too."""
     if len(images) != 2 * len(is_same) or len(is_same) == 0:
         raise FaceError(
-            f"A verification set has two images a pair and at least one pair. "
+            f"A verification set has two images per pair and at least one pair. "
             f"Received: {len(images)} images, {len(is_same)} pairs."
         )
     content = ([bytes(image) for image in images], [bool(value) for value in is_same])
@@ -170,7 +170,7 @@ def _split_content(content: object, path: Path) -> tuple[list[bytes], np.ndarray
         raise FaceError(f"'{path}' has no images. {MAKE_HINT}")
     if len(images) % 2 or len(images) != 2 * len(truth):
         raise FaceError(
-            f"A verification set has two images a pair. '{path}' has {len(images)} images for {len(truth)} pairs. "
+            f"A verification set has two images per pair. '{path}' has {len(images)} images for {len(truth)} pairs. "
             f"Copy it again. {MAKE_HINT}"
         )
     for i, image in enumerate(images):
