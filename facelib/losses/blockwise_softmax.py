@@ -82,7 +82,8 @@ class _Blocks:
             by_target: float32 [B, D], added to the gradient of the target centre of each row.
         """
         weights = tf.exp(self.log_sums - self.log_sum) * weight
-        all_by_x, all_by_centres = [], []
+        all_by_x: list[tf.Tensor] = []
+        all_by_centres: list[tf.Tensor] = []
         for block, share in zip(self.blocks, tf.unstack(weights), strict=True):
             with tf.control_dependencies(all_by_centres[-2:-1]):
                 by_x, by_centres = block.gradient(self.x, share, self.scale, by_target)

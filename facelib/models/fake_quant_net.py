@@ -22,7 +22,7 @@ from facelib.models.fake_quant import (
 )
 from facelib.models.layers import FusedBatchNorm, PixelScale, PReLU
 
-_ROUNDED = {
+_ROUNDED: dict[type[keras.Layer], type[keras.Layer]] = {
     keras.layers.Conv2D: FakeQuantConv2D,
     keras.layers.DepthwiseConv2D: FakeQuantDepthwiseConv2D,
     keras.layers.Dense: FakeQuantDense,

@@ -75,7 +75,7 @@ class FusedBatchNorm(keras.layers.Layer):
     def call(self, x, training=False):
         use_batch = bool(training) and self.trainable
         if use_batch and self.workers:
-            return self._over_workers(x)
+            return self._over_workers(x, self.workers)
         stats = {} if use_batch else {"mean": _tensor(self.moving_mean), "variance": _tensor(self.moving_variance)}
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             x, _tensor(self.gamma), _tensor(self.beta), epsilon=self.epsilon, is_training=use_batch, **stats
@@ -84,7 +84,7 @@ class FusedBatchNorm(keras.layers.Layer):
             self._follow(mean, variance)
         return y
 
-    def _over_workers(self, x):
+    def _over_workers(self, x, workers):
         """As the fused operation in training, with mean and variance over the images of all workers.
 
         The sums go axis by axis, because many short float32 sums are more exact than one of N H W terms. On a CPU
@@ -93,7 +93,7 @@ class FusedBatchNorm(keras.layers.Layer):
         wide, size = tf.cast(x, tf.float32), x.shape[-1]
         count = tf.cast(tf.size(wide) // size, tf.float32)
         sums = [count[None], *(_sum_by_channel(value) for value in (wide, tf.square(wide)))]
-        sums = self.workers.sum(tf.concat(sums, 0), adds_gradients=True)
+        sums = workers.sum(tf.concat(sums, 0), adds_gradients=True)
         count, mean = sums[0], sums[1 : size + 1] / sums[0]
         variance = tf.maximum(sums[size + 1 :] / count - tf.square(mean), 0.0)
         self._follow(tf.stop_gradient(mean), tf.stop_gradient(variance) * count / tf.maximum(count - 1.0, 1.0))

@@ -335,7 +335,7 @@ def test_more_workers_than_a_batch_can_feed_are_refused(data_dir):
         lambda: open_data(data_dir, 5000).balanced(2).shard(0, 121),  # 60 identities, 2 images each
         lambda: open_data(data_dir, 5000).shard(0, 121).balanced(2),
     ):
-        with pytest.raises(FaceError, match="at least two images of each worker"):
+        with pytest.raises(FaceError, match="at least two images for each worker"):
             refused()
     with pytest.raises(ValueError, match="rank=2, count=2"):
         data.shard(2, 2)

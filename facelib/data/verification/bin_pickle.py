@@ -112,7 +112,8 @@ class _Array:
     __slots__ = ("dtype", "raw")
 
     def __init__(self):
-        self.dtype, self.raw = None, b""
+        self.dtype: _Dtype | None = None
+        self.raw: bytes | bytearray = b""
 
     def __setstate__(self, state):
         if not isinstance(state, tuple) or len(state) not in (4, 5):

@@ -6,6 +6,7 @@ Operators: ONNX opset 17 (onnx/onnx, docs/Operators.md).
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class _Builder:
         names: {TensorFlow node: ONNX value}.
     """
 
-    graph: object
+    graph: Any  # TensorFlow has no types
     source: str
     size: tuple[int, int]
     prelu_nodes: bool
@@ -77,7 +78,7 @@ class _Builder:
     def __post_init__(self):
         self.by_name = {node.name: node for node in self.graph.node}
         self.constants = constants_of(self.graph)
-        self.uses = {}
+        self.uses: dict[str, int] = {}
         for node in self.graph.node:
             for reference in node.input:
                 self.uses[node_of(reference)] = self.uses.get(node_of(reference), 0) + 1
