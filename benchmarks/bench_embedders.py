@@ -30,13 +30,13 @@ from benchmarks.machine import busy_share, machine, peak_memory, read_cpu
 from facelib.cli import run_cli
 from facelib.errors import FaceError
 from facelib.evaluation.results import read_report, report_path
+from facelib.evaluation.text_table import format_markdown_table
 from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import require_file, sha256_of, write_bytes
 from facelib.model_input import Io
 from facelib.reports.artefact_table import format_percent
 from facelib.reports.read_run import distinct_names
 from facelib.sidecar import check_sidecar, package_versions
-from facelib.text_table import format_markdown_table
 
 SINGLES, BATCH = 10, 64  # faces one by one, and faces at once, in every round
 FAR = "0.001"

@@ -10,9 +10,9 @@ import numpy as np
 
 from facelib.evaluation.metrics import OperatingPoint
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
+from facelib.evaluation.text_table import format_text_table
 from facelib.files import read_json, write_json
 from facelib.json_schema import check_json
-from facelib.text_table import format_text_table
 
 SCHEMA = Path(__file__).with_name("report.schema.json")  # of report files; docs/report.md is made from it
 HISTOGRAM_EDGES = np.linspace(0.0, 4.0, 81)  # squared L2 of unit vectors, steps of 0.05

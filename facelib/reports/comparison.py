@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facelib.errors import FaceError
+from facelib.evaluation.text_table import format_text_table
 from facelib.files import read_json
 from facelib.reports.artefact_table import (
     ResultGroup,
@@ -22,7 +23,6 @@ from facelib.reports.html_tables import artefact_table
 from facelib.reports.read_run import Artefact, Run, distinct_names, flatten, read_run
 from facelib.reports.training_plots import training_figures
 from facelib.reports.verification_plots import verification_figures
-from facelib.text_table import format_text_table
 
 EMBEDDER = "embedder.h5"
 _SEPARATOR = " · "

@@ -10,6 +10,7 @@ from pathlib import Path
 from facelib.errors import FaceError
 from facelib.evaluation.gate import compare, is_whole_test
 from facelib.evaluation.results import read_report, report_path
+from facelib.evaluation.text_table import format_markdown_table
 from facelib.files import sha256_of
 from facelib.reports.artefact_table import (
     Row,
@@ -21,7 +22,6 @@ from facelib.reports.artefact_table import (
 )
 from facelib.reports.read_run import read_artefacts
 from facelib.sidecar import check_sidecar, read_sidecar
-from facelib.text_table import format_markdown_table
 
 
 @dataclass(frozen=True)
