@@ -28,7 +28,7 @@ class Io:
     Attributes:
         input: name of the input tensor.
         output: name of the output tensor.
-        dtype: type of the input, 'float32' | 'uint8'.
+        dtype: type of the input, 'float32' | 'uint8' | 'int8'.
         layout: order of the axes, 'nhwc' | 'nchw'.
         colour: order of the channels, 'rgb' | 'bgr'.
         pixels: scaling of pixels before the input, a key of `PIXEL_SCALINGS`.
