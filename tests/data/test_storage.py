@@ -62,8 +62,9 @@ def test_the_fingerprint_is_that_of_the_local_directory(made, stored):
     assert open_records(stored).fingerprint == open_records(made).fingerprint
 
 
-def test_many_threads_read_what_one_reads(stored):
-    records = open_records(stored)
+def test_many_threads_read_what_one_reads(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    records = open_records(StoredPath(f"file://{made}"))  # threads share the position of a file of memory://
     expected = [records.read(i) for i in range(30)]
     order = np.random.default_rng(0).integers(0, 30, 400).tolist()
     with ThreadPoolExecutor(8) as executor:
@@ -118,7 +119,9 @@ def test_a_directory_that_is_still_being_written_opens_when_it_is_whole(stored, 
     assert len(open_records(stored)) == 12
 
 
-def test_threads_that_open_at_once_do_not_disturb_each_other(stored):
+def test_threads_that_open_at_once_do_not_disturb_each_other(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stored = StoredPath(f"file://{made}")
     with ThreadPoolExecutor(8) as executor:
         assert list(executor.map(lambda _: len(open_records(stored)), range(24))) == [30] * 24
 
