@@ -1,8 +1,9 @@
 """Training batches: an exact shuffle of all records, decoding in threads, and resuming at any step.
 
 Each epoch visits every record exactly once, in an order that is a function of (seed, epoch) alone. The order is a
-permutation of all records, not a shuffle buffer, because face data lie identity by identity. So step k of epoch e can
-be computed: a run resumes there at once and sees the batches that it would have seen without the interruption.
+permutation of all records. A shuffle buffer would not do, because face data are stored one identity after another. So
+step k of epoch e can be computed: a run resumes there at once and sees the batches that it would have seen without the
+interruption.
 """
 
 import copy

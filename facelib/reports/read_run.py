@@ -135,8 +135,8 @@ def read_run(path: Path) -> Run:
     artefacts, ijb = _read_reports(path)
     if log.is_empty and not (artefacts or ijb):
         raise FaceError(
-            f"A run directory has a metrics.jsonl or a *{REPORT_SUFFIX}. '{path}' has neither: "
-            f"name the --out of train.py."
+            f"A run directory has a metrics.jsonl or a *{REPORT_SUFFIX}. '{path}' has neither. "
+            "Give the folder that was the --out of train.py."
         )
     return Run(path, _read_toml(path / "config.toml"), _read_provenance(path), log, artefacts, ijb)
 
@@ -268,6 +268,7 @@ def require_training_log(run: Path) -> TrainingLog:
     log = read_training_log(path)
     if log.is_empty:
         raise FaceError(
-            f"A run directory has a metrics.jsonl with steps. '{path}' has none: name the --out of train.py."
+            f"A run directory has a metrics.jsonl that lists the steps. '{path}' is missing or lists none. "
+            "Give the folder that was the --out of train.py."
         )
     return log

@@ -76,7 +76,7 @@ def test_unfinished_older_and_killed_runs_are_plotted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, message", [(None, "has none: name the --out"), ("", "has none"), ("x\n{}\n", "line 1 is not")]
+    "text, message", [(None, "lists none. Give the folder"), ("", "lists none"), ("x\n{}\n", "line 1 is not")]
 )
 def test_a_folder_without_a_history_is_named(tmp_path, text, message):
     if text is not None:
