@@ -213,7 +213,11 @@ def test_the_chunks_do_not_show(mini, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "flags, words",
-    [(["--far", "0"], "rate above 0"), (["--threads", "0"], "at least one thread"), (["--meta", "nope"], "no folder")],
+    [
+        (["--far", "0"], "rate above 0"),
+        (["--threads", "0"], "at least one thread"),
+        (["--meta", "nope"], "which is not a folder"),
+    ],
 )
 def test_flags_that_make_no_sense_are_refused(mini, flags, words):
     with pytest.raises(FaceError, match=words):
