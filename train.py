@@ -21,8 +21,7 @@ from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
-from facelib.distributed.find_cluster import find_cluster
-from facelib.distributed.rendezvous import JOIN_SECONDS
+from facelib.distributed.cluster import JOIN_SECONDS, find_cluster
 from facelib.errors import FaceError
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file
@@ -63,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from backbones import build_backbone
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
-    from facelib.distributed.workers import open_workers
-    from facelib.training.tensorboard import ProfileSteps
+    from facelib.distributed.rendezvous import open_workers
+    from facelib.training.progress import ProfileSteps
     from facelib.training.trainer import Trainer
 
     workers = open_workers(cluster, args.join_seconds)

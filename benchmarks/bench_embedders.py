@@ -29,8 +29,7 @@ from benchmarks.extra_runtimes import EXTRA
 from benchmarks.machine import busy_share, machine, peak_memory, read_cpu
 from facelib.cli import run_cli
 from facelib.errors import FaceError
-from facelib.evaluation.results import read_report, report_path
-from facelib.evaluation.text_table import format_markdown_table
+from facelib.evaluation.results import format_markdown_table, read_report, report_path
 from facelib.figure_style import begin, finish, label, legend_below, styles
 from facelib.files import require_file, sha256_of, write_bytes
 from facelib.model_input import Io

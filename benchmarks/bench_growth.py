@@ -132,13 +132,13 @@ def output_of(command: list[str]) -> str:
 
 def work(args: argparse.Namespace) -> int:
     """Runs the steps of one worker; worker 0 prints the results of all."""
-    from facelib.distributed.find_cluster import find_cluster
+    from facelib.distributed.cluster import find_cluster
 
     be_the_first_to_go()
     job, cluster = json.loads(args.worker), find_cluster()
     recipe = head_recipe(args.size, args.batch, job["rate"])
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
-    from facelib.distributed.workers import open_workers
+    from facelib.distributed.rendezvous import open_workers
 
     workers = open_workers(cluster, JOIN_SECONDS)
     with workers.naming_losses():

@@ -108,9 +108,9 @@ def make_step(network):
     """The trainer's own step of an ArcFace stage."""
     from face_loss_k import make_head
     from facelib.training import step
-    from facelib.training.gradient_update import Updater, last_layers
     from facelib.training.optimizers import make_optimizer
     from facelib.training.step import Objective
+    from facelib.training.weight_update import Updater, last_layers
 
     head = make_head("arcface", CLASSES)
     head.build((None, 128), (None,))

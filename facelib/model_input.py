@@ -1,4 +1,4 @@
-"""What a model takes as input (names, size, layout, colour order, pixel scaling), and faces in that form."""
+"""What a model takes as input: names, size, layout, colour order, pixel scaling, and where an aligned face lies."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,11 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.json_schema import check_json
+
+# Landmarks of the 112x112 crop, pixels (x, y): left eye, right eye, nose, left and right mouth corner.
+# Source: InsightFace, python-package/insightface/utils/face_align.py.
+TEMPLATE_112 = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
+
 
 # How pixels 0..255 are scaled before the input: (x - mean) / std, one number or three (RGB).
 _Scaling = float | tuple[float, float, float]  # of all channels, or of each

@@ -15,10 +15,9 @@ import numpy as np
 
 from facelib import __version__
 from facelib.errors import FaceError
-from facelib.face_template import TEMPLATE_112
 from facelib.files import read_json, require_file, sha256_of, write_json
 from facelib.json_schema import check_json
-from facelib.model_input import SIDECAR_SCHEMA, Io
+from facelib.model_input import SIDECAR_SCHEMA, TEMPLATE_112, Io
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "onnx", "onnxruntime")
 

@@ -20,12 +20,12 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from facelib.alignment.detector_net import FACE_BOXES, FACE_POINTS, WEIGHTS
+from facelib.alignment.face_boxes import FACE_BOXES, FACE_POINTS, WEIGHTS
 from facelib.cli import run_cli, script_parser
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
-from facelib.face_template import TEMPLATE_112
 from facelib.files import require_file, working_folder, write_bytes, write_json
+from facelib.model_input import TEMPLATE_112
 from facelib.recognition.decision import Decision, decide_by
 from facelib.runtimes.tflite import Lite
 from facelib.sidecar import Sidecar, check_sidecar

@@ -11,7 +11,7 @@ import numpy as np
 
 from facelib.alignment.detect import Face
 from facelib.alignment.similarity import cut_square
-from facelib.face_template import TEMPLATE_112
+from facelib.model_input import TEMPLATE_112
 
 FACE_RULES = ("largest", "central")
 TEMPLATE_SIZE = 112  # pixels; the template scales with the crop

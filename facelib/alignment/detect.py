@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelib.alignment.detector_net import FACE_POINTS, DetectorNet, probability
-from facelib.alignment.face_boxes import FaceSearch, distinct
+from facelib.alignment.face_boxes import FACE_POINTS, DetectorNet, FaceSearch, distinct, probability
 from facelib.alignment.similarity import apply_inverse, cut_square, similarity_transform
-from facelib.face_template import TEMPLATE_112
+from facelib.model_input import TEMPLATE_112
 
 SEARCH_SIDE = 1024  # pixels: in a photo with a longer side, the smallest face grows with the photo, to bound the time
 MIN_FACE = 20  # pixels: the smallest face in a photo of up to SEARCH_SIDE pixels

@@ -1,19 +1,27 @@
-"""The workers of one training (`Cluster`), and how TF_CONFIG writes them.
+"""The workers of one training (`Cluster`), found in TF_CONFIG or in Slurm's variables, or this process alone.
 
 There is one process per device. TF_CONFIG is TensorFlow's own form:
 {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}.
-find_cluster.py reads it; launch.py and `set_tf_config` write it.
+launch.py and `set_tf_config` write it.
+
+TensorFlow's SlurmClusterResolver is not used. It sorts hosts as text, node10 before node2, so its ranks can disagree
+with SLURM_PROCID; and it asks nvidia-smi for GPUs.
 """
 
+import itertools
 import json
 import os
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from facelib.errors import FaceError
 
 TF_CONFIG = "TF_CONFIG"
+JOIN_SECONDS = 300  # in which all workers join
+CONNECT_TIMEOUT = 5.0  # seconds; a host that is switched off does not refuse a connection, it does not answer
+MAX_HOSTS = 100_000  # a longer host list is a typing error, and would fill the memory
+FIRST_PORT, PORTS_A_JOB, NUM_BLOCKS = 10_000, 32, 700  # below 32768, from where Linux gives ports to connections
 
 
 @dataclass(frozen=True)
@@ -69,3 +77,222 @@ def shorten(text: str, most: int = 80) -> str:
     """A value as an error message shows it: on one line, cut after `most` characters."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def find_cluster(environ: Mapping[str, str] = os.environ) -> Cluster:
+    """The cluster that the environment variables describe. TF_CONFIG takes precedence over Slurm.
+
+    Raises:
+        FaceError: a variable that is set to something wrong.
+    """
+    if environ.get(TF_CONFIG, "").strip():
+        return _from_tf_config(environ[TF_CONFIG])
+    return from_slurm(environ) or Cluster()
+
+
+def _from_tf_config(text: str) -> Cluster:
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FaceError(
+            f"{TF_CONFIG} is JSON. Received: {shorten(text)} ({error.msg} at character {error.pos}). "
+            "Correct it, or unset it to train in one process."
+        ) from error
+    if config == {}:
+        return Cluster()
+    jobs, task = (_table(config, key) for key in ("cluster", "task"))
+    for job in jobs:
+        if job not in ("chief", "worker"):
+            raise FaceError(
+                f"There are no parameter servers: the jobs of {TF_CONFIG} are worker, and chief for the first worker. "
+                f"Received: '{job}'. Leave it out."
+            )
+    chiefs, workers = (_addresses(jobs, job) for job in ("chief", "worker"))
+    if len(chiefs) > 1:
+        raise FaceError(f"{TF_CONFIG} has at most one chief. Received: {len(chiefs)}. Make the others workers.")
+    addresses = (*chiefs, *workers)
+    if not addresses:
+        raise FaceError(
+            f"{TF_CONFIG} lists the workers. Received none. List them, or unset it to train in one process."
+        )
+    if len(set(addresses)) < len(addresses):
+        double = next(address for address in addresses if addresses.count(address) > 1)
+        raise FaceError(
+            f"No two workers share an address. Received: '{double}' twice in {TF_CONFIG}. Give each its own port."
+        )
+    return Cluster(_rank(task, chiefs, workers), addresses)
+
+
+def _table(config, key: str) -> dict:
+    value = config.get(key) if isinstance(config, dict) else None
+    if not isinstance(value, dict):
+        example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+        raise FaceError(
+            f"{TF_CONFIG} has the form {example}. Received: {key} = {shorten(json.dumps(value))}. "
+            "Correct it, or unset it to train in one process."
+        )
+    return value
+
+
+def _addresses(jobs: dict, job: str) -> list[str]:
+    addresses = jobs.get(job, [])
+    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+        raise FaceError(
+            f'The {job} of {TF_CONFIG} is a list such as ["host:port", ...]. '
+            f"Received: {shorten(json.dumps(addresses))}. Correct it."
+        )
+    for address in addresses:
+        split_address(address)
+    return addresses
+
+
+def _rank(task: dict, chiefs: list[str], workers: list[str]) -> int:
+    kind, index = task.get("type"), task.get("index")
+    if kind not in ("chief", "worker"):
+        raise FaceError(
+            f"The task of {TF_CONFIG} is of type worker, or chief for the first. "
+            f"Received: {shorten(json.dumps(kind))}. Start train.py only in the workers."
+        )
+    if isinstance(index, str) and index.isascii() and index.isdigit():
+        index = int(index)  # a shell's $INDEX is a string; TensorFlow accepts it too
+    same = chiefs if kind == "chief" else workers
+    if type(index) is not int or not 0 <= index < len(same):
+        received = "no index" if index is None else f"index {shorten(json.dumps(index))}"
+        allowed = f"0 to {len(same) - 1}" if same else f"none: there is no {kind}"
+        raise FaceError(
+            f"The index of a task in {TF_CONFIG} is its place in the list of {kind}s, here {allowed}. "
+            f"Received: {received}. Give each process its own index."
+        )
+    return index + (len(chiefs) if kind == "worker" else 0)
+
+
+def from_slurm(environ: Mapping[str, str]) -> Cluster | None:
+    """The cluster of a job step with several tasks; None outside one.
+
+    Raises:
+        FaceError: a variable that is missing or wrong.
+    """
+    # The variables of the step come first: in a step of 1 task in a job of 8, such as a shell, SLURM_NTASKS may be 8.
+    num_tasks_text = _first(environ, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+    if num_tasks_text in ("", "1") or "SLURM_PROCID" not in environ:
+        return None
+    num_tasks = _integer("SLURM_NTASKS", num_tasks_text)
+    host_list = _first(environ, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    task_list = _first(environ, "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
+    if "SLURM_STEP_NODELIST" not in environ and environ.get("ENVIRONMENT") == "BATCH":
+        # A batch script itself has SLURM_PROCID=0 and SLURM_NTASKS: nobody started the other tasks.
+        raise FaceError(
+            f"The {num_tasks} tasks of a Slurm job are started by srun. This one was started by the batch script "
+            "itself. Write: srun python train.py ... (or unset SLURM_NTASKS to train alone)."
+        )
+    if not host_list or not task_list:
+        missing = "SLURM_STEP_NODELIST" if not host_list else "SLURM_STEP_TASKS_PER_NODE"
+        raise FaceError(
+            f"{num_tasks} Slurm tasks find each other by {missing}. It is not set. Start the tasks with srun, or set "
+            f"{TF_CONFIG}."
+        )
+    hosts, counts = expand_hosts(host_list), expand_counts(task_list)
+    if len(hosts) != len(counts) or sum(counts) != num_tasks:
+        raise FaceError(
+            f"Slurm's lists agree: {num_tasks} tasks. Received: {len(hosts)} hosts, {sum(counts)} tasks on "
+            f"{len(counts)}. Start them with srun, without changing its variables, or set {TF_CONFIG}."
+        )
+    rank = _integer("SLURM_PROCID", environ["SLURM_PROCID"])
+    places = [(node, number) for node, count in enumerate(counts) for number in range(count)]
+    if rank >= num_tasks:
+        raise FaceError(
+            f"SLURM_PROCID is 0 to {num_tasks - 1}. Received: {rank}. Start the tasks with srun, or set {TF_CONFIG}."
+        )
+    for key, ours in zip(("SLURM_NODEID", "SLURM_LOCALID"), places[rank], strict=True):
+        if environ.get(key, str(ours)) != str(ours):
+            raise FaceError(
+                f"Slurm's tasks fill one node after the other. Task {rank} has {key}={environ[key]}, but by that order "
+                f"it is {ours}. Start the tasks with: srun --distribution=block ..."
+            )
+    base = _base_port(environ, max(counts))
+    return Cluster(rank, tuple(f"{hosts[node]}:{base + number}" for node, number in places))
+
+
+def _first(environ: Mapping[str, str], *keys: str) -> str:
+    """The first of these variables that is set and not empty, else ''."""
+    return next((environ[key] for key in keys if environ.get(key)), "")
+
+
+def _integer(key: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise FaceError(f"{key} is a whole number. Received: '{shorten(text)}'. Correct it, or set {TF_CONFIG}.")
+    return int(text)
+
+
+def _base_port(environ: Mapping[str, str], most_tasks: int) -> int:
+    """The port of the first task on a node: MOBILEARC_PORT, or one that differs between neighbouring jobs and steps."""
+    if environ.get("MOBILEARC_PORT"):
+        base = _integer("MOBILEARC_PORT", environ["MOBILEARC_PORT"])
+        if not 0 < base <= 65536 - most_tasks:
+            raise FaceError(
+                f"MOBILEARC_PORT is the first of {most_tasks} ports per node. Received: {base}. "
+                "Take one between 10000 and 30000."
+            )
+        return base
+    job = _integer("SLURM_JOB_ID", environ.get("SLURM_JOB_ID", "0"))
+    step = _integer("SLURM_STEP_ID", environ.get("SLURM_STEP_ID", "0"))
+    return FIRST_PORT + (job + 101 * step) % NUM_BLOCKS * PORTS_A_JOB
+
+
+def expand_hosts(text: str) -> list[str]:
+    """Expands a Slurm host list in its order: "node[01-03,7],gpu1" -> node01 node02 node03 node7 gpu1.
+
+    A range keeps the leading zeros of its first number. Several brackets in a name give every combination; the last
+    bracket changes fastest.
+
+    Raises:
+        FaceError: the text has another form.
+    """
+    hosts: list[str] = []
+    if not re.fullmatch(r"(?:[^\s\[\],]|\[[0-9,-]+\])+(?:,(?:[^\s\[\],]|\[[0-9,-]+\])+)*", text):
+        raise _bad_hosts(text)
+    for name in re.findall(r"(?:[^\[\],]|\[[^\]]*\])+", text):
+        parts = re.split(r"\[([^\]]*)\]", name)  # text and numbers alternate
+        choices = [_numbers(part, text) if i % 2 else [part] for i, part in enumerate(parts)]
+        hosts += map("".join, itertools.islice(itertools.product(*choices), MAX_HOSTS))
+        if len(hosts) >= MAX_HOSTS:
+            raise _bad_hosts(text)
+    return hosts
+
+
+def _numbers(ranges: str, text: str) -> list[str]:
+    numbers: list[str] = []
+    for item in ranges.split(","):
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", item)
+        if match is None:
+            raise _bad_hosts(text)
+        low, high = int(match[1]), int(match[2] or match[1])
+        if not low <= high < low + MAX_HOSTS:
+            raise _bad_hosts(text)
+        numbers += (str(number).zfill(len(match[1])) for number in range(low, high + 1))
+    return numbers
+
+
+def _bad_hosts(text: str) -> FaceError:
+    return FaceError(
+        f"Slurm lists hosts as in node[01-03,7],gpu1. Received: '{shorten(text)}'. Start the tasks with srun, or set "
+        f"{TF_CONFIG}."
+    )
+
+
+def expand_counts(text: str) -> list[int]:
+    """The number of tasks on each node: "2(x2),1" -> 2 2 1.
+
+    Raises:
+        FaceError: the text has another form.
+    """
+    counts: list[int] = []
+    for item in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,6})(?:\(x([0-9]{1,6})\))?", item)
+        if match is None or len(counts) + int(match[2] or 1) > MAX_HOSTS:
+            raise FaceError(
+                f"Slurm lists the tasks of nodes as in 2(x2),1. Received: '{shorten(text)}'. Start them with srun, or "
+                f"set {TF_CONFIG}."
+            )
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts

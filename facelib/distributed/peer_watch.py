@@ -13,8 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from facelib.distributed.cluster import Cluster, split_address
-from facelib.distributed.rendezvous import CONNECT_TIMEOUT
+from facelib.distributed.cluster import CONNECT_TIMEOUT, Cluster, split_address
 
 PATIENCE = 30  # seconds without an answer
 

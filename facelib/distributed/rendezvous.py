@@ -1,4 +1,4 @@
-"""The rendezvous of all workers before TensorFlow starts, and the check that a worker's port is free.
+"""The rendezvous of all workers before TensorFlow starts, and `open_workers`, which joins the cluster after it.
 
 Each worker calls every other one and sends its rank and a hash of the list of workers, so that another program at an
 address is not mistaken for a worker. A worker counts as present when it has answered our call and has called us. When
@@ -11,19 +11,21 @@ each other here first.
 import errno
 import faulthandler
 import hashlib
+import signal
 import socket
 import sys
 import threading
 import time
 from contextlib import suppress
 
-from facelib.distributed.cluster import Cluster, split_address
+import tensorflow as tf
+
+from facelib.distributed.cluster import CONNECT_TIMEOUT, JOIN_SECONDS, Cluster, set_tf_config, split_address
+from facelib.distributed.peer_watch import PeerWatch
+from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
 
-JOIN_SECONDS = 300
-
 WAITING_LINE_AFTER = 10  # seconds; then a line names the workers that are missing
-CONNECT_TIMEOUT = 5.0  # seconds; a host that is switched off does not refuse a connection, it does not answer
 _LONGEST = 100  # bytes of a greeting
 _OPENING = b"mobilearc worker "
 
@@ -212,3 +214,48 @@ def _listen(cluster: Cluster) -> socket.socket:
         return socket.create_server(("", port), family=family, dualstack_ipv6=is_dual, backlog=1024)
     except OSError as error:
         raise _port_error(cluster, error) from error
+
+
+def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
+    """Joins the cluster, and returns when all its workers are there. Call it before TensorFlow computes anything.
+
+    From then on a thread watches the other workers, and ends this process if one is gone (peer_watch.py).
+
+    Args:
+        cluster: all workers, from `find_cluster`.
+        join_seconds: how long to wait for them.
+
+    Raises:
+        FaceError: this worker's port is in use, or a worker does not join in time.
+    """
+    if cluster.count == 1:
+        return ONE_WORKER
+    check_port(cluster)
+    set_tf_config(cluster)
+    from tensorflow.python.eager import context  # the heartbeat timeout has no public name
+
+    # TensorFlow's 10 s are too short for a machine that swaps or compiles. PeerWatch finds a lost worker anyway.
+    context.context().configure_coordination_service(
+        "standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=int(1000 * join_seconds) + 60_000,
+        heartbeat_timeout_in_ms=60_000,
+        coordinated_jobs=_coordinated_jobs(cluster),
+    )
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with JoinWatch(cluster, join_seconds):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow installs a handler of its own, which ends nothing
+    hosts = [address.rpartition(":")[0] for address in cluster.addresses]
+    workers = Workers(cluster.rank, cluster.count, hosts.count(hosts[cluster.rank]))
+    workers.wait()
+    watch = PeerWatch(cluster)
+    watch.start()
+    workers.held = strategy, watch.stop  # without the strategy the cluster would close
+    return workers
+
+
+def _coordinated_jobs(cluster: Cluster) -> list:
+    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+
+    return [coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=cluster.count)]

@@ -16,16 +16,12 @@ it traces the function; a worker that traced again, for a batch of another size,
 """
 
 import hashlib
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
 
-from facelib.distributed.cluster import Cluster, set_tf_config
-from facelib.distributed.peer_watch import PeerWatch
-from facelib.distributed.rendezvous import JoinWatch, check_port
 from facelib.errors import FaceError
 
 _GROUP = 9001  # key of our collective operations; the strategy's own keys count from 1
@@ -44,8 +40,8 @@ class Workers:
     def __init__(self, rank: int = 0, count: int = 1, on_host: int = 1):
         self.rank, self.count, self.on_host = rank, count, on_host
         self.most = 0
-        # The strategy and the peer watch, which must live as long as the training.
-        self.held: tuple[tf.distribute.Strategy, PeerWatch] | None = None
+        # The strategy, which must live as long as the training, and what ends the peer watch; `open_workers` sets it.
+        self.held: tuple[tf.distribute.Strategy, Callable[[], None]] | None = None
         self._instance = 0
         self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([count], tf.float64)])
 
@@ -184,7 +180,7 @@ class Workers:
         """Waits for all workers and stops the peer watch. After it a worker may end."""
         if self.held:
             self.wait()
-            self.held[1].stop()
+            self.held[1]()
 
     def check_same(self, **parts: str) -> None:
         """Checks that a text, such as the recipe, is the same on all workers.
@@ -212,51 +208,6 @@ class Workers:
 
 
 ONE_WORKER = Workers()
-
-
-def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
-    """Joins the cluster, and returns when all its workers are there. Call it before TensorFlow computes anything.
-
-    From then on a thread watches the other workers, and ends this process if one is gone (peer_watch.py).
-
-    Args:
-        cluster: all workers, from `find_cluster`.
-        join_seconds: how long to wait for them.
-
-    Raises:
-        FaceError: this worker's port is in use, or a worker does not join in time.
-    """
-    if cluster.count == 1:
-        return ONE_WORKER
-    check_port(cluster)
-    set_tf_config(cluster)
-    from tensorflow.python.eager import context  # the heartbeat timeout has no public name
-
-    # TensorFlow's 10 s are too short for a machine that swaps or compiles. PeerWatch finds a lost worker anyway.
-    context.context().configure_coordination_service(
-        "standalone",
-        service_leader="/job:worker/replica:0/task:0",
-        cluster_register_timeout_in_ms=int(1000 * join_seconds) + 60_000,
-        heartbeat_timeout_in_ms=60_000,
-        coordinated_jobs=_coordinated_jobs(cluster),
-    )
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    with JoinWatch(cluster, join_seconds):
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow installs a handler of its own, which ends nothing
-    hosts = [address.rpartition(":")[0] for address in cluster.addresses]
-    workers = Workers(cluster.rank, cluster.count, hosts.count(hosts[cluster.rank]))
-    workers.wait()
-    watch = PeerWatch(cluster)
-    watch.start()
-    workers.held = strategy, watch  # without the strategy the cluster would close
-    return workers
-
-
-def _coordinated_jobs(cluster: Cluster) -> list:
-    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
-
-    return [coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=cluster.count)]
 
 
 def _reason(error: tf.errors.OpError) -> str:

@@ -1,7 +1,8 @@
-"""The results of a test: the printed table and the report file X.report.json, from the same numbers."""
+"""The results of a test: the printed table and the report file X.report.json, from the same numbers; text tables."""
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 
 from facelib.evaluation.metrics import OperatingPoint
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
-from facelib.evaluation.text_table import format_text_table
 from facelib.files import read_json, write_json
 from facelib.json_schema import check_json
 
@@ -267,3 +267,37 @@ def _group_lines(groups: dict[str, Any]) -> list[str]:
     if len(accuracies) > 1:
         lines.append(f"gap between groups: {100 * (max(accuracies) - min(accuracies)):.2f} points of ACC")
     return lines
+
+
+Rows = Sequence[Sequence[str]]
+
+
+def format_text_table(rows: Rows, num_left: int) -> str:
+    """Columns between bars, with a rule under the first row.
+
+    Args:
+        rows: cells as text, equally many in each row; the first row holds the heads.
+        num_left: how many leading columns are flush left; the others are flush right.
+    """
+    head, *body = (" | ".join(cells).rstrip() for cells in _aligned(rows, num_left))
+    return "\n".join([head, "-+-".join("-" * width for width in _widths(rows)), *body])
+
+
+def format_markdown_table(rows: Rows, num_left: int) -> str:
+    """The same table in Markdown, aligned so that it reads well as plain text too. Arguments as above."""
+    head, *body = ("| " + " | ".join(cells) + " |" for cells in _aligned(rows, num_left))
+    rules = ["-" * (width + 1) + ("-" if i < num_left else ":") for i, width in enumerate(_widths(rows))]
+    return "\n".join([head, "|" + "|".join(rules) + "|", *body])
+
+
+def _widths(rows: Rows) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _aligned(rows: Rows, num_left: int) -> Iterator[list[str]]:
+    widths = _widths(rows)
+    for row in rows:
+        yield [
+            cell.ljust(width) if i < num_left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]

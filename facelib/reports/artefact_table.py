@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from facelib.evaluation.gate import Measurement
-from facelib.evaluation.text_table import format_text_table
+from facelib.evaluation.results import format_text_table
 from facelib.reports.read_run import Artefact
 
 _DIFFERENCES = {"pairs": "on other pairs", "protocol": "by another protocol", "flip": "with another --flip"}

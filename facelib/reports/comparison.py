@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facelib.errors import FaceError
-from facelib.evaluation.text_table import format_text_table
+from facelib.evaluation.results import format_text_table
 from facelib.files import read_json
 from facelib.reports.artefact_table import (
     ResultGroup,

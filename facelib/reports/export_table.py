@@ -9,8 +9,7 @@ from pathlib import Path
 
 from facelib.errors import FaceError
 from facelib.evaluation.gate import compare, is_whole_test
-from facelib.evaluation.results import read_report, report_path
-from facelib.evaluation.text_table import format_markdown_table
+from facelib.evaluation.results import format_markdown_table, read_report, report_path
 from facelib.files import sha256_of
 from facelib.reports.artefact_table import (
     Row,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from facelib.evaluation.text_table import format_text_table
+from facelib.evaluation.results import format_text_table
 from facelib.figure_style import Drawing, Style, Theme, begin, finish, label, legend_below, styles
 from facelib.files import write_bytes
 from facelib.reports.read_run import TrainingLog, read_training_log

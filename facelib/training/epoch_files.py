@@ -9,7 +9,7 @@ import numpy as np
 from facelib.model_input import Io
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import write_sidecar
-from facelib.training.position import Position
+from facelib.training.checkpoint import Position
 from facelib.training.protocols import Evaluate
 from facelib.training.recipe.schema import Recipe
 

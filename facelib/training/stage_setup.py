@@ -10,11 +10,10 @@ from facelib.losses.distillation import Distiller
 from facelib.losses.metric_losses import CenterLoss
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.protocols import Loss, MakeHead, MarginLoss, has_class_centres
-from facelib.training.gradient_update import Updater, last_layers
 from facelib.training.optimizers import RowOptimizer, copy_state, make_optimizer
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.step import Objective, make_step
-from facelib.training.weight_average import WeightAverage
+from facelib.training.weight_update import Updater, WeightAverage, last_layers
 
 
 class StageParts:

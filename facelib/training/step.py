@@ -9,8 +9,8 @@ import tensorflow as tf
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.losses.partial_fc import SampledClasses
 from facelib.losses.protocols import Loss, MarginLoss, has_class_centres
-from facelib.training.gradient_update import Updater
 from facelib.training.recipe.schema import Stage
+from facelib.training.weight_update import Updater
 
 
 class Objective:

@@ -22,6 +22,7 @@ from facelib.losses.protocols import MakeHead
 from facelib.models.layers import FusedBatchNorm
 from facelib.training.checkpoint import (
     NonFiniteVariable,
+    Position,
     head_to_save,
     list_checkpoints,
     load_checkpoint,
@@ -32,7 +33,6 @@ from facelib.training.epoch_files import EpochFiles, measure
 from facelib.training.head_memory import check_memory
 from facelib.training.init_from import write_classes
 from facelib.training.loss_meter import LossMeter, NonFiniteLoss
-from facelib.training.position import Position
 from facelib.training.progress import Progress
 from facelib.training.protocols import Batch, Evaluate, Initialise, TeacherEmbeddings, TrainingBatches
 from facelib.training.recipe.rules import check_recipe
@@ -61,7 +61,7 @@ class Trainer:
         teacher: embeddings for the stages with a `distill_weight`.
         initialise: sets the first weights of a new run; see `facelib.training.init_from`.
         made_from: the model that `initialise` takes the weights from. The sidecars name it and inherit its licence.
-        workers: the processes that train together; see `facelib.distributed.workers.open_workers`. Each worker makes
+        workers: the processes that train together; see `facelib.distributed.rendezvous.open_workers`. Each worker makes
             the same Trainer and computes its part of every batch. Worker 0 alone evaluates, prints and writes.
         checkpoint_every: steps between two checkpoints. One is also written after each epoch and on a stop.
         log_every: steps between two log lines.

@@ -7,7 +7,7 @@ import pytest
 from facelib.alignment.align import align_face, align_photo, choose_face
 from facelib.alignment.detect import Face
 from facelib.data.synthetic.faces import synthetic_face
-from facelib.face_template import TEMPLATE_112
+from facelib.model_input import TEMPLATE_112
 from tests.helpers.placed_faces import moved, placed
 
 TEMPLATE = np.array(TEMPLATE_112)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from facelib.alignment.detect import FaceDetector
-from facelib.alignment.detector_net import WEIGHTS, probability
+from facelib.alignment.face_boxes import WEIGHTS, probability
 from facelib.errors import FaceError
 
 

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from facelib.alignment.similarity import apply_inverse, cut_square, similarity_transform
-from facelib.face_template import TEMPLATE_112
+from facelib.model_input import TEMPLATE_112
 from tests.helpers.placed_faces import moved, placed
 
 TEMPLATE = np.array(TEMPLATE_112)

@@ -11,7 +11,7 @@ from facelib.data.rand_augment import OPERATIONS, rand_augment
 from facelib.data.sampling import Draws
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
-from facelib.face_template import TEMPLATE_112
+from facelib.model_input import TEMPLATE_112
 from facelib.training.recipe.toml import load_recipe
 
 FACE = np.ascontiguousarray(synthetic_face(3, 0, 0))

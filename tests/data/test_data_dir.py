@@ -329,7 +329,7 @@ def test_a_missing_image_file_of_a_path_layout_is_named(tmp_path):
 
 
 def test_an_older_file_above_4_gib_is_read_beyond_it(tmp_path):
-    from facelib.data.readers.older_tfrecords import _build
+    from facelib.data.readers.open_records import _build
     from facelib.data.tfrecord import encode_image_example, frame
     from facelib.data.tfrecord_layouts import LAYOUTS as KNOWN
 

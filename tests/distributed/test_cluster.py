@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from facelib.distributed.cluster import Cluster, set_tf_config, split_address
-from facelib.distributed.find_cluster import find_cluster
+from facelib.distributed.cluster import Cluster, find_cluster, set_tf_config, split_address
 from facelib.errors import FaceError
 
 THREE = ["a:1000", "a:1001", "b:1000"]

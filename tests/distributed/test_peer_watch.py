@@ -145,7 +145,7 @@ def test_a_pause_of_this_process_is_not_held_against_a_peer(monkeypatch):
 
 WORKER = """
 import os, socket, sys, time
-from facelib.distributed.find_cluster import find_cluster
+from facelib.distributed.cluster import find_cluster
 from facelib.distributed.peer_watch import PeerWatch
 cluster = find_cluster()
 server = socket.create_server(("127.0.0.1", int(cluster.addresses[cluster.rank].rpartition(":")[2])))

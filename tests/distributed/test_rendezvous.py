@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from facelib.distributed.cluster import Cluster
-from facelib.distributed.rendezvous import CONNECT_TIMEOUT, JoinWatch, Rendezvous, check_port
+from facelib.distributed.cluster import CONNECT_TIMEOUT, Cluster
+from facelib.distributed.rendezvous import JoinWatch, Rendezvous, check_port
 from facelib.errors import FaceError
 from tests.helpers.sockets import SOON, free_address, listening, refusing
 

@@ -1,4 +1,4 @@
-"""facelib/distributed/find_cluster.py: the workers of a job step, host lists, and one line for what is wrong."""
+"""facelib/distributed/cluster.py: the workers of a job step, host lists, and one line for what is wrong."""
 
 import itertools
 
@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelib.distributed.cluster import Cluster, split_address
-from facelib.distributed.find_cluster import expand_counts, expand_hosts, find_cluster, from_slurm
+from facelib.distributed.cluster import Cluster, expand_counts, expand_hosts, find_cluster, from_slurm, split_address
 from facelib.errors import FaceError
 
 

@@ -1,6 +1,6 @@
 """Tables as text: columns that line up, in the terminal and in Markdown."""
 
-from facelib.evaluation.text_table import format_markdown_table, format_text_table
+from facelib.evaluation.results import format_markdown_table, format_text_table
 
 ROWS = [["set", "ACC", "VR"], ["lfw", "99.37", "98.7"], ["agedb_30", "9", ""]]
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from facelib.data.synthetic.faces import synthetic_face
-from facelib.face_template import TEMPLATE_112
+from facelib.model_input import TEMPLATE_112
 
 
 def placed(degrees, scale, x, y):

@@ -91,8 +91,8 @@ def part_of(rank: int, count: int, size: int) -> slice:
 
 
 def main():
-    from facelib.distributed.find_cluster import find_cluster
-    from facelib.distributed.workers import open_workers
+    from facelib.distributed.cluster import find_cluster
+    from facelib.distributed.rendezvous import open_workers
 
     cluster = find_cluster()
     workers = open_workers(cluster, 120)

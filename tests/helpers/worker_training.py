@@ -18,8 +18,8 @@ import keras
 import numpy as np
 
 from face_loss_k import make_head
-from facelib.distributed.find_cluster import find_cluster
-from facelib.distributed.workers import open_workers
+from facelib.distributed.cluster import find_cluster
+from facelib.distributed.rendezvous import open_workers
 from facelib.models.layers import FusedBatchNorm
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe, Stage

@@ -27,9 +27,8 @@ from facelib.alignment.photos import PhotoFolder, crop_names, find_photos
 from facelib.cli import run_cli
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
-from facelib.face_template import TEMPLATE_112
 from facelib.image_decoding import check_image
-from facelib.model_input import Io
+from facelib.model_input import TEMPLATE_112, Io
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

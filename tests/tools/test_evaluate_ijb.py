@@ -14,8 +14,7 @@ from sklearn.metrics import roc_auc_score
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.evaluation.ijb import embed
-from facelib.face_template import TEMPLATE_112
-from facelib.model_input import Io
+from facelib.model_input import TEMPLATE_112, Io
 from facelib.sidecar import write_sidecar
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 from face_loss_k import make_head
 from facelib.runtimes.keras_h5 import load_model
 from facelib.sidecar import check_sidecar
+from facelib.training.checkpoint import Position
 from facelib.training.epoch_files import EpochFiles, measure
-from facelib.training.position import Position
 from tests.helpers.training_runs import CLASSES, LABELS, RECIPE, Records, evaluation
 
 

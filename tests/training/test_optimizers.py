@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from facelib.losses.partial_fc import rows_of
-from facelib.training.gradient_update import Updater, last_layers, weight_decays
 from facelib.training.optimizers import RowOptimizer, copy_state, make_optimizer
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
+from facelib.training.weight_update import Updater, last_layers, weight_decays
 
 # ----------------------------------------------------------------------------------------------- weight decay
 

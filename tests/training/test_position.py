@@ -1,10 +1,10 @@
-"""facelib/training/position.py: counters, best scores, and the JSON form of checkpoints."""
+"""`Position` of facelib/training/checkpoint.py: counters, best scores, and the JSON form of checkpoints."""
 
 import json
 
 import pytest
 
-from facelib.training.position import Position
+from facelib.training.checkpoint import Position
 from facelib.training.schedules import Plateau
 
 

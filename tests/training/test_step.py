@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib.training.gradient_update import Updater
 from facelib.training.optimizers import make_optimizer
 from facelib.training.recipe.schema import Stage
 from facelib.training.step import Objective, make_step
+from facelib.training.weight_update import Updater
 
 SIDE, SIZE, BATCH, RATE = 2, 3, 6, 0.01
 GOALS = np.random.default_rng(1).normal(size=(4, SIZE))  # where the loss pulls the embeddings of each class

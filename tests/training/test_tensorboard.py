@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from facelib.training.tensorboard import ProfileSteps
+from facelib.training.progress import ProfileSteps
 from tests.helpers.training_runs import RECIPE, STAGE, fit
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from facelib.training.weight_average import WeightAverage
+from facelib.training.weight_update import WeightAverage
 from tests.helpers.training_runs import make_embedder
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from facelib.data.data_dir import is_data_dir
 from facelib.data.readers.folder_source import FolderSource, ListSource
 from facelib.data.readers.mxnet_rec import FLOAT32_EXACT, RecordFile, unpack
-from facelib.data.readers.older_tfrecords import SUFFIXES, list_tfrecords, open_older
-from facelib.data.readers.open_records import open_records
+from facelib.data.readers.open_records import SUFFIXES, list_tfrecords, open_older, open_records
 from facelib.data.record_reader import Records
 from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file

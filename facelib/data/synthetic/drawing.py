@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from facelib.data.synthetic.traits import Identity, Shot
-from facelib.face_template import TEMPLATE_112
+from facelib.model_input import TEMPLATE_112
 
 SIZE = 112
 TEMPLATE = np.array(TEMPLATE_112)  # where aligned crops have eyes, nose and mouth corners

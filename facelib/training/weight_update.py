@@ -1,8 +1,12 @@
-"""The update of a step: gradient clipping, weight decay, the optimizer's step, and a separate rate for the backbone."""
+"""The update of the weights in a step: gradient clipping, weight decay, the optimizer's step, the moving average (EMA).
+
+The backbone may have a learning rate of its own.
+"""
 
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from facelib.distributed.workers import ONE_WORKER, Workers
@@ -143,3 +147,48 @@ class Updater:
         rows = rows_of(sampled.classes, optimizer.table.shape[0] // sampled.num_held)
         decay = self.stage.weight_decay * self.stage.last_layer_decay
         optimizer.apply(rows, gradient, rate, decay, step, factor, is_wanted)
+
+
+class WeightAverage:
+    """An exponential moving average of a model's variables, BN statistics included.
+
+    After step t, `average = d * average + (1 - d) * value` with d = min(decay, (1 + t) / (10 + t)): the first values,
+    which are far from trained, soon lose their weight.
+
+    As a context manager it gives the model the averages as its weights, and restores the trained weights at the end.
+
+    Args:
+        model: the Keras model that is trained.
+        decay: d after many steps, in [0, 1).
+    """
+
+    def __init__(self, model: keras.Model, decay: float):
+        self.decay = decay
+        self.model_variables = [v for v in model.variables if "float" in v.dtype]  # not the random state of dropout
+        self.variables = [
+            keras.Variable(tf.identity(v.value), trainable=False, name=f"average_{i}")  # a copy
+            for i, v in enumerate(self.model_variables)
+        ]
+        self._update = tf.function(self._step)
+
+    def update(self, step: int) -> None:
+        """Adds the model's weights to the average.
+
+        Args:
+            step: t, counted from 0 in this stage.
+        """
+        self._update(tf.constant(min(self.decay, (1 + step) / (10 + step)), tf.float32))
+
+    def _step(self, decay):
+        for average, variable in zip(self.variables, self.model_variables, strict=True):
+            average.assign(average.value + (1.0 - decay) * (variable.value - average.value))
+
+    def __enter__(self):
+        self._trained = [np.array(v.numpy()) for v in self.model_variables]  # a copy: numpy() may be the memory itself
+        for average, variable in zip(self.variables, self.model_variables, strict=True):
+            variable.assign(average.value)
+        return self
+
+    def __exit__(self, *exc):
+        for variable, value in zip(self.model_variables, self._trained, strict=True):
+            variable.assign(value)
