@@ -208,15 +208,16 @@ class TrainingData:
         labels = np.empty(len(record_idx), np.int64)
         keys = record_keys(record_idx, self.seed, epoch)
         read = ChainMap(*(pool.result() for pool in pools)).__getitem__ if pools else self.records.read
-        for i, (encoded, label) in enumerate(map(read, record_idx.tolist())):
+        for i, ((encoded, label), key) in enumerate(zip(map(read, record_idx.tolist()), keys.tolist(), strict=True)):
+            row = images[i]
             try:
-                image = decode_image(encoded, images[i], size=self.image_size, check_end=False)
+                image = decode_image(encoded, row, size=self.image_size, check_end=False)
             except BadRecord as error:
                 raise self._bad_image(int(record_idx[i]), error) from error
             if self.augment:
-                image = self.augment(image, int(keys[i]))
-            if not np.may_share_memory(image, images):
-                images[i] = image
+                image = self.augment(image, key)
+            if image is not row:
+                row[:] = image
             labels[i] = label
         flips = is_flipped(keys) if self.augment and self.augment.flip else np.zeros(len(keys), bool)
         return Batch(images, labels, record_idx, epoch, step, keys, flips)

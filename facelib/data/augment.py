@@ -107,9 +107,10 @@ class Augmentation:
         """
         if self.flip and is_flipped(key):
             image = cv2.flip(image, 1)
-        draws = Draws(key)
-        for step in self.steps:
-            image = step(image, draws, self.config)
+        if self.steps:
+            draws = Draws(key)
+            for step in self.steps:
+                image = step(image, draws, self.config)
         return image
 
 

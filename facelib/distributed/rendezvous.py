@@ -17,13 +17,14 @@ import sys
 import threading
 import time
 from contextlib import suppress
-
-import tensorflow as tf
+from typing import TYPE_CHECKING
 
 from facelib.distributed.cluster import CONNECT_TIMEOUT, JOIN_SECONDS, Cluster, set_tf_config, split_address
 from facelib.distributed.peer_watch import PeerWatch
-from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
+
+if TYPE_CHECKING:
+    from facelib.distributed.workers import Workers
 
 WAITING_LINE_AFTER = 10  # seconds; then a line names the workers that are missing
 _LONGEST = 100  # bytes of a greeting
@@ -216,7 +217,7 @@ def _listen(cluster: Cluster) -> socket.socket:
         raise _port_error(cluster, error) from error
 
 
-def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
+def open_workers(cluster: Cluster, join_seconds: float) -> "Workers":
     """Joins the cluster, and returns when all its workers are there. Call it before TensorFlow computes anything.
 
     From then on a thread watches the other workers, and ends this process if one is gone (peer_watch.py).
@@ -228,10 +229,13 @@ def open_workers(cluster: Cluster, join_seconds: float) -> Workers:
     Raises:
         FaceError: this worker's port is in use, or a worker does not join in time.
     """
+    from facelib.distributed.workers import ONE_WORKER, Workers
+
     if cluster.count == 1:
         return ONE_WORKER
     check_port(cluster)
     set_tf_config(cluster)
+    import tensorflow as tf
     from tensorflow.python.eager import context  # the heartbeat timeout has no public name
 
     # TensorFlow's 10 s are too short for a machine that swaps or compiles. PeerWatch finds a lost worker anyway.
