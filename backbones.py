@@ -3,6 +3,9 @@
 Our own networks are beside this file: mobilefacenet.py, my_mobilenet.py, iresnet.py and ghostfacenet.py.
 """
 
+import facelib  # noqa: F401  before keras: it settles the backend
+
+# isort: split
 import keras
 from keras import layers
 

@@ -7,6 +7,9 @@ changes, the shortcut has a depthwise and a 1x1 convolution.
 References: Alansari et al., GhostFaceNets, IEEE Access 2023; Han et al., GhostNet, https://arxiv.org/abs/1911.11907.
 """
 
+import facelib  # noqa: F401  before keras: it settles the backend
+
+# isort: split
 import keras
 from keras import layers
 

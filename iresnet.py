@@ -8,6 +8,9 @@ convolution. The last layer is fully connected over the whole 7x7 map. Here it i
 References: He et al., https://arxiv.org/abs/1512.03385; Deng et al., https://arxiv.org/abs/1801.07698, section 3.1.
 """
 
+import facelib  # noqa: F401  before keras: it settles the backend
+
+# isort: split
 import keras
 from keras import layers
 

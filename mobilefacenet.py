@@ -3,6 +3,9 @@
 Reference: Chen et al., MobileFaceNets, https://arxiv.org/abs/1804.07573, table 1.
 """
 
+import facelib  # noqa: F401  before keras: it settles the backend
+
+# isort: split
 import keras
 from keras import layers
 

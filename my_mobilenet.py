@@ -6,6 +6,9 @@ per channel. There, PReLU has one slope for every pixel: at 112x112 these are 3.
 Reference: Sandler et al., MobileNetV2, https://arxiv.org/abs/1801.04381, figure 4.
 """
 
+import facelib  # noqa: F401  before keras: it settles the backend
+
+# isort: split
 import keras
 from keras import layers
 

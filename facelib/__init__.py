@@ -3,4 +3,8 @@
 The table of rooms, and which room may import which, stands in CONTRIBUTING.md.
 """
 
+from facelib.tensorflow_env import settle_environment
+
 __version__ = "0.2.0"
+
+settle_environment()  # the one work at import: Keras reads its settings when it is imported, and never again

@@ -1,11 +1,42 @@
 """Sets up TensorFlow before its first import: environment, seeds, precision, and no start-up messages."""
 
+import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+
+from facelib.errors import FaceError
+from facelib.files import cache_home
+
+
+def settle_environment() -> None:
+    """Takes Keras and matplotlib out of the hands of this computer's settings. `import facelib` calls it.
+
+    A ~/.keras/keras.json may ask for another backend, float16 or channels first, and KERAS_BACKEND for torch. Keras
+    reads both at its first import, so it gets a home of ours. Jupyter exports a MPLBACKEND that a script may not have.
+
+    Raises:
+        FaceError: Keras was imported before, with another backend.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    with suppress(FaceError):  # without a home folder there is no keras.json in it either
+        os.environ["KERAS_HOME"] = str(cache_home() / "mobilearc" / "keras")
+    backend = os.environ.get("MPLBACKEND", "")
+    if backend.startswith("module://") and importlib.util.find_spec(backend[len("module://") :].split(".")[0]) is None:
+        os.environ["MPLBACKEND"] = "agg"
+    keras = sys.modules.get("keras")
+    if keras is None or not hasattr(keras, "config"):
+        return
+    if keras.config.backend() != "tensorflow":
+        raise FaceError(
+            f"Keras runs on TensorFlow here. Received: {keras.config.backend()}. Import facelib before keras."
+        )
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_epsilon(1e-7)
 
 
 def quiet_tensorflow() -> None:

@@ -206,7 +206,7 @@ def test_a_module_only_defines_things(path):
 
     for node in tree(path).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        assert isinstance(node, kinds) or is_docstring or is_guard(node) or is_path_setup(path, node), (
+        assert isinstance(node, kinds) or is_docstring or is_guard(node) or is_set_up(path, node), (
             f"{named(path)}:{node.lineno} works at import: {ast.unparse(node)[:60]}"
         )
 
@@ -215,8 +215,10 @@ def is_guard(node):
     return isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")
 
 
-def is_path_setup(path, node):
-    """Scripts in folders are run by path and must find the project's root."""
+def is_set_up(path, node):
+    """Keras reads its settings when it is imported; scripts in folders are run by path and find the project's root."""
+    if ast.unparse(node) == "settle_environment()":
+        return path == ROOT / "facelib" / "__init__.py"
     return path.parent != ROOT and path in SCRIPTS and ast.unparse(node).startswith("sys.path.insert(0, ")
 
 
