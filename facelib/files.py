@@ -1,19 +1,31 @@
-"""Atomic writes, SHA-256, JSON files, and the first checks of every reader."""
+"""Atomic writes, SHA-256, and the first checks of every reader: JSON, TOML and .npy files, files of images."""
 
 import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 import shutil
+import stat
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
-from facelib.errors import FaceError
+import numpy as np
+
+from facelib.errors import BadRecord, FaceError
 
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+MAX_IMAGE_FILE_BYTES = 1 << 29  # a TIFF of 100 million pixels has 300 MB
+_MAX_NESTING = 64  # lists and tables inside each other; our files have at most 8
+_MAX_BITS = 64  # of a whole number: what every file of ours can hold
+_PLAIN = frozenset((str, float, bool, type(None)))
+_NPY_MAGIC = b"\x93NUMPY\x01\x00"
 
 
 @contextmanager
@@ -81,24 +93,121 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path, what: str) -> dict:
     """Reads a JSON object. `what` names the file in errors, e.g. 'sidecar'."""
     try:
-        value = json.loads(require_file(path, what).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        value = parse_json(require_file(path, what).read_text(encoding="utf-8"))
+    except ValueError as error:
         raise FaceError(f"The {what} is a JSON object. '{path}' is not: {error}. Make it again.") from error
     if not isinstance(value, dict):
         raise FaceError(f"The {what} is a JSON object. '{path}' holds a {type(value).__name__}. Make it again.")
     return value
 
 
+def parse_json(text: str | bytes) -> object:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: no JSON, nested more than 64 deep, or a whole number of more than 64 bits.
+    """
+    return _parsed(json.loads, text)
+
+
+def parse_toml(text: str) -> dict:
+    """The tables of a TOML text.
+
+    Raises:
+        ValueError: no TOML (then a `tomllib.TOMLDecodeError`), nested more than 64 deep, or a whole number of more than
+            64 bits.
+    """
+    return _parsed(tomllib.loads, text)
+
+
+def _parsed(parse, text):
+    try:
+        value = parse(text)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {_MAX_NESTING} deep") from None
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:  # Python's limit of 4,300 digits
+        raise ValueError(f"a whole number in it has more than {_MAX_BITS} bits") from None
+    level: list = [value]
+    for _ in range(_MAX_NESTING):
+        if not level:
+            return value
+        below: list = []
+        for item in level:
+            if isinstance(item, dict | list):
+                below += [one for one in (item.values() if isinstance(item, dict) else item) if type(one) not in _PLAIN]
+            elif isinstance(item, int) and item.bit_length() > _MAX_BITS:
+                raise ValueError(f"a whole number in it has more than {_MAX_BITS} bits")
+        level = below
+    raise ValueError(f"it is nested more than {_MAX_NESTING} deep")
+
+
+def map_npy(path: Path, dtype: np.dtype | type, ndim: int, mode: Literal["r", "r+"] = "r") -> np.memmap:
+    """Opens a .npy file of a known type as a memory map. Nothing that the header says is evaluated.
+
+    Args:
+        path: the file, written by `np.save` or `open_memmap`.
+        dtype: what it must hold.
+        ndim: number of its axes.
+        mode: 'r' to read, 'r+' to write too.
+
+    Raises:
+        ValueError: another header, or a size that disagrees with it. Says which.
+    """
+    dtype = np.dtype(dtype)
+    with open(path, "rb") as file:
+        head = file.read(len(_NPY_MAGIC) + 2)
+        text = file.read(int.from_bytes(head[len(_NPY_MAGIC) :], "little")).decode("latin-1")
+        offset, size = file.tell(), os.fstat(file.fileno()).st_size
+    begin = f"{{'descr': {np.lib.format.dtype_to_descr(dtype)!r}, 'fortran_order': False, 'shape': ("
+    found = re.fullmatch(re.escape(begin) + r"([0-9]{1,15}(?:, [0-9]{1,15})*),?\), \} *\n", text)
+    if not head.startswith(_NPY_MAGIC) or not found or found[1].count(",") != ndim - 1:
+        raise ValueError(f"its header is not that of an array of {dtype} with {ndim} axes")
+    shape = tuple(map(int, found[1].split(", ")))
+    expected = offset + math.prod(shape) * dtype.itemsize
+    if size != expected:
+        raise ValueError(f"it has {size} bytes where its header says {expected}")
+    return np.memmap(path, dtype, mode, offset, shape)
+
+
 def require_file(path: Path, what: str) -> Path:
-    """Returns `path` if it is a non-empty file. `what` names it in errors, e.g. 'frozen graph'."""
+    """Returns `path` if it is a non-empty regular file. `what` names it in errors, e.g. 'frozen graph'."""
     path = Path(path)
-    if path.is_dir():
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FaceError(f"No {what} at '{path}'. Check the path.") from error
+    except (OSError, ValueError) as error:  # a name that no file can have, a link to itself, no permission
+        reason = getattr(error, "strerror", None) or error
+        raise FaceError(f"The {what} '{path}' cannot be opened: {reason}. Check the path.") from error
+    if stat.S_ISDIR(found.st_mode):
         raise FaceError(f"The {what} is a file. '{path}' is a folder: name a file in it.")
-    if not path.is_file():
-        raise FaceError(f"No {what} at '{path}'. Check the path.")
-    if path.stat().st_size == 0:
+    if not stat.S_ISREG(found.st_mode):
+        raise FaceError(f"The {what} is a file. '{path}' is a pipe or a device. Name a file.")
+    if found.st_size == 0:
         raise FaceError(f"The {what} '{path}' is empty (0 bytes). Make or copy it again.")
     return path
+
+
+def read_image_file(path: Path) -> bytes:
+    """The bytes of an image file, as they are.
+
+    Raises:
+        BadRecord: missing, not readable, a pipe or a device (reading it might never end), or above 512 MiB.
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise BadRecord(f"it is a {'folder' if stat.S_ISDIR(found.st_mode) else 'pipe or a device'}, not a file")
+        if found.st_size > MAX_IMAGE_FILE_BYTES:
+            raise BadRecord(f"the file has {found.st_size:,} bytes, and an image has at most {MAX_IMAGE_FILE_BYTES:,}")
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except BadRecord:
+        raise
+    except (OSError, ValueError) as error:
+        raise BadRecord(f"the file cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def sha256_of(path: Path) -> str:

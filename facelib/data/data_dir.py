@@ -4,12 +4,12 @@
     index.npy                            INDEX_DTYPE [N], sorted by (shard, offset); opened as a memory map
     train-00000-of-000NN.tfrecord        features image_raw (JPEG or PNG bytes as they came) and label (int64)
 
-Opening reads the index once, for its hash, with 1 MiB of memory.
+Opening reads the index once, for its hash and a check of every row, with 1 MB of memory.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,13 @@ import numpy as np
 from facelib.data.record_reader import INDEX_DTYPE, MAX_SHARD_BYTES, Names, Records
 from facelib.data.storage import LocalFiles, StoredFiles, StoredPath
 from facelib.data.tfrecord import FRAME_BYTES, encode_image_example, frame
-from facelib.errors import FaceError
-from facelib.files import read_json, require_file, write_json
+from facelib.errors import FaceError, short_repr
+from facelib.files import map_npy, read_json, require_file, write_json
 
-_HASHED_BYTES = 1 << 20  # of the index at once
+_CHECKED_ROWS = 1 << 14  # of the index at once: 0.3 MB, so that the check works in the cache
+MAX_SHARDS = 1 << 16  # the index has 16 bits for a shard
+MAX_SIDE = 65535  # pixels: a JPEG has no more
+MAX_NAME_BYTES = 255  # of a file name, on the usual file systems
 
 BAD_RECORDS = "bad_records.txt"
 _CHUNK = 512  # records written at once
@@ -142,14 +145,15 @@ def open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
     if meta.get("format_version") != FORMAT_VERSION:
         raise FaceError(
             f"This MobileArc reads data directories of version {FORMAT_VERSION}. '{path}' has version "
-            f"{meta.get('format_version')}. Run prepare_data.py again."
+            f"{short_repr(meta.get('format_version'))}. Run prepare_data.py again."
         )
     again = "Run prepare_data.py again, or copy the directory again."
-    try:
-        shards = [(str(s["name"]), int(s["bytes"])) for s in meta["shards"]]
-        names, count, sha = Names(map(str, meta.pop("class_names"))), int(meta["num_images"]), meta["index"]["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise FaceError(f"'{path / META}' lacks what a data directory needs ({error!r}). {again}") from error
+    problem = check_fields(meta, {"num_images": int, "class_names": list, "index": dict, "shards": list}) or (
+        _check_optional(meta) or check_shards(meta["shards"]) or check_class_names(meta["class_names"])
+    )
+    if problem:
+        raise FaceError(f"'{path / META}' lacks what a data directory needs: {problem}. {again}")
+    shards = [(entry["name"], entry["bytes"]) for entry in meta["shards"]]
     reader: StoredFiles | LocalFiles
     if isinstance(path, StoredPath):
         reader = StoredFiles([path / name for name, _ in shards])
@@ -159,24 +163,115 @@ def open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
         if found != size:
             received = "It is missing" if found is None else f"It has {found}"
             raise FaceError(f"Shard '{file}' must have {size} bytes, as meta.json says. {received}. {again}")
-    index, digest = _open_index(folder / INDEX, again)
-    if len(index) != count or digest.hexdigest() != sha:
+    names = Names(meta.pop("class_names"))
+    index, digest, problem = _open_index(folder / INDEX, len(names), [size for _, size in shards], again)
+    if len(index) != meta["num_images"] or digest.hexdigest() != meta["index"].get("sha256"):
         raise WrongIndexError(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
+    if problem:
+        raise FaceError(f"'{path / INDEX}' does not fit its data directory: {problem}. {again}")
     return Records(path, reader.paths, index, names, meta=meta, index_digest=digest, reader=reader)
 
 
-def _open_index(path: Path, again: str):
-    """(the index as a memory map, SHA-256 of its rows)."""
+def _open_index(path: Path, num_classes: int, sizes: list[int], again: str):
+    """(the index as a memory map, SHA-256 of its rows, '' or what is wrong with the rows)."""
     try:
-        index = np.load(require_file(path, "index of a data directory"), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        index = map_npy(require_file(path, "index of a data directory"), INDEX_DTYPE, 1)
+    except (ValueError, OSError) as error:
         raise WrongIndexError(f"'{path}' is not an index of a data directory: {error}. {again}") from error
-    if index.dtype != INDEX_DTYPE or index.ndim != 1:
-        raise WrongIndexError(f"'{path}' is not an index of a data directory: it holds {index.dtype}. {again}")
-    digest, buffer = hashlib.sha256(), bytearray(_HASHED_BYTES)
+    digest, rows = hashlib.sha256(), np.empty(_CHECKED_ROWS, INDEX_DTYPE)
+    buffer, problem = memoryview(rows.view(np.uint8).data), "" if len(index) else "it lists no record"
     with open(path, "rb") as file:  # not through the map: what it touches counts as our memory
         file.seek(index.offset)
-        for first in range(0, index.nbytes, _HASHED_BYTES):
-            size = file.readinto(memoryview(buffer)[: index.nbytes - first])
-            digest.update(memoryview(buffer)[:size])
-    return index.view(np.ndarray), digest
+        for first in range(0, len(index), _CHECKED_ROWS):
+            count = min(len(index) - first, _CHECKED_ROWS)
+            file.readinto(buffer[: count * INDEX_DTYPE.itemsize])
+            digest.update(buffer[: count * INDEX_DTYPE.itemsize])
+            problem = problem or check_rows(rows[:count], num_classes, sizes, first)
+    return index.view(np.ndarray), digest, problem
+
+
+# ---------------------------------------------------- what a file of a stranger may claim; '' where it is all right
+
+
+def check_rows(rows: np.ndarray, num_classes: int, sizes: list[int], first: int = 0) -> str:
+    """Whether each row of an index points into its shard and has a label of a class.
+
+    Args:
+        rows: INDEX_DTYPE [N].
+        num_classes: number of identities.
+        sizes: bytes of each shard.
+        first: number of the first row, for the message.
+    """
+    labels, shards = rows["label"].view(np.uint64), rows["shard"].astype(np.intp)  # below 0 is above every class
+    if int(labels.max(initial=0)) >= num_classes:
+        k = int(np.argmax(labels >= num_classes))
+        return f"record {first + k} has label {rows['label'][k]}, and there are {num_classes} classes"
+    if int(shards.max(initial=0)) >= len(sizes):
+        k = int(np.argmax(shards >= len(sizes)))
+        return f"record {first + k} lies in shard {shards[k]}, and there are {len(sizes)} shards"
+    ends = rows["offset"].astype(np.int64)
+    ends += rows["length"]
+    ends += FRAME_BYTES
+    starts = np.append(0, np.flatnonzero(shards[1:] != shards[:-1]) + 1)  # the last end of each shard is enough
+    of_shard = np.array(sizes, np.int64)
+    if len(rows) and (np.maximum.reduceat(ends, starts) > of_shard[shards[starts]]).any():
+        k = int(np.argmax(ends > of_shard[shards]))
+        return f"record {first + k} ends at byte {ends[k]} of shard {shards[k]}, which has {sizes[shards[k]]} bytes"
+    return ""
+
+
+def check_fields(value: object, fields: Mapping[str, type]) -> str:
+    """Whether a JSON value is an object that has these keys, with values of these types; numbers from 0."""
+    if not isinstance(value, dict):
+        return f"{short_repr(value)} is not an object"
+    for key, kind in fields.items():
+        if key not in value:
+            return f"it lacks '{key}'"
+        if type(value[key]) is not kind or (kind is int and value[key] < 0):
+            return f"'{key}' is {short_repr(value[key])}"
+    return ""
+
+
+def check_shards(shards: list) -> str:
+    """Whether the entries of shards have names of files in the folder, and sizes."""
+    if not 1 <= len(shards) <= MAX_SHARDS:
+        return f"it lists {len(shards)} shards, and there are 1 to {MAX_SHARDS}"
+    for entry in shards:
+        problem = check_fields(entry, {"name": str, "bytes": int})
+        if problem:
+            return f"a shard is wrong: {problem}"
+        name = entry["name"]
+        is_plain = name.isascii() and name.isprintable() and "/" not in name and name not in ("", ".", "..")
+        if not is_plain or len(name) > MAX_NAME_BYTES:
+            return f"a shard has the name of a file in the folder, not {short_repr(name)}"
+    return ""
+
+
+def check_class_names(names: list) -> str:
+    """Whether all names are texts that UTF-8 can hold."""
+    for name in names:
+        if type(name) is not str:
+            return f"a class has the name {short_repr(name)}, which is no text"
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        return f"a class has a name that is not Unicode: {short_repr(error.object[error.start : error.end])}"
+    return ""
+
+
+def check_image_size(size: object) -> str:
+    """Whether a size is (height, width) in pixels."""
+    if isinstance(size, list) and len(size) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
+        return ""
+    return f"'image_size' is {short_repr(size)}, not [height, width] in pixels"
+
+
+def _check_optional(meta: dict) -> str:
+    """The keys of meta.json that a data directory may lack."""
+    present = {key: kind for key, kind in (("num_bad", int), ("source", dict)) if meta.get(key) is not None}
+    problem = check_fields(meta, present)
+    if not problem and meta.get("image_size") is not None:
+        problem = check_image_size(meta["image_size"])
+    if not problem and (meta.get("source") or {}).get("options") is not None:
+        problem = check_fields(meta["source"], {"options": dict})
+    return problem

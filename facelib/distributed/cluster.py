@@ -16,6 +16,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from facelib.errors import FaceError
+from facelib.files import parse_json
 
 TF_CONFIG = "TF_CONFIG"
 JOIN_SECONDS = 300  # in which all workers join
@@ -92,10 +93,11 @@ def find_cluster(environ: Mapping[str, str] = os.environ) -> Cluster:
 
 def _from_tf_config(text: str) -> Cluster:
     try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
+        config = parse_json(text)
+    except ValueError as error:
+        reason = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else error
         raise FaceError(
-            f"{TF_CONFIG} is JSON. Received: {shorten(text)} ({error.msg} at character {error.pos}). "
+            f"{TF_CONFIG} is JSON. Received: {shorten(text[:200])} ({reason}). "
             "Correct it, or unset it to train in one process."
         ) from error
     if config == {}:

@@ -60,7 +60,11 @@ class Decision:
         if calibrated is not None:
             ends = {key: tuple(map(float, calibrated[key])) for key in ("distance_ci95", "far_ci95")}
             calibrated = Calibrated(**{**calibrated, **ends})
-        return cls(float(value["distance"]), calibrated)
+        decision = cls(float(value["distance"]), calibrated)
+        if not 0 <= decision.distance <= MAX_DISTANCE:
+            raise ValueError(f"a threshold is 0 to {MAX_DISTANCE:g}")
+        str(decision)  # raises for a value that is no number where one is printed
+        return decision
 
 
 def about(count: float) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.files import atomic_path, read_json, require_file, sha256_of, write_json
+from facelib.files import atomic_path, map_npy, read_json, require_file, sha256_of, write_json
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision
 from facelib.sidecar import git_commit, package_versions, sidecar_path
@@ -135,10 +135,10 @@ def open_gallery(path: Path) -> Gallery:
     if sha256_of(path) != value.get("sha256"):
         raise FaceError(f"'{path}' was changed or cut short after it was written (SHA-256 disagrees). {again}")
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors = map_npy(path, np.float16, 2)
         names, num_photos, model = list(value["names"]), list(value["num_photos"]), value["model"]
-        if vectors.dtype != np.float16 or vectors.ndim != 2 or not len(vectors) == len(names) == len(num_photos):
-            raise ValueError(f"{len(names)} names for {vectors.dtype} {list(vectors.shape)}")
+        if not len(vectors) == len(names) == len(num_photos):
+            raise ValueError(f"{len(names)} names and {len(num_photos)} counts for {list(vectors.shape)} values")
         if not len(vectors):
             raise ValueError("it is empty")
         if not all(type(name) is str for name in names) or not all(type(count) is int for count in num_photos):
@@ -158,7 +158,7 @@ def open_gallery(path: Path) -> Gallery:
 def check_gallery_model(gallery: Gallery, model: Path | None) -> Path:
     """The model to search with: `model`, or the one that the gallery names; by content the one that enrolled it."""
     chosen = model or gallery.model
-    if model is None and not chosen.is_file():
+    if model is None and not os.path.isfile(chosen):
         raise FaceError(f"'{gallery.path}' was made with '{chosen}', which is not there. Name it: --model X")
     if sha256_of(require_file(chosen, "model")) != gallery.model_sha256:
         raise FaceError(

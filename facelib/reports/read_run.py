@@ -1,8 +1,6 @@
 """Reads a run directory: recipe, provenance, training log, and the report of every tested artefact."""
 
-import json
 import math
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.evaluation.results import read_ijb_report, read_report
-from facelib.files import read_json, sha256_of
+from facelib.files import parse_json, parse_toml, read_json, sha256_of
 
 Lines = list[dict[str, Any]]
 
@@ -180,8 +178,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise FaceError(f"config.toml is TOML. '{path}' is not: {error}.") from error
 
 
@@ -246,7 +244,7 @@ def read_training_log(path: Path) -> TrainingLog:
     lines = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line) if line.strip() else {}
+            entry: Any = parse_json(line) if line.strip() else {}
             if entry.get("kind") in found:
                 found[entry["kind"]][int(entry[entry["kind"]])] = entry
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from facelib.errors import FaceError
-from facelib.files import NOT_WRITABLE, read_json, write_bytes, write_json
+from facelib.files import NOT_WRITABLE, parse_json, read_json, write_bytes, write_json
 from facelib.sidecar import git_commit, package_versions
 from facelib.training.checkpoint import list_checkpoints, step_of
 from facelib.training.recipe.schema import Recipe
@@ -171,7 +171,7 @@ def open_run(path: Path, recipe: Recipe, data: Path, fingerprint: str, is_chief:
 def _is_before(line: bytes, step: int, num_epochs: int, stage: int) -> bool:
     """Whether a line of metrics.jsonl is kept: complete, and of a step, epoch or stage up to these."""
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
         is_done = entry["kind"] != "epoch" or entry["epoch"] <= num_epochs
         is_done &= entry["kind"] != "stage" or entry["stage"] <= stage
         return is_done and entry["step"] <= step and line.endswith(b"\n")

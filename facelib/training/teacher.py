@@ -17,7 +17,7 @@ from tqdm import tqdm
 from facelib.data.record_reader import Records
 from facelib.data.storage import StoredPath
 from facelib.errors import BadRecord, FaceError
-from facelib.files import NOT_WRITABLE, read_json, require_file, sha256_of, write_json
+from facelib.files import NOT_WRITABLE, map_npy, read_json, require_file, sha256_of, write_json
 from facelib.image_decoding import decode_image
 from facelib.model_input import Io
 
@@ -42,8 +42,8 @@ class Teacher:
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._rows = np.load(path, mmap_mode="r")
-        except (ValueError, EOFError, OSError) as error:
+            self._rows = map_npy(path, np.float16, 3)
+        except (ValueError, OSError) as error:
             raise FaceError(
                 f"Teacher embeddings are computed once and kept. Those in '{path}' are damaged ({error}). "
                 f"Delete this file."
@@ -112,7 +112,7 @@ def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int) -
     part, note = cache.with_suffix(".part"), cache.with_suffix(".progress")
     starts = list(range(0, len(records), CHUNK_IMAGES))
     done = read_json(note, "teacher cache's progress")["chunks"] if note.is_file() and part.is_file() else 0
-    rows = np.load(part, mmap_mode="r+") if done else None
+    rows = map_npy(part, np.float16, 3, "r+") if done else None
     with tqdm(total=len(records), initial=min(done * CHUNK_IMAGES, len(records)), unit="img", desc="teacher") as bar:
         for number in range(done, len(starts)):
             chunk = range(starts[number], min(starts[number] + CHUNK_IMAGES, len(records)))

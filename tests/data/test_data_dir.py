@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
+from facelib.data import data_dir
 from facelib.data.conversion.job import convert
+from facelib.data.data_dir import hash_index, write_index
 from facelib.data.readers.mxnet_rec import face_payloads, write_rec
 from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import open_source
@@ -189,6 +191,112 @@ def test_a_changed_meta_json_is_noticed(copy, change, match):
 
     with pytest.raises(FaceError, match=match):
         open_records(copy)
+
+
+def write_lie(folder, change_rows=None, **meta_changes):
+    """Changes rows of the index and keys of meta.json, and sets the hash and the number of records right."""
+    meta, rows = json.loads((folder / "meta.json").read_text()), np.load(folder / "index.npy")
+    rows = rows if change_rows is None else change_rows(rows)
+    write_index(folder / "index.npy", rows)
+    meta |= {"num_images": len(rows), "index": {"name": "index.npy", "sha256": hash_index(rows)}} | meta_changes
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def with_value(field, value, k=4):
+    def change(rows):
+        rows[field][k] = value
+        return rows
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (with_value("label", 4), "record 4 has label 4, and there are 4 classes"),
+        (with_value("label", -1, 9), "record 9 has label -1"),
+        (with_value("label", 2**63 - 1), "label 9223372036854775807"),
+        (with_value("label", -(2**63)), "label -9223372036854775808"),
+        (with_value("shard", 3, 0), "record 0 lies in shard 3, and there are 3 shards"),
+        (with_value("shard", 65535), "shard 65535"),
+        (with_value("offset", 2**32 - 1), "record 4 ends at byte"),
+        (with_value("length", 2**32 - 1), "record 4 ends at byte"),
+        (with_value("length", 100_000, 0), "record 0 ends at byte"),
+        (lambda rows: rows[:0], "lists no record"),
+    ],
+)
+def test_an_index_that_lies_is_refused_on_opening(copy, change, match):
+    write_lie(copy)
+    assert len(open_records(copy)) == 10
+    write_lie(copy, change)
+
+    with pytest.raises(FaceError, match=match):
+        open_records(copy)
+
+
+def test_the_last_row_of_every_block_is_checked(copy, monkeypatch):
+    monkeypatch.setattr(data_dir, "_CHECKED_ROWS", 3)
+    assert len(open_records(copy)) == 10
+    for k in range(10):
+        write_lie(copy, with_value("label", 4, k))
+        with pytest.raises(FaceError, match=f"record {k} has label 4"):
+            open_records(copy)
+        write_lie(copy, with_value("label", 0, k))
+
+
+WRONG = [
+    None,
+    True,
+    -1,
+    2**64 - 1,
+    0.5,
+    float("inf"),
+    "",
+    "../x",
+    "/etc/passwd",
+    "x" * 300,
+    "\ud800",
+    [],
+    [1],
+    [[]],
+    {},
+    {"a": 1},
+]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(("num_images",), ("class_names",), ("class_names", 1), ("index",), ("index", "sha256")),
+        *(("shards",), ("shards", 1), ("shards", 1, "name"), ("shards", 1, "bytes")),
+        *(("image_size",), ("image_size", 0), ("source",), ("source", "options"), ("num_bad",), ("format_version",)),
+    ],
+    ids=str,
+)
+def test_every_key_of_meta_json_may_hold_anything(copy, path):
+    """Each wrong value is one line, or says nothing that is used."""
+    good = json.loads((copy / "meta.json").read_text())
+    for wrong in WRONG:
+        meta = json.loads(json.dumps(good))
+        *parents, last = path
+        inner = meta
+        for key in parents:
+            inner = inner[key]
+        inner[last] = wrong
+        (copy / "meta.json").write_text(json.dumps(meta))
+        try:
+            source = open_source(copy)
+            assert [len(source), len(source.labels)] == [10, 10]
+            convert(copy, copy.parent / "again", progress=False)
+            shutil.rmtree(copy.parent / "again")
+        except FaceError as error:
+            assert "\n" not in str(error) and len(str(error)) < 700
+        del inner[last]
+        (copy / "meta.json").write_text(json.dumps(meta))
+        try:
+            open_source(copy)
+        except FaceError as error:
+            assert "\n" not in str(error)
 
 
 def test_a_folder_without_meta_json_is_not_a_finished_directory(copy):

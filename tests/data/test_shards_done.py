@@ -1,13 +1,15 @@
 """prepare_data.py --workers, --shard and merge: many threads and many hosts write the bytes of one."""
 
+import json
 import os
+import shutil
 import threading
 
 import pytest
 
 from facelib.data.conversion import shards_done
 from facelib.data.conversion.job import convert
-from facelib.data.conversion.shards_done import convert_part, merge
+from facelib.data.conversion.shards_done import convert_part, merge, part_path
 from facelib.data.readers.folder_source import FolderSource
 from facelib.data.readers.open_records import open_records
 from facelib.errors import FaceError
@@ -191,3 +193,44 @@ def test_a_file_system_without_links_gets_copies(tmp_path, monkeypatch):
     assert merge(tmp_path / "data").num_images == 12
     records = open_records(tmp_path / "data")
     assert len([records.read(i) for i in range(12)]) == 12
+
+
+@pytest.mark.parametrize("name", ["meta.json", "part.json"])
+def test_every_key_of_a_part_or_a_finished_directory_may_hold_anything(tmp_path, name):
+    make_folders(tmp_path / "faces", {"a": 4, "b": 3})
+    out, options = tmp_path / "data", {"shards": 2, "progress": False}
+    if name == "meta.json":
+        convert(tmp_path / "faces", out, **options)
+        file, again = out / name, lambda: [convert(tmp_path / "faces", out, **options), merge(out)]
+    else:
+        for part in (1, 2):
+            convert_part(tmp_path / "faces", out, part, 2, **options)
+        file = part_path(out, 2, 2) / name
+
+        def again():
+            convert_part(tmp_path / "faces", out, 2, 2, **options)
+            shutil.copytree(tmp_path, tmp_path.with_name("copy"), ignore=lambda *_: ["faces"])
+            try:
+                merge(tmp_path.with_name("copy") / "data")
+            finally:
+                shutil.rmtree(tmp_path.with_name("copy"))
+
+    again()
+    good = json.loads(file.read_text())
+    places = [(good, key) for key in good] + [(good["source"], key) for key in good["source"]]
+    places += [(good["shards"][0], key) for key in good["shards"][0]] + [(good["source"]["options"], "seed")]
+    num_refused = 0
+    for parent, key in places:
+        kept = parent[key]
+        for wrong in (None, True, -1, 0.5, "../x", "x" * 300, [], [1], [[]], {}, 2**63, ..., 10**6):
+            parent[key] = wrong
+            if wrong is ...:
+                del parent[key]
+            file.write_text(json.dumps(good))
+            try:
+                again()
+            except FaceError as error:
+                num_refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 900
+        parent[key] = kept
+    assert num_refused > 100

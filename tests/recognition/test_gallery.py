@@ -137,6 +137,37 @@ def test_rows_of_another_type_or_number_are_refused(gallery, rows):
         open_gallery(gallery)
 
 
+def test_every_key_of_the_description_may_hold_anything(gallery):
+    file = gallery.with_name("g.npy.json")
+    good = json.loads(file.read_text())
+    places = [(good, key) for key in good] + [(good["model"], key) for key in good["model"]]
+    places += [(good["decision"], key) for key in good["decision"]]
+    places += [(good["decision"]["calibrated"], key) for key in good["decision"]["calibrated"]]
+    for parent, key in places:
+        kept = parent[key]
+        for wrong in (..., None, -1, float("nan"), 1e300, "x", "a\0b", "x" * 300, [], [[]], {}, {"a": 1}):
+            parent[key] = wrong
+            if wrong is ...:
+                del parent[key]
+            file.write_text(json.dumps(good))
+            try:
+                found = open_gallery(gallery)
+                str(found.decision), check_gallery_model(found, None)
+            except FaceError as error:
+                assert "\n" not in str(error) and len(str(error)) < 900
+        parent[key] = kept
+
+
+@pytest.mark.parametrize("at", range(128))
+def test_a_changed_byte_of_the_npy_header_is_one_line_when_its_hash_is_right(gallery, at):
+    data = gallery.read_bytes()
+    for byte in {data[at] ^ 1, 0, 0x28, 0x39, 0xFF} - {data[at]}:
+        gallery.write_bytes(data[:at] + bytes([byte]) + data[at + 1 :])
+        change(gallery, sha256=sha256_of(gallery))
+        with pytest.raises(FaceError, match="damaged"):
+            open_gallery(gallery)
+
+
 def test_a_run_killed_between_the_two_files_leaves_nothing_that_opens(gallery, tmp_path, monkeypatch):
     monkeypatch.setattr("facelib.recognition.gallery.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -130,6 +130,24 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, content, message):
         load_recipe(path)
 
 
+@pytest.mark.parametrize("value", ["[" * 60_000, "9" * 5_000, "0x" + "f" * 5_000, "1" * 400, "a." * 5_000 + "b=1"])
+def test_a_value_of_any_depth_and_length_is_one_line(load, value):
+    for text, *overrides in [
+        (f"name = {value}",),
+        (f'name = "r"\n[data]\nseed = {value}',),
+        (f'name = "{"x" * 100_000}"\nbatch_size = "{value}"',),
+        (f'name = "r"\n{"k" * 100_000} = 1',),
+        ("", f"seed={value}"),
+        ("", f"stage.{value}.epochs=1"),
+        ("", f"{value}=1"),
+        ("", f"{value}"),
+        ("", f"stage.0.learning_rate={value}"),
+    ]:
+        with pytest.raises(FaceError) as caught:
+            load(text, *overrides)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
 # -------------------------------------------------------------------------------------------------- --set
 
 

@@ -10,7 +10,7 @@ from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
 from facelib.model_input import Io
 from facelib.training import teacher as teacher_module
-from facelib.training.teacher import open_teacher
+from facelib.training.teacher import Teacher, open_teacher
 
 
 def unit(x):
@@ -130,7 +130,12 @@ def test_two_trainings_do_not_compute_one_cache_at_the_same_time(records, tmp_pa
 def test_a_damaged_cache_is_one_line(records, tmp_path):
     (tmp_path / "t.onnx").write_bytes(b"teacher")
     path = open_teacher(tmp_path / "t.onnx", Io(), records).path
-    path.write_bytes(path.read_bytes()[:100])
+    whole = path.read_bytes()
+    for at in range(0, 128, 5):
+        path.write_bytes(whole[:at] + b"?" + whole[at + 1 :])
+        with pytest.raises(FaceError, match=r"are damaged.*Delete this file"):
+            Teacher(path)
+    path.write_bytes(whole[:100])
 
     with pytest.raises(FaceError, match=r"are damaged.*Delete this file"):
         open_teacher(tmp_path / "t.onnx", Io(), records)

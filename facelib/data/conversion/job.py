@@ -17,8 +17,9 @@ from facelib.data.conversion.two_passes import ImageChecker, Job, fill_buckets, 
 from facelib.data.data_dir import META, open_data_dir, write_meta
 from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import Source, open_source
-from facelib.data.storage import StoredPath, read_stored, size_of, upload_folder
-from facelib.errors import FaceError
+from facelib.data.record_reader import Records
+from facelib.data.storage import StoredPath, size_of, upload_folder
+from facelib.errors import FaceError, short_repr
 from facelib.files import read_json, working_folder, write_json
 
 RECORDS_PER_SHARD = 1 << 14
@@ -190,22 +191,30 @@ def _check_out(out: Path, source: Source) -> None:
 
 def already_there(out: Path, made_from: dict) -> Conversion:
     """The finished data directory `out`, after a check that it is complete and was made from the same source."""
-    meta = read_json(out / META, "data directory's meta.json")
-    check_made_from(out, meta.get("source") or {}, made_from)
-    records = open_data_dir(out, out)
-    shards = len(records.files)
-    return Conversion(out, len(records), records.num_classes, shards, meta.get("num_bad", 0), was_finished=True)
+    check_made_from(out, made_from_of(out), made_from)
+    return _finished(open_data_dir(out, out), out)
+
+
+def made_from_of(out: Path) -> dict:
+    """What meta.json says the data directory `out` was made from; {} when it does not say."""
+    source = read_json(out / META, "data directory's meta.json").get("source")
+    return source if isinstance(source, dict) else {}
+
+
+def _finished(records: Records, out: Path | StoredPath) -> Conversion:
+    shards, num_bad = len(records.files), records.meta.get("num_bad") or 0
+    return Conversion(out, len(records), records.num_classes, shards, num_bad, was_finished=True)
 
 
 def check_made_from(out: Path | StoredPath, old: dict, made_from: dict) -> None:
     """Raises FaceError when `out` was made from another source, or with other options."""
     differences = []
     if old.get("hash") != made_from["hash"]:
-        differences.append(f"other face data ({old.get('path')!r}, {old.get('kind')})")
-    options = old.get("options") or {}
+        differences.append(f"other face data ({short_repr(old.get('path'))}, {short_repr(old.get('kind'))[1:-1]})")
+    options = old["options"] if isinstance(old.get("options"), dict) else {}
     for name, value in made_from["options"].items():
         if options.get(name) != value:
-            differences.append(f"--{name.replace('_', '-')} {json.dumps(options.get(name))}")
+            differences.append(f"--{name.replace('_', '-')} {json.dumps(options.get(name))[:80]}")
     if differences:
         raise FaceError(
             f"'{out}' was made with {', '.join(differences)}. Choose another OUT, or delete it to make it again."
@@ -257,11 +266,9 @@ def convert_to_storage(source_path: Path, out: StoredPath, **options) -> Convers
     local = out.cache / "upload"
     job = open_job(source_path, local, **options)
     if size_of(out / META) is not None:
-        meta = json.loads(read_stored(out / META))
-        check_made_from(out, meta.get("source") or {}, job.made_from)
         records = open_records(out)
-        shards, num_bad = len(records.files), meta.get("num_bad", 0)
-        return Conversion(out, len(records), records.num_classes, shards, num_bad, was_finished=True)
+        check_made_from(out, records.meta.get("source") or {}, job.made_from)
+        return _finished(records, out)
     if (local / META).exists() and read_json(local / META, "meta.json of an upload").get("source") != job.made_from:
         shutil.rmtree(local)  # of an upload to the same address that was given up
     done = run_job(job)

@@ -23,13 +23,29 @@ from facelib.data.conversion.job import (
     already_there,
     check_made_from,
     check_num_shards,
+    made_from_of,
     open_job,
 )
 from facelib.data.conversion.two_passes import Job, fill_buckets, new_labels, too_small, write_shards
-from facelib.data.data_dir import INDEX, META, hash_index, shard_entry, write_frames, write_index, write_meta
+from facelib.data.data_dir import (
+    INDEX,
+    MAX_SHARDS,
+    META,
+    check_class_names,
+    check_fields,
+    check_image_size,
+    check_rows,
+    check_shards,
+    hash_index,
+    shard_entry,
+    shard_name,
+    write_frames,
+    write_index,
+    write_meta,
+)
 from facelib.data.record_reader import INDEX_DTYPE, Records
 from facelib.errors import FaceError
-from facelib.files import read_json, require_file, working_folder, write_bytes
+from facelib.files import map_npy, read_json, require_file, working_folder, write_bytes
 
 PART = "part.json"
 _BLOCK = 512  # records read at once
@@ -132,7 +148,7 @@ def merge(out: Path, progress: bool = True) -> Conversion:
     """
     out = Path(out)
     if (out / META).exists():
-        source = read_json(out / META, "data directory's meta.json").get("source") or {"hash": None, "options": {}}
+        source = made_from_of(out)
         done = already_there(out, source)
         for _, _, path in _find_parts(out):  # of a merge that was killed at its very end
             if (path / PART).is_file() and _is_of(_open_part(path), source):
@@ -235,21 +251,63 @@ def _find_parts(out: Path) -> list[tuple[int, int, Path]]:
 
 def _is_of(part: Part, source: dict) -> bool:
     old = part.meta["source"]
-    return (old["hash"], old["options"]) == (source["hash"], source["options"])
+    return (old["hash"], old["options"]) == (source.get("hash"), source.get("options"))
 
 
 def _open_part(path: Path) -> Part:
     meta = read_json(path / PART, "part of a data directory")
     try:
-        index = np.load(require_file(path / INDEX, "index of a part"), allow_pickle=False)
-        if index.dtype != INDEX_DTYPE or hash_index(index) != meta["index_sha256"]:
-            raise ValueError("another index")
-        for entry in meta["shards"]:
-            if (path / entry["name"]).stat().st_size != entry["bytes"]:
-                raise ValueError(f"'{entry['name']}' has another size")
-    except (ValueError, EOFError, KeyError, TypeError, FileNotFoundError) as error:
-        raise FaceError(f"'{path}' is damaged: {error}. Remove it, and make this part again.") from error
+        index = np.array(map_npy(require_file(path / INDEX, "index of a part"), INDEX_DTYPE, 1))
+        problem = _check_meta(meta) or _check_files(path, meta, index)
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    if problem:
+        raise FaceError(f"'{path}' is damaged: {problem}. Remove it, and make this part again.")
     return Part(path, meta, index)
+
+
+def _check_meta(meta: dict) -> str:
+    """'' for a part.json that has all its keys, else what is wrong."""
+    numbers = dict.fromkeys(("part", "parts", "num_shards", "min_images"), int)
+    lists = dict.fromkeys(("shards", "source_bad", "bad", "class_names"), list)
+    problem = check_fields(meta, {**numbers, **lists, "index_sha256": str, "image_size": list, "source": dict})
+    problem = problem or check_fields(meta["source"], {"path": str, "hash": str, "options": dict})
+    problem = problem or check_fields(meta["source"]["options"], {"seed": int})
+    problem = problem or check_image_size(meta["image_size"]) or check_shards(meta["shards"])
+    problem = problem or check_class_names(meta["class_names"])
+    for entry in [] if problem else meta["shards"]:
+        problem = problem or check_fields(entry, {"records": int})
+    if problem:
+        return problem
+    if not (1 <= meta["part"] <= meta["parts"] <= meta["num_shards"] <= MAX_SHARDS):
+        return f"it is part {meta['part']} of {meta['parts']}, of {meta['num_shards']} shards"
+    numbers_here = _shards_of(meta["num_shards"], meta["part"], meta["parts"])
+    if [entry["name"] for entry in meta["shards"]] != [shard_name(k, meta["num_shards"]) for k in numbers_here]:
+        return "its shards have other names than those of this part"
+    if not all(type(line) is str for line in meta["source_bad"]):
+        return "'source_bad' is not a list of texts"
+    if not all(isinstance(line, list) and [*map(type, line)] == [int, str] for line in meta["bad"]):
+        return "'bad' is not a list of [number, text]"
+    return ""
+
+
+def _check_files(path: Path, meta: dict, index: np.ndarray) -> str:
+    """'' for an index and shards that fit part.json, else what is wrong."""
+    if hash_index(index) != meta["index_sha256"]:
+        return "another index"
+    sizes = [entry["bytes"] for entry in meta["shards"]]
+    for entry, size in zip(meta["shards"], sizes, strict=True):
+        if (path / entry["name"]).stat().st_size != size:
+            return f"'{entry['name']}' has another size"
+    first = _shards_of(meta["num_shards"], meta["part"], meta["parts"]).start
+    if len(index) and int(index["shard"].min()) < first:
+        return f"its index lists shard {index['shard'].min()}, and its first is {first}"
+    rows = index.copy()
+    rows["shard"] -= first
+    counts = np.bincount(rows["shard"], minlength=len(sizes)).tolist()
+    if counts != [entry["records"] for entry in meta["shards"]]:
+        return "its index lists another number of records than its shards have"
+    return check_rows(rows, len(meta["class_names"]), sizes)
 
 
 def _conversion(part: Part, was_finished: bool = False) -> Conversion:

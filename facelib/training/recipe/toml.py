@@ -8,10 +8,12 @@ import types
 import typing
 from pathlib import Path
 
-from facelib.errors import FaceError
-from facelib.files import require_file
+from facelib.errors import FaceError, short_repr
+from facelib.files import parse_toml, require_file
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import CHOICES, Recipe, recipe_keys
+
+_MOST_SHOWN = 120  # characters of what was received
 
 
 def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
@@ -26,8 +28,8 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
     """
     path = require_file(path, "recipe")
     try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = parse_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise FaceError(f"A recipe is a TOML file. '{path}' is not: {error}.") from error
     for override in overrides:
         _override(values, override)
@@ -91,19 +93,22 @@ def _toml(value) -> str:
 def _override(values: dict, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals:
-        raise FaceError(f"--set takes KEY=VALUE, such as stage.0.epochs=2. Received: {text}.")
+        raise FaceError(f"--set takes KEY=VALUE, such as stage.0.epochs=2. Received: {_cut(text)}.")
     try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
+        parsed = parse_toml(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         parsed = value  # a bare word is a string: --set model.activation=relu
+    except ValueError as error:
+        raise FaceError(f"--set takes a TOML value. Received: {_cut(text)}: {error}.") from error
+    text = _cut(text)
     *parents, last = key.split(".")
     target = values
     for depth, part in enumerate(parents):
         _require_table(target, parents[:depth], text, can_be_list=True)
         if isinstance(target, list):
-            if not part.isdecimal() or int(part) >= len(target):
+            if not (part.isdecimal() and len(part) < 10 and int(part) < len(target)):
                 raise FaceError(
-                    f"--set {text}: there are {len(target)} stages, numbered from 0. Received: stage.{part}."
+                    f"--set {text}: there are {len(target)} stages, numbered from 0. Received: stage.{_cut(part)}."
                 )
             target = target[int(part)]
         elif part == "stage" and depth == 0:
@@ -114,21 +119,25 @@ def _override(values: dict, text: str) -> None:
     target[last] = parsed
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
 def _require_table(target, parents: list[str], text: str, can_be_list: bool = False) -> None:
     if not isinstance(target, dict) and not (can_be_list and isinstance(target, list)):
         raise FaceError(
-            f"--set {text}: '{'.'.join(parents)}' is not a table of keys. Name a key, such as stage.0.epochs=2."
+            f"--set {text}: '{_cut('.'.join(parents))}' is not a table of keys. Name a key, such as stage.0.epochs=2."
         )
 
 
 def _build(cls, values, prefix: str, source: str):
     if not isinstance(values, dict):
-        raise FaceError(f"{source}: '{prefix.rstrip('.')}' must be a table. Received: {values!r}.")
+        raise FaceError(f"{source}: '{prefix.rstrip('.')}' must be a table. Received: {short_repr(values)}.")
     hints = {key: hint for key, hint in typing.get_type_hints(cls).items() if key in recipe_keys(cls)}
     for key in values:
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, 1, 0.0)[0]
-            raise FaceError(f"{source}: unknown key '{prefix}{key}'. Did you mean '{prefix}{near}'?")
+            near = difflib.get_close_matches(key[:_MOST_SHOWN], hints, 1, 0.0)[0]
+            raise FaceError(f"{source}: unknown key '{prefix}{_cut(key)}'. Did you mean '{prefix}{near}'?")
     return cls(**{key: _convert(hints[key], value, f"{prefix}{key}", source) for key, value in values.items()})
 
 
@@ -139,13 +148,13 @@ def _convert(hint, value, key: str, source: str):
         hint = typing.get_args(hint)[0]
     if isinstance(hint, types.GenericAlias):
         if not isinstance(value, list) or (not value and key == "stage"):
-            raise FaceError(f"{source}: '{key}' must be a list of at least one item. Received: {value!r}.")
+            raise FaceError(f"{source}: '{key}' must be a list of at least one item. Received: {short_repr(value)}.")
         return tuple(_convert(typing.get_args(hint)[0], item, f"{key}.{i}", source) for i, item in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not hint:
-        raise FaceError(f"{source}: '{key}' must be {hint.__name__}. Received: {value!r}.")
+        raise FaceError(f"{source}: '{key}' must be {hint.__name__}. Received: {short_repr(value)}.")
     choices = CHOICES.get(key.split(".")[-1])
     if choices and value not in choices:
-        raise FaceError(f"{source}: '{key}' is one of {', '.join(choices)}. Received: '{value}'.")
+        raise FaceError(f"{source}: '{key}' is one of {', '.join(choices)}. Received: '{_cut(value)}'.")
     return value
