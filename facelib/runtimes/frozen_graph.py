@@ -13,6 +13,7 @@ from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
+from facelib.runtimes.pure_ops import check_ops
 from facelib.tensorflow_env import quiet_tensorflow
 
 INPUT, OUTPUT = "input_1", "embeddings"  # the names in every graph that this project freezes
@@ -65,10 +66,11 @@ def open_graph(graph, path: Path | str, input_name: str = INPUT, output_name: st
     with tf.Graph().as_default() as inside:
         try:
             tf.import_graph_def(graph, name="")
-        except (ValueError, tf.errors.OpError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise FaceError(f"This TensorFlow cannot load the graph '{path}' ({reason}).") from error
-        source, target = (inside.get_tensor_by_name(_tensor_name(name)) for name in (input_name, output_name))
+            source, target = (inside.get_tensor_by_name(_tensor_name(name)) for name in (input_name, output_name))
+        except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+            raise FaceError(
+                f"This TensorFlow cannot load the graph '{path}' ({_one_line(error)}). Make or copy it again."
+            ) from error
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=threads or 0, inter_op_parallelism_threads=1, use_per_session_threads=True
     )
@@ -81,17 +83,20 @@ def open_graph(graph, path: Path | str, input_name: str = INPUT, output_name: st
         except (ValueError, tf.errors.InvalidArgumentError) as error:
             raise FaceError(
                 f"'{path}' takes {source.shape}, the faces come as {list(pixels.shape)}, and TensorFlow says: "
-                f"{' '.join(str(error).split())[:160]}. Check --crop and --layout."
+                f"{_one_line(error)}. Check --crop and --layout."
             ) from error
+        except tf.errors.OpError as error:
+            raise FaceError(f"TensorFlow cannot run '{path}' ({_one_line(error)}). Make or copy it again.") from error
 
     return run
 
 
 def load_graph(path: Path):
-    """Reads a frozen GraphDef.
+    """Reads a frozen GraphDef of pure operations. What asks for the phase of training is fed False.
 
     Raises:
-        FaceError: no such file, or one that is empty, truncated, a SavedModel or no graph at all.
+        FaceError: no such file, or one that is empty, truncated, a SavedModel or no graph at all, or a graph that does
+            more than compute (`pure_ops`).
     """
     import tensorflow as tf
 
@@ -114,7 +119,31 @@ def load_graph(path: Path):
             f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as '{variables[0]}': "
             f"freeze it first (h5_2_pb.py does)."
         )
+    check_ops(graph, path)
+    names = {node.name for node in graph.node}
+    missing = [name for node in graph.node for name in map(node_of, node.input) if name not in names]
+    if missing:
+        raise FaceError(f"'{path}' is damaged: it needs a node {missing[0]!a} and has none. {hint}.")
+    _fix_phase(graph)
     return graph
+
+
+def _fix_phase(graph) -> None:
+    """Makes every input of type bool the constant False: is_training, phase_train, the learning phase of Keras 1.
+
+    Such an input chooses between the statistics of a batch and those of the training. An embedder uses the latter.
+    """
+    import tensorflow as tf
+
+    for node in graph.node:
+        if node.op in ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault"):
+            if node.attr["dtype"].type != tf.bool.as_datatype_enum:
+                continue
+            shape = [max(1, dim.size) for dim in node.attr["shape"].shape.dim]
+            false = tf.compat.v1.NodeDef(name=node.name, op="Const", input=[f"^{node_of(name)}" for name in node.input])
+            false.attr["dtype"].type = tf.bool.as_datatype_enum
+            false.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.zeros(shape, bool)))
+            node.CopyFrom(false)
 
 
 def save_graph(graph, path: Path) -> None:
@@ -190,6 +219,10 @@ def layer_of(name: str) -> str:
 def is_of(name: str, layers: Sequence[str]) -> bool:
     """Whether the layer name of a node or tensor begins with one of `layers`."""
     return any(layer_of(part).startswith(tuple(layers)) for part in name.split(";"))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _tensor_name(name: str) -> str:
