@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facelib.cli import run_cli, script_parser
+from facelib.cli import print_notes, run_cli, script_parser
 from facelib.errors import FaceError
+from facelib.wording import printable
 
 if TYPE_CHECKING:
     from facelib.alignment.align_folders import Outcome
@@ -43,8 +44,7 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
     from facelib.alignment.align_folders import SKIPPED
 
     where = shlex.quote(str(out))
-    if outcome.num_other:
-        print(f"note: {outcome.num_other:,} files whose suffix is not that of an image")
+    print_notes(outcome.notes)
     if outcome.num_written:
         speed = f" in {seconds:.0f} s, {outcome.num_written / seconds:.1f} a second"
         there = f", {outcome.num_before:,} were there" if outcome.num_before else ""
@@ -70,11 +70,6 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
         print(f"next: python predict.py A.jpg B.jpg --model MODEL, with two crops of {where}")
     else:
         print(f"next: python prepare_data.py {where} DATA")
-
-
-def printable(text: str) -> str:
-    """`text` for any terminal: file names need not be UTF-8."""
-    return text.encode(errors="replace").decode()
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_io_flags, choose_io, run_cli, script_parser
+from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_io_flags, choose_io, print_notes, run_cli, script_parser
 from facelib.data.verification.bins import decode_images
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
@@ -38,11 +38,13 @@ class Evaluation:
         results: one for each set.
         ms_per_image: milliseconds per image in the runtime alone; None when not known.
         mean_norm: mean L2 norm of the raw vectors; None when the runtime hides them.
+        notes: what the user should know of the sets.
     """
 
     results: tuple[SetResult, ...]
     ms_per_image: float | None
     mean_norm: float | None
+    notes: tuple[str, ...] = ()
 
     def table(self) -> str:
         """The table that is printed."""
@@ -113,17 +115,18 @@ def evaluate_embedded(
         flip: whether each image was embedded twice.
         attributes: {identity or image: group}; None for no groups.
     """
-    results, num_distinct, seconds, norms = [], 0, 0.0, []
+    results, num_distinct, seconds, norms, notes = [], 0, 0.0, [], []
     for load in sets:
         faces = load()
         embedded = embed(faces)
+        notes += faces.notes
         results.append(evaluate_set(faces, embedded, fars, protocol=protocol, attributes=attributes))
         num_distinct += embedded.num_distinct
         seconds += embedded.seconds
         norms += [embedded.norms] if embedded.norms is not None else []
     mean_norm = float(np.concatenate(norms).mean()) if norms else None
     ms_per_image = 1000 * seconds / (num_distinct * (2 if flip else 1))
-    return Evaluation(tuple(results), ms_per_image or None, mean_norm)
+    return Evaluation(tuple(results), ms_per_image or None, mean_norm, tuple(notes))
 
 
 def check_sets(sets: Sequence[Callable[[], FaceSet]]) -> None:
@@ -199,6 +202,7 @@ def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, mea
     path = args.report or report_path(args.model)
     report.write(path)
     calibrated = write_thresholds(args.model, evaluation.thresholds(args.flip))
+    print_notes(evaluation.notes)
     print(report.table())
     if findings := report.findings():
         print(findings)

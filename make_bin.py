@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import run_cli, script_parser
+from facelib.cli import print_notes, run_cli, script_parser
 from facelib.errors import FaceError
 
 FOLDS = 10
@@ -74,6 +74,7 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
             check_image(read[i], image_size)
         except BadRecord as error:
             raise FaceError(f"{source.describe(i)}: {error}. Mend or remove it.") from error
+    print_notes(source.notes)
     return [read[i] for i in idx.tolist()], is_same
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.alignment.photos import FaceCutter
-from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, print_notes, run_cli, script_parser
 from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
@@ -92,6 +92,7 @@ def enroll(argv: list[str]) -> int:
         args.gallery, centres.vectors, names, centres.counts.tolist(),
         model=args.model, io=io, flip=flip, decision=decision,
     )  # fmt: skip
+    print_notes(source.notes)
     for line in bad:
         print(f"left out: {line}")
     for label in sorted(set(source.labels.tolist()) - set(centres.labels.tolist())):

@@ -18,8 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import run_cli, script_parser
+from facelib.cli import print_notes, run_cli, script_parser
 from facelib.errors import FaceError
+from facelib.wording import counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,11 +70,10 @@ def _report(done) -> None:
     from facelib.data.data_dir import BAD_RECORDS, is_data_dir
     from facelib.data.storage import StoredPath, read_stored
 
-    for note in done.notes:
-        print(f"note: {note}")
+    print_notes(done.notes)
     verb = "already there, nothing to do:" if done.was_finished else "wrote"
-    shards = f"{done.num_shards} shard{'s' * (done.num_shards != 1)}"
-    print(f"{verb} {done.out}: {done.num_images:,} images, {done.num_classes:,} identities, {shards}")
+    shards = counted(done.num_shards, "shard")
+    print(f"{verb} {done.out}: {done.counts}, {shards}")
     is_stored = isinstance(done.out, StoredPath)
     if not is_stored and not is_data_dir(done.out):
         return
@@ -81,7 +81,8 @@ def _report(done) -> None:
         listed = read_stored(done.out / BAD_RECORDS) if is_stored else (done.out / BAD_RECORDS).read_bytes()
         bad = listed.decode(errors="surrogateescape").splitlines()
         shown = [f"  {line.encode(errors='replace').decode()}" for line in bad[:10]]
-        print(f"skipped {done.num_bad} bad images (all of them: {done.out / BAD_RECORDS}):", *shown, sep="\n")
+        bad_images = counted(done.num_bad, "bad image")
+        print(f"skipped {bad_images} (all of them: {done.out / BAD_RECORDS}):", *shown, sep="\n")
     print(
         f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
     )
@@ -115,8 +116,10 @@ def export(argv: list[str]) -> int:
     from facelib.data.conversion.to_folders import export_folders
     from facelib.data.readers.sources import open_source
 
-    count = export_folders(open_source(args.data), args.folders, args.progress)
-    print(f"wrote {args.folders}: {count:,} images")
+    source = open_source(args.data)
+    count = export_folders(source, args.folders, args.progress)
+    print_notes(source.notes)
+    print(f"wrote {args.folders}: {counted(count, 'image')}")
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from facelib import __version__
 from facelib.errors import FaceError
 from facelib.model_input import IO_CHOICES, Io
 from facelib.sidecar import Sidecar
+from facelib.wording import printable
 
 DEFAULT_VALID = Path("valid_dataset")
 DEFAULT_FARS = (1e-3,)
@@ -47,6 +48,12 @@ def run_cli(main: Callable[[], int]) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints what a script should say of the data that it reads, such as `notes` of a source. A line each."""
+    for note in notes:
+        print(f"note: {printable(note)}")
 
 
 def script_parser(description: str | None, **options) -> argparse.ArgumentParser:

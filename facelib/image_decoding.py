@@ -13,9 +13,9 @@ import simplejpeg
 
 from facelib.errors import BadRecord
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
 # Image files that prepare_data.py does not take: reading one says so, and --skip-bad leaves it out.
-OTHER_IMAGES = (".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".heic")
+OTHER_IMAGES = (".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".heic", ".heif", ".avif", ".jxl")
 MAX_PIXELS = 100_000_000  # the largest cameras; a header may claim any number, and decoding allocates it
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import run_cli, script_parser
+from facelib.cli import print_notes, run_cli, script_parser
 from facelib.data.conversion.job import DEFAULT_SIZE, make_job, run_job
 from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.balancing import balance
@@ -38,11 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = {"balance.json": [dict(zip(columns, row, strict=True)) for row in balanced.table]}
     options = {"seed": args.seed, "balanced": True}
     done = run_job(make_job(source, args.out, options, check=check), files)
+    print_notes(source.notes)
     print(f"{'rule':44} {'identities':>10} {'before':>10} {'after':>10}")
     for rule, identities, before, after in balanced.table:
         print(f"{rule:44} {identities:10,} {before:10,} {after:10,}")
     verb = "already there, nothing to do:" if done.was_finished else "wrote"
-    print(f"{verb} {done.out}: {done.num_images:,} images, {done.num_classes:,} identities")
+    print(f"{verb} {done.out}: {done.counts}")
     print(
         f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
     )

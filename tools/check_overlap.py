@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError
-from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, print_notes, run_cli, script_parser
 from facelib.data.curation.inspection import check_sheet_path, contact_sheet, save_png
 from facelib.data.curation.overlap import Chance, Hits, find_hits, open_verification
 from facelib.data.readers.sources import Source, open_source
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = np.concatenate([vectors for _, vectors in found])
     distance, expected = choose_distance(decision, centres.vectors, images, args)
     hits = find_hits(centres.vectors, images, distance)
+    print_notes(source.notes)
     print_bad(bad)
     comparisons = f"{len(centres.labels):,} identities x {len(images):,} images"
     print(f"{comparisons} = {len(centres.labels) * len(images):,} comparisons within distance {distance:.4f}")

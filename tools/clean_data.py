@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, print_notes, run_cli, script_parser
 from facelib.data.conversion.job import DEFAULT_SIZE, make_job, run_job
 from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.cleaning import (
@@ -68,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     nearer_by = NEARER_BY if args.relabel else None
     verdict = judge(vectors, labels, centres, max_angle=args.max_angle, nearer_by=nearer_by, min_images=args.min_images)
     done = write(source, rows, verdict, merged, bad, args)
+    print_notes(source.notes)
     report(source, rows, verdict, merged, bad, args)
-    print(f"wrote {done.out}: {done.num_images:,} images, {done.num_classes:,} identities")
+    print(f"wrote {done.out}: {done.counts}")
     print(
         f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
     )

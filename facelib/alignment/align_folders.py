@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from facelib.alignment.align import Detector, align_photo
 from facelib.alignment.detect import FaceDetector
-from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo, find_photos
+from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo
 from facelib.errors import FaceError
 from facelib.files import atomic_path, read_json, write_bytes, write_json
+from facelib.photo_folders import PhotoFolder, find_photos, folder_notes
 from facelib.tensorflow_env import quiet_stderr
 
 SETTINGS = ".align_faces.json"  # marks a folder as ours, and says by which rule
@@ -40,7 +41,7 @@ class Outcome:
         num_photos: all photos below the root.
         num_before: crops that were there before.
         num_written: crops that were written.
-        num_other: files that are not images.
+        notes: what the user should know of the folders.
         skipped: for each photo without a crop, the reason.
         folders: names of the folders with photos; '' for the root itself.
         folders_with_crop: names of the folders with at least one crop.
@@ -49,7 +50,7 @@ class Outcome:
     num_photos: int = 0
     num_before: int = 0
     num_written: int = 0
-    num_other: int = 0
+    notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
     folders_with_crop: set[str] = field(default_factory=set)
@@ -90,11 +91,10 @@ def align_folders(
     """
     _check_places(root, out)
     outcome = Outcome()
-    for folder in find_photos(root, out):
-        outcome.num_photos += len(folder.photos)
-        outcome.num_other += folder.num_other
-        if folder.photos:
-            outcome.folders.add(folder.name)
+    folders = [_counts(folder) for folder in find_photos(root, out)]
+    outcome.num_photos = sum(len(folder.photos) for folder in folders)
+    outcome.folders = {folder.name for folder in folders if folder.photos}
+    outcome.notes = folder_notes(folders)
     if not outcome.num_photos:
         raise FaceError(f"PHOTOS is a folder of photos, or of folders of photos. There are none in '{root}'.")
     with _claimed(out, rule):
@@ -115,6 +115,11 @@ def align_folders(
         finally:
             _write_skipped(out, outcome.skipped)
     return outcome
+
+
+def _counts(folder: PhotoFolder) -> PhotoFolder:
+    """The folder with a range in place of its file names: those of millions of photos would fill the memory."""
+    return replace(folder, photos=range(len(folder.photos)))  # type: ignore[arg-type]
 
 
 def _check_places(root: Path, out: Path) -> None:

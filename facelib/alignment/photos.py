@@ -1,15 +1,13 @@
-"""Finds photos in folders, decodes them, and turns each into an aligned 112x112 face."""
+"""Decodes photos, turns each into an aligned 112x112 face, and names its crop."""
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from facelib.errors import BadRecord, FaceError
-from facelib.image_decoding import IMAGE_SUFFIXES, OTHER_IMAGES, decode_image
+from facelib.image_decoding import decode_image
+from facelib.photo_folders import PhotoFolder
 
 CROP_SIZE = (112, 112)  # height, width in pixels: what every model here was trained on
 
@@ -71,34 +69,6 @@ class FaceCutter:
         return align_photo(photo, self._detector)
 
 
-@dataclass(frozen=True)
-class PhotoFolder:
-    """One folder of photos.
-
-    Attributes:
-        name: its path below the root; '' for the root itself.
-        photos: file names, sorted.
-        num_other: files whose suffix is not that of an image.
-    """
-
-    name: str
-    photos: list[str]
-    num_other: int
-
-
-def find_photos(root: Path, leave_out: Path) -> Iterator[PhotoFolder]:
-    """Yields the folders of a tree, sorted. Links are followed; hidden files and folders are ignored.
-
-    Args:
-        root: the tree.
-        leave_out: a folder that is ignored too.
-
-    Raises:
-        FaceError: a folder that cannot be read.
-    """
-    yield from _walk(Path(root), "", (), _place(leave_out))
-
-
 def crop_names(folder: PhotoFolder) -> dict[str, str]:
     """The name of each photo's crop: `a.jpg` for `a.png`, or `a.png.jpg` if the folder has another photo called `a`.
 
@@ -115,40 +85,3 @@ def crop_names(folder: PhotoFolder) -> dict[str, str]:
         of = " and ".join(f"'{os.path.join(folder.name, photo)}'" for photo in names if names[photo] == twice[0])
         raise FaceError(f"Two crops cannot have the same name. {of} would both be '{twice[0]}': rename one.")
     return names
-
-
-def _walk(root: Path, name: str, above: tuple, leave_out: tuple | None) -> Iterator[PhotoFolder]:
-    place = _place(root / name)
-    if place == leave_out or place in above:  # a link to a folder above would never end
-        return
-    photos, folders, num_other = [], [], 0
-    try:
-        with os.scandir(root / name) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(os.path.join(name, entry.name))
-                elif _is_photo(entry):
-                    photos.append(entry.name)
-                else:
-                    num_other += 1
-    except OSError as error:
-        raise FaceError(f"The folder '{root / name}' cannot be read: {error.strerror}.") from error
-    yield PhotoFolder(name, sorted(photos), num_other)
-    for folder in sorted(folders):
-        yield from _walk(root, folder, (*above, place), leave_out)
-
-
-def _is_photo(entry: os.DirEntry) -> bool:
-    """By the suffix. A broken link counts, so that it is listed; a pipe does not, because reading it never ends."""
-    is_image = entry.name.lower().endswith(IMAGE_SUFFIXES + OTHER_IMAGES)
-    return is_image and (entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)))
-
-
-def _place(folder: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(folder)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -31,6 +31,7 @@ class FaceSet:
         is_same: bool [P], which pairs are genuine; None for identities.
         labels: int [N], the identity of each image; None for listed pairs.
         identities: N names, who is on each image; None where that is not known.
+        notes: what the user should know of the folders.
         source: the `source` object of a report, with an absolute path.
     """
 
@@ -41,6 +42,7 @@ class FaceSet:
     is_same: np.ndarray | None = None
     labels: np.ndarray | None = None
     identities: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,7 +100,7 @@ def _draw_pairs(load: Callable[[], FaceSet], num_pairs: int) -> FaceSet:
 def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:
     shots, is_same = read_pairs_txt(pairs_txt)
     files = {shot: find_shot(folder, shot) for shot in dict.fromkeys(shot for pair in shots for shot in pair)}
-    read = {shot: _read(file, letterbox) for shot, file in files.items()}
+    read = {shot: _read(file.read_bytes, file, letterbox) for shot, file in files.items()}
     flat = [shot for pair in shots for shot in pair]
     return FaceSet(
         pairs_txt.stem,
@@ -113,14 +115,15 @@ def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:
 
 def _load_folder(folder: Path, letterbox: bool) -> FaceSet:
     source = FolderSource(folder)
-    files = [source.file_of(i) for i in range(len(source))]
+    images = [_read(partial(source.read, i), source.file_of(i), letterbox) for i in range(len(source))]
     return FaceSet(
         folder.resolve().name,
-        [_read(file, letterbox) for file in files],
-        [file.relative_to(folder).as_posix() for file in files],
+        images,
+        [source.file_of(i).relative_to(folder).as_posix() for i in range(len(source))],
         str(folder),
         labels=source.labels,
         identities=[source.class_names[label] for label in source.labels.tolist()],
+        notes=source.notes,
         source={"path": str(folder.resolve()), "sha256": source.fingerprint},
     )
 
@@ -134,9 +137,11 @@ def _has_identities(folder: Path) -> bool:
     )
 
 
-def _read(file: Path, letterbox: bool) -> bytes:
+def _read(read: Callable[[], bytes], file: Path, letterbox: bool) -> bytes:
     try:
-        data = file.read_bytes()
+        data = read()
+    except BadRecord as error:
+        raise FaceError(f"The photo '{file}': {error}. Mend or remove it.") from error
     except OSError as error:
         raise FaceError(f"The photo '{file}' cannot be read: {error.strerror}. Mend or remove it.") from error
     return letterboxed(data, str(file)) if letterbox else data

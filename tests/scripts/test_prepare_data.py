@@ -94,9 +94,9 @@ def test_hidden_empty_and_foreign_files_do_not_count_and_are_noted(tmp_path, cap
 
     run(tmp_path / "faces", tmp_path / "data")
     out = capsys.readouterr().out
-    assert "2 images, 1 identities" in out
-    assert "note: 1 folders without images skipped" in out
-    assert "note: 1 files that are not images skipped" in out
+    assert "2 images, 1 identity, 1 shard" in out
+    assert "note: 1 folder without images skipped" in out
+    assert "note: 1 file that is not an image skipped" in out
 
 
 def test_a_list_of_faces_is_read(tmp_path):
@@ -214,7 +214,7 @@ def test_a_bad_image_is_named_or_skipped_and_listed(tmp_path, name, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["faces"]  # nothing half-written
     run(tmp_path / "faces", tmp_path / "data", "--skip-bad")
     out = capsys.readouterr().out
-    assert "4 images, 2 identities" in out and "skipped 1 bad images" in out and name in out
+    assert "4 images, 2 identities" in out and "skipped 1 bad image " in out and name in out
     assert name in (tmp_path / "data" / "bad_records.txt").read_text()
 
 

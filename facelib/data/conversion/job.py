@@ -21,6 +21,7 @@ from facelib.data.record_reader import Records
 from facelib.data.storage import StoredPath, size_of, upload_folder
 from facelib.errors import FaceError, short_repr
 from facelib.files import read_json, working_folder, write_json
+from facelib.wording import counted
 
 RECORDS_PER_SHARD = 1 << 14
 DEFAULT_WORKERS = 8  # threads that read
@@ -48,6 +49,11 @@ class Conversion:
     num_bad: int = 0
     notes: list[str] = field(default_factory=list)
     was_finished: bool = False
+
+    @property
+    def counts(self) -> str:
+        """'1,200 images, 40 identities'."""
+        return f"{counted(self.num_images, 'image')}, {counted(self.num_classes, 'identity', 'identities')}"
 
 
 def convert(source_path: Path, out: Path, **options) -> Conversion:

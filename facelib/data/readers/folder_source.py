@@ -13,7 +13,9 @@ import numpy as np
 from facelib.data.record_reader import Names
 from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
-from facelib.image_decoding import IMAGE_SUFFIXES, OTHER_IMAGES
+from facelib.image_decoding import IMAGE_SUFFIXES
+from facelib.photo_folders import find_photos, folder_notes
+from facelib.wording import counted, printable
 
 
 def _read_image_file(path: Path) -> bytes:
@@ -26,7 +28,7 @@ def _read_image_file(path: Path) -> bytes:
 class FolderSource:
     """A tree of folders: every folder with images is an identity, and its path below the root is the class name.
 
-    Class names and file names are sorted. Hidden files and folders are ignored.
+    Class names and file names are sorted. `facelib.photo_folders` says what is ignored, and `notes` what was.
 
     Args:
         path: the root.
@@ -36,11 +38,11 @@ class FolderSource:
 
     def __init__(self, path: Path):
         self.path = path
-        self.notes: list[str] = []
         self.bad: list[str] = []
         self.image_size: tuple[int, int] | None = None
-        folders = sorted(_walk(path), key=lambda folder: folder.name)
-        self._folders = [folder for folder in folders if len(folder.images)]
+        folders = sorted(_read_folders(path), key=lambda folder: folder.name)
+        self._notes = folder_notes(folders)
+        self._folders = [folder for folder in folders if len(folder.photos)]
         if not self._folders:
             raise FaceError(
                 f"No images ({', '.join(IMAGE_SUFFIXES)}) in folders below '{path}', nor a train.rec, TFRecords or a "
@@ -49,7 +51,7 @@ class FolderSource:
         if not self._folders[0].name:
             raise FaceError(
                 f"Each identity has its own folder. '{path}' has images outside of them, such as "
-                f"'{self._folders[0].images[0]}'. Move them into identity folders."
+                f"'{self._folders[0].photos[0]}'. Move them into identity folders."
             )
         for folder in self._folders:
             try:
@@ -59,31 +61,45 @@ class FolderSource:
                 raise FaceError(
                     f"Names of identities are UTF-8. Received: folder {raw!r} in '{path}'. Rename it."
                 ) from error
-        for count, what in (
-            (sum(not len(folder.images) and not folder.has_folders for folder in folders), "folders without images"),
-            (sum(folder.num_other for folder in folders), "files that are not images"),
-        ):
-            if count:
-                self.notes.append(f"{count} {what} skipped")
         self.class_names = [folder.name for folder in self._folders]
-        counts = [len(folder.images) for folder in self._folders]
+        counts = [len(folder.photos) for folder in self._folders]
         self._starts = np.cumsum([0, *counts])
         self.labels = np.repeat(np.arange(len(counts)), counts)
         digest = hashlib.sha256(b"folders")
         for folder in self._folders:
             digest.update(os.fsencode(folder.name) + b"\0" + folder.digest)
         self.fingerprint = digest.hexdigest()
+        self._hashes = np.zeros(len(self.labels), np.int64)  # of the images that were read; 0 for the others
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def notes(self) -> list[str]:
+        """Lines that the user should see. Once images were read: also which of them several people share."""
+        read = np.flatnonzero(self._hashes)
+        order = read[np.argsort(self._hashes[read], kind="stable")]
+        same = np.diff(self._hashes[order]) == 0
+        shared = np.flatnonzero(same & (np.diff(self.labels[order]) != 0))
+        if not len(shared):
+            return list(self._notes)
+        different = len(np.unique(self._hashes[order[shared]]))
+        first, second = (self.file_of(int(order[k])).relative_to(self.path) for k in (shared[0], shared[0] + 1))
+        return [
+            *self._notes,
+            f"{counted(different, 'image')} in the folders of several people, such as '{printable(str(first))}' and "
+            f"'{printable(str(second))}'",
+        ]
+
     def file_of(self, i: int) -> Path:
         """The image file of record `i`."""
         label = int(self.labels[i])
-        return self.path / self.class_names[label] / self._folders[label].images[i - int(self._starts[label])]
+        return self.path / self.class_names[label] / self._folders[label].photos[i - int(self._starts[label])]
 
     def read(self, i: int) -> bytes:
-        return _read_image_file(self.file_of(i))
+        image = _read_image_file(self.file_of(i))
+        self._hashes[i] = hash(image)
+        return image
 
     def describe(self, i: int) -> str:
         return f"'{self.file_of(i)}'"
@@ -92,35 +108,27 @@ class FolderSource:
 @dataclass(frozen=True)
 class _Folder:
     name: str  # below the root, "" for the root itself
-    images: Names  # sorted
+    photos: Names  # sorted
     digest: bytes  # of the image names and sizes
     num_other: int
     has_folders: bool
+    left_out: tuple[str, ...]
 
 
-def _walk(root: Path) -> Iterator[_Folder]:
-    stack = [""]
-    while stack:
-        name = stack.pop()
-        images, num_other, folders = [], 0, []
-        try:
-            with os.scandir(root / name) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        folders.append(f"{name}/{entry.name}" if name else entry.name)
-                    elif entry.name.lower().endswith(IMAGE_SUFFIXES + OTHER_IMAGES):
-                        size = entry.stat().st_size if entry.is_file() else 0  # a broken link has none
-                        images.append((os.fsencode(entry.name), size))
-                    else:
-                        num_other += 1
-        except OSError as error:
-            raise FaceError(f"The folder '{root / name}' cannot be read: {error.strerror}.") from error
-        images.sort()
+def _read_folders(root: Path) -> Iterator[_Folder]:
+    for folder in find_photos(root):
+        place = root / folder.name
+        images = [(os.fsencode(photo), _size(place / photo)) for photo in folder.photos]
         digest = hashlib.sha256(repr(images).encode()).digest()
-        yield _Folder(name, Names(image for image, _ in images), digest, num_other, bool(folders))
-        stack += folders
+        names = Names(image for image, _ in images)
+        yield _Folder(folder.name, names, digest, folder.num_other, folder.has_folders, folder.left_out)
+
+
+def _size(photo: Path) -> int:
+    try:
+        return os.stat(photo).st_size
+    except OSError:  # a broken link has none
+        return 0
 
 
 class ListSource:

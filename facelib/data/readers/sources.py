@@ -40,11 +40,12 @@ class Source(Protocol):
 
     kind: str
     path: Path
-    notes: list[str]
     bad: list[str]
     labels: np.ndarray
     image_size: tuple[int, int] | None
 
+    @property
+    def notes(self) -> list[str]: ...
     @property
     def class_names(self) -> Sequence[str]: ...
     @property
@@ -289,9 +290,14 @@ class DerivedSource:
     ):
         self.source, self.picks, self.labels, self.class_names = source, picks, labels, list(class_names)
         self.kind, self.path, self.image_size = source.kind, source.path, source.image_size
-        self.notes, self.bad, self.change = list(source.notes), list(source.bad), change
+        self.bad, self.change = list(source.bad), change
         text = json.dumps(what, sort_keys=True)
         self.fingerprint = hashlib.sha256(f"{source.fingerprint} {text}".encode()).hexdigest()
+
+    @property
+    def notes(self) -> list[str]:
+        """Those of the source."""
+        return self.source.notes
 
     def __len__(self) -> int:
         return len(self.picks)
