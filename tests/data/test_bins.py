@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -68,6 +69,34 @@ def test_python_2_strings_are_read_as_bytes(tmp_path):
     assert load_bin(write_pickle(tmp_path, content)).images == IMAGES
 
 
+def python_2_text(value) -> bytes:
+    """Protocol 0 as Python 2.7 writes it: strings with escapes, I01 and I00 for bools."""
+    if isinstance(value, bytes):
+        return b"S'" + "".join(f"\\x{byte:02x}" for byte in value).encode() + b"'\np1\n"
+    if isinstance(value, bool):
+        return b"I01\n" if value else b"I00\n"
+    return b"(lp0\n" + b"".join(python_2_text(item) + b"a" for item in value)
+
+
+def test_the_text_pickles_of_python_2_are_read(tmp_path):
+    content = b"(" + python_2_text(IMAGES) + python_2_text(IS_SAME) + b"tp9\n."
+    assert tuple(pickle.loads(content, encoding="bytes")) == (IMAGES, IS_SAME)
+
+    pairs = load_bin(write_pickle(tmp_path, content))
+    assert pairs.images == IMAGES and pairs.is_same.tolist() == IS_SAME
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["?", "u1", "i1", "<i2", ">i4", "<u4", "<i8", ">i8"])
+def test_truths_may_be_one_array_of_numpy(tmp_path, dtype, protocol):
+    for shape in [(2,), (2, 1)]:
+        content = (IMAGES, np.array(IS_SAME).astype(dtype).reshape(shape))
+
+        assert load_bin(write_pickle(tmp_path, content, protocol)).is_same.tolist() == IS_SAME
+    with pytest.raises(FaceError, match="Pair 1"):
+        load_bin(write_pickle(tmp_path, (IMAGES, np.array([1, 7], dtype if dtype != "?" else "u1")), protocol))
+
+
 def test_columns_as_older_opencv_encodes_them_are_read(tmp_path):
     content = ([np.frombuffer(image, np.uint8).reshape(-1, 1) for image in IMAGES], IS_SAME)
 
@@ -98,6 +127,24 @@ class Reduce:
 MARKER = "facelib_pwned"
 
 
+def laughing_contents() -> dict[str, bytes]:
+    """Pickles of 300 bytes with a list of 10^29 items, at each place where a message may show a value."""
+    levels = b"".join(b"](" + b"h%c" % (k - 1) * 10 + b"eq%c0" % k for k in range(1, 30))
+    laugh, images = b"\x80\x02](" + b"K\x01" * 10 + b"eq\x000" + levels, b"](U\x01aU\x01be"
+    dtype = b"cnumpy\ndtype\n"
+    return {
+        "truth": laugh + images + b"](h\x1de\x86.",
+        "truths": laugh + images + b"h\x1d\x86.",
+        "image": laugh + b"](h\x1dU\x01ae](\x88e\x86.",
+        "top": laugh + b"h\x1d.",
+        "dtype": laugh + b"](" + dtype + b"h\x1d\x85RU\x01be](\x88e\x86.",
+        "dtype state": laugh + b"](" + dtype + b"U\x02u1\x85R(h\x1dh\x1dtbU\x01be](\x88e\x86.",
+        "scalar": laugh + b"](cnumpy.core.multiarray\nscalar\nh\x1dh\x1d\x86RU\x01be](\x88e\x86.",
+        "codec": laugh + b"](c_codecs\nencode\nh\x1dh\x1d\x86RU\x01be](\x88e\x86.",
+        "truth as text": b"\x80\x02" + images + b"](X" + struct.pack("<I", 10**7) + b"x" * 10**7 + b"e\x86.",
+    }
+
+
 def hostile_contents(folder: Path) -> dict[str, object]:
     touch = f"touch {folder / MARKER}"
     dtype = np.dtype("u1")
@@ -126,6 +173,14 @@ def hostile_contents(folder: Path) -> dict[str, object]:
             [True],
         ),
         "codecs": ([Reduce(__import__("_codecs").encode, ("x", "rot13")), b"x"], [True]),
+        **{f"laughs {place}": content for place, content in laughing_contents().items()},
+        "a list in itself": b"\x80\x02](U\x01aU\x01be](]q\x00h\x00ae\x86.",
+        "whole number of 5,000 digits": b"](U\x01aU\x01be](L" + b"9" * 5_000 + b"L\nee\x86.",
+        "truth of 4,000 digits": b"](U\x01aU\x01be](L" + b"9" * 4_000 + b"L\ne\x86.",
+        "truth of 255 bytes": b"\x80\x02](U\x01aU\x01be](\x8a\xff" + b"\x7f" * 255 + b"e\x86.",
+        "a million marks": b"(" * 1_000_000 + b".",
+        "a long name": b"\x80\x02]c" + b"m" * 10**7 + b"\n" + b"n" * 10**7 + b"\na]\x86.",
+        "a string without its end": b"(S'" + b"\xff" * 10**7 + b"\n",
         "submodule": b"\x80\x04]\x8c\x0enumpy.testing \x8c\x04main\x93)Ra]\x86.",
     }
 
@@ -134,10 +189,14 @@ def hostile_contents(folder: Path) -> dict[str, object]:
 def test_a_hostile_pickle_runs_nothing_and_gets_one_line(tmp_path, name):
     path = write_pickle(tmp_path, hostile_contents(tmp_path)[name])
 
+    tracemalloc.start()
     with pytest.raises(FaceError) as error:
         load_bin(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
 
-    assert "\n" not in str(error.value) and str(path) in str(error.value)
+    assert "\n" not in str(error.value) and str(path) in str(error.value) and len(str(error.value)) < 700
+    assert peak < 20e6 + 10 * path.stat().st_size
     assert not (tmp_path / MARKER).exists()
 
 

@@ -2,15 +2,18 @@
 
 A pickle is a program, so two checks come first. Every opcode must be one that a list of images needs. Every name that
 the pickle looks up becomes a stand-in of this file, which checks its arguments. NumPy itself is never called: only
-lists, tuples, bytes, bools, ints and flat uint8 arrays (as their bytes) can come out, and no memory is allocated for a
-length that the file only claims.
+lists, tuples, bytes, bools, ints and flat arrays (uint8 as their bytes, others as lists of numbers) can come out, and
+no memory is allocated for a length that the file only claims.
 """
 
 import io
+import itertools
 import math
 import pickle
 import pickletools
 from typing import Literal
+
+from facelib.errors import short_repr
 
 # Numbers, containers and the memo; image bytes as Python 2 (STRING), Python 3 and NumPy write them; names and their
 # calls, each of which is a stand-in.
@@ -42,9 +45,20 @@ def load_pickle(data: bytes) -> object:
 
 
 def _check_opcodes(data: bytes) -> None:
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+    stream = io.BytesIO(data)
+    for count in itertools.count():
+        code = stream.read(1)
+        opcode = pickletools.code2op.get(code.decode("latin-1"))
+        if opcode is None:
+            raise pickle.UnpicklingError(f"no opcode at byte {stream.tell() - len(code)}")
         if opcode.name not in OPCODES:
             raise RefusedPickleError(f"opcode {opcode.name}")
+        if opcode.name == "STOP":
+            return
+        if opcode.name == "STRING":  # pickletools refuses what Python 2 writes: escapes of bytes that are not ASCII
+            stream.readline()
+            continue
+        argument = opcode.arg and opcode.arg.reader(stream)
         # The C unpickler sizes its memo by the index it is told: honest writers number objects in order.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument is None or int(argument) > count):
             raise RefusedPickleError(f"memo index {argument}")
@@ -69,7 +83,7 @@ class _Unpickler(pickle.Unpickler):
             return _StandIn(self.encode)
         stand_in = STAND_INS.get((module, name))
         if stand_in is None:
-            raise RefusedPickleError(f"{module}.{name}")
+            raise RefusedPickleError(f"{module[:40]}.{name[:40]}")
         return stand_in
 
     def persistent_load(self, pid: object) -> None:
@@ -122,15 +136,18 @@ class _Array:
         self.fill(raw, dtype, shape)
 
     def fill(self, raw, dtype, shape):
-        if not isinstance(dtype, _Dtype) or dtype.code not in ("u1", "b1"):
-            raise RefusedPickleError("an array that is not of uint8 or bool")
+        if not isinstance(dtype, _Dtype):
+            raise RefusedPickleError("an array without a type")
         if not isinstance(raw, bytes | bytearray) or not isinstance(shape, tuple) or not 1 <= len(shape) <= 2:
-            raise RefusedPickleError("an array that is not one row of bytes")
-        if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) != len(raw):
+            raise RefusedPickleError("an array that is not one row of numbers")
+        if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * ITEM_BYTES[dtype.code] != len(raw):
             raise RefusedPickleError("an array whose shape disagrees with its bytes")
         if len(shape) == 2 and 1 not in shape:  # older cv2.imencode gives [n, 1]
-            raise RefusedPickleError("an array that is not one row of bytes")
+            raise RefusedPickleError("an array that is not one row of numbers")
         self.dtype, self.raw = dtype, raw
+
+
+_UINT8 = _Dtype("u1")
 
 
 def _text(value: object) -> object:
@@ -140,7 +157,7 @@ def _text(value: object) -> object:
 def _make_dtype(code, *flags) -> _Dtype:
     code = _text(code)
     if not isinstance(code, str) or code.lstrip("<>|=") not in ITEM_BYTES:
-        raise RefusedPickleError(f"dtype {str(code)[:20]!r}")
+        raise RefusedPickleError(f"dtype {short_repr(code, 30)}")
     return _Dtype(code.lstrip("<>|="))
 
 
@@ -159,8 +176,15 @@ def _from_buffer(raw, dtype, shape, order, *axes) -> _Array:
 def _scalar(dtype, raw) -> bool | int:
     if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes) or len(raw) != ITEM_BYTES[dtype.code]:
         raise RefusedPickleError("a NumPy scalar that is not a bool or an int")
-    value = int.from_bytes(raw, dtype.order, signed=dtype.code[0] == "i")
-    return value != 0 if dtype.code == "b1" else value
+    return _numbers(dtype, raw)[0]
+
+
+def _numbers(dtype: _Dtype, raw: bytes | bytearray) -> list[bool] | list[int]:
+    if dtype.code == "b1":
+        return [byte != 0 for byte in raw]
+    width, signed = ITEM_BYTES[dtype.code], dtype.code[0] == "i"
+    parts = (raw[k : k + width] for k in range(0, len(raw), width))
+    return [int.from_bytes(part, dtype.order, signed=signed) for part in parts]
 
 
 def _empty_bytes(*args) -> bytes:
@@ -190,7 +214,7 @@ def _materialise(value: object) -> object:
     """Turns arrays into their content in the two levels a .bin has: a pair of lists."""
     if not isinstance(value, list | tuple) or len(value) != 2:
         return value
-    made: dict[int, object] = {}  # by identity: content that the pickle names many times is made once
+    made: dict[tuple, object] = {}  # by identity: content that the pickle names many times is made once
     return [_list(part, made) if isinstance(part, list | tuple) else _leaf(part, made) for part in value]
 
 
@@ -199,10 +223,10 @@ def _list(value: list | tuple, made: dict) -> list:
 
 
 def _leaf(value: object, made: dict) -> object:
-    code, raw = (value.dtype and value.dtype.code, value.raw) if isinstance(value, _Array) else ("u1", value)
-    if not isinstance(raw, bytes | bytearray) or code is None:
+    dtype, raw = (value.dtype, value.raw) if isinstance(value, _Array) else (_UINT8, value)
+    if not isinstance(raw, bytes | bytearray) or dtype is None:
         return value
-    key = (id(raw), code)
+    key = (id(raw), dtype.code, dtype.order)
     if key not in made:
-        made[key] = bytes(raw) if code == "u1" else [byte != 0 for byte in raw]
+        made[key] = bytes(raw) if dtype.code == "u1" else _numbers(dtype, raw)
     return made[key]

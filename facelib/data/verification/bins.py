@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.data.verification.bin_pickle import RefusedPickleError, load_pickle
-from facelib.errors import BadRecord, FaceError
+from facelib.errors import BadRecord, FaceError, short_repr
 from facelib.files import require_file, write_bytes
 from facelib.image_decoding import decode_image
 
@@ -49,7 +49,7 @@ def load_bin(path: Path) -> Pairs:
     """Reads a verification set, in every variant of the format, and runs no code that the file may contain.
 
     Images may be stored as `bytes`, as uint8 arrays of NumPy 1 or 2, or as Python 2 strings; truth values as bools,
-    NumPy bools, or ints 0 and 1. Images are not decoded here; see `decode_images`.
+    NumPy bools, or ints 0 and 1, in a list or an array. Images are not decoded here; see `decode_images`.
 
     Raises:
         FaceError: not a verification set, damaged, empty, or a pickle that asks to call something.
@@ -65,7 +65,7 @@ def load_bin(path: Path) -> Pairs:
             f"Do not use this file. {MAKE_HINT}"
         ) from error
     except Exception as error:  # the unpickler raises nearly any type on damaged bytes
-        reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:160]
+        reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {str(error)[:160]}")
         raise FaceError(
             f"'{path}' is damaged or not a verification set ({reason}). Copy it again. {MAKE_HINT}"
         ) from error
@@ -163,6 +163,8 @@ def stream_images(
 
 
 def _split_content(content: object, path: Path) -> tuple[list[bytes], np.ndarray]:
+    if isinstance(content, list) and len(content) == 2 and isinstance(content[1], bytes):
+        content = [content[0], list(content[1])]  # truths as an array of uint8
     if not isinstance(content, list) or len(content) != 2 or not all(isinstance(part, list) for part in content):
         raise FaceError(f"A verification set is a pair (images, is_same). '{path}' holds something else. {MAKE_HINT}")
     images, truth = content
@@ -178,7 +180,7 @@ def _split_content(content: object, path: Path) -> tuple[list[bytes], np.ndarray
             raise FaceError(f"Images are bytes or uint8 arrays. Record {i} of '{path}' is a {type(image).__name__}.")
     for k, value in enumerate(truth):
         if type(value) not in (bool, int) or value not in (0, 1):
-            raise FaceError(f"Pairs are marked True or False. Pair {k} of '{path}' is marked {str(value)[:40]!r}.")
+            raise FaceError(f"Pairs are marked True or False. Pair {k} of '{path}' is marked {short_repr(value, 40)}.")
     return images, np.array(truth, dtype=bool)
 
 
