@@ -106,7 +106,8 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
-    pairs, is_same = read_pairs_txt(pairs_txt)
+    pairs, is_same, notes = read_pairs_txt(pairs_txt)
+    print_notes(notes)
     read = {}
     for shot in dict.fromkeys(shot for pair in pairs for shot in pair):
         file = find_shot(folders, shot)

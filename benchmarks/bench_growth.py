@@ -161,7 +161,7 @@ def work(args: argparse.Namespace) -> int:
 
 def loopback_bytes() -> int:
     """Bytes sent over the loopback interface since the machine started."""
-    lines = Path("/proc/net/dev").read_text().splitlines()
+    lines = Path("/proc/net/dev").read_text(encoding="utf-8").splitlines()
     fields = next(line.partition(":")[2].split() for line in lines if line.strip().startswith("lo:"))
     return int(fields[8])
 

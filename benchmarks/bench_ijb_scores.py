@@ -112,7 +112,7 @@ def draw_unit(random: np.random.Generator, num_rows: int, size: int) -> np.ndarr
 
 def cpu_name() -> str:
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 

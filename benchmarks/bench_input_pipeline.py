@@ -115,7 +115,7 @@ def report(rates: dict[str, list[tuple[float, float]]], cores: int, records: Rec
 
 def cpu_info() -> list[str]:
     path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 if __name__ == "__main__":

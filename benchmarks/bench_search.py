@@ -124,7 +124,7 @@ def cpu_ticks() -> tuple[int, int]:
     stat = Path("/proc/stat")
     if not stat.is_file():
         return 0, 0
-    ticks = [int(word) for word in stat.read_text().split("\n")[0].split()[1:8]]
+    ticks = [int(word) for word in stat.read_text(encoding="utf-8").split("\n")[0].split()[1:8]]
     return sum(ticks) - ticks[3] - ticks[4], ticks[3] + ticks[4]
 
 

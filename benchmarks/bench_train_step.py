@@ -124,7 +124,7 @@ def make_step(network):
 
 def processor() -> str:
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
 
 

@@ -96,7 +96,7 @@ class HeadStep:
 
 def be_the_first_to_go() -> None:
     """When memory runs out, the system kills this process and no other."""
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
 
 
 def _part(workers, batch_size: int) -> tuple[int, int]:

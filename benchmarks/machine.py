@@ -11,7 +11,7 @@ def read_cpu() -> tuple[int, int]:
     stat = Path("/proc/stat")
     if not stat.is_file():
         return 0, 0
-    ticks = [int(word) for word in stat.read_text().split("\n")[0].split()[1:8]]
+    ticks = [int(word) for word in stat.read_text(encoding="utf-8").split("\n")[0].split()[1:8]]
     return sum(ticks) - ticks[3] - ticks[4], ticks[3] + ticks[4]
 
 
@@ -24,7 +24,7 @@ def busy_share(before: tuple[int, int]) -> float:
 def machine() -> str:
     """Processor and number of cores."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().split("\n") if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").split("\n") if info.is_file() else []
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
@@ -37,13 +37,13 @@ def peak_memory() -> int | None:
     Not getrusage: its maximum begins with the memory of the process that started this one.
     """
     status = Path("/proc/self/status")
-    lines = status.read_text().split("\n") if status.is_file() else []
+    lines = status.read_text(encoding="utf-8").split("\n") if status.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def resident_memory() -> int:
     """Bytes of this process in memory now; Linux only."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def versions() -> str:

@@ -23,14 +23,14 @@ def commands() -> dict[str, Path]:
     for folder in FOLDERS:
         for path in sorted((scripts_folder() / folder).glob("*")):
             is_shell = path.suffix == ".sh" and path.name not in NOT_INSTALLED
-            if is_shell or (path.suffix == ".py" and "\n    run_cli(" in path.read_text()):
+            if is_shell or (path.suffix == ".py" and "\n    run_cli(" in path.read_text(encoding="utf-8")):
                 found[path.stem] = path
     return found
 
 
 def summary(path: Path) -> str:
     """The first line of a script's description."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if path.suffix == ".sh":
         return text.splitlines()[1].strip("# ").split(":")[0] + "."
     return (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]

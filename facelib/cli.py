@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -22,13 +23,16 @@ def run_cli(main: Callable[[], int]) -> None:
     """Runs `main` and exits with its code, with 1 and one line for a `FaceError`, or with 130 for Ctrl-C.
 
     A full disk and a missing permission also give one line. Every other exception is a bug and keeps its traceback.
+    File names and texts are UTF-8 in any locale, and no printed name can move the cursor of a terminal.
     """
+    _use_utf8()
+    sys.stdout = _Plain(sys.stdout)
     try:
         code = main()
         sys.stdout.flush()
         sys.exit(code)
     except FaceError as error:
-        print(f"error: {' '.join(str(error).split(chr(10)))}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split(chr(10))))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -48,6 +52,40 @@ def run_cli(main: Callable[[], int]) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def _use_utf8() -> None:
+    """Starts the command again in Python's UTF-8 mode where the locale has another encoding, such as GBK.
+
+    Python decodes file names by the locale, so the folder of a person would come with another name. What is printed
+    keeps the encoding of the terminal; what that cannot show is escaped.
+    """
+    if sys.getfilesystemencoding().lower() == "utf-8" or not sys.orig_argv:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return
+    terminal = getattr(sys.stdout, "encoding", None) or "utf-8"
+    variables = {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{terminal}:backslashreplace"}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})
+
+
+class _Plain:
+    """A text stream that writes control characters as escapes; only new lines and tabs stay.
+
+    Args:
+        stream: where the text goes.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes `text`, escaped."""
+        return self._stream.write("\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n")))
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -93,7 +93,7 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path, what: str) -> dict:
     """Reads a JSON object. `what` names the file in errors, e.g. 'sidecar'."""
     try:
-        value = parse_json(require_file(path, what).read_text(encoding="utf-8"))
+        value = parse_json(require_file(path, what).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise FaceError(f"The {what} is a JSON object. '{path}' is not: {error}. Make it again.") from error
     if not isinstance(value, dict):
@@ -169,6 +169,47 @@ def map_npy(path: Path, dtype: np.dtype | type, ndim: int, mode: Literal["r", "r
     if size != expected:
         raise ValueError(f"it has {size} bytes where its header says {expected}")
     return np.memmap(path, dtype, mode, offset, shape)
+
+
+def read_text(path: Path, what: str) -> tuple[str, list[str]]:
+    """Reads a text file that people write, or that comes from another system.
+
+    UTF-8 with or without a byte order mark, and UTF-16 with one. What is none of these is read as GBK if it can be,
+    else as the Latin letters of Windows, and a note says so.
+
+    Args:
+        path: the file.
+        what: names it in errors, e.g. 'pair list'.
+
+    Returns:
+        The text, and notes for the user.
+
+    Raises:
+        FaceError: no file, compressed, or bytes that are no text.
+    """
+    data = require_file(path, what).read_bytes()
+    try:
+        encoding = encoding_of(data)
+    except ValueError as error:
+        raise FaceError(f"The {what} is a text file. '{path}' is not: {error}.") from error
+    known = encoding in ("utf-8-sig", "utf-16")
+    return data.decode(encoding), [] if known else [f"'{path}' is not UTF-8: it is read as {encoding}"]
+
+
+def encoding_of(data: bytes) -> str:
+    """The name of an encoding that decodes all of `data`; see `read_text`.
+
+    Raises:
+        ValueError: compressed, or no text.
+    """
+    if data[:2] == b"\x1f\x8b":
+        raise ValueError("it is compressed with gzip, unpack it first (gunzip)")
+    candidates = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "gb18030", "cp1252")
+    for encoding in candidates:
+        with suppress(UnicodeDecodeError):
+            if "\0" not in data.decode(encoding):
+                return encoding
+    raise ValueError("it has bytes that no text has, save it as UTF-8")
 
 
 def require_file(path: Path, what: str) -> Path:

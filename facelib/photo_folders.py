@@ -1,6 +1,7 @@
 """The one walk over a tree of folders of photos: which folders count, which files are photos, what is left out."""
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,16 @@ def folder_notes(folders: Sequence[Walked]) -> list[str]:
                        "folders of the system or links to other folders here")  # fmt: skip
         notes.append(f"{what} skipped, such as '{printable(left_out[0])}'")
     return notes
+
+
+def spellings_of(name: str) -> Iterator[str]:
+    """The ways in which the files of a listed name may be spelled on this disk, as it stands first.
+
+    A Mac stores letters with accents in two characters (NFD), other systems in one (NFC). Windows writes `\\` for `/`.
+    """
+    slashes = name.replace("\\", "/")
+    forms = (unicodedata.normalize(form, slashes) for form in ("NFC", "NFD"))
+    yield from dict.fromkeys((name, slashes, *forms))
 
 
 def _read_folder(root: Path, name: str) -> tuple[PhotoFolder, list[str], list[str]]:

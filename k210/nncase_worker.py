@@ -16,7 +16,7 @@ def compile_model(folder: Path) -> None:
     import nncase
     import numpy as np
 
-    settings = json.loads((folder / "settings.json").read_text())
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     options = nncase.CompileOptions()
     for name, value in settings["compile"].items():
         setattr(options, name, value)

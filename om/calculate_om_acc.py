@@ -90,7 +90,7 @@ def find_ms(*folders: Path) -> float | None:
     """Milliseconds per execution, from the first msame.log in `folders` that has them; None if none has."""
     for folder in folders:
         log = folder / LOG_NAME
-        if log.is_file() and (timing := read_timing(log.read_text(errors="replace"))):
+        if log.is_file() and (timing := read_timing(log.read_text(encoding="utf-8", errors="replace"))):
             return timing.ms
     print(f"no average time: there is none in {LOG_NAME} of {folders[0]}")
     return None

@@ -81,7 +81,7 @@ def file_arrows(modules: dict[str, Path]) -> set[tuple[str, str]]:
     """Pairs (importer, imported) between modules of facelib."""
     arrows = set()
     for importer, path in modules.items():
-        for found in imports_of(ast.parse(path.read_text(), str(path))):
+        for found in imports_of(ast.parse(path.read_text(encoding="utf-8"), str(path))):
             imported = module_of(found.name, modules)
             if imported in modules and imported != importer:
                 arrows.add((importer, imported))
@@ -135,7 +135,7 @@ def describe(root: Path) -> str:
     in_rooms = Counter(room_of(name, modules) for name in files)
     lines: Counter[str] = Counter()
     for name, path in files.items():
-        lines[room_of(name, modules)] += len(path.read_text().splitlines())
+        lines[room_of(name, modules)] += len(path.read_text(encoding="utf-8").splitlines())
 
     text = [f"{'room':<14} {'modules':>7} {'lines':>7}  imports (file arrows)"]
     for room in sorted(in_rooms, key=lambda room: (room != HALL, room)):

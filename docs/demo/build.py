@@ -108,7 +108,7 @@ def install_packages() -> Path:
     packages, lock = HERE / "node_modules", HERE / "package-lock.json"
     done = packages / ".built_from"  # written last: an interrupted installation does not have it
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
-    if done.is_file() and done.read_text() == digest:
+    if done.is_file() and done.read_text(encoding="utf-8") == digest:
         return packages
     argv = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     try:
@@ -120,7 +120,7 @@ def install_packages() -> Path:
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split())[-300:]
         raise FaceError(f"'{' '.join(argv)}' in '{HERE}' failed ({reason}). It needs the npm registry once.") from error
-    done.write_text(digest)
+    done.write_text(digest, encoding="utf-8")
     return packages
 
 

@@ -91,7 +91,7 @@ def write_meta(folder: Path, index, shards: list[dict], bad: list[str], class_na
     """Writes the index, the list of bad records and meta.json."""
     write_index(folder / INDEX, index)
     if bad:
-        (folder / BAD_RECORDS).write_text("\n".join(bad) + "\n", errors="surrogateescape")
+        (folder / BAD_RECORDS).write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")
     meta = {
         "format_version": FORMAT_VERSION,
         "num_images": len(index),

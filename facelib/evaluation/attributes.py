@@ -7,6 +7,8 @@ A pair belongs to a group when both of its faces do.
 """
 
 import csv
+import io
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 from facelib.errors import FaceError
 from facelib.evaluation.metrics import wilson_interval
 from facelib.evaluation.ten_fold import FoldTar
-from facelib.files import require_file
+from facelib.files import read_text
 
 MIN_PAIRS = 20  # genuine and impostor; fewer say nothing of a group
 
@@ -29,7 +31,8 @@ def read_attributes(path: Path) -> dict[str, str]:
     """
     groups: dict[str, str] = {}
     try:
-        with open(require_file(path, "attribute table"), newline="", encoding="utf-8-sig") as file:
+        text, _ = read_text(path, "attribute table")
+        with io.StringIO(text, newline="") as file:
             for number, row in enumerate(csv.reader(file), 1):
                 if not any(cell.strip() for cell in row):
                     continue
@@ -38,7 +41,7 @@ def read_attributes(path: Path) -> dict[str, str]:
                         f"An attribute table has two columns, name and group. '{path}' line {number}: "
                         f"{','.join(row)[:80]!r}. Mend the line."
                     )
-                name, group = row[0].strip(), row[1].strip()
+                name, group = unicodedata.normalize("NFC", row[0].strip()), row[1].strip()
                 if number == 1 and (name.lower(), group.lower()) == ("name", "group"):
                     continue
                 if groups.setdefault(name, group) != group:
@@ -46,7 +49,7 @@ def read_attributes(path: Path) -> dict[str, str]:
                         f"A name belongs to one group. '{path}' line {number} puts '{name}' into '{group}', an earlier "
                         f"line into '{groups[name]}'. Remove one."
                     )
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise FaceError(f"An attribute table is a CSV file. '{path}' is not: {error}.") from error
     if not groups:
         raise FaceError(f"The attribute table '{path}' has no lines. Make it again.")
@@ -66,7 +69,8 @@ def group_faces(groups: dict[str, str], names: list[str], identities: list[str] 
         FaceError: no face of the set is in the table.
     """
     owners = identities if identities is not None else names
-    found = np.array([groups.get(name) or groups.get(owner, "") for name, owner in zip(names, owners, strict=True)])
+    keys = ([unicodedata.normalize("NFC", name) for name in some] for some in (names, owners))  # a Mac's are NFD
+    found = np.array([groups.get(name) or groups.get(owner, "") for name, owner in zip(*keys, strict=True)])
     if not np.any(found != ""):
         raise FaceError(
             f"The attribute table names no face of {where}. It has {next(iter(groups))!r}, the set has {names[0]!r}"

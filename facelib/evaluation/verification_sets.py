@@ -98,7 +98,7 @@ def _draw_pairs(load: Callable[[], FaceSet], num_pairs: int) -> FaceSet:
 
 
 def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:
-    shots, is_same = read_pairs_txt(pairs_txt)
+    shots, is_same, notes = read_pairs_txt(pairs_txt)
     files = {shot: find_shot(folder, shot) for shot in dict.fromkeys(shot for pair in shots for shot in pair)}
     read = {shot: _read(file.read_bytes, file, letterbox) for shot, file in files.items()}
     flat = [shot for pair in shots for shot in pair]
@@ -109,6 +109,7 @@ def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:
         str(pairs_txt),
         is_same=is_same,
         identities=[name for name, _ in flat],
+        notes=notes,
         source={"path": str(folder.resolve()), "sha256": sha256_of(pairs_txt)},
     )
 

@@ -241,7 +241,7 @@ def read_training_log(path: Path) -> TrainingLog:
     if not path.is_file():
         return TrainingLog()
     found: dict[str, dict[int, dict]] = {"step": {}, "epoch": {}, "stage": {}}
-    lines = path.read_text(errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             entry: Any = parse_json(line) if line.strip() else {}

@@ -75,9 +75,9 @@ def free_bytes() -> int | None:
     info = Path("/proc/meminfo")
     if not info.is_file():
         return None
-    lines = info.read_text().split("\n")
+    lines = info.read_text(encoding="utf-8").split("\n")
     free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if free is not None and limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    if free is not None and limit.is_file() and used.is_file() and limit.read_text(encoding="utf-8").strip().isdigit():
+        free = min(free, int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
     return free

@@ -82,7 +82,7 @@ class RunDir:
 
     def log(self, **line) -> None:
         """Appends one object to metrics.jsonl."""
-        with open(self.path / "metrics.jsonl", "a") as file:
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int, num_epochs: int, stage: int) -> None:

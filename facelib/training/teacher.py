@@ -84,7 +84,7 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
     if not cache.is_file():
         try:
             cache.parent.mkdir(exist_ok=True)
-            with open(cache.with_suffix(".lock"), "w") as lock:
+            with open(cache.with_suffix(".lock"), "w", encoding="utf-8") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # waits for another training that computes the same
                 if not cache.is_file():
                     _compute(cache, model, io, records, threads or os.cpu_count() or 1)

@@ -111,7 +111,7 @@ def test_a_bad_pair_list_is_named_and_nothing_is_written(folders, tmp_path, text
 
 
 def test_a_pair_list_that_is_no_text_is_named(tmp_path):
-    (tmp_path / "pairs.txt").write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "pairs.txt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0")
 
     with pytest.raises(FaceError, match="text file"):
         read_pairs_txt(tmp_path / "pairs.txt")

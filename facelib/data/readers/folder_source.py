@@ -1,20 +1,23 @@
 """Faces as single files: an identity-folder tree, or a list of `id;path` lines."""
 
+import codecs
 import hashlib
 import os
+import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from facelib.data.record_reader import Names
 from facelib.errors import BadRecord, FaceError
-from facelib.files import require_file
+from facelib.files import encoding_of, read_text, require_file
 from facelib.image_decoding import IMAGE_SUFFIXES
-from facelib.photo_folders import find_photos, folder_notes
+from facelib.photo_folders import find_photos, folder_notes, spellings_of
 from facelib.wording import counted, printable
 
 
@@ -131,8 +134,65 @@ def _size(photo: Path) -> int:
         return 0
 
 
+def _id_and_path(line: bytes) -> tuple[bytes, bytes]:
+    """(id, path) of a line of a list, in any of the forms of `ListSource`; (b"", b"") for another."""
+    if b";" in line:
+        label, _, name = line.partition(b";")
+        return label.strip(), name.strip()
+    cells = [cell.strip() for cell in line.split(b"\t" if b"\t" in line else b",")]
+    if len(cells) == 3 and cells[2].isdigit() and not _is_number(cells[1]):
+        return cells[2], cells[1]
+    if len(cells) == 3 and _is_number(cells[1]):
+        return cells[1].partition(b".")[0], cells[2]
+    return (cells[1], cells[0]) if len(cells) == 2 else (b"", b"")
+
+
+def _is_number(cell: bytes) -> bool:
+    """Whether it is a whole number, as im2rec writes it: 3.000000."""
+    whole, _, rest = cell.partition(b".")
+    return whole.isdigit() and not rest.strip(b"0")
+
+
+class _Decoder:
+    """Turns the lines of a list into UTF-8. Lines that are UTF-8, or name a file by their bytes, stay as they are.
+
+    Args:
+        path: the list.
+
+    Attributes:
+        notes: says another encoding.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.notes: list[str] = []
+
+    def __call__(self, lines: BinaryIO) -> Iterable[bytes]:
+        start = lines.read(3)
+        lines.seek(3 if start == codecs.BOM_UTF8 else 0)
+        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\x1f\x8b"):
+            return (line.encode() for line in read_text(self.path, "list of faces")[0].splitlines())
+        return map(self._line, lines)
+
+    def _line(self, line: bytes) -> bytes:
+        if line.isascii():
+            return line
+        try:
+            line.decode()
+            return line
+        except UnicodeDecodeError:
+            if (self.path.parent / os.fsdecode(_id_and_path(line.strip())[1])).exists():
+                return line
+            if not self.notes:
+                self.notes = read_text(self.path, "list of faces")[1]
+            return line.decode(encoding_of(line)).encode()
+
+
 class ListSource:
-    """A text file of lines `id;path`, such as cls_train.txt. Relative paths start from the folder of the list.
+    """A text file with an id and a path in each line. Relative paths start from the folder of the list.
+
+    The lines are `id;path` as in cls_train.txt, `number TAB id TAB path` as in the .lst of im2rec, `1 TAB path TAB id`
+    as in that of face2rec2, or `path,id` below a line `path,label`.
 
     Args:
         path: the text file.
@@ -146,20 +206,21 @@ class ListSource:
         self.bad: list[str] = []
         self.image_size: tuple[int, int] | None = None
         ids, self._names = array("q"), Names()
+        decode = _Decoder(path)
         with open(require_file(path, "list of faces"), "rb") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(decode(lines), 1):
                 line = line.strip()
-                if not line:
+                if not line or (number == 1 and line.lower() in (b"path,label", b"path,id")):
                     continue
-                label, _, name = line.partition(b";")
-                name = name.strip()
-                if not label.strip().isdigit() or not name or len(label) > 18:
+                label, name = _id_and_path(line)
+                if not label.isdigit() or not name or len(label) > 18:
                     raise FaceError(
                         f"A list of faces has lines 'id;path', the id a whole number from 0. "
                         f"'{path}' line {number}: {line[:80].decode(errors='replace')!r}. Mend the line."
                     )
                 ids.append(int(label))
                 self._names.append(name)
+        self.notes += decode.notes
         if not ids:
             raise FaceError(f"The list '{path}' has no lines 'id;path'. Make it again.")
         values, self.labels = np.unique(np.frombuffer(ids, np.int64), return_inverse=True)
@@ -177,7 +238,14 @@ class ListSource:
         return self.path.parent / self._names[i]
 
     def read(self, i: int) -> bytes:
-        return _read_image_file(self.file_of(i))
+        path = self.file_of(i)
+        if not path.exists():
+            name = self._names[i]
+            if re.match(r"[A-Za-z]:[\\/]", name):
+                raise BadRecord("the list names a path of Windows: write it relative to the folder of the list")
+            found = (self.path.parent / spelling for spelling in spellings_of(name))
+            path = next((file for file in found if file.exists()), path)
+        return _read_image_file(path)
 
     def describe(self, i: int) -> str:
         return f"'{self.file_of(i)}'"

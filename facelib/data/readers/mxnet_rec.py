@@ -96,7 +96,7 @@ def write_rec(path: Path, payloads: Sequence[bytes]) -> None:
             for payload in payloads:
                 offsets.append(at)
                 at += file.write(encode_record(payload))
-        idx.write_text("".join(f"{key}\t{offset}\n" for key, offset in enumerate(offsets)))
+        idx.write_text("".join(f"{key}\t{offset}\n" for key, offset in enumerate(offsets)), encoding="utf-8")
 
 
 def face_payloads(images: Sequence[bytes], labels: Sequence[int]) -> list[bytes]:

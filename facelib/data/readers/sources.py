@@ -92,6 +92,8 @@ def open_source(path: Path, skip_bad: bool = False) -> Source:
         raise FaceError(
             f"'{path}' is a verification set: it has pairs, not identities, so nothing can be trained on it."
         )
+    if path.suffix == ".gz":
+        raise FaceError(f"Face data are not compressed. '{path}' is, with gzip: unpack it first (gunzip).")
     raise FaceError(
         f"Face data are a folder of identity folders, an InsightFace directory or .rec, a list 'id;path' (.txt), "
         f"TFRecords ({', '.join(SUFFIXES)}) or a data directory. '{path}' is none of these."
@@ -226,7 +228,7 @@ class RecSource:
         if not file.is_file():
             return
         try:
-            classes, height, width = (int(value) for value in file.read_text().strip().split(","))
+            classes, height, width = (int(value) for value in file.read_text(encoding="utf-8-sig").strip().split(","))
         except ValueError:
             self.notes.append(f"'{file}' is not 'classes,height,width' and was not used")
             return

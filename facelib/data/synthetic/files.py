@@ -78,7 +78,7 @@ def write_insightface(out: Path, faces: SyntheticSet) -> None:
     _refuse_filled(out)
     with working_folder(out) as folder:
         write_rec(folder / "train.rec", face_payloads(list(faces.jpegs()), faces.labels.tolist()))
-        (folder / "property").write_text(f"{faces.num_identities},112,112\n")
+        (folder / "property").write_text(f"{faces.num_identities},112,112\n", encoding="utf-8")
 
 
 def write_tfrecord(out: Path, faces: SyntheticSet) -> None:

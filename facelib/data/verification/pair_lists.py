@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.files import require_file
+from facelib.files import read_text
+from facelib.photo_folders import spellings_of
 
 Shot = tuple[str, int]  # name, number of the image
 
@@ -159,20 +160,19 @@ def _impostor_pairs(block: list[np.ndarray], wanted: int, rng: np.random.Generat
     return np.array(list(seen))
 
 
-def read_pairs_txt(path: Path) -> tuple[list[tuple[Shot, Shot]], np.ndarray]:
+def read_pairs_txt(path: Path) -> tuple[list[tuple[Shot, Shot]], np.ndarray, list[str]]:
     """Reads a pair list in the form of LFW's pairs.txt.
 
     Returns:
         pairs: of (name, number of the image), in the order of the file, which is fold by fold.
         is_same: bool [P].
+        notes: what the user should know, as the encoding of the list.
 
     Raises:
         FaceError: a line of another form, or another number of pairs than the first line says. Names the line.
     """
-    try:
-        lines = require_file(path, "pair list").read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise FaceError(f"A pair list is a text file. '{path}' is not: {error}.") from error
+    text, notes = read_text(path, "pair list")
+    lines = text.splitlines()
     pairs, is_same, promised = [], [], None
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -199,7 +199,7 @@ def read_pairs_txt(path: Path) -> tuple[list[tuple[Shot, Shot]], np.ndarray]:
         raise FaceError(f"The pair list '{path}' has no pairs. Copy it again.")
     if promised is not None and promised != len(pairs):
         raise FaceError(f"The first line of '{path}' promises {promised} pairs; it has {len(pairs)}. Copy it again.")
-    return pairs, np.array(is_same, bool)
+    return pairs, np.array(is_same, bool), notes
 
 
 def find_shot(folders: Path, shot: Shot) -> Path:
@@ -209,15 +209,18 @@ def find_shot(folders: Path, shot: Shot) -> Path:
         FaceError: there is none.
     """
     name, number = shot
-    for folder in (folders / name, folders):
-        for suffix in (".jpg", ".png", ".jpeg", ".JPG", ".PNG"):
-            file = folder / f"{name}_{number:04d}{suffix}"
-            if file.is_file():
+    spellings = list(spellings_of(name))
+    for spelling in spellings:
+        for folder in (folders / spelling, folders):
+            for suffix in (".jpg", ".png", ".jpeg", ".jfif", ".JPG", ".PNG"):
+                file = folder / f"{spelling}_{number:04d}{suffix}"
+                if file.is_file():
+                    return file
+    for spelling in spellings:
+        for file in sorted((folders / spelling).glob("*")) if (folders / spelling).is_dir() else ():
+            match = re.fullmatch(r"(.*?)_?0*(\d+)", file.stem)
+            if match and match[1] in (*spellings, "") and int(match[2]) == number:
                 return file
-    for file in sorted((folders / name).glob("*")) if (folders / name).is_dir() else ():
-        match = re.fullmatch(r"(.*?)_?0*(\d+)", file.stem)
-        if match and match[1] in (name, "") and int(match[2]) == number:
-            return file
     raise FaceError(
         f"The pair list names image {number} of {name!r}, but there is no "
         f"'{folders / name / f'{name}_{number:04d}.jpg'}'. Check FOLDERS, or align all photos."

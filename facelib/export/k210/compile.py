@@ -60,7 +60,7 @@ def compile_kmodel(tflite: Path, crops: np.ndarray) -> Kmodel:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.tflite").write_bytes(Path(tflite).read_bytes())
-        (folder / "settings.json").write_text(json.dumps(settings))
+        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         np.save(folder / "crops.npy", pixels)
         done = subprocess.run(
             nncase_command("compile", str(folder)), cwd=folder, capture_output=True, text=True, errors="replace"
@@ -82,4 +82,8 @@ def parse_placement(dump: Path) -> tuple[int, tuple[str, ...]]:
 
 
 def _lines(folder: Path) -> list[str]:
-    return [line for path in sorted(folder.rglob("runtime_ops.txt")) for line in path.read_text().splitlines()]
+    return [
+        line
+        for path in sorted(folder.rglob("runtime_ops.txt"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]

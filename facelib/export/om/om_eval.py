@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     folder = run_msame(command, args.out_dir)
     check_results(folder, inputs)
-    timing = read_timing((folder / LOG_NAME).read_text(errors="replace"))
+    timing = read_timing((folder / LOG_NAME).read_text(encoding="utf-8", errors="replace"))
     speed = f"{timing.ms:.2f} ms per execution by msame's log" if timing else "no average time in msame's log"
     print(f"{len(inputs):,} results in {folder}; {speed}")
     print(f"next: python om/calculate_om_acc.py {args.out_dir} FILE.bin --model {args.model}")
@@ -110,7 +110,7 @@ def run_msame(command: Sequence[str], out_dir: Path) -> Path:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     made = sorted(path for path in out_dir.iterdir() if path.is_dir() and path.name not in before)
     if code != 0 or not made:
-        last = log.read_text(errors="replace").strip().splitlines()[-1]
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
         raise FaceError(f"msame failed (exit code {code}), its last line: {last[:200]}. The whole log is '{log}'.")
     log.rename(made[-1] / LOG_NAME)
     return made[-1]

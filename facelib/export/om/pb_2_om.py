@@ -203,7 +203,7 @@ def read_aipp(path: Path) -> dict[str, str]:
         FaceError: no such file, or not one static AIPP for 3-channel uint8 pixels.
     """
     path = require_file(path, "AIPP configuration")
-    text = re.sub(r"#.*", "", path.read_text(errors="replace"))
+    text = re.sub(r"#.*", "", path.read_text(encoding="utf-8", errors="replace"))
     settings = dict(_SETTING.findall(text))
     wanted = {"aipp_mode": "static", "input_format": "RGB888_U8", "csc_switch": "false"}
     for key, value in wanted.items():

@@ -28,7 +28,7 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
     """
     path = require_file(path, "recipe")
     try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
+        values = parse_toml(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise FaceError(f"A recipe is a TOML file. '{path}' is not: {error}.") from error
     for override in overrides:
