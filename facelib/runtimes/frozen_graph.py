@@ -5,6 +5,7 @@ A frozen graph is a GraphDef without variables: one Placeholder in, one tensor o
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,11 @@ class GraphEmbedder(RuntimeEmbedder):
 
     def __init__(self, path: Path, io: Io, threads: int | None = None, batch_size: int = BATCH_SIZE):
         quiet_tensorflow()
+        graph = load_graph(path)
+        self._graph = open_graph(graph, path, io.input, io.output, threads)
+        if _input_dtype(graph, io.input) == np.uint8:
+            io = replace(io, dtype="uint8")
         super().__init__(Path(path).name, io, batch_size)
-        self._graph = open_frozen(path, io.input, io.output, threads)
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         return self._graph(pixels)
@@ -179,6 +183,13 @@ def input_size(graph, input_name: str) -> tuple[int, int] | None:
     node = next(node for node in graph.node if node.name == node_of(input_name))
     dims = [dim.size for dim in node.attr["shape"].shape.dim]
     return (dims[1], dims[2]) if len(dims) == 4 and min(dims[1:3]) > 0 else None
+
+
+def _input_dtype(graph, input_name: str) -> np.dtype:
+    import tensorflow as tf
+
+    node = next(node for node in graph.node if node.name == node_of(input_name))
+    return tf.dtypes.as_dtype(node.attr["dtype"].type).as_numpy_dtype
 
 
 def prune(graph, outputs: list[str]):

@@ -11,13 +11,16 @@ from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.model_input import Io
 
+# Types of an input that pixels can take, as ONNX Runtime names them -> the NumPy dtype.
+_DTYPES = {"float": "float32", "float16": "float16", "double": "float64", "uint8": "uint8"}
+
 
 class OnnxEmbedder(RuntimeEmbedder):
     """An `Embedder` over ONNX Runtime on the CPU.
 
     Args:
         path: the .onnx file.
-        io: how the model is fed. The names of its only input and only output are not needed.
+        io: how the model is fed. The names of its only input and only output are not needed, its dtype is the model's.
         threads: of ONNX Runtime.
         batch_size: most images in one call; a fixed batch in the model takes precedence.
     """
@@ -32,7 +35,7 @@ class OnnxEmbedder(RuntimeEmbedder):
         try:
             session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            if not _is_onnx_error(error):
+            if not _is_onnx_error(error) and not isinstance(error, UnicodeDecodeError):  # of a damaged name
                 raise
             raise FaceError(
                 f"ONNX Runtime cannot load '{path}' ({_one_line(error)}). Make or copy it again."
@@ -40,8 +43,13 @@ class OnnxEmbedder(RuntimeEmbedder):
         source = _find_tensor(session.get_inputs(), io.input, path, "input")
         self._session, self._input = session, source.name
         self._output = _find_tensor(session.get_outputs(), io.output, path, "output").name
+        kind = source.type.removeprefix("tensor(").removesuffix(")")
+        if kind not in _DTYPES:
+            raise FaceError(f"The input of an embedder is {', '.join(_DTYPES)}. '{source.name}' of '{path}' is {kind}.")
+        if not source.shape:
+            raise FaceError(f"The input of an embedder has 4 axes. '{source.name}' of '{path}' is one number.")
         fixed = source.shape[0] if isinstance(source.shape[0], int) else None
-        super().__init__(Path(path).name, replace(io, dtype="float32"), fixed or batch_size, unit=fixed or 1)
+        super().__init__(Path(path).name, replace(io, dtype=_DTYPES[kind]), fixed or batch_size, unit=fixed or 1)
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         try:

@@ -1,0 +1,58 @@
+"""ONNX models as they come: types of their input, and files that are damaged."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from facelib.errors import FaceError
+from facelib.model_input import Io
+from facelib.runtimes.onnx import OnnxEmbedder
+
+WEIGHTS = np.random.default_rng(0).normal(0, 0.01, (3 * 8 * 8, 4)).astype(np.float32)
+FACES = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3), np.uint8)
+
+
+def onnx_file(path, dtype=TensorProto.FLOAT):
+    """Pixels [N, 3, 8, 8] of `dtype` -> pixels @ WEIGHTS, of `dtype` or of float32 for integers."""
+    gives = dtype if dtype in (TensorProto.FLOAT16, TensorProto.DOUBLE) else TensorProto.FLOAT
+    nodes = [helper.make_node("Cast", ["pixels"], ["x"], to=gives), helper.make_node("Flatten", ["x"], ["flat"]),
+             helper.make_node("MatMul", ["flat", "w"], ["embeddings"])]  # fmt: skip
+    weights = numpy_helper.from_array(WEIGHTS.astype(helper.tensor_dtype_to_np_dtype(gives)), "w")
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("pixels", dtype, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("embeddings", gives, ["N", 4])],
+        [weights],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8])
+def test_the_faces_come_in_the_type_that_the_model_takes(tmp_path, dtype):
+    embedder = OnnxEmbedder(onnx_file(tmp_path / "m.onnx", dtype), Io(layout="nchw", size=(8, 8)))
+
+    expected = FACES.transpose(0, 3, 1, 2).reshape(5, -1) @ WEIGHTS
+    np.testing.assert_allclose(embedder.raw(FACES), expected, rtol=0.01, atol=0.05)
+
+
+def test_scaled_pixels_do_not_fit_into_uint8_and_other_types_are_named(tmp_path):
+    path = onnx_file(tmp_path / "m.onnx", TensorProto.UINT8)
+    with pytest.raises(FaceError, match="--pixels raw"):
+        OnnxEmbedder(path, Io(layout="nchw", size=(8, 8), pixels="pm1")).raw(FACES)
+    with pytest.raises(FaceError, match=r"m\.onnx.*int64"):
+        OnnxEmbedder(onnx_file(path, TensorProto.INT64), Io(layout="nchw", size=(8, 8)))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_changed_byte_is_one_line_or_no_matter(tmp_path, seed):
+    path, rng = onnx_file(tmp_path / "m.onnx"), np.random.default_rng(seed)
+    data = bytearray(path.read_bytes())
+    data[rng.integers(120)] = rng.integers(256)
+    path.write_bytes(data[: rng.integers(1, len(data))] if seed % 5 == 0 else data)
+
+    try:
+        OnnxEmbedder(path, Io(layout="nchw", size=(8, 8))).raw(FACES)
+    except FaceError as error:
+        assert "\n" not in str(error)
