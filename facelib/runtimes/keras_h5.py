@@ -1,6 +1,10 @@
 """Keras models (.h5): run as an `Embedder`, written, and read for inference."""
 
+import json
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,13 @@ from facelib.files import atomic_path, require_file
 from facelib.model_input import Io
 from facelib.tensorflow_env import quiet_tensorflow
 
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)  # of h5py and Keras
+# What h5py and Keras raise for a file that is no model.
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError,
+               NotImplementedError)  # fmt: skip
+
+# Layers of Keras that hold code, load another model or read a file that the description names.
+_NOT_PURE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "StringLookup",
+             "IntegerLookup", "IndexLookup", "TextVectorization")  # fmt: skip
 
 
 class KerasEmbedder(RuntimeEmbedder):
@@ -70,13 +80,70 @@ def load_model(path: Path):
 
     path = require_file(path, "model")
     try:
-        model = keras.models.load_model(path, compile=False)
+        with _for_keras3(path, _read_config(path)) as readable:
+            model = keras.models.load_model(readable, compile=False)
     except _UNREADABLE as error:
         raise _not_a_model(path, error) from error
     names = [layer.name for layer in model.layers]
     if len(model.inputs) == 2 and "embeddings" in names:
         return keras.Model(model.inputs[0], model.get_layer("embeddings").output, name=path.stem)
     return model
+
+
+def _read_config(path: Path) -> dict:
+    """The description of the model in an .h5.
+
+    Raises:
+        FaceError: the file has weights only, or a layer that holds code.
+    """
+    import h5py
+
+    with h5py.File(path) as file:
+        text = file.attrs.get("model_config")
+        if text is None and ("layer_names" in file.attrs or "layers" in file):  # of Keras 2, of Keras 3
+            raise FaceError(
+                f"'{path}' has weights only, not the net that they belong to. Build the net in Python, call "
+                f"net.load_weights('{path.name}'), and then net.save('embedder.h5')."
+            )
+    config = json.loads(text) if isinstance(text, str | bytes) else None
+    if not isinstance(config, dict):
+        raise FaceError(f"'{path}' describes no Keras model. It may be another kind of HDF5 file: name an embedder.h5.")
+    found = _find_not_pure(config)
+    if found is not None:
+        raise FaceError(
+            f"A face embedder only computes. '{path}' has a layer that can run Python code or read other files: "
+            f"{found}. It was not run. Save the model again with another Keras layer in its place."
+        )
+    return config
+
+
+def _find_not_pure(value) -> str | None:
+    """Class and name of a layer of `_NOT_PURE` in a model's description; None if there is none."""
+    if isinstance(value, dict) and value.get("class_name") in _NOT_PURE:
+        config = value.get("config")
+        name = value.get("name") or (config.get("name", "") if isinstance(config, dict) else "")
+        return f"{value['class_name']} {str(name)!a}"
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for item in items if (found := _find_not_pure(item)) is not None), None)
+
+
+@contextmanager
+def _for_keras3(path: Path, config: dict) -> Iterator[Path]:
+    """Yields a file that Keras 3 reads: `path`, or a temporary copy with the description of an older Keras renewed."""
+    import h5py
+
+    from facelib.runtimes.keras2 import in_keras3
+
+    renewed = in_keras3(config)
+    if renewed == config:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.with_suffix(".h5").name
+        copy.write_bytes(path.read_bytes())
+        with h5py.File(copy, "r+") as file:
+            file.attrs["model_config"] = json.dumps(renewed)
+        yield copy
 
 
 def load_head_centres(path: Path):
