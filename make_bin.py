@@ -102,6 +102,7 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
     """Reads the pairs of a pairs.txt, in its order: (encoded images [2P], is_same bool [P])."""
     from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
     from facelib.errors import BadRecord
+    from facelib.files import read_image_file
     from facelib.image_decoding import check_image
 
     if not folders.is_dir():
@@ -112,7 +113,7 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
     for shot in dict.fromkeys(shot for pair in pairs for shot in pair):
         file = find_shot(folders, shot)
         try:
-            read[shot] = file.read_bytes()
+            read[shot] = read_image_file(file)
             check_image(read[shot], image_size)
         except BadRecord as error:
             raise FaceError(f"'{file}': {error}. Mend or remove it.") from error

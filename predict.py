@@ -22,7 +22,7 @@ from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
 from facelib.evaluation.nearest import Nearest
-from facelib.files import require_file, write_bytes
+from facelib.files import read_image_file, require_file, write_bytes
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision, about, decide_by, verdict_picture
 from facelib.recognition.gallery import (
@@ -178,7 +178,7 @@ def open_model(args: argparse.Namespace) -> tuple[Embedder, Io]:
 
 def read_face(path: Path, cut: FaceCutter) -> np.ndarray:
     """The face in a photo: uint8 [112, 112, 3] RGB."""
-    return cut(require_file(path, "photo").read_bytes(), f"'{path}'")
+    return cut(read_image_file(require_file(path, "photo")), f"'{path}'")
 
 
 def embed_one(embedder: Embedder, face: np.ndarray, flip: bool, path: Path) -> np.ndarray:

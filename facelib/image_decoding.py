@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 
 from facelib.errors import BadRecord
+from facelib.image_sizes import other_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
 # Image files that prepare_data.py does not take: reading one says so, and --skip-bad leaves it out.
@@ -25,6 +26,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame ma
 _MARKERS = _FRAMES | {_APP1, _SCAN, _FILL}
 _CHUNK, _WIDTH_HEIGHT = struct.Struct(">I4s"), struct.Struct(">II")
 _GREY = 128
+_LARGEST_ON_A_SHEET = 512  # pixels, of the longer side
+_NO_MEMORY = -4  # cv2.Error.StsNoMem
 _BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}  # of TIFF
 _TRAILING = 64  # bytes from the end where the end marker is looked for first
 # What the start-of-frame markers other than baseline, extended and progressive mean: ITU-T T.81, table B.1.
@@ -61,9 +64,10 @@ def check_image(data: bytes, size: tuple[int, int] | None = None) -> tuple[int, 
     found, missing, kind = _read_header(data)
     if missing:
         raise BadRecord(missing)
-    if kind:
-        _decode_any(data, kind)
     _check_size(found, size)
+    if kind:
+        _check_pixels(found)
+        _decode_any(data, kind)
     return found
 
 
@@ -156,6 +160,13 @@ def _check_size(found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
         )
 
 
+def _check_pixels(found: tuple[int, int]) -> None:
+    if found[0] * found[1] > MAX_PIXELS:
+        raise BadRecord(
+            f"the image has {found[0]}x{found[1]} pixels, and at most {MAX_PIXELS:,} are decoded: make it smaller"
+        )
+
+
 # --------------------------------------------------------------------------------------------------- decoding
 
 
@@ -172,7 +183,7 @@ def decode_image(
     libjpeg-turbo as OpenCV gives them, but without a copy and at a fifth of the cost of a call.
 
     Args:
-        image: JPEG, PNG, or another format that OpenCV reads; pixels, uint8 [H, W, 3], pass through.
+        image: JPEG, PNG, or a format of facelib/image_sizes.py; pixels, uint8 [H, W, 3], pass through.
         buffer: uint8 [H, W, 3] that may receive the pixels, and is then what the function returns.
         size: (height, width) in pixels that the image must have; None for any.
         check_end: refuse what is cut short. With False the decoder may fill the rest with grey.
@@ -203,19 +214,30 @@ def decode_image(
         if missing and check_end:
             raise BadRecord(missing)
         _check_size(found, size)  # before decoding: 1 MB of PNG can claim a gigabyte of pixels
-        if found[0] * found[1] > MAX_PIXELS:
-            raise BadRecord(
-                f"the image has {found[0]}x{found[1]} pixels, and at most {MAX_PIXELS:,} are decoded: make it smaller"
-            )
+    else:
+        found = other_size(image)
+    _check_pixels(found)
     pixels = _decode_any(image, kind)
     _check_size(pixels.shape[:2], size)
     return pixels
 
 
+def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """uint8 [H, W, 3] reduced until no side is longer than `longest` pixels; a smaller image as it is."""
+    scale = longest / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def decode_or_blank(image: bytes) -> np.ndarray:
-    """Decodes an image for a contact sheet: uint8 [H, W, 3], RGB; a crossed-out grey square when it cannot be."""
+    """Decodes an image for a contact sheet: uint8 [H, W, 3], RGB; a crossed-out grey square when it cannot be.
+
+    A large one is reduced to 512 pixels: a sheet holds a hundred.
+    """
     try:
-        return decode_image(image, check_end=False)
+        return shrunk(decode_image(image, check_end=False), _LARGEST_ON_A_SHEET)
     except BadRecord:
         pixels = np.full((112, 112, 3), _GREY, np.uint8)
         cv2.line(pixels, (0, 0), (111, 111), (255, 0, 0), 2)
@@ -227,12 +249,12 @@ def _decode_any(image: bytes, kind: str) -> np.ndarray:
     """OpenCV's pixels: uint8 [H, W, 3], RGB. `kind`: of `_read_header`, for the message."""
     try:
         pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == _NO_MEMORY:
+            raise MemoryError(f"an image of {len(image):,} bytes") from error
         pixels = None
     if pixels is not None:
         return pixels
     if kind:
         raise BadRecord(f"the JPEG is {kind}, which OpenCV does not decode: save it as a baseline JPEG or as PNG")
-    if image[:2] == _JPEG or image[:8] == _PNG:
-        raise BadRecord("the image cannot be decoded: its pixels are damaged")
-    raise BadRecord(f"neither JPEG nor PNG, nor another image that OpenCV reads (begins with {image[:4].hex(' ')})")
+    raise BadRecord("the image cannot be decoded: its pixels are damaged")

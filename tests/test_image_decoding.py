@@ -9,6 +9,7 @@ import pytest
 
 from facelib.errors import BadRecord
 from facelib.image_decoding import MAX_PIXELS, check_image, decode_image, decode_or_blank
+from facelib.reports.hardest_pairs import thumbnail
 
 # How the pixels lie in the file when the EXIF orientation is the key, from the upright image: the standard's table.
 STORED = {
@@ -64,6 +65,14 @@ def with_frame(jpeg, marker, precision=8):
     """The same bytes under another start-of-frame marker."""
     at = jpeg.index(b"\xff\xc0")
     return jpeg[:at] + bytes([0xFF, marker]) + jpeg[at + 2 : at + 4] + bytes([precision]) + jpeg[at + 5 :]
+
+
+@pytest.mark.parametrize("shape", [(1, 40_000), (40_000, 2), (900, 600), (512, 100), (1, 1)])
+def test_a_picture_of_any_size_fits_a_contact_sheet_and_a_page(shape):
+    shown = decode_or_blank(encode(np.full((*shape, 3), 90, np.uint8), ".png"))
+
+    assert max(shown.shape[:2]) == min(512, max(shape)) and np.ptp(shown) == 0
+    assert max(decode_image(thumbnail(encode(np.full((*shape, 3), 90, np.uint8), ".png"))).shape[:2]) <= 112
 
 
 # ------------------------------------------------------------------------------------------------ EXIF

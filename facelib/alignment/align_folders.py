@@ -21,8 +21,8 @@ from tqdm import tqdm
 from facelib.alignment.align import Detector, align_photo
 from facelib.alignment.detect import FaceDetector
 from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo
-from facelib.errors import FaceError
-from facelib.files import atomic_path, read_json, write_bytes, write_json
+from facelib.errors import BadRecord, FaceError
+from facelib.files import atomic_path, read_image_file, read_json, write_bytes, write_json
 from facelib.photo_folders import PhotoFolder, find_photos, folder_notes
 from facelib.tensorflow_env import quiet_stderr
 
@@ -224,12 +224,10 @@ def _align_file(
 ) -> str | None:
     """Writes one crop; returns None, or the reason why there is none."""
     try:
-        data = (root / photo).read_bytes()
+        data = read_image_file(root / photo)
         with quiet_stderr():  # the decoders print warnings
             pixels = decode_photo(data, "This one")
-    except OSError as error:
-        return f"the file cannot be read ({error.strerror})"
-    except UnusablePhotoError as error:
+    except (BadRecord, UnusablePhotoError) as error:
         return str(error)
     face = align_photo(pixels, _detector(make_detector), rule)
     if face is None:

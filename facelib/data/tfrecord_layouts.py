@@ -10,13 +10,18 @@
 """
 
 import math
+import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from facelib.data.tfrecord import Feature
-from facelib.errors import BadRecord
+from facelib.errors import BadRecord, short_repr
+from facelib.files import read_image_file
+
+_FOLDERS_ABOVE = 3  # of a record file, where relative image paths are looked up
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ def read_image(layout: Layout, features: dict[str, Feature], folder: Path) -> by
     Args:
         layout: the feature keys.
         features: of the record.
-        folder: where the record file lies. Relative image paths are looked up there and in the folders above.
+        folder: where the record file lies. Image paths are looked up there and in the three folders above, and must
+            stay below them.
 
     Raises:
         BadRecord: no image, or an image file that cannot be read.
@@ -100,7 +106,7 @@ def read_image(layout: Layout, features: dict[str, Feature], folder: Path) -> by
     height, width = (_one_int(features, key) for key in ("height", "width"))
     if height is None or width is None:
         height = width = math.isqrt(len(data) // 3)
-    if not data or height * width * 3 != len(data):
+    if not data or min(height, width) < 1 or height * width * 3 != len(data):
         raise BadRecord(f"its image is neither JPEG nor PNG nor raw pixels ({len(data)} bytes)")
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
     return np.ascontiguousarray(pixels[..., ::-1]) if layout.is_raw_bgr else pixels
@@ -116,11 +122,22 @@ def _read_path(name: bytes, folder: Path) -> bytes:
         path = Path(name.decode())
     except UnicodeDecodeError as error:
         raise BadRecord("its image path is not UTF-8") from error
-    for candidate in [path] if path.is_absolute() else [parent / path for parent in [folder, *folder.parents]]:
-        try:
-            return candidate.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (OSError, ValueError) as error:
-            raise BadRecord(f"its image file '{candidate}' cannot be read ({error})") from error
-    raise BadRecord(f"it names the image file '{path}', which is not there (looked in '{folder}' and above)")
+    places = [] if ".." in path.parts or "\0" in str(path) else _searched(folder)
+    for place in places:
+        candidate = place / path  # of an absolute path, the path itself
+        if candidate.is_relative_to(place) and os.path.lexists(candidate):
+            try:
+                return read_image_file(candidate)
+            except BadRecord as error:
+                raise BadRecord(f"its image file '{candidate}': {error}") from error
+    raise BadRecord(
+        f"it names the image file {short_repr(str(path))}, which is not there: image paths lead below '{folder}' or "
+        f"one of the {_FOLDERS_ABOVE} folders above it, without '..'"
+    )
+
+
+@lru_cache(maxsize=64)
+def _searched(folder: Path) -> list[Path]:
+    """The folder of a record file and those above it, but never the root."""
+    folder = Path(os.path.abspath(folder))
+    return [place for place in [folder, *folder.parents][: 1 + _FOLDERS_ABOVE] if place != place.parent]

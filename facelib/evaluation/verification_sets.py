@@ -13,7 +13,7 @@ from facelib.data.readers.folder_source import FolderSource
 from facelib.data.verification.bins import IMAGE_SIZE, find_bins, load_bin
 from facelib.data.verification.pair_lists import draw_listed, find_shot, read_pairs_txt
 from facelib.errors import BadRecord, FaceError
-from facelib.files import sha256_of
+from facelib.files import read_image_file, sha256_of
 from facelib.image_decoding import IMAGE_SUFFIXES, decode_image
 
 _GREY = 128  # of the bars beside a letterboxed image
@@ -100,7 +100,7 @@ def _draw_pairs(load: Callable[[], FaceSet], num_pairs: int) -> FaceSet:
 def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:
     shots, is_same, notes = read_pairs_txt(pairs_txt)
     files = {shot: find_shot(folder, shot) for shot in dict.fromkeys(shot for pair in shots for shot in pair)}
-    read = {shot: _read(file.read_bytes, file, letterbox) for shot, file in files.items()}
+    read = {shot: _read(partial(read_image_file, file), file, letterbox) for shot, file in files.items()}
     flat = [shot for pair in shots for shot in pair]
     return FaceSet(
         pairs_txt.stem,
@@ -143,8 +143,6 @@ def _read(read: Callable[[], bytes], file: Path, letterbox: bool) -> bytes:
         data = read()
     except BadRecord as error:
         raise FaceError(f"The photo '{file}': {error}. Mend or remove it.") from error
-    except OSError as error:
-        raise FaceError(f"The photo '{file}' cannot be read: {error.strerror}. Mend or remove it.") from error
     return letterboxed(data, str(file)) if letterbox else data
 
 

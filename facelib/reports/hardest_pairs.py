@@ -11,9 +11,9 @@ import cv2
 
 from facelib.data.readers.folder_source import FolderSource
 from facelib.data.verification.bins import load_bin
-from facelib.errors import FaceError
-from facelib.files import sha256_of
-from facelib.image_decoding import decode_or_blank
+from facelib.errors import BadRecord, FaceError
+from facelib.files import read_image_file, sha256_of
+from facelib.image_decoding import decode_or_blank, shrunk
 from facelib.reports.artefact_table import ResultGroup
 from facelib.reports.read_run import Artefact
 
@@ -180,11 +180,7 @@ def _pair(pair: dict[str, Any], read: ReadFace, threshold: float | None, is_impo
 
 def thumbnail(image: bytes) -> bytes:
     """An encoded image of any size as a small JPEG; a crossed-out square if it cannot be decoded."""
-    pixels = decode_or_blank(image)
-    scale = _SIDE / max(pixels.shape[:2])
-    if scale < 1:
-        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    pixels = cv2.cvtColor(shrunk(decode_or_blank(image), _SIDE), cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
 
 
@@ -197,6 +193,7 @@ def _is_of_bin(result: dict[str, Any]) -> bool:
 def _read_below(root: Path, name: str) -> bytes:
     """The bytes of an image below `root`; none if the name leads out of it or there is no such file."""
     file = (root / name).resolve()
-    if not file.is_relative_to(root) or not file.is_file():
+    try:
+        return read_image_file(file) if file.is_relative_to(root) else b""
+    except BadRecord:
         return b""
-    return file.read_bytes()

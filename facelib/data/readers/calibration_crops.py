@@ -7,7 +7,7 @@ import numpy as np
 from facelib.data.readers.sources import open_source
 from facelib.data.verification.bins import load_bin
 from facelib.errors import BadRecord, FaceError
-from facelib.files import sha256_of
+from facelib.files import read_image_file, sha256_of
 from facelib.image_decoding import IMAGE_SUFFIXES, decode_image
 from facelib.model_input import crop_centre
 
@@ -54,7 +54,7 @@ def _open(path: Path):
         return len(images), images.__getitem__, sha256_of(path)
     files = _list_flat_images(path)
     if files:
-        return len(files), lambda i: files[i].read_bytes(), f"{len(files)} files"
+        return len(files), lambda i: read_image_file(files[i]), f"{len(files)} files"
     source = open_source(path)
     return len(source), source.read, source.fingerprint
 
@@ -69,5 +69,5 @@ def _decode(read, record: int, path: Path) -> np.ndarray:
     """One image, uint8 [H, W, 3], RGB."""
     try:
         return decode_image(read(record))
-    except (BadRecord, OSError) as error:
+    except BadRecord as error:
         raise FaceError(f"Calibration image {record} of '{path}' cannot be read: {error}.") from error

@@ -15,17 +15,10 @@ import numpy as np
 
 from facelib.data.record_reader import Names
 from facelib.errors import BadRecord, FaceError
-from facelib.files import encoding_of, read_text, require_file
+from facelib.files import encoding_of, read_image_file, read_text, require_file
 from facelib.image_decoding import IMAGE_SUFFIXES
 from facelib.photo_folders import find_photos, folder_notes, spellings_of
 from facelib.wording import counted, printable
-
-
-def _read_image_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise BadRecord(f"the file cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 class FolderSource:
@@ -100,7 +93,7 @@ class FolderSource:
         return self.path / self.class_names[label] / self._folders[label].photos[i - int(self._starts[label])]
 
     def read(self, i: int) -> bytes:
-        image = _read_image_file(self.file_of(i))
+        image = read_image_file(self.file_of(i))
         self._hashes[i] = hash(image)
         return image
 
@@ -239,13 +232,13 @@ class ListSource:
 
     def read(self, i: int) -> bytes:
         path = self.file_of(i)
-        if not path.exists():
+        if not os.path.exists(path):
             name = self._names[i]
             if re.match(r"[A-Za-z]:[\\/]", name):
                 raise BadRecord("the list names a path of Windows: write it relative to the folder of the list")
             found = (self.path.parent / spelling for spelling in spellings_of(name))
-            path = next((file for file in found if file.exists()), path)
-        return _read_image_file(path)
+            path = next((file for file in found if os.path.exists(file)), path)
+        return read_image_file(path)
 
     def describe(self, i: int) -> str:
         return f"'{self.file_of(i)}'"

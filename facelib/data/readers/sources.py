@@ -259,7 +259,10 @@ class RecordsSource:
             raise error.__cause__ if isinstance(error.__cause__, BadRecord) else error from None
         if isinstance(image, bytes):
             return image
-        return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+        try:
+            return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+        except (cv2.error, AttributeError) as error:
+            raise BadRecord(f"its raw pixels of {image.shape[0]}x{image.shape[1]} make no PNG") from error
 
     def describe(self, i: int) -> str:
         return self.records.describe(i)

@@ -26,6 +26,7 @@ OPCODE_NAMES = """
     GLOBAL STACK_GLOBAL REDUCE BUILD
 """
 OPCODES = frozenset(OPCODE_NAMES.split())
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 ITEM_BYTES = {"b1": 1, "u1": 1, "i1": 1, "i2": 2, "u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}
 
 
@@ -48,7 +49,7 @@ def _check_opcodes(data: bytes) -> None:
     stream = io.BytesIO(data)
     for count in itertools.count():
         code = stream.read(1)
-        opcode = pickletools.code2op.get(code.decode("latin-1"))
+        opcode = _OPCODES.get(code)
         if opcode is None:
             raise pickle.UnpicklingError(f"no opcode at byte {stream.tell() - len(code)}")
         if opcode.name not in OPCODES:
@@ -58,7 +59,7 @@ def _check_opcodes(data: bytes) -> None:
         if opcode.name == "STRING":  # pickletools refuses what Python 2 writes: escapes of bytes that are not ASCII
             stream.readline()
             continue
-        argument = opcode.arg and opcode.arg.reader(stream)
+        argument = opcode.arg.reader(stream) if opcode.arg else None  # type: ignore[attr-defined]
         # The C unpickler sizes its memo by the index it is told: honest writers number objects in order.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument is None or int(argument) > count):
             raise RefusedPickleError(f"memo index {argument}")

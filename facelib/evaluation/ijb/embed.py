@@ -13,8 +13,9 @@ from tqdm import tqdm
 from facelib.alignment.align import align_face
 from facelib.alignment.photos import decode_photo
 from facelib.embedder import Embedder
-from facelib.errors import FaceError
+from facelib.errors import BadRecord, FaceError
 from facelib.evaluation.ijb.files import IjbFaces
+from facelib.files import read_image_file
 from facelib.unit_vectors import check_norms, row_norms
 
 CHUNK_IMAGES = 512  # aligned faces held at a time, twice: 38 MB of pixels
@@ -50,6 +51,13 @@ def check_images(faces: IjbFaces, folder: Path) -> None:
         )
 
 
+def _read(file: Path) -> bytes:
+    try:
+        return read_image_file(file)
+    except BadRecord as error:
+        raise FaceError(f"The image '{file}': {error}. Copy the set again.") from error
+
+
 def stream_faces(faces: IjbFaces, folder: Path, chunk: int, threads: int) -> Iterator[np.ndarray]:
     """Yields the aligned faces, uint8 [<= chunk, 112, 112, 3], RGB; the next chunk is read while one is in use.
 
@@ -60,7 +68,7 @@ def stream_faces(faces: IjbFaces, folder: Path, chunk: int, threads: int) -> Ite
 
     def read(i: int) -> np.ndarray:
         file = folder / faces.images[i]
-        return align_face(decode_photo(file.read_bytes(), f"'{file}'"), faces.points[i])
+        return align_face(decode_photo(_read(file), f"'{file}'"), faces.points[i])
 
     starts = range(0, len(faces.images), chunk)
     with ThreadPoolExecutor(threads) as pool:
