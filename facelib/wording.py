@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def spreadsheet_cell(text: str) -> str:
+    """The text of a CSV cell that no spreadsheet takes for a formula: one that begins like one gets a ' before it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text
+
+
 def command(*words: object) -> str:
     """A command line to copy: each word quoted where a shell needs it."""
     return shlex.join(str(word) for word in words)

@@ -36,6 +36,7 @@ from facelib.recognition.decision import Decision, about, decide_by
 from facelib.recognition.photo_embeddings import Centres, class_centres, embed_photos
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
+from facelib.wording import spreadsheet_cell
 
 SHOWN_ROWS = 20  # identities in the printed table and on the sheet
 SHEET_FACES = 4  # of each side in a row of the sheet
@@ -148,7 +149,9 @@ def csv_of(compared: Compared, hits: Hits) -> str:
     for centre, image, distance in zip(*(part.tolist() for part in hits), strict=True):
         label, where = compared.centres.labels[centre], compared.valid.describe(int(compared.valid_idx[image]))
         name, count = compared.source.class_names[label], compared.centres.counts[centre]
-        writer.writerow([name, count, where, f"{distance:.5f}", f"{1 - distance / 2:.5f}"])
+        writer.writerow(
+            [spreadsheet_cell(name), count, spreadsheet_cell(where), f"{distance:.5f}", f"{1 - distance / 2:.5f}"]
+        )
     return text.getvalue()
 
 

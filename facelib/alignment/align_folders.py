@@ -25,6 +25,7 @@ from facelib.errors import BadRecord, FaceError
 from facelib.files import atomic_path, read_image_file, read_json, write_bytes, write_json
 from facelib.photo_folders import PhotoFolder, find_photos, folder_notes
 from facelib.tensorflow_env import quiet_stderr
+from facelib.wording import spreadsheet_cell
 
 SETTINGS = ".align_faces.json"  # marks a folder as ours, and says by which rule
 SKIPPED = "skipped.csv"  # photos without a crop, and why
@@ -250,7 +251,7 @@ def _read_skipped(root: Path, out: Path) -> dict[str, str]:
     with open(out / SKIPPED, newline="", errors="surrogateescape", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file) if len(row) == 2][1:]
     known = {}
-    for photo, why in rows:
+    for photo, why in ((photo.removeprefix("'"), why) for photo, why in rows):
         try:
             if (root / photo).stat().st_ctime_ns <= listed:
                 known[photo] = why
@@ -269,4 +270,4 @@ def _write_skipped(out: Path, skipped: dict[str, str]) -> None:
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["photo", "why"])
-        writer.writerows(sorted(skipped.items()))
+        writer.writerows((spreadsheet_cell(photo), spreadsheet_cell(why)) for photo, why in sorted(skipped.items()))

@@ -53,7 +53,12 @@ def evaluate_set(
     if faces.is_same is None:
         raise ValueError(f"A FaceSet has `labels` or `is_same`. {faces.where} has neither")
     distances = pair_distances(embedded.rows)
-    return measure_pairs(faces.name, distances, faces.is_same, fars, protocol=protocol, **common)
+    result = measure_pairs(faces.name, distances, faces.is_same, fars, protocol=protocol, **common)
+    if faces.digests is not None:  # photos of a pair list, whose own hash says nothing of them
+        for pairs in result.hardest.values():
+            for pair in pairs:
+                pair["sha256"] = [faces.digests[2 * pair["pair"] + i] for i in (0, 1)]
+    return result
 
 
 def measure_pairs(

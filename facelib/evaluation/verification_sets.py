@@ -31,6 +31,7 @@ class FaceSet:
         is_same: bool [P], which pairs are genuine; None for identities.
         labels: int [N], the identity of each image; None for listed pairs.
         identities: N names, who is on each image; None where that is not known.
+        digests: SHA-256 of the photos of a pair list, for reports; None for other sets.
         notes: what the user should know of the folders.
         source: the `source` object of a report, with an absolute path.
     """
@@ -42,6 +43,7 @@ class FaceSet:
     is_same: np.ndarray | None = None
     labels: np.ndarray | None = None
     identities: list[str] | None = None
+    digests: list[str] | None = None
     notes: list[str] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)
 
@@ -101,6 +103,7 @@ def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:
     shots, is_same, notes = read_pairs_txt(pairs_txt)
     files = {shot: find_shot(folder, shot) for shot in dict.fromkeys(shot for pair in shots for shot in pair)}
     read = {shot: _read(partial(read_image_file, file), file, letterbox) for shot, file in files.items()}
+    digests = {shot: sha256_of(file) for shot, file in files.items()}
     flat = [shot for pair in shots for shot in pair]
     return FaceSet(
         pairs_txt.stem,
@@ -109,6 +112,7 @@ def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:
         str(pairs_txt),
         is_same=is_same,
         identities=[name for name, _ in flat],
+        digests=[digests[shot] for shot in flat],
         notes=notes,
         source={"path": str(folder.resolve()), "sha256": sha256_of(pairs_txt)},
     )

@@ -2,6 +2,7 @@
 small pictures of its faces for the page.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ class FaceFinder:
     """
 
     valid: Path | None = None
-    _found: dict[tuple[str, Path], ReadFace | str] = field(default_factory=dict)
+    _found: dict[tuple[str, Path, frozenset], ReadFace | str] = field(default_factory=dict)
 
     def find(self, result: dict[str, Any], folder: Path) -> ReadFace:
         """A function that reads a face of this set.
@@ -95,10 +96,11 @@ class FaceFinder:
         source = result.get("source") or {}
         if not source.get("path"):
             raise FacesMissing("The report does not say which images it used: test the artefact again.")
-        key = (source.get("sha256") or "", (folder / source["path"]).resolve())
+        tested = _tested_photos(result)
+        key = (source.get("sha256") or "", (folder / source["path"]).resolve(), frozenset(tested.items()))
         if key not in self._found:
             try:
-                self._found[key] = self._open(result, key[1])
+                self._found[key] = self._open(result, key[1], tested)
             except FaceError as error:
                 self._found[key] = str(error)
         reader = self._found[key]
@@ -106,20 +108,25 @@ class FaceFinder:
             raise FacesMissing(reader)
         return reader
 
-    def _open(self, result: dict[str, Any], named: Path) -> ReadFace:
+    def _open(self, result: dict[str, Any], named: Path, tested: dict[str, str]) -> ReadFace:
         expected, is_bin = result["source"].get("sha256"), _is_of_bin(result)
         places = [named, *([self.valid, self.valid / named.name] if self.valid is not None else [])]
         places = [place for place in places if (place.is_file() if is_bin else place.is_dir())]
         if not places:
             raise FacesMissing(f"'{named.name}' is no longer where it was tested. Say where it is: --valid DIR_OR_BIN.")
         for place in places:
-            if is_bin and expected in (None, sha256_of(place)):
-                images = load_bin(place).images
-                return lambda entry: images[int(entry)]
-            # A pair list's hash is that of the list itself: its photos are found by their names, unchecked.
-            is_listed = result.get("protocol") != "all-pairs"
-            if not is_bin and (is_listed or expected in (None, FolderSource(place).fingerprint)):
-                root = place.resolve()
+            if is_bin:
+                if expected == sha256_of(place):
+                    images = load_bin(place).images
+                    return lambda entry: images[int(entry)]
+                continue
+            # A pair list's hash is that of the list itself. So the report has the hash of each photo that it shows.
+            is_listed, root = result.get("protocol") != "all-pairs", place.resolve()
+            if is_listed and tested:
+                return lambda name: _read_tested(root, str(name), tested)
+            if is_listed:
+                raise FacesMissing("The report does not say which photos it used: test the artefact again.")
+            if expected == FolderSource(place).fingerprint:
                 return lambda name: _read_below(root, str(name))
         raise FacesMissing(f"'{named.name}' has changed since the test (its sha256 differs): test the artefact again.")
 
@@ -188,6 +195,22 @@ def _is_of_bin(result: dict[str, Any]) -> bool:
     """Whether the images of the hardest pairs are numbers in a .bin, and not paths."""
     pairs = [pair for pairs in (result.get("hardest") or {}).values() for pair in pairs]
     return all(str(name).isdecimal() for pair in pairs for name in pair["images"])
+
+
+def _tested_photos(result: dict[str, Any]) -> dict[str, str]:
+    """{name of a photo of the hardest pairs: its SHA-256}, as the test of a pair list writes it."""
+    pairs = [pair for pairs in (result.get("hardest") or {}).values() for pair in pairs]
+    return {
+        str(name): str(digest)
+        for pair in pairs
+        for name, digest in zip(pair["images"], pair.get("sha256") or (), strict=False)
+    }
+
+
+def _read_tested(root: Path, name: str, tested: dict[str, str]) -> bytes:
+    """The bytes of a tested photo below `root`; none for any other file: a report may come from anybody."""
+    image = _read_below(root, name)
+    return image if hashlib.sha256(image).hexdigest() == tested.get(name) else b""
 
 
 def _read_below(root: Path, name: str) -> bytes:

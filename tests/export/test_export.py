@@ -301,3 +301,11 @@ def test_the_pretrained_net_keeps_its_embeddings_of_real_faces(tmp_path):
     for (name, embedder, _), floor in zip(CONTRACT, floors, strict=True):
         cosines = row_cosines(open_artefact(export / name, embedder)(faces), reference)
         assert cosines.min() >= floor, f"{name}: cosine {cosines.min():.6f}"
+
+
+@pytest.mark.parametrize("size", [(250, 250), (112, 96), (160, 160)])
+def test_calibration_refuses_photos_that_evaluation_refuses(tmp_path, size):
+    for k in range(3):
+        cv2.imwrite(str(tmp_path / f"{k}.png"), np.full((*size, 3), 40 * k, np.uint8))
+    with pytest.raises(FaceError, match=r"Calibration image 0 of .*112x112.*align_faces\.py"):
+        load_crops(tmp_path, 3, seed=0)

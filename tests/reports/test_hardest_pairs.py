@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from facelib.data.verification.bins import load_bin
+from facelib.evaluation.embed_images import Embedded
+from facelib.evaluation.evaluate_set import evaluate_set
+from facelib.evaluation.verification_sets import find_sets
 from facelib.reports.artefact_table import group_comparable
 from facelib.reports.hardest_pairs import FaceFinder, FacesMissing, hardest_galleries, thumbnail
 from facelib.reports.read_run import Artefact
@@ -80,11 +83,37 @@ def test_a_bin_may_have_any_name(faces, pairs, tmp_path):
     assert FaceFinder().find(renamed, tmp_path)("0") == load_bin(faces / "toy.bin").images[0]
 
 
-def test_photos_of_a_pair_list_are_found_by_their_names(faces, people):
-    listed = {**people, "protocol": "exact", "source": {"path": "people", "sha256": "of the list"}}
-    name = people["hardest"]["false_accepts"][0]["images"][1]
+def test_photos_of_a_pair_list_are_those_that_were_tested(faces, tmp_path):
+    shots = [
+        f"{k % 12:04d}\t{1 + k // 12}\t2" if k % 2 else f"{k % 12:04d}\t1\t{(k + 1) % 12:04d}\t3" for k in range(40)
+    ]
+    for file in sorted((faces / "people").rglob("*.jpg")):
+        person = tmp_path / "people" / f"{sorted((faces / 'people').iterdir()).index(file.parent):04d}"
+        person.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, person / f"{len(list(person.iterdir())) + 1}.jpg")
+    (tmp_path / "pairs.txt").write_text("\n".join(shots), encoding="utf-8")
+    (load,) = find_sets(tmp_path / "people", tmp_path / "pairs.txt")
+    found = load()
+    rows = np.random.default_rng(0).normal(size=(len(found.images), 8)).astype(np.float32)
+    listed = result_of(evaluate_set(found, Embedded(rows, None, len(rows), 1.0)), "people")
+    name, other = listed["hardest"]["false_accepts"][0]["images"]
 
-    assert FaceFinder().find(listed, faces)(name) == (faces / "people" / name).read_bytes()
+    assert FaceFinder().find(listed, tmp_path)(name) == (tmp_path / "people" / name).read_bytes() != b""
+    (tmp_path / "people" / other).write_bytes(b"a secret picture of the same name")
+    assert FaceFinder().find(listed, tmp_path)(other) == b""
+    assert FaceFinder().find(listed, tmp_path)("pairs.txt") == b""
+
+
+def test_a_report_that_proves_nothing_shows_no_picture(faces, pairs, people):
+    """Such a report may come from anybody and name any folder."""
+    unproven = {**people["source"], "sha256": None}
+    for result in (
+        {**people, "protocol": "exact"},
+        {**people, "source": unproven},
+        {**pairs, "source": {**pairs["source"], "sha256": None}},
+    ):
+        with pytest.raises(FacesMissing, match="test the artefact again"):
+            FaceFinder().find(result, faces / "run")
 
 
 def test_a_folder_with_other_images_is_refused(faces, people, tmp_path):

@@ -94,7 +94,7 @@ def tree(folder):
 
 def skipped(out):
     with open(out / SKIPPED, newline="", errors="surrogateescape") as file:
-        return {row["photo"]: row["why"] for row in csv.DictReader(file)}
+        return {row["photo"].removeprefix("'"): row["why"] for row in csv.DictReader(file)}
 
 
 # ------------------------------------------------------------------------------------------- with the real detector
@@ -471,3 +471,16 @@ def test_flat_folders_have_another_next_step_and_the_summary_names_lost_folders(
 def test_flags_that_cannot_be_are_refused(flags):
     with pytest.raises(FaceError, match="Received: --workers"):
         align_faces.parse_args(["photos", "out", *flags])
+
+
+def test_a_name_that_is_a_formula_is_text_in_a_spreadsheet(tmp_path):
+    (tmp_path / "photos" / "p").mkdir(parents=True)
+    (tmp_path / "photos" / "=cmd|' -c calc'!A0.jpg").write_bytes(b"no image")
+    (tmp_path / "photos" / "'=1.jpg").write_bytes(b"no image")
+    save(tmp_path / "photos" / "p" / "1.jpg")
+
+    first, second = align(tmp_path / "photos", tmp_path / "out"), align(tmp_path / "photos", tmp_path / "out")
+
+    lines = (tmp_path / "out" / SKIPPED).read_text(encoding="utf-8").splitlines()
+    assert [line[:3] for line in lines[1:]] == ["''=", "'=c"]
+    assert first.skipped == second.skipped and set(first.skipped) == {"=cmd|' -c calc'!A0.jpg", "'=1.jpg"}

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from facelib.data.readers.sources import open_source
-from facelib.data.verification.bins import load_bin
+from facelib.data.verification.bins import IMAGE_SIZE, decode_face, load_bin
 from facelib.errors import BadRecord, FaceError
 from facelib.files import read_image_file, sha256_of
-from facelib.image_decoding import IMAGE_SUFFIXES, decode_image
+from facelib.image_decoding import IMAGE_SUFFIXES
 from facelib.model_input import crop_centre
 
 
@@ -22,14 +22,15 @@ def load_crops(
             or a verification .bin, in which equal images count once.
         count: number of crops.
         seed: of the choice.
-        size: (height, width) in pixels, cut from the centre of larger crops.
+        size: (height, width) in pixels, cut from the centre of the aligned 112x112 faces.
 
     Returns:
         crops: uint8 [count, *size, 3], RGB.
         described: what a sidecar says about them: source, fingerprint, seed, count.
 
     Raises:
-        FaceError: nothing there, or a crop that cannot be read or is too small.
+        FaceError: nothing there, or a face that cannot be read or has another size: it is not aligned, and calibration
+            with such photos costs points of accuracy.
     """
     if count < 1:
         raise FaceError(f"Calibration needs at least one crop. Received: --num-calibration {count}.")
@@ -68,6 +69,6 @@ def _list_flat_images(path: Path) -> list[Path]:
 def _decode(read, record: int, path: Path) -> np.ndarray:
     """One image, uint8 [H, W, 3], RGB."""
     try:
-        return decode_image(read(record))
+        return decode_face(read(record), IMAGE_SIZE, f"Calibration image {record} of '{path}'")
     except BadRecord as error:
         raise FaceError(f"Calibration image {record} of '{path}' cannot be read: {error}.") from error

@@ -122,7 +122,7 @@ def decode_images(
 
     def decode(start: int) -> None:
         for i in range(start, min(start + 64, len(images))):
-            pixels[i] = _decode_one(images[i], size, f"Record {records[i]} of '{source}'" if source else f"Image {i}")
+            pixels[i] = decode_face(images[i], size, f"Record {records[i]} of '{source}'" if source else f"Image {i}")
 
     num_threads = num_threads or os.cpu_count() or 1
     if num_threads == 1 or len(images) <= 64:
@@ -184,9 +184,11 @@ def _split_content(content: object, path: Path) -> tuple[list[bytes], np.ndarray
     return images, np.array(truth, dtype=bool)
 
 
-def _decode_one(data: bytes, size: tuple[int, int], what: str) -> np.ndarray:
-    """One image as uint8 [H, W, 3], RGB. `what` names it in errors."""
+def decode_face(data: bytes, size: tuple[int, int], what: str) -> np.ndarray:
+    """One aligned face as uint8 [H, W, 3], RGB; `what` names it in errors. Evaluation and calibration take no other."""
     try:
         return decode_image(data, size=size)
     except BadRecord as error:
-        raise FaceError(f"{what}: {error}. Make the file again.") from error
+        raise FaceError(
+            f"{what}: {error}. Make the file again; faces of another size are aligned by align_faces.py."
+        ) from error
