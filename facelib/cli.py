@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from facelib import __version__
 from facelib.errors import FaceError
@@ -22,8 +23,8 @@ DEFAULT_FARS = (1e-3,)
 def run_cli(main: Callable[[], int]) -> None:
     """Runs `main` and exits with its code, with 1 and one line for a `FaceError`, or with 130 for Ctrl-C.
 
-    A full disk and a missing permission also give one line. Every other exception is a bug and keeps its traceback.
-    File names and texts are UTF-8 in any locale, and no printed name can move the cursor of a terminal.
+    A full disk, a full memory and a missing permission also give one line. Every other exception is a bug and keeps
+    its traceback. File names and texts are UTF-8 in any locale, and no printed name can move the cursor of a terminal.
     """
     _use_utf8()
     sys.stdout = _Plain(sys.stdout)
@@ -40,7 +41,12 @@ def run_cli(main: Callable[[], int]) -> None:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except MemoryError as error:
+        _end_out_of_memory(error)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            print("error: Too many files are open. Raise the limit: ulimit -n 4096.", file=sys.stderr)
+            sys.exit(1)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP):
             print(f"error: '{error.filename}': {error.strerror}. Mend that, or choose another place.", file=sys.stderr)
             sys.exit(1)
@@ -52,6 +58,21 @@ def run_cli(main: Callable[[], int]) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    except Exception as error:
+        is_memory = type(error).__name__ == "ResourceExhaustedError"  # TensorFlow's, which need not be imported here
+        if not is_memory or "No space left" in str(error):
+            raise
+        _end_out_of_memory(error)
+
+
+def _end_out_of_memory(error: Exception) -> NoReturn:
+    reason = " ".join(str(error)[:200].split())
+    print(
+        f"error: The memory is full{f' ({reason})' if reason else ''}. Lower what is held at once: the batch of a "
+        "training (--set data.batch_size=N), --workers, --threads, or the size of the pictures; or end other programs.",
+        file=sys.stderr,
+    )
+    sys.exit(1)
 
 
 def _use_utf8() -> None:

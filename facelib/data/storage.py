@@ -5,19 +5,22 @@ machine, so that the index is a memory map there too. fsspec has a file cache of
 final name, so that two processes which open the same data at once can map half a file; the copy here is atomic.
 """
 
+import errno
 import hashlib
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from facelib.errors import FaceError
 from facelib.files import atomic_path, cache_home, write_bytes
 
-_MAX_OPEN_FILES = 512  # below the usual limit of 1024 a process
+_MAX_OPEN_FILES = 512  # of one data set
+_WANTED_LIMIT = 4096  # open files of the process: what other libraries need, and a few data sets
 _PARALLEL_REQUESTS = 32  # each request for a size takes the storage tens of milliseconds
 # What pip installs for a scheme that fsspec knows but does not bring.
 _EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -174,11 +177,24 @@ def _one_line_errors(path: StoredPath, verb: str) -> Iterator[None]:
         ) from error
 
 
+def _most_open_files() -> int:
+    """How many files a data set may keep open: a quarter of `ulimit -n`, which is raised as far as the user may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    infinite = resource.RLIM_INFINITY
+    if soft != infinite and soft < _WANTED_LIMIT:
+        raised = _WANTED_LIMIT if hard == infinite else min(hard, _WANTED_LIMIT)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    return _MAX_OPEN_FILES if soft == infinite else min(_MAX_OPEN_FILES, soft // 4)
+
+
 class LocalFiles:
-    """Files of this machine. The first 512 stay open, the others are opened for each read."""
+    """Files of this machine. The first 512, or fewer under a low `ulimit -n`, stay open; others open for each read."""
 
     def __init__(self, paths: list[Path]):
         self.paths = paths
+        self._most_open = _most_open_files()
         self._handles: list[int | None] = [None] * len(paths)
         self._lock = threading.Lock()
 
@@ -196,7 +212,7 @@ class LocalFiles:
         handle = self._handles[file]
         if handle is None:
             handle = self._open(file)
-            if file >= _MAX_OPEN_FILES:
+            if file >= self._most_open:
                 try:
                     return _pread_all(handle, size, offset)
                 finally:
@@ -211,8 +227,11 @@ class LocalFiles:
             try:
                 handle = os.open(self.paths[file], os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise FaceError(f"Record file '{self.paths[file]}' cannot be opened: {error.strerror}.") from error
-            if file < _MAX_OPEN_FILES:
+                advice = " Raise the limit: ulimit -n 4096." if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+                raise FaceError(
+                    f"Record file '{self.paths[file]}' cannot be opened: {error.strerror}.{advice}"
+                ) from error
+            if file < self._most_open:
                 self._handles[file] = handle
             return handle
 

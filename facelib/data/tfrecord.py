@@ -22,6 +22,8 @@ from facelib.files import require_file
 FRAME_BYTES = 16  # what a frame adds to its payload
 _HEAD = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
+# How TensorFlow compresses a whole file; a length that begins so would be odd, and its checksum is looked at first.
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x78\x01": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib"}
 _IMAGE_KEY = b"\n\timage_raw\x12"
 
 Feature = list[bytes] | list[int] | np.ndarray
@@ -104,6 +106,11 @@ def scan(path: Path, bad: list[str] | None = None) -> tuple[np.ndarray, np.ndarr
                     problem = "is damaged in" if offsets else "is not a TFRecord file: see"
             if not problem and position + FRAME_BYTES + length > end:
                 problem = "is cut short in"
+            if problem and not offsets and (method := _COMPRESSED.get(data[:2])):
+                raise FaceError(
+                    f"TFRecords are read uncompressed. '{path}' is compressed with {method}. Unpack it: "
+                    f"{'gzip -dc FILE > NAME.tfrecord' if method == 'gzip' else 'write it again without compression'}."
+                )
             if problem:
                 where = f"'{path}' {problem} record {len(offsets)} (offset {position}, the file has {end} bytes)"
                 if bad is None or not offsets:

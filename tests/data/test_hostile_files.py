@@ -1,6 +1,10 @@
 """Paths and pictures of strangers in every source: pipes, devices, bombs and paths that lead elsewhere are one line."""
 
+import gzip
 import os
+import resource
+import shutil
+import zlib
 
 import cv2
 import numpy as np
@@ -12,6 +16,7 @@ from facelib.data.curation.inspection import contact_sheet
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import open_source
+from facelib.data.storage import LocalFiles
 from facelib.data.tfrecord_layouts import LAYOUTS, read_image
 from facelib.data.verification.bins import load_bin
 from facelib.errors import BadRecord, FaceError
@@ -172,3 +177,80 @@ def test_raw_pixels_that_no_png_can_hold_are_one_line(tmp_path):
 
     with pytest.raises(BadRecord, match="make no PNG"):
         source.read(0)
+
+
+# --------------------------------------------------------------------------------------------- nothing left, limits
+
+
+def test_skip_bad_that_leaves_nothing_is_one_line(faces):
+    for file in faces.rglob("*.jpg"):
+        file.write_bytes(b"no image")
+    (faces / "list.txt").write_text("0;a/0.jpg\n1;gone.jpg\n2;" + "x" * 300 + ".jpg\n")
+
+    for source in (faces, faces / "list.txt"):
+        with pytest.raises(FaceError, match="no usable image"):
+            convert(source, faces.parent / "out", skip_bad=True, progress=False)
+        with pytest.raises(FaceError):
+            convert(source, faces.parent / "out", skip_bad=True, min_images=2, progress=False)
+    assert not (faces.parent / "out").exists()
+
+
+def test_tfrecords_compressed_as_a_whole_are_one_line_that_says_the_way(faces):
+    data = faces.parent / "data"
+    convert(faces, data, progress=False)
+    plain = next(data.glob("*.tfrecord"))
+    for name, packed in (
+        ("x.tfrecord", gzip.compress(plain.read_bytes())),
+        ("x.tfrecord.gz", gzip.compress(plain.read_bytes())),
+        ("x.tfrecords", zlib.compress(plain.read_bytes())),
+    ):
+        folder = faces.parent / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_bytes(packed)
+        for open_it in (open_source, open_records):
+            for path in (folder, folder / name):
+                with pytest.raises(FaceError, match=r"is compressed with (gzip|zlib)\. Unpack it: (gzip -dc|write)"):
+                    open_it(path)
+    shutil.copy(plain, faces.parent / "x-tfrecord-gz" / "y.tfrecord")
+    assert len(open_source(faces.parent / "x-tfrecord-gz")) == 2  # the compressed one beside it is its origin
+
+
+def test_shards_open_within_the_limit_of_open_files(tmp_path, monkeypatch):
+    paths = [tmp_path / str(k) for k in range(200)]
+    for k, path in enumerate(paths):
+        path.write_bytes(bytes([k]))
+    used = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 60, hard))
+    try:
+        with monkeypatch.context() as limits:  # a user who may not raise it
+            limits.setattr(resource, "setrlimit", lambda *_: (_ for _ in ()).throw(ValueError))
+            files = LocalFiles(paths)
+        for _ in range(2):
+            assert [files.read(k, 1, 0) for k in range(200)] == [bytes([k]) for k in range(200)]
+        assert len(os.listdir("/proc/self/fd")) < used + 60
+        LocalFiles(paths)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(4096, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_no_file_left_to_open_is_one_line(tmp_path):
+    (tmp_path / "x").write_bytes(b"x")
+    files = LocalFiles([tmp_path / "x"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(FaceError, match=r"Too many open files\. Raise the limit: ulimit -n 4096"):
+            files.read(0, 1, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_bytes_after_the_end_of_a_png_do_not_matter(faces):
+    png = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (112, 112, 3), np.uint8))[1].tobytes()
+    (faces / "a" / "0.jpg").unlink()
+    for k, tail in enumerate((bytes(20), b"\xff" * 500, b"\0\0\0\rIEND", png)):
+        (faces / "a" / f"{k}.png").write_bytes(png + tail)
+
+    assert convert(faces, faces.parent / "out", decode_all=True, progress=False).num_images == 5

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facelib.data.conversion.job import convert
 from facelib.data.readers.mxnet_rec import (
     MAGIC,
     RecordFile,
@@ -237,3 +238,29 @@ def test_skip_bad_leaves_labels_out_that_are_no_class(tmp_path):
 
     assert source.labels.tolist() == [0, 1]
     assert source.bad == [f"a.rec record 1 (offset {RecordFile(tmp_path / 'a.rec').offsets[1]}): label -1"]
+
+
+def test_blank_lines_of_an_idx_do_not_count(tmp_path):
+    write_flat(tmp_path / "a.rec", [0, 1, 2])
+    idx = tmp_path / "a.idx"
+    lines = idx.read_text().splitlines()
+    for text in ("\n".join(lines) + "\n\n", "\n\n" + "\n \n".join(lines), "\r\n".join([*lines, "", ""])):
+        idx.write_text(text)
+        assert read_idx(idx)[0].tolist() == [0, 1, 2] and len(open_source(tmp_path / "a.rec")) == 3
+    idx.write_text("\n".join([*lines[:2], "2", lines[2].split()[1]]))
+    with pytest.raises(FaceError, match="two integers per line"):
+        read_idx(idx)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_rec_of_which_nothing_is_left_is_one_line(tmp_path, flat):
+    if flat:
+        write_flat(tmp_path / "train.rec", [0.5, 1.5])
+    else:
+        write_rec(tmp_path / "train.rec", face_payloads([jpeg(1), jpeg(2)], [0, 1]))
+        lines = (tmp_path / "train.idx").read_text().splitlines()
+        (tmp_path / "train.idx").write_text(lines[0] + "\n")
+
+    with pytest.raises(FaceError) as caught:
+        convert(tmp_path / "train.rec", tmp_path / "out", skip_bad=True, progress=False)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

@@ -63,3 +63,10 @@ def test_numbers_are_padded_so_that_folders_sort_as_labels_do():
 def test_a_class_name_that_leaves_the_folder_is_refused(name):
     with pytest.raises(FaceError, match="must be a folder name"):
         folder_names(["ann", name])
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "ann/" + "ä" * 128, "1" * 300])
+def test_a_class_name_that_no_folder_can_have_is_refused(name):
+    with pytest.raises(FaceError, match="at most 255 bytes"):
+        folder_names(["1", name])
+    assert folder_names(["x" * 255, "ann/" + "ä" * 127]) == ["x" * 255, "ann/" + "ä" * 127]

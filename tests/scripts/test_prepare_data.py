@@ -459,6 +459,33 @@ def test_a_missing_permission_is_one_line(capsys):
     assert capsys.readouterr().err.startswith("error: '/secret/train.rec': Permission denied.")
 
 
+class ResourceExhaustedError(Exception):
+    """Stands for TensorFlow's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (MemoryError("Unable to allocate 9.3 GiB"), "The memory is full (Unable to allocate 9.3 GiB). Lower"),
+        (MemoryError(), "The memory is full. Lower what is held at once: the batch of a training"),
+        (
+            ResourceExhaustedError("OOM when allocating\ntensor"),
+            "The memory is full (OOM when allocating tensor). Lower",
+        ),
+        (OSError(24, "Too many open files", "x"), "Too many files are open. Raise the limit: ulimit -n 4096."),
+        (OSError(36, "File name too long", "x"), "'x': File name too long."),
+    ],
+)
+def test_a_full_memory_and_a_limit_of_the_system_are_one_line(error, match, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run_cli(main)
+    printed = capsys.readouterr().err
+    assert end.value.code == 1 and printed.startswith(f"error: {match}") and printed.count("\n") == 1
+
+
 def test_a_reader_that_stops_early_sees_no_traceback(tmp_path):
     make_folders(tmp_path / "faces", {"a": 1})
     command = f"{sys.executable} prepare_data.py inspect {tmp_path / 'faces'} | true"

@@ -242,6 +242,8 @@ def select(labels: np.ndarray, min_images: int, max_images: int | None, seed: in
     Raises:
         FaceError: none remains.
     """
+    if not len(labels):
+        raise FaceError("No image can be read. Copy the files again.")
     counts = np.bincount(labels)
     keep = np.flatnonzero(counts[labels] >= min_images)
     if max_images is not None and counts.max() > max_images:

@@ -1,12 +1,14 @@
 """Writes face data as identity folders of image files again."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from facelib.data.data_dir import MAX_NAME_BYTES
 from facelib.data.readers.sources import Source
-from facelib.errors import BadRecord, FaceError
+from facelib.errors import BadRecord, FaceError, short_repr
 from facelib.files import working_folder
 
 
@@ -48,6 +50,11 @@ def export_folders(source: Source, out: Path, progress: bool = True) -> int:
 
 def folder_names(class_names: Sequence[str]) -> Sequence[str]:
     """A safe relative folder for each class name, all different."""
+    for name in class_names:
+        if max(map(len, map(os.fsencode, name.split("/")))) > MAX_NAME_BYTES:
+            raise FaceError(
+                f"A folder's name has at most {MAX_NAME_BYTES} bytes. Received the class {short_repr(name)}."
+            )
     if all(name.isascii() and name.isdigit() for name in class_names):
         width = max(map(len, class_names), default=0)
         padded = [name.zfill(width) for name in class_names]

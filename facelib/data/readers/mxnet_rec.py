@@ -320,7 +320,10 @@ def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise FaceError(
             f"An .idx has lines of 'key TAB offset', both integers. This one has other lines. {hint}"
         ) from error
-    if len(values) % 2 or text.count(b"\n") + (not text.endswith(b"\n")) != len(values) // 2:
+    num_lines = text.count(b"\n") + (not text.endswith(b"\n"))
+    if num_lines != len(values) // 2:  # blank lines do not count
+        num_lines = sum(1 for line in text.splitlines() if line.strip())
+    if len(values) % 2 or num_lines != len(values) // 2:
         raise FaceError(
             f"An .idx has two integers per line. This one has {len(values)} in all: it is cut short. {hint}"
         )

@@ -53,8 +53,14 @@ def _open_stored(path: StoredPath) -> Records:
 
 
 def list_tfrecords(folder: Path) -> list[Path]:
-    """The TFRecord files of a folder, in name order."""
-    return sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
+    """The TFRecord files of a folder, in name order. Compressed ones count where there are no others."""
+    found = sorted(file for file in folder.iterdir() if is_tfrecord_name(file) and file.is_file())
+    return [file for file in found if file.suffix != ".gz"] or found
+
+
+def is_tfrecord_name(path: Path) -> bool:
+    """Whether a file has the name of a TFRecord file, compressed or not."""
+    return path.name.removesuffix(".gz").endswith(SUFFIXES)
 
 
 def open_older(path: Path, bad: list[str] | None = None) -> Records:
@@ -134,6 +140,8 @@ def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
             first_bytes.append(base)
             file_of_shard.append(file)
             start = stop
+    if not rows:
+        raise FaceError(f"'{path}' holds no image record that can be read. Make or copy it again.")
     index = np.concatenate(rows)
     ids, contiguous = np.unique(index["label"], return_inverse=True)
     if ids[0] < 0:

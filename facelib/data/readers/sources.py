@@ -14,7 +14,7 @@ import numpy as np
 from facelib.data.data_dir import is_data_dir
 from facelib.data.readers.folder_source import FolderSource, ListSource
 from facelib.data.readers.mxnet_rec import FLOAT32_EXACT, RecordFile, unpack
-from facelib.data.readers.open_records import SUFFIXES, list_tfrecords, open_older, open_records
+from facelib.data.readers.open_records import SUFFIXES, is_tfrecord_name, list_tfrecords, open_older, open_records
 from facelib.data.record_reader import Records
 from facelib.errors import BadRecord, FaceError
 from facelib.files import require_file
@@ -84,7 +84,7 @@ def open_source(path: Path, skip_bad: bool = False) -> Source:
     require_file(path, "data set")
     if path.suffix in (".rec", ".idx"):
         return RecSource(require_file(path.with_suffix(".rec"), "RecordIO file"), skip_bad)
-    if path.suffix in SUFFIXES:
+    if is_tfrecord_name(path):
         return _open_tfrecords(path, skip_bad)
     if path.suffix in (".txt", ".lst", ".csv"):
         return _open_tfrecords(path, skip_bad) if _is_tface_index(path) else ListSource(path)
@@ -141,6 +141,8 @@ class RecSource:
                 "Copy both again, or delete the .idx: it is not needed."
             )
         self.labels = self._check_labels(num_classes, skip_bad)
+        if not len(self.labels):
+            raise FaceError(f"'{path}' has no image that can be read ({len(self.bad)} bad). Copy it again.")
         num_classes = num_classes or int(self.labels.max()) + 1
         self._read_property(num_classes)
         self.class_names = [str(label) for label in range(num_classes)]

@@ -64,6 +64,8 @@ def load_bin(path: Path) -> Pairs:
             f"'{path}' is not a plain list of images: its pickle asks for {error}. Nothing of it was run. "
             f"Do not use this file. {MAKE_HINT}"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # the unpickler raises nearly any type on damaged bytes
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {str(error)[:160]}")
         raise FaceError(
