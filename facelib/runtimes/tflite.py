@@ -13,6 +13,7 @@ from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.model_input import Io
 from facelib.runtimes.frozen_graph import layer_of
+from facelib.runtimes.tflite_check import check_tflite, enumeration
 from facelib.tensorflow_env import quiet_stderr
 
 MAGIC = b"TFL3"  # bytes 4..8 of a .tflite
@@ -35,7 +36,7 @@ class TfliteEmbedder(RuntimeEmbedder):
         lites = [Lite(path, input=io.input, output=io.output) for _ in range(threads)]
         shape = lites[0].shape
         expected = (*io.size, 3) if io.layout == "nhwc" else (3, *io.size)
-        if shape[1:] != expected:
+        if shape[1:] != expected or shape[0] < 1:
             raise FaceError(
                 f"'{path}' takes {list(shape)}, the faces come as {list(expected)}: check --crop and --layout."
             )
@@ -75,7 +76,8 @@ class Lite:
         zero_point: of the input; 0 if it is not quantised.
 
     Raises:
-        FaceError: no such file, one that LiteRT cannot load, or a name that the model does not have.
+        FaceError: no such file, one that LiteRT cannot load or should not (`check_tflite`), or a name that the model
+            does not have.
     """
 
     def __init__(self, path: Path | bytes, *, input: str = "", output: str = "", threads: int = 1):
@@ -87,6 +89,7 @@ class Lite:
             raise FaceError(
                 f"A TFLite model has 'TFL3' at byte 4, and {name} does not: name the .tflite of pb_2_tflite.py."
             )
+        check_tflite(data, name)
         try:
             with quiet_stderr():
                 self._interpreter = Interpreter(model_content=data, num_threads=threads)
@@ -183,14 +186,14 @@ def read_ops(model: Path | bytes) -> list[Op]:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    Lite(model)  # LiteRT checks the flatbuffer; the reader below trusts it
+    Lite(model)  # it checks the model; the reader below trusts it
 
     content = schema.ModelT.InitFromPackedBuf(model if isinstance(model, bytes) else Path(model).read_bytes(), 0)
     if len(content.subgraphs) != 1:
         name = "The model" if isinstance(model, bytes) else f"'{model}'"
         raise FaceError(f"An embedder is one graph. {name} has {len(content.subgraphs)}: leave control flow out of it.")
     graph = content.subgraphs[0]
-    kinds, types = _names(schema.BuiltinOperator), _names(schema.TensorType)
+    kinds, types = enumeration(schema.BuiltinOperator), enumeration(schema.TensorType)
     tensors = [_tensor(i, tensor, content, types) for i, tensor in enumerate(graph.tensors)]
     ops = []
     for operator in graph.operators:
@@ -268,11 +271,6 @@ def _tensor(index: int, tensor, model, types: dict[int, str]) -> Tensor:
     if raw is not None and len(raw) and dtype in ("FLOAT32", "INT32"):
         data = np.asarray(raw, np.uint8).view(np.float32 if dtype == "FLOAT32" else np.int32).reshape(shape)
     return Tensor(index, (tensor.name or b"").decode(errors="replace"), shape, dtype, data)
-
-
-def _names(enumeration: type) -> dict[int, str]:
-    """{value: name} for an enumeration in TFLite's schema."""
-    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
 
 
 def _one_line(error: Exception) -> str:
