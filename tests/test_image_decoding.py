@@ -10,18 +10,7 @@ import pytest
 from facelib.errors import BadRecord
 from facelib.image_decoding import MAX_PIXELS, check_image, decode_image, decode_or_blank
 from facelib.reports.hardest_pairs import thumbnail
-
-# How the pixels lie in the file when the EXIF orientation is the key, from the upright image: the standard's table.
-STORED = {
-    1: lambda image: image,
-    2: lambda image: image[:, ::-1],
-    3: lambda image: image[::-1, ::-1],
-    4: lambda image: image[::-1],
-    5: lambda image: image.transpose(1, 0, 2),
-    6: lambda image: np.rot90(image),
-    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda image: np.rot90(image, -1),
-}
+from tests.helpers.exif import STORED, png_with_exif, segment, tiff, with_exif
 
 
 def picture(height=96, width=112):
@@ -32,25 +21,6 @@ def picture(height=96, width=112):
 
 def encode(image, suffix=".jpg"):
     return cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
-
-
-def tiff(orientation, order="<"):
-    """The TIFF block of an EXIF segment with two entries: the image width, then the orientation."""
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 2)
-    width = struct.pack(order + "HHIHH", 0x100, 3, 1, 112, 0)
-    return head + width + struct.pack(order + "HHIHHI", 0x112, 3, 1, orientation, 0, 0)
-
-
-def segment(marker, body):
-    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
-
-
-def with_exif(jpeg, orientation, order="<", *, at=2, before=b""):
-    return jpeg[:at] + before + segment(0xE1, b"Exif\0\0" + tiff(orientation, order)) + jpeg[at:]
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def lossless_jpeg(height, width):
@@ -94,7 +64,7 @@ def test_an_image_is_turned_upright_as_its_exif_orientation_says(orientation, or
 def test_a_png_is_turned_upright_as_its_exif_chunk_says(orientation):
     upright = picture()
     data = encode(STORED[orientation](upright), ".png")
-    data = data[:33] + chunk(b"eXIf", tiff(orientation)) + data[33:]
+    data = png_with_exif(data, orientation)
 
     assert check_image(data) == (96, 112)
     np.testing.assert_array_equal(decode_image(data), upright)
