@@ -25,7 +25,7 @@ setup: .venv/ready
 # make demo                          synthetic faces, drawn here
 # make demo DATA=DIR [VALID=BIN]     your data: identity folders, an InsightFace directory, train.rec, ...
 demo: setup
-	@DATA="$(DATA)" VALID="$(VALID)" RECIPE="$(RECIPE)" ./demo.sh
+	@./demo.sh  # it gets the variables of the command line
 
 # make export RUN=DIR [VALID=BIN] [CALIBRATION=DATA]     a run through every target, each gated
 export: setup

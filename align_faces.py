@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facelib.cli import print_notes, run_cli, script_parser
+from facelib.cli import print_next, print_notes, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.wording import printable
 
@@ -67,9 +67,9 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
     if not outcome.folders_with_crop:
         raise FaceError(f"No photo gave a crop. Are the faces larger than 20 pixels? See '{out / SKIPPED}'.")
     if outcome.folders == {""}:
-        print(f"next: python predict.py A.jpg B.jpg --model MODEL, with two crops of {where}")
+        print_next("python", "predict.py", "A.jpg", "B.jpg", "--model", "MODEL", more=f", with two crops of {where}")
     else:
-        print(f"next: python prepare_data.py {where} DATA")
+        print_next("python", "prepare_data.py", out, "DATA")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -65,6 +65,9 @@ def application(name, embedding_size=512, activation="prelu", output_layer="GDC"
     inputs = keras.Input((112, 112, 3), name="input_1")
     scaled = PixelScale(127.5, 127.5, name="pixel_scale")(inputs)
     net = getattr(keras.applications, name)(input_tensor=scaled, include_top=False, weights=None, **options)
+    scaling = [layer.name for layer in net.layers if isinstance(layer, layers.Rescaling | layers.Normalization)]
+    if scaling:  # EfficientNet V1 has such layers and no option to leave them out: pixels would be scaled twice
+        raise ValueError(f"keras.applications.{name} scales its input, after PixelScale did: {scaling}")
     net = keras.models.clone_model(
         net, clone_function=lambda layer: _replace_layer(layer, activation), call_function=_call
     )

@@ -6,7 +6,22 @@ cd "$(dirname "$0")"
 python=.venv/bin/python
 out=demo_out/${DATA:+$(basename "$DATA")}
 out=${out%/}
-run() { echo "\$ $*" | sed "s#$python#python#"; "$@"; echo; }
+export MOBILEARC_HINTS=off  # the next commands of single scripts: this script runs them
+
+# Prints a command line that can be copied, and runs it.
+run() {
+    line='$'
+    for word in "$@"; do
+        [ "$word" = "$python" ] && word=python
+        case $word in
+            '' | *[!A-Za-z0-9_./:=,+@%-]*) word="'$(printf '%s' "$word" | sed "s/'/'\\\\''/g")'" ;;
+        esac
+        line="$line $word"
+    done
+    printf '%s\n' "$line"
+    "$@"
+    echo
+}
 
 if [ -z "${DATA:-}" ]; then
     out=demo_out/toy
@@ -21,7 +36,7 @@ if [ -z "${VALID:-}" ]; then
     ls "$DATA"/*.bin > /dev/null 2>&1 && VALID=$DATA
 fi
 
-run $python prepare_data.py "$DATA" $out/data
-run $python train.py "${RECIPE:-recipes/small_mobilefacenet.toml}" --data $out/data --valid "$VALID" --out $out/run
+run $python prepare_data.py "$DATA" "$out/data"
+run $python train.py "${RECIPE:-recipes/small_mobilefacenet.toml}" --data "$out/data" --valid "$VALID" --out "$out/run"
 
-run $python export_all.py $out/run --valid "$VALID" --calibration $out/data --far 0.01 0.001 --max-acc-drop 2 --max-vr-drop 10
+run $python export_all.py "$out/run" --valid "$VALID" --calibration "$out/data" --far 0.01 0.001 --max-acc-drop 2 --max-vr-drop 10

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_io_flags, choose_io, print_notes, run_cli, script_parser
+from facelib.cli import (
+    DEFAULT_FARS,
+    DEFAULT_VALID,
+    add_io_flags,
+    choose_io,
+    next_step,
+    print_notes,
+    run_cli,
+    script_parser,
+)
 from facelib.data.verification.bins import decode_images
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
@@ -214,7 +223,7 @@ def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, mea
             raise FaceError(f"'{args.model}' is worse than '{args.against}' allows: {'; '.join(failures)}.")
         print(f"no worse than {args.against} by {args.max_acc_drop:g} points of ACC, {args.max_vr_drop:g} of VR")
     also = f" and the thresholds in {calibrated}" if calibrated else ""
-    print(f"wrote {path}{also}; next: {_next_command(report.kind, args.model)}")
+    print(f"wrote {path}{also}{next_step(*_next_command(report.kind, args.model))}")
     return 0
 
 
@@ -295,14 +304,14 @@ def _parse_pairs(text: str) -> Path | int:
     return int(text) if text.isdecimal() else Path(text)
 
 
-def _next_command(kind: str, model: Path) -> str:
-    commands = {
-        "h5": f"python h5_2_pb.py {model}",
-        "frozen_pb": f"./optimize_pb.sh {model}",
-        "optimized_pb": f"python pb_2_tflite.py {model} --mode int8",
+def _next_command(kind: str, model: Path) -> tuple[object, ...]:
+    commands: dict[str, tuple[object, ...]] = {
+        "h5": ("python", "h5_2_pb.py", model),
+        "frozen_pb": ("./optimize_pb.sh", model),
+        "optimized_pb": ("python", "pb_2_tflite.py", model, "--mode", "int8"),
     }
     run = model.parent.parent if model.parent.name == "export" else model.parent
-    return commands.get(kind, f"python report.py {run}")
+    return commands.get(kind, ("python", "report.py", run))
 
 
 if __name__ == "__main__":

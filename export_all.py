@@ -2,9 +2,9 @@
 
 python export_all.py runs/demo --valid valid_dataset/ --calibration DATA
 
-Each step is one of the other scripts, and its command is printed. An artefact passes the gate if its ACC and VR fall by
-at most --max-acc-drop and --max-vr-drop, compared with its parent and with embedder.h5. Artefacts and reports that are
-up to date are not made again, so an interrupted run continues.
+Each step is one of the other scripts: its command is printed, and all that it says goes to RUN/export/logs. An artefact
+passes the gate if its ACC and VR fall by at most --max-acc-drop and --max-vr-drop, compared with its parent and with
+embedder.h5. Artefacts and reports that are up to date are not made again, so an interrupted run continues.
 """
 
 import argparse
@@ -13,11 +13,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, run_cli, script_parser
+from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, HINTS, run_cli, script_parser
 from facelib.data.readers.calibration_crops import fingerprint_of
 from facelib.data.verification.bins import find_bins
 from facelib.errors import FaceError
@@ -207,9 +208,9 @@ class Chain:
         return [report_path(parent), report_path(self.args.run / REFERENCE)]
 
     def report(self) -> list[Path]:
-        """Writes report.html. Its output is hidden: it would repeat the table. Returns the pages written."""
+        """Writes report.html. Returns the pages written."""
         try:
-            run_command(["report.py", str(self.args.run)], stdout=subprocess.DEVNULL)
+            run_command(["report.py", str(self.args.run)], self._log("report.py", self.args.run / "report.html"))
         except Refused:
             return []
         return [self.args.run / "report.html"]
@@ -230,30 +231,39 @@ class Chain:
         }
         one = {"x": path, "parent": parent, "bin": self.bin}
         for line in lines:
-            run_command([word for text in line.split() for word in several.get(text) or [text.format(**one)]])
+            words = [word for text in line.split() for word in several.get(text) or [text.format(**one)]]
+            run_command(words, self._log(words[0], path))
+
+    def _log(self, script: str, path: Path) -> Path:
+        """The file for what `script` prints about the artefact `path`."""
+        return self.args.run / "export" / "logs" / f"{path.name}.{Path(script).stem}.log"
 
 
-def run_command(words: Sequence[str], **options) -> None:
+def run_command(words: Sequence[str], log: Path) -> None:
     """Prints the command line of a script of this project and runs it.
 
     Args:
         words: the script, relative to the project, and its arguments.
-        options: for subprocess.run.
+        log: the file that gets what it prints.
 
     Raises:
         Refused: it failed; with the last line of its stderr.
     """
     script = os.path.relpath(ROOT / words[0])
     shown = ["python", script, *words[1:]] if script.endswith(".py") else [os.path.join(".", script), *words[1:]]
-    print(f"$ {shlex.join(shown)}", flush=True)
+    started = time.monotonic()
+    print(f"$ {shlex.join(shown)}", end="", flush=True)
     argv = [sys.executable, *shown[1:]] if script.endswith(".py") else shown
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # the .sh scripts look for python3
-    done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}, **options)
-    sys.stderr.write(done.stderr)
-    print(flush=True)
+    environment = {**os.environ, "PATH": path, HINTS: "off", "PYTHONIOENCODING": "utf-8:backslashreplace"}
+    done = subprocess.run(argv, capture_output=True, encoding="utf-8", errors="backslashreplace", env=environment)
+    write_bytes(log, (done.stdout + done.stderr).encode(errors="backslashreplace"))
+    print(f"   {time.monotonic() - started:.1f} s", flush=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise Refused(said[-1].removeprefix("error: ") if said else f"{script} ended with exit code {done.returncode}")
+        why = said[-1].removeprefix("error: ") if said else f"{script} ended with exit code {done.returncode}"
+        print(f"failed: {why} All that it printed: {log}", flush=True)
+        raise Refused(why)
 
 
 if __name__ == "__main__":

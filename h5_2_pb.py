@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.export.freeze import freeze_file, model_call
 from facelib.export.parity import check_parity, parity_faces
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, open_graph, save_graph
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     io = replace(io, input=INPUT, output=OUTPUT, size=size, embedding_size=model.outputs[0].shape[-1])
     write_sidecar(out, kind="frozen_pb", made_from=args.model, io=io, parity=parity_record(cosines))
     print(f"{len(graph.node)} nodes; worst cosine to the .h5 {cosines.min():.7f} on {len(cosines)} faces")
-    print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: ./optimize_pb.sh {out}")
+    print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB){next_step('./optimize_pb.sh', out)}")
     return 0
 
 

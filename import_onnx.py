@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import run_cli, script_parser
+from facelib.cli import next_step, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.parity import parity_faces
@@ -105,7 +105,7 @@ def print_result(args: argparse.Namespace, record: dict, num_parameters: int) ->
         )
         print(f"{record['normalisations_folded']} batch normalisations are folded in the ONNX model: {what}")
     print(f"outputs agree within {record['max_difference']:.1e} on {NUM_FACES} faces")
-    print(f"wrote {args.out}; next: python evaluate_data.py {args.out} or python h5_2_pb.py {args.out}")
+    print(f"wrote {args.out}{next_step('python', 'evaluate_data.py', args.out)}")
 
 
 @dataclass

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import print_notes, run_cli, script_parser
+from facelib.cli import print_next, print_notes, run_cli, script_parser
 from facelib.errors import FaceError
 
 FOLDS = 10
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_bin(args.out, images, is_same)
     genuine = sum(map(bool, is_same))
     print(f"wrote {args.out}: {len(is_same):,} pairs, {genuine:,} genuine, {len(set(images)):,} different images")
-    print(f"next: python evaluate_data.py MODEL.h5 --valid {args.out}")
+    print_next("python", "evaluate_data.py", "MODEL.h5", "--valid", args.out)
     return 0
 
 

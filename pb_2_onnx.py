@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.int8_graph import without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     io = replace(io, input=node_of(io.input), output=node_of(io.output), size=size)
     write_sidecar(out, kind="onnx", made_from=args.model, io=io, parity=parity_record(cosines))
     print(f"worst cosine to the graph {cosines.min():.7f} on {len(cosines)} faces")
-    print(f"wrote {out} ({len(model) / 2**20:.2f} MiB); next: python onnx_test.py {out}")
+    print(f"wrote {out} ({len(model) / 2**20:.2f} MiB){next_step('python', 'onnx_test.py', out)}")
     return 0
 
 

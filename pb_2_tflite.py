@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.int8_graph import has_fake_quant, without_fake_quant
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ranges {how}; {EDGES[args.edges][0]} in, {EDGES[args.edges][1]} out")
         report_layers(errors, out.with_suffix(".layers.png"), f"{min(len(faces), NUM_LAYER_CROPS)} {on}")
     print(f"cosine to the graph on {len(cosines)} {on}: worst {cosines.min():.6f}, mean {cosines.mean():.6f}")
-    print(f"wrote {out} ({len(model) / 2**20:.2f} MiB); next: python tflite_test.py {out}")
+    print(f"wrote {out} ({len(model) / 2**20:.2f} MiB){next_step('python', 'tflite_test.py', out)}")
     return 0
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.alignment.photos import FaceCutter
-from facelib.cli import add_io_flags, choose_io, print_notes, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, print_next, print_notes, run_cli, script_parser
 from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
@@ -105,7 +105,7 @@ def enroll(argv: list[str]) -> int:
         print(
             "the model has no calibrated threshold: search with --threshold DISTANCE, or calibrate by its test script"
         )
-    print(f"next: python predict.py search PHOTO {args.gallery}")
+    print_next("python", "predict.py", "search", "PHOTO", args.gallery)
     return 0
 
 

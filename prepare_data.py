@@ -13,14 +13,13 @@ half-written output.
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import print_notes, run_cli, script_parser
+from facelib.cli import DEFAULT_VALID, print_next, print_notes, run_cli, script_parser
 from facelib.errors import FaceError
-from facelib.wording import counted
+from facelib.wording import command, counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,13 +42,13 @@ def prepare(argv: list[str]) -> int:
             raise FaceError(
                 f"--shard writes parts into a folder. Received: OUT '{out}'. Name a folder that all hosts see."
             )
-        _report(convert_to_storage(source, out, **options))
+        _report(convert_to_storage(source, out, **options), valid_of(source))
         return 0
     part = parse_part(shard) if shard is not None else None
     done = convert_part(source, out, *part, **options) if part else convert(source, out, **options)
-    _report(done)
+    _report(done, valid_of(source))
     if done.out != out:
-        print(f"next: the other parts, then python prepare_data.py merge {shlex.quote(str(out))}")
+        print(f"next: the other parts, then {command('python', 'prepare_data.py', 'merge', out)}")
     return 0
 
 
@@ -65,8 +64,14 @@ def merge(argv: list[str]) -> int:
     return 0
 
 
-def _report(done) -> None:
-    """Says what a `Conversion` made, and what to type next."""
+def valid_of(source: Path) -> Path:
+    """What the next command names as --valid: SOURCE if it has verification sets, as an InsightFace directory does."""
+    folder = source if source.is_dir() else source.parent
+    return folder if any(folder.glob("*.bin")) else DEFAULT_VALID
+
+
+def _report(done, valid: Path = DEFAULT_VALID) -> None:
+    """Says what a `Conversion` made, and what to type next, with `valid` as the verification sets."""
     from facelib.data.data_dir import BAD_RECORDS, is_data_dir
     from facelib.data.storage import StoredPath, read_stored
 
@@ -83,9 +88,7 @@ def _report(done) -> None:
         shown = [f"  {line.encode(errors='replace').decode()}" for line in bad[:10]]
         bad_images = counted(done.num_bad, "bad image")
         print(f"skipped {bad_images} (all of them: {done.out / BAD_RECORDS}):", *shown, sep="\n")
-    print(
-        f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
-    )
+    print_next("python", "train.py", "RECIPE.toml", "--data", done.out, "--valid", valid, "--out", "runs/NAME")
 
 
 def inspect(argv: list[str]) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
-from facelib.cli import DEFAULT_VALID, run_cli, script_parser
+from facelib.cli import DEFAULT_VALID, print_next, run_cli, script_parser
 from facelib.data.conversion.job import convert
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         workers.close()
     if is_complete and workers.is_chief:
         best = run.path / "embedder.h5"
-        print(f"wrote {best}\nnext: python h5_2_pb.py {best}")
+        if not trainer.was_finished:
+            print(f"wrote {best}")
+        print_next("python", "h5_2_pb.py", best)
     return exit_code(trainer.stopped_by)
 
 

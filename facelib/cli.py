@@ -14,10 +14,11 @@ from facelib import __version__
 from facelib.errors import FaceError
 from facelib.model_input import IO_CHOICES, Io
 from facelib.sidecar import Sidecar
-from facelib.wording import printable
+from facelib.wording import command, printable
 
 DEFAULT_VALID = Path("valid_dataset")
 DEFAULT_FARS = (1e-3,)
+HINTS = "MOBILEARC_HINTS"  # "off": print no next commands; set by scripts that run others
 
 
 def run_cli(main: Callable[[], int]) -> None:
@@ -107,6 +108,17 @@ class _Plain:
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
+
+
+def next_step(*words: object) -> str:
+    """The end of a line: '; next: COMMAND', quoted for the shell. '' while another script runs this one."""
+    return "" if os.environ.get(HINTS) == "off" else f"; next: {command(*words)}"
+
+
+def print_next(*words: object, more: str = "") -> None:
+    """Prints 'next: COMMAND', quoted for the shell, then `more`; nothing while another script runs this one."""
+    if hint := next_step(*words):
+        print(f"{hint[2:]}{more}")
 
 
 def print_notes(notes: Iterable[str]) -> None:

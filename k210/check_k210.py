@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import run_cli, script_parser
+from facelib.cli import print_next, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.k210.rules import check_ops
 from facelib.runtimes.tflite import read_ops
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"KPU: {lint.on_kpu} convolutions, at most {lint.kpu_bytes / 2**20:.2f} of 2 MiB ({lint.kpu_layer}); "
         f"CPU: {len(lint.notes)} layers; RAM: at least {lint.ram_bytes / 2**20:.2f} of 6 MiB"
     )
-    print(f"next: python k210/tflite_2_kmodel.py {args.model} --calibration DATA")
+    print_next("python", "k210/tflite_2_kmodel.py", args.model, "--calibration", "DATA")
     return 0
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.k210.compile import SETTINGS, compile_kmodel
@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     print(f"{kmodel.on_kpu} convolutions on the KPU; on the CPU {', '.join(kmodel.on_cpu) or 'none'}")
     print(f"cosine to the float model on {len(cosines)} crops: worst {cosines.min():.6f}, mean {cosines.mean():.6f}")
-    print(f"wrote {out} ({len(kmodel.content) / 2**20:.2f} MiB); next: python k210/kmodel_test.py {out} --valid BIN")
+    hint = next_step("python", "k210/kmodel_test.py", out, "--valid", "BIN")
+    print(f"wrote {out} ({len(kmodel.content) / 2**20:.2f} MiB){hint}")
     return 0
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import add_pixel_flags, choose_io, run_cli, script_parser
+from facelib.cli import add_pixel_flags, choose_io, print_next, run_cli, script_parser
 from facelib.data.verification.bins import load_bin, stream_images
 from facelib.errors import FaceError
 from facelib.export.om.msame import stem_of
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.dir.mkdir(parents=True, exist_ok=True)
     num_bytes = write_inputs(pairs.images, str(args.bin), io, args.dir, args.flip)
     print(f"{len(names):,} files of {num_bytes:,} bytes in {args.dir}: {describe(io)}")
-    print(f"next: ./om/om_eval.sh {args.model or 'MODEL.om'} {args.dir} OUT_DIR")
+    print_next("./om/om_eval.sh", args.model or "MODEL.om", args.dir, "OUT_DIR")
     return 0
 
 

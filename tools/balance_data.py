@@ -15,14 +15,13 @@ BALANCED/balance.json holds the table that is printed.
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import print_notes, run_cli, script_parser
+from facelib.cli import DEFAULT_VALID, print_next, print_notes, run_cli, script_parser
 from facelib.data.conversion.job import DEFAULT_SIZE, make_job, run_job
 from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.balancing import balance
@@ -44,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{rule:44} {identities:10,} {before:10,} {after:10,}")
     verb = "already there, nothing to do:" if done.was_finished else "wrote"
     print(f"{verb} {done.out}: {done.counts}")
-    print(
-        f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
-    )
+    print_next("python", "train.py", "RECIPE.toml", "--data", done.out, "--valid", DEFAULT_VALID, "--out", "runs/NAME")
     return 0
 
 

@@ -14,6 +14,7 @@ import argparse
 import csv
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from io import StringIO
@@ -37,6 +38,10 @@ from facelib.recognition.photo_embeddings import Centres, class_centres, embed_p
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar
 from facelib.wording import spreadsheet_cell
+
+SHOWN_ROWS = 20  # identities in the printed table and on the sheet
+SHEET_FACES = 4  # of each side in a row of the sheet
+
 
 SHOWN_ROWS = 20  # identities in the printed table and on the sheet
 SHEET_FACES = 4  # of each side in a row of the sheet
@@ -137,7 +142,7 @@ def report(compared: Compared, hits: Hits, args: argparse.Namespace) -> None:
         print(f"wrote {args.sheet}: training faces left, verification images right")
     print(
         f"next: look at {args.sheet or 'the faces (--sheet PNG)'}; to leave identities out: python prepare_data.py "
-        f"export {args.train} FOLDERS, remove their folders, python prepare_data.py FOLDERS OUT"
+        f"export {shlex.quote(str(args.train))} FOLDERS, remove their folders, python prepare_data.py FOLDERS OUT"
     )
 
 

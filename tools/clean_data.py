@@ -11,7 +11,6 @@ wrong faces do not pull it. For a model with sub-centres (--head RUN/epoch-NNN.h
 
 import argparse
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import add_io_flags, choose_io, print_notes, run_cli, script_parser
+from facelib.cli import DEFAULT_VALID, add_io_flags, choose_io, print_next, print_notes, run_cli, script_parser
 from facelib.data.conversion.job import DEFAULT_SIZE, make_job, run_job
 from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.cleaning import (
@@ -71,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_notes(source.notes)
     report(source, rows, verdict, merged, bad, args)
     print(f"wrote {done.out}: {done.counts}")
-    print(
-        f"next: python train.py RECIPE.toml --data {shlex.quote(str(done.out))} --valid valid_dataset --out runs/NAME"
-    )
+    print_next("python", "train.py", "RECIPE.toml", "--data", done.out, "--valid", DEFAULT_VALID, "--out", "runs/NAME")
     return 0
 
 

@@ -8,6 +8,7 @@ the tested models of several runs.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     names = distinct_names([run.resolve() for run in args.runs])
     runs = [(name, require_training_log(run)) for run, name in zip(args.runs, names, strict=True)]
-    default = args.runs[0] / "plots" / "history.png" if len(runs) == 1 else Path("history.png")
+    above = Path(os.path.commonpath([run.resolve().parent for run in args.runs]))
+    default = args.runs[0] / "plots" / "history.png" if len(runs) == 1 else above / "history.png"
     print(best_table(runs))
     print(f"wrote {write_history(runs, args.out or default, args.by)}")
     return 0
@@ -36,7 +38,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a train.py")
     parser.add_argument(
         "--out", type=Path, metavar="PNG",
-        help="the picture (default: RUN/plots/history.png; for several runs history.png)",
+        help="the picture (default: RUN/plots/history.png; of several runs: history.png in the folder above them)",
     )  # fmt: skip
     parser.add_argument("--by", choices=BY, default="epochs", help="the horizontal axis (default: %(default)s)")
     args = parser.parse_args(argv)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
-from facelib.cli import run_cli, script_parser
+from facelib.cli import print_next, run_cli, script_parser
 from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets
 from facelib.reports.training_plots import write_training_plots
@@ -55,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopped_by = distil_copy(args, change, TrainingData.of_recipe, evaluate, write_training_plots)
     if stopped_by is None:
         best, report = args.out / "embedder.h5", report_path(args.model)
-        gate = f"evaluate_data.py {best} --against {report}" if report.is_file() else f"h5_2_pb.py {best}"
-        print(f"wrote {best}\nnext: python {gate}")
+        gate = ("evaluate_data.py", best, "--against", report) if report.is_file() else ("h5_2_pb.py", best)
+        print(f"wrote {best}")
+        print_next("python", *gate)
     return exit_code(stopped_by)
 
 

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import run_cli, script_parser
+from facelib.cli import next_step, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import fold_batch_norms
 from facelib.export.parity import check_parity, parity_faces
@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nodes = {"before": before, "after": after}
         write_sidecar(out, kind="optimized_pb", made_from=args.graph, io=io, nodes=nodes, parity=parity_record(cosines))
     print(f"{before} nodes -> {after} ({100 * (1 - after / before):.0f} % fewer); worst cosine {cosines.min():.7f}")
-    print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: python pb_2_tflite.py {out} --mode float")
+    hint = next_step("python", "pb_2_tflite.py", out, "--mode", "float")
+    print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB){hint}")
     return 0
 
 

@@ -16,6 +16,7 @@ from facelib.training.checkpoint import Position
 from facelib.training.protocols import TrainingBatches
 from facelib.training.recipe.schema import Stage
 from facelib.training.run_dir import FollowedRun, RunDir
+from facelib.wording import counted
 
 _SKIPPED = 10  # steps of this process: the first ones compile
 
@@ -46,7 +47,7 @@ class Progress:
         self.run.log(kind="stage", step=at.global_step, epoch=at.epoch_number, **what)
         if len(stages) > 1:
             number = f"{at.stage + 1}/{len(stages)}"
-            self.say(f"stage {number}: {stage.loss}, {stage.optimizer_kind}, {stage.epochs} epochs")
+            self.say(f"stage {number}: {stage.loss}, {stage.optimizer_kind}, {counted(stage.epochs, 'epoch')}")
 
     # ------------------------------------------------------------------ steps
 

@@ -101,6 +101,7 @@ class Trainer:
         self.position = Position()
         self.losses = LossMeter(data.records)
         self.stopped_by: str | None = None
+        self.was_finished = False  # before this command: nothing was trained
         # Set by `fit`, which may change the stages of the recipe first.
         self.run: RunDir | FollowedRun
         self.progress: Progress
@@ -162,7 +163,8 @@ class Trainer:
         self._load(checkpoint)
         at = self.position
         resuming = f"resuming at epoch {at.epoch_number}, step {at.step}, from {checkpoint}"
-        self.progress.say("this run is finished: nothing to train" if self._has_ended() else resuming)
+        self.was_finished = self._has_ended()
+        self.progress.say("this run is finished: nothing to train" if self.was_finished else resuming)
         self.run.forget_after(at.global_step, at.epoch, at.stage)
 
     def _begin(self) -> None:

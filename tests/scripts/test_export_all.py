@@ -51,7 +51,7 @@ def bring(toy, monkeypatch):
     """Runs export_all.py; returns the commands that it ran, by script."""
     ran = []
 
-    def run_here(words, **options):
+    def run_here(words, log):
         ran.append([Path(words[0]).name, *words[1:]])
         if bring.interrupt_at == words[0]:
             raise KeyboardInterrupt
@@ -312,20 +312,23 @@ def test_a_test_that_failed_after_its_report_does_not_count_as_passed(toy, bring
     path.write_bytes(kept)
 
 
-def test_a_shell_script_gets_this_python(capfd):
+def test_a_shell_script_gets_this_python(capfd, tmp_path):
     with pytest.raises(export_all.Refused, match=r"^No frozen graph at 'missing\.pb'"):
-        export_all.run_command(["optimize_pb.sh", "missing.pb"])
+        export_all.run_command(["optimize_pb.sh", "missing.pb"], tmp_path / "log")
 
     assert capfd.readouterr().out.startswith("$ ./")
 
 
-def test_a_command_is_printed_and_its_error_passed_on(capfd):
+def test_a_command_is_one_line_and_its_log_is_named_when_it_fails(capfd, tmp_path):
+    log = tmp_path / "logs" / "x.log"
     with pytest.raises(export_all.Refused, match=r"^No model at 'missing file\.h5'"):
-        export_all.run_command(["h5_2_pb.py", "missing file.h5"])
+        export_all.run_command(["h5_2_pb.py", "missing file.h5"], log)
 
     printed = capfd.readouterr()
-    assert printed.out.startswith("$ python ") and printed.out.strip().endswith("h5_2_pb.py 'missing file.h5'")
-    assert printed.err.startswith("error: No model at 'missing file.h5'")
+    lines = printed.out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("$ python ") and "h5_2_pb.py 'missing file.h5'   " in lines[0]
+    assert lines[1].startswith("failed: No model at 'missing file.h5'") and lines[1].endswith(str(log))
+    assert log.read_text(encoding="utf-8").startswith("error: No model at 'missing file.h5'") and not printed.err
 
 
 @pytest.mark.parametrize(

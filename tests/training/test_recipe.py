@@ -177,7 +177,7 @@ def test_set_reaches_the_stage_that_a_recipe_leaves_out(load):
         ("=1", "unknown key ''"),
         ("model.activaton=relu", "Did you mean 'model.activation'"),
         ("nonsense.key=1", "unknown key 'nonsense'"),
-        ("stage.1.epochs=1", "there are 1 stages, numbered from 0. Received: stage.1"),
+        ("stage.1.epochs=1", "the recipe has 1 stage, numbered from 0. Received: stage.1"),
         ("stage.-1.epochs=1", "Received: stage.-1"),
         ("stage.x.epochs=1", "Received: stage.x"),
         ("stage.epochs=1", "not a table of keys"),

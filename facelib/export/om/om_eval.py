@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import run_cli, script_parser
+from facelib.cli import print_next, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.om.msame import LOG_NAME, MAX_NAMED, read_timing
 from facelib.files import require_file
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     timing = read_timing((folder / LOG_NAME).read_text(encoding="utf-8", errors="replace"))
     speed = f"{timing.ms:.2f} ms per execution by msame's log" if timing else "no average time in msame's log"
     print(f"{len(inputs):,} results in {folder}; {speed}")
-    print(f"next: python om/calculate_om_acc.py {args.out_dir} FILE.bin --model {args.model}")
+    print_next("python", "om/calculate_om_acc.py", args.out_dir, "FILE.bin", "--model", args.model)
     return 0
 
 

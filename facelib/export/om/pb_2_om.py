@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import run_cli, script_parser
+from facelib.cli import next_step, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.int8_graph import has_fake_quant
 from facelib.export.om.graph_rules import asks_shapes, find_unknown_ops, fix_shapes, input_shape
@@ -99,15 +99,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = atc_command(source, out, io, shape, args)
     print(f"the input is fixed to one face by --input_shape\n\n{shlex.join(command)}\n", flush=True)
     if shutil.which("atc") is None:
-        print("atc is not on PATH: run this line where CANN is installed, then copy the model to the device")
-        return 0
+        raise FaceError(
+            "atc is not on PATH, so there is no model yet. Run the line above where CANN is installed, then copy the "
+            "model to the device."
+        )
     run_atc(command, out)
     if sidecar:
         names = ("soc_version", "precision_mode", "op_select_implmode", "output_type")
         write_sidecar(out, kind="om", made_from=args.graph, io=fed, atc={name: getattr(args, name) for name in names})
-    print(
-        f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB); next: python om/image2bin.py FILE.bin DIR --model {out}"
-    )
+    hint = next_step("python", "om/image2bin.py", "FILE.bin", "DIR", "--model", out)
+    print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB){hint}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """The error of quantisation by layer: the cosine of each int8 operation to the same operation of the float model."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -64,22 +65,22 @@ def worst(errors: Sequence[LayerError], count: int = 5) -> list[LayerError]:
 
 
 def draw(errors: Sequence[LayerError], theme: str = "light") -> bytes:
-    """A PNG: cosine by layer. The layers that lose most are named."""
+    """A PNG: cosine by layer. The layers that lose most have marks, which the legend names."""
     from facelib import figure_style
 
     canvas, (ax,), colours = figure_style.begin(theme)
     cosines = [error.cosine for error in errors]
     ax.plot(range(1, len(errors) + 1), cosines, color=colours.series[0], linewidth=1.2)
-    named = {id(error) for error in worst(errors)}
-    for place, error in enumerate(errors, start=1):
-        if id(error) in named:
-            ax.plot(place, error.cosine, "o", color=colours.series[1], markersize=4)
-            ax.annotate(
-                f"{error.layer} ", (place, error.cosine), fontsize=6, rotation=90, ha="center", va="top",
-                color=colours.text,
-            )  # fmt: skip
-    ax.set_ylim(min(cosines) - 0.45 * (1.001 - min(cosines)), 1.0005)  # room for the names
+    places = {id(error): place for place, error in enumerate(errors, start=1)}
+    looks = itertools.islice(figure_style.styles(colours), 1, None)  # the first is that of the line
+    for error, style in zip(worst(errors), looks, strict=False):
+        ax.plot(
+            places[id(error)], error.cosine, style.marker, color=style.color, markersize=6,
+            label=f"{error.layer} -{error.lost:.4f}",
+        )  # fmt: skip
+    ax.set_ylim(min(cosines) - 0.1 * (1.001 - min(cosines)), 1.0005)
     figure_style.label(ax, colours, "operation, in order", "cosine to the float model")
+    figure_style.legend_below(canvas, ax, colours)
     return figure_style.finish(canvas)
 
 

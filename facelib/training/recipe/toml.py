@@ -12,6 +12,7 @@ from facelib.errors import FaceError, short_repr
 from facelib.files import parse_toml, require_file
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import CHOICES, Recipe, recipe_keys
+from facelib.wording import counted
 
 _MOST_SHOWN = 120  # characters of what was received
 
@@ -108,7 +109,8 @@ def _override(values: dict, text: str) -> None:
         if isinstance(target, list):
             if not (part.isdecimal() and len(part) < 10 and int(part) < len(target)):
                 raise FaceError(
-                    f"--set {text}: there are {len(target)} stages, numbered from 0. Received: stage.{_cut(part)}."
+                    f"--set {text}: the recipe has {counted(len(target), 'stage')}, numbered from 0. "
+                    f"Received: stage.{_cut(part)}."
                 )
             target = target[int(part)]
         elif part == "stage" and depth == 0:
