@@ -68,7 +68,7 @@ def find_layout(features: dict[str, Feature]) -> Layout:
         if layout.image_key in features and (layout.label_key is None or layout.label_key in features):
             return layout
     keys = ", ".join(sorted(features)) or "none"
-    raise BadRecord(f"its feature keys fit no known layout (received: {keys}; ours are image_raw and label)")
+    raise BadRecord(f"its feature keys fit no known layout (received: {keys[:200]}; ours are image_raw and label)")
 
 
 def read_label(layout: Layout, features: dict[str, Feature]) -> int:

@@ -14,6 +14,7 @@ from facelib.alignment.align_folders import _align_file
 from facelib.data.conversion.job import convert
 from facelib.data.curation.inspection import contact_sheet
 from facelib.data.readers.calibration_crops import load_crops
+from facelib.data.readers.mxnet_rec import pack, write_rec
 from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import open_source
 from facelib.data.storage import LocalFiles
@@ -254,3 +255,30 @@ def test_bytes_after_the_end_of_a_png_do_not_matter(faces):
         (faces / "a" / f"{k}.png").write_bytes(png + tail)
 
     assert convert(faces, faces.parent / "out", decode_all=True, progress=False).num_images == 5
+
+
+@pytest.mark.parametrize("number", ["9" * 30, "9" * 5_000, "-9223372036854775809", "9223372036854775800", "x" * 300])
+def test_numbers_and_names_of_lists_that_no_file_can_have_are_one_line(faces, number):
+    (faces / "a.txt").write_text(f"a\t0\t{number}\t1\na\t{number}\t0\t1\n")
+    (faces / "pairs.txt").write_text(f"a\t{number}\t2\n")
+    (faces / "first.txt").write_text(f"{number}\na\t1\t2\n")
+    write_rec(faces / "x.rec", [pack(JPEG, k, k) for k in range(2)])
+    (faces / "x.idx").write_text(f"0\t0\n1\t{number}\n")
+
+    for open_it in (
+        lambda: open_source(faces / "a.txt"),
+        lambda: find_sets(faces, faces / "pairs.txt")[0](),
+        lambda: find_sets(faces, faces / "first.txt")[0](),
+        lambda: open_source(faces / "x.rec"),
+    ):
+        with pytest.raises(FaceError) as caught:
+            open_it()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 900
+
+
+@pytest.mark.parametrize("name", ["../other/x", "/tmp/x", "..", ""])
+def test_a_tface_index_names_shards_beside_it(tmp_path, name):
+    (tmp_path / "x.txt").write_text(f"{name}\t0\t0\t1\n")
+
+    with pytest.raises(FaceError, match="lines of 'name TAB shard"):
+        open_source(tmp_path / "x.txt")

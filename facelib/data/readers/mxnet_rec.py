@@ -258,7 +258,7 @@ class RecordFile:
     def _keep_readable(self) -> None:
         """Checks that a whole record begins at every offset, for all of them at once. It reads one page a record."""
         end = len(self._map)
-        is_outside = (self.offsets < 0) | (self.offsets % 4 != 0) | (self.offsets + 8 > end)
+        is_outside = (self.offsets < 0) | (self.offsets % 4 != 0) | (self.offsets > end - 8)
         self._drop(is_outside, "the .idx points outside the file or between its words")
         is_start = (self._words[self.offsets // 4] == MAGIC) & (self._words[self.offsets // 4 + 1] >> 30 == 0)
         self._drop(~is_start, "no record begins there")

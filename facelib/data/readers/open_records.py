@@ -4,6 +4,7 @@ The older systems have no index: one walk over their files finds where records l
 are in facelib/data/tfrecord_layouts.py.
 """
 
+import os
 from array import array
 from pathlib import Path
 
@@ -133,6 +134,10 @@ def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
         while start < len(offsets):
             base = int(offsets[start])
             stop = int(np.searchsorted(offsets + lengths + FRAME_BYTES, base + MAX_SHARD_BYTES, side="right"))
+            if stop == start:
+                raise FaceError(
+                    f"A record stays below 4 GiB. '{files[file]}' offset {base} has {lengths[start]:,} bytes."
+                )
             part = np.empty(stop - start, INDEX_DTYPE)
             part["shard"], part["offset"] = len(first_bytes), offsets[start:stop] - base
             part["length"], part["label"] = lengths[start:stop], labels[start:stop]
@@ -178,10 +183,12 @@ def _open_tface(path: Path, bad: list[str] | None = None) -> Records:
             fields = line.rstrip("\r\n").split("\t")
             try:
                 name, shard, offset, label = fields
+                if "/" in name or name in ("", ".", ".."):
+                    raise ValueError("not the name of a set beside the index")
                 shards.append(int(shard))
                 all_offsets.append(int(offset))
                 all_labels.append(int(label))
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise FaceError(
                     f"A TFace index has lines of 'name TAB shard TAB offset TAB label'. '{path}' line {number}: "
                     f"{line.strip()[:80]!r}. Make it with TFace's convert_new_index.py."
@@ -217,7 +224,7 @@ def _tface_shard(path: Path, name: str, shard: int) -> Path:
     file = f"{name}-{shard:05d}.tfrecord"
     places = [path.parent / name / file, path.parent / file, path.parent.parent / name / file]
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):
             return place
     raise FaceError(
         f"'{path}' names the shard '{file}', which is not beside it. Looked for: {', '.join(map(str, places))}."

@@ -1,10 +1,12 @@
 """The pairs of a verification set: drawn from identities, drawn from listed pairs, or read from a pairs.txt."""
 
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 
+from facelib.data.data_dir import MAX_NAME_BYTES
 from facelib.errors import FaceError
 from facelib.files import read_text
 from facelib.photo_folders import spellings_of
@@ -178,13 +180,13 @@ def read_pairs_txt(path: Path) -> tuple[list[tuple[Shot, Shot]], np.ndarray, lis
         if not line.strip():
             continue
         columns = [column.strip() for column in line.strip().split("\t")] if "\t" in line else line.split()
-        if number == 1 and len(columns) <= 2 and all(re.fullmatch(r"\d+", column) for column in columns):
+        if number == 1 and len(columns) <= 2 and all(re.fullmatch(r"\d{1,9}", column) for column in columns):
             promised = 2 * int(columns[0]) * (int(columns[1]) if len(columns) == 2 else 1)
             if len(columns) == 1:
                 promised = 2 * int(columns[0])  # pairsDevTrain.txt: N genuine, N impostor
             continue
         try:
-            if len(columns) not in (3, 4):
+            if len(columns) not in (3, 4) or max(map(len, columns)) > MAX_NAME_BYTES:
                 raise ValueError
             first = (columns[0], int(columns[1]))
             second = (columns[-2] if len(columns) == 4 else columns[0], int(columns[-1]))
@@ -214,10 +216,10 @@ def find_shot(folders: Path, shot: Shot) -> Path:
         for folder in (folders / spelling, folders):
             for suffix in (".jpg", ".png", ".jpeg", ".jfif", ".JPG", ".PNG"):
                 file = folder / f"{spelling}_{number:04d}{suffix}"
-                if file.is_file():
+                if os.path.isfile(file):
                     return file
     for spelling in spellings:
-        for file in sorted((folders / spelling).glob("*")) if (folders / spelling).is_dir() else ():
+        for file in sorted((folders / spelling).glob("*")) if os.path.isdir(folders / spelling) else ():
             match = re.fullmatch(r"(.*?)_?0*(\d+)", file.stem)
             if match and match[1] in (*spellings, "") and int(match[2]) == number:
                 return file
