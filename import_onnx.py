@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import next_step, run_cli, script_parser
+from facelib.cli import next_step, print_notes, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.parity import parity_faces
@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     num_steep = flatten_slopes(steps, args.model)
     if net.name == "mbf":
         pair_channels(steps)
-    crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size) if args.faces else (None, None)
+    notes: list[str] = []
+    crops, statistics = load_crops(args.faces, NUM_CROPS, 0, size, notes) if args.faces else (None, None)
+    print_notes(notes)
     quiet_tensorflow()
     from facelib.models.onnx_import.weights import copy_weights, restore_statistics
     from facelib.runtimes.keras_h5 import save_h5

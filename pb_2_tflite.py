@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, next_step, print_notes, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.int8_graph import has_fake_quant, without_fake_quant
@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_request(args, io)
     crops, calibration = None, None
     if args.calibration:
-        crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size)
+        notes: list[str] = []
+        crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size, notes)
+        print_notes(notes)
     quiet_tensorflow()
     graph = load_graph(args.model)
     check_names(graph, args.model, io.input, io.output)

@@ -105,7 +105,8 @@ def inspect(argv: list[str]) -> int:
     print(*result.lines, sep="\n")
     if args.sheet:
         save_png(args.sheet, result.sheet())
-        print(f"wrote {args.sheet}")
+        of = "pairs" if args.path.suffix == ".bin" else "identities, a row each: its name, and of how many images"
+        print(f"wrote {args.sheet}: a sample of the {of}")
     return 0
 
 

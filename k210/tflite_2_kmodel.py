@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, next_step, print_notes, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.k210.compile import SETTINGS, compile_kmodel
@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{io.layout}. Convert the graph of h5_2_pb.py."
         )
     nncase_command()  # refuses a missing environment before the crops are read
-    crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size)
+    notes: list[str] = []
+    crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size, notes)
+    print_notes(notes)
     print(f"compiling with {len(crops)} crops of {args.calibration}: about 0.3 s per crop")
     kmodel = compile_kmodel(args.model, crops[..., ::-1] if io.colour == "bgr" else crops)
     used = ", ".join(f"{name} {size:,}" for name, size in kmodel.memory.items() if name != "total")

@@ -10,6 +10,7 @@ import make_bin
 import predict
 import prepare_data
 from facelib.alignment.photos import FaceCutter
+from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.readers.folder_source import FolderSource
 from facelib.files import write_bytes
 from facelib.model_input import Io
@@ -125,6 +126,12 @@ def test_every_script_prints_the_notes_of_its_source(odd, tmp_path, script, caps
     assert "note: 4 folders of the system" in said
     if script in ("prepare", "export", "evaluate", "enroll"):
         assert "note: 1 image in the folders of several people" in said
+
+
+def test_calibration_tells_the_notes_of_its_source(odd):
+    notes = []
+    load_crops(odd, 3, 0, notes=notes)
+    assert "taken for a person of its own" in notes[0]
 
 
 def test_a_pipe_is_not_a_photo(tmp_path):

@@ -169,3 +169,18 @@ def test_bad_requests_are_one_line_and_leave_nothing(net):
             pb_2_tflite.main(command)
         assert "\n" not in str(caught.value)
     assert not out.exists()
+
+
+def test_the_names_of_the_layers_that_lose_most_stand_in_a_legend(monkeypatch):
+    """Beside the line the names of neighbours were written over each other."""
+    import facelib.figure_style as figure_style
+    from facelib.export.tflite.layer_errors import LayerError, draw
+
+    canvases, finish = [], figure_style.finish
+    monkeypatch.setattr(figure_style, "finish", lambda canvas: canvases.append(canvas) or finish(canvas))
+    errors = [LayerError(f"layer_{i}", "CONV_2D", 1 - 0.001 * i, 0.01 * (20 <= i < 25)) for i in range(60)]
+    assert draw(errors)[:4] == b"\x89PNG"
+    (legend,), (ax,) = canvases[0].legends, canvases[0].axes
+    assert [text.get_text() for text in legend.get_texts()] == [f"layer_{i} -0.0100" for i in range(20, 25)]
+    boxes = [text.get_window_extent() for text in legend.get_texts()]
+    assert not ax.texts and not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])

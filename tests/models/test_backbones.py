@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+import backbones
 from backbones import application, build_backbone
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
@@ -587,3 +588,9 @@ def test_an_application_with_its_own_activations_can_be_written_and_read_again(n
     save_h5(model, tmp_path / "a.h5")
 
     np.testing.assert_array_equal(load_model(tmp_path / "a.h5")(faces, training=False), model(faces, training=False))
+
+
+def test_a_network_that_scales_its_own_input_is_refused(monkeypatch):
+    monkeypatch.setattr(backbones, "APPLICATIONS", ("EfficientNetB0",))
+    with pytest.raises(ValueError, match=r"EfficientNetB0 scales its input.*rescaling"):
+        application("EfficientNetB0")

@@ -505,3 +505,14 @@ def test_a_folder_name_that_is_no_text_is_refused(tmp_path):
 def test_an_address_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(FaceError, match=r"Only train\.py and doctor\.py read addresses"):
         convert(Path("gs://bucket/faces"), tmp_path / "data", progress=False)
+
+
+@pytest.mark.parametrize("most, columns", [(1, 2), (5, 5), (20, 8)])
+def test_a_contact_sheet_has_no_empty_column(tmp_path, most, columns):
+    from facelib.data.curation.inspection import inspect_data
+
+    make_folders(tmp_path / "faces", {"ann": most, "bob": 1})
+    result = inspect_data(tmp_path / "faces")
+    assert result.columns == columns and len(result.images) == 2 * columns
+    assert result.captions[:2] == ["ann", f"of {most} image{'s' * (most > 1)}"]
+    assert result.captions[columns : columns + 2] == ["bob", "of 1 image"]

@@ -485,8 +485,8 @@ def test_a_finished_run_says_so_and_trains_nothing(tmp_path, capsys):
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     capsys.readouterr()
 
-    _, is_complete = fit(tmp_path / "run", recipe)
+    trainer, is_complete = fit(tmp_path / "run", recipe)
 
-    assert is_complete
+    assert is_complete and trainer.was_finished
     assert capsys.readouterr().out == "this run is finished: nothing to train\n"
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before

@@ -13,6 +13,7 @@ from facelib.data.verification.bins import load_bin
 from facelib.errors import BadRecord, FaceError
 from facelib.files import write_bytes
 from facelib.image_decoding import check_image, decode_or_blank
+from facelib.wording import counted
 
 _CAPTION_HEIGHT = 16  # pixels
 _GAP = 4  # pixels
@@ -62,7 +63,8 @@ def _inspect_source(source: Source, seed: int) -> Inspection:
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     present = counts[counts > 0]
     lines = [
-        f"{source.path}: {source.kind}, {len(source):,} images, {len(present):,} identities",
+        f"{source.path}: {source.kind}, {counted(len(source), 'image')}, "
+        f"{counted(len(present), 'identity', 'identities')}",
         f"images per identity: min {present.min()}, median {np.median(present):g}, mean {present.mean():.1f}, "
         f"max {present.max()}",
     ]
@@ -79,15 +81,14 @@ def _inspect_source(source: Source, seed: int) -> Inspection:
     sample = np.sort(rng.choice(len(source), min(SAMPLE, len(source)), replace=False)).tolist()
     lines.append(_describe_encodings([_read(source, i) for i in sample], [source.describe(i) for i in sample]))
     result = Inspection(lines)
-    chosen = np.flatnonzero(counts)
-    for label in np.sort(rng.choice(chosen, min(_SHEET_ROWS, len(chosen)), replace=False)).tolist():
+    chosen = np.sort(rng.choice(np.flatnonzero(counts), min(_SHEET_ROWS, len(present)), replace=False)).tolist()
+    result.columns = columns = max(2, min(_SHEET_COLUMNS, int(counts[chosen].max())))  # no column without a face
+    for label in chosen:
         images = np.flatnonzero(source.labels == label)
-        shown = np.sort(rng.choice(images, min(_SHEET_COLUMNS, len(images)), replace=False)).tolist()
+        shown = np.sort(rng.choice(images, min(columns, len(images)), replace=False)).tolist()
         cells = [decode_or_blank(_as_bytes(_read(source, i))) for i in shown]
-        blank = np.full_like(cells[0], 255)
-        missing = _SHEET_COLUMNS - len(cells)
-        result.images += cells + [blank] * missing
-        result.captions += [f"{source.class_names[label]}: {len(images)}"] + [""] * (_SHEET_COLUMNS - 1)
+        result.images += cells + [np.full_like(cells[0], 255)] * (columns - len(cells))
+        result.captions += [source.class_names[label], f"of {counted(len(images), 'image')}"] + [""] * (columns - 2)
     return result
 
 

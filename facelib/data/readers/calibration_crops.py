@@ -13,7 +13,7 @@ from facelib.model_input import crop_centre
 
 
 def load_crops(
-    path: Path, count: int, seed: int, size: tuple[int, int] = (112, 112)
+    path: Path, count: int, seed: int, size: tuple[int, int] = (112, 112), notes: list[str] | None = None
 ) -> tuple[np.ndarray, dict[str, object]]:
     """Draws `count` crops without repetition, or all when there are fewer.
 
@@ -23,6 +23,7 @@ def load_crops(
         count: number of crops.
         seed: of the choice.
         size: (height, width) in pixels, cut from the centre of the aligned 112x112 faces.
+        notes: gets what the user should know of the source.
 
     Returns:
         crops: uint8 [count, *size, 3], RGB.
@@ -35,11 +36,13 @@ def load_crops(
     if count < 1:
         raise FaceError(f"Calibration needs at least one crop. Received: --num-calibration {count}.")
     path = Path(path)
-    total, read, fingerprint = _open(path)
+    total, read, fingerprint, source = _open(path)
     picked = np.sort(np.random.default_rng(seed).permutation(total)[:count])
     crops = np.empty((len(picked), *size, 3), np.uint8)
     for k, record in enumerate(picked.tolist()):
         crops[k] = crop_centre(_decode(read, record, path)[None], size)[0]
+    if notes is not None and source is not None:
+        notes += source.notes
     return crops, {"source": path.name, "fingerprint": fingerprint, "seed": seed, "count": len(picked)}
 
 
@@ -49,15 +52,15 @@ def fingerprint_of(path: Path) -> str:
 
 
 def _open(path: Path):
-    """(number of images, function of a record index that gives bytes or pixels, fingerprint)."""
+    """(number of images, function of a record index that gives bytes or pixels, fingerprint, `Source` or None)."""
     if path.suffix == ".bin":
         images = list(dict.fromkeys(load_bin(path).images))
-        return len(images), images.__getitem__, sha256_of(path)
+        return len(images), images.__getitem__, sha256_of(path), None
     files = _list_flat_images(path)
     if files:
-        return len(files), lambda i: read_image_file(files[i]), f"{len(files)} files"
+        return len(files), lambda i: read_image_file(files[i]), f"{len(files)} files", None
     source = open_source(path)
-    return len(source), source.read, source.fingerprint
+    return len(source), source.read, source.fingerprint, source
 
 
 def _list_flat_images(path: Path) -> list[Path]:
