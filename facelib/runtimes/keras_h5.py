@@ -13,6 +13,7 @@ from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.files import atomic_path, require_file
 from facelib.model_input import Io
+from facelib.runtimes.h5_check import check_h5
 from facelib.tensorflow_env import quiet_tensorflow
 
 # What h5py and Keras raise for a file that is no model.
@@ -73,16 +74,18 @@ def load_model(path: Path):
         FaceError: no such file, or one that Keras cannot read.
     """
     import keras
+    import tensorflow as tf
 
     import facelib.losses.adaptive_margins
     import facelib.models.fake_quant
     import facelib.models.layers  # noqa: F401 - these register our layers with Keras
 
     path = require_file(path, "model")
+    check_h5(path)
     try:
         with _for_keras3(path, _read_config(path)) as readable:
             model = keras.models.load_model(readable, compile=False)
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, MemoryError, tf.errors.OpError) as error:
         raise _not_a_model(path, error) from error
     names = [layer.name for layer in model.layers]
     if len(model.inputs) == 2 and "embeddings" in names:
@@ -151,6 +154,7 @@ def load_head_centres(path: Path):
     import h5py
 
     path, found = require_file(path, "model"), []
+    check_h5(path)
     try:
         with h5py.File(path) as file:
             head = file["model_weights"].get("head")
