@@ -247,7 +247,7 @@ def read_training_log(path: Path) -> TrainingLog:
             entry: Any = parse_json(line) if line.strip() else {}
             if entry.get("kind") in found:
                 found[entry["kind"]][int(entry[entry["kind"]])] = entry
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines):
                 break
             raise FaceError(

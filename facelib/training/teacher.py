@@ -30,6 +30,7 @@ class Teacher:
 
     Args:
         path: the .npy file.
+        num_records: of the data directory.
 
     Attributes:
         path: the .npy file.
@@ -39,10 +40,12 @@ class Teacher:
         FaceError: the file is damaged.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, num_records: int):
         self.path = path
         try:
             self._rows = map_npy(path, np.float16, 3)
+            if self._rows.shape[1] != 2 or len(self._rows) != num_records:
+                raise ValueError(f"it holds {list(self._rows.shape)} values for {num_records} records")
         except (ValueError, OSError) as error:
             raise FaceError(
                 f"Teacher embeddings are computed once and kept. Those in '{path}' are damaged ({error}). "
@@ -96,7 +99,7 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
                 f"Teacher embeddings are stored beside the data. '{cache.parent}' cannot be written: {error.strerror}. "
                 f"Copy the data to another place."
             ) from error
-    return Teacher(cache)
+    return Teacher(cache, len(records))
 
 
 def _home_of(data: Path | StoredPath) -> Path:

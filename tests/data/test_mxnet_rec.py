@@ -264,3 +264,14 @@ def test_a_rec_of_which_nothing_is_left_is_one_line(tmp_path, flat):
     with pytest.raises(FaceError) as caught:
         convert(tmp_path / "train.rec", tmp_path / "out", skip_bad=True, progress=False)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["2,0,112", "2,-112,-112", "2,112," + "9" * 4_000, "2,112," + "9" * 5_000, "2", "\udcff"]
+)
+def test_a_property_file_of_no_size_is_not_used(tmp_path, text):
+    write_rec(tmp_path / "train.rec", face_payloads([jpeg(1), jpeg(2)], [0, 1]))
+    (tmp_path / "property").write_text(text, errors="surrogateescape")
+
+    source = open_source(tmp_path)
+    assert source.image_size is None and "was not used" in source.notes[0]

@@ -134,7 +134,11 @@ def test_a_damaged_cache_is_one_line(records, tmp_path):
     for at in range(0, 128, 5):
         path.write_bytes(whole[:at] + b"?" + whole[at + 1 :])
         with pytest.raises(FaceError, match=r"are damaged.*Delete this file"):
-            Teacher(path)
+            Teacher(path, len(records))
+    for shape in [(len(records) - 1, 2, 4), (len(records), 1, 4)]:
+        np.save(path, np.zeros(shape, np.float16))
+        with pytest.raises(FaceError, match=r"are damaged.*Delete this file"):
+            open_teacher(tmp_path / "t.onnx", Io(), records)
     path.write_bytes(whole[:100])
 
     with pytest.raises(FaceError, match=r"are damaged.*Delete this file"):

@@ -11,7 +11,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from facelib.data.data_dir import is_data_dir
+from facelib.data.data_dir import check_image_size, is_data_dir
 from facelib.data.readers.folder_source import FolderSource, ListSource
 from facelib.data.readers.mxnet_rec import FLOAT32_EXACT, RecordFile, unpack
 from facelib.data.readers.open_records import SUFFIXES, is_tfrecord_name, list_tfrecords, open_older, open_records
@@ -231,6 +231,8 @@ class RecSource:
             return
         try:
             classes, height, width = (int(value) for value in file.read_text(encoding="utf-8-sig").strip().split(","))
+            if check_image_size([height, width]):
+                raise ValueError
         except ValueError:
             self.notes.append(f"'{file}' is not 'classes,height,width' and was not used")
             return
