@@ -26,9 +26,10 @@ def run_cli(main: Callable[[], int]) -> None:
 
     A full disk, a full memory and a missing permission also give one line. Every other exception is a bug and keeps
     its traceback. File names and texts are UTF-8 in any locale, and no printed name can move the cursor of a terminal.
+    A terminal that is gone ends nothing.
     """
     _use_utf8()
-    sys.stdout = _Plain(sys.stdout)
+    sys.stdout, sys.stderr = _Plain(sys.stdout), _Silenced(sys.stderr)
     try:
         code = main()
         sys.stdout.flush()
@@ -92,22 +93,43 @@ def _use_utf8() -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})
 
 
-class _Plain:
-    """A text stream that writes control characters as escapes; only new lines and tabs stay.
+class _Silenced:
+    """A text stream that becomes silent when its terminal is gone, so that the work goes on.
 
     Args:
-        stream: where the text goes.
+        stream: where the text goes; None for one that was closed before the start.
     """
 
     def __init__(self, stream):
-        self._stream = stream
+        self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
 
     def write(self, text: str) -> int:
-        """Writes `text`, escaped."""
-        return self._stream.write("\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n")))
+        """Writes `text`; nothing without a terminal."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(text)
+
+    def flush(self) -> None:
+        """Writes what is buffered; nothing without a terminal."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
+
+
+class _Plain(_Silenced):
+    """A text stream that also writes control characters as escapes; only new lines and tabs stay."""
+
+    def write(self, text: str) -> int:
+        """Writes `text`, escaped."""
+        return super().write("\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n")))
 
 
 def next_step(*words: object) -> str:

@@ -1,4 +1,4 @@
-"""How a user stops a training early without losing anything: SIGTERM, Ctrl-C, or `n` + Enter."""
+"""How a user stops a training early without losing anything: SIGTERM, SIGHUP, Ctrl-C, or `n` + Enter."""
 
 import os
 import select
@@ -23,12 +23,13 @@ def exit_code(stopped_by: str | None) -> int:
 
 
 class StopRequests:
-    """A context in which SIGTERM and SIGINT ask for a stop instead of killing the process.
+    """A context in which SIGTERM, SIGHUP and SIGINT ask for a stop instead of killing the process.
 
-    The training loop reads `now` and `after_epoch` between steps. A second Ctrl-C interrupts at once.
+    The training loop reads `now` and `after_epoch` between steps. A second Ctrl-C interrupts at once. SIGHUP, which a
+    terminal sends when it closes, counts as SIGTERM; where it is ignored, as under nohup, it stays ignored.
 
     Attributes:
-        now: name of the first signal, or None.
+        now: 'SIGTERM' or 'SIGINT', by the first signal; or None.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,10 @@ class StopRequests:
         self._typed = b""  # the line that is not complete yet
 
     def __enter__(self):
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        handled = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            handled.append(signal.SIGHUP)
+        self._previous = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, *exc):
@@ -47,7 +51,7 @@ class StopRequests:
     def _handle(self, number, frame):
         if self.now and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.now = signal.Signals(number).name
+        self.now = "SIGINT" if number == signal.SIGINT else "SIGTERM"
 
     @property
     def after_epoch(self) -> bool:

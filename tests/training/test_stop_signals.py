@@ -28,6 +28,21 @@ def test_a_signal_asks_for_a_stop_and_the_old_handler_comes_back(number):
     assert signal.getsignal(number) == before
 
 
+def test_a_terminal_that_closes_stops_as_sigterm_does(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with StopRequests() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.now == "SIGTERM"
+
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+        with StopRequests() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.now is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_ctrl_c_interrupts_at_once():
     with StopRequests() as stop, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
