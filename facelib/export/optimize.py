@@ -86,9 +86,10 @@ def optimize(graph, input_name: str, output_name: str):
     shape, dtype = tf.compat.v1.AttrValue(), placeholder.attr["dtype"].type
     shape.CopyFrom(placeholder.attr["shape"])
     optimized = optimize_for_inference(prune(graph, [target]), [source], [target], dtype)
+    optimized.library.CopyFrom(graph.library)  # optimize_for_inference drops it and the shape
     for node in optimized.node:
         if node.name == source:
-            node.attr["shape"].CopyFrom(shape)  # optimize_for_inference drops it
+            node.attr["shape"].CopyFrom(shape)
     return fold_batch_norms(optimized, target)
 
 

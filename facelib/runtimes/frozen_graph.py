@@ -14,6 +14,7 @@ from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
+from facelib.runtimes.phase import fix_phase, node_of
 from facelib.runtimes.pure_ops import check_ops
 from facelib.tensorflow_env import quiet_tensorflow
 
@@ -128,26 +129,8 @@ def load_graph(path: Path):
     missing = [name for node in graph.node for name in map(node_of, node.input) if name not in names]
     if missing:
         raise FaceError(f"'{path}' is damaged: it needs a node {missing[0]!a} and has none. {hint}.")
-    _fix_phase(graph)
+    fix_phase(graph)
     return graph
-
-
-def _fix_phase(graph) -> None:
-    """Makes every input of type bool the constant False: is_training, phase_train, the learning phase of Keras 1.
-
-    Such an input chooses between the statistics of a batch and those of the training. An embedder uses the latter.
-    """
-    import tensorflow as tf
-
-    for node in graph.node:
-        if node.op in ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault"):
-            if node.attr["dtype"].type != tf.bool.as_datatype_enum:
-                continue
-            shape = [max(1, dim.size) for dim in node.attr["shape"].shape.dim]
-            false = tf.compat.v1.NodeDef(name=node.name, op="Const", input=[f"^{node_of(name)}" for name in node.input])
-            false.attr["dtype"].type = tf.bool.as_datatype_enum
-            false.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.zeros(shape, bool)))
-            node.CopyFrom(false)
 
 
 def save_graph(graph, path: Path) -> None:
@@ -208,11 +191,6 @@ def prune(graph, outputs: list[str]):
     pruned.library.CopyFrom(graph.library)
     pruned.node.extend(node for node in graph.node if node.name in needed)
     return pruned
-
-
-def node_of(reference: str) -> str:
-    """The node that an input or tensor name refers to: '^a/b' or 'a/b:1' -> 'a/b'."""
-    return reference.lstrip("^").partition(":")[0]
 
 
 def layer_of(name: str) -> str:

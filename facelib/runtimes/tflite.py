@@ -94,11 +94,12 @@ class Lite:
             with quiet_stderr():
                 self._interpreter = Interpreter(model_content=data, num_threads=threads)
                 self._interpreter.allocate_tensors()
+            inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         except (ValueError, RuntimeError) as error:
             raise FaceError(f"LiteRT cannot load {name} ({_one_line(error)}). Make or copy it again.") from error
         self._name = name
-        self._input = _find_tensor(self._interpreter.get_input_details(), input, name, "input")
-        self._output = _find_tensor(self._interpreter.get_output_details(), output, name, "output")
+        self._input = _find_tensor(inputs, input, name, "input")
+        self._output = _find_tensor(outputs, output, name, "output")
         self.shape, self.dtype = tuple(self._input["shape"].tolist()), np.dtype(self._input["dtype"])
         self.scale, self.zero_point = self._input["quantization"]
         self.output_dtype = np.dtype(self._output["dtype"])

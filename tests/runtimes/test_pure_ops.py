@@ -153,6 +153,37 @@ def test_a_graph_that_asks_for_the_phase_of_training_gets_false(tmp_path, defaul
     np.testing.assert_array_equal(run([[1, 2]]), [[2, 4]])
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_branches_of_tensorflow_1_that_false_decides_are_taken_or_gone(tmp_path, nested):
+    def build(x):
+        phase = v1.placeholder_with_default(True, [], "phase_train")
+        v1.disable_control_flow_v2()
+        try:
+            inner = lambda: tf.cond(phase, lambda: x + np.inf, lambda: x * tf.constant(2.0))  # noqa: E731
+            return tf.cond(phase, lambda: x * tf.constant(np.nan), inner if nested else lambda: x * 2.0)
+        finally:
+            v1.enable_control_flow_v2()
+
+    path = graph_file(tmp_path / "phase.pb", build)
+
+    assert not {"Switch", "Merge"} & {node.op for node in load_graph(path).node}
+    np.testing.assert_array_equal(open_frozen(path)([[1, 2]]), [[2, 4]])
+
+
+def test_a_switch_that_asks_a_circle_is_one_line(tmp_path):
+    def build(x):
+        phase = v1.placeholder(tf.bool, name="phase_train")
+        return tf.raw_ops.Switch(data=x, pred=tf.identity(tf.identity(phase, "a"), "b"))[0]
+
+    path = tmp_path / "circle.pb"
+    graph = v1.GraphDef.FromString(graph_file(path, build).read_bytes())
+    next(node for node in graph.node if node.name == "a").input[0] = "b"
+    save_graph(graph, path)
+
+    with pytest.raises(FaceError, match=r"circle\.pb"):
+        open_frozen(path)
+
+
 def test_a_node_that_is_not_there_and_an_output_that_is_not_there_are_one_line(tmp_path):
     path = graph_file(tmp_path / "x.pb", lambda x: x * 2.0)
     with pytest.raises(FaceError, match=r"cannot load.*embeddings:7"):
