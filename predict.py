@@ -20,7 +20,7 @@ from facelib.alignment.photos import FaceCutter
 from facelib.cli import add_io_flags, choose_io, print_next, print_notes, run_cli, script_parser
 from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
-from facelib.errors import FaceError
+from facelib.errors import BadRecord, FaceError
 from facelib.evaluation.nearest import Nearest
 from facelib.files import read_image_file, require_file, write_bytes
 from facelib.model_input import Io
@@ -178,7 +178,11 @@ def open_model(args: argparse.Namespace) -> tuple[Embedder, Io]:
 
 def read_face(path: Path, cut: FaceCutter) -> np.ndarray:
     """The face in a photo: uint8 [112, 112, 3] RGB."""
-    return cut(read_image_file(require_file(path, "photo")), f"'{path}'")
+    try:
+        data = read_image_file(require_file(path, "photo"))
+    except BadRecord as error:
+        raise FaceError(f"The photo '{path}': {error}. Take another one.") from error
+    return cut(data, f"'{path}'")
 
 
 def embed_one(embedder: Embedder, face: np.ndarray, flip: bool, path: Path) -> np.ndarray:

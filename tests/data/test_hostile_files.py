@@ -282,3 +282,13 @@ def test_a_tface_index_names_shards_beside_it(tmp_path, name):
 
     with pytest.raises(FaceError, match="lines of 'name TAB shard"):
         open_source(tmp_path / "x.txt")
+
+
+def test_a_photo_above_the_largest_size_is_one_line_for_predict(tmp_path):
+    from predict import read_face
+
+    (tmp_path / "large.jpg").write_bytes(JPEG)
+    os.truncate(tmp_path / "large.jpg", 1 << 30)
+
+    with pytest.raises(FaceError, match="an image has at most"):
+        read_face(tmp_path / "large.jpg", None)
