@@ -6,7 +6,12 @@
 Each worker gets its own TF_CONFIG. Worker i uses the i-th visible GPU; without GPUs the workers share the cores. Worker
 0 writes to this terminal as if it ran alone; the lines of the other workers begin with [worker 1] and so on. When a
 worker fails, the others are ended, and launch.py returns the exit code of the failed one. Ctrl-C and SIGTERM go to
-every worker. More in docs/scaling.md.
+every worker.
+
+TensorFlow's server of a worker listens on all addresses without a password: who reaches its port can run programs as
+you. On one host the workers therefore get a network of their own, where the kernel allows one; else a warning names the
+ports. In it they reach neither the internet nor other hosts: --no-private leaves them in the network of the host, as
+does an argument with "://", such as --data s3://... More in docs/scaling.md.
 """
 
 import argparse
@@ -21,9 +26,11 @@ from pathlib import Path
 
 from facelib.cli import run_cli, script_parser
 from facelib.distributed.cluster import TF_CONFIG, Cluster, split_address, tf_config
+from facelib.distributed.private_network import PrivateNetwork, make_private_network
 from facelib.distributed.worker_processes import run_workers
 from facelib.errors import FaceError
 from facelib.files import require_file
+from facelib.wording import printable
 
 LOWEST_PORT, EPHEMERAL = 10_000, 32_768
 
@@ -36,7 +43,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         {**os.environ, **settings, TF_CONFIG: tf_config(Cluster(first_rank + i, addresses))}
         for i, settings in enumerate(device_settings(args.n))
     ]
-    return run_workers([sys.executable, str(script), *args.command[1:]], environs, first_rank, args.grace)
+    network = private_network(args, addresses[first_rank : first_rank + args.n])
+    return run_workers([sys.executable, str(script), *args.command[1:]], environs, first_rank, args.grace, network)
+
+
+def private_network(args: argparse.Namespace, addresses: Sequence[str]) -> PrivateNetwork | None:
+    """The network that the workers of one host share with nobody. Without one, a warning names the ports.
+
+    Args:
+        args: the flags.
+        addresses: of the workers on this host.
+    """
+    if args.n == 1 and args.hosts is None:
+        return None  # a training of one process opens no port
+    remote = next((word for word in args.command if "://" in word), None)
+    if args.hosts is not None:
+        reason = "the workers of several hosts share a network"
+    elif not args.private:
+        reason = "--no-private"
+    elif remote is not None:
+        reason = f"'{printable(remote)}' needs the network"
+    elif network := make_private_network():
+        return network
+    else:
+        reason = "the kernel allows no network namespace"
+    ports = ", ".join(str(split_address(address)[1]) for address in addresses)
+    print(
+        f"warning: TensorFlow listens on all addresses of this host, without a password, at ports {ports}: {reason}. "
+        "Who reaches them can run programs as you: let a firewall close them to others.",
+        file=sys.stderr,
+    )
+    return None
 
 
 # ----------------------------------------------------------------------------------------------- addresses and devices
@@ -103,7 +140,7 @@ def device_settings(count: int) -> list[dict[str, str]]:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(
         __doc__,
-        usage="launch.py -n N [--grace SECONDS] [--hosts HOST,... --host-index I --port P] SCRIPT [ARGS...]",
+        usage="launch.py -n N [--grace S] [--no-private] [--hosts HOST,... --host-index I --port P] SCRIPT [ARGS...]",
     )  # fmt: skip
     add = parser.add_argument
     add("-n", type=int, metavar="N", help="number of workers on this host")
@@ -113,6 +150,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=60,
         metavar="SECONDS",
         help="time between SIGTERM and SIGKILL (default: %(default)g)",
+    )
+    add(
+        "--private",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="give the workers of one host a network that nobody else reaches (default: yes)",
     )
     add("--hosts", metavar="HOST,HOST", help="all hosts of the run, each with N workers (default: this host only)")
     add("--host-index", type=int, metavar="I", help="place of this host in --hosts, from 0")

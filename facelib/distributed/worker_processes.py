@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from facelib.distributed.private_network import PrivateNetwork
+
 _WRITING = threading.Lock()  # keeps the lines of two processes apart
 _is_mid_line: dict[int, bool] = {}  # by file descriptor
 _MOST_BYTES_A_LINE = 65_536
@@ -29,7 +31,10 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 PIPE_SECONDS = 5  # how long children of a worker that has ended may still write to its log
 
 
-def run_workers(command: Sequence[str], environs: Sequence[dict[str, str]], first_rank: int, grace: float) -> int:
+def run_workers(
+    command: Sequence[str], environs: Sequence[dict[str, str]], first_rank: int, grace: float,
+    network: PrivateNetwork | None = None,
+) -> int:  # fmt: skip
     """Runs one process for each worker, and returns when all have ended.
 
     Signals go to all workers. When a worker fails, the others get SIGTERM, and after `grace` seconds SIGKILL.
@@ -39,6 +44,7 @@ def run_workers(command: Sequence[str], environs: Sequence[dict[str, str]], firs
         environs: environment variables of each worker.
         first_rank: rank of the first worker on this host; the others follow.
         grace: seconds between SIGTERM and SIGKILL.
+        network: that the workers enter; None for the network of the host.
 
     Returns:
         The exit code for the whole; see `supervise`.
@@ -48,7 +54,7 @@ def run_workers(command: Sequence[str], environs: Sequence[dict[str, str]], firs
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)  # a signal waits until `supervise` takes it
     try:
         for rank, environ in enumerate(environs, first_rank):
-            workers.append(start(command, environ, rank, shares_terminal))
+            workers.append(start(command, environ, rank, shares_terminal, network))
         pumps = [pump for worker in workers for pump in start_pumps(worker)]  # threads start after the last fork
         code = supervise(workers, grace)
         for pump in pumps:
@@ -96,7 +102,10 @@ def is_foreground() -> bool:
         return False
 
 
-def start(command: Sequence[str], environ: dict[str, str], rank: int, shares_terminal: bool) -> WorkerProcess:
+def start(
+    command: Sequence[str], environ: dict[str, str], rank: int, shares_terminal: bool,
+    network: PrivateNetwork | None = None,
+) -> WorkerProcess:  # fmt: skip
     """Starts a worker. The kernel kills it if launch.py ends in any way.
 
     Worker 0 keeps the standard input of launch.py, and its terminal as output. In the foreground of a terminal it also
@@ -108,10 +117,13 @@ def start(command: Sequence[str], environ: dict[str, str], rank: int, shares_ter
         environ: environment variables.
         rank: of the worker.
         shares_terminal: whether worker 0 stays in the process group.
+        network: that the worker enters; None for the network of the host.
     """
     libc, parent = ctypes.CDLL(None), os.getpid()
 
     def before_exec():
+        if network is not None:
+            network.enter()
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # launch.py was killed before the line above
             os._exit(128 + signal.SIGKILL)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import launch
 from facelib.distributed import worker_processes
 from facelib.distributed.cluster import split_address
+from facelib.distributed.private_network import make_private_network
 from facelib.errors import FaceError
 from tests.helpers.launched import ROOT, SOON, environment, starting
 
@@ -317,3 +318,47 @@ def test_a_port_in_use_is_not_handed_out(monkeypatch):
         assert launch.free_ports(1) == [ports[1]]
         with pytest.raises(FaceError, match="Only 1 of 2 are free"):
             launch.free_ports(2)
+
+
+# ----------------------------------------------------------------------------------------------- the network of workers
+
+LISTENS = """
+import socket
+port = int(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][RANK].rpartition(":")[2])
+server = socket.create_server(("", port))
+say("port", port)
+wait_for("port.0", "port.1")
+peers = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
+socket.create_connection(("127.0.0.1", int(peers[1 - RANK].rpartition(":")[2]))).close()
+say("reached", os.getuid())
+wait_for("end")
+"""
+
+
+def test_nobody_else_reaches_the_ports_of_workers_on_one_host(start):
+    if make_private_network() is None:
+        pytest.skip("the kernel allows no network namespace")
+    one = start(LISTENS, "-n", "2")
+    ports = [int(one.read(f"port.{rank}")) for rank in range(2)]
+    assert [one.read(f"reached.{rank}") for rank in range(2)] == [str(os.getuid())] * 2
+
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5)
+
+    (one.folder / "end").touch()
+    assert one.wait() == (0, "", "")
+
+
+@pytest.mark.parametrize("flags, args", [(["--no-private"], []), ([], ["--data", "s3://bucket/data"])])
+def test_workers_that_need_the_network_keep_it_and_a_warning_names_their_ports(start, flags, args):
+    one = start(LISTENS, "-n", "2", *flags, args=args)
+    ports = [int(one.read(f"port.{rank}")) for rank in range(2)]
+
+    for port in ports:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+
+    (one.folder / "end").touch()
+    code, _, err = one.wait()
+    assert code == 0 and err.count("\n") == 1
+    assert err.startswith("warning: ") and f"ports {ports[0]}, {ports[1]}: " in err
