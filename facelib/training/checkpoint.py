@@ -7,8 +7,10 @@ several workers hold the class centres, each writes its rows of them to a file b
 
 import io
 import json
+import math
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.files import atomic_path
+from facelib.files import atomic_path, parse_json
 from facelib.training.schedules import Plateau
 
 if TYPE_CHECKING:
@@ -112,7 +114,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Reads (arrays, state) of a checkpoint, without its row files."""
     arrays = _read(path)
     try:
-        return arrays, json.loads(arrays.pop("state.json").tobytes())
+        state = parse_json(arrays.pop("state.json").tobytes())
+        if not isinstance(state, dict):
+            raise ValueError("its state is not a JSON object")
+        return arrays, state
     except (KeyError, ValueError) as error:
         raise _damaged(path, error) from error
 
@@ -127,10 +132,29 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 member = io.BytesIO(archive.read(name))
+                _check_header(member)
                 arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
         return arrays
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
+
+
+def _check_header(member: io.BytesIO) -> None:
+    """Raises ValueError unless an .npy is as long as its header says, before memory is taken for it.
+
+    A header is Python text: NumPy hands on whatever Python's parser says of it.
+    """
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(member)
+    if version not in readers:
+        raise ValueError(f"an array has version {version}")
+    try:
+        shape, _, dtype = readers[version](member)
+    except (SyntaxError, tokenize.TokenError, MemoryError, TypeError) as error:
+        raise ValueError("the header of an array is not one") from error
+    if member.tell() + math.prod(shape) * dtype.itemsize != len(member.getbuffer()):
+        raise ValueError(f"an array has not the {list(shape)} values that its header says")
+    member.seek(0)
 
 
 def _damaged(path: Path, error: Exception) -> FaceError:

@@ -1,6 +1,9 @@
 """Checkpoints: what goes in comes out, whole files only, and damage is one clear line."""
 
+import io
+import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -143,3 +146,28 @@ def test_a_changed_byte_is_named_or_harmless(good, data):
     damaged.write_bytes(changed)
 
     same_or_named(damaged)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"(" * 3000, b"'", b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }", b"-" * 9000, b"\0(", b" {"],
+    ids=["brackets", "quote", "4 TB", "signs", "null", "indent"],
+)  # fmt: skip
+def test_a_header_that_lies_inside_a_right_archive_is_one_line(tmp_path, header):
+    member = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + bytes(16)
+    with zipfile.ZipFile(tmp_path / "step-000000001.npz", "w") as archive:
+        archive.writestr("a.npy", member)
+
+    with pytest.raises(FaceError, match="is damaged"):
+        load_checkpoint(tmp_path / "step-000000001.npz")
+
+
+@pytest.mark.parametrize("state", ["[" * 60_000, json.dumps([1]), "9" * 5000], ids=["brackets", "list", "digits"])
+def test_a_state_that_is_no_state_is_one_line(tmp_path, state):
+    member = io.BytesIO()
+    np.save(member, np.frombuffer(state.encode(), np.uint8))
+    with zipfile.ZipFile(tmp_path / "step-000000001.npz", "w") as archive:
+        archive.writestr("state.json.npy", member.getvalue())
+
+    with pytest.raises(FaceError, match="is damaged"):
+        load_checkpoint(tmp_path / "step-000000001.npz")
