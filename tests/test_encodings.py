@@ -62,6 +62,15 @@ def test_a_list_that_names_files_by_their_bytes_keeps_them(tmp_path):
     assert every(source) == [PICTURE] and source.notes == []
 
 
+def test_a_name_that_no_file_can_have_is_a_bad_record(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"0;" + b"\xce\xff" * 200 + b".jpg\n")
+
+    source = ListSource(tmp_path / "list.txt")
+
+    with pytest.raises(BadRecord):
+        source.read(0)
+
+
 @pytest.mark.parametrize("listed, there", [("NFC", "NFD"), ("NFD", "NFC")])
 def test_accents_are_found_however_they_are_stored(tmp_path, listed, there):
     stored, said = (unicodedata.normalize(form, "José") for form in (there, listed))

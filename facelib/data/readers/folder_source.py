@@ -174,7 +174,7 @@ class _Decoder:
             line.decode()
             return line
         except UnicodeDecodeError:
-            if (self.path.parent / os.fsdecode(_id_and_path(line.strip())[1])).exists():
+            if os.path.exists(self.path.parent / os.fsdecode(_id_and_path(line.strip())[1])):  # False for any nonsense
                 return line
             if not self.notes:
                 self.notes = read_text(self.path, "list of faces")[1]
