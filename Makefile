@@ -1,4 +1,4 @@
-# make setup | demo | export | demo-page | test | test-all | lint | docs. Each does the set-up that it needs. Only
+# make setup | demo | export | demo-page | test | test-all | fuzz | lint | docs. Each does the set-up that it needs. Only
 # python3 (3.11 or newer) with pip and venv must be there.
 # make k210: nncase for the K210, which also needs Python 3.10 (PYTHON310=...; one of pyenv is found).
 PYTHON ?= python3
@@ -11,7 +11,9 @@ MODEL ?=
 PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/python; do \
   $$p -c pass 2> /dev/null && echo $$p; done))
 
-.PHONY: setup demo export demo-page test test-all lint docs k210 clean
+MINUTES ?= 10
+
+.PHONY: setup demo export demo-page test test-all fuzz lint docs k210 clean
 
 setup: .venv/ready
 
@@ -47,6 +49,10 @@ test: setup
 test-all: setup
 	$(PYTEST) -m "slow or not slow" --cov=facelib --cov-report= $(ARGS)
 	@echo "coverage of facelib, without what scripts run in processes of their own: $$(.venv/bin/coverage report --format=total) %"
+
+# make fuzz [MINUTES=n] [ARGS="--formats bin rec --seed 7"]     changed inputs of every format, see docs/reliability.md
+fuzz: setup
+	.venv/bin/python -m tests.fuzz.run --minutes $(MINUTES) $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check .

@@ -150,8 +150,8 @@ def test_a_changed_byte_is_named_or_harmless(good, data):
 
 @pytest.mark.parametrize(
     "header",
-    [b"(" * 3000, b"'", b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }", b"-" * 9000, b"\0(", b" {"],
-    ids=["brackets", "quote", "4 TB", "signs", "null", "indent"],
+    [b"(" * 3000, b"'", b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }" % 2**40, b"-" * 9000, b" {"],
+    ids=["brackets", "quote", "4 TB", "signs", "indent"],
 )  # fmt: skip
 def test_a_header_that_lies_inside_a_right_archive_is_one_line(tmp_path, header):
     member = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + bytes(16)
