@@ -11,7 +11,7 @@ import numpy as np
 
 from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError
-from facelib.files import atomic_path, require_file
+from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
 from facelib.runtimes.h5_check import check_h5
 from facelib.tensorflow_env import quiet_tensorflow
@@ -166,14 +166,15 @@ def load_head_centres(path: Path):
 
 
 def save_h5(model, path: Path) -> None:
-    """Writes a Keras model as .h5, atomically."""
-    with atomic_path(path) as part:
-        named_h5 = part.with_suffix(".h5")  # Keras chooses the format by the name
-        try:
-            model.save(named_h5)
-            named_h5.replace(part)
-        finally:
-            named_h5.unlink(missing_ok=True)
+    """Writes a Keras model as .h5, atomically. It is made in memory: on a full disk HDF5 ends the process."""
+    import h5py
+    from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
+
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        save_model_to_hdf5(model, file)
+        file.flush()
+        image = file.id.get_file_image()
+    write_bytes(path, image)
 
 
 def check_model(model, path: Path) -> tuple[int, int]:
