@@ -130,7 +130,13 @@ def legend_below(figure, ax, colours: Theme) -> None:
 
 
 def finish(figure) -> bytes:
-    """The figure as PNG bytes."""
+    """The figure as PNG bytes. Names are drawn as they are: `$` begins no formula, except in numbers on an axis."""
+    from matplotlib.text import Text
+
+    numbers = {text for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for text in axis.findobj(Text)}
+    names = {ax_label for ax in figure.axes for ax_label in (ax.xaxis.label, ax.yaxis.label)}
+    for text in set(figure.findobj(Text)) - numbers | names:
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
     return buffer.getvalue()

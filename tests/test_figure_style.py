@@ -44,3 +44,15 @@ def test_rows_share_their_horizontal_axis():
 
     assert len(axes) == 3 and axes[2].get_xlim() == (2, 5)
     assert (axes[2].get_xlabel(), axes[2].get_ylabel(), axes[0].get_xlabel()) == ("step", "loss", "")
+
+
+@pytest.mark.parametrize("name", ["toy$_$.bin", "$\\frac$", "a$b$c"])
+def test_a_name_is_never_a_formula(name):
+    figure, (ax,), colours = begin("light")
+    ax.plot([0, 1], label=name)
+    ax.set_title(name)
+    ax.set_yscale("log")
+    label(ax, colours, name, name)
+    legend_below(figure, ax, colours)
+
+    assert finish(figure).startswith(b"\x89PNG")
