@@ -264,9 +264,16 @@ def working_folder(out: Path) -> Iterator[Path]:
     A killed run leaves the hidden folder, and the next run empties it. A lock shows whether another run still writes.
 
     Raises:
-        FaceError: `out` has files in it or cannot be made, or another run is writing it.
+        FaceError: `out` is the current folder or a mount point, has files in it or cannot be made, or
+            another run is writing it.
     """
-    folder = out.with_name(f".{out.name}.part")
+    real = Path(os.path.realpath(out))  # a link stays, and its target is made
+    if real == Path.cwd() or os.path.ismount(real):
+        what = "the current folder" if real == Path.cwd() else "a mount point"
+        raise FaceError(f"OUT is a folder that will be made. '{out}' is {what}: name a new folder in it.")
+    folder = real.with_name(f".{real.name}.part")
+    if folder.is_symlink():
+        raise FaceError(f"Files are written into the folder '{folder}' first. It is a link: remove it.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -277,7 +284,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         raise FaceError(
             f"'{folder.parent}' is not writable for you ({error.strerror}). Choose another place."
         ) from error
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -286,7 +293,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         if not folder.exists():  # renamed between our open and our lock
             raise FaceError(f"Another conversion wrote '{out}' at this moment. Run the command again.")
         for leftover in folder.iterdir():  # of a killed run
-            if leftover.is_dir():
+            if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink()
@@ -294,7 +301,7 @@ def working_folder(out: Path) -> Iterator[Path]:
             yield folder
             if out.is_dir() and any(out.iterdir()):  # an empty one is replaced
                 raise FaceError(f"'{out}' was created by another program in the meantime. Choose another OUT.")
-            os.rename(folder, out)
+            os.rename(folder, real)
         finally:
             if folder.exists():
                 shutil.rmtree(folder)

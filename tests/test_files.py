@@ -16,6 +16,7 @@ from facelib.files import (
     read_image_file,
     read_json,
     require_file,
+    working_folder,
 )
 
 BRACKETS = "[" * 60_000
@@ -144,3 +145,44 @@ def test_an_image_file_has_a_largest_size(tmp_path):
 
     with pytest.raises(BadRecord, match="at most"):
         read_image_file(path)
+
+
+def test_a_folder_is_written_where_its_link_points(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "out").symlink_to("target")
+
+    with working_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "target" / "a").read_text() == "1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "target"]
+
+
+@pytest.mark.parametrize(("out", "what"), [(".", "current folder"), ("/proc", "mount point")])
+def test_the_current_folder_and_a_mount_point_are_refused_before_the_work(out, what, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FaceError, match=what), working_folder(type(tmp_path)(out)):
+        pytest.fail("work was begun")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hidden_folder_that_is_a_link_empties_nothing(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo").write_text("1")
+    (tmp_path / ".out.part").symlink_to("mine")
+
+    with pytest.raises(FaceError, match="It is a link"), working_folder(tmp_path / "out"):
+        pytest.fail("work was begun")
+
+    assert (tmp_path / "mine" / "photo").read_text() == "1"
+
+
+def test_a_link_in_the_folder_of_a_killed_run_is_removed_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "link").symlink_to(tmp_path / "mine")
+
+    with working_folder(tmp_path / "out"):
+        pass
+
+    assert (tmp_path / "mine").is_dir() and not list((tmp_path / "out").iterdir())
