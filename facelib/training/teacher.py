@@ -114,25 +114,54 @@ def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int) -
     embedder = open_embedder(model, io, threads)
     part, note = cache.with_suffix(".part"), cache.with_suffix(".progress")
     starts = list(range(0, len(records), CHUNK_IMAGES))
-    done = read_json(note, "teacher cache's progress")["chunks"] if note.is_file() and part.is_file() else 0
-    rows = map_npy(part, np.float16, 3, "r+") if done else None
+    done, rows = _open_part(part, note)
     with tqdm(total=len(records), initial=min(done * CHUNK_IMAGES, len(records)), unit="img", desc="teacher") as bar:
         for number in range(done, len(starts)):
             chunk = range(starts[number], min(starts[number] + CHUNK_IMAGES, len(records)))
             faces = np.stack([_face(records, i) for i in chunk])
             pair = [embedder(faces), embedder(np.ascontiguousarray(faces[:, :, ::-1]))]
             if rows is None:
-                shape = (len(records), 2, pair[0].shape[1])
-                rows = np.lib.format.open_memmap(part, "w+", np.float16, shape)
+                note.unlink(missing_ok=True)  # it tells of another file
+                rows = _make_part(part, (len(records), 2, pair[0].shape[1]))
             rows[chunk.start : chunk.stop] = np.stack(pair, axis=1)
             bar.update(len(chunk))
             if (number + 1) % _KEEP_EVERY == 0:
                 rows.flush()
-                write_json(note, {"chunks": number + 1})
+                write_json(note, {"chunks": number + 1, "last": _sha256(rows, number)})
     if rows is not None:
         rows.flush()
     part.replace(cache)
     note.unlink(missing_ok=True)
+
+
+def _open_part(part: Path, note: Path) -> tuple[int, np.memmap | None]:
+    """Chunks done by a killed run, and its rows; (0, None) if there are none, or the note tells of another file."""
+    if not (note.is_file() and part.is_file()):
+        return 0, None
+    try:
+        kept, rows = read_json(note, "teacher cache's progress"), map_npy(part, np.float16, 3, "r+")
+        if kept["last"] == _sha256(rows, kept["chunks"] - 1):
+            return kept["chunks"], rows
+    except (FaceError, KeyError, TypeError, ValueError):
+        pass
+    return 0, None
+
+
+def _make_part(part: Path, shape: tuple[int, int, int]) -> np.memmap:
+    """A new file of zeros, with its space on the disk: a write to a memory map of a full disk ends the process."""
+    rows = np.lib.format.open_memmap(part, "w+", np.float16, shape)
+    try:
+        with open(part, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        part.unlink()
+        error.filename = str(part)
+        raise
+    return rows
+
+
+def _sha256(rows: np.ndarray, chunk: int) -> str:
+    return hashlib.sha256(rows[chunk * CHUNK_IMAGES : (chunk + 1) * CHUNK_IMAGES].tobytes()).hexdigest()
 
 
 def _face(records: Records, i: int) -> np.ndarray:

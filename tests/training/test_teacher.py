@@ -1,5 +1,6 @@
 """A teacher's embeddings of every training face: computed once, kept with the data, resumed, refused when damaged."""
 
+import errno
 import json
 
 import numpy as np
@@ -148,3 +149,28 @@ def test_a_damaged_cache_is_one_line(records, tmp_path):
 def test_no_teacher_is_one_line(records, tmp_path):
     with pytest.raises(FaceError, match="No teacher at"):
         open_teacher(tmp_path / "nothing.onnx", Io(), records)
+
+
+def test_progress_of_another_file_is_not_believed(records, tmp_path):
+    (tmp_path / "t.onnx").write_bytes(b"teacher")
+    cache = open_teacher(tmp_path / "t.onnx", Io(), records).path
+    whole = np.load(cache)
+    cache.unlink()
+    np.save(tmp_path / "zeros.npy", np.zeros_like(whole))
+    (tmp_path / "zeros.npy").rename(cache.with_suffix(".part"))
+    cache.with_suffix(".progress").write_text(json.dumps({"chunks": 2, "last": "0" * 64}))
+
+    np.testing.assert_array_equal(np.load(open_teacher(tmp_path / "t.onnx", Io(), records).path), whole)
+
+
+def test_a_full_disk_is_found_before_the_memory_map_is_written(records, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "t.onnx").write_bytes(b"teacher")
+    monkeypatch.setattr("os.posix_fallocate", full)
+
+    with pytest.raises(OSError, match=r"No space left on device: .*part"):
+        open_teacher(tmp_path / "t.onnx", Io(), records)
+
+    assert not list((tmp_path / "data" / "teachers").glob("*.part"))
