@@ -280,7 +280,11 @@ class Trainer:
         sets = self._measure_and_save() if self.workers.is_chief else {}
         self.progress.log_epoch(at, means, sets)
         if self.on_epoch_end and self.workers.is_chief:
-            self.on_epoch_end(self.run.path)
+            try:
+                self.on_epoch_end(self.run.path)
+            except Exception as error:  # a plot that cannot be drawn or written ends no training
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                self.progress.say(f"warning: the plots of epoch {at.epoch + 1} were not drawn: {reason}")
         self.callbacks.on_epoch_end(at.epoch, means)
         if stage.schedule == "plateau":
             score = np.mean([result["acc"] for result in sets.values()]) if sets else -means["loss"]

@@ -404,6 +404,17 @@ def test_a_kill_between_an_epochs_metrics_and_its_checkpoint_repeats_neither(tmp
     assert [line["step"] for line in lines(tmp_path / "run", "step")] == list(range(1, 2 * STEPS + 1))
 
 
+def test_a_plot_that_fails_is_a_warning(tmp_path, capsys):
+    def fails(path):
+        raise ValueError("Double\nsubscript")
+
+    fit(tmp_path / "run", on_epoch_end=fails)
+
+    assert [line["epoch"] for line in lines(tmp_path / "run", "epoch")] == [1, 2]
+    out = capsys.readouterr().out
+    assert all(f"warning: the plots of epoch {n} were not drawn: Double subscript\n" in out for n in (1, 2))
+
+
 def test_metrics_of_steps_before_any_checkpoint_are_not_kept_twice(tmp_path):
     with pytest.raises(OSError):
         fit(tmp_path / "run", data=Data(fails_at=3), checkpoint_every=1000)
