@@ -56,3 +56,22 @@ def test_a_changed_byte_is_one_line_or_no_matter(tmp_path, seed):
         OnnxEmbedder(path, Io(layout="nchw", size=(8, 8))).raw(FACES)
     except FaceError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("place", ["../secret", "{folder}/secret", "link"])
+def test_a_model_reads_no_file_outside_its_folder(tmp_path, place):
+    (tmp_path / "secret").write_bytes(np.zeros(4, np.float32).tobytes())
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "link").symlink_to("../secret")
+    weights = TensorProto(name="w", dims=[1, 4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", place.format(folder=tmp_path)), ("offset", "0"), ("length", "16")):
+        weights.external_data.add(key=key, value=value)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in ("pixels", "embeddings")]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["pixels", "w"], ["embeddings"])], "net", *[[e] for e in ends], [weights]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "m" / "x.onnx").write_bytes(model.SerializeToString())
+
+    with pytest.raises(FaceError, match="cannot load"):
+        OnnxEmbedder(tmp_path / "m" / "x.onnx", Io(size=(8, 8), layout="nchw"))
