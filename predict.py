@@ -164,8 +164,9 @@ def search_decision(gallery: Gallery, args: argparse.Namespace) -> Decision:
     decision = decide_by(args.model, args.far, args.threshold)
     if decision.calibrated and decision.flip != gallery.flip:
         raise FaceError(
-            f"Threshold and gallery go together. '{gallery.path}' was enrolled {'with' if gallery.flip else 'without'} "
-            f"mirrored faces, '{args.model}' is calibrated {'with' if decision.flip else 'without'}: enrol again."
+            f"A threshold and a gallery are both made with mirrored faces, or both without. '{gallery.path}' was "
+            f"enrolled {'with' if gallery.flip else 'without'} them, and '{args.model}' was calibrated "
+            f"{'with' if decision.flip else 'without'} them. Enrol again."
         )
     return decision
 

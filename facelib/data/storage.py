@@ -169,7 +169,7 @@ def _one_line_errors(path: StoredPath, verb: str) -> Iterator[None]:
     except (ImportError, ValueError) as error:  # the latter: a scheme that fsspec does not know
         package = _EXTRAS.get(scheme)
         how = f"pip install {package}" if package else "mount the storage as a folder"
-        raise FaceError(f"'{path}' cannot be {verb}: there is no reader for {scheme}:// here. Next: {how}.") from error
+        raise FaceError(f"'{path}' cannot be {verb}: no package for {scheme}:// is installed. Next: {how}.") from error
     except Exception as error:  # clients of object storage share no base class
         reason = " ".join((str(error) or type(error).__name__).split())
         raise FaceError(

@@ -183,7 +183,7 @@ def test_a_shard_that_goes_away_while_it_is_read_is_named(stored):
             "memory://bucket/nothing",
             "'memory://bucket/nothing' has no meta.json. Write one with: python prepare_data.py SOURCE memory://bucket/nothing",
         ),
-        ("nosuch://bucket/data", "there is no reader for nosuch:// here"),
+        ("nosuch://bucket/data", "no package for nosuch:// is installed"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line(path, message):

@@ -61,8 +61,8 @@ def load_bin(path: Path) -> Pairs:
         content = load_pickle(path.read_bytes())
     except RefusedPickleError as error:
         raise FaceError(
-            f"'{path}' is not a plain list of images: its pickle asks for {error}. Nothing of it was run. "
-            f"Do not use this file. {MAKE_HINT}"
+            f"'{path}' is not a plain list of images: its pickle wants to load {error}. Nothing in it was "
+            f"executed. Do not use this file. {MAKE_HINT}"
         ) from error
     except MemoryError:
         raise

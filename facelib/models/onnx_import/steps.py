@@ -157,8 +157,15 @@ class _Reader:
             )
         known = [self.tensors[name] for name in node.inputs if name in self.tensors]
         if not known:
-            raise FaceError(f"'{self.path}': '{node.name}' ({node.op}) does not follow from the input.")
+            raise self._other_network(f"'{node.name}' ({node.op}) does not depend on the input")
         self.tensors[node.output] = handlers[node.op](node, known[0])
+
+    def _other_network(self, what: str) -> FaceError:
+        """The error for a network that import_onnx.py does not know."""
+        return FaceError(
+            f"'{self.path}' cannot be imported: {what}. import_onnx.py knows MobileFaceNets and arcface_torch "
+            "networks. Other models can be tested as they are: python onnx_test.py MODEL.onnx --help."
+        )
 
     def _constant(self, node: Node, place: int, what: str, channels: int | None = None) -> np.ndarray:
         """An input of a node that must be constant.
@@ -171,9 +178,9 @@ class _Reader:
         """
         value = self.constants.get(node.inputs[place])
         if value is None:
-            raise FaceError(f"'{self.path}': the {what} of '{node.name}' ({node.op}) are not constant.")
+            raise self._other_network(f"the {what} of '{node.name}' ({node.op}) are not constant")
         if channels is not None and value.size != channels:
-            raise FaceError(f"'{self.path}': '{node.name}' has {value.size} {what} for {channels} channels.")
+            raise self._other_network(f"'{node.name}' has {channels} channels, but {value.size} {what}")
         return value.astype(np.float32)
 
     def _biases(self, node: Node, channels: int) -> np.ndarray:
@@ -192,10 +199,7 @@ class _Reader:
         strides, pads = tuple(given.get("strides", [1, 1])), tuple(given.get("pads", [0, 0, 0, 0]))
         is_plain = len(set(strides)) == 1 and len(pads) == 4 and set(given.get("dilations", [1])) == {1}
         if kernel.ndim != 4 or not is_plain or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            raise FaceError(
-                f"'{self.path}': convolution '{node.name}' is not 2-D, is dilated or has automatic padding. The "
-                f"networks that import_onnx.py knows have none of these."
-            )
+            raise self._other_network(f"convolution '{node.name}' is not 2-D, is dilated or has automatic padding")
         bias = self._biases(node, len(kernel))
         step = self._add_step(node, source, kernel, bias, strides=strides, pads=pads, groups=given.get("group", 1))
         sides = [
@@ -210,9 +214,9 @@ class _Reader:
         matrix = weights if given.get("transB", 0) else weights.T
         is_plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1 and not given.get("transA", 0)
         if matrix.ndim != 2 or matrix.shape[1] != np.prod(source.shape) or not is_plain:
-            raise FaceError(
-                f"'{self.path}': the weights of '{node.name}' ({node.op}), {list(weights.shape)}, do not fit a map of "
-                f"{list(source.shape)}."
+            raise self._other_network(
+                f"the weights of '{node.name}' ({node.op}), {list(weights.shape)}, do not fit a map of "
+                f"{list(source.shape)}"
             )
         kernel = matrix.reshape(-1, *source.shape)
         step = self._add_step(node, source, kernel, self._biases(node, len(matrix)))
@@ -228,7 +232,7 @@ class _Reader:
             step = self._add_step(node, source, None, np.zeros(channels, np.float32))
         variance = variance + node.attributes.get("epsilon", 1e-5)
         if not (variance > 0).all():
-            raise FaceError(f"'{self.path}': '{node.name}' has a variance of {variance.min():g}; it is above 0.")
+            raise self._other_network(f"'{node.name}' has a variance of {variance.min():g}, which must be above 0")
         step.mean = (mean - step.beta).astype(np.float32)  # of what comes before the bias
         step.scale, step.beta = (gamma / np.sqrt(variance)).astype(np.float32), beta.astype(np.float32)
         step.variance = variance.astype(np.float32)
@@ -238,7 +242,7 @@ class _Reader:
         if constants := [self.constants[name] for name in node.inputs if name in self.constants]:
             step = source.step
             if step is None or step.activation != "linear" or constants[0].size != step.channels:
-                raise FaceError(f"'{self.path}': '{node.name}' adds a constant where no bias belongs.")
+                raise self._other_network(f"'{node.name}' adds a constant where no bias belongs")
             step.beta = step.beta + constants[0].reshape(-1).astype(np.float32)
             return source
         summed = [self.tensors[name] for name in node.inputs if name in self.tensors]
@@ -250,18 +254,18 @@ class _Reader:
     def _activation(self, node: Node, source: _Tensor) -> _Tensor:
         step, given = source.step, node.attributes
         if step is None or step.activation != "linear":
-            raise FaceError(f"'{self.path}': '{node.name}' ({node.op}) stands where no activation belongs.")
+            raise self._other_network(f"'{node.name}' ({node.op}) stands where no activation belongs")
         step.activation = "relu"
         if node.op == "Clip":
             limits = [self.constants.get(name) for name in node.inputs[1:3]] + [None, None]
             low, high = (given.get(key, limit) for key, limit in zip(("min", "max"), limits, strict=False))
             if low is None or float(low) != 0 or high is None:
-                raise FaceError(f"'{self.path}': '{node.name}' clips to {low}..{high}; ReLU6 is 0..6.")
+                raise self._other_network(f"'{node.name}' clips to {low}..{high}, and ReLU6 clips to 0..6")
             step.max_value = float(high)
         elif node.op == "PRelu":
             slope = self._constant(node, 1, "slopes").reshape(-1)
             if slope.size not in (1, step.channels):
-                raise FaceError(f"'{self.path}': '{node.name}' has {slope.size} slopes for {step.channels} channels.")
+                raise self._other_network(f"'{node.name}' has {step.channels} channels, but {slope.size} slopes")
             step.activation, step.slope = "prelu", np.array(np.broadcast_to(slope, step.channels))
         elif node.op == "LeakyRelu":
             step.activation, step.slope = "leaky_relu", float(given.get("alpha", 0.01))
