@@ -27,15 +27,18 @@ OTHERS = {(name, "prelu") for name in BACKBONES} | {("EfficientNetV2B0", "own"),
 WIDTHS = {"mobilefacenet": 0.5, "my_mobilenet": 0.5, "ghostfacenet_v1": 0.5, "MobileNetV2": 0.35}
 
 
-def randomise(model):
-    """Statistics and slopes as training leaves them: none is 0 or 1."""
+def randomise(model, spread=0.5):
+    """Statistics and slopes as training leaves them: none is 0 or 1.
+
+    A network of hundreds of layers takes a small spread: with 0.5 its values grow until float32 alone changes them.
+    """
     rng = np.random.default_rng(0)
     for layer in model.layers:
         for v in layer.variables:
             if "variance" in v.name or v.name == "gamma":
-                v.assign(rng.uniform(0.5, 1.5, v.shape))
+                v.assign(rng.uniform(1 - spread, 1 + spread, v.shape))
             elif "mean" in v.name or v.name == "beta":
-                v.assign(rng.normal(size=v.shape) * 0.2)
+                v.assign(rng.normal(size=v.shape) * 0.4 * spread)
             elif v.name == "alpha":
                 v.assign(rng.uniform(0.0, 0.9, v.shape))
     return model
@@ -65,7 +68,7 @@ def test_onnx_equals_the_graph_on_every_backbone(backbone, activation):
     config = ModelConfig(
         backbone=backbone, embedding_size=32, width=WIDTHS.get(backbone, 1.0), activation=activation
     )  # fmt: skip
-    model = randomise(build_backbone(config))
+    model = randomise(build_backbone(config), spread=0.1 if backbone.startswith("EfficientNet") else 0.5)
 
     exported = assert_same(freeze(model), pixels(5))
 
@@ -73,7 +76,10 @@ def test_onnx_equals_the_graph_on_every_backbone(backbone, activation):
     assert used.count("Transpose") == 1  # at the input: nothing goes back and forth inside
     if activation == "prelu" and backbone in ("mobilefacenet", "mbf"):
         assert used.count("Relu") == 33
-    assert not {"BatchNormalization", "Pad", "PRelu", "Max"} & set(used)
+    # ResNet V2 pads with zeros before a pooling of values that may be negative: that is no padding of a MaxPool.
+    assert not {"BatchNormalization", "Pad", "PRelu", "Max"} & set(used) - (
+        {"Pad"} if backbone.startswith("ResNet") else set()
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
