@@ -101,7 +101,7 @@ class _Silenced:
     """
 
     def __init__(self, stream):
-        self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
+        self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
 
     def write(self, text: str) -> int:
         """Writes `text`; nothing without a terminal."""

@@ -78,7 +78,7 @@ def _live_in_new_namespaces(kinds: dict[str, int], write: int) -> None:
                 ("uid_map", f"{user} {user} 1"),
                 ("gid_map", f"{group} {group} 1"),
             ):
-                with open(f"/proc/self/{name}", "w") as file:
+                with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
                     file.write(text)
         with socket.socket() as sock:
             request = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sh14x", b"lo", 0))

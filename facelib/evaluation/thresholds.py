@@ -117,7 +117,8 @@ def read_thresholds(artefact: Path, far: float, set_name: str | None = None) -> 
         if chosen is None:
             raise FaceError(
                 f"'{name}' gave no threshold for FAR={far:g}. It has {values['impostors']:,} impostor pairs, and "
-                f"thresholds for FAR {', '.join(values['far']) or 'none'}. Ask for one of these, or calibrate on a larger set."
+                f"thresholds for FAR {', '.join(values['far']) or 'none'}. Ask for one of these, or calibrate on a "
+                f"larger set."
             )
         return Calibrated(
             set_name=name,

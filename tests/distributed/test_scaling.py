@@ -93,6 +93,7 @@ def test_killed_on_two_resumed_on_three_stopped_resumed_on_one_is_the_uninterrup
     np.testing.assert_allclose(losses(run), losses(one), rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_triplets_are_formed_over_all_workers(tmp_path):
     for count in (1, 2):
         code, output = train(tmp_path / str(count), count, loss="triplet")
@@ -100,6 +101,7 @@ def test_triplets_are_formed_over_all_workers(tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_sampled_and_split_training_resumes_as_if_never_killed(tmp_path):
     code, output = train(tmp_path / "whole", 2, sample_rate=0.5, mixup=0.4)
     assert code == 0, output

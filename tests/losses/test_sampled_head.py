@@ -51,6 +51,7 @@ def test_a_sample_has_all_classes_of_the_faces_once_and_finds_them(num_classes, 
     assert set(labels) <= set(seen)
 
 
+@pytest.mark.slow
 def test_every_class_is_as_likely_and_a_step_decides_the_draw():
     split = ClassSplit(sample_rate=0.3, seed=3)
     draws = [draw(split, 11, [0], step)[0].drawn.numpy() for step in range(3000)]

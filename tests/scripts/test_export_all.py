@@ -111,6 +111,7 @@ def edited(path, change):
     return before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_and_a_complete_one_does_nothing(toy, bring):
     bring.interrupt_at = "pb_2_onnx.py"
     with pytest.raises(KeyboardInterrupt):

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.checkout import ROOT, link_tracked_files
 
 CELLS = list(json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"])
 SIZES = "IDENTITIES, IMAGES, PAIRS, EPOCHS = 100, 12, 600, 3"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
     link_tracked_files(tmp_path)
     program = "\n\n".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code")

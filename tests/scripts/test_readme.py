@@ -37,6 +37,7 @@ def shrink(words: list[str]) -> list[str]:
     return words + SHORTER if words[1] == "train.py" else words
 
 
+@pytest.mark.slow
 @needs_git
 def test_the_commands_run_in_their_order(tmp_path):
     link_tracked_files(tmp_path)

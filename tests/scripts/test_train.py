@@ -133,6 +133,7 @@ def test_the_embedder_is_the_best_epoch_without_its_head(whole):
     assert (out / f"epoch-{best:03d}.h5").stat().st_size > (out / "embedder.h5").stat().st_size  # it has the centres
 
 
+@pytest.mark.slow
 def test_a_kill_inside_the_third_of_four_stages_changes_no_loss(toy, tmp_path):
     for name, killed_at in (("whole", None), ("run", 2 * STEPS_PER_EPOCH + 2)):
         staged = command(toy, tmp_path / name, recipe="staged.toml")
@@ -153,7 +154,7 @@ def test_a_kill_inside_the_third_of_four_stages_changes_no_loss(toy, tmp_path):
     assert stages == ["softmax", "softmax", "arcface", "semi_hard_triplet"]
 
 
-@pytest.mark.parametrize("killed_at", [3, STEPS_PER_EPOCH + 2])
+@pytest.mark.parametrize("killed_at", [3, pytest.param(STEPS_PER_EPOCH + 2, marks=pytest.mark.slow)])
 def test_kill_minus_nine_and_resume_is_bitwise_the_uninterrupted_run(toy, whole, tmp_path, killed_at):
     process = start(toy, tmp_path / "run")
     wait_for_step(tmp_path / "run", killed_at, process)
@@ -175,7 +176,7 @@ def test_kill_minus_nine_and_resume_is_bitwise_the_uninterrupted_run(toy, whole,
     assert epochs[0] == epochs[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_writes_a_checkpoint_and_ends_cleanly(toy, tmp_path, number):
     process = start(toy, tmp_path / "run", "--checkpoint-every", "1000", "--set", "stage.0.epochs=50")
     deadline = time.monotonic() + 200
@@ -191,6 +192,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_cleanly(toy, tmp_path, number):
     assert int(list_checkpoints(tmp_path / "run" / "checkpoint")[-1].stem[5:]) == step
 
 
+@pytest.mark.slow
 def test_n_and_enter_ends_after_the_epoch(toy, tmp_path):
     result = run(toy, tmp_path / "run", input="n\n")
 
@@ -259,6 +261,7 @@ def test_a_damaged_record_stops_the_run_by_name(toy, tmp_path):
     assert f"{shard.name} record" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_and_embeds_in_float32(toy, tmp_path):
     result = run(toy, tmp_path / "run", "--set", "precision=mixed_float16", "--set", "stage.0.epochs=1")
 
@@ -266,6 +269,7 @@ def test_mixed_precision_trains_and_embeds_in_float32(toy, tmp_path):
     assert all(np.isfinite(line["loss"]) for line in lines(tmp_path / "run", "step"))
 
 
+@pytest.mark.slow
 def test_adamw_and_a_frozen_stage_change_only_what_they_should(toy, tmp_path):
     stages = '[[stage]]\nepochs = 1\noptimizer = "adamw"\nlearning_rate = 0.001\nschedule = "step"\n'
     stages += "[[stage]]\nepochs = 1\nfreeze_backbone = true\n"

@@ -95,6 +95,7 @@ def test_a_slow_step_is_nothing_to_mend(home, monkeypatch, capsys):
                      capsys.readouterr().out, re.MULTILINE)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_real_step_is_timed(home, capsys):
     run(home)
 

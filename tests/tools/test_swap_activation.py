@@ -103,6 +103,7 @@ def test_a_net_without_anything_to_swap_is_refused():
     assert swap_activations(copy, "relu6", "m.h5")[1] == 1  # ReLU with another ceiling is another activation
 
 
+@pytest.mark.slow
 def test_the_distilled_copy_is_nearer_and_a_stopped_run_resumes_to_the_same_copy(toy, tmp_path, monkeypatch, capsys):
     """Ended by an error before its second step, by a signal in it, and run again: the uninterrupted training."""
     from facelib.training.trainer import Trainer

@@ -52,6 +52,7 @@ def short(recipe):
     return sets + (["model.width=0.25"] if loaded.model.backbone in ("mobilefacenet", "my_mobilenet") else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [*SEEDS, *PAPERS], ids=lambda path: path.stem)
 def test_the_recipe_trains_from_its_file(toy, tmp_path, recipe):
     lines = train(toy, tmp_path / "run", recipe, *short(recipe))
@@ -76,6 +77,7 @@ def trained(toy, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_teacher_is_one_switch_on_any_recipe(toy, trained, tmp_path):
     sets = ["model.width=0.25", "stage.0.epochs=2", "data.batch_size=12", f"teacher={trained / 'embedder.h5'}"]
     plain = train(toy, tmp_path / "plain", TOY, *sets[:3])
