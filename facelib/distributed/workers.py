@@ -27,6 +27,10 @@ from facelib.errors import FaceError
 _GROUP = 9001  # key of our collective operations; the strategy's own keys count from 1
 
 
+# What TensorFlow raises when a worker is gone; DeadlineExceededError when it is there and does not answer.
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+
+
 class Workers:
     """All processes of a training, seen from one of them. One worker communicates nothing.
 
@@ -168,7 +172,7 @@ class Workers:
         """A context that turns TensorFlow's exceptions about a lost worker into a FaceError."""
         try:
             yield
-        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        except _LOST as error:
             if self.count == 1:
                 raise
             raise FaceError(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facelib.distributed.workers import ONE_WORKER
+from facelib.distributed.workers import ONE_WORKER, Workers
+from facelib.errors import FaceError
 from facelib.losses.partial_fc import SampledClasses, rows_of
 from tests.helpers import worker_step
 
@@ -76,3 +77,9 @@ def sample_of(classes):
         return SampledClasses(rows, 0, worker_step.NUM_CLASSES, drawn, tf.zeros([0], tf.int64))
 
     return sample
+
+
+@pytest.mark.parametrize("name", ["UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError"])
+def test_every_error_about_a_lost_worker_is_one_line(name):
+    with pytest.raises(FaceError, match="has lost another worker"), Workers(0, 2).naming_losses():
+        raise getattr(tf.errors, name)(None, None, "a frozen worker")
