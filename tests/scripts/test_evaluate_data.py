@@ -262,9 +262,9 @@ def test_a_file_that_is_no_keras_model_and_one_with_code_inside_get_one_line(tmp
     broken, hostile = tmp_path / "broken.h5", tmp_path / "hostile.h5"
     broken.write_bytes(b"\x89HDF\r\n\x1a\n and nothing more")
     inputs = keras.Input((112, 112, 3))
-    keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs)).save(hostile)
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x, name="any_code")(inputs)).save(hostile)
 
-    for path, match in ((broken, "is not a Keras model"), (hostile, "Lambda 'lambda'")):
+    for path, match in ((broken, "is not a Keras model"), (hostile, "Lambda 'any_code'")):
         with pytest.raises(FaceError, match=match):
             load_model(path)
 
