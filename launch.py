@@ -10,15 +10,21 @@ every worker.
 
 TensorFlow's server of a worker listens on all addresses without a password: who reaches its port can run programs as
 you. On one host the workers therefore get a network of their own, where the kernel allows one; else a warning names the
-ports. In it they reach neither the internet nor other hosts: --no-private leaves them in the network of the host, as
-does an argument with "://", such as --data s3://... More in docs/scaling.md.
+addresses and ports. In it they reach neither the internet nor other hosts: --no-private leaves them in the network of
+the host, as does an argument with "://", such as --data s3://... So that nobody else passes for a worker, they prove to
+each other that they know MOBILEARC_TOKEN: a random text, which launch.py makes on one host. With --hosts set it to the
+same text on every host. More in docs/scaling.md.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import ipaddress
 import os
 import random
 import re
+import secrets
 import socket
 import sys
 from collections.abc import Sequence
@@ -26,7 +32,8 @@ from pathlib import Path
 
 from facelib.cli import run_cli, script_parser
 from facelib.distributed.cluster import TF_CONFIG, Cluster, split_address, tf_config
-from facelib.distributed.private_network import PrivateNetwork, make_private_network
+from facelib.distributed.greeting import TOKEN
+from facelib.distributed.private_network import PrivateNetwork, host_addresses, make_private_network
 from facelib.distributed.worker_processes import run_workers
 from facelib.errors import FaceError
 from facelib.files import require_file
@@ -39,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     script = require_file(Path(args.command[0]), "script")
     addresses, first_rank = make_addresses(args)
+    # The workers of several hosts need the same token: there the user sets it.
+    token = {} if args.hosts or os.environ.get(TOKEN) else {TOKEN: secrets.token_hex(16)}
     environs = [
-        {**os.environ, **settings, TF_CONFIG: tf_config(Cluster(first_rank + i, addresses))}
+        {**os.environ, **token, **settings, TF_CONFIG: tf_config(Cluster(first_rank + i, addresses))}
         for i, settings in enumerate(device_settings(args.n))
     ]
     network = private_network(args, addresses[first_rank : first_rank + args.n])
@@ -48,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def private_network(args: argparse.Namespace, addresses: Sequence[str]) -> PrivateNetwork | None:
-    """The network that the workers of one host share with nobody. Without one, a warning names the ports.
+    """The network that the workers of one host share with nobody. Without one, a warning names addresses and ports.
 
     Args:
         args: the flags.
@@ -69,8 +78,9 @@ def private_network(args: argparse.Namespace, addresses: Sequence[str]) -> Priva
         reason = "the kernel allows no network namespace"
     ports = ", ".join(str(split_address(address)[1]) for address in addresses)
     print(
-        f"warning: TensorFlow listens on all addresses of this host, without a password, at ports {ports}: {reason}. "
-        "Who reaches them can run programs as you: let a firewall close them to others.",
+        f"warning: TensorFlow listens on all addresses of this host ({', '.join(host_addresses())}), without a "
+        f"password, at ports {ports}: {reason}. Who reaches them can run programs as you: let a firewall close them to "
+        "others.",
         file=sys.stderr,
     )
     return None

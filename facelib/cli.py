@@ -98,13 +98,18 @@ class _Silenced:
 
     Args:
         stream: where the text goes; None for one that was closed before the start.
+
+    Attributes:
+        is_mid_line: whether the last line has no end, such as a progress bar.
     """
 
     def __init__(self, stream):
+        self.is_mid_line = False
         self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
 
     def write(self, text: str) -> int:
         """Writes `text`; nothing without a terminal."""
+        self.is_mid_line = not text.endswith("\n") if text else self.is_mid_line
         try:
             return self._stream.write(text)
         except OSError as error:

@@ -1,8 +1,9 @@
 """The rendezvous of all workers before TensorFlow starts, and `open_workers`, which joins the cluster after it.
 
-Each worker calls every other one and sends its rank and a hash of the list of workers, so that another program at an
-address is not mistaken for a worker. A worker counts as present when it has answered our call and has called us. When
-all others are present, a worker goes on; workers that still wait are then waiting for a third one.
+Each worker calls every other one, and both prove who they are (greeting.py), so that another program at an address is
+not mistaken for a worker. A worker counts as present when it has answered our call and has called us. When all others
+are present, a worker goes on; workers that still wait are then waiting for a third one. One connection of each pair
+stays open: peer_watch.py needs it.
 
 TensorFlow's own wait is inside C++, where no Python exception and no SIGTERM arrives. That is why the workers contact
 each other here first.
@@ -10,15 +11,16 @@ each other here first.
 
 import errno
 import faulthandler
-import hashlib
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from facelib.distributed import greeting
 from facelib.distributed.cluster import CONNECT_TIMEOUT, JOIN_SECONDS, Cluster, set_tf_config, split_address
 from facelib.distributed.peer_watch import PeerWatch
 from facelib.errors import FaceError
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from facelib.distributed.workers import Workers
 
 WAITING_LINE_AFTER = 10  # seconds; then a line names the workers that are missing
-_LONGEST = 100  # bytes of a greeting
-_OPENING = b"mobilearc worker "
+_LOST_WHILE_CONNECTING = (
+    "error: All workers connect to each other after the rendezvous. One of them is lost or frozen: see the logs of "
+    "all, and start all workers again."
+)
 
 
 class Rendezvous:
@@ -38,19 +42,19 @@ class Rendezvous:
         cluster: all workers.
         listener: accepts connections at this worker's port.
         interval: seconds between two calls to a worker that is missing.
+        token: of the training; see greeting.py.
 
     Attributes:
-        called: ranks of the workers that answered our call.
-        callers: ranks of the workers that called us and got our answer.
-        strangers: {rank: what answers at the address of that worker instead of it}.
+        called: {rank: connection} to the workers that answered our call.
+        callers: {rank: connection} from the workers that called us and got our answer.
+        strangers: {rank: who is there instead of that worker, for an error message}.
     """
 
-    def __init__(self, cluster: Cluster, listener: socket.socket, interval: float = 0.5):
-        self.cluster, self.listener, self.interval = cluster, listener, interval
-        self.called: set[int] = set()
-        self.callers: set[int] = set()
+    def __init__(self, cluster: Cluster, listener: socket.socket, interval: float = 0.5, token: bytes = b""):
+        self.cluster, self.listener, self.interval, self.token = cluster, listener, interval, token
+        self.called: dict[int, socket.socket] = {}
+        self.callers: dict[int, socket.socket] = {}
         self.strangers: dict[int, str] = {}
-        self._rank_of = {_greeting(cluster, rank): rank for rank in cluster.peers}  # by greeting
         self._stopped = threading.Event()
 
     def __enter__(self):
@@ -64,6 +68,8 @@ class Rendezvous:
     def __exit__(self, *exc):
         self._stopped.set()
         self._accepting.join()
+        for connection in (*self.called.values(), *self.callers.values()):
+            connection.close()
 
     def wait(self, seconds: float) -> None:
         """Returns when all other workers are present.
@@ -72,7 +78,7 @@ class Rendezvous:
             FaceError: some are missing after `seconds`.
         """
         begin, has_said = time.monotonic(), False
-        while missing := sorted(self.cluster.peers.keys() - (self.called & self.callers)):
+        while missing := sorted(self.cluster.peers.keys() - (self.called.keys() & self.callers.keys())):
             waited = time.monotonic() - begin
             if waited >= seconds:
                 raise FaceError(
@@ -84,54 +90,47 @@ class Rendezvous:
                 print(f"waiting up to {seconds:g} s for {self._describe(missing).lower()}", file=sys.stderr)
             time.sleep(0.02)
 
+    def take_connections(self) -> dict[int, socket.socket]:
+        """{rank: the connection that stays open}: of two workers, the one that the lower rank called."""
+        mine = self.cluster.rank
+        return {rank: (self.called if mine < rank else self.callers).pop(rank) for rank in self.cluster.peers}
+
     def _describe(self, ranks: list[int]) -> str:
-        answers = {rank: f", where {what} answers" for rank, what in self.strangers.copy().items()}
-        names = ", ".join(f"{rank} ({self.cluster.peers[rank]}{answers.get(rank, '')})" for rank in ranks)
+        strangers = self.strangers.copy()
+        names = ", ".join(f"{rank} ({self.cluster.peers[rank]}{strangers.get(rank, '')})" for rank in ranks)
         return f"Worker{'s' if len(ranks) > 1 else ''} {names}"
 
     def _call(self, rank: int) -> None:
         while not self._stopped.is_set():
-            with suppress(OSError), socket.create_connection(
-                split_address(self.cluster.peers[rank]), CONNECT_TIMEOUT
-            ) as call:  # fmt: skip
-                line = _line_of(call)
-                if self._rank_of.get(line) == rank:
-                    call.sendall(_greeting(self.cluster, self.cluster.rank))
+            with suppress(OSError):
+                connection = socket.create_connection(split_address(self.cluster.peers[rank]), CONNECT_TIMEOUT)
+                try:
+                    greeting.call(connection, self.cluster, rank, self.token)
                     self.strangers.pop(rank, None)
-                    self.called.add(rank)
+                    self.called[rank] = connection
                     return
-                is_ours = line.startswith(_OPENING)
-                self.strangers[rank] = "a worker with another list of workers" if is_ours else "another program"
+                except greeting.StrangerError as stranger:
+                    self.strangers[rank] = f", where {stranger} answers"
+                    connection.close()
+                except OSError:
+                    connection.close()
             self._stopped.wait(self.interval)
 
     def _accept_calls(self) -> None:
         while not self._stopped.is_set():
             with suppress(OSError):  # no call for a while
-                call, _ = self.listener.accept()
-                threading.Thread(target=self._answer, args=(call,), daemon=True).start()
+                connection, _ = self.listener.accept()
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
-    def _answer(self, call: socket.socket) -> None:
-        with suppress(OSError), call:
-            call.settimeout(CONNECT_TIMEOUT)
-            call.sendall(_greeting(self.cluster, self.cluster.rank))
-            rank = self._rank_of.get(_line_of(call))
-            if rank is not None:
-                self.callers.add(rank)
-
-
-def _greeting(cluster: Cluster, rank: int) -> bytes:
-    """What worker `rank` says of itself. The hash tells this cluster from another training at the same port."""
-    digest = hashlib.sha256(" ".join(cluster.addresses).encode()).hexdigest()[:16]
-    return _OPENING + f"{rank} of {digest}\n".encode()
-
-
-def _line_of(call: socket.socket) -> bytes:
-    """The line that the other side sends; b"" if it sends nothing."""
-    line = b""
-    with suppress(TimeoutError):
-        while not line.endswith(b"\n") and len(line) < _LONGEST and (more := call.recv(_LONGEST)):
-            line += more
-    return line
+    def _answer(self, connection: socket.socket) -> None:
+        try:
+            self.callers[greeting.answer(connection, self.cluster, self.token)] = connection
+        except greeting.StrangerError as stranger:
+            if stranger.rank is not None:
+                self.strangers.setdefault(stranger.rank, f"; {stranger} called in its place")
+            connection.close()
+        except OSError:
+            connection.close()
 
 
 def check_port(cluster: Cluster) -> None:
@@ -177,33 +176,54 @@ def _port_error(cluster: Cluster, error: OSError) -> FaceError:
 class JoinWatch:
     """A context around a call that blocks until all workers are there, such as MultiWorkerMirroredStrategy().
 
-    Entering it waits for the rendezvous of all workers, so the call finds all of them. A worker can still be lost
-    during the call. MultiWorkerMirroredStrategy() holds Python's interpreter lock while it waits (TF 2.21), so no
-    Python thread can end it. Then the thread of faulthandler, which needs no lock, prints the stack and ends the
-    process with exit code 1, `seconds` after the rendezvous.
+    Entering it waits for the rendezvous of all workers, so the call finds all of them. A worker can still be lost or
+    frozen during the call. MultiWorkerMirroredStrategy() holds Python's interpreter lock while it waits (TF 2.21), so
+    no Python thread can end it. Then the thread of faulthandler, which needs no lock, ends the process with exit code
+    1, `seconds` after the rendezvous; and a shell, which gets what faulthandler says, prints one line.
 
     Args:
         cluster: all workers.
         seconds: to wait, for the rendezvous and for the call.
         interval: seconds between two calls to a worker that is missing.
+        token: of the training; see greeting.py.
+
+    Attributes:
+        connections: {rank: connection} to the other workers, after entering it.
 
     Raises:
         FaceError: on entering: a worker is missing after `seconds`, or our port is in use.
     """
 
-    def __init__(self, cluster: Cluster, seconds: float = JOIN_SECONDS, *, interval: float = 0.5):
-        self._cluster, self._seconds, self._interval = cluster, seconds, interval
+    def __init__(
+        self, cluster: Cluster, seconds: float = JOIN_SECONDS, *, interval: float = 0.5, token: bytes = b""
+    ):  # fmt: skip
+        self._cluster, self._seconds, self._interval, self._token = cluster, seconds, interval, token
+        self.connections: dict[int, socket.socket] = {}
 
     def __enter__(self):
-        if self._cluster.count > 1:
-            with _listen(self._cluster) as listener, Rendezvous(self._cluster, listener, self._interval) as rendezvous:
+        if self._cluster.count == 1:
+            return self
+        # Before we listen: it would hold our port for a moment.
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r line && echo "$0 ($line)" >&2', _LOST_WHILE_CONNECTING], stdin=subprocess.PIPE
+        )
+        try:
+            with (
+                _listen(self._cluster) as listener,
+                Rendezvous(self._cluster, listener, self._interval, self._token) as rendezvous,
+            ):
                 rendezvous.wait(self._seconds)
-            faulthandler.dump_traceback_later(max(1.0, self._seconds), exit=True)
+                self.connections = rendezvous.take_connections()
+        except BaseException:
+            self._shell.communicate()
+            raise
+        faulthandler.dump_traceback_later(max(1.0, self._seconds), exit=True, file=self._shell.stdin)  # type: ignore[arg-type]
         return self
 
     def __exit__(self, *exc):
         if self._cluster.count > 1:
             faulthandler.cancel_dump_traceback_later()
+            self._shell.communicate()  # it gets nothing, and says nothing
 
 
 def _listen(cluster: Cluster) -> socket.socket:
@@ -220,7 +240,7 @@ def _listen(cluster: Cluster) -> socket.socket:
 def open_workers(cluster: Cluster, join_seconds: float) -> "Workers":
     """Joins the cluster, and returns when all its workers are there. Call it before TensorFlow computes anything.
 
-    From then on a thread watches the other workers, and ends this process if one is gone (peer_watch.py).
+    From then on a thread watches the other workers, and ends this process if one is gone or frozen (peer_watch.py).
 
     Args:
         cluster: all workers, from `find_cluster`.
@@ -233,29 +253,37 @@ def open_workers(cluster: Cluster, join_seconds: float) -> "Workers":
 
     if cluster.count == 1:
         return ONE_WORKER
+    token = greeting.find_token()
+    if not token and cluster.rank == 0:
+        print(
+            f"warning: {greeting.TOKEN} is not set: who knows the addresses of the workers can pass for one. Set it to "
+            "the same random text on every host.",
+            file=sys.stderr,
+        )
     check_port(cluster)
     set_tf_config(cluster)
     import tensorflow as tf
     from tensorflow.python.eager import context  # the heartbeat timeout has no public name
 
-    # TensorFlow's 10 s are too short for a machine that swaps or compiles. PeerWatch finds a lost worker anyway.
+    # PeerWatch finds who is lost or frozen. TensorFlow's heartbeats, by default 10 s, would also end a training on a
+    # machine that was suspended, whose clock has jumped.
     context.context().configure_coordination_service(
         "standalone",
         service_leader="/job:worker/replica:0/task:0",
         cluster_register_timeout_in_ms=int(1000 * join_seconds) + 60_000,
-        heartbeat_timeout_in_ms=60_000,
+        heartbeat_timeout_in_ms=24 * 3_600_000,
         coordinated_jobs=_coordinated_jobs(cluster),
     )
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    with JoinWatch(cluster, join_seconds):
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow installs a handler of its own, which ends nothing
     hosts = [address.rpartition(":")[0] for address in cluster.addresses]
     workers = Workers(cluster.rank, cluster.count, hosts.count(hosts[cluster.rank]))
-    workers.wait()
-    watch = PeerWatch(cluster)
-    watch.start()
-    workers.held = strategy, watch.stop  # without the strategy the cluster would close
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with workers.naming_losses():
+        with JoinWatch(cluster, join_seconds, token=token) as join:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow installs a handler of its own, which ends nothing
+        watch = PeerWatch(cluster, join.connections, first_patience=join_seconds).start()
+        workers.held = strategy, watch  # without the strategy the cluster would close
+        workers.wait()
     return workers
 
 

@@ -25,7 +25,7 @@ PASSED_ON: dict[int, signal.Signals] = {
 STOPPED = {
     128 + number: number.name for number in (signal.SIGTERM, signal.SIGINT)
 }  # exit codes of a worker that a signal stopped
-WAITED_FOR = {*PASSED_ON, signal.SIGCHLD}
+WAITED_FOR = {*PASSED_ON, signal.SIGTSTP, signal.SIGCHLD}
 SI_KERNEL = 0x80  # si_code of a signal from a terminal, which goes to the whole foreground process group
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 PIPE_SECONDS = 5  # how long children of a worker that has ended may still write to its log
@@ -37,7 +37,8 @@ def run_workers(
 ) -> int:  # fmt: skip
     """Runs one process for each worker, and returns when all have ended.
 
-    Signals go to all workers. When a worker fails, the others get SIGTERM, and after `grace` seconds SIGKILL.
+    Signals go to all workers. When a worker fails, the others get SIGTERM, and after `grace` seconds SIGKILL. Ctrl-Z
+    stops all of them, so that none counts another as lost, until launch.py continues.
 
     Args:
         command: program and arguments, the same for all.
@@ -55,7 +56,8 @@ def run_workers(
     try:
         for rank, environ in enumerate(environs, first_rank):
             workers.append(start(command, environ, rank, shares_terminal, network))
-        pumps = [pump for worker in workers for pump in start_pumps(worker)]  # threads start after the last fork
+        errors: set[bytes] = set()
+        pumps = [pump for worker in workers for pump in start_pumps(worker, errors)]  # threads after the last fork
         code = supervise(workers, grace)
         for pump in pumps:
             pump.join(PIPE_SECONDS)
@@ -155,7 +157,9 @@ def supervise(workers: list[WorkerProcess], grace: float) -> int:
     failed, kill_at, fine = None, None, {0}  # fine: exit codes that are no failure
     while not all(worker.has_ended for worker in workers):
         event = signal.sigtimedwait(WAITED_FOR, 1.0)
-        if event is not None and event.si_signo in PASSED_ON and not is_ignored(event.si_signo):
+        if event is not None and event.si_signo == signal.SIGTSTP:
+            pause(workers)
+        elif event is not None and event.si_signo in PASSED_ON and not is_ignored(event.si_signo):
             if event.si_signo == signal.SIGINT and len(fine) > 1:  # the second Ctrl-C: workers stop at once
                 kill_at = kill_at or time.monotonic() + grace
             fine.add(128 + PASSED_ON[event.si_signo])
@@ -169,6 +173,7 @@ def supervise(workers: list[WorkerProcess], grace: float) -> int:
                 report(failed, len(workers) - sum(worker.has_ended for worker in workers))
                 for worker in workers:
                     worker.send(signal.SIGTERM)
+                    worker.send(signal.SIGCONT)  # a frozen worker takes its SIGTERM only when it runs again
         elif time.monotonic() >= kill_at:
             for worker in workers:
                 end_now(worker)
@@ -179,6 +184,15 @@ def supervise(workers: list[WorkerProcess], grace: float) -> int:
     if failed:
         return failed.code
     return max(worker.code for worker in workers) if kill_at is None else max(fine)
+
+
+def pause(workers: list[WorkerProcess]) -> None:
+    """Stops all workers and this process, and continues all of them when somebody continues it."""
+    for worker in workers:
+        worker.send(signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    for worker in workers:
+        worker.send(signal.SIGCONT)
 
 
 def is_ignored(number: int) -> bool:
@@ -210,12 +224,17 @@ def end_now(worker: WorkerProcess) -> None:
     worker.process.wait()
 
 
-def start_pumps(worker: WorkerProcess) -> list[threading.Thread]:
-    """Starts threads that copy the output of a worker, unless it writes to the terminal directly."""
+def start_pumps(worker: WorkerProcess, errors: set[bytes]) -> list[threading.Thread]:
+    """Starts threads that copy the output of a worker, unless it writes to the terminal directly.
+
+    Args:
+        worker: that has been started.
+        errors: lines "error: ..." that some worker has written; those that all workers share are copied once.
+    """
     prefix = f"[worker {worker.rank}] ".encode() if worker.rank else b""
     pairs = ((worker.process.stdout, sys.stdout), (worker.process.stderr, sys.stderr))
     pumps = [
-        threading.Thread(target=copy_lines, args=(source, target.fileno(), prefix), daemon=True)
+        threading.Thread(target=copy_lines, args=(source, target.fileno(), prefix, errors), daemon=True)
         for source, target in pairs
         if source is not None
     ]
@@ -224,18 +243,22 @@ def start_pumps(worker: WorkerProcess) -> list[threading.Thread]:
     return pumps
 
 
-def copy_lines(source, target: int, prefix: bytes) -> None:
+def copy_lines(source, target: int, prefix: bytes, errors: set[bytes] | None = None) -> None:
     """Copies the output of a process until it ends.
 
     Args:
         source: file object of a pipe.
         target: file descriptor.
         prefix: of each line; with b"" bytes are copied as they are, so a progress bar works.
+        errors: see `start_pumps`; None for those of this output alone.
     """
     rest = b""
+    errors = set() if errors is None else errors
     while data := os.read(source.fileno(), 65_536):
         lines, rest = cut_lines(rest + data) if prefix else cut_whole(rest + data)
-        _write_all(target, b"".join(prefix + line for line in lines))
+        if not prefix:
+            lines = lines[0].splitlines(keepends=True)
+        _write_all(target, b"".join(prefix + line for line in lines if _is_new(line, errors)))
     if prefix and rest.strip(b"\r"):
         rest = prefix + cut_lines(rest + b"\n")[0][0]
     _write_all(target, rest)
@@ -250,6 +273,16 @@ def cut_lines(data: bytes) -> tuple[list[bytes], bytes]:
     if len(rest) > _MOST_BYTES_A_LINE:
         lines, rest = [*lines, rest + b"\n"], b""
     return lines, rest
+
+
+def _is_new(line: bytes, errors: set[bytes]) -> bool:
+    """Whether no other worker has written this error; any other line is new."""
+    if not line.startswith(b"error: "):
+        return True
+    with _WRITING:
+        is_new = line not in errors
+        errors.add(line)
+    return is_new
 
 
 def cut_whole(data: bytes) -> tuple[list[bytes], bytes]:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
+from facelib.distributed.peer_watch import PeerWatch
 from facelib.errors import FaceError
 
 _GROUP = 9001  # key of our collective operations; the strategy's own keys count from 1
@@ -44,8 +45,8 @@ class Workers:
     def __init__(self, rank: int = 0, count: int = 1, on_host: int = 1):
         self.rank, self.count, self.on_host = rank, count, on_host
         self.most = 0
-        # The strategy, which must live as long as the training, and what ends the peer watch; `open_workers` sets it.
-        self.held: tuple[tf.distribute.Strategy, Callable[[], None]] | None = None
+        # The strategy, which must live as long as the training, and the peer watch; `open_workers` sets it.
+        self.held: tuple[tf.distribute.Strategy, PeerWatch] | None = None
         self._instance = 0
         self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([count], tf.float64)])
 
@@ -175,16 +176,18 @@ class Workers:
         except _LOST as error:
             if self.count == 1:
                 raise
+            names = self.held[1].name_lost() if self.held else ""
             raise FaceError(
-                f"A training needs all its workers. Worker {self.rank} has lost another worker ({_reason(error)}). See "
-                f"the output of that worker. Run the same command again to continue from the last checkpoint."
+                f"A training needs all its workers. Worker {self.rank} has lost another worker{names and f': {names}'} "
+                f"({_reason(error)}). See the output of that worker. Run the same command again to continue from the "
+                "last checkpoint."
             ) from error
 
     def close(self) -> None:
         """Waits for all workers and stops the peer watch. After it a worker may end."""
         if self.held:
             self.wait()
-            self.held[1]()
+            self.held[1].stop()
 
     def check_same(self, **parts: str) -> None:
         """Checks that a text, such as the recipe, is the same on all workers.

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from facelib.distributed import greeting
 from facelib.distributed.cluster import CONNECT_TIMEOUT, Cluster
+from facelib.distributed.greeting import StrangerError
 from facelib.distributed.rendezvous import JoinWatch, Rendezvous, check_port
 from facelib.errors import FaceError
 from tests.helpers.sockets import SOON, free_address, listening, refusing
@@ -19,12 +21,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
-def present(rank, addresses):
+def present(rank, addresses, token=b""):
     """Another worker, at its rendezvous."""
     port = int(addresses[rank].rpartition(":")[2])
     with (
         socket.create_server(("127.0.0.1", port)) as listener,
-        Rendezvous(Cluster(rank, tuple(addresses)), listener, interval=0.05),
+        Rendezvous(Cluster(rank, tuple(addresses)), listener, interval=0.05, token=token),
     ):
         yield
 
@@ -116,6 +118,51 @@ def test_another_program_at_the_address_of_a_worker_is_no_worker():
             pytest.fail("it was let in")
 
 
+def test_a_worker_with_another_token_is_named_and_never_present():
+    addresses = (free_address(), free_address())
+    with (
+        present(1, addresses, token=b"3f2b"),
+        pytest.raises(FaceError, match=r"Worker 1 \(\S+, where a worker with another token answers\) did not\."),
+        JoinWatch(Cluster(0, addresses), 0.6, interval=0.05, token=b"3f2a"),
+    ):
+        pytest.fail("it was let in")
+
+
+def test_who_calls_in_the_place_of_a_missing_worker_is_named():
+    with refusing() as missing:
+        addresses = (free_address(), missing)
+        port = int(addresses[0].rpartition(":")[2])
+        with socket.create_server(("127.0.0.1", port)) as listener, Rendezvous(Cluster(0, addresses), listener) as one:
+            with (
+                socket.create_connection(("127.0.0.1", port)) as connection,
+                pytest.raises(StrangerError, match="another token"),
+            ):
+                greeting.call(connection, Cluster(1, addresses), 0, b"guessed")
+            with pytest.raises(FaceError, match=r"1 \(\S+; a worker with another token called in its place\) did not"):
+                one.wait(0.5)
+
+            assert not one.callers
+
+
+def test_with_the_same_token_workers_join_and_one_connection_of_each_pair_stays():
+    addresses = (free_address(), free_address())
+    found = {}
+
+    def join(rank):
+        with JoinWatch(Cluster(rank, addresses), SOON, interval=0.05, token=b"3f2a") as watch:
+            found[rank] = watch.connections[1 - rank]
+
+    threads = [threading.Thread(target=join, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    with found[0], found[1]:
+        found[0].sendall(b"to 1")
+        assert found[1].recv(10) == b"to 1"
+
+
 def test_calls_that_say_nothing_do_not_keep_the_others_waiting():
     addresses = (free_address(), free_address())
     with (
@@ -201,6 +248,7 @@ with JoinWatch(Cluster(0, tuple(sys.argv[1:])), 1.0, interval=0.05):
 
     assert (done.returncode, done.stdout) == (1, "in\n")
     assert "Timeout (0:00:01)!" in done.stderr
+    assert done.stderr.startswith("error: All workers connect to each other") and done.stderr.count("\n") == 1
     assert time.monotonic() - began < 2 * SOON
 
 

@@ -1,6 +1,8 @@
 """A worker of test_scaling.py: the real training loop on a small net. Kills itself, hard, where it is told to.
 
-python worker_training.py RUN '{"sample_rate": 0.5, "kill": [RANK, STEP], "stop": [RANK, STEP]}'
+python worker_training.py RUN '{"sample_rate": 0.5, "kill": [RANK, STEP], "stop": [RANK, STEP], "freeze": [RANK, WHEN]}'
+
+WHEN is a step, "evaluation", "connect" (after the rendezvous) or "checkpoint".
 """
 
 import copy
@@ -16,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from face_loss_k import make_head
 from facelib.distributed.cluster import find_cluster
@@ -32,6 +35,8 @@ RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, CLASSES, STEPS * BATCH - 2)
 IMAGES = np.clip(60 * RNG.normal(size=(CLASSES, 6, 6, 3))[LABELS] + 128 + 30 * RNG.normal(size=(58, 6, 6, 3)), 0, 255)
 IMAGES = IMAGES.astype(np.uint8)
+
+NO_RESULTS = SimpleNamespace(results=[], table=lambda: "")
 
 
 class Records(list):
@@ -73,17 +78,29 @@ class Data:
 
 
 class Interrupt(keras.callbacks.Callback):
-    """kill: [rank, step], the worker that is gone before that step.   stop: [rank, step], SIGTERM before it."""
+    """kill: [rank, step], the worker that is gone before that step.   stop: [rank, step], SIGTERM before it.   freeze:
+    [rank, step], SIGSTOP before it."""
 
-    def __init__(self, rank, kill=None, stop=None):
+    def __init__(self, rank, kill=None, stop=None, freeze=None):
         super().__init__()
-        self.rank, self.at, self.step = rank, {"SIGKILL": kill, "SIGTERM": stop}, 0
+        self.rank, self.at, self.step = rank, {"SIGKILL": kill, "SIGTERM": stop, "SIGSTOP": freeze}, 0
 
     def on_train_batch_begin(self, batch, logs=None):
         for name, at in self.at.items():
             if at == [self.rank, self.step]:
                 os.kill(os.getpid(), getattr(signal, name))
         self.step += 1
+
+
+def freeze_before(function, is_it=True):
+    """The function, before which this process stops itself."""
+
+    def frozen(*args, **kwargs):
+        if is_it:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return function(*args, **kwargs)
+
+    return frozen
 
 
 def make_embedder():
@@ -104,13 +121,21 @@ def main():
     recipe = Recipe(name="tiny", sync_batch_norm=True, stage=(stage,))
     cluster = find_cluster()
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
-    workers = open_workers(cluster, 120)
+    who, when = options.get("freeze", (None, None))
+    is_it = cluster.rank == who
+    if when == "connect":
+        strategy = tf.distribute.MultiWorkerMirroredStrategy
+        tf.distribute.MultiWorkerMirroredStrategy = freeze_before(strategy, is_it)
+    workers = open_workers(cluster, options.get("join", 120))
     data = Data()
-    interrupt = Interrupt(workers.rank, options.get("kill"), options.get("stop"))
+    interrupt = Interrupt(workers.rank, options.get("kill"), options.get("stop"), options.get("freeze"))
     trainer = Trainer(
         make_embedder(), data, Path(sys.argv[1]), make_head=make_head, recipe=recipe, workers=workers,
         checkpoint_every=2, log_every=1, callbacks=[interrupt],
+        evaluate=freeze_before(lambda _: NO_RESULTS, is_it) if when == "evaluation" else None,
     )  # fmt: skip
+    if when == "checkpoint":
+        trainer._save = freeze_before(trainer._save, is_it)
     with workers.naming_losses():
         trainer.fit()
         workers.close()
