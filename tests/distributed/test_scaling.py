@@ -18,6 +18,7 @@ from facelib.training.checkpoint import list_checkpoints, load_checkpoint, read_
 from tests.distributed.test_workers import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "tests" / "helpers" / "tiny_train.py"  # train.py with a small net
 CHILD = Path(__file__).parents[1] / "helpers" / "worker_training.py"
 STEPS, EPOCHS = 5, 2
 
@@ -55,7 +56,7 @@ def one(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_training_on_several_workers_is_that_of_one(one, tmp_path, count):
     code, output = train(tmp_path / "run", count)
 
@@ -74,6 +75,7 @@ def test_a_training_on_several_workers_is_that_of_one(one, tmp_path, count):
     np.testing.assert_allclose(*embeddings, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_killed_on_two_resumed_on_three_stopped_resumed_on_one_is_the_uninterrupted_run(one, tmp_path):
     run = tmp_path / "run"
     start = time.monotonic()
@@ -119,14 +121,14 @@ def test_a_sampled_and_split_training_resumes_as_if_never_killed(tmp_path):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """(data directory, verification set, recipe) of a few synthetic faces and the smallest network."""
+    """(data directory, verification set, recipe) of a few synthetic faces."""
     folder = tmp_path_factory.mktemp("toy")
     write_folders(folder / "faces", SyntheticSet(12, 4))
     convert(folder / "faces", folder / "data", progress=False)
     write_pairs(folder / "toy.bin", SyntheticSet(20, 4, first_identity=10**6), 100)
     recipe = folder / "tiny.toml"
     recipe.write_text(
-        '[model]\nwidth = 0.25\nembedding_size = 8\nactivation = "relu"\n'
+        "[model]\nembedding_size = 8\n"
         "[data]\nbatch_size = 16\n[[stage]]\nscale = 16.0\nsample_rate = 0.5\nlearning_rate = 0.01\n"
     )
     return folder / "data", folder / "toy.bin", recipe
@@ -134,9 +136,10 @@ def toy(tmp_path_factory):
 
 def train_py(toy, run, *more):
     data, valid, recipe = map(str, toy)
-    return ["train.py", recipe, "--data", data, "--valid", valid, "--out", str(run), "--log-every", "1", *more]
+    return [str(TINY), recipe, "--data", data, "--valid", valid, "--out", str(run), "--log-every", "1", *more]
 
 
+@pytest.mark.slow
 def test_train_py_on_two_workers_prints_one_table_and_writes_one_run(toy, tmp_path):
     launch = [sys.executable, "launch.py", "-n", "2", *train_py(toy, tmp_path / "run", "--checkpoint-every", "2")]
     done = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=500)
@@ -148,6 +151,7 @@ def test_train_py_on_two_workers_prints_one_table_and_writes_one_run(toy, tmp_pa
     assert load_head_centres(tmp_path / "run" / "epoch-001.h5").shape == (12, 8)
 
 
+@pytest.mark.slow
 def test_workers_with_another_recipe_are_named(toy, tmp_path):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []

@@ -14,26 +14,41 @@ from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
 from facelib.losses.partial_fc import SampledClasses, rows_of
 from tests.helpers import worker_step
+from tests.helpers.slow import slow_unless_quick
 
 CHILD = Path(__file__).parents[1] / "helpers" / "worker_step.py"
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def found(request, tmp_path_factory):
-    """case -> what each worker has computed."""
-    folder = tmp_path_factory.mktemp("workers")
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(request.param)]
+QUICK = ("softmax", "arcface sub-centres, filtered", "curricularface sampled")  # on two workers; the rest is slow
+
+
+@pytest.fixture(scope="module")
+def compute(tmp_path_factory):
+    """(number of workers, cases) -> by case: what each worker has computed. All cases go through the same processes."""
+    done = {}
+
+    def results(count, cases):
+        if (count, cases) not in done:
+            done[count, cases] = run_workers(tmp_path_factory.mktemp("workers"), count, cases)
+        return done[count, cases]
+
+    return results
+
+
+def run_workers(folder, count, cases):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
     processes = []
-    for rank in range(request.param):
+    for rank in range(count):
         config = f'{{"cluster": {{"worker": {addresses}}}, "task": {{"type": "worker", "index": {rank}}}}}'
         env = os.environ | {"TF_CONFIG": config.replace("'", '"')}
-        processes.append(subprocess.Popen([sys.executable, str(CHILD), str(folder / f"{rank}.npz")], env=env))
-    assert [process.wait(300) for process in processes] == [0] * request.param
-    files = [dict(np.load(folder / f"{rank}.npz")) for rank in range(request.param)]
+        command = [sys.executable, str(CHILD), str(folder / f"{rank}.npz"), *cases]
+        processes.append(subprocess.Popen(command, env=env))
+    assert [process.wait(300) for process in processes] == [0] * count
+    files = [dict(np.load(folder / f"{rank}.npz")) for rank in range(count)]
     assert not any(file.pop("catches_sigterm") for file in files)  # it would be lost before the first step
     return {
         case: [{key.split("/")[1]: v for key, v in file.items() if key.split("/")[0] == case} for file in files]
-        for case in worker_step.CASES
+        for case in cases
     }
 
 
@@ -47,9 +62,13 @@ def free_ports(count):
     return ports
 
 
-@pytest.mark.parametrize("case", worker_step.CASES)
-def test_loss_and_all_gradients_are_those_of_one_worker(found, case):
-    workers, sample = found[case], None
+@pytest.mark.parametrize(
+    ("count", "case"),
+    slow_unless_quick([(n, case) for n in (2, 3) for case in worker_step.CASES], [(2, case) for case in QUICK]),
+)
+def test_loss_and_all_gradients_are_those_of_one_worker(compute, count, case):
+    is_quick = count == 2 and case in QUICK
+    workers, sample = compute(count, QUICK if is_quick else tuple(worker_step.CASES))[case], None
     classes = [np.concatenate([worker[f"classes {number}"] for worker in workers]) for number in range(2)]
     if "sampled" in case:
         assert len(classes[1]) < worker_step.NUM_CLASSES

@@ -288,6 +288,7 @@ def test_the_shell_script_runs_from_any_folder(tmp_path):
     assert done.stderr.startswith("error: No frozen graph at 'missing.pb'") and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.needs_data(PRETRAINED, LFW)
 def test_the_pretrained_net_keeps_its_embeddings_of_real_faces(tmp_path):
     h5 = tmp_path / "embedder.h5"

@@ -1,6 +1,6 @@
 """A worker of test_workers.py: losses and gradients of heads over its part of a batch, for the test to compare.
 
-python worker_step.py OUT.npz        with TF_CONFIG in the environment
+python worker_step.py OUT.npz CASE ...        with TF_CONFIG in the environment
 """
 
 import random
@@ -98,7 +98,7 @@ def main():
     workers = open_workers(cluster, 120)
     workers.expect(BATCH)
     caught = int(re.search(r"SigCgt:\s*(\w+)", Path("/proc/self/status").read_text())[1], 16)
-    results = {c: compute(c, workers) for c in CASES}
+    results = {c: compute(c, workers) for c in sys.argv[2:]}
     values = {f"{case}/{key}": value for case, found in results.items() for key, value in found.items()}
     np.savez(sys.argv[1], **values, catches_sigterm=bool(caught >> signal.SIGTERM - 1 & 1))
     workers.close()

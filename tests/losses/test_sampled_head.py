@@ -79,8 +79,10 @@ def test_initial_centres_do_not_depend_on_the_workers(count):
     "stage",
     [
         replace(STAGE, sample_rate=0.5),
-        replace(STAGE, sample_rate=0.5, optimizer="adamw", learning_rate=0.01),
-        replace(STAGE, sample_rate=0.4, loss="curricularface", mixup=0.5, micro_batches=2),
+        pytest.param(replace(STAGE, sample_rate=0.5, optimizer="adamw", learning_rate=0.01), marks=pytest.mark.slow),
+        pytest.param(
+            replace(STAGE, sample_rate=0.4, loss="curricularface", mixup=0.5, micro_batches=2), marks=pytest.mark.slow
+        ),
     ],
     ids=["sgd", "adamw", "curricularface, mixup, in parts"],
 )

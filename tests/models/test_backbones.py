@@ -24,6 +24,7 @@ from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
 from my_mobilenet import my_mobilenet
 from tests.helpers.random_weights import random_weights
+from tests.helpers.slow import slow_unless_quick
 
 # MobileFaceNets, table 1: expansion, channels, repeats, stride.
 PAPER = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
@@ -374,7 +375,10 @@ def count_iresnet(repeats, embedding_size=512):
 
 @pytest.mark.parametrize(
     "depth, repeats, published",
-    [(18, (2, 2, 2, 2), 24.0), (34, (3, 4, 6, 3), 34.1), (50, (3, 4, 14, 3), 43.6), (100, (3, 13, 30, 3), 65.2)],
+    slow_unless_quick(
+        [(18, (2, 2, 2, 2), 24.0), (34, (3, 4, 6, 3), 34.1), (50, (3, 4, 14, 3), 43.6), (100, (3, 13, 30, 3), 65.2)],
+        [(18, (2, 2, 2, 2), 24.0), (50, (3, 4, 14, 3), 43.6)],
+    ),
 )
 def test_iresnet_has_insightfaces_parameters(depth, repeats, published):
     model = build_backbone(ModelConfig(backbone=f"iresnet{depth}", embedding_size=512))
@@ -501,7 +505,10 @@ def test_ghostfacenet_has_the_parameters_and_multiply_adds_of_its_table():
     assert multiply_adds(ghostfacenet_v1(stem_stride=2)) < 0.3 * multiply_adds(model)
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+QUICK = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50V2", "EfficientNetV2B0")
+
+
+@pytest.mark.parametrize("name", slow_unless_quick(APPLICATIONS, QUICK))
 def test_an_application_is_the_keras_net_with_fused_norms_and_prelu(name):
     model = application(name, 64)
     options = {} if name.startswith(("MobileNetV3", "Eff")) is False else {"include_preprocessing": False}
@@ -523,8 +530,13 @@ def test_an_application_is_the_keras_net_with_fused_norms_and_prelu(name):
     assert (model.input.name, model.layers[-1].name, model.output_shape) == ("input_1", "embeddings", (None, 64))
 
 
-@pytest.mark.parametrize("output_layer", ["GDC", "E", "GAP"])
-@pytest.mark.parametrize("kind", ["own", "leaky_relu"])
+@pytest.mark.parametrize(
+    ("output_layer", "kind"),
+    slow_unless_quick(
+        [(output, kind) for output in ("GDC", "E", "GAP") for kind in ("own", "leaky_relu")],
+        [("GDC", "own"), ("E", "leaky_relu")],
+    ),
+)
 def test_an_application_freezes_and_folds(output_layer, kind):
     config = ModelConfig(
         backbone="MobileNetV3Small", embedding_size=16, width=0.5, activation=kind, output_layer=output_layer
@@ -535,9 +547,9 @@ def test_an_application_freezes_and_folds(output_layer, kind):
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: iresnet(18, 16, image_size=(32, 32)),
-        lambda: mbf(16, image_size=(32, 32)),
-        lambda: ghostfacenet_v1(16, width=0.5, image_size=(32, 32)),
+        pytest.param(lambda: iresnet(18, 16, image_size=(32, 32)), marks=pytest.mark.slow),
+        pytest.param(lambda: mbf(16, image_size=(32, 32)), marks=pytest.mark.slow),
+        pytest.param(lambda: ghostfacenet_v1(16, width=0.5, image_size=(32, 32)), marks=pytest.mark.slow),
     ],
     ids=["iresnet18", "mbf", "ghostfacenet_v1"],
 )
@@ -579,7 +591,9 @@ def test_an_option_that_a_backbone_does_not_have_is_refused(options, message):
         build_backbone(ModelConfig(**options))
 
 
-@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetV2B0", "MobileNetV2"])
+@pytest.mark.parametrize(
+    "name", slow_unless_quick(["MobileNetV3Small", "EfficientNetV2B0", "MobileNetV2"], ["MobileNetV3Small"])
+)
 def test_an_application_with_its_own_activations_can_be_written_and_read_again(name, tmp_path):
     """MobileNetV3 has `x + 3.0` between its layers, which an .h5 cannot say."""
     model = application(name, embedding_size=8, activation="own")

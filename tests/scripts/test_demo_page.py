@@ -249,6 +249,7 @@ def test_a_photo_is_aligned_as_its_face_was_drawn(demo, models, faces, tmp_path)
     assert got is not None
 
 
+@pytest.mark.slow
 @needs_chromium
 @needs_faces
 def test_faces_of_real_photos_are_found(page, packages, tmp_path):

@@ -287,11 +287,9 @@ def test_pairs_may_come_from_memory(shades):
     assert rows.shape == (4, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.needs_data(PRETRAINED)
-@pytest.mark.parametrize(
-    "flip, acc, acc_std, vr",
-    [(False, 0.9938, 0.0029, 0.9873), pytest.param(True, 0.9940, 0.0028, 0.9883, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("flip, acc, acc_std, vr", [(False, 0.9938, 0.0029, 0.9873), (True, 0.9940, 0.0028, 0.9883)])
 def test_the_pretrained_model_scores_on_lfw_what_its_notes_say(flip, acc, acc_std, vr):
     io = Io(layout="nchw", pixels="imagenet", embedding_size=128)
     embedder = OnnxEmbedder(PRETRAINED, io, threads=2)

@@ -25,7 +25,7 @@ STAGE = Stage(
     loss="arcface", epochs=EPOCHS, scale=64.0, margin=0.5, warmup_scale=16.0, margin_warmup_steps=20, optimizer="sgd",
     learning_rate=0.1, warmup_steps=10, schedule="constant",
 )  # fmt: skip
-QUICK = ("mobilefacenet", "MobileNetV3Small")
+QUICK = ("mobilefacenet",)
 WIDTHS = {"mobilefacenet": 0.5, "my_mobilenet": 0.5, "ghostfacenet_v1": 0.5, "MobileNet": 0.5}
 
 

@@ -96,7 +96,10 @@ def assert_same_outputs(model, source):
     np.testing.assert_allclose(received, expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("net, folded, layers", [("iresnet", True, 31), ("iresnet", False, 31), ("mbf", False, 50)])
+@pytest.mark.parametrize(
+    "net, folded, layers",
+    [("iresnet", True, 31), pytest.param("iresnet", False, 31, marks=pytest.mark.slow), ("mbf", False, 50)],
+)
 def test_the_import_gives_what_onnx_runtime_gives(tmp_path, net, folded, layers):
     source = getattr(Arcface(folded), net)().save(tmp_path / "net.onnx")
 
@@ -110,7 +113,7 @@ def test_the_import_gives_what_onnx_runtime_gives(tmp_path, net, folded, layers)
     assert said["pixels"] == "pm1_exact" and said["slopes_rewritten"] == 0
 
 
-@pytest.mark.parametrize("net, folded", [("iresnet", False), ("mbf", True)])
+@pytest.mark.parametrize("net, folded", [pytest.param("iresnet", False, marks=pytest.mark.slow), ("mbf", True)])
 def test_slopes_above_1_become_slopes_below_1_of_the_same_function(tmp_path, net, folded):
     source = getattr(Arcface(folded, max_slope=3.0), net)().save(tmp_path / "net.onnx")
 

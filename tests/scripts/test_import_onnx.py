@@ -102,6 +102,7 @@ def test_relu_and_relu6_may_mix_and_survive_saving(tmp_path):
     assert model.get_layer("stem_dw_act").max_value is None and model.get_layer("stem_conv_act").max_value == 6
 
 
+@pytest.mark.slow
 def test_with_faces_training_begins_where_inference_is(tmp_path):
     source = Mobile("prelu", [1] * 4, folded=True).network().save(tmp_path / "net.onnx")
     faces = np.stack([synthetic_face(77, identity, 0) for identity in range(20)])

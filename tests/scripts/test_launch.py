@@ -355,6 +355,9 @@ def test_workers_that_need_the_network_keep_it_and_a_warning_names_their_ports(s
     one = start(LISTENS, "-n", "2", *flags, args=args)
     ports = [int(one.read(f"port.{rank}")) for rank in range(2)]
 
+    for rank in range(2):
+        one.read(f"reached.{rank}")  # a worker that ended earlier would not be reached by the other
+
     for port in ports:
         socket.create_connection(("127.0.0.1", port), 5).close()
 

@@ -34,6 +34,7 @@ from facelib.unit_vectors import row_cosines
 from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
 from tests.helpers.random_weights import random_weights
+from tests.helpers.slow import slow_unless_quick
 
 
 def rounded_by_formula(x, low, high):
@@ -141,7 +142,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", slow_unless_quick(NETS, ("prelu", "relu6", "leaky", "mobilefacenet", "small")))
 def test_without_the_rounding_the_copy_is_its_original(name, monkeypatch):
     monkeypatch.setattr(fake_quant._Range, "rounded", lambda self, x: x)
     monkeypatch.setattr(fake_quant, "round_kernel", lambda kernel, axes: kernel)

@@ -17,6 +17,7 @@ from facelib.training import epoch_files
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from facelib.training.recipe.schema import Stage
 from facelib.training.recipe.toml import load_recipe
+from tests.helpers.slow import slow_unless_quick
 from tests.helpers.training_runs import (
     BATCH,
     CLASSES,
@@ -116,25 +117,37 @@ def assert_equal_weights(one, other):
         np.testing.assert_array_equal(a[1].numpy(), b[1].numpy(), err_msg=a[0])
 
 
-@pytest.mark.parametrize("fails_at", [2 * STEPS + 1, 2 * STEPS + 2, 3 * STEPS + 1, 3 * STEPS + 3])
-@pytest.mark.parametrize("checkpoint_every", [1, 1000])
-def test_softmax_center_arcface_triplet_killed_anywhere_is_the_uninterrupted_run(tmp_path, fails_at, checkpoint_every):
+@pytest.fixture(scope="module")
+def scheduled(tmp_path_factory):
+    """(folder, trainer) of a run of SCHEDULE that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("scheduled")
+    return folder, fit(folder, replace(RECIPE, stage=SCHEDULE))[0]
+
+
+@pytest.mark.parametrize(
+    ("fails_at", "checkpoint_every"),
+    slow_unless_quick(
+        [(step, every) for step in (2 * STEPS + 1, 2 * STEPS + 2, 3 * STEPS + 1, 3 * STEPS + 3) for every in (1, 1000)],
+        [(2 * STEPS + 2, 1), (2 * STEPS + 2, 1000), (3 * STEPS + 1, 1), (3 * STEPS + 3, 1000)],
+    ),
+)
+def test_softmax_center_arcface_triplet_killed_anywhere_is_the_uninterrupted_run(
+    scheduled, tmp_path, fails_at, checkpoint_every
+):
     recipe = replace(RECIPE, stage=SCHEDULE)
-    whole, _ = fit(tmp_path / "whole", recipe)
     with pytest.raises(OSError):
         fit(tmp_path / "run", recipe, Data(fails_at=fails_at), checkpoint_every=checkpoint_every)
 
     resumed, is_complete = fit(tmp_path / "run", recipe)
 
     assert is_complete
-    assert_equal_weights(resumed, whole)
-    losses = [[line["loss"] for line in lines(tmp_path / name, "step")] for name in ("whole", "run")]
+    assert_equal_weights(resumed, scheduled[1])
+    runs = scheduled[0], tmp_path / "run"
+    losses = [[line["loss"] for line in lines(run, "step")] for run in runs]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4 * STEPS
-    for name in ("whole", "run"):
-        found = [
-            (line["stage"], line["loss"], line["optimizer"], line["epoch"]) for line in lines(tmp_path / name, "stage")
-        ]
+    for run in runs:
+        found = [(line["stage"], line["loss"], line["optimizer"], line["epoch"]) for line in lines(run, "stage")]
         assert found == [(0, "softmax", "adam", 1), (1, "softmax", "adam", 2), (2, "arcface", "sgd", 3),
                          (3, "batch_all_triplet", "sgd", 4)]  # fmt: skip
 
@@ -342,8 +355,7 @@ class Vectors:
         return self.rows[record_idx, is_flipped.astype(int)]
 
 
-@pytest.mark.parametrize("size", [4, 6])
-@pytest.mark.parametrize("loss", ["distill", "arcface"])
+@pytest.mark.parametrize(("loss", "size"), [("distill", 6), pytest.param("arcface", 4, marks=pytest.mark.slow)])
 def test_a_teacher_is_learned_alone_or_beside_a_margin_head(tmp_path, loss, size):
     own = {} if loss == "distill" else {"margin": 0.1, "scale": 8.0}
     stage = Stage(loss=loss, epochs=60, optimizer="adamw", learning_rate=0.02, weight_decay=0.0, **own)
