@@ -282,7 +282,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise FaceError(
-            f"'{folder.parent}' is not writable for you ({error.strerror}). Choose another place."
+            f"You may not write into '{folder.parent}' ({error.strerror}). Choose another place."
         ) from error
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

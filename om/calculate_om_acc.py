@@ -34,7 +34,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--model",
         type=Path,
         metavar="X.om",
-        help="the model; its sidecar has the embedding size",
+        help="the model; its sidecar, MODEL.om.json, has the embedding size",
     )
     add(
         "--embedding-size",

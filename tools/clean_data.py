@@ -122,8 +122,9 @@ def write(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray
     stays = verdict.labels >= 0
     if not stays.any():
         raise FaceError(
-            f"Cleaning leaves no identity of {args.min_images} faces within {args.max_angle:g} degrees: raise "
-            f"--max-angle, lower --min-images, or test the model."
+            f"After cleaning, an identity has at least {args.min_images} faces within {args.max_angle:g} degrees of "
+            "its centre. None has. Raise --max-angle or lower --min-images; if that does not help, test the model: its "
+            "embeddings may be bad."
         )
     names = [source.class_names[label] for label in np.unique(verdict.labels[stays])]
     new_labels = np.searchsorted(np.unique(verdict.labels[stays]), verdict.labels[stays])
@@ -186,7 +187,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--merge-angle",
         type=float,
         metavar="DEGREES",
-        help="merge identities whose centres are nearer than this (default: merge none)",
+        help="merge identities whose centres are less than this many degrees apart (default: merge none)",
     )
     add("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer faces left (default: 1)")
     add("--sheet", type=Path, metavar="PNG", help="where to draw the faces that were dropped or relabelled")

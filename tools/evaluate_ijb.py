@@ -2,8 +2,8 @@
 
     python tools/evaluate_ijb.py runs/demo/embedder.h5 --meta IJBC/meta --images IJBC/loose_crop
 
-MODEL is any artefact: .h5, .pb, .tflite or .onnx. The default switches are the field's N1 D1 F1: norms kept, weighed by
-detector score, mirrored image added. TAR@FAR is taken at the loosest threshold that keeps the FAR. The usual scripts
+MODEL is any artefact: .h5, .pb, .tflite or .onnx. The default switches are the field's N1 D1 F1: norms kept, weighted
+by detector score, mirrored image added. TAR@FAR is taken at the loosest threshold that keeps the FAR. The usual scripts
 take the point of scikit-learn's ROC whose FAR is nearest, above or below: their TAR can be a little higher.
 """
 
@@ -146,8 +146,8 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--meta", type=Path, required=True, metavar="DIR", help="folder with ijbc_face_tid_mid.txt (or ijbb_) and more")
     add("--images", type=Path, required=True, metavar="DIR", help="folder of the loose crops")
     add("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="what to test (default: both)")
-    add("--normalize", action=switch, default=False, help="N0: every image weighs the same, whatever its norm")
-    add("--detector-score", action=switch, default=True, help="D1: weigh each image by its detector score")
+    add("--normalize", action=switch, default=False, help="N0: every image has the same weight, whatever its norm")
+    add("--detector-score", action=switch, default=True, help="D1: weight each image by its detector score")
     add("--flip", action=switch, default=True, help="F1: add the embedding of the mirrored image")
     add(
         "--far", type=float, nargs="+", action="extend", metavar="RATE", help="TAR at these FARs (default: 1e-6 to 0.1)"

@@ -3,8 +3,8 @@
     python tools/house.py            this checkout
     python tools/house.py DIR        another one, such as an older version
 
-A file arrow means that one module of facelib imports another, at the top or inside a function. A room is a folder of
-facelib. The files directly in facelib are the hall.
+An arrow between two files means that one module of facelib imports the other, at the top or inside a function. A room
+is a folder of facelib. The files directly in facelib are the hall.
 """
 
 import argparse

@@ -163,8 +163,8 @@ def check_gallery_model(gallery: Gallery, model: Path | None) -> Path:
     if sha256_of(require_file(chosen, "model")) != gallery.model_sha256:
         raise FaceError(
             f"A gallery is searched with the model that made it. '{gallery.path}' was made with "
-            f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is another. Use that one, or "
-            f"enrol again: python predict.py enroll FOLDERS {gallery.path} --model {chosen}"
+            f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is another. Give --model the "
+            f"one that made it, or enrol again: python predict.py enroll FOLDERS {gallery.path} --model {chosen}"
         )
     return chosen
 

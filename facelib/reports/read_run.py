@@ -251,7 +251,8 @@ def read_training_log(path: Path) -> TrainingLog:
             if number == len(lines):
                 break
             raise FaceError(
-                f"Each line of metrics.jsonl is a JSON object with its step. '{path}' line {number} is not. Remove it."
+                f"Each line of metrics.jsonl is a JSON object with its step. Line {number} of '{path}' is not. Remove "
+                "that line."
             ) from error
     return TrainingLog(*([entries[key] for key in sorted(entries)] for entries in found.values()))
 

@@ -213,7 +213,7 @@ def test_faces_that_stay_keep_their_bytes(folders):
         (["--max-angle", "0"], "--max-angle is between 0 and 180 degrees. Received: 0"),
         (["--merge-angle", "95"], "--merge-angle is between 0 and 90 degrees. Received: 95"),
         (["--min-images", "0"], "--min-images is at least 1"),
-        (["--min-images", "50"], "leaves no identity"),
+        (["--min-images", "50"], "After cleaning, an identity has at least 50 faces"),
         (["--head", "x.h5", "--merge-angle", "5"], "--head has its own class centres"),
         (["--sheet", "x.jpg"], "png"),
     ],

@@ -1,7 +1,7 @@
 """IJB-B and IJB-C: from embeddings of images to templates, to verification (1:1) and identification (1:N).
 
 Pooling as the field does it (Whitelam et al., IJB-B, CVPRW 2017; InsightFace, eval_ijbc.py), with its three switches:
-N0 scales each image's embedding to unit length, N1 keeps its norm; D1 weighs it by the detector's score, D0 does not;
+N0 scales each image's embedding to unit length, N1 keeps its norm; D1 weights it by the detector's score, D0 does not;
 F1 adds the mirrored image's embedding, F0 does not (see ijb_images).
 """
 
@@ -86,7 +86,7 @@ def pool_templates(
 ) -> np.ndarray:
     """One unit vector a template: mean over the images of one media, sum over media, scaled to unit length.
 
-    Frames of one video are one media, so a long video weighs as much as one photo.
+    Frames of one video are one media, so a long video has the weight of one photo.
 
     Args:
         rows: float32 [N, D], embeddings of `faces.images`, not normalised.

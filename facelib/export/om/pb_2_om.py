@@ -214,7 +214,10 @@ def read_aipp(path: Path) -> dict[str, str]:
                 f"'{path}' has {settings.get(key, 'no such line')}. Start from om/aipp.cfg."
             )
     if len(re.findall(r"aipp_op\s*\{", text)) != 1:
-        raise FaceError(f"A net with one input has one aipp_op {{ }}. '{path}' has none or several. See om/aipp.cfg.")
+        raise FaceError(
+            f"An AIPP file for a net with one input has exactly one aipp_op {{ }} block. '{path}' has none or several. "
+            "Write one as in om/aipp.cfg."
+        )
     return settings
 
 
