@@ -6,7 +6,7 @@ python evaluate_data.py runs/demo/embedder.h5 --valid valid_dataset/
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.keras_h5 import open_keras
-from facelib.sidecar import check_sidecar
+from facelib.sidecar import check_sidecar, keep_flags
 
 OpenEmbedder = Callable[[Path, Io, int], Embedder]
 
@@ -179,6 +179,7 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
         embedder, sets, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
         threads=args.threads,
     )  # fmt: skip
+    sidecar = keep_flags(args.model, kind, replace(io, embedding_size=embedder.embedding_size), sidecar)
     mean_cosine = getattr(embedder, "mean_cosine", None)
     return finish_test(args, evaluation, sidecar.kind if sidecar else kind, mean_cosine)
 
@@ -308,7 +309,7 @@ def _next_command(kind: str, model: Path) -> tuple[object, ...]:
     commands: dict[str, tuple[object, ...]] = {
         "h5": ("python", "h5_2_pb.py", model),
         "frozen_pb": ("./optimize_pb.sh", model),
-        "optimized_pb": ("python", "pb_2_tflite.py", model, "--mode", "int8"),
+        "optimized_pb": ("python", "pb_2_tflite.py", model, "--mode", "float"),
     }
     run = model.parent.parent if model.parent.name == "export" else model.parent
     return commands.get(kind, ("python", "report.py", run))

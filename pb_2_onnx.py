@@ -17,8 +17,8 @@ from facelib.export.int8_graph import without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import require_file, write_bytes
 from facelib.model_input import to_model_input
-from facelib.runtimes.frozen_graph import INPUT, OUTPUT, check_names, input_size, load_graph, node_of, open_graph
-from facelib.sidecar import check_sidecar, parity_record, write_sidecar
+from facelib.runtimes.frozen_graph import INPUT, OUTPUT, node_of, open_graph
+from facelib.sidecar import check_sidecar, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 
@@ -38,31 +38,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_file(args.model, "frozen graph or .h5")
     is_h5 = args.model.suffix == ".h5"
     out = args.out or args.model.parent / ("export" if is_h5 else "") / "model.onnx"
-    io = choose_io(check_sidecar(args.model), args)
+    sidecar = check_sidecar(args.model)
+    io = choose_io(sidecar, args)
     if io.layout != "nhwc":
         raise FaceError(
             f"The converter takes NHWC graphs. '{args.model}' is {io.layout}. Convert the graph of h5_2_pb.py."
         )
     quiet_tensorflow()
     from facelib.export.freeze import freeze_file
+    from facelib.export.graph_input import load_sized, without_normalisation
     from facelib.export.onnx.convert import graph_to_onnx
     from facelib.export.optimize import optimize
 
-    graph = freeze_file(args.model)[1] if is_h5 else load_graph(args.model)
-    io = replace(io, input=INPUT, output=OUTPUT) if is_h5 else io
-    check_names(graph, args.model, io.input, io.output)
-    size = input_size(graph, io.input) or io.size
-    optimized = without_fake_quant(optimize(graph, io.input, io.output), node_of(io.output))
-    graph = without_fake_quant(graph, node_of(io.output))
-    converted = graph_to_onnx(optimized, io.input, io.output, size, prelu_nodes=args.prelu_nodes)
+    if is_h5:
+        _, graph, size = freeze_file(args.model)
+        fed, io = io, replace(io, input=INPUT, output=OUTPUT, size=size)
+    else:
+        graph, io = load_sized(args.model, io)
+        fed = io
+    source, target = node_of(io.input), node_of(io.output)
+    embedder = without_normalisation(graph, io)
+    optimized = without_fake_quant(optimize(embedder, source, target), target)
+    converted = graph_to_onnx(optimized, source, target, io.size, prelu_nodes=args.prelu_nodes)
     model = converted.SerializeToString()
     cosines = check_parity(
         f"'{out}' and '{args.model}'", "onnx", open_onnx(model),
-        open_graph(graph, args.model, io.input, io.output), to_model_input(parity_faces(size), io),
+        open_graph(without_fake_quant(graph, target), args.model, io.input, io.output),
+        to_model_input(parity_faces(io.size), io),
     )  # fmt: skip
     write_bytes(out, model)
-    io = replace(io, input=node_of(io.input), output=node_of(io.output), size=size)
-    write_sidecar(out, kind="onnx", made_from=args.model, io=io, parity=parity_record(cosines))
+    keep_flags(args.model, "h5" if is_h5 else "frozen_pb", fed, sidecar)
+    write_sidecar(
+        out, kind="onnx", made_from=args.model, io=replace(io, input=source, output=target),
+        parity=parity_record(cosines),
+    )  # fmt: skip
     print(f"worst cosine to the graph {cosines.min():.7f} on {len(cosines)} faces")
     print(f"wrote {out} ({len(model) / 2**20:.2f} MiB){next_step('python', 'onnx_test.py', out)}")
     return 0

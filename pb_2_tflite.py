@@ -19,15 +19,16 @@ import numpy as np
 from facelib.cli import add_io_flags, choose_io, next_step, print_notes, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
+from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation
 from facelib.export.int8_graph import has_fake_quant, without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
 from facelib.export.tflite.convert import EDGES, MODES, TfliteOptions, graph_to_tflite
 from facelib.export.tflite.layer_errors import LayerError, draw, layer_errors, worst
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io, to_model_input
-from facelib.runtimes.frozen_graph import check_names, input_size, load_graph, node_of, open_graph
+from facelib.runtimes.frozen_graph import node_of, open_graph
 from facelib.runtimes.tflite import Lite
-from facelib.sidecar import check_sidecar, parity_record, write_sidecar
+from facelib.sidecar import check_sidecar, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 NUM_PARITY_CROPS = 32
@@ -54,6 +55,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--edges", choices=tuple(EDGES), default="uint8", help=edges_help)
     keep_help = "compute these layers in float: prefixes of layer names, such as of those that lose most"
     add("--keep-float", nargs="+", action="extend", default=[], metavar="LAYER", help=keep_help)
+    raw_help = (
+        "the model takes raw RGB pixels, NHWC, whatever the graph takes (default: in int8; else what the graph takes)"
+    )
+    parser.add_argument("--raw-pixels", action=argparse.BooleanOptionalAction, help=raw_help)
     add_io_flags(parser)
     return parser.parse_args(argv)
 
@@ -62,32 +67,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     require_file(args.model, "frozen graph")
     out = args.out or args.model.parent / f"model_{args.mode}.tflite"
-    io = choose_io(check_sidecar(args.model), args)
-    check_request(args, io)
+    sidecar = check_sidecar(args.model)
+    io = choose_io(sidecar, args)
+    raw_pixels = args.raw_pixels if args.raw_pixels is not None else args.mode == "int8"
+    check_request(args, io, raw_pixels)
     crops, calibration = None, None
     if args.calibration:
         notes: list[str] = []
         crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size, notes)
         print_notes(notes)
     quiet_tensorflow()
-    graph = load_graph(args.model)
-    check_names(graph, args.model, io.input, io.output)
-    size = input_size(graph, io.input) or io.size
+    graph, fed = load_sized(args.model, io)
+    run = open_graph(without_fake_quant(graph, node_of(io.output)), args.model, io.input, io.output)
+    graph, io = without_normalisation(graph, fed), fed
+    if raw_pixels:
+        graph, io = with_raw_pixels(graph, io)
     plain = without_fake_quant(graph, node_of(io.output))
     is_int8, is_trained = args.mode == "int8", has_fake_quant(graph)
     if is_int8 and crops is None and not is_trained:
         raise FaceError(ASK_FOR_CROPS)
     options = TfliteOptions(args.mode, None if is_trained else crops, args.edges, tuple(args.keep_float))
-    shape = (1, *size, 3)
+    shape = (1, *io.size, 3)
     model = graph_to_tflite(graph if is_int8 else plain, io, shape, options)
     lite = Lite(model, input=io.input, output=io.output)
     if is_int8:
         check_edges(lite, args)
-    faces = parity_faces(size) if crops is None else crops[:NUM_PARITY_CROPS]
+    faces = parity_faces(io.size) if crops is None else crops[:NUM_PARITY_CROPS]
     kind = f"tflite_{args.mode}"
-    run = open_graph(plain, args.model, io.input, io.output)
     pixels = to_model_input(faces, io)
-    cosines = check_parity(f"'{out}' and '{args.model}'", kind, embed_one_by_one(lite), run, pixels)
+    parents = run(to_model_input(faces, fed))
+    cosines = check_parity(f"'{out}' and '{args.model}'", kind, embed_one_by_one(lite), lambda _: parents, pixels)
     record = {}
     if is_int8:
         errors = layer_errors(
@@ -99,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "layers": [error.as_dict() for error in errors],
         }
     write_bytes(out, model)
-    io = replace(io, size=size, dtype=EDGES[args.edges][0] if is_int8 else "float32")
+    keep_flags(args.model, "frozen_pb", fed, sidecar)
+    io = replace(io, dtype=EDGES[args.edges][0] if is_int8 else "float32")
     write_sidecar(out, kind=kind, made_from=args.model, io=io, parity=parity_record(cosines), **record)
     on = "synthetic faces" if crops is None else "crops"
     if is_int8:
@@ -115,13 +125,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check_request(args: argparse.Namespace, io: Io) -> None:
+def check_request(args: argparse.Namespace, io: Io, raw_pixels: bool) -> None:
     """Refuses impossible requests before the slow imports."""
     is_int8 = args.mode == "int8"
-    if is_int8 and io.pixels != "raw":
-        raise FaceError(f"An int8 model takes raw pixels 0..255. '{args.model}' takes {io.pixels}. Use --mode dynamic.")
-    if io.layout != "nhwc":
-        raise FaceError(f"TFLite models are NHWC. '{args.model}' is {io.layout}.")
+    if is_int8 and not raw_pixels:
+        raise FaceError("An int8 model takes raw pixels 0..255. Received: --no-raw-pixels. Leave it out.")
+    if io.layout != "nhwc" and not raw_pixels:
+        raise FaceError(f"TFLite models are NHWC. '{args.model}' is {io.layout}. Use --raw-pixels.")
     if not is_int8 and (args.edges != "uint8" or args.keep_float):
         raise FaceError(f"--edges and --keep-float need --mode int8. Received: --mode {args.mode}.")
 

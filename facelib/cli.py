@@ -189,12 +189,15 @@ def add_pixel_flags(other) -> None:
     other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")
 
 
-def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
+def choose_io(sidecar: Sidecar | None, args: argparse.Namespace, needs_flags: bool = True) -> Io:
     """How to feed the artefact: from its sidecar, or from the flags when it has none.
+
+    A sidecar that earlier flags wrote (`facelib.sidecar.keep_flags`) is the default of these.
 
     Args:
         sidecar: of the artefact; None when it has none.
         args: the flags of `add_io_flags`, with `model`.
+        needs_flags: whether an artefact without a sidecar needs flags; if not, the defaults are taken and said.
 
     Raises:
         FaceError: neither a sidecar nor flags, or a flag that contradicts the sidecar.
@@ -203,6 +206,9 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
              "crop": "size"}  # fmt: skip
     given = {name: getattr(args, flag) for flag, name in flags.items() if getattr(args, flag, None) is not None}
     if sidecar is None:
+        if not given and not needs_flags:
+            print_notes([f"'{args.model}' is taken for a net of raw RGB pixels; if not, say --color and --pixels"])
+            return Io()
         if not given:
             raise FaceError(
                 f"'{args.model}' has no sidecar '{args.model.name}.json' that says how to feed it. Use flags: "
@@ -210,6 +216,8 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace) -> Io:
                 f"[--input NAME --output NAME --crop H,W]"
             )
         return replace(Io(), **given)
+    if sidecar.is_from_flags:
+        return replace(sidecar.io, **{**given, "embedding_size": 0}) if given else sidecar.io
     for name, value in given.items():
         if getattr(sidecar.io, name) != value:
             flag = {"colour": "color", "size": "crop"}.get(name, name)

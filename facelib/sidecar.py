@@ -3,6 +3,7 @@
 The sidecar holds the SHA-256 of its artefact: an artefact that was changed afterwards is refused.
 """
 
+import errno
 import os
 import subprocess
 import sys
@@ -44,6 +45,11 @@ class Sidecar:
     training_data: Any = None
     rest: dict = field(default_factory=dict)
 
+    @property
+    def is_from_flags(self) -> bool:
+        """Whether `io` is what the user said with flags; other flags then replace it."""
+        return self.rest.get("io_from") == "flags"
+
 
 def sidecar_path(artefact: Path) -> Path:
     """`X` -> `X.json`."""
@@ -84,10 +90,39 @@ def write_sidecar(
         "template": [list(point) for point in TEMPLATE_112],
         "licence": licence if licence is not None else (parent.licence if parent else None),
         "training_data": training_data if training_data is not None else (parent.training_data if parent else None),
+        **({"io_from": "flags"} if parent and parent.is_from_flags else {}),
         **extra,
     }
     write_json(sidecar_path(artefact), value)
     return sidecar_path(artefact)
+
+
+def keep_flags(artefact: Path, kind: str, io: Io, sidecar: Sidecar | None) -> Sidecar | None:
+    """Writes the sidecar of a file that came without one, so that no later command needs its flags.
+
+    Call it once the file was run as `io` says. A file that has a sidecar keeps it, unless other flags replaced it. In a
+    folder that cannot be written the flags are not kept.
+
+    Args:
+        artefact: the file.
+        kind: of artefact, where no sidecar says it.
+        io: how it was fed.
+        sidecar: of the file; None when it has none.
+
+    Returns: the sidecar that the file has now.
+    """
+    if sidecar is not None and (not sidecar.is_from_flags or sidecar.io == io):
+        return sidecar
+    try:
+        if sidecar is None:
+            write_sidecar(artefact, kind=kind, made_from=None, io=io, io_from="flags")
+        else:
+            write_json(sidecar.path, {**sidecar.rest, "io": io.as_dict()})
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return sidecar
+    return read_sidecar(artefact)
 
 
 def read_sidecar(artefact: Path) -> Sidecar | None:
@@ -113,6 +148,8 @@ def check_sidecar(artefact: Path) -> Sidecar | None:
     artefact = require_file(artefact, "model")
     sidecar = read_sidecar(artefact)
     if sidecar is not None and sha256_of(artefact) != sidecar.sha256:
+        if sidecar.is_from_flags and sidecar.rest.get("made_from") is None:  # another file of the user, said anew
+            return None
         raise FaceError(
             f"'{artefact}' was changed after its sidecar '{sidecar.path.name}' was written (SHA-256 disagrees). "
             f"Make it again, or remove the sidecar and say with flags how to feed it."

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (io.pixels, io.layout) != ("raw", "nhwc"):
         raise FaceError(
             f"A kmodel is compiled from a .tflite that takes raw pixels, NHWC. '{args.model}' takes {io.pixels}, "
-            f"{io.layout}. Convert the graph of h5_2_pb.py."
+            f"{io.layout}. Make it again: pb_2_tflite.py --mode float --raw-pixels."
         )
     nncase_command()  # refuses a missing environment before the crops are read
     notes: list[str] = []

@@ -33,7 +33,7 @@ from facelib.evaluation.ijb.protocol import (
 )
 from facelib.files import sha256_of, write_json
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.sidecar import check_sidecar
+from facelib.sidecar import check_sidecar, keep_flags
 
 FPIRS = (0.01, 0.1)
 RANKS = (1, 5)
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     embedder = open_embedder(args.model, io, args.threads)
     print(f"{paths.name}: {len(faces.images):,} images, {len(faces.template_ids):,} templates, {_switches(args)}")
     embedded = embed_faces(embedder, faces, args.images, flip=args.flip, threads=args.threads)
+    keep_flags(args.model, args.model.suffix[1:], io, sidecar)
     templates = pool_templates(embedded.rows, faces, normalize=args.normalize, detector_score=args.detector_score)
     results = {}
     for protocol, test in zip(args.protocol, tests, strict=True):

@@ -10,60 +10,49 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import next_step, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import fold_batch_norms
+from facelib.export.graph_input import load_sized
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import require_file
-from facelib.model_input import Io, to_model_input
-from facelib.runtimes.frozen_graph import (
-    INPUT,
-    OUTPUT,
-    check_names,
-    input_size,
-    load_graph,
-    node_of,
-    open_graph,
-    prune,
-    save_graph,
-)
-from facelib.sidecar import check_sidecar, parity_record, write_sidecar
+from facelib.model_input import to_model_input
+from facelib.runtimes.frozen_graph import node_of, open_graph, prune, save_graph
+from facelib.sidecar import check_sidecar, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__, prog="optimize_pb.sh")
-    parser.add_argument("graph", type=Path, metavar="IN.pb", help="the frozen graph")
+    parser.add_argument("model", type=Path, metavar="IN.pb", help="the frozen graph")
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT.pb", help="default: optimized.pb beside IN.pb")
-    parser.add_argument("--input", metavar="NAME", help=f"input of a graph without a sidecar (default: {INPUT})")
-    parser.add_argument("--output", metavar="NAME", help=f"output of a graph without a sidecar (default: {OUTPUT})")
+    add_io_flags(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    out = args.out or args.graph.parent / "optimized.pb"
-    if out.resolve() == require_file(args.graph, "frozen graph").resolve():
+    out = args.out or args.model.parent / "optimized.pb"
+    if out.resolve() == require_file(args.model, "frozen graph").resolve():
         raise FaceError(f"IN.pb and OUT.pb are two files. Received: '{out}' for both. Name another OUT.pb.")
-    sidecar = check_sidecar(args.graph)
-    io = sidecar.io if sidecar else Io(input=args.input or INPUT, output=args.output or OUTPUT)
+    sidecar = check_sidecar(args.model)
+    io = choose_io(sidecar, args, needs_flags=False)
     quiet_tensorflow()
-    frozen = load_graph(args.graph)
-    check_names(frozen, args.graph, io.input, io.output)
+    frozen, io = load_sized(args.model, io)
     optimized = optimize(frozen, io.input, io.output)
-    pixels = to_model_input(parity_faces(input_size(frozen, io.input) or io.size), io)
+    pixels = to_model_input(parity_faces(io.size), io)
     cosines = check_parity(
-        f"'{out}' and '{args.graph}'",
+        f"'{out}' and '{args.model}'",
         "optimized_pb",
         open_graph(optimized, out, io.input, io.output),
-        open_graph(frozen, args.graph, io.input, io.output),
+        open_graph(frozen, args.model, io.input, io.output),
         pixels,
     )
     save_graph(optimized, out)
     before, after = len(frozen.node), len(optimized.node)
-    if sidecar:
-        nodes = {"before": before, "after": after}
-        write_sidecar(out, kind="optimized_pb", made_from=args.graph, io=io, nodes=nodes, parity=parity_record(cosines))
+    keep_flags(args.model, "frozen_pb", io, sidecar)
+    nodes = {"before": before, "after": after}
+    write_sidecar(out, kind="optimized_pb", made_from=args.model, io=io, nodes=nodes, parity=parity_record(cosines))
     print(f"{before} nodes -> {after} ({100 * (1 - after / before):.0f} % fewer); worst cosine {cosines.min():.7f}")
     hint = next_step("python", "pb_2_tflite.py", out, "--mode", "float")
     print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB){hint}")

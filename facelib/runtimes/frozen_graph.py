@@ -103,6 +103,28 @@ def load_graph(path: Path):
         FaceError: no such file, or one that is empty, truncated, a SavedModel or no graph at all, or a graph that does
             more than compute (`pure_ops`).
     """
+    graph = read_graph(path)
+    variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
+    if variables:
+        raise FaceError(
+            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as '{variables[0]}': "
+            f"freeze it first (h5_2_pb.py does)."
+        )
+    check_ops(graph, path)
+    names = {node.name for node in graph.node}
+    missing = [name for node in graph.node for name in map(node_of, node.input) if name not in names]
+    if missing:
+        raise FaceError(f"'{path}' is damaged: it needs a node {missing[0]!a} and has none. Make or copy it again.")
+    fix_phase(graph)
+    return graph
+
+
+def read_graph(path: Path):
+    """The GraphDef in a file, as it is. It was not checked: do not run it.
+
+    Raises:
+        FaceError: no such file, or one that is no graph.
+    """
     import tensorflow as tf
 
     data = require_file(path, "frozen graph").read_bytes()
@@ -118,18 +140,6 @@ def load_graph(path: Path):
         raise FaceError(f"'{path}' is not a TensorFlow graph, or it is damaged. {hint}.") from error
     if not graph.node or not all(node.op for node in graph.node):
         raise FaceError(f"'{path}' holds no TensorFlow graph. {hint}.")
-    variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
-    if variables:
-        raise FaceError(
-            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as '{variables[0]}': "
-            f"freeze it first (h5_2_pb.py does)."
-        )
-    check_ops(graph, path)
-    names = {node.name for node in graph.node}
-    missing = [name for node in graph.node for name in map(node_of, node.input) if name not in names]
-    if missing:
-        raise FaceError(f"'{path}' is damaged: it needs a node {missing[0]!a} and has none. {hint}.")
-    fix_phase(graph)
     return graph
 
 
@@ -161,11 +171,18 @@ def check_names(graph, path: Path | str, input_name: str, output_name: str) -> N
         raise FaceError(f"An embedder has one input. '{output_name}' of '{path}' needs {_listed(needed)}.")
 
 
-def input_size(graph, input_name: str) -> tuple[int, int] | None:
-    """(height, width) in pixels of an NHWC Placeholder; None if the graph leaves it open."""
+def input_size(graph, input_name: str, layout: str = "nhwc") -> tuple[int, int] | None:
+    """(height, width) in pixels of a Placeholder; None if the graph leaves it open.
+
+    Args:
+        graph: GraphDef.
+        input_name: of the Placeholder.
+        layout: order of its axes, 'nhwc' | 'nchw'.
+    """
     node = next(node for node in graph.node if node.name == node_of(input_name))
     dims = [dim.size for dim in node.attr["shape"].shape.dim]
-    return (dims[1], dims[2]) if len(dims) == 4 and min(dims[1:3]) > 0 else None
+    sides = dims[1:3] if layout == "nhwc" else dims[2:]
+    return (sides[0], sides[1]) if len(dims) == 4 and min(sides) > 0 else None
 
 
 def _input_dtype(graph, input_name: str) -> np.dtype:

@@ -50,7 +50,8 @@ def input_shape(graph, input_name: str, path: Path) -> list[int]:
         shown = "unknown" if shape.unknown_rank else f"[{', '.join('?' if n < 1 else str(n) for n in dims)}]"
         raise FaceError(
             f"Ascend needs static shapes: only the batch of the input may be open, [?, H, W, C]. "
-            f"'{input_name}' of '{path}' is {shown}. Freeze the net with its size: python h5_2_pb.py MODEL.h5"
+            f"'{input_name}' of '{path}' is {shown}. Freeze the net with its size (python h5_2_pb.py MODEL.h5), or say "
+            f"--crop H,W."
         )
     if dims[0] not in (-1, 0, 1):
         raise FaceError(

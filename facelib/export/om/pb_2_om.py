@@ -16,25 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import next_step, run_cli, script_parser
+from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.errors import FaceError
+from facelib.export.graph_input import load_sized
 from facelib.export.int8_graph import has_fake_quant
 from facelib.export.om.graph_rules import asks_shapes, find_unknown_ops, fix_shapes, input_shape
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import require_file
 from facelib.model_input import PIXEL_SCALINGS, Io, to_model_input
-from facelib.runtimes.frozen_graph import (
-    INPUT,
-    MAX_LISTED,
-    OUTPUT,
-    check_names,
-    load_graph,
-    node_of,
-    open_graph,
-    prune,
-    save_graph,
-)
-from facelib.sidecar import check_sidecar, write_sidecar
+from facelib.runtimes.frozen_graph import MAX_LISTED, load_graph, node_of, open_graph, prune, read_graph, save_graph
+from facelib.sidecar import check_sidecar, keep_flags, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 _NEUTRAL = {"mean_chn": 0.0, "min_chn": 0.0, "var_reci_chn": 1.0}
@@ -48,10 +39,8 @@ IMPL_MODES = ("high_precision", "high_performance", "high_precision_for_all", "h
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__, prog="pb_2_om.sh")
     add = parser.add_argument
-    add("graph", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
+    add("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
     add("out", type=Path, nargs="?", metavar="OUT", help="default: model.om beside IN.pb")
-    add("--input", metavar="NAME", help=f"input of a graph without a sidecar (default: {INPUT})")
-    add("--output", metavar="NAME", help=f"output of a graph without a sidecar (default: {OUTPUT})")
     add = parser.add_argument_group("passed on to atc").add_argument
     add(
         "--soc_version",
@@ -63,39 +52,40 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output_type", choices=("FP32", "FP16"), help="type of the embedding (default: atc's choice)")
     add("--insert_op_conf", type=Path, metavar="CFG", help="AIPP: the model takes uint8 pixels; see om/aipp.cfg")
     add("--fusion_switch_file", type=Path, metavar="CFG", help="fusion rules to turn off")
+    add_io_flags(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    out = args.out or args.graph.parent / "model.om"
+    out = args.out or args.model.parent / "model.om"
     out = out if out.suffix == ".om" else out.with_name(out.name + ".om")
-    if args.graph.is_dir() and (args.graph / "saved_model.pb").is_file():
+    if args.model.is_dir() and (args.model / "saved_model.pb").is_file():
         raise FaceError(
-            f"atc takes a frozen GraphDef. '{args.graph}' is a SavedModel: freeze the Keras model instead "
+            f"atc takes a frozen GraphDef. '{args.model}' is a SavedModel: freeze the Keras model instead "
             f"(python h5_2_pb.py MODEL.h5)."
         )
-    require_file(args.graph, "frozen graph")
-    sidecar = check_sidecar(args.graph)
-    io = sidecar.io if sidecar else Io(input=args.input or INPUT, output=args.output or OUTPUT)
+    require_file(args.model, "frozen graph")
+    sidecar = check_sidecar(args.model)
+    io = choose_io(sidecar, args, needs_flags=False)
     if args.fusion_switch_file:
         require_file(args.fusion_switch_file, "fusion switch file")
-    fed = io
     if args.insert_op_conf:
         read_aipp(args.insert_op_conf)
-        fed = io_with_aipp(io, args.insert_op_conf) if sidecar else io
     quiet_tensorflow()
-    graph = load_graph(args.graph)
-    check_names(graph, args.graph, io.input, io.output)
+    is_said = sidecar is not None or any(getattr(args, name) is not None for name in ("color", "pixels", "crop"))
+    graph, io = load_sized(args.model, io, is_open_allowed=is_said)
+    fed = io_with_aipp(io, args.insert_op_conf) if args.insert_op_conf and is_said else io
     if has_fake_quant(graph):
         raise FaceError(
-            f"atc takes a float net. '{args.graph}' has the fake quantisation of quantize_aware.py. Convert the graph "
+            f"atc takes a float net. '{args.model}' has the fake quantisation of quantize_aware.py. Convert the graph "
             f"of the embedder.h5 that quantize_aware.py started from."
         )
-    shape = input_shape(graph, io.input, args.graph)
-    fed = replace(fed, size=(shape[1], shape[2]))
-    source = make_static(args.graph, graph, io, out, sidecar is not None)
-    report_ops(graph if source == args.graph else load_graph(source), io.output)
+    shape = input_shape(graph, io.input, args.model)
+    if is_said or not args.insert_op_conf:
+        sidecar = keep_flags(args.model, "frozen_pb", io, sidecar)
+    source = make_static(args.model, graph, io, out, sidecar is not None)
+    report_ops(graph if source == args.model else load_graph(source), io.output)
     command = atc_command(source, out, io, shape, args)
     print(f"the input is fixed to one face by --input_shape\n\n{shlex.join(command)}\n", flush=True)
     if shutil.which("atc") is None:
@@ -106,14 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_atc(command, out)
     if sidecar:
         names = ("soc_version", "precision_mode", "op_select_implmode", "output_type")
-        write_sidecar(out, kind="om", made_from=args.graph, io=fed, atc={name: getattr(args, name) for name in names})
+        write_sidecar(out, kind="om", made_from=args.model, io=fed, atc={name: getattr(args, name) for name in names})
     hint = next_step("python", "om/image2bin.py", "FILE.bin", "DIR", "--model", out)
     print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB){hint}")
     return 0
 
 
 def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path:
-    """The graph file for atc: `path`, or a copy beside `out` that takes one face, if the graph computes shapes.
+    """The graph file for atc: `path`, or a copy beside `out` that takes one face.
+
+    The copy is for a graph that computes shapes, and for one whose file asks for the phase of training.
 
     Args:
         path: of the graph.
@@ -126,7 +118,7 @@ def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path
         FaceError: a shape that depends on more than the number of faces.
     """
     fixed = fix_shapes(graph, io.input, io.output, path)
-    if not asks_shapes(graph, io.output):
+    if not asks_shapes(graph, io.output) and graph == read_graph(path):
         return path
     copy = out.with_name(f"{out.stem}_batch1.pb")
     if copy.resolve() == path.resolve():
@@ -142,7 +134,8 @@ def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path
     if has_sidecar:
         write_sidecar(copy, kind="batch1_pb", made_from=path, io=io)
     print(
-        f"wrote {copy}: the graph for one face, {len(graph.node)} -> {len(fixed.node)} nodes, without computed shapes"
+        f"wrote {copy}: the graph for one face, {len(graph.node)} -> {len(fixed.node)} nodes, without computed shapes "
+        f"and phases of training"
     )
     return copy
 

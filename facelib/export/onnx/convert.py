@@ -12,6 +12,7 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import constants_of
+from facelib.export.graph_input import static_shapes
 from facelib.export.onnx.nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
 from facelib.runtimes.frozen_graph import node_of
 
@@ -82,7 +83,7 @@ class _Builder:
         for node in self.graph.node:
             for reference in node.input:
                 self.uses[node_of(reference)] = self.uses.get(node_of(reference), 0) + 1
-        self.shapes = _static_shapes(self.graph, self.source, self.size)
+        self.shapes = static_shapes(self.graph, self.source, (*self.size, 3))
 
     def rank(self, name: str) -> int:
         return len(self.shapes[name])
@@ -201,15 +202,3 @@ class _Builder:
         if self.rank(node.name) != 4 or value.size == 1:
             return value
         return value.reshape((1,) * (4 - value.ndim) + value.shape).transpose(TO_CHANNELS_FIRST)[0]
-
-
-def _static_shapes(graph, source: str, size: tuple[int, int]) -> dict[str, list]:
-    """{node: shape of its first output}; open sizes are None, and outputs of unknown rank are left out."""
-    import tensorflow as tf
-
-    with tf.Graph().as_default() as inside:
-        images = tf.compat.v1.placeholder(tf.float32, [None, *size, 3])
-        tf.import_graph_def(graph, input_map={f"{source}:0": images}, name="")
-        outputs = {op.name: op.outputs[0].shape for op in inside.get_operations() if op.outputs}
-    shapes = {name: shape.as_list() for name, shape in outputs.items() if shape.rank is not None}
-    return {**shapes, source: [None, *size, 3]}
