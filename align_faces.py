@@ -8,6 +8,9 @@ template. Crops are JPEGs of quality 95 with the names of the photos. Run it aga
 Photos that cannot be read or show no face are listed in OUT/skipped.csv.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import os
 import shlex

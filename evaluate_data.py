@@ -3,6 +3,9 @@
 python evaluate_data.py runs/demo/embedder.h5 --valid valid_dataset/
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import os
 from collections.abc import Callable, Sequence

@@ -7,6 +7,9 @@ passes the gate if its ACC and VR fall by at most --max-acc-drop and --max-vr-dr
 embedder.h5. Artefacts and reports that are up to date are not made again, so an interrupted run continues.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import os
 import shlex

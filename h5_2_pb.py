@@ -6,6 +6,9 @@ The input of the graph is `input_1`, raw RGB pixels of any number of faces. The 
 normalisation.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace

@@ -8,6 +8,9 @@ then like a trained model: export it with h5_2_pb.py, optimize_pb.sh and pb_2_tf
 with train.py --init-from.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass

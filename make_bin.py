@@ -7,6 +7,9 @@ Random pairs: half genuine, in 10 blocks for 10-fold evaluation, no identity in 
 Images are aligned 112x112 JPEG or PNG; their bytes are kept as they are.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -6,6 +6,9 @@ It also takes an embedder.h5. The input is `input_1`, raw RGB pixels, float32 [N
 output is `embeddings`, before L2 normalisation.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace

@@ -9,6 +9,9 @@ int8     all integer: uint8 pixels in, int8 embedding out (--edges for other typ
          --calibration, or come from quantize_aware.py. Prints and draws which layers lose most
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace

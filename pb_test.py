@@ -3,6 +3,9 @@
 python pb_test.py runs/demo/export/optimized.pb --valid valid_dataset/
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 from collections.abc import Sequence
 
 from evaluate_data import test_main

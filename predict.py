@@ -8,6 +8,9 @@ A 112x112 image counts as an aligned crop; in any other photo the largest face i
 the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test script writes it).
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import os
 import sys

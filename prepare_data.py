@@ -12,6 +12,9 @@ The image bytes are kept as they are. A finished conversion is not repeated. A c
 half-written output.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import sys
 from collections.abc import Sequence

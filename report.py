@@ -7,6 +7,9 @@ Reads config.toml, provenance.json and metrics.jsonl of a run, and the *.report.
 there and in export/. Writes RUN_DIR/report.html and RUN_DIR/plots/*.png.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

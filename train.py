@@ -9,6 +9,9 @@ Ctrl-C or SIGTERM writes a checkpoint and ends with exit code 130 or 143. `n` + 
 exit code 0.
 """
 
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -12,6 +12,7 @@ from facelib import __version__
 from facelib.cli import run_cli
 from facelib.errors import FaceError
 from facelib.files import scripts_folder
+from facelib.script_start import hold_ctrl_c
 
 FOLDERS = (".", "tools", "om", "k210")
 NOT_INSTALLED = {"demo.sh"}  # it makes a virtual environment in a checkout
@@ -84,6 +85,8 @@ def _replace_process(path: Path, words: list[str]) -> NoReturn:
     program = ["/bin/sh"] if path.suffix == ".sh" else [sys.executable]
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     sys.stdout.flush()
+    if path.suffix == ".py":
+        hold_ctrl_c()
     os.execve(program[0], [*program, str(path), *with_paths(words)], environ)
 
 

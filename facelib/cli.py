@@ -13,6 +13,7 @@ from typing import NoReturn
 from facelib import __version__
 from facelib.errors import FaceError
 from facelib.model_input import IO_CHOICES, Io
+from facelib.script_start import Interruptible, hold_ctrl_c
 from facelib.sidecar import Sidecar
 from facelib.wording import command, printable
 
@@ -31,8 +32,9 @@ def run_cli(main: Callable[[], int]) -> None:
     _use_utf8()
     sys.stdout, sys.stderr = _Plain(sys.stdout), _Silenced(sys.stderr)
     try:
-        code = main()
-        sys.stdout.flush()
+        with Interruptible():
+            code = main()
+            sys.stdout.flush()
         sys.exit(code)
     except FaceError as error:
         print(f"error: {printable(' '.join(str(error).split(chr(10))))}", file=sys.stderr)
@@ -90,6 +92,7 @@ def _use_utf8() -> None:
         return
     terminal = getattr(sys.stdout, "encoding", None) or "utf-8"
     variables = {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{terminal}:backslashreplace"}
+    hold_ctrl_c()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})
 
 

@@ -6,12 +6,15 @@ If there is an error, k210/tflite_2_kmodel.py refuses the model. A note names a 
 KPU.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+from collections.abc import Sequence
 
 from facelib.cli import print_next, run_cli, script_parser
 from facelib.errors import FaceError

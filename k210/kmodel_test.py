@@ -7,15 +7,18 @@ each fold. --far is 0.01 by default, because 300 impostor pairs cannot show 0.00
 `--pairs 600 --far 0.01` too; every test script takes these flags.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from evaluate_data import make_parser, run_test
 from facelib.cli import run_cli

@@ -7,15 +7,18 @@ the embedding in float32, before L2 normalisation. nncase, which `make k210` ins
 face crops.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from facelib.cli import add_io_flags, choose_io, next_step, print_notes, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops

@@ -6,12 +6,15 @@ OUT_DIR is that of om_eval.sh (the newest run in it is taken), or a folder of re
 their size tells float16 from float32. Results of mirrored faces are added if there are any.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+from collections.abc import Sequence
 
 from evaluate_data import add_test_flags, check_test_flags, evaluate_embedded, finish_test
 from facelib.cli import run_cli, script_parser

@@ -7,17 +7,20 @@ The second command writes the input of MobileFaceNet-V2 of Ascend's ModelZoo: (x
 holds only the pixels. With --flip, i_flip.bin is the mirrored face of i.bin.
 """
 
-import argparse
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import add_pixel_flags, choose_io, print_next, run_cli, script_parser
 from facelib.data.verification.bins import load_bin, stream_images

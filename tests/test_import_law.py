@@ -216,8 +216,9 @@ def is_guard(node):
 
 
 def is_set_up(path, node):
-    """Keras reads its settings when it is imported; scripts in folders are run by path and find the project's root."""
-    if ast.unparse(node) == "settle_environment()":
+    """Keras reads its settings when it is imported; Ctrl-C may come during the imports; scripts in folders are run by
+    path and find the project's root."""
+    if ast.unparse(node) in ("guard_start()", "settle_environment()"):
         return path == ROOT / "facelib" / "__init__.py"
     return path.parent != ROOT and path in SCRIPTS and ast.unparse(node).startswith("sys.path.insert(0, ")
 

@@ -13,13 +13,16 @@ The rule is from AIWintermuteAI/MobileFaceNet-Keras-K210. The bytes of the origi
 BALANCED/balance.json holds the table that is printed.
 """
 
-import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+import os
+from collections.abc import Sequence
 
 from facelib.cli import DEFAULT_VALID, print_next, print_notes, run_cli, script_parser
 from facelib.data.conversion.job import DEFAULT_SIZE, make_job, run_job

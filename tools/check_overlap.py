@@ -10,20 +10,23 @@ default the threshold is the distance at which --chance-hits (1) are expected; a
 gives it. Lookalikes make a few hits more. Look at the sheet before you decide.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import csv
 import math
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from io import StringIO
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError
 from facelib.cli import add_io_flags, choose_io, print_notes, run_cli, script_parser

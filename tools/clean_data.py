@@ -9,16 +9,19 @@ wrong faces do not pull it. For a model with sub-centres (--head RUN/epoch-NNN.h
 (Sub-center ArcFace, ECCV 2020). The image bytes are kept. CLEANED/clean.json lists every changed record and why.
 """
 
-import argparse
-import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
 
 from facelib.cli import DEFAULT_VALID, add_io_flags, choose_io, print_next, print_notes, run_cli, script_parser
 from facelib.data.conversion.job import DEFAULT_SIZE, make_job, run_job

@@ -6,12 +6,15 @@ Compares embedder.h5 and the smallest int8 artefact of each run, or else its sma
 of the test scripts. Results on other pairs, by another protocol or with another --flip are in separate tables.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+from collections.abc import Sequence
 
 from facelib.cli import run_cli, script_parser
 

@@ -8,18 +8,21 @@ cores, so a training is a little slower than the slower of the two. Recently rea
 disk: to measure a disk, use data that are larger than the memory.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import itertools
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset import TrainingData
 from facelib.cli import run_cli, script_parser

@@ -7,15 +7,18 @@ by detector score, mirrored image added. TAR@FAR is taken at the loosest thresho
 take the point of scikit-learn's ROC whose FAR is nearest, above or below: their TAR can be a little higher.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import math
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.errors import FaceError

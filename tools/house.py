@@ -7,15 +7,18 @@ An arrow between two files means that one module of facelib imports the other, a
 is a folder of facelib. The files directly in facelib are the hall.
 """
 
-import argparse
-import ast
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+import ast
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError

@@ -12,15 +12,18 @@ OFFSETS then moves the points to where the detector of InsightFace's crops place
 tested (cosine of the embeddings above 0.35).
 """
 
-import argparse
-import hashlib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
 
 from facelib.alignment.detect import POINTS_VIEW, VIEW_SIDE
 from facelib.cli import run_cli, script_parser

@@ -7,13 +7,16 @@ Prints the best accuracy of each run. A run that is still training can be plotte
 the tested models of several runs.
 """
 
-import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+import os
+from collections.abc import Sequence
 
 from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError

@@ -8,13 +8,16 @@ used. The verification results of OUT are those of the rounded network. Export i
 optimize_pb.sh, pb_2_tflite.py --mode int8, which needs no --calibration for it. Run the same command again to resume.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+from collections.abc import Sequence
+from functools import partial
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets

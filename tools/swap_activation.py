@@ -7,13 +7,16 @@ starts with the same weights and learns the embeddings of EMBEDDER.h5 on DATA. L
 copy is not trained; train.py --init-from can start from it. Run the same command again to resume.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+from collections.abc import Sequence
+from functools import partial
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets

@@ -15,12 +15,15 @@ tfrecord    OUT, one TFRecord file, as older systems           python prepare_da
 bin         OUT, pairs for 10-fold evaluation                  python train.py RECIPE --data DATA --valid OUT --out RUN
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+from collections.abc import Sequence
 
 from facelib.cli import run_cli, script_parser
 from facelib.data.synthetic.files import HELD_OUT_IDENTITY, WRITERS, SyntheticSet, write_pairs

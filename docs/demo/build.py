@@ -8,17 +8,20 @@ the version of package-lock.json; the face detector is that of align_faces.py. T
 elsewhere. It uses the threshold in the model's sidecar, which its test script wrote, as predict.py does.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
 import argparse
 import hashlib
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from facelib.alignment.face_boxes import FACE_BOXES, FACE_POINTS, WEIGHTS
 from facelib.cli import run_cli, script_parser
