@@ -25,6 +25,7 @@ from facelib.errors import FaceError
 from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation
 from facelib.export.int8_graph import has_fake_quant, without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
+from facelib.export.pixel_check import check_pixels
 from facelib.export.tflite.convert import EDGES, MODES, TfliteOptions, graph_to_tflite
 from facelib.export.tflite.layer_errors import LayerError, draw, layer_errors, worst
 from facelib.files import require_file, write_bytes
@@ -71,22 +72,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_file(args.model, "frozen graph")
     out = args.out or args.model.parent / f"model_{args.mode}.tflite"
     sidecar = check_sidecar(args.model)
-    io = choose_io(sidecar, args)
-    raw_pixels = args.raw_pixels if args.raw_pixels is not None else args.mode == "int8"
-    check_request(args, io, raw_pixels)
+    fed = choose_io(sidecar, args)
+    check_request(args, fed)
     crops, calibration = None, None
     if args.calibration:
         notes: list[str] = []
-        crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size, notes)
+        crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, fed.size, notes)
         print_notes(notes)
     quiet_tensorflow()
-    graph, fed = load_sized(args.model, io)
-    run = open_graph(without_fake_quant(graph, node_of(io.output)), args.model, io.input, io.output)
-    graph, io = without_normalisation(graph, fed), fed
-    if raw_pixels:
+    is_int8 = args.mode == "int8"
+    parent, fed = load_sized(args.model, fed)
+    run = open_graph(without_fake_quant(parent, node_of(fed.output)), args.model, fed.input, fed.output)
+    if is_int8 and crops is not None and (sidecar is None or sidecar.is_from_flags):
+        check_pixels(run, crops[:NUM_PARITY_CROPS], fed, args.model)
+    graph, io = without_normalisation(parent, fed), fed
+    if takes_raw_pixels(args):
         graph, io = with_raw_pixels(graph, io)
     plain = without_fake_quant(graph, node_of(io.output))
-    is_int8, is_trained = args.mode == "int8", has_fake_quant(graph)
+    is_trained = has_fake_quant(graph)
     if is_int8 and crops is None and not is_trained:
         raise FaceError(ASK_FOR_CROPS)
     options = TfliteOptions(args.mode, None if is_trained else crops, args.edges, tuple(args.keep_float))
@@ -96,31 +99,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_int8:
         check_edges(lite, args)
     faces = parity_faces(io.size) if crops is None else crops[:NUM_PARITY_CROPS]
-    kind = f"tflite_{args.mode}"
-    pixels = to_model_input(faces, io)
-    parents = run(to_model_input(faces, fed))
+    kind, pixels, parents = f"tflite_{args.mode}", to_model_input(faces, io), run(to_model_input(faces, fed))
     cosines = check_parity(f"'{out}' and '{args.model}'", kind, embed_one_by_one(lite), lambda _: parents, pixels)
-    record = {}
+    on, record = "synthetic faces" if crops is None else "crops", {}
     if is_int8:
-        errors = layer_errors(
-            graph_to_tflite(plain, io, shape, TfliteOptions("float")), model, pixels[:NUM_LAYER_CROPS]
-        )
-        record = {
-            "calibration": None if is_trained else calibration,
-            "keep_float": args.keep_float,
-            "layers": [error.as_dict() for error in errors],
-        }
+        full = graph_to_tflite(plain, io, shape, TfliteOptions("float"))
+        errors = layer_errors(full, model, pixels[:NUM_LAYER_CROPS])
+        calibration = None if is_trained else calibration
+        layers = [error.as_dict() for error in errors]
+        record = {"calibration": calibration, "keep_float": args.keep_float, "layers": layers}
     write_bytes(out, model)
     keep_flags(args.model, "frozen_pb", fed, sidecar)
     io = replace(io, dtype=EDGES[args.edges][0] if is_int8 else "float32")
     write_sidecar(out, kind=kind, made_from=args.model, io=io, parity=parity_record(cosines), **record)
-    on = "synthetic faces" if crops is None else "crops"
     if is_int8:
-        how = (
-            "trained"
-            if is_trained or calibration is None
-            else f"measured on {calibration['count']} crops of {args.calibration}"
-        )
+        how = f"measured on {calibration['count']} crops of {args.calibration}" if calibration else "trained"
         print(f"ranges {how}; {EDGES[args.edges][0]} in, {EDGES[args.edges][1]} out")
         report_layers(errors, out.with_suffix(".layers.png"), f"{min(len(faces), NUM_LAYER_CROPS)} {on}")
     print(f"cosine to the graph on {len(cosines)} {on}: worst {cosines.min():.6f}, mean {cosines.mean():.6f}")
@@ -128,9 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check_request(args: argparse.Namespace, io: Io, raw_pixels: bool) -> None:
+def takes_raw_pixels(args: argparse.Namespace) -> bool:
+    """Whether the model takes raw RGB pixels, NHWC, whatever the graph takes."""
+    return args.mode == "int8" if args.raw_pixels is None else args.raw_pixels
+
+
+def check_request(args: argparse.Namespace, io: Io) -> None:
     """Refuses impossible requests before the slow imports."""
-    is_int8 = args.mode == "int8"
+    is_int8, raw_pixels = args.mode == "int8", takes_raw_pixels(args)
     if is_int8 and not raw_pixels:
         raise FaceError("An int8 model takes raw pixels 0..255. Received: --no-raw-pixels. Leave it out.")
     if io.layout != "nhwc" and not raw_pixels:

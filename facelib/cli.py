@@ -186,7 +186,7 @@ def add_pixel_flags(other) -> None:
         other: a parser, or an argument group.
     """
     other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
-    pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, or ImageNet statistics (default: raw)"
+    pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, x/255, or ImageNet statistics (default: raw)"
     other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
     other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
     other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")

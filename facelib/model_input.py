@@ -20,6 +20,7 @@ PIXEL_SCALINGS: dict[str, tuple[_Scaling, _Scaling]] = {
     "raw": (0.0, 1.0),
     "pm1": (127.5, 128.0),  # InsightFace's mxnet nets and most mobile ones
     "pm1_exact": (127.5, 127.5),  # arcface_torch: -1..1 with both ends
+    "unit": (0.0, 255.0),  # 0..1
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # 255 times torchvision's
 }
 SIDECAR_SCHEMA = Path(__file__).with_name("sidecar.schema.json")
