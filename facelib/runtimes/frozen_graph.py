@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
-from facelib.errors import FaceError
+from facelib.errors import FaceError, short_name
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
 from facelib.runtimes.phase import fix_phase, node_of
@@ -107,14 +107,16 @@ def load_graph(path: Path):
     variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
     if variables:
         raise FaceError(
-            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as '{variables[0]}': "
+            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as {short_name(variables[0])}: "
             f"freeze it first (h5_2_pb.py does)."
         )
     check_ops(graph, path)
     names = {node.name for node in graph.node}
     missing = [name for node in graph.node for name in map(node_of, node.input) if name not in names]
     if missing:
-        raise FaceError(f"'{path}' is damaged: it needs a node {missing[0]!a} and has none. Make or copy it again.")
+        raise FaceError(
+            f"'{path}' is damaged: it needs a node {short_name(missing[0])} and has none. Make or copy it again."
+        )
     fix_phase(graph)
     return graph
 
@@ -159,16 +161,20 @@ def check_names(graph, path: Path | str, input_name: str, output_name: str) -> N
     used = {node_of(reference) for node in graph.node for reference in node.input}
     sinks = [node.name for node in graph.node if node.name not in used and node.op not in _NO_RESULT]
     if node_of(input_name) not in nodes:
-        raise FaceError(f"'{path}' has no node '{input_name}'. Its inputs: {_listed(placeholders)}. Use --input NAME.")
+        raise FaceError(
+            f"'{path}' has no node {short_name(input_name)}. Its inputs: {_listed(placeholders)}. Use --input NAME."
+        )
     if node_of(output_name) not in nodes:
-        raise FaceError(f"'{path}' has no node '{output_name}'. Its outputs: {_listed(sinks)}. Use --output NAME.")
+        raise FaceError(
+            f"'{path}' has no node {short_name(output_name)}. Its outputs: {_listed(sinks)}. Use --output NAME."
+        )
     needed = [node.name for node in prune(graph, [node_of(output_name)]).node if node.op == "Placeholder"]
     if node_of(input_name) not in needed:
         raise FaceError(
-            f"'{output_name}' of '{path}' depends on {_listed(needed)}, not on '{input_name}'. Use --input NAME."
+            f"{short_name(output_name)} of '{path}' depends on {_listed(needed)}, not on {short_name(input_name)}. Use --input NAME."
         )
     if len(needed) > 1:
-        raise FaceError(f"An embedder has one input. '{output_name}' of '{path}' needs {_listed(needed)}.")
+        raise FaceError(f"An embedder has one input. {short_name(output_name)} of '{path}' needs {_listed(needed)}.")
 
 
 def input_size(graph, input_name: str, layout: str = "nhwc") -> tuple[int, int] | None:
@@ -237,4 +243,4 @@ def _tensor_name(name: str) -> str:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[-MAX_LISTED:]) + more if names else "none"
+    return ", ".join(short_name(name)[1:-1] for name in names[-MAX_LISTED:]) + more if names else "none"

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from facelib.errors import FaceError
+from facelib.errors import FaceError, short_name, short_repr
 from facelib.runtimes.pure_ops import PURE_OPS, check_ops
 
 # Keys that Keras 2 wrote and Keras 3 does not take. They had no effect; groups only where it is 1.
@@ -132,7 +132,9 @@ def _renewed(value: Any) -> Any:
     unused = _UNUSED_KEYS.get(kind) if isinstance(kind, str) else None
     if unused and isinstance(value.get("config"), dict):
         if value["config"].get("groups", 1) != 1:
-            raise FaceError(f"A {kind} has one group in Keras 3. Received: groups={value['config']['groups']}.")
+            raise FaceError(
+                f"A {kind} has one group in Keras 3. Received: groups={short_repr(value['config']['groups'])}."
+            )
         value["config"] = {key: item for key, item in value["config"].items() if key not in unused}
     return value
 
@@ -145,7 +147,7 @@ def _function(layer: dict) -> dict:
         name = "math." + _OPERATORS.get(name.partition(".")[2], "?")
     if name not in _FUNCTIONS or len(nodes) != 1:
         raise FaceError(
-            f"The layer '{layer.get('name')}' calls TensorFlow's {config.get('function')!a}, which is not a "
+            f"The layer {short_name(layer.get('name'))} calls TensorFlow's {short_name(config.get('function'))}, which is not a "
             f"function that a face net may call here. Save the model again with a Keras layer in its place."
         )
     tensors: list[list] = []
@@ -178,7 +180,7 @@ def _node(layer: dict) -> dict:
     op = new["node_def"].get("op") if isinstance(new["node_def"], dict) else None
     if op not in PURE_OPS:
         raise FaceError(
-            f"A face embedder only computes. The layer '{layer.get('name')}' is TensorFlow's operation {op!a}, which "
+            f"A face embedder only computes. The layer {short_name(layer.get('name'))} is TensorFlow's operation {short_name(op)}, which "
             f"may do more or is not known here. Save the model again with a Keras layer in its place."
         )
     return {**layer, "class_name": "face>TensorFlowNode", "config": new}

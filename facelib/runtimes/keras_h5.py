@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
-from facelib.errors import FaceError
+from facelib.errors import FaceError, short_name
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
 from facelib.runtimes.h5_check import check_h5
@@ -125,7 +125,7 @@ def _find_not_pure(value) -> str | None:
     if isinstance(value, dict) and value.get("class_name") in _NOT_PURE:
         config = value.get("config")
         name = value.get("name") or (config.get("name", "") if isinstance(config, dict) else "")
-        return f"{value['class_name']} {str(name)!a}"
+        return f"{value['class_name']} {short_name(name)}"
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next((found for item in items if (found := _find_not_pure(item)) is not None), None)
 
@@ -203,7 +203,7 @@ def in_float32(model):
 def _check_one_in_one_out(model, name: str | Path) -> None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise FaceError(
-            f"An embedder has one input and one output. '{name}' has {len(model.inputs)} and {len(model.outputs)}: "
+            f"An embedder has one input and one output. {short_name(name)} has {len(model.inputs)} and {len(model.outputs)}: "
             f"name the embedder.h5 of the run, which has no training head."
         )
 

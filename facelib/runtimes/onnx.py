@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
-from facelib.errors import FaceError
+from facelib.errors import FaceError, short_name
 from facelib.files import require_file
 from facelib.model_input import Io
+
+MAX_LISTED = 5
 
 # Types of an input that pixels can take, as ONNX Runtime names them -> the NumPy dtype.
 _DTYPES = {"float": "float32", "float16": "float16", "double": "float64", "uint8": "uint8"}
@@ -45,9 +47,13 @@ class OnnxEmbedder(RuntimeEmbedder):
         self._output = _find_tensor(session.get_outputs(), io.output, path, "output").name
         kind = source.type.removeprefix("tensor(").removesuffix(")")
         if kind not in _DTYPES:
-            raise FaceError(f"The input of an embedder is {', '.join(_DTYPES)}. '{source.name}' of '{path}' is {kind}.")
+            raise FaceError(
+                f"The input of an embedder is {', '.join(_DTYPES)}. {short_name(source.name)} of '{path}' is {kind}."
+            )
         if not source.shape:
-            raise FaceError(f"The input of an embedder has 4 axes. '{source.name}' of '{path}' is one number.")
+            raise FaceError(
+                f"The input of an embedder has 4 axes. {short_name(source.name)} of '{path}' is one number."
+            )
         fixed = source.shape[0] if isinstance(source.shape[0], int) else None
         super().__init__(Path(path).name, replace(io, dtype=_DTYPES[kind]), fixed or batch_size, unit=fixed or 1)
 
@@ -67,8 +73,8 @@ def _find_tensor(tensors: list, name: str, path: Path, what: str):
     for tensor in tensors:
         if tensor.name == name or len(tensors) == 1:
             return tensor
-    names = ", ".join(tensor.name for tensor in tensors)
-    raise FaceError(f"'{path}' has no {what} '{name}'. It has {names}. Use --{what} NAME.")
+    names = ", ".join(short_name(tensor.name)[1:-1] for tensor in tensors[:MAX_LISTED])
+    raise FaceError(f"'{path}' has no {what} {short_name(name)}. It has {names}. Use --{what} NAME.")
 
 
 def _is_onnx_error(error: Exception) -> bool:

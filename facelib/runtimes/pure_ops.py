@@ -7,7 +7,7 @@ a loop may never end. A face embedder needs none of them, so a graph is refused 
 import math
 from pathlib import Path
 
-from facelib.errors import FaceError
+from facelib.errors import FaceError, short_name
 
 MAX_CONST_BYTES = 2**30  # of all constants as tensors; the largest face nets have 0.3 GB of weights
 MAX_LISTED = 10
@@ -69,12 +69,14 @@ def check_ops(graph, path: Path | str) -> None:
         more = f" and {len(refused) - MAX_LISTED} more" if len(refused) > MAX_LISTED else ""
         raise FaceError(
             f"A face embedder only computes. The graph '{path}' has operations that may do more (files, Python, loops) "
-            f"or that are not known here: {', '.join(map(ascii, refused[:MAX_LISTED]))}{more}. It was not run: freeze "
+            f"or that are not known here: {', '.join(map(short_name, refused[:MAX_LISTED]))}{more}. It was not run: freeze "
             f"the net for inference only (python h5_2_pb.py MODEL.h5 does)."
         )
     calls = {name: {called for node in body for called in _called(node)} for name, body in functions.items()}
     if endless := _recursive(calls):
-        raise FaceError(f"A face embedder ends. In the graph '{path}' the function {endless!a} calls itself: not run.")
+        raise FaceError(
+            f"A face embedder ends. In the graph '{path}' the function {short_name(endless)} calls itself: not run."
+        )
     num_bytes = sum(_const_bytes(node) for body in bodies for node in body if node.op == "Const")
     if num_bytes > MAX_CONST_BYTES:
         raise FaceError(

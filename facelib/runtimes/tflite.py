@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from facelib.embedder import RuntimeEmbedder
-from facelib.errors import FaceError
+from facelib.errors import FaceError, short_name
 from facelib.files import require_file
 from facelib.model_input import Io
 from facelib.runtimes.frozen_graph import layer_of
 from facelib.runtimes.tflite_check import check_tflite, enumeration
 from facelib.tensorflow_env import quiet_stderr
 
+MAX_LISTED = 5
 MAGIC = b"TFL3"  # bytes 4..8 of a .tflite
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
@@ -262,7 +263,8 @@ def _find_tensor(details: list[dict], name: str, model: str, what: str) -> dict:
             return details[candidates.index(name)]
     if len(details) == 1:
         return details[0]
-    raise FaceError(f"{model} has no {what} '{name}'. It has {', '.join(names)}. Use --{what} NAME.")
+    listed = ", ".join(short_name(each)[1:-1] for each in names[:MAX_LISTED])
+    raise FaceError(f"{model} has no {what} {short_name(name)}. It has {listed}. Use --{what} NAME.")
 
 
 def _tensor(index: int, tensor, model, types: dict[int, str]) -> Tensor:

@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 
-from facelib.errors import FaceError
+from facelib.errors import FaceError, short_name
 
 MAX_BYTES = 2**31  # of all tensors together; the largest face nets have 0.5 GB
 
@@ -42,7 +42,7 @@ def check_tflite(data: bytes, name: str) -> None:
         model = schema.ModelT.InitFromPackedBuf(data, 0)
         codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
         names = [kinds.get(code, f"operation {code}") for code in codes]
-        refused = {f"{name} {code.customCode.decode(errors='replace')!a}" if code.customCode else name
+        refused = {f"{name} {short_name(code.customCode.decode(errors='replace'))}" if code.customCode else name
                    for name, code in zip(names, model.operatorCodes, strict=True)
                    if name in _REFUSED or name not in kinds.values()}  # fmt: skip
         problem = None if refused else _problem(model, types)

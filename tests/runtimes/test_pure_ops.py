@@ -194,3 +194,26 @@ def test_a_node_that_is_not_there_and_an_output_that_is_not_there_are_one_line(t
     save_graph(graph, path)
     with pytest.raises(FaceError, match=r"damaged.*gone"):
         open_frozen(path)
+
+
+@pytest.mark.parametrize("part", ["input", "op", "name"])
+def test_a_name_of_any_length_gives_a_short_line_that_still_says_what_to_do(tmp_path, part):
+    path = graph_file(tmp_path / "x.pb", lambda x: x * 2.0)
+    graph = load_graph(path)
+    if part == "input":
+        graph.node[-1].input[0] = "n" * 9000
+    elif part == "op":
+        graph.node[0].op = "n" * 9000
+    else:
+        for node in graph.node:
+            node.name = node.name.replace("input_1", "n" * 9000)
+            node.input[:] = [name.replace("input_1", "n" * 9000) for name in node.input]
+    save_graph(graph, path)
+
+    with pytest.raises(FaceError, match=r"nnn\.\.\.nnn") as error:
+        open_frozen(path)
+
+    message = str(error.value)
+    assert len(message) < 1000 and message.endswith(
+        ("copy it again.", "Use --input NAME.", "h5_2_pb.py MODEL.h5 does).")
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from facelib.data.data_dir import MAX_NAME_BYTES
-from facelib.errors import FaceError
+from facelib.errors import FaceError, short_repr
 from facelib.files import read_text
 from facelib.photo_folders import spellings_of
 
@@ -223,7 +223,8 @@ def find_shot(folders: Path, shot: Shot) -> Path:
             match = re.fullmatch(r"(.*?)_?0*(\d+)", file.stem)
             if match and match[1] in (*spellings, "") and int(match[2]) == number:
                 return file
+    expected = short_repr(str(folders / name / f"{name}_{number:04d}.jpg"), 300)
     raise FaceError(
-        f"The pair list names image {number} of {name!r}, but there is no "
-        f"'{folders / name / f'{name}_{number:04d}.jpg'}'. Check FOLDERS, or align all photos."
+        f"The pair list names image {number} of {short_repr(name)}, but there is no {expected}. Check FOLDERS, or "
+        f"align all photos."
     )
