@@ -16,8 +16,8 @@ from keras import layers
 
 from facelib.models.blocks import embedding_output
 from facelib.models.layers import FusedBatchNorm, PixelScale, activation
+from facelib.models.registry import IRESNET_DEPTHS
 
-DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
 _CHANNELS = (64, 128, 256, 512)
 
 
@@ -37,15 +37,15 @@ def iresnet(depth, embedding_size=512, activation="prelu", dropout=0.0, pixel_me
     Returns:
         `keras.Model`: float `[N, H, W, 3]` raw RGB 0..255 -> float32 `[N, D]`, *before* L2 normalisation.
     """
-    if depth not in DEPTHS:
-        raise ValueError(f"depth is one of {', '.join(map(str, DEPTHS))}. Received: depth={depth}")
+    if depth not in IRESNET_DEPTHS:
+        raise ValueError(f"depth is one of {', '.join(map(str, IRESNET_DEPTHS))}. Received: depth={depth}")
     if any(side % 16 for side in image_size):
         raise ValueError(f"image_size needs multiples of 16. Received: image_size={image_size!r}")
     inputs = keras.Input((*image_size, 3), name="input_1")
     x = PixelScale(pixel_mean, pixel_std, name="pixel_scale")(inputs)
     x = _conv(x, 64, 3, 1, "stem_conv")
     x = _act(_bn(x, "stem_bn"), activation, "stem_act")
-    for group, (channels, repeats) in enumerate(zip(_CHANNELS, DEPTHS[depth], strict=True), start=1):
+    for group, (channels, repeats) in enumerate(zip(_CHANNELS, IRESNET_DEPTHS[depth], strict=True), start=1):
         for block in range(1, repeats + 1):
             x = _block(x, channels, 2 if block == 1 else 1, activation, f"group{group}_block{block}")
     x = _bn(x, "head_bn")

@@ -35,6 +35,7 @@ LAW = {
     "export.onnx": ("export", "runtimes", "models", "data"),
     "export.om": ("export", "runtimes", "models", "data"),
     "export.k210": ("export", "runtimes", "models", "data"),
+    "importing": ("models", "runtimes", "export", "data"),
     "training": ("training.recipe", "data", "models", "losses", "distributed", "runtimes"),
     "training.recipe": ("data", "models", "losses", "distributed"),
     "reports": ("evaluation", "data"),
@@ -47,6 +48,7 @@ ROOT_LAW = {
     "backbones": ("models", *NETS),
     "face_loss_k": ("losses",),
     "dataset": ("data",),
+    "import_model": ("importing", "models", *NETS),
     "evaluate_data": ("evaluation", "runtimes", "data"),
 }
 # Arrows against the law: (importer, imported) and why. An arrow that is no longer there must go from this list.

@@ -22,7 +22,9 @@ APPLICATIONS = (
     "EfficientNetV2B3",
     "EfficientNetV2S",
 )
-IRESNETS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
+# Blocks of the four groups of an iresnet, by its depth.
+IRESNET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
+IRESNETS = tuple(f"iresnet{depth}" for depth in IRESNET_DEPTHS)
 BACKBONES = ("mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", *IRESNETS, *APPLICATIONS)
 # Keys of [model] that a backbone takes besides embedding_size, activation and dropout.
 TAKEN = {

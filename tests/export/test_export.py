@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import h5_2_pb
-import import_onnx
+import import_model
 import pb_2_tflite
 import pb_test
 import tflite_test
@@ -292,7 +292,7 @@ def test_the_shell_script_runs_from_any_folder(tmp_path):
 @pytest.mark.needs_data(PRETRAINED, LFW)
 def test_the_pretrained_net_keeps_its_embeddings_of_real_faces(tmp_path):
     h5 = tmp_path / "embedder.h5"
-    assert import_onnx.main([str(PRETRAINED), str(h5)]) == 0
+    assert import_model.main([str(PRETRAINED), str(h5)]) == 0
     export = run_chain(h5, LFW)
     faces, _ = load_crops(LFW, 64, seed=9)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import h5_2_pb
-import import_onnx
+import import_model
 import pb_2_tflite
 from facelib.alignment.align import align_photo
 from facelib.alignment.detect import FaceDetector
@@ -254,7 +254,7 @@ def test_a_photo_is_aligned_as_its_face_was_drawn(demo, models, faces, tmp_path)
 @needs_faces
 def test_faces_of_real_photos_are_found(page, packages, tmp_path):
     h5 = tmp_path / "embedder.h5"
-    assert import_onnx.main([str(PRETRAINED), str(h5)]) == 0
+    assert import_model.main([str(PRETRAINED), str(h5)]) == 0
     (model,) = export(h5, "float")
     calibrate(model, 1.3)
     photos = sorted(PHOTOS.rglob("*.jpg"))[:12]

@@ -12,8 +12,9 @@ import onnx
 import onnxruntime
 import pytest
 
-import import_onnx
+import import_model
 from facelib.errors import FaceError
+from facelib.importing.from_onnx import recognise
 from facelib.models.onnx_import.reader import load_onnx
 from facelib.models.onnx_import.rewrites import flatten_slopes
 from facelib.models.onnx_import.steps import list_steps
@@ -81,7 +82,7 @@ class Arcface(OnnxWriter):
 
 
 def import_file(source, out, *flags):
-    assert import_onnx.main([str(source), str(out), *flags]) == 0
+    assert import_model.main([str(source), str(out), *flags]) == 0
     return load_model(out)
 
 
@@ -162,14 +163,14 @@ def test_weights_in_a_file_beside_the_model_are_read_and_recorded(tmp_path):
     assert said == {"net.onnx.data": sha256_of(tmp_path / "net.onnx.data")}
     (tmp_path / "net.onnx.data").unlink()
     with pytest.raises(FaceError, match=r"net\.onnx.*\.data file"):
-        import_onnx.main([str(source), str(tmp_path / "again.h5")])
+        import_model.main([str(source), str(tmp_path / "again.h5")])
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_the_depth_of_an_iresnet_is_that_of_its_convolutions(tmp_path, depth):
     path = Arcface(True).iresnet(DEPTHS[depth], SMALL, embedding_size=4).save(tmp_path / "net.onnx")
 
-    net = import_onnx.recognise(list_steps(load_onnx(path), path), path)
+    net = recognise(list_steps(load_onnx(path), path), path)
 
     assert net.name == f"iresnet{depth}" and net.options == {"embedding_size": 4, "activation": "prelu"}
 
@@ -193,7 +194,7 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path, write, complaint):
     source = write().save(tmp_path / "net.onnx")
 
     with pytest.raises(FaceError, match=complaint) as caught:
-        import_onnx.main([str(source), str(tmp_path / "out.h5")])
+        import_model.main([str(source), str(tmp_path / "out.h5")])
 
     assert "\n" not in str(caught.value) and [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
@@ -223,10 +224,10 @@ def test_a_layer_that_does_not_fit_its_map_and_a_half_precision_file_are_refused
     writer.add("Gemm", writer.at, writer.constant(np.ones((4, 100))), transB=1)
     path = writer.save(tmp_path / "net.onnx")
     with pytest.raises(FaceError, match=r"'Gemm_3' \(Gemm\), \[4, 100\], do not fit a map of \[8, 48, 32\]"):
-        import_onnx.main([str(path), str(tmp_path / "out.h5")])
+        import_model.main([str(path), str(tmp_path / "out.h5")])
 
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     onnx.save(model, path)
     with pytest.raises(FaceError, match="one float32 input"):
-        import_onnx.main([str(path), str(tmp_path / "out.h5")])
+        import_model.main([str(path), str(tmp_path / "out.h5")])

@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-import import_onnx
+import import_model
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
+from facelib.importing.from_onnx import recognise
 from facelib.models.onnx_import.reader import load_onnx
 from facelib.models.onnx_import.steps import list_steps
 from facelib.runtimes.keras_h5 import load_model
@@ -71,7 +72,7 @@ def test_the_import_gives_what_the_onnx_file_gives(tmp_path, activation, pads, f
     source = writer.save(tmp_path / "net.onnx")
 
     words = [str(source), str(tmp_path / "out.h5"), "--pixels", "pm1", "--licence", "MIT"]
-    assert import_onnx.main(words) == 0
+    assert import_model.main(words) == 0
 
     face = synthetic_face(77, 1, 2)  # not one of those the importer itself looked at
     expected = run_onnx(source, face, 127.5, 128.0)
@@ -96,7 +97,7 @@ def test_relu_and_relu6_may_mix_and_survive_saving(tmp_path):
     del mixed.input[1:]
     source = writer.save(tmp_path / "net.onnx")
 
-    assert import_onnx.main([str(source), str(tmp_path / "out.h5"), "--pixels", "raw"]) == 0
+    assert import_model.main([str(source), str(tmp_path / "out.h5"), "--pixels", "raw"]) == 0
 
     model = load_model(tmp_path / "out.h5")
     assert model.get_layer("stem_dw_act").max_value is None and model.get_layer("stem_conv_act").max_value == 6
@@ -108,8 +109,8 @@ def test_with_faces_training_begins_where_inference_is(tmp_path):
     faces = np.stack([synthetic_face(77, identity, 0) for identity in range(20)])
     for number, face in enumerate(faces):
         cv2.imwrite(str(tmp_path / f"{number}.png"), face[..., ::-1])
-    assert import_onnx.main([str(source), str(tmp_path / "plain.h5")]) == 0
-    assert import_onnx.main([str(source), str(tmp_path / "out.h5"), "--faces", str(tmp_path)]) == 0
+    assert import_model.main([str(source), str(tmp_path / "plain.h5")]) == 0
+    assert import_model.main([str(source), str(tmp_path / "out.h5"), "--faces", str(tmp_path)]) == 0
 
     def in_both_modes(name):
         model = load_model(tmp_path / name)  # in training every normalisation takes the statistics of these 20 faces
@@ -135,7 +136,7 @@ def test_another_architecture_is_named_by_its_first_layer_that_does_not_fit(tmp_
     source = build().save(tmp_path / "net.onnx")
 
     with pytest.raises(FaceError, match=complaint) as caught:
-        import_onnx.main([str(source), str(tmp_path / "out.h5")])
+        import_model.main([str(source), str(tmp_path / "out.h5")])
 
     assert "\n" not in str(caught.value) and "no mobilefacenet" in str(caught.value)
     assert not (tmp_path / "out.h5").exists()
@@ -144,11 +145,11 @@ def test_another_architecture_is_named_by_its_first_layer_that_does_not_fit(tmp_
 def test_a_short_chain_and_a_foreign_operation_are_refused(tmp_path):
     writer = Mobile("relu", [1] * 4, True).stem()
     with pytest.raises(FaceError, match="2 layers where mobilefacenet has 50"):
-        import_onnx.main([str(writer.save(tmp_path / "a.onnx")), str(tmp_path / "out.h5")])
+        import_model.main([str(writer.save(tmp_path / "a.onnx")), str(tmp_path / "out.h5")])
 
     writer.add("Sigmoid", writer.at)
     with pytest.raises(FaceError, match=r"'Sigmoid'.*another architecture"):
-        import_onnx.main([str(writer.save(tmp_path / "b.onnx")), str(tmp_path / "out.h5")])
+        import_model.main([str(writer.save(tmp_path / "b.onnx")), str(tmp_path / "out.h5")])
 
 
 def test_layers_of_the_right_shape_in_another_order_are_caught_by_running_both(tmp_path):
@@ -156,20 +157,20 @@ def test_layers_of_the_right_shape_in_another_order_are_caught_by_running_both(t
     add = [node for node in writer.nodes if node.op_type == "Add"][1]
     add.input[0] = add.input[1]  # twice the block instead of block plus shortcut
     with pytest.raises(FaceError, match="but other connections"):
-        import_onnx.main([str(writer.save(tmp_path / "net.onnx")), str(tmp_path / "out.h5")])
+        import_model.main([str(writer.save(tmp_path / "net.onnx")), str(tmp_path / "out.h5")])
 
 
 @pytest.mark.parametrize("content", [b"no onnx at all", b"\x08\x08", b""])
 def test_a_file_that_is_no_onnx_model_is_one_clear_line(tmp_path, content):
     (tmp_path / "x.onnx").write_bytes(content)
     with pytest.raises(FaceError, match=r"x\.onnx"):
-        import_onnx.main([str(tmp_path / "x.onnx"), str(tmp_path / "out.h5")])
+        import_model.main([str(tmp_path / "x.onnx"), str(tmp_path / "out.h5")])
 
 
 @pytest.mark.needs_data(PRETRAINED)
 def test_the_published_model_is_recognised():
     steps = list_steps(load_onnx(PRETRAINED), PRETRAINED)
-    net = import_onnx.recognise(steps, PRETRAINED)
+    net = recognise(steps, PRETRAINED)
     assert len(steps) == 51 and net.name == "mobilefacenet" and net.pixels == "imagenet"
     assert net.options["stem"] == "separable" and net.options["padding"] == "symmetric"
     assert sum(step.is_added for step in steps) == 12 + 3  # and the three results that a row of shortcuts begins with

@@ -105,7 +105,7 @@ def list_steps(model, path: Path) -> list[Step]:
     for node in nodes:
         reader.take(node)
     if not any(step.kernel is not None for step in reader.steps):
-        raise FaceError(f"'{path}' has no convolutions: import_onnx.py does not know such a face model.")
+        raise FaceError(f"'{path}' has no convolutions: import_model.py does not know such a face model.")
     return _in_keras_order(reader.steps)
 
 
@@ -153,7 +153,7 @@ class _Reader:
         if node.op not in handlers:
             raise FaceError(
                 f"'{self.path}' has an operation '{node.op}' ({node.name}), which is in no network that "
-                "import_onnx.py knows. It is another architecture and cannot be imported."
+                "import_model.py knows. It is another architecture and cannot be imported."
             )
         known = [self.tensors[name] for name in node.inputs if name in self.tensors]
         if not known:
@@ -161,9 +161,9 @@ class _Reader:
         self.tensors[node.output] = handlers[node.op](node, known[0])
 
     def _other_network(self, what: str) -> FaceError:
-        """The error for a network that import_onnx.py does not know."""
+        """The error for a network that import_model.py does not know."""
         return FaceError(
-            f"'{self.path}' cannot be imported: {what}. import_onnx.py knows MobileFaceNets and arcface_torch "
+            f"'{self.path}' cannot be imported: {what}. import_model.py knows MobileFaceNets and arcface_torch "
             "networks. Other models can be tested as they are: python onnx_test.py MODEL.onnx --help."
         )
 

@@ -1,0 +1,78 @@
+"""Compares an imported model with its original, writes it with its sidecar, and says how to go on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from facelib.errors import FaceError
+from facelib.export.parity import parity_faces
+from facelib.importing.job import Imported
+from facelib.model_input import Io
+from facelib.runtimes.keras_h5 import save_h5
+from facelib.sidecar import write_sidecar
+from facelib.unit_vectors import normalize
+
+MAX_DIFFERENCE = 1e-4  # between outputs, relative to the largest output
+NUM_FACES = 2
+
+
+def check_outputs(imported: Imported, path: Path) -> float | None:
+    """Runs the original and the import on the same faces.
+
+    Args:
+        imported: what a reader gave.
+        path: of the original, for errors.
+
+    Returns:
+        The largest difference, relative to the largest output; None where nothing runs the original.
+
+    Raises:
+        FaceError: it is above `MAX_DIFFERENCE`.
+    """
+    if imported.original is None:
+        return None
+    model = imported.model
+    faces = parity_faces(tuple(model.input_shape[1:3]), NUM_FACES)
+    expected = imported.original(faces)
+    received = model(faces.astype(np.float32), training=False).numpy()
+    if received.shape != expected.shape:
+        raise FaceError(
+            f"'{path}' gives {list(expected.shape)}, the import {list(received.shape)}: it is another network."
+        )
+    if imported.is_normalised:
+        received = normalize(received, "face {}".format)
+    difference = float(np.abs(received - expected).max() / np.abs(expected).max())
+    if not difference <= MAX_DIFFERENCE:
+        raise FaceError(
+            f"The import must give the outputs of '{path}' within {MAX_DIFFERENCE:g}. It differs by {difference:.2g}: "
+            f"the layers have the shapes of {model.name}, but other connections. Give --pixels if that is wrong."
+        )
+    return difference
+
+
+def write(imported: Imported, out: Path, made_from: Path, difference: float | None, **known) -> None:
+    """Writes OUT.h5 and its sidecar.
+
+    Args:
+        imported: what a reader gave.
+        out: the .h5.
+        made_from: the original.
+        difference: of `check_outputs`.
+        known: of the weights, for the sidecar: licence, training_data.
+    """
+    model = imported.model
+    save_h5(model, out)
+    record = {"pixels": imported.pixels, "max_difference": difference, "model": imported.table, **imported.record}
+    io = Io(size=tuple(model.input_shape[1:3]), embedding_size=model.outputs[0].shape[-1])
+    parent = made_from if made_from.is_file() else None
+    write_sidecar(out, kind="h5", made_from=parent, io=io, imported=record, **known)
+
+
+def model_table(imported: Imported, out: Path) -> str:
+    """The [model] lines of a recipe that trains the import on."""
+    table = imported.table or {"backbone": "imported", "from": str(out)}
+    return "\n".join(["[model]", *(f"{key} = {_toml(value)}" for key, value in table.items())])
+
+
+def _toml(value) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)

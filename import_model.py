@@ -1,0 +1,87 @@
+"""Import a trained face net of another system: IN -> OUT.h5 (+ OUT.h5.json).
+
+python import_model.py w600k_mbf.onnx runs/pretrained/embedder.h5 --licence non-commercial
+
+IN is recognised by its content. Its layers are rebuilt, and the result is compared with the original wherever that
+can be run. OUT.h5 is then like a trained model, and takes raw RGB pixels: export it with h5_2_pb.py, optimize_pb.sh and
+pb_2_tflite.py, or start a training from it with train.py --init-from. No code that a file may hold is run.
+"""
+
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from facelib.cli import add_pixel_flags, next_step, run_cli, script_parser
+from facelib.importing.job import Imported, Job
+from facelib.importing.kinds import NAMED, find_kind, read
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = script_parser(__doc__)
+    parser.add_argument("model", type=Path, metavar="IN", help=f"trained face net: {NAMED}")
+    parser.add_argument("out", type=Path, metavar="OUT.h5")
+    faces_help = (
+        "training crops, if you train the model further: 256 of them restore the statistics of folded batch "
+        "normalisation. No output changes; without them the training loss starts too high"
+    )
+    parser.add_argument("--faces", type=Path, metavar="DATA", help=faces_help)
+    parser.add_argument("--licence", metavar="NAME", help="licence of the weights, for the sidecar, e.g. Apache-2.0")
+    parser.add_argument(
+        "--training-data", metavar="NAME", help="training data of the weights, for the sidecar, e.g. MS1M"
+    )
+    add_pixel_flags(parser.add_argument_group("what IN takes, where its layers do not show it"))
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    find_kind(args.model)
+    imported = read(
+        Job(
+            args.model,
+            build_ours,
+            pixels=args.pixels,
+            colour=args.color,
+            layout=args.layout,
+            size=args.crop,
+            faces=args.faces,
+        )
+    )
+    from facelib.importing.finish import check_outputs, write
+
+    difference = check_outputs(imported, args.model)
+    write(imported, args.out, args.model, difference, licence=args.licence, training_data=args.training_data)
+    print_result(args, imported, difference)
+    return 0
+
+
+def build_ours(name: str, **options):
+    """Builds a backbone with random weights. The options are those of its builder."""
+    from facelib.models.registry import IRESNETS
+    from iresnet import iresnet
+    from mobilefacenet import mbf, mobilefacenet
+
+    if name in IRESNETS:
+        return iresnet(int(name.removeprefix("iresnet")), **options)
+    return {"mbf": mbf, "mobilefacenet": mobilefacenet}[name](**options)
+
+
+def print_result(args: argparse.Namespace, imported: Imported, difference: float | None) -> None:
+    from facelib.importing.finish import NUM_FACES, model_table
+
+    how = "from --pixels" if args.pixels else "guessed from its layers; give --pixels if that is wrong"
+    print(f"{imported.what}, {imported.model.count_params():,} parameters")
+    print(f"pixels: {imported.pixels} ({how})")
+    for line in imported.lines:
+        print(line)
+    if difference is not None:
+        print(f"outputs agree within {difference:.1e} on {NUM_FACES} faces")
+    print(f"to train it on, with --init-from {args.out}:\n{model_table(imported, args.out)}")
+    print(f"wrote {args.out}{next_step('python', 'evaluate_data.py', args.out)}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
