@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facelib.cli import print_notes
 from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError, short_name
 from facelib.files import require_file
@@ -32,7 +33,7 @@ class OnnxEmbedder(RuntimeEmbedder):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3  # errors only, not warnings about unused initializers
+        options.log_severity_level = 4  # what is wrong is in the exception
         require_file(path, "ONNX model")
         try:
             session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
@@ -43,7 +44,7 @@ class OnnxEmbedder(RuntimeEmbedder):
                 f"ONNX Runtime cannot load '{path}' ({_one_line(error)}). Make or copy it again."
             ) from error
         source = _find_tensor(session.get_inputs(), io.input, path, "input")
-        self._session, self._input = session, source.name
+        self._session, self._input, self._is_single = session, source.name, False
         self._output = _find_tensor(session.get_outputs(), io.output, path, "output").name
         kind = source.type.removeprefix("tensor(").removesuffix(")")
         if kind not in _DTYPES:
@@ -58,6 +59,22 @@ class OnnxEmbedder(RuntimeEmbedder):
         super().__init__(Path(path).name, replace(io, dtype=_DTYPES[kind]), fixed or batch_size, unit=fixed or 1)
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
+        if self.unit > 1 or len(pixels) == 1:
+            return self._run(pixels)
+        if not self._is_single:
+            try:
+                output = self._run(pixels)
+                if len(output) == len(pixels):
+                    return output
+            except FaceError:
+                self._run(pixels[:1])  # if that fails too, its error is said
+        rows = np.concatenate([self._run(face[None]) for face in pixels])
+        if not self._is_single:
+            print_notes([f"'{self.name}' declares a free batch and runs one face only: it is run face by face"])
+        self._is_single = True
+        return rows
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
         try:
             return self._session.run([self._output], {self._input: pixels})[0]
         except Exception as error:

@@ -75,3 +75,21 @@ def test_a_model_reads_no_file_outside_its_folder(tmp_path, place):
 
     with pytest.raises(FaceError, match="cannot load"):
         OnnxEmbedder(tmp_path / "m" / "x.onnx", Io(size=(8, 8), layout="nchw"))
+
+
+@pytest.mark.parametrize("shape", [[1, 192], [1, -1]])
+def test_a_free_batch_that_is_one_face_inside_is_run_face_by_face(tmp_path, capfd, shape):
+    """InsightFace's torch2onnx.py renames the first axis after the export, and a reshape keeps the batch of 1."""
+    model = onnx.load(onnx_file(tmp_path / "m.onnx"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(shape), "shape"))
+    flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.op_type, flatten.input[:] = "Reshape", [*flatten.input, "shape"]
+    onnx.save(model, tmp_path / "m.onnx")
+    embedder = OnnxEmbedder(tmp_path / "m.onnx", Io(layout="nchw", size=(8, 8)), batch_size=2)
+
+    expected = FACES.transpose(0, 3, 1, 2).reshape(5, -1) @ WEIGHTS
+    np.testing.assert_allclose(embedder.raw(FACES), expected, rtol=0.01, atol=0.05)
+    assert capfd.readouterr() == (
+        "note: 'm.onnx' declares a free batch and runs one face only: it is run face by face\n",
+        "",
+    )
