@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from facelib.child_processes import ends_with_parent
 from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, HINTS, run_cli, script_parser
 from facelib.data.readers.calibration_crops import fingerprint_of
 from facelib.data.verification.bins import find_bins
@@ -259,7 +260,10 @@ def run_command(words: Sequence[str], log: Path) -> None:
     argv = [sys.executable, *shown[1:]] if script.endswith(".py") else shown
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # the .sh scripts look for python3
     environment = {**os.environ, "PATH": path, HINTS: "off", "PYTHONIOENCODING": "utf-8:backslashreplace"}
-    done = subprocess.run(argv, capture_output=True, encoding="utf-8", errors="backslashreplace", env=environment)
+    done = subprocess.run(
+        argv, capture_output=True, encoding="utf-8", errors="backslashreplace", env=environment,
+        preexec_fn=ends_with_parent(),
+    )  # fmt: skip
     write_bytes(log, (done.stdout + done.stderr).encode(errors="backslashreplace"))
     print(f"   {time.monotonic() - started:.1f} s", flush=True)
     if done.returncode:

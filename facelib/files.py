@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 import stat
 import tomllib
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from facelib.errors import BadRecord, FaceError
+from facelib.part_files import hold_part, part_beside, sweep_parts
 
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 MAX_IMAGE_FILE_BYTES = 1 << 29  # a TIFF of 100 million pixels has 300 MB
@@ -29,8 +29,13 @@ _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; moves it into place on success, removes it on any failure."""
+def atomic_path(path: Path, sweeps: bool = True) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; moves it into place on success, removes it on any failure.
+
+    Args:
+        path: of the file to write.
+        sweeps: remove what a killed writer of `path` left; False where the caller does, in a folder of very many files.
+    """
     path = Path(path)
     if path.is_dir():
         raise FaceError(f"A file is to be written. '{path}' is a folder: name a file in it.")
@@ -42,8 +47,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if error.errno in NOT_WRITABLE:
             raise FaceError(f"'{path}' cannot be written: {error.strerror}. Choose another place.") from error
         raise
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # containers share process numbers
+    if sweeps:
+        sweep_parts(path.parent, path.name)
+    part, handle = part_beside(path), None
     try:
+        handle = hold_part(part)
         yield part
         with open(part, "rb") as file:
             os.fsync(file.fileno())
@@ -57,6 +65,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is not there, or the disk is read-only and it never was
             part.unlink()
+        if handle is not None:
+            os.close(handle)
 
 
 def scripts_folder() -> Path:
@@ -79,9 +89,9 @@ def cache_home() -> Path:
     return home / "mobilearc"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` atomically, making the folder when it is missing."""
-    with atomic_path(path) as part:
+def write_bytes(path: Path, data: bytes, sweeps: bool = True) -> None:
+    """Writes `data` to `path` atomically, making the folder when it is missing. `sweeps`: see `atomic_path`."""
+    with atomic_path(path, sweeps) as part:
         part.write_bytes(data)
 
 

@@ -7,6 +7,7 @@ A face further than --max-angle from the centre of its identity is dropped. With
 that is within that angle and at least 20 degrees nearer. The centre is the mean of the nearer half of the faces, so
 wrong faces do not pull it. For a model with sub-centres (--head RUN/epoch-NNN.h5) it is the dominant sub-centre
 (Sub-center ArcFace, ECCV 2020). The image bytes are kept. CLEANED/clean.json lists every changed record and why.
+A finished CLEANED is not made again.
 """
 
 import sys
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from facelib.cli import DEFAULT_VALID, add_io_flags, choose_io, print_next, print_notes, run_cli, script_parser
-from facelib.data.conversion.job import DEFAULT_SIZE, make_job, run_job
+from facelib.data.conversion.job import DEFAULT_SIZE, Conversion, already_there, made_from_of, make_job, run_job
 from facelib.data.conversion.two_passes import ImageChecker
 from facelib.data.curation.cleaning import (
     DROPPED,
@@ -37,6 +38,7 @@ from facelib.data.curation.cleaning import (
     robust_centres,
 )
 from facelib.data.curation.inspection import check_sheet_path, contact_sheet, save_png
+from facelib.data.data_dir import META
 from facelib.data.readers.sources import DerivedSource, Source, open_source
 from facelib.errors import FaceError
 from facelib.files import read_json, require_file, sha256_of
@@ -53,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     source = open_source(args.data)
     io = choose_io(check_sidecar(args.model), args)
+    if (done := finished(source, args)) is not None:
+        print(f"already there, nothing to do: {done.out}: {done.counts}")
+        return 0
     embedder = open_embedder(args.model, io, args.threads)
     rows, vectors, bad = embed_all(source, embedder)
     labels, num_classes = source.labels[rows], len(source.class_names)
@@ -72,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = write(source, rows, verdict, merged, bad, args)
     print_notes(source.notes)
     report(source, rows, verdict, merged, bad, args)
-    print(f"wrote {done.out}: {done.counts}")
+    print(f"{'already there:' if done.was_finished else 'wrote'} {done.out}: {done.counts}")
     print_next("python", "train.py", "RECIPE.toml", "--data", done.out, "--valid", DEFAULT_VALID, "--out", "runs/NAME")
     return 0
 
@@ -120,6 +125,29 @@ def check_sizes(vectors: np.ndarray, sub_centres: np.ndarray) -> None:
         )
 
 
+def options_of(args: argparse.Namespace) -> dict:
+    """What decides the result, for meta.json and clean.json."""
+    options = {"seed": args.seed, "model": sha256_of(args.model), "max_angle": args.max_angle, "relabel": args.relabel}
+    options |= {"merge_angle": args.merge_angle, "min_images": args.min_images}
+    return options | {"head": sha256_of(require_file(args.head, "head")) if args.head else None}
+
+
+def finished(source: Source, args: argparse.Namespace) -> Conversion | None:
+    """OUT, if this command has made it and its sheet before; None if there is work to do.
+
+    Raises:
+        FaceError: OUT was made from other data or with other options.
+    """
+    if not (args.out / META).exists():
+        return None
+    options, old = options_of(args), made_from_of(args.out)
+    same = DerivedSource(source, np.arange(0), source.labels[:0], [], {"cleaned": options}).fingerprint
+    if old.get("options") != options:
+        same = old.get("hash")  # other options also change the hash: the data need not be other
+    done = already_there(args.out, {"hash": same, "options": options})
+    return None if args.sheet and not args.sheet.exists() else done
+
+
 def write(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray, bad: list[str], args):
     """The cleaned data directory, with clean.json."""
     stays = verdict.labels >= 0
@@ -131,9 +159,7 @@ def write(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray
         )
     names = [source.class_names[label] for label in np.unique(verdict.labels[stays])]
     new_labels = np.searchsorted(np.unique(verdict.labels[stays]), verdict.labels[stays])
-    options = {"seed": args.seed, "model": sha256_of(args.model), "max_angle": args.max_angle, "relabel": args.relabel}
-    options |= {"merge_angle": args.merge_angle, "min_images": args.min_images}
-    options |= {"head": sha256_of(args.head) if args.head else None}
+    options = options_of(args)
     derived = DerivedSource(source, rows[stays], new_labels, names, {"cleaned": options})
     moved = np.flatnonzero((verdict.reason != KEPT) | (merged[source.labels[rows]] != source.labels[rows]))
     decisions = [
@@ -210,7 +236,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         raise FaceError(
             "--head has its own class centres, which --merge-angle would change. Merge first, in a run without --head."
         )
-    if args.out.exists():
+    if args.out.exists() and not (args.out / META).exists():
         raise FaceError(f"OUT is a folder that will be made. '{args.out}' exists: choose another name.")
     return args
 

@@ -23,6 +23,7 @@ from facelib.alignment.detect import FaceDetector
 from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo
 from facelib.errors import BadRecord, FaceError
 from facelib.files import atomic_path, read_image_file, read_json, write_bytes, write_json
+from facelib.part_files import sweep_parts
 from facelib.photo_folders import PhotoFolder, find_photos, folder_notes
 from facelib.tensorflow_env import quiet_stderr
 from facelib.wording import spreadsheet_cell
@@ -146,6 +147,7 @@ def _claimed(out: Path, rule: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FaceError(f"Another align_faces.py is writing '{out}' at this moment. Wait for it.") from error
+        sweep_parts(out)
         if not (out / SETTINGS).exists():
             write_json(out / SETTINGS, {"face": rule})
         before = read_json(out / SETTINGS, "record of a run of align_faces.py").get("face")
@@ -164,9 +166,7 @@ def _missing(root: Path, out: Path, outcome: Outcome) -> Iterator[tuple[str, str
     for folder in find_photos(root, out):
         place = out / folder.name
         there = set(os.listdir(place)) if place.is_dir() else set()
-        for leftover in there:
-            if leftover.startswith(".") and leftover.endswith(".part"):
-                (place / leftover).unlink()
+        sweep_parts(place, listed=there)
         for photo, crop in crop_names(folder).items():
             path = os.path.join(folder.name, photo)
             if crop in there:
@@ -235,7 +235,7 @@ def _align_file(
         return NO_FACE
     encoded = cv2.imencode(".jpg", cv2.cvtColor(face, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     try:
-        write_bytes(out / crop, encoded.tobytes())
+        write_bytes(out / crop, encoded.tobytes(), sweeps=False)  # `_missing` has
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

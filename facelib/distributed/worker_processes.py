@@ -1,7 +1,6 @@
 """Starts the worker processes of one host, joins their output to one log, and ends them together (launch.py)."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from facelib.child_processes import ends_with_parent
 from facelib.distributed.private_network import PrivateNetwork
 
 _WRITING = threading.Lock()  # keeps the lines of two processes apart
@@ -27,7 +27,6 @@ STOPPED = {
 }  # exit codes of a worker that a signal stopped
 WAITED_FOR = {*PASSED_ON, signal.SIGTSTP, signal.SIGCHLD}
 SI_KERNEL = 0x80  # si_code of a signal from a terminal, which goes to the whole foreground process group
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 PIPE_SECONDS = 5  # how long children of a worker that has ended may still write to its log
 
 
@@ -121,14 +120,12 @@ def start(
         shares_terminal: whether worker 0 stays in the process group.
         network: that the worker enters; None for the network of the host.
     """
-    libc, parent = ctypes.CDLL(None), os.getpid()
+    end_with_parent = ends_with_parent()
 
     def before_exec():
         if network is not None:
             network.enter()
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # launch.py was killed before the line above
-            os._exit(128 + signal.SIGKILL)
+        end_with_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITED_FOR)
 
     is_first = rank == 0

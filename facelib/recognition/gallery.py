@@ -2,7 +2,7 @@
 
     GALLERY          .npy, float16 [N, D], rows of unit length: opens as a memory map, 256 bytes an identity at D = 128
     GALLERY.json     names, photos per identity, path and SHA-256 of the model, how it is fed, the threshold, SHA-256 of
-                     GALLERY; written last, so that an incomplete gallery is refused
+                     GALLERY; written last, so that an incomplete gallery is refused by `search`, and enrolled again
 
 float16 changes a squared distance by about 3e-5 (D = 128) and by at most 2**-10; thresholds have intervals of 0.1.
 `facelib.evaluation.nearest` searches a gallery.
@@ -58,7 +58,7 @@ def check_gallery_path(path: Path) -> None:
     """Raises FaceError when `path` holds something that is not a gallery: enrolling would overwrite it."""
     if path.is_dir():
         raise FaceError(f"A gallery is a file. '{path}' is a folder: name a file in it, such as '{path}/people.npy'.")
-    if path.exists() and not _is_gallery_json(sidecar_path(path)):
+    if path.exists() and not _is_gallery_json(sidecar_path(path)) and not _is_unfinished(path):
         raise FaceError(f"'{path}' exists and is not a gallery, so it is not overwritten. Choose another name.")
 
 
@@ -171,3 +171,15 @@ def check_gallery_model(gallery: Gallery, model: Path | None) -> Path:
 
 def _is_gallery_json(path: Path) -> bool:
     return path.is_file() and read_json(path, "gallery's description").get("kind") == KIND
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether `path` is what a killed `enroll` leaves: the vectors of a gallery, without a description."""
+    if sidecar_path(path).exists():
+        return False
+    try:
+        vectors = map_npy(path, np.float16, 2)
+    except (OSError, ValueError):
+        return False
+    lengths = np.linalg.norm(vectors[:1000].astype(np.float32), axis=1)
+    return bool(len(vectors)) and bool(np.allclose(lengths, 1.0, atol=2e-3))

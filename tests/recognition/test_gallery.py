@@ -1,6 +1,7 @@
 """Galleries: what was enrolled comes back, and anything changed, cut or mismatched is one line."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -67,6 +68,34 @@ def test_a_gallery_finds_its_model_after_both_moved_together(gallery, tmp_path):
     moved = open_gallery(tmp_path / "elsewhere" / "people" / "g.npy")
 
     assert check_gallery_model(moved, None).read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+@pytest.mark.parametrize("killed_at", [0, 1])
+def test_enroll_killed_between_its_two_files_can_be_run_again(gallery, monkeypatch, there_before, killed_at):
+    model = gallery.parent / "../models/x.onnx"
+    if not there_before:
+        gallery.unlink()
+        gallery.with_name("g.npy.json").unlink()
+    replaced, replace = [], os.replace
+
+    def killed(part, path):
+        if len(replaced) == killed_at:
+            raise KeyboardInterrupt
+        replaced.append(path)
+        replace(part, path)
+
+    def enroll():
+        check_gallery_path(gallery)
+        write_gallery(gallery, -vectors(), NAMES, [1, 1, 1], model=model, io=Io(), flip=False, decision=None)
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        enroll()
+    monkeypatch.undo()
+    enroll()
+
+    assert open_gallery(gallery).num_photos == [1, 1, 1]
 
 
 def test_another_model_is_refused_and_a_copy_is_not(gallery, tmp_path):
@@ -185,6 +214,11 @@ def test_enrolling_overwrites_galleries_alone(gallery, tmp_path):
 
     check_gallery_path(gallery)
     check_gallery_path(tmp_path / "new.npy")
+    np.save(tmp_path / "photo.jpg", np.ones((2, 16), np.float16))  # no unit vectors
+    (tmp_path / "photo.jpg.npy").rename(tmp_path / "photo.jpg")
+    with pytest.raises(FaceError, match="not overwritten"):
+        check_gallery_path(tmp_path / "photo.jpg")
+    (tmp_path / "photo.jpg").write_bytes(b"precious")
     with pytest.raises(FaceError, match="not overwritten"):
         check_gallery_path(tmp_path / "photo.jpg")
     with pytest.raises(FaceError, match="folder"):

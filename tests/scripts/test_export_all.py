@@ -1,6 +1,10 @@
 """export_all.py: every target in order with its gate; nothing is made twice; one table has the outcome of each."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +25,7 @@ from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import read_sidecar, write_sidecar
 from tests.helpers.random_weights import random_weights
 
+ROOT = Path(__file__).parents[2]
 NUM_PAIRS = 40
 TFLITES = [f"model_{mode}.tflite" for mode in ("float", "fp16", "dynamic", "int8")]
 NAMES = ["embedder.h5", "frozen.pb", "optimized.pb", *TFLITES, "model.onnx", "model.om", "model.kmodel"]
@@ -44,6 +49,40 @@ def toy(tmp_path_factory):
     images = [encode_jpeg(synthetic_face(4, k // 4, k % 2 if k < NUM_PAIRS else k), 95) for k in range(2 * NUM_PAIRS)]
     write_bin(folder / "toy.bin", images, [k < NUM_PAIRS // 2 for k in range(NUM_PAIRS)])
     return SimpleNamespace(folder=folder, run=run, export=run / "export", bin=folder / "toy.bin")
+
+
+def test_kill_9_ends_the_script_that_runs_too(tmp_path):
+    script = tmp_path / "long.py"
+    script.write_text(
+        "import os, pathlib, time\n"
+        "pathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()))\n"
+        "time.sleep(99)\n"
+    )
+    code = "import sys, export_all, pathlib; export_all.run_command(sys.argv[1:], pathlib.Path('x.log'))"
+    parent = subprocess.Popen([sys.executable, "-c", code, script], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text())
+    finally:
+        parent.kill()
+        parent.wait()
+
+    child = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not is_running(child))
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_running(pid):
+    """Whether a process is there; one that has ended and waits for its parent is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.fixture

@@ -230,6 +230,28 @@ def test_an_existing_out_is_not_touched(folders):
         run(folders)
 
 
+def test_a_finished_cleaning_is_not_repeated(folders, capsys, monkeypatch):
+    sheet = folders / "sheet.png"
+    run(folders, "--sheet", str(sheet), "--max-angle", "60")
+    first = {path.name: path.read_bytes() for path in (folders / "out").iterdir()}
+    drawn = sheet.read_bytes()
+    sheet.unlink()  # as after a kill between the data and the sheet
+    run(folders, "--sheet", str(sheet), "--max-angle", "60")
+    assert sheet.read_bytes() == drawn
+
+    monkeypatch.setattr(clean_data, "open_embedder", lambda *args: pytest.fail("it was done again"))
+    capsys.readouterr()
+    assert run(folders, "--sheet", str(sheet), "--max-angle", "60") == 0
+    assert "already there, nothing to do" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (folders / "out").iterdir()} == first
+    with pytest.raises(FaceError, match=r"was made with --max-angle 60\.0") as caught:
+        run(folders, "--max-angle", "70")
+    assert "other face data" not in str(caught.value)
+    (folders / "faces" / "ann" / "00.png").unlink()
+    with pytest.raises(FaceError, match="other face data"):
+        run(folders, "--sheet", str(sheet), "--max-angle", "60")
+
+
 def test_dominant_sub_centres_come_from_the_head_of_a_run(folders):
     import keras
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from facelib.child_processes import ends_with_parent
 from facelib.errors import FaceError
 from facelib.export.k210.rules import parse_memory
 from facelib.runtimes.kmodel import nncase_command
@@ -63,8 +64,9 @@ def compile_kmodel(tflite: Path, crops: np.ndarray) -> Kmodel:
         (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         np.save(folder / "crops.npy", pixels)
         done = subprocess.run(
-            nncase_command("compile", str(folder)), cwd=folder, capture_output=True, text=True, errors="replace"
-        )
+            nncase_command("compile", str(folder)), cwd=folder, capture_output=True, text=True, errors="replace",
+            preexec_fn=ends_with_parent(),
+        )  # fmt: skip
         if done.returncode != 0 or not (folder / "model.kmodel").is_file():
             reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
             raise FaceError(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facelib.child_processes import ends_with_parent
 from facelib.cli import print_next, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.om.msame import LOG_NAME, MAX_NAMED, read_timing
@@ -107,7 +108,9 @@ def run_msame(command: Sequence[str], out_dir: Path) -> Path:
     with open(log, "wb") as file:
         file.write(f"{shlex.join(command)}\n".encode())
         file.flush()
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, check=False, preexec_fn=ends_with_parent()
+        ).returncode
     made = sorted(path for path in out_dir.iterdir() if path.is_dir() and path.name not in before)
     if code != 0 or not made:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]

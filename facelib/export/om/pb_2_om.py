@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facelib.child_processes import ends_with_parent
 from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.graph_input import load_sized
@@ -175,7 +176,7 @@ def run_atc(command: Sequence[str], out: Path) -> None:
         FaceError: atc failed, or wrote no model.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(command, check=False, preexec_fn=ends_with_parent())
     if done.returncode != 0 or not out.is_file():
         raise FaceError(
             f"atc failed (exit code {done.returncode}{'' if out.is_file() else f', no {out.name}'}): its message is "
