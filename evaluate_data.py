@@ -37,7 +37,7 @@ from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.keras_h5 import open_keras
-from facelib.sidecar import check_sidecar, keep_flags
+from facelib.sidecar import check_sidecar, check_unchanged, keep_flags
 
 OpenEmbedder = Callable[[Path, Io, int], Embedder]
 
@@ -176,18 +176,22 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     sets = find_sets(args.valid, args.pairs, letterbox=args.letterbox)
     attributes = read_attributes(args.attributes) if args.attributes else None
     sidecar = check_sidecar(args.model)
+    sha256 = sidecar.sha256 if sidecar else sha256_of(args.model)
     io = choose_io(sidecar, args)
     embedder = open_embedder(args.model, io, args.threads)
     evaluation = evaluate_sets(
         embedder, sets, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
         threads=args.threads,
     )  # fmt: skip
+    check_unchanged(args.model, sha256)
     sidecar = keep_flags(args.model, kind, replace(io, embedding_size=embedder.embedding_size), sidecar)
     mean_cosine = getattr(embedder, "mean_cosine", None)
-    return finish_test(args, evaluation, sidecar.kind if sidecar else kind, mean_cosine)
+    return finish_test(args, evaluation, sidecar.kind if sidecar else kind, sha256, mean_cosine)
 
 
-def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, mean_cosine: float | None = None) -> int:
+def finish_test(
+    args: argparse.Namespace, evaluation: Evaluation, kind: str, sha256: str | None, mean_cosine: float | None = None
+) -> int:
     """The end of every test: writes the report and the thresholds, prints the table, applies the gate.
 
     Args:
@@ -195,16 +199,22 @@ def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, mea
             does not choose them. A model that is not a file is a name in the report.
         evaluation: the results.
         kind: of artefact, e.g. 'tflite'.
+        sha256: of the model before it was opened; None for one that is not a file.
         mean_cosine: mean cosine to the parent artefact; None where the parent was not run.
+
+    Raises:
+        FaceError: the gate, or the model was replaced meanwhile. Then nothing is written.
     """
-    is_file, ms = args.model.is_file(), evaluation.ms_per_image
+    ms = evaluation.ms_per_image
     reference = read_report(args.against) if args.against else None  # before the report may overwrite it
+    if sha256:
+        check_unchanged(args.model, sha256)
     report = Report(
         artifact=args.model.name,
         kind=kind,
         sets=evaluation.results,
-        sha256=sha256_of(args.model) if is_file else None,
-        size_bytes=args.model.stat().st_size if is_file else None,
+        sha256=sha256,
+        size_bytes=args.model.stat().st_size if sha256 else None,
         images_per_s=round(1000 / ms, 3) if ms else None,
         ms_per_image=round(ms, 4) if ms else None,
         threads=args.threads,
@@ -213,8 +223,8 @@ def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, mea
         flip=args.flip,
     )
     path = args.report or report_path(args.model)
-    report.write(path)
     calibrated = write_thresholds(args.model, evaluation.thresholds(args.flip))
+    report.write(path)
     print_notes(evaluation.notes)
     print(report.table())
     if findings := report.findings():

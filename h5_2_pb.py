@@ -17,8 +17,9 @@ from pathlib import Path
 from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.export.freeze import freeze_file, model_call
 from facelib.export.parity import check_parity, parity_faces
+from facelib.files import sha256_of
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, open_graph, save_graph
-from facelib.sidecar import check_sidecar, parity_record, write_sidecar
+from facelib.sidecar import check_sidecar, check_unchanged, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 
@@ -34,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     out = args.out or args.model.parent / "export" / "frozen.pb"
     io = choose_io(check_sidecar(args.model), args)
+    sha256 = sha256_of(args.model)
     quiet_tensorflow()
     model, graph, size = freeze_file(args.model)
     pixels = parity_faces(size).astype("float32")
     frozen = open_graph(graph, out)
     cosines = check_parity(f"'{out}' and '{args.model}'", "frozen_pb", frozen, model_call(model), pixels)
+    check_unchanged(args.model, sha256)
     save_graph(graph, out)
     io = replace(io, input=INPUT, output=OUTPUT, size=size, embedding_size=model.outputs[0].shape[-1])
     write_sidecar(out, kind="frozen_pb", made_from=args.model, io=io, parity=parity_record(cosines))

@@ -18,10 +18,10 @@ from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_pars
 from facelib.errors import FaceError
 from facelib.export.int8_graph import without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
-from facelib.files import require_file, write_bytes
+from facelib.files import require_file, sha256_of, write_bytes
 from facelib.model_input import to_model_input
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, node_of, open_graph
-from facelib.sidecar import check_sidecar, keep_flags, parity_record, write_sidecar
+from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_h5 = args.model.suffix == ".h5"
     out = args.out or args.model.parent / ("export" if is_h5 else "") / "model.onnx"
     sidecar = check_sidecar(args.model)
+    sha256 = sha256_of(args.model)
     io = choose_io(sidecar, args)
     if io.layout != "nhwc":
         raise FaceError(
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         open_graph(without_fake_quant(graph, target), args.model, io.input, io.output),
         to_model_input(parity_faces(io.size), io),
     )  # fmt: skip
+    check_unchanged(args.model, sha256)
     write_bytes(out, model)
     keep_flags(args.model, "h5" if is_h5 else "frozen_pb", fed, sidecar)
     write_sidecar(

@@ -28,11 +28,11 @@ from facelib.export.parity import check_parity, parity_faces
 from facelib.export.pixel_check import check_pixels
 from facelib.export.tflite.convert import EDGES, MODES, TfliteOptions, graph_to_tflite
 from facelib.export.tflite.layer_errors import LayerError, draw, layer_errors, worst
-from facelib.files import require_file, write_bytes
+from facelib.files import require_file, sha256_of, write_bytes
 from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import node_of, open_graph
 from facelib.runtimes.tflite import Lite
-from facelib.sidecar import check_sidecar, keep_flags, parity_record, write_sidecar
+from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 NUM_PARITY_CROPS = 32
@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_file(args.model, "frozen graph")
     out = args.out or args.model.parent / f"model_{args.mode}.tflite"
     sidecar = check_sidecar(args.model)
+    sha256 = sha256_of(args.model)
     fed = choose_io(sidecar, args)
     check_request(args, fed)
     crops, calibration = None, None
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         calibration = None if is_trained else calibration
         layers = [error.as_dict() for error in errors]
         record = {"calibration": calibration, "keep_float": args.keep_float, "layers": layers}
+    check_unchanged(args.model, sha256)
     write_bytes(out, model)
     keep_flags(args.model, "frozen_pb", fed, sidecar)
     io = replace(io, dtype=EDGES[args.edges][0] if is_int8 else "float32")

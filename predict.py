@@ -25,7 +25,7 @@ from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
 from facelib.errors import BadRecord, FaceError
 from facelib.evaluation.nearest import Nearest
-from facelib.files import read_image_file, require_file, write_bytes
+from facelib.files import read_image_file, require_file, sha256_of, write_bytes
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision, about, decide_by, verdict_picture
 from facelib.recognition.gallery import (
@@ -38,7 +38,7 @@ from facelib.recognition.gallery import (
 )
 from facelib.recognition.photo_embeddings import class_centres, embed_photos, unit_vectors
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.sidecar import check_sidecar
+from facelib.sidecar import check_sidecar, check_unchanged
 
 MANY_CHANCE_HITS = 0.01  # a search says so when a stranger is expected to be taken for somebody more often
 
@@ -82,6 +82,7 @@ def enroll(argv: list[str]) -> int:
     check_gallery_path(args.gallery)
     source = open_source(args.folders)
     check_names(source.class_names)
+    sha256 = sha256_of(require_file(args.model, "model"))
     decision = threshold_or_none(args)
     embedder, io = open_model(args)
     flip = bool(decision and decision.flip)
@@ -91,6 +92,7 @@ def enroll(argv: list[str]) -> int:
     if not len(centres.labels):
         raise FaceError(f"Nobody in '{args.folders}' could be enrolled. The first of {len(bad)} bad photos: {bad[0]}")
     names = [source.class_names[label] for label in centres.labels]
+    check_unchanged(args.model, sha256)
     write_gallery(
         args.gallery, centres.vectors, names, centres.counts.tolist(),
         model=args.model, io=io, flip=flip, decision=decision,

@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from facelib.json_schema import check_json
 from facelib.model_input import SIDECAR_SCHEMA, TEMPLATE_112, Io
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "onnx", "onnxruntime")
+RENAME_SECONDS = 2.0  # at most between the two renames that put an artefact and its sidecar into place
 
 
 @dataclass(frozen=True)
@@ -144,17 +146,37 @@ def read_sidecar(artefact: Path) -> Sidecar | None:
 
 
 def check_sidecar(artefact: Path) -> Sidecar | None:
-    """Like `read_sidecar`, but refuses an artefact whose SHA-256 is not the one in its sidecar."""
-    artefact = require_file(artefact, "model")
-    sidecar = read_sidecar(artefact)
-    if sidecar is not None and sha256_of(artefact) != sidecar.sha256:
+    """Like `read_sidecar`, but refuses an artefact whose SHA-256 is not the one in its sidecar.
+
+    A training may be between the two renames: it looks again for `RENAME_SECONDS` before it refuses.
+    """
+    end = time.monotonic() + RENAME_SECONDS
+    while True:
+        sidecar = read_sidecar(require_file(artefact, "model"))
+        if sidecar is None or sha256_of(artefact) == sidecar.sha256:
+            return sidecar
         if sidecar.is_from_flags and sidecar.rest.get("made_from") is None:  # another file of the user, said anew
             return None
+        if time.monotonic() >= end:
+            raise FaceError(
+                f"'{artefact}' was changed after its sidecar '{sidecar.path.name}' was written (SHA-256 disagrees). "
+                f"Make it again, or remove the sidecar and say with flags how to feed it."
+            )
+        time.sleep(0.05)
+
+
+def check_unchanged(artefact: Path, sha256: str) -> None:
+    """Refuses an artefact that is no longer the file that was opened: results are never written under another hash.
+
+    Args:
+        artefact: its path.
+        sha256: of the file before it was opened.
+    """
+    if not Path(artefact).is_file() or sha256_of(artefact) != sha256:
         raise FaceError(
-            f"'{artefact}' was changed after its sidecar '{sidecar.path.name}' was written (SHA-256 disagrees). "
-            f"Make it again, or remove the sidecar and say with flags how to feed it."
+            f"'{artefact}' was replaced while this command ran, so the results are not those of this file. Nothing was "
+            f"written. Run the command again."
         )
-    return sidecar
 
 
 def git_commit() -> str | None:

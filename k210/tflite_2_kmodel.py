@@ -25,11 +25,11 @@ from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.k210.compile import SETTINGS, compile_kmodel
 from facelib.export.k210.rules import RAM_BYTES, check_memory, check_ops
-from facelib.files import atomic_path
+from facelib.files import atomic_path, sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.kmodel import VERSION, KmodelEmbedder, nncase_command
 from facelib.runtimes.tflite import TfliteEmbedder, read_ops
-from facelib.sidecar import check_sidecar, parity_record, write_sidecar
+from facelib.sidecar import check_sidecar, check_unchanged, parity_record, write_sidecar
 from facelib.unit_vectors import row_cosines
 
 NUM_PARITY_CROPS = 16
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "training's data directory, a folder of 112x112 crops, or a .bin."
         )
     io = choose_io(check_sidecar(args.model), args)
+    sha256 = sha256_of(args.model)
     if (io.pixels, io.layout) != ("raw", "nhwc"):
         raise FaceError(
             f"A kmodel is compiled from a .tflite that takes raw pixels, NHWC. '{args.model}' takes {io.pixels}, "
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"RAM {kmodel.memory['total']:,} of {RAM_BYTES:,} bytes: {used}")
     check_memory(kmodel.memory, str(args.model))
     made = replace(io, dtype="uint8", layout="nchw")
+    check_unchanged(args.model, sha256)
     with atomic_path(out) as part:
         part.write_bytes(kmodel.content)
         cosines = compare(part, made, args.model, io, crops[:NUM_PARITY_CROPS])

@@ -23,7 +23,7 @@ from facelib.evaluation.attributes import read_attributes
 from facelib.evaluation.embed_images import Embedded
 from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.export.om.msame import LOG_NAME, find_results, read_embeddings, read_timing
-from facelib.files import require_file
+from facelib.files import require_file, sha256_of
 from facelib.sidecar import check_sidecar
 from facelib.unit_vectors import check_norms, row_norms
 
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sets = find_sets(require_file(args.bin, "verification set"))
     attributes = read_attributes(args.attributes) if args.attributes else None
     sidecar = check_sidecar(args.model) if args.model else None
+    sha256 = (sidecar.sha256 if sidecar else sha256_of(args.model)) if args.model else None
     known = sidecar.io.embedding_size if sidecar else 0
     if sidecar and args.embedding_size and known not in (0, args.embedding_size):
         raise FaceError(
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         [lambda: faces], embed, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes
     )
     args.model, args.threads = args.model or args.out_dir, None
-    return finish_test(args, evaluation, "om")
+    return finish_test(args, evaluation, "om", sha256)
 
 
 def find_ms(*folders: Path) -> float | None:

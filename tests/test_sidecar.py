@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,27 @@ def test_the_file_has_the_keys_of_the_contract(artefact):
     assert value["made_by"]["versions"]["numpy"] == np.__version__
 
 
-def test_an_artefact_that_was_changed_is_refused(artefact):
+def test_an_artefact_that_was_changed_is_refused(artefact, monkeypatch):
     write_sidecar(artefact, kind="frozen_pb", made_from=None, io=Io())
     artefact.write_bytes(b"A graph")
+    monkeypatch.setattr("facelib.sidecar.RENAME_SECONDS", 0.1)
 
     with pytest.raises(FaceError, match="was changed after its sidecar"):
         check_sidecar(artefact)
+
+
+def test_between_the_renames_of_an_artefact_and_its_sidecar_it_looks_again(artefact, tmp_path):
+    write_sidecar(artefact, kind="frozen_pb", made_from=None, io=Io())
+    new = tmp_path / "new.pb"
+    new.write_bytes(b"a newer graph")
+    newer = write_sidecar(new, kind="frozen_pb", made_from=None, io=Io())
+    new.replace(artefact)
+    second = threading.Timer(0.3, newer.replace, [sidecar_path(artefact)])
+    second.start()
+
+    assert check_sidecar(artefact).sha256 == hashlib.sha256(b"a newer graph").hexdigest()
+
+    second.join()
 
 
 def test_a_child_names_its_parent_and_inherits_licence_and_training_data(artefact):

@@ -36,7 +36,7 @@ from facelib.evaluation.ijb.protocol import (
 )
 from facelib.files import sha256_of, write_json
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.sidecar import check_sidecar, keep_flags
+from facelib.sidecar import check_sidecar, check_unchanged, keep_flags
 
 FPIRS = (0.01, 0.1)
 RANKS = (1, 5)
@@ -45,6 +45,7 @@ RANKS = (1, 5)
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse_args(argv)
     sidecar = check_sidecar(args.model)
+    sha256 = sidecar.sha256 if sidecar else sha256_of(args.model)
     io = choose_io(sidecar, args)
     paths = find_meta(args.meta, args.protocol)
     faces = read_faces(paths)
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     embedder = open_embedder(args.model, io, args.threads)
     print(f"{paths.name}: {len(faces.images):,} images, {len(faces.template_ids):,} templates, {_switches(args)}")
     embedded = embed_faces(embedder, faces, args.images, flip=args.flip, threads=args.threads)
+    check_unchanged(args.model, sha256)
     keep_flags(args.model, args.model.suffix[1:], io, sidecar)
     templates = pool_templates(embedded.rows, faces, normalize=args.normalize, detector_score=args.detector_score)
     results = {}
@@ -69,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             results["identification"] = {**{name: one.as_dict() for name, one in found.items()}, "mean": mean}
             print(format_identification(found, mean))
     path = args.report or args.model.with_name(args.model.name + ".ijb.report.json")
-    write_json(path, {**_head(args, paths, faces, embedded, sidecar.kind if sidecar else None), **results})
+    head = _head(args, paths, faces, embedded, sidecar.kind if sidecar else None)
+    write_json(path, {**head, "sha256": sha256, **results})
     print(f"wrote {path}")
     return 0
 
@@ -124,7 +127,6 @@ def _head(
     return {
         "artifact": args.model.name,
         "kind": kind or args.model.suffix[1:],
-        "sha256": sha256_of(args.model),
         "size_bytes": args.model.stat().st_size,
         "images_per_s": round(num_images / embedded.seconds, 3),
         "ms_per_image": round(1000 * embedded.seconds / num_images, 4),

@@ -15,10 +15,10 @@ from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import fold_batch_norms
 from facelib.export.graph_input import load_sized
 from facelib.export.parity import check_parity, parity_faces
-from facelib.files import require_file
+from facelib.files import require_file, sha256_of
 from facelib.model_input import to_model_input
 from facelib.runtimes.frozen_graph import node_of, open_graph, prune, save_graph
-from facelib.sidecar import check_sidecar, keep_flags, parity_record, write_sidecar
+from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out.resolve() == require_file(args.model, "frozen graph").resolve():
         raise FaceError(f"IN.pb and OUT.pb are two files. Received: '{out}' for both. Name another OUT.pb.")
     sidecar = check_sidecar(args.model)
+    sha256 = sha256_of(args.model)
     io = choose_io(sidecar, args, needs_flags=False)
     quiet_tensorflow()
     frozen, io = load_sized(args.model, io)
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         open_graph(frozen, args.model, io.input, io.output),
         pixels,
     )
+    check_unchanged(args.model, sha256)
     save_graph(optimized, out)
     before, after = len(frozen.node), len(optimized.node)
     keep_flags(args.model, "frozen_pb", io, sidecar)

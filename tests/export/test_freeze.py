@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import h5_2_pb
 from facelib.errors import FaceError
 from facelib.export.freeze import check_slopes, freeze, freeze_file
 from facelib.models.layers import PReLU
@@ -59,3 +60,17 @@ def test_a_model_that_is_no_embedder_is_refused(tmp_path):
 
     with pytest.raises(FaceError, match=r"\[N, H, W, 3\] to \[N, D\].*grey\.h5"):
         freeze_file(tmp_path / "grey.h5")
+
+
+def test_a_model_that_is_replaced_while_it_is_frozen_gives_no_graph(tmp_path, monkeypatch):
+    def freeze_and_replace(path):
+        frozen = freeze_file(path)
+        save_h5(small_net(), path)
+        return frozen
+
+    save_h5(small_net(), tmp_path / "embedder.h5")
+    monkeypatch.setattr(h5_2_pb, "freeze_file", freeze_and_replace)
+
+    with pytest.raises(FaceError, match=r"embedder\.h5' was replaced while this command ran"):
+        h5_2_pb.main([str(tmp_path / "embedder.h5"), "--pixels", "raw", "--color", "rgb", "--layout", "nhwc"])
+    assert [path.name for path in tmp_path.iterdir()] == ["embedder.h5"]

@@ -189,14 +189,37 @@ def test_without_sidecar_and_flags_it_says_which_flags_are_needed(shades, tmp_pa
         run_main(tmp_path / "other.fake", "--valid", shades)
 
 
-def test_an_artefact_changed_after_its_sidecar_is_refused(shades, tmp_path):
+def test_an_artefact_changed_after_its_sidecar_is_refused(shades, tmp_path, monkeypatch):
     artefact = tmp_path / "model.fake"
     artefact.write_bytes(b"weights")
     write_sidecar(artefact, kind="fake", made_from=None, io=Io())
     artefact.write_bytes(b"other weights")
+    monkeypatch.setattr("facelib.sidecar.RENAME_SECONDS", 0.1)
 
     with pytest.raises(FaceError, match="was changed after"):
         run_main(artefact, "--valid", shades)
+
+
+@pytest.mark.parametrize("has_new_sidecar", [False, True])
+def test_a_model_that_is_replaced_during_its_test_leaves_no_result(shades, tmp_path, has_new_sidecar):
+    artefact = tmp_path / "model.fake"
+    artefact.write_bytes(b"weights")
+    write_sidecar(artefact, kind="fake", made_from=None, io=Io())
+    run_main(artefact, "--valid", shades)
+
+    class Replaced(MeanColour):
+        def run(self, pixels):
+            artefact.write_bytes(b"newer weights")
+            if has_new_sidecar:
+                write_sidecar(artefact, kind="fake", made_from=None, io=Io())
+            before.update({file: file.read_bytes() for file in tmp_path.iterdir()})
+            return super().run(pixels)
+
+    before = {}
+    with pytest.raises(FaceError, match=r"model.fake' was replaced while this command ran.*Run the command again"):
+        run_main(artefact, "--valid", shades, "--report", tmp_path / "new.json", open_embedder=Replaced)
+
+    assert before == {file: file.read_bytes() for file in tmp_path.iterdir()}
 
 
 def test_an_output_that_is_no_embedding_is_refused(shades):

@@ -172,6 +172,20 @@ def test_a_search_finds_who_was_enrolled_and_calls_others_unknown(toy, capsys):
     assert out.startswith("unknown: nobody of 6 people") and "  *" not in out
 
 
+def test_a_model_that_is_replaced_while_people_are_enrolled_makes_no_gallery(toy, capsys, monkeypatch):
+    def embed_and_replace(*args, **options):
+        rows = embed_photos(*args, **options)
+        calibrate(write_model(toy / "X.onnx", offset=-100.0))
+        return rows
+
+    embed_photos = predict.embed_photos
+    monkeypatch.setattr(predict, "embed_photos", embed_and_replace)
+
+    with pytest.raises(FaceError, match=r"X\.onnx' was replaced while this command ran"):
+        enrolled(toy, capsys)
+    assert not list(toy.glob("g.npy*"))
+
+
 def test_a_search_says_what_chance_alone_gives(toy, capsys):
     enrolled(toy, capsys)
 
