@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launched import is_running
+from tests.helpers.launched import is_running, state
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).parents[1] / "helpers" / "worker_training.py"
@@ -89,14 +89,6 @@ class Training:
             if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
         self.launcher.wait()
-
-
-def state(pid):
-    """'R', 'S', 'T' (stopped), ... of a process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return ""
 
 
 @pytest.fixture

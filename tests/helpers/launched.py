@@ -1,6 +1,5 @@
 """A launch.py that runs a tiny script in the place of a training, for the tests to watch."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -10,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOON = 60.0  # seconds; what must happen happens in a few of them, even on a busy machine
-OURS = ("TF_CONFIG", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "PYTHONUNBUFFERED")
+OURS = ("TF_CONFIG", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "PYTHONUNBUFFERED",
+        "MOBILEARC_TOKEN")  # fmt: skip
 
 # What every script below begins with. `say` writes a file for the test: NAME.RANK
 PRELUDE = """
@@ -80,12 +80,16 @@ def starting(folder):
         one.process.communicate()
 
 
+def state(pid):
+    """'R', 'S', 'T' (stopped), 'Z' (a zombie), ... of a process; '' when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def is_running(pid):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        with contextlib.suppress(FileNotFoundError):
-            return " Z " not in Path(f"/proc/{pid}/stat").read_text()  # a zombie is not
-    return False
+    return state(pid) not in ("", "Z")
 
 
 def wait_until_gone(*pids):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import launch
 from facelib.distributed import worker_processes
 from facelib.distributed.cluster import split_address
-from facelib.distributed.private_network import make_private_network
+from facelib.distributed.private_network import host_addresses, make_private_network
 from facelib.errors import FaceError
 from tests.helpers.launched import ROOT, SOON, environment, starting
 
@@ -365,3 +365,28 @@ def test_workers_that_need_the_network_keep_it_and_a_warning_names_their_ports(s
     code, _, err = one.wait()
     assert code == 0 and err.count("\n") == 1
     assert err.startswith("warning: ") and f"ports {ports[0]}, {ports[1]}: " in err
+    assert f"all addresses of this host ({', '.join(host_addresses())})" in err
+
+
+def test_the_addresses_of_this_host_are_those_that_can_be_bound():
+    addresses = host_addresses(most=100)
+
+    assert "127.0.0.1" in addresses and len(set(addresses)) == len(addresses)
+    for address in addresses:
+        family, *_, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as sock:
+            sock.bind(place)
+    assert host_addresses(most=1) == [*addresses[:1], *["..."] * (len(addresses) > 1)]
+
+
+def test_workers_of_one_host_share_a_random_token_and_those_of_several_the_one_of_the_user(start):
+    script = 'say("token", os.environ.get("MOBILEARC_TOKEN"))'
+    one = start(script, "-n", "2")
+    assert one.wait()[0] == 0
+    tokens = [one.read(f"token.{rank}") for rank in range(2)]
+    assert tokens[0] == tokens[1] and len(tokens[0]) == 32
+
+    for token in ("3f2a", None):
+        two = start(script, "-n", "1", *HOSTS, environ=environment(**({"MOBILEARC_TOKEN": token} if token else {})))
+        assert two.wait()[0] == 0
+        assert two.read("token.1") == str(token)

@@ -11,7 +11,7 @@ import types
 import pytest
 
 from facelib.distributed import worker_processes
-from tests.helpers.launched import starting, wait_until_gone
+from tests.helpers.launched import SOON, starting, state, wait_until_gone
 
 
 @pytest.fixture
@@ -67,6 +67,64 @@ while True:
     assert one.wait()[0] == 2
     assert time.time() - float(one.read("asked.0")) >= 1.4
     wait_until_gone(int(one.read("pid.0")))
+
+
+def test_a_stopped_worker_takes_its_sigterm(start):
+    script = """
+signal.signal(signal.SIGTERM, lambda *_: (say("asked"), sys.exit(3)))
+say("pid", os.getpid())
+wait_for("pid.0", "pid.1")
+if RANK == 0:
+    wait_for("stopped.1")
+    sys.exit(7)
+say("stopped")
+os.kill(os.getpid(), signal.SIGSTOP)
+time.sleep(600)
+"""
+    one = start(script, "-n", "2", "--grace", "600")
+
+    assert one.wait()[0] == 7
+    one.read("asked.1")
+
+
+def test_ctrl_z_stops_all_workers_until_the_launcher_continues(start):
+    script = """
+say("pid", os.getpid())
+wait_for("end")
+"""
+    one = start(script, "-n", "2")
+    pids = [one.process.pid, *(int(one.read(f"pid.{i}")) for i in range(2))]
+
+    one.process.send_signal(signal.SIGTSTP)
+    wait_for_states(pids, "T")
+    one.process.send_signal(signal.SIGCONT)
+    wait_for_states(pids, "S")
+
+    (one.folder / "end").touch()
+    assert one.wait() == (0, "", "")
+
+
+def wait_for_states(pids, wanted):
+    end = time.monotonic() + SOON
+    while any(state(pid) != wanted for pid in pids):
+        assert time.monotonic() < end, [state(pid) for pid in pids]
+        time.sleep(0.02)
+
+
+def test_an_error_that_all_workers_share_is_shown_once(start):
+    script = """
+print("error: No data at 'x'.", file=sys.stderr)
+print(f"error: Worker {RANK} has another one.", file=sys.stderr)
+say("said")
+wait_for("said.0", "said.1", "said.2")
+time.sleep(0.5)
+sys.exit(1)
+"""
+    code, _, err = start(script, "-n", "3").wait()
+
+    assert code == 1
+    assert err.count("No data at 'x'") == 1
+    assert err.count("has another one") == 3
 
 
 def test_a_worker_that_ends_well_before_the_others_is_fine(start):
