@@ -31,7 +31,7 @@ from facelib.evaluation.attributes import read_attributes
 from facelib.evaluation.embed_images import Embedded, embed_images
 from facelib.evaluation.evaluate_set import PROTOCOLS, evaluate_set
 from facelib.evaluation.gate import compare
-from facelib.evaluation.results import Report, SetResult, read_report, report_path
+from facelib.evaluation.results import Report, SetResult, find_whole_test, read_report, report_path
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
@@ -70,6 +70,7 @@ class Evaluation:
                 "impostors": result.pairs - result.genuine,
                 "flip": flip,
                 "far": result.thresholds,
+                **{key: value for key, value in (result.source or {}).items() if key == "drawn_from"},
             }
             for result in self.results
         }
@@ -224,7 +225,9 @@ def finish_test(
     )
     path = args.report or report_path(args.model)
     calibrated = write_thresholds(args.model, evaluation.thresholds(args.flip))
-    report.write(path)
+    whole = find_whole_test(path, report)
+    if whole is None:
+        report.write(path)
     print_notes(evaluation.notes)
     print(report.table())
     if findings := report.findings():
@@ -236,8 +239,12 @@ def finish_test(
         if failures:
             raise FaceError(f"'{args.model}' is worse than '{args.against}' allows: {'; '.join(failures)}.")
         print(f"no worse than {args.against} by {args.max_acc_drop:g} points of ACC, {args.max_vr_drop:g} of VR")
-    also = f" and the thresholds in {calibrated}" if calibrated else ""
-    print(f"wrote {path}{also}{next_step(*_next_command(report.kind, args.model))}")
+    wrote = [] if whole else [str(path)]
+    wrote += [f"the thresholds in {calibrated}"] if calibrated else []
+    if whole:
+        print_notes([f"'{path}' keeps the test of {whole}; to keep this one too, name a file: --report FILE"])
+    if wrote:
+        print(f"wrote {' and '.join(wrote)}{next_step(*_next_command(report.kind, args.model))}")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from facelib.errors import FaceError
 from facelib.evaluation.metrics import OperatingPoint
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
 from facelib.files import read_json, write_json
@@ -172,6 +173,26 @@ def read_report(path: Path) -> dict[str, Any]:
     report = read_json(path, "report")
     check_json(report, SCHEMA, path, "report", "Run the test script of the artefact again.")
     return report
+
+
+def find_whole_test(path: Path, report: Report) -> str | None:
+    """What would be lost if `report` replaced the file at `path`: 'all 6,000 pairs of lfw'; None if nothing.
+
+    A report of some pairs of a set (--pairs N) replaces none of all of them, for the same artefact.
+    """
+    drawn = [result.name for result in report.sets if "drawn_from" in (result.source or {})]
+    try:
+        old = read_report(path) if drawn and Path(path).is_file() else {}
+    except FaceError:  # damaged, or another file: the test writes it anew
+        return None
+    if not old or old["sha256"] != report.sha256:
+        return None
+    whole = [name for name in drawn if name in old["sets"] and not _is_drawn(old["sets"][name])]
+    return f"all {old['sets'][whole[0]]['pairs']:,} pairs of {whole[0]}" if whole else None
+
+
+def _is_drawn(result: dict[str, Any]) -> bool:
+    return (result.get("source") or {}).get("drawn_from") is not None
 
 
 def read_ijb_report(path: Path) -> dict[str, Any]:

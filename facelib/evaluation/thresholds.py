@@ -80,16 +80,24 @@ def calibrate(
 def write_thresholds(artefact: Path, sets: dict[str, dict[str, Any]]) -> Path | None:
     """Adds calibrated thresholds to the sidecar of `artefact`; those of other sets stay.
 
+    Thresholds of some pairs of a set replace none of all its pairs.
+
     Args:
         artefact: the tested file.
-        sets: {set name: {"sha256", "impostors", "flip", "far": what `calibrate` returned}}.
+        sets: {set name: {"sha256", "impostors", "flip", "far": what `calibrate` returned}}, with "drawn_from", the
+            number of pairs of the set, where only some of them were tested.
 
-    Returns: path of the sidecar; None when the artefact has none.
+    Returns: path of the sidecar; None when nothing was written: the artefact has no sidecar, or one with thresholds of
+        all pairs.
     """
     sidecar = read_sidecar(artefact)
     if sidecar is None:
         return None
-    write_json(sidecar.path, {**sidecar.rest, "thresholds": {**sidecar.rest.get("thresholds", {}), **sets}})
+    old = sidecar.rest.get("thresholds", {})
+    new = {name: one for name, one in sets.items() if "drawn_from" not in one or "drawn_from" in old.get(name, one)}
+    if not new:
+        return None
+    write_json(sidecar.path, {**sidecar.rest, "thresholds": {**old, **new}})
     return sidecar.path
 
 

@@ -107,8 +107,8 @@ def load_graph(path: Path):
     variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
     if variables:
         raise FaceError(
-            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as {short_name(variables[0])}: "
-            f"freeze it first (h5_2_pb.py does)."
+            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as "
+            f"{short_name(variables[0])}: freeze it first (h5_2_pb.py does)."
         )
     check_ops(graph, path)
     names = {node.name for node in graph.node}
@@ -171,7 +171,8 @@ def check_names(graph, path: Path | str, input_name: str, output_name: str) -> N
     needed = [node.name for node in prune(graph, [node_of(output_name)]).node if node.op == "Placeholder"]
     if node_of(input_name) not in needed:
         raise FaceError(
-            f"{short_name(output_name)} of '{path}' depends on {_listed(needed)}, not on {short_name(input_name)}. Use --input NAME."
+            f"{short_name(output_name)} of '{path}' depends on {_listed(needed)}, not on {short_name(input_name)}. "
+            f"Use --input NAME."
         )
     if len(needed) > 1:
         raise FaceError(f"An embedder has one input. {short_name(output_name)} of '{path}' needs {_listed(needed)}.")

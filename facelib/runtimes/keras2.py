@@ -147,8 +147,8 @@ def _function(layer: dict) -> dict:
         name = "math." + _OPERATORS.get(name.partition(".")[2], "?")
     if name not in _FUNCTIONS or len(nodes) != 1:
         raise FaceError(
-            f"The layer {short_name(layer.get('name'))} calls TensorFlow's {short_name(config.get('function'))}, which is not a "
-            f"function that a face net may call here. Save the model again with a Keras layer in its place."
+            f"The layer {short_name(layer.get('name'))} calls TensorFlow's {short_name(config.get('function'))}, "
+            f"which is not a function that a face net may call here. Save the model again with a Keras layer in its place."
         )
     tensors: list[list] = []
 
@@ -180,8 +180,8 @@ def _node(layer: dict) -> dict:
     op = new["node_def"].get("op") if isinstance(new["node_def"], dict) else None
     if op not in PURE_OPS:
         raise FaceError(
-            f"A face embedder only computes. The layer {short_name(layer.get('name'))} is TensorFlow's operation {short_name(op)}, which "
-            f"may do more or is not known here. Save the model again with a Keras layer in its place."
+            f"A face embedder only computes. The layer {short_name(layer.get('name'))} is TensorFlow's operation "
+            f"{short_name(op)}, which may do more or is not known here. Save the model again with a Keras layer in its place."
         )
     return {**layer, "class_name": "face>TensorFlowNode", "config": new}
 

@@ -203,8 +203,8 @@ def in_float32(model):
 def _check_one_in_one_out(model, name: str | Path) -> None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise FaceError(
-            f"An embedder has one input and one output. {short_name(name)} has {len(model.inputs)} and {len(model.outputs)}: "
-            f"name the embedder.h5 of the run, which has no training head."
+            f"An embedder has one input and one output. {short_name(name)} has {len(model.inputs)} and "
+            f"{len(model.outputs)}: name the embedder.h5 of the run, which has no training head."
         )
 
 

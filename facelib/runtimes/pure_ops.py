@@ -69,8 +69,8 @@ def check_ops(graph, path: Path | str) -> None:
         more = f" and {len(refused) - MAX_LISTED} more" if len(refused) > MAX_LISTED else ""
         raise FaceError(
             f"A face embedder only computes. The graph '{path}' has operations that may do more (files, Python, loops) "
-            f"or that are not known here: {', '.join(map(short_name, refused[:MAX_LISTED]))}{more}. It was not run: freeze "
-            f"the net for inference only (python h5_2_pb.py MODEL.h5 does)."
+            f"or that are not known here: {', '.join(map(short_name, refused[:MAX_LISTED]))}{more}. It was not run: "
+            f"freeze the net for inference only (python h5_2_pb.py MODEL.h5 does)."
         )
     calls = {name: {called for node in body for called in _called(node)} for name, body in functions.items()}
     if endless := _recursive(calls):

@@ -117,7 +117,8 @@ def test_flags_are_said_once(tmp_path, shades, capsys):
     assert capsys.readouterr().out.count("no sidecar") == 0
 
 
-def test_later_flags_replace_earlier_ones_but_not_what_we_made(tmp_path, shades):
+def test_later_flags_replace_earlier_ones_but_not_what_we_made(tmp_path, shades, monkeypatch):
+    monkeypatch.setattr("facelib.sidecar.RENAME_SECONDS", 0)
     pb, test = freeze_linzmin(tmp_path / "frozen.pb"), ["--valid", str(shades / "shades.bin")]
     pb_test.main([str(pb), *test, "--output", "prelogits"])
     pb_test.main([str(pb), *test, "--color", "bgr"])
