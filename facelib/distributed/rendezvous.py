@@ -42,7 +42,7 @@ class Rendezvous:
         cluster: all workers.
         listener: accepts connections at this worker's port.
         interval: seconds between two calls to a worker that is missing.
-        token: of the training; see greeting.py.
+        token: of the training; None for that of the environment. See greeting.py.
 
     Attributes:
         called: {rank: connection} to the workers that answered our call.
@@ -50,8 +50,9 @@ class Rendezvous:
         strangers: {rank: who is there instead of that worker, for an error message}.
     """
 
-    def __init__(self, cluster: Cluster, listener: socket.socket, interval: float = 0.5, token: bytes = b""):
-        self.cluster, self.listener, self.interval, self.token = cluster, listener, interval, token
+    def __init__(self, cluster: Cluster, listener: socket.socket, interval: float = 0.5, token: bytes | None = None):
+        self.cluster, self.listener, self.interval = cluster, listener, interval
+        self.token = greeting.find_token() if token is None else token
         self.called: dict[int, socket.socket] = {}
         self.callers: dict[int, socket.socket] = {}
         self.strangers: dict[int, str] = {}
@@ -185,7 +186,7 @@ class JoinWatch:
         cluster: all workers.
         seconds: to wait, for the rendezvous and for the call.
         interval: seconds between two calls to a worker that is missing.
-        token: of the training; see greeting.py.
+        token: of the training; None for that of the environment. See greeting.py.
 
     Attributes:
         connections: {rank: connection} to the other workers, after entering it.
@@ -195,7 +196,7 @@ class JoinWatch:
     """
 
     def __init__(
-        self, cluster: Cluster, seconds: float = JOIN_SECONDS, *, interval: float = 0.5, token: bytes = b""
+        self, cluster: Cluster, seconds: float = JOIN_SECONDS, *, interval: float = 0.5, token: bytes | None = None
     ):  # fmt: skip
         self._cluster, self._seconds, self._interval, self._token = cluster, seconds, interval, token
         self.connections: dict[int, socket.socket] = {}
@@ -253,8 +254,7 @@ def open_workers(cluster: Cluster, join_seconds: float) -> "Workers":
 
     if cluster.count == 1:
         return ONE_WORKER
-    token = greeting.find_token()
-    if not token and cluster.rank == 0:
+    if cluster.rank == 0 and not greeting.find_token():
         print(
             f"warning: {greeting.TOKEN} is not set: who knows the addresses of the workers can pass for one. Set it to "
             "the same random text on every host.",
@@ -278,7 +278,7 @@ def open_workers(cluster: Cluster, join_seconds: float) -> "Workers":
     workers = Workers(cluster.rank, cluster.count, hosts.count(hosts[cluster.rank]))
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with workers.naming_losses():
-        with JoinWatch(cluster, join_seconds, token=token) as join:
+        with JoinWatch(cluster, join_seconds) as join:
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
         signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow installs a handler of its own, which ends nothing
         watch = PeerWatch(cluster, join.connections, first_patience=join_seconds).start()

@@ -118,12 +118,13 @@ def test_another_program_at_the_address_of_a_worker_is_no_worker():
             pytest.fail("it was let in")
 
 
-def test_a_worker_with_another_token_is_named_and_never_present():
+def test_a_worker_with_another_token_is_named_and_never_present(monkeypatch):
+    monkeypatch.setenv("MOBILEARC_TOKEN", "3f2a")
     addresses = (free_address(), free_address())
     with (
         present(1, addresses, token=b"3f2b"),
         pytest.raises(FaceError, match=r"Worker 1 \(\S+, where a worker with another token answers\) did not\."),
-        JoinWatch(Cluster(0, addresses), 0.6, interval=0.05, token=b"3f2a"),
+        JoinWatch(Cluster(0, addresses), 0.6, interval=0.05),
     ):
         pytest.fail("it was let in")
 
