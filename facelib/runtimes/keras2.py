@@ -148,7 +148,8 @@ def _function(layer: dict) -> dict:
     if name not in _FUNCTIONS or len(nodes) != 1:
         raise FaceError(
             f"The layer {short_name(layer.get('name'))} calls TensorFlow's {short_name(config.get('function'))}, "
-            f"which is not a function that a face net may call here. Save the model again with a Keras layer in its place."
+            "which is not a function that a face net may call here. Save the model again with a Keras layer in its "
+            "place."
         )
     tensors: list[list] = []
 
@@ -181,7 +182,8 @@ def _node(layer: dict) -> dict:
     if op not in PURE_OPS:
         raise FaceError(
             f"A face embedder only computes. The layer {short_name(layer.get('name'))} is TensorFlow's operation "
-            f"{short_name(op)}, which may do more or is not known here. Save the model again with a Keras layer in its place."
+            f"{short_name(op)}, which may do more or is not known here. Save the model again with a Keras layer in its "
+            "place."
         )
     return {**layer, "class_name": "face>TensorFlowNode", "config": new}
 
