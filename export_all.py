@@ -191,7 +191,10 @@ class Chain:
             print(f"{path} is up to date", flush=True)
         else:
             self._test(target, path, parent)
-        losses = find_losses(report_path(path), references, self.args.max_acc_drop, self.args.max_vr_drop)
+        try:
+            losses = find_losses(report_path(path), references, self.args.max_acc_drop, self.args.max_vr_drop)
+        except FaceError as error:  # the report is of other pairs than those of its reference
+            raise Refused(str(error)) from error
         gate = f"lost {'; '.join(losses)}" if losses else "passed" if references else "the reference"
         return Outcome(path, gate, bool(losses), is_tested=True)
 

@@ -352,6 +352,16 @@ def test_a_test_that_failed_after_its_report_does_not_count_as_passed(toy, bring
     path.write_bytes(kept)
 
 
+def test_a_gate_that_cannot_compare_fails_one_artefact(toy, bring):
+    path = report_path(toy.export / "model.onnx")
+    bring()
+    kept = edited(path, lambda result: result.update(pairs=result["pairs"] + 2))
+
+    with pytest.raises(FaceError, match=r"^1 of 10 .*model\.onnx: failed: The gate compares tests on the same pairs"):
+        bring()
+    path.write_bytes(kept)
+
+
 def test_a_shell_script_gets_this_python(capfd, tmp_path):
     with pytest.raises(export_all.Refused, match=r"^No frozen graph at 'missing\.pb'"):
         export_all.run_command(["optimize_pb.sh", "missing.pb"], tmp_path / "log")
