@@ -145,6 +145,8 @@ def evaluate_embedded(
 def check_sets(sets: Sequence[Callable[[], FaceSet]]) -> None:
     """Reads each set, decodes its first images and measures random embeddings: an error shows before the training.
 
+    Prints what the user should know of the sets.
+
     Raises:
         FaceError: what the readers and the metrics refuse.
     """
@@ -153,6 +155,7 @@ def check_sets(sets: Sequence[Callable[[], FaceSet]]) -> None:
         decode_images(faces.images[:2], source=faces.where, records=faces.names[:2])
         blind = np.random.default_rng(0).normal(size=(len(faces.images), 2)).astype(np.float32)
         evaluate_set(faces, Embedded(blind, None, len(blind), 0.0), DEFAULT_FARS)
+        print_notes(faces.notes)
 
 
 def test_main(argv: Sequence[str] | None, open_embedder: OpenEmbedder, description: str, kind: str) -> int:

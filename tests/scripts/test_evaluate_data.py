@@ -1,5 +1,6 @@
 """The shared main of all test scripts, with a runtime of a few lines, and the Keras embedder."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -300,6 +301,18 @@ def test_a_model_with_its_training_head_is_refused():
 
     with pytest.raises(FaceError, match="one input and one output"):
         KerasEmbedder(model)
+
+
+def test_what_a_training_should_say_of_its_sets_is_said_before_it_begins(shades, tmp_path, capsys):
+    images = load_bin(shades / "shades.bin").images
+    for k in range(40):
+        photo = tmp_path / f"p{k // 2}" / "frontal" / f"{k}.png"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        photo.write_bytes(images[k])
+
+    evaluate_data.check_sets(find_sets(tmp_path))
+
+    assert re.match("note: .*each folder", capsys.readouterr().out)
 
 
 def test_pairs_may_come_from_memory(shades):
