@@ -55,5 +55,5 @@ def short_name(name: object) -> str:
 
 def short_repr(value: object, most: int = 80) -> str:
     """`repr(value)` for an error message, of at most `most` characters, whatever the value is."""
-    text = _Short(max(60, most)).repr(value)
+    text = _Short(most - 2).repr(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -76,7 +76,7 @@ def test_unfinished_older_and_killed_runs_are_plotted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, message", [(None, "lists none. Give the folder"), ("", "lists none"), ("x\n{}\n", "line 1 is not")]
+    "text, message", [(None, "lists none. Give the folder"), ("", "lists none"), ("x\n{}\n", "Line 1 of .* is not")]
 )
 def test_a_folder_without_a_history_is_named(tmp_path, text, message):
     if text is not None:
@@ -89,3 +89,17 @@ def test_a_folder_without_a_history_is_named(tmp_path, text, message):
 def test_a_picture_that_is_not_a_png_is_refused(tmp_path):
     with pytest.raises(FaceError, match=r"--out is a .png. Received: 'x.jpg'"):
         plot_history.main([str(tmp_path), "--out", "x.jpg"])
+
+
+def test_the_picture_lies_in_the_run_and_that_of_several_runs_in_the_folder_above_them(tmp_path, monkeypatch, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    one, two = staged_run(tmp_path / "runs" / "one"), staged_run(tmp_path / "runs" / "deep" / "two")
+
+    plot_history.main([str(one)])
+    plot_history.main([str(one), str(two)])
+
+    assert f"wrote {one / 'plots' / 'history.png'}" in capsys.readouterr().out
+    pictures = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    assert pictures == ["runs/history.png", "runs/one/plots/history.png"]
