@@ -51,11 +51,10 @@ class Interruptible:
 def _is_script() -> bool:
     """Whether this process was started as a script of the project, not as a notebook or a program of others."""
     name = sys.argv[0] if sys.argv else ""
-    if name == "-m":  # `python -m facelib`, while Python looks for its module
+    # `python -m facelib`, while Python looks for its module; and the command of an installation.
+    if name == "-m" or os.path.basename(name) == "mobilearc":
         return True
     path = os.path.realpath(name)
-    if path == os.path.join(os.path.dirname(sys.executable), "mobilearc"):
-        return True
     home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     if not os.path.isfile(os.path.join(home, "train.py")):  # installed: see `facelib.files.scripts_folder`
         home = os.path.join(home, "mobilearc")

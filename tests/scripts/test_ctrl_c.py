@@ -77,6 +77,7 @@ def test_only_scripts_of_the_project_are_guarded(monkeypatch):
         (str(ROOT / "train.py"), True),
         (str(ROOT / "tools" / "doctor.py"), True),
         ("-m", True),
+        ("/usr/local/bin/mobilearc", True),
         (str(ROOT / "tests" / "x.py"), False),
         (sys.executable.replace("python", "pytest"), False),
         ("-c", False),
