@@ -3,6 +3,8 @@
 Our own networks are beside this file: mobilefacenet.py, my_mobilenet.py, iresnet.py and ghostfacenet.py.
 """
 
+from pathlib import Path
+
 import facelib  # noqa: F401  before keras: it settles the backend
 
 # isort: split
@@ -10,20 +12,24 @@ import keras
 from keras import layers
 
 from facelib.errors import FaceError
+from facelib.files import require_file
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.layers import FusedBatchNorm, PixelScale, activation
-from facelib.models.registry import APPLICATIONS, ModelConfig, build_network
+from facelib.models.registry import APPLICATIONS, IMPORTED, ModelConfig, build_network
+from facelib.sidecar import require_raw_pixels
 
 
 def build_backbone(model: ModelConfig) -> keras.Model:
-    """Builds the embedder that the [model] table of a recipe describes, with random weights.
+    """Builds the embedder that the [model] table of a recipe describes, with random weights or those of its file.
 
     Returns:
-        Keras model: float raw RGB pixels [N, 112, 112, 3] -> float32 [N, D], before L2 normalisation.
+        Keras model: float raw RGB pixels [N, H, W, 3] -> float32 [N, D], before L2 normalisation.
 
     Raises:
-        FaceError: an option that this backbone does not have.
+        FaceError: an option that this backbone does not have, or a file that holds no embedder of raw pixels.
     """
+    if model.backbone == IMPORTED:
+        return open_imported(model.source)
     from ghostfacenet import ghostfacenet_v1
     from iresnet import iresnet
     from mobilefacenet import mbf, mobilefacenet
@@ -33,11 +39,31 @@ def build_backbone(model: ModelConfig) -> keras.Model:
     return build_network(model, {builder.__name__: builder for builder in builders})
 
 
-def application(name, embedding_size=512, activation="prelu", output_layer="GDC", width=1.0, dropout=0.0):
+def open_imported(source: str) -> keras.Model:
+    """The embedder in an .h5, with its weights.
+
+    Raises:
+        FaceError: no embedder, or one that does not take raw RGB pixels.
+    """
+    from facelib.runtimes.keras_h5 import check_model, load_model
+
+    if not source:
+        raise FaceError("model.backbone = 'imported' takes the net of an .h5. Received none: set model.from = 'X.h5'.")
+    path = require_file(Path(source), "model")
+    require_raw_pixels(path)
+    net = load_model(path)
+    check_model(net, path)
+    net.trainable = True
+    return net
+
+
+def application(name, embedding_size=512, activation="prelu", output_layer="GDC", width=1.0, dropout=0.0,
+                pixel_mean=127.5, pixel_std=127.5, image_size=(112, 112)):  # fmt: skip
     """Builds a network of keras.applications as an embedder, with random weights.
 
     `FusedBatchNorm` replaces its batch normalisation: it trains faster, and freezing can fold it. The input is raw
-    pixels, scaled to [-1, 1], which all of these networks expect. At 112x112 the last map is 4x4; in MobileNet 3x3.
+    pixels, by default scaled to [-1, 1], which all of these networks expect. At 112x112 the last map is 4x4; in
+    MobileNet 3x3.
 
     Args:
         name: one of `APPLICATIONS`.
@@ -49,6 +75,9 @@ def application(name, embedding_size=512, activation="prelu", output_layer="GDC"
             average pooling and a fully connected layer. Each ends in BN.
         width: `alpha` of the MobileNets; 1 for the other networks.
         dropout: rate before the last layer.
+        pixel_mean: of the input scaling, in pixel units; one number, or three in RGB order.
+        pixel_std: of the input scaling, in pixel units; one number, or three in RGB order.
+        image_size: height and width in pixels.
     """
     if name not in APPLICATIONS:
         raise ValueError(f"name is one of {', '.join(APPLICATIONS)}. Received: name={name!r}")
@@ -62,8 +91,8 @@ def application(name, embedding_size=512, activation="prelu", output_layer="GDC"
         )
     if name.startswith(("MobileNetV3", "EfficientNetV2")):
         options["include_preprocessing"] = False
-    inputs = keras.Input((112, 112, 3), name="input_1")
-    scaled = PixelScale(127.5, 127.5, name="pixel_scale")(inputs)
+    inputs = keras.Input((*image_size, 3), name="input_1")
+    scaled = PixelScale(pixel_mean, pixel_std, name="pixel_scale")(inputs)
     net = getattr(keras.applications, name)(input_tensor=scaled, include_top=False, weights=None, **options)
     scaling = [layer.name for layer in net.layers if isinstance(layer, layers.Rescaling | layers.Normalization)]
     if scaling:  # EfficientNet V1 has such layers and no option to leave them out: pixels would be scaled twice

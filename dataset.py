@@ -23,6 +23,7 @@ from facelib.data.record_reader import Image, Records
 from facelib.data.sampling import block_order, pk_order, record_keys, record_order
 from facelib.errors import BadRecord, FaceError
 from facelib.image_decoding import decode_image
+from facelib.model_input import fit_faces
 from facelib.training.recipe.schema import Recipe
 
 
@@ -61,7 +62,9 @@ class TrainingData:
         seed: of the order and of the augmentation.
         shuffle: 'records' shuffles all records exactly; 'blocks' shuffles blocks that are read in sequence.
         augment: see `facelib.data.augment`; None for no augmentation and no mirroring.
-        image_size: (height, width) in pixels that every image must have.
+        image_size: (height, width) in pixels of the batches.
+        fit: what is done with images of another size: 'exact' refuses them, 'crop' cuts their centre out, 'resize'
+            scales them.
         num_threads: threads that read and decode; by default one a core.
     """
 
@@ -74,6 +77,7 @@ class TrainingData:
         shuffle: str = "records",
         augment: Augmentation | None = random_flip,
         image_size: tuple[int, int] = (112, 112),
+        fit: str = "exact",
         num_threads: int | None = None,
     ):
         if shuffle not in ("records", "blocks"):
@@ -84,6 +88,7 @@ class TrainingData:
         self.batch_size, self.seed, self.shuffle, self.augment = batch_size, seed, shuffle, augment
         height, width = image_size
         self.image_size = height, width
+        self.fit = fit
         self.num_threads = num_threads or os.cpu_count() or 1
         self.steps_per_epoch = -(-len(self.records) // batch_size)
         self.images_per_identity = 1
@@ -91,19 +96,23 @@ class TrainingData:
         self._num_images = len(self.records)
 
     @classmethod
-    def of_recipe(cls, recipe: Recipe, records: Records, num_threads: int | None = None) -> "TrainingData":
+    def of_recipe(
+        cls, recipe: Recipe, records: Records, image_size: tuple[int, int], num_threads: int | None = None
+    ) -> "TrainingData":
         """The data as a recipe's [data] table and seed ask for them.
 
         Args:
             recipe: the recipe of the run.
             records: open records.
+            image_size: (height, width) in pixels of the net's input.
             num_threads: threads that read and decode; by default one a core.
         """
         data = recipe.data
         augment = make_augment(data.augment, data.flip)
         return cls(
-            records, data.batch_size, seed=recipe.seed, shuffle=data.shuffle, augment=augment, num_threads=num_threads
-        )
+            records, data.batch_size, seed=recipe.seed, shuffle=data.shuffle, augment=augment, image_size=image_size,
+            fit=data.fit, num_threads=num_threads,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Images an epoch, of all workers."""
@@ -207,12 +216,15 @@ class TrainingData:
         images = np.empty((len(record_idx), *self.image_size, 3), np.uint8)
         labels = np.empty(len(record_idx), np.int64)
         keys = record_keys(record_idx, self.seed, epoch)
+        size = self.image_size if self.fit == "exact" else None
         read = ChainMap(*(pool.result() for pool in pools)).__getitem__ if pools else self.records.read
         for i, ((encoded, label), key) in enumerate(zip(map(read, record_idx.tolist()), keys.tolist(), strict=True)):
             row = images[i]
             try:
-                image = decode_image(encoded, row, size=self.image_size, check_end=False)
-            except BadRecord as error:
+                image = decode_image(encoded, row, size=size, check_end=False)
+                if size is None:
+                    image = fit_faces(image[None], self.image_size, self.fit)[0]
+            except (BadRecord, FaceError) as error:
                 raise self._bad_image(int(record_idx[i]), error) from error
             if self.augment:
                 image = self.augment(image, key)
@@ -222,11 +234,12 @@ class TrainingData:
         flips = is_flipped(keys) if self.augment and self.augment.flip else np.zeros(len(keys), bool)
         return Batch(images, labels, record_idx, epoch, step, keys, flips)
 
-    def _bad_image(self, record: int, error: BadRecord) -> FaceError:
+    def _bad_image(self, record: int, error: Exception) -> FaceError:
         height, width = self.image_size
         return FaceError(
             f"Every record holds an image of {height}x{width} pixels that decodes. '{self.records.path}', "
-            f"{self.records.describe(record)}: {error}. Run prepare_data.py again with --decode-all --skip-bad."
+            f"{self.records.describe(record)}: {error}. For images of another size set data.fit = 'resize' or 'crop', "
+            f"or model.input_size; for damaged ones run prepare_data.py again with --decode-all --skip-bad."
         )
 
 

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     crops, calibration = None, None
     if args.calibration:
         notes: list[str] = []
-        crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, fed.size, notes)
+        crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, fed.size, notes, fed.fit)
         print_notes(notes)
     quiet_tensorflow()
     is_int8 = args.mode == "int8"

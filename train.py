@@ -14,11 +14,12 @@ import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without
 # isort: split
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
-from facelib.cli import DEFAULT_VALID, print_next, run_cli, script_parser
+from facelib.cli import DEFAULT_VALID, print_next, print_notes, run_cli, script_parser
 from facelib.data.conversion.job import convert
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
@@ -29,6 +30,7 @@ from facelib.errors import FaceError
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file
 from facelib.model_input import Io
+from facelib.models.registry import IMPORTED
 from facelib.reports.training_plots import write_training_plots
 from facelib.runtimes.keras_h5 import KerasEmbedder
 from facelib.sidecar import check_sidecar
@@ -47,13 +49,15 @@ TOY_PAIRS = 2400
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     recipe = load_recipe(args.recipe, args.set)
+    if recipe.model.backbone == IMPORTED and not recipe.model.source and args.init_from:
+        recipe = replace(recipe, model=replace(recipe.model, source=str(args.init_from)))
     out = args.out or Path("runs") / recipe.name
     if args.data is None:
         args.data, toy_valid = draw_toy_data(Path("runs") / "toy_data")
         args.valid = args.valid or toy_valid
     sets = find_valid(args.valid)
     check_sets(sets)
-    for model in filter(None, (args.init_from, recipe.teacher)):
+    for model in filter(None, (args.init_from, recipe.teacher, recipe.model.source)):
         require_file(Path(model), "model")
     records = open_records(args.data)
     if records.num_classes < 2:
@@ -72,20 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     workers = open_workers(cluster, args.join_seconds)
     workers.check_same(recipe=to_toml(recipe), data=records.fingerprint)
     embedder = build_backbone(recipe.model)
+    size = tuple(embedder.input_shape[1:3])
     if workers.is_chief:
+        print_notes(model_notes(recipe))
         print(
             f"{len(records):,} images, {records.num_classes:,} identities, "
             f"{len(sets)} verification set{'s' * (len(sets) != 1)}; {recipe.model.backbone} of "
             f"{embedder.count_params():,} parameters" + (f"; {workers.count} workers" if workers.count > 1 else "")
         )
-    data = TrainingData.of_recipe(recipe, records, args.threads)
-    measured = KerasEmbedder(embedder)
+    parent = args.init_from or (Path(recipe.model.source) if recipe.model.source else None)
+    data = TrainingData.of_recipe(recipe, records, size, args.threads)
+    measured = KerasEmbedder(embedder, recipe.face_io(size))
     trainer = Trainer(
         embedder, data, run, make_head=make_head, recipe=recipe,
         evaluate=(lambda _: evaluate_sets(measured, sets)) if sets else None,
         teacher=open_recipe_teacher(recipe, records, args.threads, workers) if recipe.teacher else None,
         initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
-        made_from=args.init_from, workers=workers, on_epoch_end=write_training_plots,
+        made_from=parent, workers=workers, on_epoch_end=write_training_plots,
         checkpoint_every=args.checkpoint_every, log_every=args.log_every,
         callbacks=[ProfileSteps(run.path / "profile", args.profile)] if args.profile and workers.is_chief else [],
     )  # fmt: skip
@@ -100,10 +107,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(trainer.stopped_by)
 
 
+def model_notes(recipe: Recipe) -> list[str]:
+    """What the user should know of the [model] table."""
+    unused = recipe.model.without_effect
+    if not unused:
+        return []
+    return [f"the net of '{recipe.model.source}' is trained as it is: [model] {', '.join(unused)} has no effect"]
+
+
 def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None, workers) -> Teacher:
     """The recipe's teacher on these records. Its sidecar describes its input, or [teacher_io] if it has none."""
     path = Path(recipe.teacher)
     sidecar = check_sidecar(path)
+    if workers.is_chief and not sidecar:
+        given = ", ".join(f"{key} {value}" for key, value in vars(recipe.teacher_io).items())
+        print_notes([f"the teacher '{path}' has no sidecar: it is fed as [teacher_io] says, {given}"])
     if not workers.is_chief:
         workers.wait()  # worker 0 computes the embeddings; the others read them from the data directory
     teacher = open_teacher(path, sidecar.io if sidecar else Io(**vars(recipe.teacher_io)), records, threads=threads)

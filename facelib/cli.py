@@ -189,7 +189,9 @@ def add_pixel_flags(other) -> None:
     pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, x/255, or ImageNet statistics (default: raw)"
     other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
     other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
-    other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="pixels, cut from the centre (default: 112,112)")
+    other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="size of the input in pixels (default: 112,112)")
+    fit_help = "how a face of another size gets it: its centre is cut out, or it is scaled (default: crop)"
+    other.add_argument("--fit", choices=IO_CHOICES["fit"], help=fit_help)
 
 
 def choose_io(sidecar: Sidecar | None, args: argparse.Namespace, needs_flags: bool = True) -> Io:
@@ -206,7 +208,7 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace, needs_flags: bo
         FaceError: neither a sidecar nor flags, or a flag that contradicts the sidecar.
     """
     flags = {"input": "input", "output": "output", "color": "colour", "pixels": "pixels", "layout": "layout",
-             "crop": "size"}  # fmt: skip
+             "crop": "size", "fit": "fit"}  # fmt: skip
     given = {name: getattr(args, flag) for flag, name in flags.items() if getattr(args, flag, None) is not None}
     if sidecar is None:
         if not given and not needs_flags:
@@ -216,7 +218,7 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace, needs_flags: bo
             raise FaceError(
                 f"'{args.model}' has no sidecar '{args.model.name}.json' that says how to feed it. Use flags: "
                 f"--color rgb|bgr --pixels {'|'.join(IO_CHOICES['pixels'])} --layout nhwc|nchw "
-                f"[--input NAME --output NAME --crop H,W]"
+                f"[--input NAME --output NAME --crop H,W --fit crop|resize]"
             )
         return replace(Io(), **given)
     if sidecar.is_from_flags:

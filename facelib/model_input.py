@@ -24,7 +24,9 @@ PIXEL_SCALINGS: dict[str, tuple[_Scaling, _Scaling]] = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # 255 times torchvision's
 }
 SIDECAR_SCHEMA = Path(__file__).with_name("sidecar.schema.json")
-IO_CHOICES = {"layout": ("nhwc", "nchw"), "colour": ("rgb", "bgr"), "pixels": tuple(PIXEL_SCALINGS)}
+IO_CHOICES = {
+    "layout": ("nhwc", "nchw"), "colour": ("rgb", "bgr"), "pixels": tuple(PIXEL_SCALINGS), "fit": ("crop", "resize"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Io:
         colour: order of the channels, 'rgb' | 'bgr'.
         pixels: scaling of pixels before the input, a key of `PIXEL_SCALINGS`.
         size: (height, width) in pixels.
+        fit: how a face of another size gets `size`: 'crop' cuts its centre, 'resize' scales it.
         embedding_size: number of values of an embedding; 0 when not known.
     """
 
@@ -49,6 +52,7 @@ class Io:
     colour: str = "rgb"
     pixels: str = "raw"
     size: tuple[int, int] = (112, 112)
+    fit: str = "crop"
     embedding_size: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,12 +80,12 @@ def to_model_input(images: np.ndarray, io: Io) -> np.ndarray:
 
     Args:
         images: uint8 [N, H, W, 3], RGB.
-        io: how the artefact is fed. A smaller `io.size` is cut from the centre (112x96 from 112x112).
+        io: how the artefact is fed; see `fit_faces` for faces of another size than `io.size`.
 
     Returns: `io.dtype` [N, h, w, 3] or [N, 3, h, w], contiguous, scaled as `PIXEL_SCALINGS[io.pixels]` says. The
         ImageNet statistics follow the order of the channels.
     """
-    pixels = crop_centre(images, io.size)
+    pixels = fit_faces(images, io.size, io.fit)
     if io.pixels == "raw":
         values = pixels
     elif io.dtype == "uint8":
@@ -96,13 +100,38 @@ def to_model_input(images: np.ndarray, io: Io) -> np.ndarray:
     return np.ascontiguousarray(values, dtype=io.dtype)
 
 
+def fit_faces(images: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
+    """Faces of the size that a model takes.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        size: (height, width) in pixels that the model takes.
+        fit: 'crop' cuts the centre (112x96 from 112x112); 'resize' scales the whole face, by pixel areas when it
+            becomes smaller and bilinearly when it becomes larger.
+
+    Returns:
+        uint8 [N, *size, 3]; `images` itself, or a view, where no pixel changes.
+
+    Raises:
+        FaceError: a crop that would be larger than the faces.
+    """
+    if images.shape[1:3] == tuple(size):
+        return images
+    if fit == "crop":
+        return crop_centre(images, size)
+    import cv2
+
+    way = cv2.INTER_AREA if size[0] * size[1] < images.shape[1] * images.shape[2] else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(image, (size[1], size[0]), interpolation=way) for image in images])
+
+
 def crop_centre(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The middle (height, width) of images [N, H, W, 3], as a view."""
     height, width = images.shape[1:3]
     if size[0] > height or size[1] > width:
         raise FaceError(
             f"The model takes {size[0]}x{size[1]} pixels, the faces have {height}x{width}: a crop cannot be enlarged. "
-            f"Make the faces that large, or check --crop."
+            f"Check --crop, or scale the faces: --fit resize (data.fit in a recipe)."
         )
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     return images[:, top : top + size[0], left : left + size[1]]

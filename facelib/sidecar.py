@@ -179,6 +179,22 @@ def check_unchanged(artefact: Path, sha256: str) -> None:
         )
 
 
+def require_raw_pixels(artefact: Path) -> Io:
+    """How a model is fed that is to be trained; without a sidecar it is taken for one of raw pixels, 112x112.
+
+    Raises:
+        FaceError: it does not take raw RGB pixels, NHWC, as a training feeds them.
+    """
+    sidecar = check_sidecar(artefact)
+    io = sidecar.io if sidecar else Io()
+    if (io.layout, io.colour, io.pixels) != (Io.layout, Io.colour, Io.pixels):
+        raise FaceError(
+            f"A training feeds raw RGB pixels, NHWC. '{artefact}' takes {io.pixels} {io.colour} pixels, {io.layout}: "
+            f"import it first with import_model.py, which puts the scaling into the net."
+        )
+    return io
+
+
 def git_commit() -> str | None:
     """Commit of the code that runs, with '+changes' when files differ from it; None when it runs from no checkout."""
     root = Path(__file__).resolve().parent.parent

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     nncase_command()  # refuses a missing environment before the crops are read
     notes: list[str] = []
-    crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size, notes)
+    crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size, notes, io.fit)
     print_notes(notes)
     print(f"compiling with {len(crops)} crops of {args.calibration}: about 0.3 s per crop")
     kmodel = compile_kmodel(args.model, crops[..., ::-1] if io.colour == "bgr" else crops)

@@ -45,7 +45,7 @@ NETS = ("mobilefacenet", "my_mobilenet", "iresnet", "ghostfacenet")
 # What the modules at the top level that others import may import: rooms and each other.
 ROOT_LAW = {
     **dict.fromkeys(NETS, ("models",)),
-    "backbones": ("models", *NETS),
+    "backbones": ("models", "runtimes", *NETS),
     "face_loss_k": ("losses",),
     "dataset": ("data",),
     "import_model": ("importing", "models", *NETS),

@@ -43,7 +43,7 @@ def test_the_file_has_the_keys_of_the_contract(artefact):
     assert set(value["made_by"]) == {"argv", "git_commit", "versions"}
     assert value["io"] == {
         "input": "data", "output": "fc1", "dtype": "float32", "layout": "nchw", "colour": "bgr", "pixels": "pm1",
-        "size": [112, 96], "embedding_size": 4,
+        "size": [112, 96], "fit": "crop", "embedding_size": 4,
     }  # fmt: skip
     np.testing.assert_allclose(np.mean(value["template"], axis=0), [56.02616, 71.90078], atol=1e-6)  # five (x, y)
     assert value["made_by"]["versions"]["numpy"] == np.__version__

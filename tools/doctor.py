@@ -32,6 +32,8 @@ from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.errors import FaceError
 from facelib.image_decoding import decode_image
+from facelib.models.registry import IMPORTED
+from facelib.sidecar import require_raw_pixels
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import load_recipe
@@ -52,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     recipe = load_recipe(args.recipe, args.set)
     records = open_records(args.data)
-    data = TrainingData.of_recipe(recipe, records, args.threads)
+    model = recipe.model
+    size = require_raw_pixels(Path(model.source)).size if model.backbone == IMPORTED else model.size
+    data = TrainingData.of_recipe(recipe, records, size, args.threads)
     if recipe.stage[0].images_per_identity > 1:
         data = data.balanced(recipe.stage[0].images_per_identity)
     rates = {}

@@ -4,9 +4,10 @@ The builders are at the top level, where no room imports them: backbones.py pass
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 from facelib.errors import FaceError
+from facelib.model_input import PIXEL_SCALINGS
 
 # The networks of keras.applications that backbones.py adapts.
 APPLICATIONS = (
@@ -25,7 +26,8 @@ APPLICATIONS = (
 # Blocks of the four groups of an iresnet, by its depth.
 IRESNET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
 IRESNETS = tuple(f"iresnet{depth}" for depth in IRESNET_DEPTHS)
-BACKBONES = ("mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", *IRESNETS, *APPLICATIONS)
+IMPORTED = "imported"  # the net of an .h5, whatever its structure
+BACKBONES = (IMPORTED, "mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", *IRESNETS, *APPLICATIONS)
 # Keys of [model] that a backbone takes besides embedding_size, activation and dropout.
 TAKEN = {
     "mobilefacenet": ("stem", "padding", "width"),
@@ -42,7 +44,8 @@ class ModelConfig:
     """The [model] table of a recipe: a backbone and its options.
 
     Attributes:
-        backbone: one of `BACKBONES`.
+        backbone: one of `BACKBONES`. 'imported' takes the net in the file `source` as it is, with its weights.
+        source: path of that .h5; the key `from` of a recipe.
         embedding_size: D, length of an embedding.
         activation: 'prelu', 'relu', 'relu6' or 'leaky_relu'; 'own' keeps that of a keras.applications network.
         stem: of mobilefacenet: 'paper', or 'separable' with one 1x1 convolution more.
@@ -50,9 +53,13 @@ class ModelConfig:
         padding: 'same' as TensorFlow pads, or 'symmetric' as PyTorch does.
         width: multiplies the channel counts.
         dropout: rate before the embedding layer.
+        input_size: 'height,width' in pixels, multiples of 16.
+        pixels: scaling of the pixels inside the net, a key of `PIXEL_SCALINGS`; 'own' is what the backbone was
+            published with.
     """
 
     backbone: str = "mobilefacenet"
+    source: str = field(default="", metadata={"key": "from"})
     embedding_size: int = 128
     activation: str = "prelu"
     stem: str = "paper"
@@ -60,13 +67,29 @@ class ModelConfig:
     padding: str = "same"
     width: float = 1.0
     dropout: float = 0.0
+    input_size: str = "112,112"
+    pixels: str = "own"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of `input_size`, in pixels."""
+        height, width = self.input_size.split(",")
+        return int(height), int(width)
+
+    @property
+    def without_effect(self) -> list[str]:
+        """The keys that are given and that an imported net does not take."""
+        if self.backbone != IMPORTED:
+            return []
+        keys = [each.name for each in fields(self) if each.name not in ("backbone", "source")]
+        return [key for key in keys if getattr(self, key) != getattr(ModelConfig, key)]
 
 
 def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
-    """Builds the embedder that a [model] table describes: float raw RGB pixels [N, 112, 112, 3] -> float32 [N, D].
+    """Builds the embedder that a [model] table describes: float raw RGB pixels [N, H, W, 3] -> float32 [N, D].
 
     Args:
-        model: the table.
+        model: the table; its backbone is not 'imported'.
         builders: functions by name of the backbone; 'application' (name, ...) for `APPLICATIONS`, 'iresnet' (depth,
             ...) for `IRESNETS`.
 
@@ -84,6 +107,10 @@ def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
             )
         if not is_default:  # the defaults of a builder may differ: mbf pads, and ghostfacenet_v1 is wider, as published
             options[key] = value
+    if model.size != ModelConfig().size:
+        options["image_size"] = model.size
+    if model.pixels != "own":
+        options["pixel_mean"], options["pixel_std"] = PIXEL_SCALINGS[model.pixels]
     if name in APPLICATIONS:
         return builders["application"](name, **options)
     if model.activation == "own":

@@ -1,12 +1,12 @@
 """The files of an epoch: epoch-NNN.h5 with its class centres, and embedder.h5 if it is the best one so far."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from facelib.model_input import Io
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import write_sidecar
 from facelib.training.checkpoint import Position
@@ -65,7 +65,8 @@ class EpochFiles:
     def _write(self, model: keras.Model, name: str, number: int, sets: dict[str, dict]) -> None:
         path, records = self.run / name, self.records
         save_h5(model, path)
-        io = Io(size=tuple(self.embedder.input_shape[1:3]), embedding_size=self.embedder.output_shape[-1])
+        io = self.recipe.face_io(tuple(self.embedder.input_shape[1:3]))
+        io = replace(io, embedding_size=self.embedder.output_shape[-1])
         training_data = {
             "source": records.meta.get("source", {}).get("path"),
             "num_images": len(records),

@@ -22,7 +22,7 @@ from facelib.files import require_file, sha256_of, write_json
 from facelib.model_input import Io
 from facelib.models.registry import ModelConfig
 from facelib.runtimes.keras_h5 import KerasEmbedder
-from facelib.sidecar import check_sidecar, parity_record, read_sidecar, sidecar_path, write_sidecar
+from facelib.sidecar import parity_record, read_sidecar, require_raw_pixels, sidecar_path, write_sidecar
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.protocols import Evaluation, TrainingBatches
 from facelib.training.recipe.rules import check_recipe
@@ -51,7 +51,9 @@ class ChangeModel(Protocol):
 class MakeData(Protocol):
     """Makes the training batches, as `dataset.TrainingData.of_recipe` does."""
 
-    def __call__(self, recipe: Recipe, records: Records, num_threads: int | None) -> TrainingBatches: ...
+    def __call__(
+        self, recipe: Recipe, records: Records, image_size: tuple[int, int], num_threads: int | None
+    ) -> TrainingBatches: ...
 
 
 @dataclass(frozen=True)
@@ -119,20 +121,19 @@ def distil_copy(
     Returns:
         What stopped the training, 'SIGTERM', 'SIGINT' or 'n + Enter'; None if it is complete.
     """
-    sidecar = check_sidecar(args.model)
-    io = sidecar.io if sidecar else Io()
-    recipe = make_recipe(args, change)
+    io = require_raw_pixels(args.model)
+    recipe = make_recipe(args, change, io)
     records = open_records(args.data)
     with closing(RunDir(args.out, recipe, args.data, records.fingerprint)) as run:
         set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
         from facelib.training.trainer import Trainer
 
-        crops, described = load_crops(args.data, NUM_CROPS, recipe.seed, io.size)
+        crops, described = load_crops(args.data, NUM_CROPS, recipe.seed, io.size, fit=io.fit)
         copy, original = make_copy(args.model, change, crops)
         before = cosines_between(copy, original, crops)
-        embedder = KerasEmbedder(copy)
+        embedder = KerasEmbedder(copy, io)
         trainer = Trainer(
-            copy, make_data(recipe, records, args.threads), run, make_head=_make_no_head, recipe=recipe,
+            copy, make_data(recipe, records, io.size, args.threads), run, make_head=_make_no_head, recipe=recipe,
             evaluate=(lambda _: evaluate(embedder)) if evaluate else None,
             teacher=open_teacher(args.model, io, records, threads=args.threads), made_from=args.model,
             checkpoint_every=args.checkpoint_every, on_epoch_end=on_epoch_end,
@@ -152,22 +153,22 @@ def write_untrained(args: argparse.Namespace, change: Change) -> int:
     """Writes the changed copy without training it."""
     from facelib.runtimes.keras_h5 import save_h5
 
-    sidecar = check_sidecar(args.model)
     path = args.out / "embedder.h5"
     if path.exists():
         raise FaceError(f"OUT is a new folder or, with --data, a run to continue. '{path}' exists: choose another OUT.")
-    recipe = make_recipe(args, change)
+    io = require_raw_pixels(args.model)
+    recipe = make_recipe(args, change, io)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     copy, _ = make_copy(args.model, change, None)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_h5(copy, path)
-    io = replace(sidecar.io if sidecar else Io(), embedding_size=copy.outputs[0].shape[-1])
+    io = replace(io, embedding_size=copy.outputs[0].shape[-1])
     write_sidecar(path, kind="h5", made_from=args.model, io=io, **change.notes)
     print(f"wrote {path}, which is not trained; next: the same command with --data DATA and another OUT")
     return 0
 
 
-def make_recipe(args: argparse.Namespace, change: Change) -> Recipe:
+def make_recipe(args: argparse.Namespace, change: Change, io: Io) -> Recipe:
     """The recipe of the copy. Its name contains the hash of the original, so a changed original is not resumed."""
     stage = Stage(
         loss="distill", distill="cosine", epochs=args.epochs, optimizer="adamw", learning_rate=args.learning_rate,
@@ -179,7 +180,7 @@ def make_recipe(args: argparse.Namespace, change: Change) -> Recipe:
         name=f"{change.name}_of_{sha256_of(require_file(args.model, 'model'))[:12]}",
         teacher=str(args.model),
         model=replace(model, activation=change.activation or model.activation),
-        data=DataConfig(batch_size=args.batch_size),
+        data=DataConfig(batch_size=args.batch_size, fit="exact" if io.size == Io.size else io.fit),
         stage=(stage,),
     )
     check_recipe(recipe, "the flags")

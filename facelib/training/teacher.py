@@ -81,7 +81,10 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
         FaceError: an unreadable model, a record that cannot be decoded, or a folder that cannot be written.
     """
     model = require_file(model, "teacher")
-    what = {"teacher": sha256_of(model), "io": io.as_dict(), "records": records.fingerprint}
+    described = io.as_dict()
+    if io.fit == Io.fit:
+        del described["fit"]  # embeddings stored before this key existed keep their name
+    what = {"teacher": sha256_of(model), "io": described, "records": records.fingerprint}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     cache = _home_of(records.path) / "teachers" / f"{key}.npy"
     if not cache.is_file():
@@ -118,7 +121,7 @@ def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int) -
     with tqdm(total=len(records), initial=min(done * CHUNK_IMAGES, len(records)), unit="img", desc="teacher") as bar:
         for number in range(done, len(starts)):
             chunk = range(starts[number], min(starts[number] + CHUNK_IMAGES, len(records)))
-            faces = np.stack([_face(records, i) for i in chunk])
+            faces = _faces(records, chunk)
             pair = [embedder(faces), embedder(np.ascontiguousarray(faces[:, :, ::-1]))]
             if rows is None:
                 note.unlink(missing_ok=True)  # it tells of another file
@@ -164,12 +167,21 @@ def _sha256(rows: np.ndarray, chunk: int) -> str:
     return hashlib.sha256(rows[chunk * CHUNK_IMAGES : (chunk + 1) * CHUNK_IMAGES].tobytes()).hexdigest()
 
 
-def _face(records: Records, i: int) -> np.ndarray:
-    image, _ = records.read(i)
-    try:
-        return decode_image(image, np.empty((112, 112, 3), np.uint8), size=(112, 112), check_end=False)
-    except BadRecord as error:
-        raise FaceError(
-            f"A teacher takes 112x112 faces. '{records.path}', {records.describe(i)}: {error}. "
-            f"Run prepare_data.py again with --decode-all --skip-bad, on aligned faces."
-        ) from error
+def _faces(records: Records, chunk: range) -> np.ndarray:
+    """uint8 [N, H, W, 3], RGB: records of one size. A teacher fits it to its input as its sidecar says."""
+    faces: np.ndarray | None = None
+    for i in chunk:
+        size = None if faces is None else faces.shape[1:3]
+        buffer = np.empty((112, 112, 3), np.uint8) if faces is None else faces[i - chunk.start]
+        try:
+            face = decode_image(records.read(i)[0], buffer, size=size, check_end=False)
+        except BadRecord as error:
+            raise FaceError(
+                f"A teacher takes aligned faces of one size. '{records.path}', {records.describe(i)}: {error}. "
+                f"Run prepare_data.py again with --decode-all --skip-bad, on aligned faces."
+            ) from error
+        if faces is None:
+            faces = np.empty((len(chunk), *face.shape), np.uint8)
+        faces[i - chunk.start] = face
+    assert faces is not None  # a chunk has at least one record
+    return faces

@@ -28,6 +28,7 @@ from facelib.data.synthetic.faces import synthetic_face
 from facelib.data.tfrecord import encode_image_example, frame
 from facelib.errors import FaceError
 from facelib.image_decoding import decode_image
+from facelib.model_input import fit_faces
 
 SIZE = (16, 16)
 NUM_CLASSES, IMAGES_EACH = 60, 30
@@ -506,6 +507,24 @@ def test_an_image_that_does_not_decode_is_named(tmp_path, shuffle):
 def test_an_image_of_another_size_is_named(data_dir):
     with pytest.raises(FaceError, match=r"train-0000\d-of-00005.tfrecord record \d+ .* is 16x16"):
         list(TrainingData(data_dir, 64).batches())
+
+
+@pytest.mark.parametrize("fit, size", [("crop", (16, 8)), ("resize", (8, 8)), ("resize", (24, 24))])
+def test_images_of_another_size_are_cut_or_scaled(data_dir, fit, size):
+    data = TrainingData(data_dir, 7, augment=None, image_size=size, fit=fit, num_threads=1)
+    whole = TrainingData(data_dir, 7, augment=None, image_size=SIZE, num_threads=1)
+
+    batch, original = next(data.batches()), next(whole.batches())
+
+    np.testing.assert_array_equal(batch.images, fit_faces(original.images, size, fit))
+    np.testing.assert_array_equal(batch.labels, original.labels)
+
+
+def test_a_crop_larger_than_the_images_names_the_record(data_dir):
+    data = TrainingData(data_dir, 7, image_size=(32, 32), fit="crop")
+
+    with pytest.raises(FaceError, match=r"record \d+.*takes 32x32 pixels, the faces have 16x16"):
+        next(data.batches())
 
 
 @pytest.mark.parametrize("options, message", [({"shuffle": "buffer"}, "shuffle='buffer'"), ({"batch_size": 0}, "=0")])

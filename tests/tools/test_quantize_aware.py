@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import quantize_aware
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import h5_2_pb
@@ -48,6 +48,8 @@ def rounded_by_formula(x, low, high):
 @settings(max_examples=30, deadline=None)
 @given(st.floats(-50, 1), st.floats(1.5, 60), st.integers(0, 99))
 def test_a_value_goes_to_the_nearest_of_256_levels_of_its_range(low, high, seed):
+    level_of_zero = -255 * min(low, 0.0) / (max(high, 0.0) - min(low, 0.0))
+    assume(abs(level_of_zero % 1 - 0.5) > 1e-4)  # at a tie, float32 and float64 may move the range to either side
     layer = fake_quant.FakeQuant()
     layer.build((None, 64))
     layer.range.low.assign(low)

@@ -186,8 +186,19 @@ def test_a_changed_original_is_another_training(toy, tmp_path):
     copy.write_bytes((toy / "run" / "embedder.h5").read_bytes())
     command = [str(copy), str(tmp_path / "out"), "--to", "relu"]
     change = Change("relu_twin", None, {}, "relu")
-    before = make_recipe(swap_activation.parse_args(command), change).name
+    before = make_recipe(swap_activation.parse_args(command), change, Io()).name
 
     copy.write_bytes(copy.read_bytes() + b"more")
 
-    assert make_recipe(swap_activation.parse_args(command), change).name != before
+    assert make_recipe(swap_activation.parse_args(command), change, Io()).name != before
+
+
+def test_a_net_that_does_not_take_raw_pixels_is_refused(toy, tmp_path):
+    copy = tmp_path / "embedder.h5"
+    copy.write_bytes((toy / "run" / "embedder.h5").read_bytes())
+    write_sidecar(copy, kind="h5", made_from=None, io=Io(pixels="pm1"))
+
+    for more in ([], ["--data", str(toy / "data")]):
+        with pytest.raises(FaceError, match=r"takes pm1 rgb pixels, nhwc: import it first"):
+            swap_activation.main([str(copy), str(tmp_path / "out"), "--to", "relu", *more])
+    assert not (tmp_path / "out").exists()

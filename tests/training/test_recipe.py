@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from facelib.errors import FaceError
 from facelib.losses.registry import LOSSES
+from facelib.model_input import Io
 from facelib.models.registry import ModelConfig
 from facelib.training.recipe.schema import CHOICES, DataConfig, Recipe, Stage, recipe_keys
 from facelib.training.recipe.toml import differences, load_recipe, to_toml
@@ -52,9 +53,34 @@ def test_a_recipe_says_what_it_says_and_the_rest_is_default(load):
     assert type(recipe.model.width) is float
 
 
+def test_from_is_a_key_and_comes_back_from_config_toml(load):
+    recipe = load('[model]\nbackbone = "imported"\nfrom = "a b.h5"\ninput_size = "96,96"\npixels = "raw"\n')
+
+    assert recipe.model.source == "a b.h5" and recipe.model.size == (96, 96)
+    assert 'from = "a b.h5"' in to_toml(recipe) and "source" not in to_toml(recipe)
+    assert load(to_toml(recipe)) == recipe
+    assert load(to_toml(recipe), "model.from=c.h5").model.source == "c.h5"
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "expected"),
+    [
+        ("exact", (112, 112), "crop"), ("resize", (112, 112), "crop"), ("exact", (128, 128), "resize"),
+        ("exact", (112, 96), "crop"), ("crop", (96, 96), "crop"), ("resize", (112, 96), "resize"),
+    ],
+)  # fmt: skip
+def test_a_trained_net_takes_faces_of_another_size_as_its_training_did(fit, size, expected):
+    assert Recipe(data=DataConfig(fit=fit)).face_io(size) == Io(size=size, fit=expected)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
+        ('[model]\ninput_size = "112"', "model.input_size is 'height,width', each a multiple of 16 from 32 to 512"),
+        ('[model]\ninput_size = "100,112"', "a multiple of 16 from 32 to 512. Received: '100,112'"),
+        ('[model]\npixels = "pm2"', "'model.pixels' is one of own, raw, pm1, Received: 'pm2'"),
+        ('[data]\nfit = "squeeze"', "'data.fit' is one of exact, crop, resize"),
+        ('[model]\nfrom = "x.h5"', "model.from goes with backbone = 'imported'"),
         ("sed = 1", r"unknown key 'sed'. Did you mean 'seed'\?"),
         ("[model]\nembeding_size = 1", r"unknown key 'model.embeding_size'. Did you mean 'model.embedding_size'\?"),
         ("[[stage]]\n[[stage]]\nlearning_rte = 1", r"'stage.1.learning_rte'. Did you mean 'stage.1.learning_rate'\?"),
@@ -246,8 +272,15 @@ stages = st.builds(
 recipes = configs(
     Recipe,
     name=st.text(min_size=1).filter(lambda name: "/" not in name and name not in (".", "..")),
-    model=configs(ModelConfig),
-    data=configs(DataConfig),
+    model=configs(
+        ModelConfig,
+        backbone=st.sampled_from([name for name in CHOICES["backbone"] if name != "imported"]),
+        source=st.just(""),
+        input_size=st.sampled_from(["112,112", "96,96", "128,112"]),
+        pixels=st.sampled_from(CHOICES["model.pixels"]),
+    )
+    | st.just(ModelConfig(backbone="imported", source='runs/a "b"/net.h5')),
+    data=configs(DataConfig, fit=st.sampled_from(CHOICES["data.fit"])),
     stage=st.lists(stages, min_size=1, max_size=3).map(tuple),
 )
 
@@ -265,7 +298,7 @@ def test_to_toml_reads_back_to_an_equal_recipe(tmp_path_factory, recipe):
 def test_to_toml_states_every_default():
     values = tomllib.loads(to_toml(Recipe()))
 
-    assert values["model"].keys() == {f.name for f in dataclasses.fields(ModelConfig)}
+    assert values["model"].keys() == {f.name for f in dataclasses.fields(ModelConfig)} - {"source"} | {"from"}
     assert values["data"].keys() == {f.name for f in dataclasses.fields(DataConfig)}
     absent = {"margin", "scale", "warmup_scale", "optimizer", "epsilon"}  # None: the loss's or the optimizer's default
     assert values["stage"][0].keys() == set(recipe_keys(Stage)) - absent

@@ -9,11 +9,16 @@ from facelib.data.verification.bins import IMAGE_SIZE, decode_face, load_bin
 from facelib.errors import BadRecord, FaceError
 from facelib.files import read_image_file, sha256_of
 from facelib.image_decoding import IMAGE_SUFFIXES
-from facelib.model_input import crop_centre
+from facelib.model_input import fit_faces
 
 
 def load_crops(
-    path: Path, count: int, seed: int, size: tuple[int, int] = (112, 112), notes: list[str] | None = None
+    path: Path,
+    count: int,
+    seed: int,
+    size: tuple[int, int] = (112, 112),
+    notes: list[str] | None = None,
+    fit: str = "crop",
 ) -> tuple[np.ndarray, dict[str, object]]:
     """Draws `count` crops without repetition, or all when there are fewer.
 
@@ -22,8 +27,9 @@ def load_crops(
             or a verification .bin, in which equal images count once.
         count: number of crops.
         seed: of the choice.
-        size: (height, width) in pixels, cut from the centre of the aligned 112x112 faces.
+        size: (height, width) in pixels of the crops.
         notes: gets what the user should know of the source.
+        fit: how the aligned 112x112 faces get this size: 'crop' or 'resize', see `facelib.model_input.fit_faces`.
 
     Returns:
         crops: uint8 [count, *size, 3], RGB.
@@ -40,7 +46,7 @@ def load_crops(
     picked = np.sort(np.random.default_rng(seed).permutation(total)[:count])
     crops = np.empty((len(picked), *size, 3), np.uint8)
     for k, record in enumerate(picked.tolist()):
-        crops[k] = crop_centre(_decode(read, record, path)[None], size)[0]
+        crops[k] = fit_faces(_decode(read, record, path)[None], size, fit)[0]
     if notes is not None and source is not None:
         notes += source.notes
     return crops, {"source": path.name, "fingerprint": fingerprint, "seed": seed, "count": len(picked)}

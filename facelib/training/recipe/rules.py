@@ -1,12 +1,14 @@
 """The rules of a recipe: ranges of values, and combinations of keys that make no sense."""
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facelib.data.augment import check_augment
 from facelib.errors import FaceError
 from facelib.losses.registry import LOSSES
+from facelib.models.registry import IMPORTED
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
 
 if TYPE_CHECKING:
@@ -49,6 +51,12 @@ def _rules(recipe: "Recipe") -> list[Rule]:
         (model.embedding_size >= 1, "model.embedding_size is at least 1", model.embedding_size),
         (model.width > 0, "model.width is above 0", model.width),
         (0 <= model.dropout < 1, "model.dropout is in [0, 1)", model.dropout),
+        (
+            _is_input_size(model.input_size),
+            "model.input_size is 'height,width', each a multiple of 16 from 32 to 512",
+            repr(model.input_size),
+        ),
+        (not model.source or model.backbone == IMPORTED, "model.from goes with backbone = 'imported'", model.source),
         (data.batch_size >= 2, "data.batch_size is at least 2", data.batch_size),
         *check_augment(data.augment, "data.augment"),
     ]
@@ -56,6 +64,11 @@ def _rules(recipe: "Recipe") -> list[Rule]:
         rules += [(met, f"stage.{number}.{rule}", got) for met, rule, got in _ranges(stage, data.batch_size)]
         rules += [(met, f"stage.{number}: {rule}", got) for met, rule, got in _combinations(stage, recipe)]
     return rules
+
+
+def _is_input_size(text: str) -> bool:
+    sides = re.fullmatch(r"([0-9]{2,3}),([0-9]{2,3})", text)
+    return sides is not None and all(side % 16 == 0 and 32 <= side <= 512 for side in map(int, sides.groups()))
 
 
 def _ranges(stage: Stage, batch_size: int) -> list[Rule]:

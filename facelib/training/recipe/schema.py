@@ -5,7 +5,7 @@ from functools import cached_property
 
 from facelib.data.augment import AugmentConfig
 from facelib.losses.registry import resolve_options
-from facelib.model_input import IO_CHOICES
+from facelib.model_input import IO_CHOICES, Io
 from facelib.models.registry import BACKBONES, ModelConfig
 
 # {optimizer that can update only the sampled class centres: number of its state tables of that size}.
@@ -25,7 +25,9 @@ CHOICES = {
     "schedule": ("cosine", "step", "polynomial", "plateau", "constant"),
     "distill": ("cosine", "l2", "kl", "relational"),
     **IO_CHOICES,
-}
+    "model.pixels": ("own", *IO_CHOICES["pixels"]),
+    "data.fit": ("exact", *IO_CHOICES["fit"]),
+}  # by key, or by table and key
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,15 @@ class DataConfig:
         batch_size: images per step, of all workers together.
         shuffle: 'records' is exact; 'blocks' reads in sequence, for slow disks.
         flip: whether half of the images, at random, are mirrored left to right.
+        fit: how images of another size get that of the net. 'exact' refuses them, 'crop' cuts the centre out, 'resize'
+            scales them.
         augment: see docs/augmentation.md.
     """
 
     batch_size: int = 128
     shuffle: str = "records"
     flip: bool = True
+    fit: str = "exact"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -194,6 +199,18 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     stage: tuple[Stage, ...] = (Stage(),)
 
+    def face_io(self, size: tuple[int, int]) -> Io:
+        """How the net of this recipe is fed when it is used; see `facelib.model_input.Io`.
+
+        Faces of another size come to it as in the training. After a training on images of its own size, a square net
+        takes the whole face, scaled, as `align_faces.py` and `prepare_data.py` make it; another one takes the centre.
+
+        Args:
+            size: (height, width) in pixels of its input.
+        """
+        fit = self.data.fit if self.data.fit != "exact" else "resize" if size[0] == size[1] else "crop"
+        return Io(size=size, fit=fit if size != Io.size else Io.fit)
+
     def __post_init__(self):
         """Sets each stage's `optimizer_kind`."""
         stages, kind = [], DEFAULT_OPTIMIZER
@@ -206,6 +223,10 @@ class Recipe:
         object.__setattr__(self, "stage", tuple(stages))
 
 
-def recipe_keys(table) -> list[str]:
-    """The keys of a table as a recipe may give them. `table`: one of the dataclasses above, or an instance of it."""
-    return [each.name for each in fields(table) if each.init]
+def recipe_keys(table) -> dict[str, str]:
+    """The keys that a recipe may give in a table, each with the name of its attribute: 'from' is a word of Python.
+
+    Args:
+        table: one of the dataclasses above, or an instance of it.
+    """
+    return {each.metadata.get("key", each.name): each.name for each in fields(table) if each.init}

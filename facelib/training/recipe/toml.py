@@ -57,7 +57,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 
 def _flat(value, prefix=""):
     if dataclasses.is_dataclass(value):
-        value = {key: getattr(value, key) for key in recipe_keys(value)}
+        value = {key: getattr(value, name) for key, name in recipe_keys(value).items()}
     if not isinstance(value, dict | tuple | list):
         return {prefix: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -72,7 +72,7 @@ def _tables(recipe: Recipe) -> list[tuple[str, object]]:
 
 def _keys(table) -> list[str]:
     """The lines of a table's own keys; a value of None is a key left out."""
-    values = {key: getattr(table, key) for key in recipe_keys(table) if key != "stage"}
+    values = {key: getattr(table, name) for key, name in recipe_keys(table).items() if key != "stage"}
     is_key = {name: value is not None and not dataclasses.is_dataclass(value) for name, value in values.items()}
     return [f"{name} = {_toml(value)}" for name, value in values.items() if is_key[name]]
 
@@ -135,12 +135,13 @@ def _require_table(target, parents: list[str], text: str, can_be_list: bool = Fa
 def _build(cls, values, prefix: str, source: str):
     if not isinstance(values, dict):
         raise FaceError(f"{source}: '{prefix.rstrip('.')}' must be a table. Received: {short_repr(values)}.")
-    hints = {key: hint for key, hint in typing.get_type_hints(cls).items() if key in recipe_keys(cls)}
+    names, types_by_name = recipe_keys(cls), typing.get_type_hints(cls)
+    hints = {key: types_by_name[name] for key, name in names.items()}
     for key in values:
         if key not in hints:
             near = difflib.get_close_matches(key[:_MOST_SHOWN], hints, 1, 0.0)[0]
             raise FaceError(f"{source}: unknown key '{prefix}{_cut(key)}'. Did you mean '{prefix}{near}'?")
-    return cls(**{key: _convert(hints[key], value, f"{prefix}{key}", source) for key, value in values.items()})
+    return cls(**{names[key]: _convert(hints[key], value, f"{prefix}{key}", source) for key, value in values.items()})
 
 
 def _convert(hint, value, key: str, source: str):
@@ -156,7 +157,7 @@ def _convert(hint, value, key: str, source: str):
         value = float(value)
     if type(value) is not hint:
         raise FaceError(f"{source}: '{key}' must be {hint.__name__}. Received: {short_repr(value)}.")
-    choices = CHOICES.get(key.split(".")[-1])
+    choices = CHOICES.get(key) or CHOICES.get(key.split(".")[-1])
     if choices and value not in choices:
         raise FaceError(f"{source}: '{key}' is one of {', '.join(choices)}. Received: '{_cut(value)}'.")
     return value
