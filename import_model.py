@@ -66,7 +66,7 @@ def build_ours(name: str, **options):
 
     if name in IRESNETS:
         return iresnet(int(name.removeprefix("iresnet")), **options)
-    return {"mbf": mbf, "mobilefacenet": mobilefacenet}[name](**options)
+    return (mbf if name == "mbf" else mobilefacenet)(**options)
 
 
 def print_result(args: argparse.Namespace, imported: Imported, difference: float | None) -> None:

@@ -141,7 +141,7 @@ def finished(source: Source, args: argparse.Namespace) -> Conversion | None:
     if not (args.out / META).exists():
         return None
     options, old = options_of(args), made_from_of(args.out)
-    same = DerivedSource(source, np.arange(0), source.labels[:0], [], {"cleaned": options}).fingerprint
+    same: str | None = DerivedSource(source, np.arange(0), source.labels[:0], [], {"cleaned": options}).fingerprint
     if old.get("options") != options:
         same = old.get("hash")  # other options also change the hash: the data need not be other
     done = already_there(args.out, {"hash": same, "options": options})
