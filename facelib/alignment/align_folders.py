@@ -131,6 +131,7 @@ def _check_places(root: Path, out: Path) -> None:
         raise FaceError(f"OUT is a folder. '{out}' is a file: choose another name.")
     if root.resolve().is_relative_to(out.resolve()):
         raise FaceError(f"Photos and crops are kept apart. OUT '{out}' holds PHOTOS '{root}': choose another OUT.")
+    sweep_parts(out, SETTINGS)  # a run that was killed while it wrote its first file leaves this alone
     if out.is_dir() and not (out / SETTINGS).exists() and any(out.iterdir()):
         raise FaceError(
             f"OUT is a new folder, or one that align_faces.py made. '{out}' has other files: choose another."

@@ -1,9 +1,8 @@
 """What a training shows while it runs: printed lines, the progress bar, metrics.jsonl, TensorBoard, and a profile."""
 
-import errno
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from facelib.errors import FaceError
 from facelib.training.checkpoint import Position
 from facelib.training.protocols import TrainingBatches
 from facelib.training.recipe.schema import Stage
@@ -31,7 +29,7 @@ class Progress:
 
     def __init__(self, run: RunDir | FollowedRun, is_chief: bool):
         self.run, self.is_chief = run, is_chief
-        self.tensorboard = TensorBoardLog(run.path / "tensorboard") if is_chief else NoLog()
+        self.tensorboard = TensorBoardLog(run.path / "tensorboard", self.say) if is_chief else NoLog()
         self._bar: tqdm | None = None
         self._lap_began = time.perf_counter()
 
@@ -125,42 +123,44 @@ class NoLog:
 
 
 class TensorBoardLog:
-    """Scalars by step.
+    """Scalars by step. A log that cannot be written, on a full disk for instance, is one warning; then it stays silent.
 
     Args:
         folder: of the log.
-
-    Raises:
-        OSError: the disk is full; every method may raise it.
-        FaceError: the folder cannot be written for another reason; every method may raise it.
+        say: prints the warning.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = str(folder)
+    def __init__(self, folder: Path, say: Callable[[str], None]):
+        self.folder, self._say = folder, say
+        self._writer: tf.summary.SummaryWriter | None = None
         with self._writing():
-            self._writer = tf.summary.create_file_writer(self.folder)
+            self._writer = tf.summary.create_file_writer(str(folder))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One point of each curve in `values`."""
-        with self._writing(), self._writer.as_default(step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
+        with self._writing():
+            if self._writer is not None:
+                with self._writer.as_default(step):
+                    for name, value in values.items():
+                        tf.summary.scalar(name, value)
 
     def flush(self) -> None:
         """Writes the points so far to the disk."""
         with self._writing():
-            self._writer.flush()
+            if self._writer is not None:
+                self._writer.flush()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except tf.errors.ResourceExhaustedError as error:  # a full disk
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.folder) from error
-        except tf.errors.OpError as error:
-            raise FaceError(
-                f"The TensorBoard log in '{self.folder}' cannot be written: {error.message}. Check the folder."
-            ) from error
+        except (tf.errors.OpError, OSError) as error:
+            self._writer = None
+            reason = " ".join(str(getattr(error, "message", error)).split())[:200]
+            self._say(
+                f"warning: the TensorBoard log in '{self.folder}' cannot be written any more ({reason}). The training "
+                "goes on, and metrics.jsonl has all values."
+            )
 
 
 class ProfileSteps(keras.callbacks.Callback):

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +88,17 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
     what = {"teacher": sha256_of(model), "io": described, "records": records.fingerprint}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     cache = _home_of(records.path) / "teachers" / f"{key}.npy"
-    if not cache.is_file():
+    if cache.is_file():
+        with suppress(OSError):
+            cache.with_suffix(".progress").unlink()  # of a process that was killed at its very end
+    else:
         try:
             cache.parent.mkdir(exist_ok=True)
             with open(cache.with_suffix(".lock"), "w", encoding="utf-8") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # waits for another training that computes the same
                 if not cache.is_file():
-                    _compute(cache, model, io, records, threads or os.cpu_count() or 1)
-                    write_json(cache.with_suffix(".json"), {**what, "model": model.name, "num_images": len(records)})
+                    about = {**what, "model": model.name, "num_images": len(records)}
+                    _compute(cache, model, io, records, threads or os.cpu_count() or 1, about)
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
                 raise
@@ -111,7 +115,8 @@ def _home_of(data: Path | StoredPath) -> Path:
     return data if data.is_dir() else data.parent
 
 
-def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int) -> None:
+def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int, about: dict) -> None:
+    """Writes the cache, after the JSON file `about` it: a cache that is there is complete."""
     from facelib.runtimes.open_embedder import open_embedder
 
     embedder = open_embedder(model, io, threads)
@@ -128,11 +133,10 @@ def _compute(cache: Path, model: Path, io: Io, records: Records, threads: int) -
                 rows = _make_part(part, (len(records), 2, pair[0].shape[1]))
             rows[chunk.start : chunk.stop] = np.stack(pair, axis=1)
             bar.update(len(chunk))
-            if (number + 1) % _KEEP_EVERY == 0:
+            if (number + 1) % _KEEP_EVERY == 0 or number + 1 == len(starts):
                 rows.flush()
                 write_json(note, {"chunks": number + 1, "last": _sha256(rows, number)})
-    if rows is not None:
-        rows.flush()
+    write_json(cache.with_suffix(".json"), about)
     part.replace(cache)
     note.unlink(missing_ok=True)
 
@@ -152,12 +156,12 @@ def _open_part(part: Path, note: Path) -> tuple[int, np.memmap | None]:
 
 def _make_part(part: Path, shape: tuple[int, int, int]) -> np.memmap:
     """A new file of zeros, with its space on the disk: a write to a memory map of a full disk ends the process."""
-    rows = np.lib.format.open_memmap(part, "w+", np.float16, shape)
     try:
+        rows = np.lib.format.open_memmap(part, "w+", np.float16, shape)
         with open(part, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        part.unlink()
+        part.unlink(missing_ok=True)
         error.filename = str(part)
         raise
     return rows

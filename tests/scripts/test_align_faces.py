@@ -21,7 +21,7 @@ from PIL import Image
 import align_faces
 import facelib.alignment.align_folders
 from facelib.alignment.align import align_face, choose_face
-from facelib.alignment.align_folders import NO_FACE, SKIPPED, align_folders
+from facelib.alignment.align_folders import NO_FACE, SETTINGS, SKIPPED, align_folders
 from facelib.alignment.detect import Face, FaceDetector
 from facelib.alignment.photos import crop_names
 from facelib.cli import run_cli
@@ -337,6 +337,17 @@ def test_a_place_that_would_mix_photos_and_crops_is_refused_untouched(tmp_path, 
 
 
 # --------------------------------------------------------------------------------------------------- the second run
+
+
+def test_a_run_killed_while_it_wrote_its_first_file_can_be_run_again(tmp_path):
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "1.jpg"), np.full((112, 112, 3), 99, np.uint8))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".{SETTINGS}.0123456789abcdef.part").write_bytes(b"")
+
+    align(tmp_path / "photos", tmp_path / "out")
+
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [SETTINGS, "1.jpg"]
 
 
 def test_a_second_run_does_what_is_missing_and_tries_changed_photos_again(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,29 @@ def test_an_interrupted_computation_goes_on_where_it_was(records, tmp_path, monk
     np.testing.assert_array_equal(np.load(teacher.path), whole)
     assert sorted(f.suffix for f in teacher.path.parent.iterdir()) == [".json", ".lock", ".npy"]
     assert json.loads(teacher.path.with_suffix(".json").read_text())["num_images"] == 12
+
+
+@pytest.mark.parametrize(("owner", "name"), [("json", "write_json"), ("npy", "replace"), ("progress", "unlink")])
+def test_a_process_killed_at_the_end_leaves_nothing_undone(records, tmp_path, monkeypatch, owner, name):
+    (tmp_path / "t.onnx").write_bytes(b"teacher")
+    where = teacher_module if name == "write_json" else Path
+    method, is_done = getattr(where, name), []
+
+    def killed(path, *rest, **options):
+        target = rest[0] if name == "replace" else path
+        if target.suffix == f".{owner}" and (name != "unlink" or target.is_file()) and not is_done:
+            raise KeyboardInterrupt
+        return method(path, *rest, **options)
+
+    monkeypatch.setattr(where, name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        open_teacher(tmp_path / "t.onnx", Io(), records)
+    is_done.append(True)
+
+    teacher = open_teacher(tmp_path / "t.onnx", Io(), records)
+
+    assert sorted(f.suffix for f in teacher.path.parent.iterdir()) == [".json", ".lock", ".npy"]
+    assert MeanColour.num_calls == 6  # nothing was computed again
 
 
 def test_two_trainings_do_not_compute_one_cache_at_the_same_time(records, tmp_path):
