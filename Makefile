@@ -1,4 +1,4 @@
-# make setup | demo | export | demo-page | test | test-all | fuzz | lint | docs. Each does the set-up that it needs. Only
+# make setup | demo | export | demo-page | test | test-all | fuzz | chaos | lint | docs. Each does the set-up that it needs. Only
 # python3 (3.11 or newer) with pip and venv must be there.
 # make k210: nncase for the K210, which also needs Python 3.10 (PYTHON310=...; one of pyenv is found).
 PYTHON ?= python3
@@ -13,7 +13,7 @@ PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.1
 
 MINUTES ?= 10
 
-.PHONY: setup demo export demo-page test test-all fuzz lint docs k210 clean
+.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 clean
 
 setup: .venv/ready
 
@@ -53,6 +53,10 @@ test-all: setup
 # make fuzz [MINUTES=n] [ARGS="--formats bin rec --seed 7"]     changed inputs of every format, see docs/reliability.md
 fuzz: setup
 	.venv/bin/python -m tests.fuzz.run --minutes $(MINUTES) $(ARGS)
+
+# make chaos [MINUTES=n] [ARGS="--writers train --seed 7"]      kills and full disks of every script that writes
+chaos: setup
+	.venv/bin/python -m tests.chaos.run --minutes $(MINUTES) $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check .

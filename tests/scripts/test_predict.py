@@ -20,6 +20,7 @@ from facelib.evaluation.nearest import Nearest
 from facelib.model_input import Io
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.sidecar import write_sidecar
+from tests.helpers.patches_onnx import write_model
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -27,27 +28,6 @@ CROPS, PHOTOS = DATA / "raw" / "expected_crops", DATA / "raw" / "photos"
 PRETRAINED = DATA / "pretrained" / "mobilefacenet_relu6_128.onnx"
 needs_faces = pytest.mark.needs_data(CROPS, PRETRAINED)
 THRESHOLD, STRICT = 0.05, 0.001  # of the FARs 0.01 and 0.001
-
-
-def write_model(path, offset=-128.0):
-    """An ONNX net: the mean colours of 4x4 patches, less 128. A grey face (128) embeds as zeros."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    tensors = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in (("input_1", ["n", 3, 112, 112]), ("embeddings", ["n", 48]))
-    ]
-    nodes = [
-        helper.make_node("AveragePool", ["input_1"], ["pooled"], kernel_shape=[28, 28], strides=[28, 28]),
-        helper.make_node("Add", ["pooled", "offset"], ["centred"]),
-        helper.make_node("Flatten", ["centred"], ["embeddings"]),
-    ]
-    graph = helper.make_graph(
-        nodes, "patches", tensors[:1], tensors[1:], [numpy_helper.from_array(np.float32(offset), "offset")]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    save(model, path)
-    return path
 
 
 def calibrate(model, flip=False):
