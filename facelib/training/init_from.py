@@ -74,9 +74,9 @@ def _check_scaling(old, new, path: Path) -> None:
     first, second = scalings
     if first is not None and second is not None and not np.allclose(first, second):
         raise FaceError(
-            f"--init-from takes a model with the same pixel scaling, (x - mean) / std. '{path}' has mean, std "
-            f"{first}, {new.name} has {second}: use it as a teacher, or continue its training with "
-            f"swap_activation.py or quantize_aware.py."
+            f"--init-from takes a model with the same pixel scaling, (x - mean) / std. '{path}' has mean and std "
+            f"{first}, {new.name} has {second}. Train it as it is (--set model.backbone=imported), give the recipe its "
+            f"scaling (model.pixels), or use it as a teacher."
         )
 
 
@@ -93,7 +93,8 @@ def _match_layers(old, new, path: Path) -> tuple[list[tuple], list[str]]:
             if not (theirs and is_resized):
                 raise FaceError(
                     f"--init-from takes a model of the recipe's structure. '{path}' has no layer '{layer.name}' of the "
-                    f"shape that {new.name} has: check model.backbone, width, activation and stem."
+                    f"shape that {new.name} has: check model.backbone, width, activation and stem, or "
+                    "train the net as it is: --set model.backbone=imported."
                 )
             fresh.append(layer.name)
     if by_name:

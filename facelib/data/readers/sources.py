@@ -178,7 +178,7 @@ class RecSource:
         if not (1 < stop < end <= bound and stop == int(stop) and end == int(end)):
             raise FaceError(
                 f"Record 0 of an InsightFace .rec holds [images + 1, images + 1 + identities], whole numbers up to "
-                f"{bound:,} (float32 counts no further). '{self.path}' has [{stop:.9g}, {end:.9g}]. Write larger sets "
+                f"{bound:,} (what float32 holds exactly). '{self.path}' has [{stop:.9g}, {end:.9g}]. Write larger sets "
                 "with im2rec, without this record."
             )
         if self.file.bad and not self.file.has_idx:  # keys are counted, so they say nothing: images are what has pixels

@@ -84,8 +84,8 @@ def find_input(model) -> tuple[str, tuple[int, int]]:
         raise FaceError(f"A face model has one input [N, 3, H, W]. Received: {shapes or 'none'}. Choose another model.")
     if inputs[name].elem_type != TensorProto.FLOAT or len(model.graph.output) != 1:
         raise FaceError(
-            f"A face model maps one float32 input to one output. Received: {len(model.graph.output)} outputs, input "
-            f"'{name}' with ONNX type {inputs[name].elem_type} (float32 is 1). Export it again."
+            f"A face model has one float32 input and one output. Received: {len(model.graph.output)} outputs, input "
+            f"'{name}' of ONNX type {inputs[name].elem_type} (float32 is 1). Export it again with one of each."
         )
     return name, (dims[2] or 112, dims[3] or 112)
 
