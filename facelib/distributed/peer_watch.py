@@ -20,16 +20,17 @@ from contextlib import suppress
 from facelib.distributed.cluster import Cluster
 
 PATIENCE = 45  # seconds without a beat
+CLOSED_PATIENCE = 7  # seconds after the other kernel has closed the connection; TensorFlow mostly ends us before
 _DELAY = 5  # seconds that a beat may be late on a busy machine
 
 
 class PeerWatch:
     """Ends this process if another worker is gone or frozen, from `start` to `stop`.
 
-    One thread sends and hears the beats. If a worker is silent for `patience` seconds, it prints an error and ends the
-    process. Only time in which this process itself runs counts, so that a pause of the whole machine is held against
-    nobody. A worker that finishes early looks like one that was killed, so all workers stop their watches before the
-    first one ends (`Workers.close`).
+    One thread sends and hears the beats. If a worker is silent for `patience` seconds, or its connection is closed for
+    `CLOSED_PATIENCE` seconds, it prints an error and ends the process. Only time in which this process itself runs
+    counts, so that a pause of the whole machine is held against nobody. A worker that finishes early looks like one
+    that was killed, so all workers stop their watches before the first one ends (`Workers.close`).
 
     Args:
         cluster: all workers.
@@ -48,7 +49,7 @@ class PeerWatch:
         self._patience = dict.fromkeys(connections, patience if first_patience is None else first_patience)  # by rank
         self._usual_patience, self._interval, self._exit = patience, interval, exit
         self._silent = dict.fromkeys(connections, 0.0)  # by rank: seconds of this process since the last beat
-        self._closed: set[int] = set()  # ranks whose kernel has closed the connection
+        self._closed: dict[int, float] = {}  # by rank: seconds of this process since the other side closed
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -87,7 +88,7 @@ class PeerWatch:
         return self._names(ranks)
 
     def _lost(self) -> set[int]:
-        return self._closed.copy() if max(self._silent.values(), default=0.0) < _DELAY else self._most_silent()
+        return set(self._closed) if max(self._silent.values(), default=0.0) < _DELAY else self._most_silent()
 
     def _most_silent(self) -> set[int]:
         """The ranks that are silent the longest: the others may have ended because of them."""
@@ -105,11 +106,21 @@ class PeerWatch:
             for rank, connection in self._connections.items():
                 if self._beat(rank, connection):
                     self._silent[rank], self._patience[rank] = 0.0, self._usual_patience
-                else:
-                    self._silent[rank] += min(now - before, 2 * self._interval)
+                    continue
+                passed = min(now - before, 2 * self._interval)
+                self._silent[rank] += passed
+                if rank in self._closed:
+                    self._closed[rank] += passed
             before = now
             if any(self._silent[rank] >= self._patience[rank] for rank in self._silent):
-                self._end()
+                ranks = self._most_silent()
+                self._end(
+                    ranks,
+                    f"did not answer for {self._patience[min(ranks)]:g} s: gone, or frozen. End what is left "
+                    "of them (kill -9)",
+                )
+            elif max(self._closed.values(), default=0.0) >= CLOSED_PATIENCE:
+                self._end(set(self._closed), "ended. See the output there")
             if self._stopped.wait(self._interval):
                 break
         for connection in self._connections.values():
@@ -122,22 +133,20 @@ class PeerWatch:
                 connection.send(b".")
             if connection.recv(4096):
                 return True
-            self._closed.add(rank)
         except BlockingIOError:
-            pass
+            return False
         except OSError:
-            self._closed.add(rank)
+            pass
+        self._closed.setdefault(rank, 0.0)
         return False
 
-    def _end(self) -> None:
+    def _end(self, ranks: set[int], what: str) -> None:
         with self._lock:
             if self._stopped.is_set():
                 return
             self._stopped.set()
-            ranks = self._most_silent()
             line = "\n" * getattr(sys.stderr, "is_mid_line", False) + (  # the progress bar is open
-                f"error: A training needs all its workers. Worker{'s' * (len(ranks) > 1)} {self._names(ranks)} did not "
-                f"answer for {self._patience[min(ranks)]:g} s: gone, or frozen. End what is left of them (kill -9). "
+                f"error: A training needs all its workers. Worker{'s' * (len(ranks) > 1)} {self._names(ranks)} {what}. "
                 "Start all workers again: the run continues from its last checkpoint."
             )
             _in_a_thread(lambda: sys.stdout and sys.stdout.flush())  # os._exit would drop the last lines of the log

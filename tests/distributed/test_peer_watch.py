@@ -156,6 +156,16 @@ def test_a_worker_that_has_just_closed_its_connection_is_named(others):
         assert watch.name_lost() == "2 (c:3)"
 
 
+def test_a_connection_that_stays_closed_ends_the_process_before_the_patience(others, monkeypatch, capfd):
+    monkeypatch.setattr("facelib.distributed.peer_watch.CLOSED_PATIENCE", 0.5)
+    exits = Exits()
+    with Beating(others[1][1]), watch_of(others, patience=60, exit=exits):
+        others[2][1].close()
+        assert exits.wait()
+
+    assert capfd.readouterr().err.startswith("error: A training needs all its workers. Worker 2 (c:3) ended. See the")
+
+
 def test_nobody_is_named_while_all_are_there(others):
     with watch_of(others, patience=60) as watch:
         assert watch.name_lost(0.2) == ""
