@@ -5,6 +5,7 @@ from pathlib import Path
 
 from facelib.errors import FaceError
 from facelib.files import require_file
+from facelib.importing.from_keras import read_h5
 from facelib.importing.from_onnx import read as read_onnx
 from facelib.importing.job import Imported, Job
 
@@ -80,5 +81,6 @@ def read(job: Job) -> Imported:
 # A module a kind. None of them imports a slow library before it reads.
 READERS: dict[str, Callable[[Job], Imported]] = {
     "onnx": read_onnx,
+    "keras_h5": read_h5,
 }
-NAMED = "an .onnx"  # what the readers read, for messages
+NAMED = "an .onnx or a Keras .h5"  # what the readers read, for messages

@@ -9,12 +9,9 @@ from typing import Any
 
 import keras
 
-from facelib.errors import FaceError, short_name, short_repr
+from facelib.errors import FaceError, short_name
+from facelib.runtimes.keras2_layers import renew_layer
 from facelib.runtimes.pure_ops import PURE_OPS, check_ops
-
-# Keys that Keras 2 wrote and Keras 3 does not take. They had no effect; groups only where it is 1.
-_UNUSED = ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint")
-_UNUSED_KEYS = {"DepthwiseConv2D": _UNUSED, "SeparableConv2D": _UNUSED, "Conv2DTranspose": ("groups",)}
 
 _OPERATORS = {"add": "add", "radd": "add", "sub": "subtract", "mul": "multiply", "rmul": "multiply",
               "truediv": "truediv", "neg": "negative", "pow": "pow"}  # fmt: skip
@@ -129,14 +126,35 @@ def _renewed(value: Any) -> Any:
     value = {key: _renewed(item) for key, item in value.items()}
     if len(value.get("input_layers") or ()) == 1:
         value["input_layers"] = value["input_layers"][0]  # a list of one input makes Keras 3 warn at each call
-    unused = _UNUSED_KEYS.get(kind) if isinstance(kind, str) else None
-    if unused and isinstance(value.get("config"), dict):
-        if value["config"].get("groups", 1) != 1:
-            raise FaceError(
-                f"A {kind} has one group in Keras 3. Received: groups={short_repr(value['config']['groups'])}."
-            )
-        value["config"] = {key: item for key, item in value["config"].items() if key not in unused}
+    if kind in ("Functional", "Model") and isinstance(value["config"], dict):
+        value["config"] = _with_first_calls(value["config"])
+    elif isinstance(kind, str) and isinstance(value.get("config"), dict):
+        value["class_name"], value["config"] = renew_layer(kind, value["config"])
     return value
+
+
+def _with_first_calls(net: dict) -> dict:
+    """A net whose references to nets within it count their calls from 0. Keras 2 counted their making as a call."""
+    layers = [layer for layer in net.get("layers", ()) if isinstance(layer, dict)]
+    inner = {layer.get("name") for layer in layers if layer.get("class_name") in ("Functional", "Model", "Sequential")}
+    calls: dict[str, set[int]] = {}
+
+    def renewed(value: Any, lowest: dict[str, int] | None) -> Any:
+        if not isinstance(value, list):
+            return value
+        if len(value) >= 3 and isinstance(value[0], str) and type(value[1]) is int:
+            if value[0] in inner:
+                calls.setdefault(value[0], set()).add(value[1])
+                return [value[0], value[1] - (lowest or {}).get(value[0], 0), *value[2:]]
+            return value
+        return [renewed(item, lowest) for item in value]
+
+    places = [*(layer.get("inbound_nodes") for layer in layers), net.get("output_layers")]
+    for place in places:
+        renewed(place, None)
+    lowest = {name: min(numbers) for name, numbers in calls.items()}
+    layers = [{**layer, "inbound_nodes": renewed(layer.get("inbound_nodes", []), lowest)} for layer in layers]
+    return {**net, "layers": layers, "output_layers": renewed(net.get("output_layers"), lowest)}
 
 
 def _function(layer: dict) -> dict:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,6 @@ from facelib.tensorflow_env import quiet_tensorflow
 # What h5py and Keras raise for a file that is no model.
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError,
                NotImplementedError)  # fmt: skip
-
-# Layers of Keras that hold code, load another model or read a file that the description names.
-_NOT_PURE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "StringLookup",
-             "IntegerLookup", "IndexLookup", "TextVectorization")  # fmt: skip
 
 
 class KerasEmbedder(RuntimeEmbedder):
@@ -74,6 +71,24 @@ def load_model(path: Path):
         FaceError: no such file, or one that Keras cannot read.
     """
     import keras
+
+    model, _ = load_with_heads(path)
+    names = [layer.name for layer in model.layers]
+    if len(model.inputs) == 2 and "embeddings" in names:
+        return keras.Model(model.inputs[0], model.get_layer("embeddings").output, name=path.stem)
+    return model
+
+
+def load_with_heads(path: Path) -> tuple[Any, dict[str, str]]:
+    """Reads a Keras model for inference, with the margin head of another system's training model replaced.
+
+    Returns:
+        (the model, {name of a `CutHead` in it: class of the margin head that it was}).
+
+    Raises:
+        FaceError: no such file, or one that Keras cannot read.
+    """
+    import keras
     import tensorflow as tf
 
     import facelib.losses.adaptive_margins
@@ -83,70 +98,39 @@ def load_model(path: Path):
     path = require_file(path, "model")
     check_h5(path)
     try:
-        with _for_keras3(path, _read_config(path)) as readable:
-            model = keras.models.load_model(readable, compile=False)
+        with _for_keras3(path) as (copy, heads):
+            return keras.models.load_model(copy, compile=False), heads
     except (*_UNREADABLE, MemoryError, tf.errors.OpError) as error:
         raise _not_a_model(path, error) from error
-    names = [layer.name for layer in model.layers]
-    if len(model.inputs) == 2 and "embeddings" in names:
-        return keras.Model(model.inputs[0], model.get_layer("embeddings").output, name=path.stem)
-    return model
 
 
-def _read_config(path: Path) -> dict:
-    """The description of the model in an .h5.
-
-    Raises:
-        FaceError: the file has weights only, or a layer that holds code.
-    """
+@contextmanager
+def _for_keras3(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yields a file that Keras 3 reads: `path`, or a temporary copy with the description of an older Keras renewed."""
     import h5py
+
+    from facelib.runtimes.keras_config import parse_config, readable
 
     with h5py.File(path) as file:
         text = file.attrs.get("model_config")
         if text is None and ("layer_names" in file.attrs or "layers" in file):  # of Keras 2, of Keras 3
             raise FaceError(
-                f"'{path}' has weights only, not the net that they belong to. Build the net in Python, call "
-                f"net.load_weights('{path.name}'), and then net.save('embedder.h5')."
+                f"'{path}' has weights only, not the net that they belong to. Import it with the net: python "
+                f"import_model.py {path.name} embedder.h5 --structure model.json (net.to_json() writes that), or --as."
             )
-    config = json.loads(text) if isinstance(text, str | bytes) else None
-    if not isinstance(config, dict):
-        raise FaceError(f"'{path}' describes no Keras model. It may be another kind of HDF5 file: name an embedder.h5.")
-    found = _find_not_pure(config)
-    if found is not None:
-        raise FaceError(
-            f"A face embedder only computes. '{path}' has a layer that can run Python code or read other files: "
-            f"{found}. It was not run. Save the model again with another Keras layer in its place."
-        )
-    return config
-
-
-def _find_not_pure(value) -> str | None:
-    """Class and name of a layer of `_NOT_PURE` in a model's description; None if there is none."""
-    if isinstance(value, dict) and value.get("class_name") in _NOT_PURE:
-        config = value.get("config")
-        name = value.get("name") or (config.get("name", "") if isinstance(config, dict) else "")
-        return f"{value['class_name']} {short_name(name)}"
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((found for item in items if (found := _find_not_pure(item)) is not None), None)
-
-
-@contextmanager
-def _for_keras3(path: Path, config: dict) -> Iterator[Path]:
-    """Yields a file that Keras 3 reads: `path`, or a temporary copy with the description of an older Keras renewed."""
-    import h5py
-
-    from facelib.runtimes.keras2 import in_keras3
-
-    renewed = in_keras3(config)
+        config, version = parse_config(text, path), file.attrs.get("keras_version")
+    renewed, heads = readable(config, version, path)
     if renewed == config:
-        yield path
+        yield path, heads
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.with_suffix(".h5").name
         copy.write_bytes(path.read_bytes())
         with h5py.File(copy, "r+") as file:
             file.attrs["model_config"] = json.dumps(renewed)
-        yield copy
+            for name in heads:
+                file["model_weights"][name].attrs["weight_names"] = []  # a CutHead has none
+        yield copy, heads
 
 
 def load_head_centres(path: Path):
