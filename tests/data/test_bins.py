@@ -206,6 +206,18 @@ def test_the_same_hostile_pickle_does_run_in_plain_pickle(tmp_path):
     assert (tmp_path / MARKER).exists()  # so the test above can fail
 
 
+def test_an_object_across_the_end_of_its_frame_is_refused_before_its_length_is_misread(tmp_path):
+    image = b"\xff\xd8\xff\xe0" * 4000  # read as a length: 3.8 GB
+    item = b"B" + struct.pack("<I", len(image)) + image
+    frame = b"]\x94(" + item[:3]  # ends inside the length
+    crossing = b"\x80\x04\x95" + struct.pack("<Q", len(frame)) + b"]\x94(" + item + b"e."
+    inside = b"\x80\x04\x95" + struct.pack("<Q", 40) + b"]\x95" + struct.pack("<Q", 3) + b"]]]" + b"." * 30
+
+    for content, words in ((crossing, "crosses the end of its frame"), (inside, "frame begins inside")):
+        with pytest.raises(FaceError, match=words):
+            load_bin(write_pickle(tmp_path, content))
+
+
 def test_one_long_text_encoded_many_times_is_refused(tmp_path):
     out = io.BytesIO()
     out.write(b"\x80\x02](X" + struct.pack("<I", 10_000) + b"a" * 10_000 + b"q\x000c_codecs\nencode\nq\x010")

@@ -46,8 +46,12 @@ def load_pickle(data: bytes) -> object:
 
 
 def _check_opcodes(data: bytes) -> None:
-    stream = io.BytesIO(data)
+    stream, frame_end = io.BytesIO(data), 0
     for count in itertools.count():
+        # The C unpickler drops what is left of a frame and takes the length of an object from the bytes after it.
+        if stream.tell() > frame_end > 0:
+            raise pickle.UnpicklingError("an object crosses the end of its frame")
+        frame_end = frame_end if stream.tell() < frame_end else 0
         code = stream.read(1)
         opcode = _OPCODES.get(code)
         if opcode is None:
@@ -60,6 +64,10 @@ def _check_opcodes(data: bytes) -> None:
             stream.readline()
             continue
         argument = opcode.arg.reader(stream) if opcode.arg else None  # type: ignore[attr-defined]
+        if opcode.name == "FRAME":
+            if frame_end:
+                raise pickle.UnpicklingError("a frame begins inside another one")
+            frame_end = stream.tell() + int(argument or 0)
         # The C unpickler sizes its memo by the index it is told: honest writers number objects in order.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument is None or int(argument) > count):
             raise RefusedPickleError(f"memo index {argument}")
