@@ -2,6 +2,7 @@
 
     python tools/plot_history.py runs/small                          -> runs/small/plots/history.png
     python tools/plot_history.py runs/a runs/b --out compare.png     several runs in one picture
+    python tools/plot_history.py checkpoints/mbf_hist.json runs/a    also the history of leondgarse/Keras_insightface
 
 Prints the best accuracy of each run. A run that is still training can be plotted at any time. compare_runs.py compares
 the tested models of several runs.
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 
 from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
+from facelib.reports.insightface_history import read_history
 from facelib.reports.read_run import distinct_names, require_training_log
 from facelib.reports.training_plots import BY, best_table, write_history
 
@@ -27,9 +29,11 @@ from facelib.reports.training_plots import BY, best_table, write_history
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     names = distinct_names([run.resolve() for run in args.runs])
-    runs = [(name, require_training_log(run)) for run, name in zip(args.runs, names, strict=True)]
+    logs = [read_history(run) if run.suffix == ".json" else require_training_log(run) for run in args.runs]
+    runs = list(zip(names, logs, strict=True))
     above = Path(os.path.commonpath([run.resolve().parent for run in args.runs]))
-    default = args.runs[0] / "plots" / "history.png" if len(runs) == 1 else above / "history.png"
+    is_one_run = len(runs) == 1 and args.runs[0].is_dir()
+    default = args.runs[0] / "plots" / "history.png" if is_one_run else above / "history.png"
     print(best_table(runs))
     print(f"wrote {write_history(runs, args.out or default, args.by)}")
     return 0
@@ -38,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a train.py")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a train.py, or a *_hist.json")
     parser.add_argument(
         "--out", type=Path, metavar="PNG",
-        help="the picture (default: RUN/plots/history.png; of several runs: history.png in the folder above them)",
+        help="the picture (default: RUN/plots/history.png; of several: history.png in the folder above them)",
     )  # fmt: skip
     parser.add_argument("--by", choices=BY, default="epochs", help="the horizontal axis (default: %(default)s)")
     args = parser.parse_args(argv)

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | auroua mx2tfrecords, S0, S1, S3, S4h, ours | `image_raw` JPEG/PNG, or raw (auroua `_old`) | `label` | BGR |
 | LeonFaith | `image` raw | `label` | RGB |
-| peteryuX | `image/encoded`, or a path in `image/filename` | `image/source_id` | - |
+| peteryuX | `image/encoded`, or a path in `image/img_path` or `image/filename` | `image/source_id` | - |
 | TFace torchkit | `image` JPEG | none: an index text file has it | - |
 | leondgarse distillation | a path in `image_names`, after one header record | `image_classes` | - |
 """
@@ -47,7 +47,8 @@ LAYOUTS = (
     Layout("image_raw", "image_raw", "label", is_raw_bgr=True),
     Layout("image", "image", "label"),
     Layout("peteryuX", "image/encoded", "image/source_id"),
-    Layout("peteryuX with paths", "image/filename", "image/source_id", is_path=True),
+    Layout("peteryuX with paths", "image/img_path", "image/source_id", is_path=True),
+    Layout("peteryuX with names", "image/filename", "image/source_id", is_path=True),
     Layout("distillation", "image_names", "image_classes", is_path=True),
     Layout("TFace", "image", None),
 )

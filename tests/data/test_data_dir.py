@@ -343,7 +343,8 @@ LAYOUTS = {
     "leonfaith": lambda k: {"image": pixels(k).tobytes(), "label": k},
     "s3": lambda k: {"height": 112, "width": 112, "depth": 3, "label": k, "image_raw": jpeg(k)},
     "peteryux": lambda k: {"image/source_id": k, "image/filename": b"%d.jpg" % k, "image/encoded": jpeg(k)},
-    "peteryux_paths": lambda k: {"image/source_id": k, "image/filename": b"images/%d.jpg" % k},
+    "peteryux_names": lambda k: {"image/source_id": k, "image/filename": b"images/%d.jpg" % k},
+    "peteryux_paths": lambda k: {"image/source_id": k, "image/img_path": b"images/%d.jpg" % k},
     "distillation": lambda k: {"image_names": b"images/%d.jpg" % k, "image_classes": k, "embeddings": b"\0" * 8},
 }
 

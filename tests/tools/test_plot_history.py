@@ -103,3 +103,45 @@ def test_the_picture_lies_in_the_run_and_that_of_several_runs_in_the_folder_abov
     assert f"wrote {one / 'plots' / 'history.png'}" in capsys.readouterr().out
     pictures = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert pictures == ["runs/history.png", "runs/one/plots/history.png"]
+
+
+HISTORY = {
+    "loss": [30.5, 12.25, 4.0], "accuracy": [0.0, 0.25, 0.75], "lr": [0.1, 0.05, 0.001], "regular_loss": [9, 5, 1],
+    "lfw": [0.8, 0.95, 0.9], "lfw_thresh": [0.3, 0.25, 0.2], "agedb_30": [0.6, 0.7], "agedb_30_thresh": [0.2, 0.2],
+}  # fmt: skip
+
+
+def test_a_history_of_keras_insightface_is_plotted_beside_a_run(tmp_path, capsys):
+    history = tmp_path / "mbf_hist.json"
+    history.write_text(json.dumps(HISTORY))
+
+    assert plot_history.main([str(history), str(staged_run(tmp_path / "run"))]) == 0
+
+    lines = [[cell.strip() for cell in line.split(" | ")] for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["run", "epochs", "hours", "loss", "best lfw", "best agedb_30", "best toy"]
+    assert lines[2] == ["mbf_hist.json", "3", "0.00", "4.0000", "95.00 % (epoch 2)", "70.00 % (epoch 2)", "-"]
+    assert cv2.imread(str(tmp_path / "history.png")).shape[0] > 800
+
+
+@pytest.mark.parametrize("by", ["epochs", "steps", "hours"])
+def test_a_history_alone_is_plotted_beside_its_file(tmp_path, by):
+    (tmp_path / "mbf_hist.json").write_text(json.dumps(HISTORY))
+
+    assert plot_history.main([str(tmp_path / "mbf_hist.json"), "--by", by]) == 0
+
+    assert (tmp_path / "history.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": []}, "has a list 'loss'"),
+        ({"lfw": [0.8, None, 0.9]}, "another value in 'lfw'"),
+        ({"lr": "0.1"}, "another value in 'lr'"),
+    ],
+)
+def test_a_history_with_other_values_is_one_line(tmp_path, change, message):
+    (tmp_path / "x_hist.json").write_text(json.dumps({**HISTORY, **change}))
+
+    with pytest.raises(FaceError, match=message):
+        plot_history.main([str(tmp_path / "x_hist.json")])
