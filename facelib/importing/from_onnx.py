@@ -24,7 +24,22 @@ def read(job: Job) -> Imported:
     Raises:
         FaceError: not ONNX, or a network that is none of ours.
     """
-    onnx_model = load_onnx(job.path)
+    imported = rebuild(load_onnx(job.path), job)
+    imported.record["weight_files"] = list_weight_files(job.path)
+    return imported
+
+
+def rebuild(onnx_model, job: Job, is_file: bool = True) -> Imported:
+    """The backbone of ours that an `onnx.ModelProto` is, with its weights. ONNX Runtime runs the original.
+
+    Args:
+        onnx_model: the net.
+        job: what the user asked for.
+        is_file: whether the file of the job is this model, and not one that it was made from.
+
+    Raises:
+        FaceError: a network that is none of ours.
+    """
     _, size = find_input(onnx_model)
     steps = list_steps(onnx_model, job.path)
     net = recognise(steps, job.path)
@@ -41,17 +56,17 @@ def read(job: Job) -> Imported:
     folded = copy_weights(steps, model, job.path)
     if folded and crops is not None:
         restore_statistics(model, folded, crops)
-    io = Io(layout="nchw", pixels=pixels, size=size)
+    io, content = Io(layout="nchw", pixels=pixels, size=size), None if is_file else onnx_model.SerializeToString()
     return Imported(
         model,
         pixels,
         what=f"{net.name}: {len(steps)} layers",
         table={"backbone": net.name, **net.options},
-        original=lambda faces: OnnxEmbedder(job.path, io, batch_size=NUM_FACES).raw(faces),
+        original=lambda faces: OnnxEmbedder(job.path, io, batch_size=NUM_FACES, model=content).raw(faces),
         lines=list(_describe(num_steep, len(folded), statistics)),
         record={
             "backbone": net.name, "layers": len(steps), "slopes_rewritten": num_steep,
-            "normalisations_folded": len(folded), "statistics": statistics, "weight_files": list_weight_files(job.path),
+            "normalisations_folded": len(folded), "statistics": statistics,
         },
     )  # fmt: skip
 

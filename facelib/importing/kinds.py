@@ -7,6 +7,7 @@ from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.importing.from_keras import read_h5
 from facelib.importing.from_onnx import read as read_onnx
+from facelib.importing.from_torch import read as read_torch
 from facelib.importing.job import Imported, Job
 
 # The roads of files that hold a model which cannot be read here.
@@ -82,5 +83,6 @@ def read(job: Job) -> Imported:
 READERS: dict[str, Callable[[Job], Imported]] = {
     "onnx": read_onnx,
     "keras_h5": read_h5,
+    "torch": read_torch,
 }
-NAMED = "an .onnx or a Keras .h5"  # what the readers read, for messages
+NAMED = "an .onnx, a Keras .h5, or a .pt of InsightFace's nets"  # what the readers read, for messages

@@ -26,9 +26,12 @@ class OnnxEmbedder(RuntimeEmbedder):
         io: how the model is fed. The names of its only input and only output are not needed, its dtype is the model's.
         threads: of ONNX Runtime.
         batch_size: most images in one call; a fixed batch in the model takes precedence.
+        model: the content of a model that was made from the file at `path`.
     """
 
-    def __init__(self, path: Path, io: Io, threads: int = 1, batch_size: int = BATCH_SIZE):
+    def __init__(
+        self, path: Path, io: Io, threads: int = 1, batch_size: int = BATCH_SIZE, *, model: bytes | None = None
+    ):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -36,7 +39,9 @@ class OnnxEmbedder(RuntimeEmbedder):
         options.log_severity_level = 4  # what is wrong is in the exception
         require_file(path, "ONNX model")
         try:
-            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                model or os.fspath(path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:
             if not _is_onnx_error(error) and not isinstance(error, UnicodeDecodeError):  # of a damaged name
                 raise

@@ -7,13 +7,12 @@ no memory is allocated for a length that the file only claims.
 """
 
 import io
-import itertools
 import math
 import pickle
-import pickletools
 from typing import Literal
 
 from facelib.errors import short_repr
+from facelib.restricted_pickle import RefusedPickleError, StandIn, check_opcodes
 
 # Numbers, containers and the memo; image bytes as Python 2 (STRING), Python 3 and NumPy write them; names and their
 # calls, each of which is a stand-in.
@@ -26,12 +25,7 @@ OPCODE_NAMES = """
     GLOBAL STACK_GLOBAL REDUCE BUILD
 """
 OPCODES = frozenset(OPCODE_NAMES.split())
-_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 ITEM_BYTES = {"b1": 1, "u1": 1, "i1": 1, "i2": 2, "u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}
-
-
-class RefusedPickleError(pickle.UnpicklingError):
-    """The pickle asks for something that a list of images does not need."""
 
 
 def load_pickle(data: bytes) -> object:
@@ -41,36 +35,8 @@ def load_pickle(data: bytes) -> object:
         RefusedPickleError: it asks for anything but the types above.
         Exception: of nearly any kind, on damaged data; the caller turns them into one message.
     """
-    _check_opcodes(data)
+    check_opcodes(io.BytesIO(data), OPCODES)
     return _materialise(_Unpickler(data).load())
-
-
-def _check_opcodes(data: bytes) -> None:
-    stream, frame_end = io.BytesIO(data), 0
-    for count in itertools.count():
-        # The C unpickler drops what is left of a frame and takes the length of an object from the bytes after it.
-        if stream.tell() > frame_end > 0:
-            raise pickle.UnpicklingError("an object crosses the end of its frame")
-        frame_end = frame_end if stream.tell() < frame_end else 0
-        code = stream.read(1)
-        opcode = _OPCODES.get(code)
-        if opcode is None:
-            raise pickle.UnpicklingError(f"no opcode at byte {stream.tell() - len(code)}")
-        if opcode.name not in OPCODES:
-            raise RefusedPickleError(f"opcode {opcode.name}")
-        if opcode.name == "STOP":
-            return
-        if opcode.name == "STRING":  # pickletools refuses what Python 2 writes: escapes of bytes that are not ASCII
-            stream.readline()
-            continue
-        argument = opcode.arg.reader(stream) if opcode.arg else None  # type: ignore[attr-defined]
-        if opcode.name == "FRAME":
-            if frame_end:
-                raise pickle.UnpicklingError("a frame begins inside another one")
-            frame_end = stream.tell() + int(argument or 0)
-        # The C unpickler sizes its memo by the index it is told: honest writers number objects in order.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument is None or int(argument) > count):
-            raise RefusedPickleError(f"memo index {argument}")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -87,9 +53,9 @@ class _Unpickler(pickle.Unpickler):
             raise RefusedPickleError("more bytes than the file has")
         return text.encode("latin1")
 
-    def find_class(self, module: str, name: str) -> "_StandIn":
+    def find_class(self, module: str, name: str) -> "StandIn":
         if (module, name) == ("_codecs", "encode"):
-            return _StandIn(self.encode)
+            return StandIn(self.encode)
         stand_in = STAND_INS.get((module, name))
         if stand_in is None:
             raise RefusedPickleError(f"{module[:40]}.{name[:40]}")
@@ -97,21 +63,6 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: object) -> None:
         raise RefusedPickleError("a persistent id")
-
-
-class _StandIn:
-    """The callable that a pickle gets instead of the real one. It has no state, so BUILD cannot change it."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call):
-        self._call = call
-
-    def __call__(self, *args):
-        return self._call(*args)
-
-    def __setstate__(self, state):
-        raise RefusedPickleError("BUILD on a name")
 
 
 class _Dtype:
@@ -206,17 +157,17 @@ def _refuse_call(*args):
     raise RefusedPickleError("a call of numpy.ndarray")
 
 
-NDARRAY = _StandIn(_refuse_call)
+NDARRAY = StandIn(_refuse_call)
 STAND_INS = {
     ("numpy", "ndarray"): NDARRAY,
-    ("numpy", "dtype"): _StandIn(_make_dtype),
-    ("builtins", "bytes"): _StandIn(_empty_bytes),
-    ("__builtin__", "bytes"): _StandIn(_empty_bytes),
+    ("numpy", "dtype"): StandIn(_make_dtype),
+    ("builtins", "bytes"): StandIn(_empty_bytes),
+    ("__builtin__", "bytes"): StandIn(_empty_bytes),
 }
 for _package in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
-    STAND_INS[_package + ".multiarray", "_reconstruct"] = _StandIn(_reconstruct)
-    STAND_INS[_package + ".multiarray", "scalar"] = _StandIn(_scalar)
-    STAND_INS[_package + ".numeric", "_frombuffer"] = _StandIn(_from_buffer)
+    STAND_INS[_package + ".multiarray", "_reconstruct"] = StandIn(_reconstruct)
+    STAND_INS[_package + ".multiarray", "scalar"] = StandIn(_scalar)
+    STAND_INS[_package + ".numeric", "_frombuffer"] = StandIn(_from_buffer)
 
 
 def _materialise(value: object) -> object:
