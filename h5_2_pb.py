@@ -17,7 +17,7 @@ from pathlib import Path
 from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.export.freeze import freeze_file, model_call
 from facelib.export.parity import check_parity, parity_faces
-from facelib.files import sha256_of
+from facelib.files import check_out_file, sha256_of
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, open_graph, save_graph
 from facelib.sidecar import check_sidecar, check_unchanged, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    out = args.out or args.model.parent / "export" / "frozen.pb"
+    out = check_out_file(args.out or args.model.parent / "export" / "frozen.pb")
     io = choose_io(check_sidecar(args.model), args)
     sha256 = sha256_of(args.model)
     quiet_tensorflow()

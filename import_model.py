@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facelib.cli import add_pixel_flags, next_step, run_cli, script_parser
+from facelib.files import check_out_file
 from facelib.importing.job import Imported, Job
 from facelib.importing.kinds import NAMED, find_kind, read
 
@@ -38,6 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    check_out_file(args.out)
     find_kind(args.model)
     imported = read(
         Job(

@@ -18,7 +18,7 @@ from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_pars
 from facelib.errors import FaceError
 from facelib.export.int8_graph import without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
-from facelib.files import require_file, sha256_of, write_bytes
+from facelib.files import check_out_file, require_file, sha256_of, write_bytes
 from facelib.model_input import to_model_input
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, node_of, open_graph
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     require_file(args.model, "frozen graph or .h5")
     is_h5 = args.model.suffix == ".h5"
-    out = args.out or args.model.parent / ("export" if is_h5 else "") / "model.onnx"
+    out = check_out_file(args.out or args.model.parent / ("export" if is_h5 else "") / "model.onnx")
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
     io = choose_io(sidecar, args)

@@ -28,7 +28,7 @@ from facelib.export.parity import check_parity, parity_faces
 from facelib.export.pixel_check import check_pixels
 from facelib.export.tflite.convert import EDGES, MODES, TfliteOptions, graph_to_tflite
 from facelib.export.tflite.layer_errors import LayerError, draw, layer_errors, worst
-from facelib.files import require_file, sha256_of, write_bytes
+from facelib.files import check_out_file, require_file, sha256_of, write_bytes
 from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import node_of, open_graph
 from facelib.runtimes.tflite import Lite
@@ -70,7 +70,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     require_file(args.model, "frozen graph")
-    out = args.out or args.model.parent / f"model_{args.mode}.tflite"
+    out = check_out_file(args.out or args.model.parent / f"model_{args.mode}.tflite")
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
     fed = choose_io(sidecar, args)

@@ -54,6 +54,9 @@ def run_cli(main: Callable[[], int]) -> None:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP):
             print(f"error: '{error.filename}': {error.strerror}. Mend that, or choose another place.", file=sys.stderr)
             sys.exit(1)
+        if error.errno == errno.ENOENT and _is_in_a_removed_folder():
+            print("error: The current folder was removed. Change to one that is there: cd FOLDER.", file=sys.stderr)
+            sys.exit(1)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         where = f" while writing '{error.filename}'" if error.filename else ""
@@ -62,11 +65,24 @@ def run_cli(main: Callable[[], int]) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # of Path.resolve
+            raise
+        print(f"error: A link leads back to itself ({printable(str(error))}). Remove it.", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         is_memory = type(error).__name__ == "ResourceExhaustedError"  # TensorFlow's, which need not be imported here
         if not is_memory or "No space left" in str(error):
             raise
         _end_out_of_memory(error)
+
+
+def _is_in_a_removed_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _end_out_of_memory(error: Exception) -> NoReturn:

@@ -36,9 +36,7 @@ def atomic_path(path: Path, sweeps: bool = True) -> Iterator[Path]:
         path: of the file to write.
         sweeps: remove what a killed writer of `path` left; False where the caller does, in a folder of very many files.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise FaceError(f"A file is to be written. '{path}' is a folder: name a file in it.")
+    path = check_out_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -67,6 +65,18 @@ def atomic_path(path: Path, sweeps: bool = True) -> Iterator[Path]:
             part.unlink()
         if handle is not None:
             os.close(handle)
+
+
+def check_out_file(path: Path) -> Path:
+    """Returns `path` if a file can have this name. Scripts ask before they work, `atomic_path` asks again.
+
+    Raises:
+        FaceError: it is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FaceError(f"A file is to be written. '{path}' is a folder: name a file in it.")
+    return path
 
 
 def scripts_folder() -> Path:
@@ -267,6 +277,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def target_of(out: Path) -> Path:
+    """The folder that `out` names: the target of a link, which stays a link.
+
+    Raises:
+        FaceError: it is a link to itself.
+    """
+    real = Path(os.path.realpath(out))
+    if real.is_symlink():
+        raise FaceError(f"OUT is a folder that will be made. '{out}' is a link that leads back to itself: remove it.")
+    return real
+
+
 @contextmanager
 def working_folder(out: Path) -> Iterator[Path]:
     """Yields a hidden folder `.NAME.part` beside `out`, empty; renames it to `out` on success, removes it on failure.
@@ -277,7 +299,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         FaceError: `out` is the current folder or a mount point, has files in it or cannot be made, or
             another run is writing it.
     """
-    real = Path(os.path.realpath(out))  # a link stays, and its target is made
+    real = target_of(out)
     if real == Path.cwd() or os.path.ismount(real):
         what = "the current folder" if real == Path.cwd() else "a mount point"
         raise FaceError(f"OUT is a folder that will be made. '{out}' is {what}: name a new folder in it.")

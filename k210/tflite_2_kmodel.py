@@ -25,7 +25,7 @@ from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.k210.compile import SETTINGS, compile_kmodel
 from facelib.export.k210.rules import RAM_BYTES, check_memory, check_ops
-from facelib.files import atomic_path, sha256_of
+from facelib.files import atomic_path, check_out_file, sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.kmodel import VERSION, KmodelEmbedder, nncase_command
 from facelib.runtimes.tflite import TfliteEmbedder, read_ops
@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    out = args.out or args.model.parent / "model.kmodel"
+    out = check_out_file(args.out or args.model.parent / "model.kmodel")
     check_model(args.model)
     if args.calibration is None:
         raise FaceError(

@@ -1,12 +1,18 @@
-"""facelib/cli.py: what `run_cli` does when the terminal is gone."""
+"""facelib/cli.py: what `run_cli` does when the terminal or the current folder is gone."""
 
 import errno
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
+from facelib.alignment.align_folders import align_folders
 from facelib.cli import run_cli
+from facelib.data.synthetic.files import SyntheticSet, write_folders
+from facelib.files import write_bytes
+
+ROOT = Path(__file__).parents[1]
 
 
 class _DeadTerminal(io.StringIO):
@@ -33,3 +39,42 @@ def test_a_terminal_that_is_gone_silences_the_output_only(monkeypatch, stream):
         run_cli(main)
 
     assert (end.value.code, done) == (0, [True])
+
+
+@pytest.fixture
+def removed_folder(tmp_path, monkeypatch):
+    """The current folder, which is gone."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: Path.cwd(),
+        lambda: Path("out").resolve(),
+        lambda: write_bytes(Path("folder/file"), b"1"),
+        lambda: align_folders(ROOT / "docs", Path("out"), rule="largest", workers=1, progress=False),
+        lambda: write_folders(Path("out"), SyntheticSet(1, 1)),
+    ],
+)
+def test_a_removed_current_folder_is_one_line(removed_folder, capsys, work):
+    with pytest.raises(SystemExit) as end:
+        run_cli(work)
+
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "error: The current folder was removed. Change to one that is there: cd FOLDER.\n"
+
+
+def test_a_file_that_is_not_there_keeps_its_traceback(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        run_cli((tmp_path / "nowhere").read_bytes)
+
+
+def test_a_link_to_itself_is_one_line(tmp_path, capsys):
+    (tmp_path / "self").symlink_to("self")
+    with pytest.raises(SystemExit):
+        run_cli((tmp_path / "self").resolve)
+
+    assert capsys.readouterr().err.startswith("error: A link leads back to itself")

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -186,3 +187,19 @@ def test_a_link_in_the_folder_of_a_killed_run_is_removed_alone(tmp_path):
         pass
 
     assert (tmp_path / "mine").is_dir() and not list((tmp_path / "out").iterdir())
+
+
+def test_a_link_to_itself_is_refused_before_the_work(tmp_path):
+    (tmp_path / "out").symlink_to("out")
+    with pytest.raises(FaceError, match="leads back to itself"), working_folder(tmp_path / "out"):
+        pytest.fail("work was begun")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("script", ["h5_2_pb", "facelib.export.optimize", "pb_2_tflite", "pb_2_onnx", "import_model"])
+def test_a_conversion_into_a_folder_is_refused_before_the_work(tmp_path, script):
+    (tmp_path / "model").write_bytes(b"no model")
+    flags = [] if script in ("facelib.export.optimize", "import_model") else ["--out"]
+
+    with pytest.raises(FaceError, match="is a folder: name a file in it"):
+        import_module(script).main([str(tmp_path / "model"), *flags, str(tmp_path)])

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with working_folder(args.out) as folder:
         fill(folder, args.model, sidecar, decision, packages)
         if args.out.is_dir():
-            shutil.rmtree(args.out)
+            shutil.rmtree(args.out.resolve())
     print(f"{decision}")
     print(f"wrote {args.out}; next: python -m http.server --directory {args.out}   and open http://localhost:8000")
     return 0

@@ -22,7 +22,7 @@ from facelib.alignment.align import Detector, align_photo
 from facelib.alignment.detect import FaceDetector
 from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo
 from facelib.errors import BadRecord, FaceError
-from facelib.files import atomic_path, read_image_file, read_json, write_bytes, write_json
+from facelib.files import atomic_path, read_image_file, read_json, target_of, write_bytes, write_json
 from facelib.part_files import sweep_parts
 from facelib.photo_folders import PhotoFolder, find_photos, folder_notes
 from facelib.tensorflow_env import quiet_stderr
@@ -129,7 +129,7 @@ def _check_places(root: Path, out: Path) -> None:
         raise FaceError(f"PHOTOS is a folder. There is none at '{root}'. Check the path.")
     if out.exists() and not out.is_dir():
         raise FaceError(f"OUT is a folder. '{out}' is a file: choose another name.")
-    if root.resolve().is_relative_to(out.resolve()):
+    if root.resolve().is_relative_to(target_of(out)):
         raise FaceError(f"Photos and crops are kept apart. OUT '{out}' holds PHOTOS '{root}': choose another OUT.")
     sweep_parts(out, SETTINGS)  # a run that was killed while it wrote its first file leaves this alone
     if out.is_dir() and not (out / SETTINGS).exists() and any(out.iterdir()):
@@ -141,7 +141,7 @@ def _check_places(root: Path, out: Path) -> None:
 @contextmanager
 def _claimed(out: Path, rule: str) -> Iterator[None]:
     """Locks `out` while it is written, and refuses it when its crops were made by another rule."""
-    out.mkdir(parents=True, exist_ok=True)
+    target_of(out).mkdir(parents=True, exist_ok=True)
     handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:

@@ -15,7 +15,7 @@ from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import fold_batch_norms
 from facelib.export.graph_input import load_sized
 from facelib.export.parity import check_parity, parity_faces
-from facelib.files import require_file, sha256_of
+from facelib.files import check_out_file, require_file, sha256_of
 from facelib.model_input import to_model_input
 from facelib.runtimes.frozen_graph import node_of, open_graph, prune, save_graph
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    out = args.out or args.model.parent / "optimized.pb"
+    out = check_out_file(args.out or args.model.parent / "optimized.pb")
     if out.resolve() == require_file(args.model, "frozen graph").resolve():
         raise FaceError(f"IN.pb and OUT.pb are two files. Received: '{out}' for both. Name another OUT.pb.")
     sidecar = check_sidecar(args.model)

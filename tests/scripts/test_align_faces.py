@@ -350,6 +350,19 @@ def test_a_run_killed_while_it_wrote_its_first_file_can_be_run_again(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [SETTINGS, "1.jpg"]
 
 
+def test_crops_are_written_where_a_link_points(tmp_path):
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "1.jpg"), np.full((112, 112, 3), 99, np.uint8))
+    (tmp_path / "out").symlink_to("target")
+    (tmp_path / "itself").symlink_to("itself")
+
+    align(tmp_path / "photos", tmp_path / "out")
+
+    assert (tmp_path / "target" / "1.jpg").is_file() and (tmp_path / "out").is_symlink()
+    with pytest.raises(FaceError, match="leads back to itself"):
+        align(tmp_path / "photos", tmp_path / "itself")
+
+
 def test_a_second_run_does_what_is_missing_and_tries_changed_photos_again(tmp_path):
     root, out = tmp_path / "photos", tmp_path / "out"
     for name in ("a/1.png", "a/2.png", "b/1.png"):

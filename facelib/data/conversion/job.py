@@ -20,7 +20,7 @@ from facelib.data.readers.sources import Source, open_source
 from facelib.data.record_reader import Records
 from facelib.data.storage import StoredPath, size_of, upload_folder
 from facelib.errors import FaceError, short_repr
-from facelib.files import read_json, working_folder, write_json
+from facelib.files import read_json, target_of, working_folder, write_json
 from facelib.wording import counted
 
 RECORDS_PER_SHARD = 1 << 14
@@ -190,7 +190,7 @@ def _check_out(out: Path, source: Source) -> None:
         raise FaceError(f"OUT is a folder that will be made. '{out}' is a file: choose another name.")
     if out.is_dir() and not (out / META).exists() and any(out.iterdir()):
         raise FaceError(f"OUT is a new folder. '{out}' has files and is not a data directory: choose another name.")
-    inside = out.resolve()
+    inside = target_of(out)
     if source.kind == "identity folders" and source.path.resolve() in [inside, *inside.parents]:
         raise FaceError(f"OUT must not lie in SOURCE. Received: OUT '{out}' in '{source.path}'. Choose another place.")
 
