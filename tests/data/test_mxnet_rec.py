@@ -275,3 +275,11 @@ def test_a_property_file_of_no_size_is_not_used(tmp_path, text):
 
     source = open_source(tmp_path)
     assert source.image_size is None and "was not used" in source.notes[0]
+
+
+def test_a_property_file_with_a_byte_order_mark_is_used(tmp_path):
+    write_rec(tmp_path / "train.rec", face_payloads([jpeg(1), jpeg(2)], [0, 1]))
+    (tmp_path / "property").write_text("2,112,112", encoding="utf-8-sig")
+
+    source = open_source(tmp_path)
+    assert source.image_size == (112, 112) and not source.notes
