@@ -8,15 +8,15 @@ from facelib.training.checkpoint import load_checkpoint
 from tests.fuzz.seeds import read_tree
 
 _TIMES = ("seconds", "images_per_s", "ms_per_image", "sessions", "started")
-_UNCOMPARED = (".lock", ".log", ".md", ".png", ".html")  # only their names are compared
+_UNCOMPARED = (".lock", ".md", ".png", ".html")  # only their names are compared
 
 
 def contents_of(folder: Path) -> dict[str, str]:
-    """{relative path: hash of the content}. Times are left out, and the event files of TensorBoard, named by time."""
+    """{relative path: hash of the content}, without times, logs, and the event files of TensorBoard, named by time."""
     return {
         name: hash_of(folder / name, data)
         for name, data in read_tree(folder).items()
-        if not name.split("/")[-1].startswith("events.out.tfevents")
+        if not name.endswith(".log") and not name.split("/")[-1].startswith("events.out.tfevents")
     }
 
 

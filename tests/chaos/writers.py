@@ -16,6 +16,7 @@ import numpy as np
 from facelib.alignment import align_folders
 from facelib.alignment.detect import Face
 from facelib.data.conversion.job import convert
+from facelib.data.conversion.shards_done import convert_part
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.model_input import TEMPLATE_112, Io
@@ -128,6 +129,15 @@ WRITERS = {
     "prepare_data": Writer(
         ("prepare_data.py", _FACES, "data", "--shards", "2", "--no-progress"), whole=("data",), needs_tensorflow=False
     ),
+    "shard": Writer(
+        ("prepare_data.py", _FACES, "data", "--shard", "1/2", "--shards", "4", "--no-progress"), needs_tensorflow=False
+    ),
+    "merge": Writer(
+        ("prepare_data.py", "merge", "cut", "--no-progress"),
+        copies=("cut.part-1-of-2", "cut.part-2-of-2"),
+        whole=("cut",),
+        needs_tensorflow=False,
+    ),
     "export": Writer(
         ("prepare_data.py", "export", _DATA, "folders", "--no-progress"), whole=("folders",), needs_tensorflow=False
     ),
@@ -169,6 +179,8 @@ def write_inputs(folder: Path, has_networks: bool) -> None:
     write_folders(folder / "faces", SyntheticSet(20, 2))
     convert(folder / "faces", folder / "data", progress=False)
     write_pairs(folder / "toy.bin", SyntheticSet(20, 2, first_identity=1000), 20)
+    for part in (1, 2):
+        convert_part(folder / "faces", folder / "cut", part, 2, shards=4, progress=False)
     for identity in range(3):
         (folder / f"photos/{identity}").mkdir(parents=True)
         for photo in range(3):

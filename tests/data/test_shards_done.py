@@ -176,7 +176,7 @@ def test_a_merge_that_fails_leaves_the_parts(tmp_path, monkeypatch):
 
 def test_a_merge_killed_at_its_very_end_is_tidied_by_the_next(tmp_path, monkeypatch):
     make_parts(tmp_path)
-    monkeypatch.setattr(shards_done.shutil, "rmtree", interrupted)
+    monkeypatch.setattr(shards_done, "_remove_parts", interrupted)
     with pytest.raises(KeyboardInterrupt):
         merge(tmp_path / "data")
     monkeypatch.undo()
@@ -184,6 +184,27 @@ def test_a_merge_killed_at_its_very_end_is_tidied_by_the_next(tmp_path, monkeypa
 
     assert merge(tmp_path / "data").was_finished
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "faces"]
+
+
+@pytest.mark.parametrize("name", ["index.npy", "part.json", "train-00000-of-00004.tfrecord"])
+def test_a_merge_killed_while_it_removes_a_part_is_tidied_by_the_next(tmp_path, monkeypatch, name):
+    make_parts(tmp_path)
+
+    def killed(folder):
+        (folder / name).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards_done.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merge(tmp_path / "data")
+    monkeypatch.undo()
+
+    assert merge(tmp_path / "data").was_finished
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "faces"]
+    for folder in ("data", "faces"):
+        shutil.rmtree(tmp_path / folder)
+    make_parts(tmp_path)
+    assert merge(tmp_path / "data").num_images == 12
 
 
 def test_a_file_system_without_links_gets_copies(tmp_path, monkeypatch):

@@ -150,9 +150,8 @@ def merge(out: Path, progress: bool = True) -> Conversion:
     if (out / META).exists():
         source = made_from_of(out)
         done = already_there(out, source)
-        for _, _, path in _find_parts(out):  # of a merge that was killed at its very end
-            if (path / PART).is_file() and _is_of(_open_part(path), source):
-                shutil.rmtree(path)
+        merged = [path for _, _, path in _find_parts(out) if (path / PART).is_file()]
+        _remove_parts(out, [path for path in merged if _is_of(_open_part(path), source)])  # that merge was killed
         return done
     if out.exists():
         raise FaceError(f"OUT is a folder that will be made. '{out}' exists: choose another name.")
@@ -175,8 +174,7 @@ def merge(out: Path, progress: bool = True) -> Conversion:
             index, shards = _relabel(parts, new_labels(classes, len(counts)), folder, progress)
         names = [first["class_names"][k] for k in classes.tolist()]
         write_meta(folder, index, shards, bad, names, first["image_size"], first["source"])
-    for part in parts:
-        shutil.rmtree(part.path)
+    _remove_parts(out, [part.path for part in parts])
     return Conversion(out, len(index), len(classes), first["num_shards"], len(bad))
 
 
@@ -241,9 +239,17 @@ def _open_parts(out: Path) -> list[Part]:
     return parts
 
 
-def _find_parts(out: Path) -> list[tuple[int, int, Path]]:
-    """[(N, I, path)] of what lies beside `out` under the names of its parts, sorted."""
-    pattern = re.compile(re.escape(out.name) + r"\.part-([0-9]+)-of-([0-9]+)")
+def _remove_parts(out: Path, parts: list[Path]) -> None:
+    """Removes merged parts, each under a hidden name first: what a killed merge leaves of it is removed by the next."""
+    for _, _, left in _find_parts(out, ".{}.merged"):
+        shutil.rmtree(left)
+    for part in parts:
+        shutil.rmtree(part.rename(part.with_name(f".{part.name}.merged")))
+
+
+def _find_parts(out: Path, form: str = "{}") -> list[tuple[int, int, Path]]:
+    """[(N, I, path)] of what lies beside `out` under the names of its parts, written as `form`; sorted."""
+    pattern = re.compile(form.replace(".", r"\.").format(re.escape(out.name) + r"\.part-([0-9]+)-of-([0-9]+)"))
     siblings = out.parent.iterdir() if out.parent.is_dir() else ()
     named = ((pattern.fullmatch(path.name), path) for path in siblings)
     return sorted((int(found[2]), int(found[1]), path) for found, path in named if found)
