@@ -37,14 +37,7 @@ def atomic_path(path: Path, sweeps: bool = True) -> Iterator[Path]:
         sweeps: remove what a killed writer of `path` left; False where the caller does, in a folder of very many files.
     """
     path = check_out_file(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise FaceError(f"'{path.parent}' must be a folder to write '{path.name}' into. Received: a file.") from error
-    except OSError as error:
-        if error.errno in NOT_WRITABLE:
-            raise FaceError(f"'{path}' cannot be written: {error.strerror}. Choose another place.") from error
-        raise
+    make_folder(path.parent)
     if sweeps:
         sweep_parts(path.parent, path.name)
     part, handle = part_beside(path), None
@@ -65,6 +58,22 @@ def atomic_path(path: Path, sweeps: bool = True) -> Iterator[Path]:
             part.unlink()
         if handle is not None:
             os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it where they are missing. A link stays, and its target is made.
+
+    Raises:
+        FaceError: a part of the path is a file or a link to itself, or the folder may not be made.
+    """
+    try:
+        target_of(folder).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FaceError(f"'{folder}' must be a folder. It or a part of its path is a file: choose another.") from error
+    except OSError as error:
+        if error.errno in NOT_WRITABLE:
+            raise FaceError(f"'{folder}' cannot be written: {error.strerror}. Choose another place.") from error
+        raise
 
 
 def check_out_file(path: Path) -> Path:

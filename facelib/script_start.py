@@ -54,7 +54,10 @@ def _is_script() -> bool:
     # `python -m facelib`, while Python looks for its module; and the command of an installation.
     if name == "-m" or os.path.basename(name) == "mobilearc":
         return True
-    path = os.path.realpath(name)
+    try:
+        path = os.path.realpath(name)
+    except FileNotFoundError:  # the current folder was removed: no script was found in it
+        return False
     home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     if not os.path.isfile(os.path.join(home, "train.py")):  # installed: see `facelib.files.scripts_folder`
         home = os.path.join(home, "mobilearc")

@@ -11,6 +11,7 @@ from facelib.alignment.align_folders import align_folders
 from facelib.cli import run_cli
 from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.files import write_bytes
+from facelib.script_start import guard_start
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +66,11 @@ def test_a_removed_current_folder_is_one_line(removed_folder, capsys, work):
 
     assert end.value.code == 1
     assert capsys.readouterr().err == "error: The current folder was removed. Change to one that is there: cd FOLDER.\n"
+
+
+def test_facelib_can_be_imported_in_a_removed_folder(removed_folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    guard_start()
 
 
 def test_a_file_that_is_not_there_keeps_its_traceback(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from facelib.errors import BadRecord, FaceError, short_repr
 from facelib.files import (
     MAX_IMAGE_FILE_BYTES,
+    make_folder,
     map_npy,
     parse_json,
     parse_toml,
@@ -18,6 +19,7 @@ from facelib.files import (
     read_json,
     require_file,
     working_folder,
+    write_bytes,
 )
 
 BRACKETS = "[" * 60_000
@@ -203,3 +205,21 @@ def test_a_conversion_into_a_folder_is_refused_before_the_work(tmp_path, script)
 
     with pytest.raises(FaceError, match="is a folder: name a file in it"):
         import_module(script).main([str(tmp_path / "model"), *flags, str(tmp_path)])
+
+
+def test_a_file_below_a_link_whose_target_is_not_there_is_written_into_the_target(tmp_path):
+    (tmp_path / "link").symlink_to("target")
+
+    write_bytes(tmp_path / "link" / "a", b"1")
+
+    assert (tmp_path / "target" / "a").read_bytes() == b"1" and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_folder_in_place_of_or_below_a_file_is_one_line(folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(FaceError, match="a part of its path is a file"):
+        make_folder(tmp_path / folder)
+
+    assert (tmp_path / "file").read_text() == "mine"

@@ -22,7 +22,7 @@ from facelib.alignment.align import Detector, align_photo
 from facelib.alignment.detect import FaceDetector
 from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo
 from facelib.errors import BadRecord, FaceError
-from facelib.files import atomic_path, read_image_file, read_json, target_of, write_bytes, write_json
+from facelib.files import atomic_path, make_folder, read_image_file, read_json, target_of, write_bytes, write_json
 from facelib.part_files import sweep_parts
 from facelib.photo_folders import PhotoFolder, find_photos, folder_notes
 from facelib.tensorflow_env import quiet_stderr
@@ -141,7 +141,7 @@ def _check_places(root: Path, out: Path) -> None:
 @contextmanager
 def _claimed(out: Path, rule: str) -> Iterator[None]:
     """Locks `out` while it is written, and refuses it when its crops were made by another rule."""
-    target_of(out).mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from facelib.errors import FaceError
-from facelib.files import NOT_WRITABLE, parse_json, read_json, write_bytes, write_json
+from facelib.files import make_folder, parse_json, read_json, write_bytes, write_json
 from facelib.sidecar import git_commit, package_versions
 from facelib.training.checkpoint import list_checkpoints, step_of
 from facelib.training.recipe.schema import Recipe
@@ -99,17 +99,8 @@ class RunDir:
             write_bytes(path, b"".join(line for line in lines if _is_before(line, step, num_epochs, stage)))
 
     def _lock(self) -> int:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise FaceError(
-                f"--out is a folder for the run. '{self.path}' or a part of its path is a file: choose another name."
-            ) from error
-        except OSError as error:
-            if error.errno not in NOT_WRITABLE:
-                raise
-            raise FaceError(f"'{self.path}' cannot be written: {error.strerror}. Choose another place.") from error
+        make_folder(self.path)
+        handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

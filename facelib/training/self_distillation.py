@@ -18,7 +18,7 @@ from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
-from facelib.files import require_file, sha256_of, write_json
+from facelib.files import make_folder, require_file, sha256_of, write_json
 from facelib.model_input import Io
 from facelib.models.registry import ModelConfig
 from facelib.runtimes.keras_h5 import KerasEmbedder
@@ -160,7 +160,7 @@ def write_untrained(args: argparse.Namespace, change: Change) -> int:
     recipe = make_recipe(args, change, io)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     copy, _ = make_copy(args.model, change, None)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     save_h5(copy, path)
     io = replace(io, embedding_size=copy.outputs[0].shape[-1])
     write_sidecar(path, kind="h5", made_from=args.model, io=io, **change.notes)

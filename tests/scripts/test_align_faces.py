@@ -361,6 +361,8 @@ def test_crops_are_written_where_a_link_points(tmp_path):
     assert (tmp_path / "target" / "1.jpg").is_file() and (tmp_path / "out").is_symlink()
     with pytest.raises(FaceError, match="leads back to itself"):
         align(tmp_path / "photos", tmp_path / "itself")
+    with pytest.raises(FaceError, match="a part of its path is a file"):
+        align(tmp_path / "photos", tmp_path / "photos" / "1.jpg" / "out")
 
 
 def test_a_second_run_does_what_is_missing_and_tries_changed_photos_again(tmp_path):

@@ -19,7 +19,7 @@ from facelib.child_processes import ends_with_parent
 from facelib.cli import print_next, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.om.msame import LOG_NAME, MAX_NAMED, read_timing
-from facelib.files import require_file
+from facelib.files import make_folder, require_file
 from facelib.sidecar import check_sidecar
 
 
@@ -102,7 +102,7 @@ def run_msame(command: Sequence[str], out_dir: Path) -> Path:
     Raises:
         FaceError: msame failed, or made no folder.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir)
     before = {path.name for path in out_dir.iterdir()}
     log = out_dir / LOG_NAME
     with open(log, "wb") as file:

@@ -23,7 +23,7 @@ from facelib.export.graph_input import load_sized
 from facelib.export.int8_graph import has_fake_quant
 from facelib.export.om.graph_rules import asks_shapes, find_unknown_ops, fix_shapes, input_shape
 from facelib.export.parity import check_parity, parity_faces
-from facelib.files import require_file
+from facelib.files import make_folder, require_file
 from facelib.model_input import PIXEL_SCALINGS, Io, to_model_input
 from facelib.runtimes.frozen_graph import MAX_LISTED, load_graph, node_of, open_graph, prune, read_graph, save_graph
 from facelib.sidecar import check_sidecar, keep_flags, write_sidecar
@@ -175,7 +175,7 @@ def run_atc(command: Sequence[str], out: Path) -> None:
     Raises:
         FaceError: atc failed, or wrote no model.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     done = subprocess.run(command, check=False, preexec_fn=ends_with_parent())
     if done.returncode != 0 or not out.is_file():
         raise FaceError(
