@@ -17,6 +17,7 @@ import numpy as np
 from facelib.cli import (
     DEFAULT_FARS,
     DEFAULT_VALID,
+    add_encoding_flag,
     add_io_flags,
     choose_io,
     next_step,
@@ -177,8 +178,8 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     check_test_flags(args)
     if args.threads < 1:
         raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
-    sets = find_sets(args.valid, args.pairs, letterbox=args.letterbox)
-    attributes = read_attributes(args.attributes) if args.attributes else None
+    sets = find_sets(args.valid, args.pairs, letterbox=args.letterbox, encoding=args.encoding)
+    attributes = read_attributes(args.attributes, args.encoding) if args.attributes else None
     sidecar = check_sidecar(args.model)
     sha256 = sidecar.sha256 if sidecar else sha256_of(args.model)
     io = choose_io(sidecar, args)
@@ -286,6 +287,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
+    add_encoding_flag(parser)
     add_test_flags(parser)
     add_io_flags(parser)
     return parser

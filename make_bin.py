@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import print_next, print_notes, run_cli, script_parser
+from facelib.cli import add_encoding_flag, print_next, print_notes, run_cli, script_parser
 from facelib.errors import FaceError
 
 FOLDS = 10
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check_out(args.out)
     if args.pairs:
-        images, is_same = listed_pairs(args.folders, args.pairs, args.image_size)
+        images, is_same = listed_pairs(args.folders, args.pairs, args.image_size, args.encoding)
     else:
         images, is_same = drawn_pairs(args.folders, args.num_pairs, args.seed, args.image_size)
     write_bin(args.out, images, is_same)
@@ -101,7 +101,7 @@ def most_pairs(labels, seed: int) -> int:
         return max(1, low - 1) * step
 
 
-def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
+def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int], encoding: str | None = None):
     """Reads the pairs of a pairs.txt, in its order: (encoded images [2P], is_same bool [P])."""
     from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
     from facelib.errors import BadRecord
@@ -110,7 +110,7 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int]):
 
     if not folders.is_dir():
         raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
-    pairs, is_same, notes = read_pairs_txt(pairs_txt)
+    pairs, is_same, notes = read_pairs_txt(pairs_txt, encoding)
     print_notes(notes)
     read = {}
     for shot in dict.fromkeys(shot for pair in pairs for shot in pair):
@@ -139,6 +139,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--image-size", type=size, default=(112, 112), metavar="H,W", help="in pixels (default: 112,112)"
     )
+    add_encoding_flag(parser)
     return parser.parse_args(argv)
 
 

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from facelib.cli import DEFAULT_VALID, print_next, print_notes, run_cli, script_parser
+from facelib.cli import DEFAULT_VALID, add_encoding_flag, print_next, print_notes, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.wording import command, counted
 
@@ -164,6 +164,7 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
         "--shard", metavar="I/N", help="write part I of N, as host I of N; then: prepare_data.py merge OUT"
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
+    add_encoding_flag(parser)
     return parser.parse_args(argv)
 
 

@@ -187,6 +187,12 @@ def script_parser(description: str | None, **options) -> argparse.ArgumentParser
     return parser
 
 
+def add_encoding_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --encoding, of the lists and tables that a script reads; `facelib.files.read_text` takes it."""
+    text = "of lists, such as gbk (default: UTF-8, UTF-16 with its mark, else GBK)"
+    parser.add_argument("--encoding", metavar="NAME", help=text)
+
+
 def add_io_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say how to feed a model without a sidecar; `choose_io` reads them."""
     other = parser.add_argument_group("models without a sidecar")

@@ -1,5 +1,6 @@
 """Atomic writes, SHA-256, and the first checks of every reader: JSON, TOML and .npy files, files of images."""
 
+import codecs
 import errno
 import fcntl
 import hashlib
@@ -200,7 +201,7 @@ def map_npy(path: Path, dtype: np.dtype | type, ndim: int, mode: Literal["r", "r
     return np.memmap(path, dtype, mode, offset, shape)
 
 
-def read_text(path: Path, what: str) -> tuple[str, list[str]]:
+def read_text(path: Path, what: str, encoding: str | None = None) -> tuple[str, list[str]]:
     """Reads a text file that people write, or that comes from another system.
 
     UTF-8 with or without a byte order mark, and UTF-16 with one. What is none of these is read as GBK if it can be,
@@ -209,14 +210,20 @@ def read_text(path: Path, what: str) -> tuple[str, list[str]]:
     Args:
         path: the file.
         what: names it in errors, e.g. 'pair list'.
+        encoding: Python's name of it; None finds it as above. Some GBK texts are valid UTF-8 too.
 
     Returns:
         The text, and notes for the user.
 
     Raises:
-        FaceError: no file, compressed, or bytes that are no text.
+        FaceError: no file, compressed, or bytes that are no text, or not in `encoding`.
     """
     data = require_file(path, what).read_bytes()
+    if encoding is not None:
+        try:
+            return data.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding), []
+        except (LookupError, UnicodeError) as error:
+            raise FaceError(f"--encoding {encoding}: the {what} '{path}' is not read with it ({error}).") from error
     try:
         encoding = encoding_of(data)
     except ValueError as error:

@@ -11,11 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
+import make_bin
+import prepare_data
 from facelib.data.readers.folder_source import ListSource
 from facelib.data.readers.sources import open_source
 from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
 from facelib.errors import BadRecord, FaceError
 from facelib.evaluation.attributes import group_faces, read_attributes
+from facelib.evaluation.verification_sets import find_sets
 from facelib.files import read_json, write_bytes
 from facelib.training.recipe.toml import load_recipe
 from tests.helpers.checkout import ROOT
@@ -97,6 +100,29 @@ def test_pairs_are_read_in_any_encoding(faces, encoding):
     pairs, is_same, notes = read_pairs_txt(faces / "pairs.txt")
     assert pairs[1] == ((NAMES[0], 1), (NAMES[1], 1)) and is_same.tolist() == [True, False]
     assert len(notes) == (encoding == "gb18030")
+
+
+def test_a_gbk_list_whose_bytes_are_utf8_too_is_read_as_said(tmp_path, capsys):
+    name = "模"  # C4 A3 in GBK, which is one letter in UTF-8
+    for k in (1, 2):
+        write_bytes(tmp_path / name / f"{name}_{k:04d}.png", PICTURE)
+        write_bytes(tmp_path / "b" / f"b_{k:04d}.png", PICTURE)
+    faces, pairs, groups = (tmp_path / file for file in ("list.txt", "pairs.txt", "groups.csv"))
+    faces.write_bytes(f"0;{name}/{name}_0001.png\n1;b/b_0001.png".encode("gbk"))
+    pairs.write_bytes(f"{name}\t1\t2\n{name}\t1\tb\t1\n".encode("gbk"))
+    groups.write_bytes(f"{name},x\n".encode("gbk"))
+
+    with pytest.raises(FaceError):
+        prepare_data.main([str(faces), str(tmp_path / "data")])
+    assert prepare_data.main([str(faces), str(tmp_path / "data"), "--encoding", "gbk"]) == 0
+    assert make_bin.main([str(tmp_path), str(tmp_path / "x.bin"), "--pairs", str(pairs), "--encoding", "GBK"]) == 0
+    assert find_sets(tmp_path, pairs, encoding="gbk")[0]().identities[0] == name
+    assert read_attributes(groups, "gbk") == {name: "x"}
+    assert "note" not in capsys.readouterr().out.replace("note: 1 image", "")
+    for wrong in ("no-such", "utf-8", "ascii"):
+        faces.write_bytes(b"0;\xff.png")
+        with pytest.raises(FaceError, match=f"--encoding {wrong}: the list of faces .* is not read with it"):
+            open_source(faces, encoding=wrong)
 
 
 @pytest.mark.parametrize("read", [lambda path: open_source(path).read(0), read_pairs_txt, read_attributes])

@@ -23,15 +23,19 @@ from facelib.files import read_text
 MIN_PAIRS = 20  # genuine and impostor; fewer say nothing of a group
 
 
-def read_attributes(path: Path) -> dict[str, str]:
+def read_attributes(path: Path, encoding: str | None = None) -> dict[str, str]:
     """{identity or image: group}.
+
+    Args:
+        path: the table.
+        encoding: of the table; None finds it.
 
     Raises:
         FaceError: no such file, no two columns, or a name in two groups. Names the line.
     """
     groups: dict[str, str] = {}
     try:
-        text, _ = read_text(path, "attribute table")
+        text, _ = read_text(path, "attribute table", encoding)
         with io.StringIO(text, newline="") as file:
             for number, row in enumerate(csv.reader(file), 1):
                 if not any(cell.strip() for cell in row):

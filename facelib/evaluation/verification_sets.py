@@ -48,13 +48,16 @@ class FaceSet:
     source: dict[str, Any] = field(default_factory=dict)
 
 
-def find_sets(valid: Path, pairs: Path | int | None = None, *, letterbox: bool = False) -> list[Callable[[], FaceSet]]:
+def find_sets(
+    valid: Path, pairs: Path | int | None = None, *, letterbox: bool = False, encoding: str | None = None
+) -> list[Callable[[], FaceSet]]:
     """The verification sets at `valid`, as functions that each read one: one set is in memory at a time.
 
     Args:
         valid: a .bin, a folder of them, or a folder of identity folders.
         pairs: a list of pairs in LFW's form, `valid` is then the folder of its photos; or how many pairs of each set.
         letterbox: scale photos of another size to fit and fill the rest with grey, instead of refusing them.
+        encoding: of the list of pairs; None finds it.
 
     Raises:
         FaceError: there is no verification set at `valid`.
@@ -65,7 +68,7 @@ def find_sets(valid: Path, pairs: Path | int | None = None, *, letterbox: bool =
     if pairs is not None:
         if not valid.is_dir():
             raise FaceError(f"With --pairs, --valid is the folder of the photos. There is none at '{valid}'.")
-        return [partial(_load_listed, valid, pairs, letterbox)]
+        return [partial(_load_listed, valid, pairs, letterbox, encoding)]
     if valid.is_dir() and not any(valid.glob("*.bin")) and _has_identities(valid):
         return [partial(_load_folder, valid, letterbox)]
     if letterbox:
@@ -99,8 +102,8 @@ def _draw_pairs(load: Callable[[], FaceSet], num_pairs: int) -> FaceSet:
     )
 
 
-def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool) -> FaceSet:
-    shots, is_same, notes = read_pairs_txt(pairs_txt)
+def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool, encoding: str | None) -> FaceSet:
+    shots, is_same, notes = read_pairs_txt(pairs_txt, encoding)
     files = {shot: find_shot(folder, shot) for shot in dict.fromkeys(shot for pair in shots for shot in pair)}
     read = {shot: _read(partial(read_image_file, file), file, letterbox) for shot, file in files.items()}
     digests = {shot: sha256_of(file) for shot, file in files.items()}

@@ -83,6 +83,7 @@ def open_job(
     decode_all: bool = False,
     workers: int | None = None,
     progress: bool = True,
+    encoding: str | None = None,
 ) -> Job:
     """Opens the source and chooses its records.
 
@@ -98,11 +99,12 @@ def open_job(
         decode_all: decode every image as a check, instead of looking at its header and end only.
         workers: threads that read and check; any number gives the same result. By default 8, or all cores.
         progress: show a progress bar.
+        encoding: of a list of faces; None finds it.
     """
     options: dict[str, object] = {"shards": shards, "min_images": min_images, "max_images": max_images, "seed": seed}
     options |= {"skip_bad": skip_bad, "decode_all": decode_all, "image_size": image_size and list(image_size)}
     _check_options(shards, min_images, max_images, seed, workers)
-    source = open_source(source_path, skip_bad)
+    source = open_source(source_path, skip_bad, encoding)
     keep = select(source.labels, min_images, max_images, seed)
     size = image_size or source.image_size or DEFAULT_SIZE
     check = ImageChecker(source, size, decode_all, workers or max(DEFAULT_WORKERS, os.cpu_count() or 1))

@@ -151,16 +151,19 @@ class _Decoder:
 
     Args:
         path: the list.
+        encoding: of the list; None finds it.
 
     Attributes:
         notes: says another encoding.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, encoding: str | None):
+        self.path, self.encoding = path, encoding
         self.notes: list[str] = []
 
     def __call__(self, lines: BinaryIO) -> Iterable[bytes]:
+        if self.encoding:
+            return (line.encode() for line in read_text(self.path, "list of faces", self.encoding)[0].splitlines())
         start = lines.read(3)
         lines.seek(3 if start == codecs.BOM_UTF8 else 0)
         if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\x1f\x8b"):
@@ -189,17 +192,18 @@ class ListSource:
 
     Args:
         path: the text file.
+        encoding: of the list, as Python names it; None finds it.
     """
 
     kind = "list"
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, encoding: str | None = None):
+        self.path, self.encoding = path, encoding
         self.notes: list[str] = []
         self.bad: list[str] = []
         self.image_size: tuple[int, int] | None = None
         ids, self._names = array("q"), Names()
-        decode = _Decoder(path)
+        decode = _Decoder(path, encoding)
         with open(require_file(path, "list of faces"), "rb") as lines:
             for number, line in enumerate(decode(lines), 1):
                 line = line.strip()
@@ -224,7 +228,8 @@ class ListSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        return hashlib.sha256(b"list" + self.path.read_bytes()).hexdigest()
+        head = f"list {self.encoding}\n".encode() if self.encoding else b"list"
+        return hashlib.sha256(head + self.path.read_bytes()).hexdigest()
 
     def file_of(self, i: int) -> Path:
         """The image file of line `i`."""

@@ -55,13 +55,14 @@ class Source(Protocol):
     def describe(self, i: int) -> str: ...
 
 
-def open_source(path: Path, skip_bad: bool = False) -> Source:
+def open_source(path: Path, skip_bad: bool = False, encoding: str | None = None) -> Source:
     """Opens face data. The format follows from the name and the content.
 
     Args:
         path: a tree of identity folders, an InsightFace directory or .rec, a list such as cls_train.txt, TFRecords, or
             a data directory.
         skip_bad: records that cannot even be found, as in a cut .rec, become lines of `source.bad` instead of an error.
+        encoding: of a list; None finds it.
 
     Raises:
         FaceError: nothing there, none of these, or damaged.
@@ -87,7 +88,7 @@ def open_source(path: Path, skip_bad: bool = False) -> Source:
     if is_tfrecord_name(path):
         return _open_tfrecords(path, skip_bad)
     if path.suffix in (".txt", ".lst", ".csv"):
-        return _open_tfrecords(path, skip_bad) if _is_tface_index(path) else ListSource(path)
+        return _open_tfrecords(path, skip_bad) if _is_tface_index(path) else ListSource(path, encoding)
     if path.suffix == ".bin":
         raise FaceError(
             f"'{path}' is a verification set: it has pairs, not identities, so nothing can be trained on it."

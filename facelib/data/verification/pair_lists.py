@@ -162,8 +162,12 @@ def _impostor_pairs(block: list[np.ndarray], wanted: int, rng: np.random.Generat
     return np.array(list(seen))
 
 
-def read_pairs_txt(path: Path) -> tuple[list[tuple[Shot, Shot]], np.ndarray, list[str]]:
+def read_pairs_txt(path: Path, encoding: str | None = None) -> tuple[list[tuple[Shot, Shot]], np.ndarray, list[str]]:
     """Reads a pair list in the form of LFW's pairs.txt.
+
+    Args:
+        path: the list.
+        encoding: of the list; None finds it.
 
     Returns:
         pairs: of (name, number of the image), in the order of the file, which is fold by fold.
@@ -173,7 +177,7 @@ def read_pairs_txt(path: Path) -> tuple[list[tuple[Shot, Shot]], np.ndarray, lis
     Raises:
         FaceError: a line of another form, or another number of pairs than the first line says. Names the line.
     """
-    text, notes = read_text(path, "pair list")
+    text, notes = read_text(path, "pair list", encoding)
     lines = text.splitlines()
     pairs, is_same, promised = [], [], None
     for number, line in enumerate(lines, 1):
