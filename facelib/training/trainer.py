@@ -20,6 +20,7 @@ from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
 from facelib.losses.protocols import MakeHead
 from facelib.models.layers import FusedBatchNorm
+from facelib.training.callbacks import Callbacks
 from facelib.training.checkpoint import (
     NonFiniteVariable,
     Position,
@@ -66,7 +67,7 @@ class Trainer:
         checkpoint_every: steps between two checkpoints. One is also written after each epoch and on a stop.
         log_every: steps between two log lines.
         on_epoch_end: called on worker 0 with the path of the run directory, after the files of an epoch are written.
-        callbacks: any `keras.callbacks.Callback`.
+        callbacks: any `keras.callbacks.Callback`. One that raises is a warning, and is not called again.
 
     Attributes:
         position: how far the training has come.
@@ -97,7 +98,7 @@ class Trainer:
         self.make_head, self.evaluate, self.teacher, self.initialise = make_head, evaluate, teacher, initialise
         self.made_from, self.checkpoint_every, self.log_every = made_from, checkpoint_every, log_every
         self.on_epoch_end = on_epoch_end
-        self.callbacks = keras.callbacks.CallbackList(list(callbacks), model=embedder)
+        self.callbacks = Callbacks(callbacks, embedder)
         self.position = Position()
         self.losses = LossMeter(data.records)
         self.stopped_by: str | None = None
@@ -121,7 +122,7 @@ class Trainer:
             check_recipe(self.recipe, "fit")
         self._open()
         with StopRequests() as stop:
-            self.callbacks.on_train_begin()
+            self.callbacks.call("on_train_begin")
             is_complete = None
             while is_complete is None:
                 try:
@@ -129,7 +130,7 @@ class Trainer:
                 except NonFiniteLoss as error:
                     self._roll_back(error)
             if is_complete:
-                self.callbacks.on_train_end()
+                self.callbacks.call("on_train_end")
         return is_complete
 
     # ------------------------------------------------------------------ the beginning
@@ -202,7 +203,7 @@ class Trainer:
         with closing(data.stream(at.epoch, at.step, last_epoch=last_epoch)) as batches, closing(self.progress):
             for batch in batches:
                 if not self.progress.is_in_epoch:
-                    self.callbacks.on_epoch_begin(at.epoch)
+                    self.callbacks.call("on_epoch_begin", at.epoch)
                     self.progress.begin_epoch(at, data, last_epoch)
                 first, last = data.bounds(batch.step)  # of all workers
                 self._take_step(stage, batch, last - first, data.steps_per_epoch)
@@ -227,13 +228,13 @@ class Trainer:
         parts.optimizer.learning_rate = rate * at.plateau.factor
         margin_share = np.float32(margin_share_at(stage, at.stage_step))
         mix = np.float32(mixup_share_at(stage, self.recipe.seed, at.global_step))
-        self.callbacks.on_train_batch_begin(batch.step)
+        self.callbacks.call("on_train_batch_begin", batch.step)
         loss, accuracy = parts.step(
             batch.images, batch.labels, self._targets(batch), margin_share, mix, np.int64(at.global_step)
         )
         if parts.average:
             parts.average.update(at.stage_step)
-        self.callbacks.on_train_batch_end(batch.step)
+        self.callbacks.call("on_train_batch_end", batch.step)
         at.take_step()
         self.losses.add(at.global_step, batch.record_idx, num_images, loss, accuracy)
         if at.global_step % self.log_every == 0:
@@ -285,7 +286,7 @@ class Trainer:
             except Exception as error:  # a plot that cannot be drawn or written ends no training
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 self.progress.say(f"warning: the plots of epoch {at.epoch + 1} were not drawn: {reason}")
-        self.callbacks.on_epoch_end(at.epoch, means)
+        self.callbacks.call("on_epoch_end", at.epoch, means)
         if stage.schedule == "plateau":
             score = np.mean([result["acc"] for result in sets.values()]) if sets else -means["loss"]
             score = self.workers.total(score if self.workers.is_chief else 0.0)[0]  # only worker 0 has measured

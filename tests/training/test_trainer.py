@@ -509,6 +509,33 @@ def test_a_tensorboard_log_that_cannot_be_written_is_one_warning(tmp_path, monke
     assert len(lines(tmp_path / "run", "step")) == 6
 
 
+@pytest.mark.parametrize("method", ["on_train_begin", "on_train_batch_end", "on_epoch_end", "on_train_end"])
+def test_a_callback_that_fails_is_one_warning(tmp_path, capsys, method):
+    def fail(*_):
+        raise ConnectionError("no answer\nfrom the tracker")
+
+    tracker, other, called = keras.callbacks.Callback(), keras.callbacks.Callback(), []
+    setattr(tracker, method, fail)
+    setattr(other, method, lambda *_: called.append(1))
+
+    _, is_complete = fit(
+        tmp_path / "run", replace(RECIPE, stage=(replace(STAGE, epochs=1),)), callbacks=[tracker, other]
+    )
+
+    assert is_complete and called
+    output = capsys.readouterr().out
+    assert output.count(f"warning: the callback Callback failed in {method}") == 1 and "answer from" in output
+
+
+def test_an_error_of_ours_in_a_callback_ends_the_training(tmp_path):
+    class Refuse(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise FaceError("enough")
+
+    with pytest.raises(FaceError, match="enough"):
+        fit(tmp_path / "run", callbacks=[Refuse()])
+
+
 def test_a_finished_run_says_so_and_trains_nothing(tmp_path, capsys):
     recipe = replace(RECIPE, stage=(replace(STAGE, epochs=1),))
     fit(tmp_path / "run", recipe)
