@@ -12,7 +12,6 @@ from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import write_sidecar
 from facelib.unit_vectors import normalize
 
-MAX_DIFFERENCE = 1e-4  # between outputs, relative to the largest output
 NUM_FACES = 2
 
 
@@ -27,7 +26,7 @@ def check_outputs(imported: Imported, path: Path) -> float | None:
         The largest difference, relative to the largest output; None where nothing runs the original.
 
     Raises:
-        FaceError: it is above `MAX_DIFFERENCE`.
+        FaceError: it is above `max_difference`.
     """
     if imported.original is None:
         return None
@@ -42,10 +41,11 @@ def check_outputs(imported: Imported, path: Path) -> float | None:
     if imported.is_normalised:
         received = normalize(received, "face {}".format)
     difference = float(np.abs(received - expected).max() / np.abs(expected).max())
-    if not difference <= MAX_DIFFERENCE:
+    if not difference <= imported.max_difference:
         raise FaceError(
-            f"The import must give the outputs of '{path}' within {MAX_DIFFERENCE:g}. It differs by {difference:.2g}: "
-            f"the layers have the shapes of {model.name}, but other connections. Give --pixels if that is wrong."
+            f"The import must give the outputs of '{path}' within {imported.max_difference:g}. It differs by "
+            f"{difference:.2g}: the layers have the shapes of {model.name}, but other connections. Give --pixels if "
+            f"that is wrong."
         )
     return difference
 

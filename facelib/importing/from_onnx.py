@@ -9,13 +9,14 @@ from pathlib import Path
 from facelib.errors import FaceError
 from facelib.importing.job import Imported, Job
 from facelib.model_input import Io
-from facelib.models.onnx_import.reader import find_input, list_weight_files, load_onnx
+from facelib.models.onnx_import.reader import find_input, is_half, list_weight_files, load_onnx
 from facelib.models.onnx_import.rewrites import flatten_slopes, is_paired, pair_channels
 from facelib.models.onnx_import.steps import Step, describe, list_steps
 from facelib.models.registry import IRESNET_DEPTHS
 from facelib.tensorflow_env import quiet_tensorflow
 
 NUM_FACES = 2  # at once in a run of the original
+HALF_DIFFERENCE = 0.02  # of a model that computes in float16, from the same in float32
 
 
 def read(job: Job) -> Imported:
@@ -63,6 +64,7 @@ def rebuild(onnx_model, job: Job, is_file: bool = True) -> Imported:
         what=f"{net.name}: {len(steps)} layers",
         table={"backbone": net.name, **net.options},
         original=lambda faces: OnnxEmbedder(job.path, io, batch_size=NUM_FACES, model=content).raw(faces),
+        max_difference=HALF_DIFFERENCE if is_half(onnx_model) else 1e-4,
         lines=list(_describe(num_steep, len(folded), statistics)),
         record={
             "backbone": net.name, "layers": len(steps), "slopes_rewritten": num_steep,

@@ -68,6 +68,7 @@ class Imported:
         table: the [model] table of a recipe that trains it on; None for a structure that no builder of ours makes.
         original: runs the original on uint8 [N, H, W, 3], RGB; gives float32 [N, D]. None where nothing here runs it.
         is_normalised: whether `original` gives unit vectors.
+        max_difference: between the outputs of both that is allowed, relative to the largest.
         lines: more to print, a line each.
         record: what the sidecar says of the import, JSON values.
         centres: class centres of the margin head that was cut off, float32 [C, D]; None if there was none.
@@ -79,6 +80,7 @@ class Imported:
     table: dict[str, Any] | None = None
     original: Callable[[np.ndarray], np.ndarray] | None = None
     is_normalised: bool = False
+    max_difference: float = 1e-4
     lines: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     centres: np.ndarray | None = None

@@ -82,12 +82,19 @@ def find_input(model) -> tuple[str, tuple[int, int]]:
     name, dims = next(iter(shapes.items()), ("", []))
     if len(inputs) != 1 or len(dims) != 4 or dims[1] not in (0, 3):
         raise FaceError(f"A face model has one input [N, 3, H, W]. Received: {shapes or 'none'}. Choose another model.")
-    if inputs[name].elem_type != TensorProto.FLOAT or len(model.graph.output) != 1:
+    if inputs[name].elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16) or len(model.graph.output) != 1:
         raise FaceError(
-            f"A face model has one float32 input and one output. Received: {len(model.graph.output)} outputs, input "
+            f"A face model has one float input and one output. Received: {len(model.graph.output)} outputs, input "
             f"'{name}' of ONNX type {inputs[name].elem_type} (float32 is 1). Export it again with one of each."
         )
     return name, (dims[2] or 112, dims[3] or 112)
+
+
+def is_half(model) -> bool:
+    """Whether the weights of an ONNX model are float16."""
+    from onnx import TensorProto
+
+    return any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
 def read_nodes(model) -> tuple[list[Node], dict[str, np.ndarray]]:
