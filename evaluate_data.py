@@ -94,7 +94,7 @@ def evaluate_sets(
         embedder: the model to test.
         sets: what `find_sets` returned.
         fars: FARs of the VR, each in (0, 1].
-        protocol: thresholds of listed pairs, 'exact' | 'insightface'.
+        protocol: thresholds of listed pairs, a key of `PROTOCOLS`.
         flip: add the embedding of the mirrored image.
         attributes: {identity or image: group}; None for no groups.
         progress: whether a bar is shown.
@@ -125,7 +125,7 @@ def evaluate_embedded(
         sets: what `find_sets` returned.
         embed: gives the embeddings of one set; with `flip` the mirrored ones are added already.
         fars: FARs of the VR, each in (0, 1].
-        protocol: thresholds of listed pairs, 'exact' | 'insightface'.
+        protocol: thresholds of listed pairs, a key of `PROTOCOLS`.
         flip: whether each image was embedded twice.
         attributes: {identity or image: group}; None for no groups.
     """
@@ -302,7 +302,10 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="ACC and VR by group; lines `NAME,GROUP`, NAME an identity or image",
     )
-    protocol_help = "of 10-fold ACC and VR; insightface: its threshold grids, for old tables (default: %(default)s)"
+    protocol_help = (
+        "how ACC and VR choose thresholds; for old tables: the grids of insightface, or the best threshold of the "
+        "whole set as keras_insightface has it, which is optimistic (default: %(default)s)"
+    )
     add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
     add("--far", type=float, nargs="+", action="extend", metavar="RATE", help="VR at these FARs (default: 0.001)")
     add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")

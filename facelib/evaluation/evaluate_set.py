@@ -21,6 +21,7 @@ from facelib.unit_vectors import normalize
 PROTOCOLS = {
     "exact": (kfold_accuracy, kfold_tar_at_far),
     "insightface": (ten_fold.grid_accuracy, ten_fold.grid_tar_at_far),
+    "keras_insightface": (ten_fold.best_of_set_accuracy, kfold_tar_at_far),
 }
 NUM_ROC_POINTS = 200
 NUM_NORM_BINS = 10
@@ -40,7 +41,7 @@ def evaluate_set(
         faces: the set, with listed pairs or with identities.
         embedded: its embeddings.
         fars: FARs of the VR, each in (0, 1].
-        protocol: thresholds of listed pairs, 'exact' | 'insightface'.
+        protocol: thresholds of listed pairs, a key of `PROTOCOLS`.
         attributes: {identity or image: group}; None for no groups.
 
     Raises:
@@ -80,7 +81,7 @@ def measure_pairs(
         distances: float [P], squared L2 of unit vectors.
         is_same: bool [P], which pairs are genuine.
         fars: FARs of the VR, each in (0, 1].
-        protocol: thresholds of ACC and VR, 'exact' | 'insightface'.
+        protocol: thresholds of ACC and VR, a key of `PROTOCOLS`.
         norms: float [2P], L2 norms of the raw embeddings; None where they are not known.
         groups: str [2P], the group of each face, '' for none.
         images: 2P names; default: their numbers.

@@ -13,6 +13,7 @@ from facelib.errors import FaceError
 _PROTOCOLS = {
     "exact": "10 folds, exact thresholds (protocol exact)",
     "insightface": "10 folds, a grid of thresholds (protocol insightface)",
+    "keras_insightface": "the best threshold of the whole set (protocol keras_insightface)",
     "all-pairs": "all pairs of the folder (protocol all-pairs), ACC balanced",
 }
 
@@ -25,7 +26,7 @@ class Measurement:
         sha256: str, of the set; None in reports that do not say which pairs they used.
         pairs: int, number of pairs; None where the report does not say.
         genuine: int, how many of them are genuine; None where the report does not say.
-        protocol: 'exact' | 'insightface' | 'all-pairs'.
+        protocol: 'exact' | 'insightface' | 'keras_insightface' | 'all-pairs'.
         flip: whether the embedding of the mirrored face was added.
     """
 

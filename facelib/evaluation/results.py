@@ -30,7 +30,7 @@ class SetResult:
         name: name of the set.
         pairs: number of pairs.
         genuine: number of genuine pairs.
-        protocol: 'exact' | 'insightface' | 'all-pairs'.
+        protocol: 'exact' | 'insightface' | 'keras_insightface' | 'all-pairs'.
         accuracy: accuracy over folds.
         auc: area under the ROC.
         eer: equal error rate.

@@ -116,7 +116,8 @@ def _for_keras3(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         if text is None and ("layer_names" in file.attrs or "layers" in file):  # of Keras 2, of Keras 3
             raise FaceError(
                 f"'{path}' has weights only, not the net that they belong to. Import it with the net: python "
-                f"import_model.py {path.name} embedder.h5 --structure model.json (net.to_json() writes that), or --as."
+                f"import_model.py {path.name} embedder.h5 --structure model.json (net.to_json() writes model.json), or "
+                "with --as and the name of its structure in place of --structure."
             )
         config, version = parse_config(text, path), file.attrs.get("keras_version")
     renewed, heads = readable(config, version, path)

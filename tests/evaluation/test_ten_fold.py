@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from scipy.stats import binomtest
 from sklearn.model_selection import KFold
 
+from facelib.errors import FaceError
 from facelib.evaluation import metrics
 from facelib.evaluation.ten_fold import (
+    best_of_set_accuracy,
     fold_of,
     grid_accuracy,
     grid_tar_at_far,
@@ -130,6 +132,34 @@ def test_the_grid_accuracy_is_the_published_algorithms_to_the_last_digit(seed):
     result = grid_accuracy(distances, is_same)
 
     assert (result.mean, result.std) == published_accuracy(distances, is_same)
+
+
+def published_accuracy_of_keras_insightface(similarities, is_same):
+    """Its loop over the highest tenth of the negative scores: positives above and negatives not above are right."""
+    positive, negative = np.sort(similarities[is_same]), np.sort(similarities[~is_same])
+    scores = []
+    for threshold in negative[-int(0.1 * len(negative)) :][::-1]:
+        scores.append((positive > threshold).sum() + (negative <= threshold).sum())
+    return max(scores) / len(similarities), negative[::-1][int(np.argmax(scores))]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_best_threshold_of_the_set_is_that_of_keras_insightface(seed):
+    distances, is_same = draw_lfw_like(seed)
+
+    result = best_of_set_accuracy(distances, is_same)
+
+    accuracy, similarity = published_accuracy_of_keras_insightface(1 - distances / 2, is_same)
+    assert result.mean == accuracy
+    np.testing.assert_allclose(result.thresholds, 2 - 2 * similarity, rtol=1e-6)
+    assert kfold_accuracy(distances, is_same).mean <= result.mean + 0.002
+    low, high = result.ci95
+    assert low < result.mean < high
+
+
+def test_the_best_threshold_needs_ten_impostors():
+    with pytest.raises(FaceError, match=r"10 impostor pairs or more\. Received: 9"):
+        best_of_set_accuracy(np.arange(29.0), np.arange(29) < 20)
 
 
 def published_val(distances, is_same, far):
