@@ -33,6 +33,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--training-data", metavar="NAME", help="training data of the weights, for the sidecar, e.g. MS1M"
     )
+    parser.add_argument(
+        "--structure", type=Path, metavar="JSON", help="the net of an .h5 with weights only: what net.to_json() gave"
+    )
+    as_help = "the net of an .h5 with weights only, by name: mobilefacenet, mobilenet, iresnet50 (bubbliiiing's)"
+    parser.add_argument("--as", dest="known_as", metavar="NAME", help=as_help)
     add_pixel_flags(parser.add_argument_group("what IN takes, where its layers do not show it"))
     return parser.parse_args(argv)
 
@@ -50,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             layout=args.layout,
             size=args.crop,
             faces=args.faces,
+            structure=args.structure,
+            known_as=args.known_as,
         )
     )
     from facelib.importing.finish import check_outputs, write

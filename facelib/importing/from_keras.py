@@ -1,4 +1,4 @@
-"""Reads Keras models: .h5 of Keras 2 and 3."""
+"""Reads Keras models: .h5 and .keras of Keras 2 and 3, with the net or with weights only."""
 
 from facelib.errors import FaceError
 from facelib.importing.job import Imported, Job
@@ -14,18 +14,42 @@ def read_h5(job: Job) -> Imported:
         FaceError: a layer that holds code or has no counterpart, or pixels that nobody says.
     """
     quiet_tensorflow()
+    from facelib.importing.keras_parts import read_known, read_structured
+    from facelib.importing.stored_weights import is_weights_only
     from facelib.runtimes.keras_h5 import load_with_heads
 
-    return as_ours(*load_with_heads(job.path), job)
+    if not is_weights_only(job.path):
+        return as_ours(*load_with_heads(job.path), job)
+    if job.structure is not None:
+        return as_ours(*read_structured(job), job)
+    if job.known_as is not None:
+        return read_known(job)
+    raise FaceError(
+        f"'{job.path}' has weights only. Name the net that they belong to: --structure model.json (net.to_json() gives "
+        f"that), or --as mobilefacenet, mobilenet or iresnet50 for the nets of bubbliiiing/arcface-keras."
+    )
 
 
-def as_ours(model, heads: dict[str, str], job: Job) -> Imported:
+def read_zip(job: Job) -> Imported:
+    """The net of a .keras.
+
+    Raises:
+        FaceError: as `read_h5`.
+    """
+    quiet_tensorflow()
+    from facelib.importing import keras_parts
+
+    return as_ours(*keras_parts.read_zip(job.path), job)
+
+
+def as_ours(model, heads: dict[str, str], job: Job, pixels: str = "") -> Imported:
     """A Keras model of another system as an import.
 
     Args:
         model: Keras model with its weights.
         heads: {name of a `CutHead` in it: class of the margin head that it was}.
         job: what the user says.
+        pixels: scaling that nets of this origin take; the user may say another one.
     """
     import keras
 
@@ -34,7 +58,7 @@ def as_ours(model, heads: dict[str, str], job: Job) -> Imported:
     from facelib.runtimes.keras_h5 import KerasEmbedder, in_float32
 
     model = in_float32(model)
-    io = _choose_io(model, job)
+    io = _choose_io(model, job, pixels)
     whole = put_in_front(model, io.pixels, io.colour, io.size, job.path.name)
     ending = find_ending(whole, heads, job.path.name)
     net = end_with(whole, ending.embedding)
@@ -53,14 +77,14 @@ def as_ours(model, heads: dict[str, str], job: Job) -> Imported:
     )
 
 
-def _choose_io(model, job: Job) -> Io:
+def _choose_io(model, job: Job, usual: str) -> Io:
     """What the net takes: from the flags, or from a sidecar.
 
     Raises:
         FaceError: nobody says it, and no layer of the net scales pixels.
     """
     sidecar = check_sidecar(job.path) if job.path.is_file() else None
-    known = sidecar.io if sidecar is not None else Io(pixels="raw" if _scales_itself(model) else "")
+    known = sidecar.io if sidecar is not None else Io(pixels="raw" if _scales_itself(model) else usual)
     if job.layout == "nchw":
         raise FaceError(
             f"A Keras net is read with its channels last. '{job.path}' is said to take nchw: export it to ONNX where "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from facelib.errors import FaceError
 from facelib.files import require_file
-from facelib.importing.from_keras import read_h5
+from facelib.importing.from_keras import read_h5, read_zip
 from facelib.importing.from_onnx import read as read_onnx
 from facelib.importing.from_torch import read as read_torch
 from facelib.importing.job import Imported, Job
@@ -83,6 +83,7 @@ def read(job: Job) -> Imported:
 READERS: dict[str, Callable[[Job], Imported]] = {
     "onnx": read_onnx,
     "keras_h5": read_h5,
+    "keras_zip": read_zip,
     "torch": read_torch,
 }
-NAMED = "an .onnx, a Keras .h5, or a .pt of InsightFace's nets"  # what the readers read, for messages
+NAMED = "an .onnx, an .h5 or .keras of Keras, or a .pt of InsightFace's nets"  # what the readers read, for messages

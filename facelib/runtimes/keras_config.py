@@ -63,14 +63,15 @@ def readable(config: dict, version: Any, path: Path) -> tuple[dict, dict[str, st
         FaceError: a layer that holds code, or one that has no counterpart.
     """
     heads: dict[str, str] = {}
-    config = _without_code(config, heads)
+    is_keras3 = str(version.decode() if isinstance(version, bytes) else version).startswith("3.")
+    config = _without_code(config if is_keras3 else _without_modules(config), heads)
     found = _find_not_pure(config)
     if found is not None:
         raise FaceError(
             f"A face embedder only computes. '{path}' has a layer that can run Python code or read other files: "
             f"{found}. It was not run. Save the model again with another Keras layer in its place."
         )
-    if str(version.decode() if isinstance(version, bytes) else version).startswith("3."):
+    if is_keras3:
         _check_classes(config, path)
         return config, heads
     slashed = {name for layer in layers_of(config) if "/" in (name := str(layer.get("name") or ""))}
@@ -118,6 +119,17 @@ def _without_code(value: Any, heads: dict[str, str]) -> Any:
             heads[name] = kind.split(">")[-1]
             return _replaced(value, "face>CutHead", {"name": name})
     return {key: _without_code(item, heads) for key, item in value.items()}
+
+
+def _without_modules(value: Any) -> Any:
+    """A description of Keras 2 in its older form: from 2.12 on it could name the module of each layer."""
+    if isinstance(value, list):
+        return [_without_modules(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    is_object = "class_name" in value
+    left_out = ("module", "registered_name", "build_config") if is_object else ()
+    return {key: _without_modules(item) for key, item in value.items() if key not in left_out}
 
 
 def _without_slashes(value: Any, names: set[str]) -> Any:

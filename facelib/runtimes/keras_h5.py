@@ -18,7 +18,7 @@ from facelib.runtimes.h5_check import check_h5
 from facelib.tensorflow_env import quiet_tensorflow
 
 # What h5py and Keras raise for a file that is no model.
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError,
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError,
                NotImplementedError)  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def load_with_heads(path: Path) -> tuple[Any, dict[str, str]]:
     try:
         with _for_keras3(path) as (copy, heads):
             return keras.models.load_model(copy, compile=False), heads
-    except (*_UNREADABLE, MemoryError, tf.errors.OpError) as error:
+    except (*UNREADABLE, MemoryError, tf.errors.OpError) as error:
         raise _not_a_model(path, error) from error
 
 
@@ -145,7 +145,7 @@ def load_head_centres(path: Path):
             head = file["model_weights"].get("head")
             if head is not None:
                 head.visititems(lambda name, item: found.append(np.array(item)) if name.endswith("centres") else None)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _not_a_model(path, error) from error
     return found[0] if found else None
 
