@@ -43,7 +43,7 @@ def read_structured(job: Job) -> tuple[Any, dict[str, str]]:
 def read_known(job: Job) -> Imported:
     """The net of a weights-only .h5 whose structure `job.known_as` is known here."""
     from facelib.importing import known_nets
-    from facelib.importing.from_keras import as_ours
+    from facelib.importing.as_ours import as_ours
     from facelib.importing.stored_weights import fill, read_weights
 
     name, stored, pixels = job.known_as, read_weights(job.path), job.pixels or known_nets.PIXELS
