@@ -9,7 +9,7 @@ import pytest
 
 from dataset import TrainingData
 from facelib.data import storage
-from facelib.data.conversion.job import convert
+from facelib.data.conversion.job import convert, convert_to_storage
 from facelib.data.readers.open_records import open_records
 from facelib.data.storage import StoredFiles, StoredPath, data_path
 from facelib.data.synthetic.files import SyntheticSet, write_folders
@@ -197,3 +197,26 @@ def test_reads_of_stored_files_end_where_the_file_ends():
     MEMORY.pipe_file(path, b"0123456789")
     files = StoredFiles([path])
     assert (files.sizes, files.read(0, 4, 3), files.read(0, 9, 8), files.read(0, 2, 0)) == ([10], b"3456", b"89", b"01")
+
+
+@pytest.mark.parametrize("is_uploaded", [False, True])
+def test_an_upload_killed_while_it_removes_its_copy_can_be_run_again(tmp_path, monkeypatch, is_uploaded):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_folders(tmp_path / "faces", SyntheticSet(2, 2))
+    out = StoredPath(f"memory://bucket/killed_{is_uploaded}")
+
+    def killed(folder):
+        (folder / "meta.json").unlink()
+        raise KeyboardInterrupt
+
+    if not is_uploaded:  # it removes what was converted for another source
+        convert(tmp_path / "faces", out.cache / "upload", seed=1, progress=False)
+    monkeypatch.setattr("facelib.data.conversion.job.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        convert_to_storage(tmp_path / "faces", out, progress=False)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    assert convert_to_storage(tmp_path / "faces", out, progress=False).was_finished == is_uploaded
+    assert len(open_records(out)) == 4
+    assert not (out.cache / "upload").exists()

@@ -274,10 +274,14 @@ def convert_to_storage(source_path: Path, out: StoredPath, **options) -> Convers
         FaceError: those of `convert`, and what the storage says.
     """
     local = out.cache / "upload"
+    if local.exists() and not (local / META).exists():  # its removal was killed
+        shutil.rmtree(local)
     job = open_job(source_path, local, **options)
     if size_of(out / META) is not None:
         records = open_records(out)
         check_made_from(out, records.meta.get("source") or {}, job.made_from)
+        if local.exists():  # that upload was killed at its very end
+            shutil.rmtree(local)
         return _finished(records, out)
     if (local / META).exists() and read_json(local / META, "meta.json of an upload").get("source") != job.made_from:
         shutil.rmtree(local)  # of an upload to the same address that was given up
