@@ -29,7 +29,7 @@ def read_structured(job: Job) -> tuple[Any, dict[str, str]]:
         config = json.loads(text)
     except ValueError as error:
         raise FaceError(f"'{path}' is no JSON ({error}). It is what net.to_json() gives.") from error
-    model, heads = _build(config, config.get("keras_version") if isinstance(config, dict) else None, path)
+    model, heads = build(config, config.get("keras_version") if isinstance(config, dict) else None, path)
     stored = [one for one in read_weights(job.path) if one.name not in heads]
     rest = fill(model, stored, job.path, f"the structure '{path.name}'")
     if rest:
@@ -117,7 +117,7 @@ def read_zip(path: Path) -> tuple[Any, dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         config, version, weights = _unpack(path, Path(folder))
         if version.startswith("2."):
-            model, heads = _build(config, version, path)
+            model, heads = build(config, version, path)
             _fill_by_class(model, config, weights, heads, path)
             return model, heads
         return _load_keras3(config, version, weights, path)
@@ -161,11 +161,11 @@ def _load_keras3(config: dict, version: str, weights: Path, path: Path) -> tuple
         archive.writestr("config.json", json.dumps(renewed))
         archive.writestr("metadata.json", json.dumps({"keras_version": version}))
         archive.write(weights, "model.weights.h5")
-    with _named_errors(path):
+    with named_errors(path):
         return keras.models.load_model(copy, compile=False, safe_mode=True), heads
 
 
-def _build(config: Any, version: Any, path: Path) -> tuple[Any, dict[str, str]]:
+def build(config: Any, version: Any, path: Path) -> tuple[Any, dict[str, str]]:
     """The net that a description of Keras 2 or 3 has, with random weights; and its margin heads, by name."""
     import keras
     from keras.src.legacy.saving import saving_utils
@@ -175,7 +175,7 @@ def _build(config: Any, version: Any, path: Path) -> tuple[Any, dict[str, str]]:
     from facelib.runtimes.keras_config import parse_config, readable
 
     renewed, heads = readable(parse_config(json.dumps(config), path), version, path)
-    with _named_errors(path):
+    with named_errors(path):
         if str(version).startswith("3."):
             return keras.models.model_from_json(json.dumps(renewed)), heads
         with keras_option_scope(use_legacy_config=True):
@@ -183,7 +183,7 @@ def _build(config: Any, version: Any, path: Path) -> tuple[Any, dict[str, str]]:
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """Makes what Keras raises for a description that it cannot read a `FaceError`."""
     try:
         yield
@@ -199,7 +199,7 @@ def _fill_by_class(model, config: dict, weights: Path, heads: dict[str, str], pa
     """Gives a net the weights of a .keras of Keras 2, which numbers the layers of each class."""
     import h5py
 
-    with h5py.File(weights) as file, _named_errors(path):
+    with h5py.File(weights) as file, named_errors(path):
         _fill_level(model, config["config"], file, heads)
 
 

@@ -127,6 +127,8 @@ def _without_modules(value: Any) -> Any:
         return [_without_modules(item) for item in value]
     if not isinstance(value, dict):
         return value
+    if value.get("class_name") == "__tuple__":
+        return _without_modules(value.get("items"))
     is_object = "class_name" in value
     left_out = ("module", "registered_name", "build_config") if is_object else ()
     return {key: _without_modules(item) for key, item in value.items() if key not in left_out}

@@ -37,6 +37,27 @@ def test_a_crash_and_a_hang_are_one_line(monkeypatch, h5_file, read, match):
             reader(h5_file)
 
 
+def link(file):
+    file["model_weights/dense"] = h5py.ExternalLink("/etc/hostname", "/")
+
+
+def raw_file(file):
+    file.create_dataset("model_weights/w", (4,), "u1", external=[("/etc/hostname", 0, 4)])
+
+
+def huge(file):
+    file.create_dataset("model_weights/w", (10**12,), "f4", chunks=(1024,))
+
+
+@pytest.mark.parametrize("change, match", [(link, "other files"), (raw_file, "other files"), (huge, "far larger")])
+def test_a_file_that_reaches_outside_or_declares_too_much_is_not_read(h5_file, change, match):
+    with h5py.File(h5_file, "a") as file:
+        change(file)
+
+    with pytest.raises(FaceError, match=rf"m\.h5' .*{match}.*not read"):
+        load_model(h5_file)
+
+
 def test_a_file_that_is_as_its_sidecar_says_is_not_read_twice(monkeypatch, h5_file):
     monkeypatch.setattr(h5_check, "_READ", "import os; os.abort()")
     write_json(h5_file.with_name("m.h5.json"), {"kind": "h5", "sha256": sha256_of(h5_file), "io": {}})
