@@ -17,18 +17,19 @@ _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 MAX_FOLDED_BYTES = 64 << 20  # a larger constant stays a computation
 
 
-def fold_batch_norms(graph, output: str):
+def fold_batch_norms(graph, output: str, keep_fused: bool = False):
     """A GraphDef that computes the same `output` without Rsqrt and FusedBatchNorm* nodes.
 
     Args:
         graph: a frozen GraphDef, NHWC.
         output: node name.
+        keep_fused: whether FusedBatchNorm* nodes stay as they are.
 
     Raises:
         FaceError: a batch normalisation whose statistics are not constants.
     """
     graph = fold_constants(graph, output)
-    graph = prune(_replace_batch_norms(graph), [output])
+    graph = graph if keep_fused else prune(_replace_batch_norms(graph), [output])
     return prune(_scale_convolutions(graph, output), [output])
 
 

@@ -10,7 +10,7 @@ from facelib.errors import FaceError
 from facelib.importing.job import Imported, Job
 from facelib.model_input import Io
 from facelib.models.onnx_import.reader import find_input, is_half, list_weight_files, load_onnx
-from facelib.models.onnx_import.rewrites import flatten_slopes, is_paired, pair_channels
+from facelib.models.onnx_import.rewrites import flatten_slopes, is_paired, join_last_linear, pair_channels
 from facelib.models.onnx_import.steps import Step, describe, list_steps
 from facelib.models.registry import IRESNET_DEPTHS
 from facelib.tensorflow_env import quiet_tensorflow
@@ -43,6 +43,7 @@ def rebuild(onnx_model, job: Job, is_file: bool = True) -> Imported:
     """
     _, size = find_input(onnx_model)
     steps = list_steps(onnx_model, job.path)
+    join_last_linear(steps)
     net = recognise(steps, job.path)
     pixels = job.pixels or net.pixels
     num_steep = flatten_slopes(steps, job.path)

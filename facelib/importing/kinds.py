@@ -7,6 +7,7 @@ from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.importing.from_keras import read_h5, read_zip
 from facelib.importing.from_onnx import read as read_onnx
+from facelib.importing.from_pb import read as read_pb
 from facelib.importing.from_saved_model import read as read_saved_model
 from facelib.importing.from_torch import read as read_torch
 from facelib.importing.job import Imported, Job
@@ -87,6 +88,7 @@ READERS: dict[str, Callable[[Job], Imported]] = {
     "keras_zip": read_zip,
     "torch": read_torch,
     "saved_model": read_saved_model,
+    "frozen_pb": read_pb,
 }
 # What the readers read, for messages.
-NAMED = "an .onnx, an .h5, .keras or SavedModel of Keras, or a .pt of InsightFace's nets"
+NAMED = "an .onnx, an .h5, .keras or SavedModel of Keras, a frozen .pb, or a .pt of InsightFace's nets"

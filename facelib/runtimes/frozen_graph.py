@@ -157,9 +157,7 @@ def check_names(graph, path: Path | str, input_name: str, output_name: str) -> N
         FaceError: one of them is missing, or another input is needed; lists the names to choose from.
     """
     nodes = {node.name: node for node in graph.node}
-    placeholders = [node.name for node in graph.node if node.op == "Placeholder"]
-    used = {node_of(reference) for node in graph.node for reference in node.input}
-    sinks = [node.name for node in graph.node if node.name not in used and node.op not in _NO_RESULT]
+    placeholders, sinks = find_ends(graph)
     if node_of(input_name) not in nodes:
         raise FaceError(
             f"'{path}' has no node {short_name(input_name)}. Its inputs: {_listed(placeholders)}. Use --input NAME."
@@ -176,6 +174,13 @@ def check_names(graph, path: Path | str, input_name: str, output_name: str) -> N
         )
     if len(needed) > 1:
         raise FaceError(f"An embedder has one input. {short_name(output_name)} of '{path}' needs {_listed(needed)}.")
+
+
+def find_ends(graph) -> tuple[list[str], list[str]]:
+    """(names of the Placeholders of a GraphDef, names of the nodes whose result no other node takes)."""
+    used = {node_of(reference) for node in graph.node for reference in node.input}
+    sinks = [node.name for node in graph.node if node.name not in used and node.op not in _NO_RESULT]
+    return [node.name for node in graph.node if node.op == "Placeholder"], sinks
 
 
 def input_size(graph, input_name: str, layout: str = "nhwc") -> tuple[int, int] | None:

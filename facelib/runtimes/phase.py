@@ -75,6 +75,7 @@ def truth_of(reference: str, nodes: dict) -> bool | None:
 def _take_branches(graph) -> None:
     """Makes Switch and Merge nodes that constants decide Identity; removes the branches that are not taken."""
     nodes = {node.name: node for node in graph.node}
+    switches = {node.name for node in graph.node if node.op == "Switch" or _is_of_bools(node)}
     dead: set[str] = set()  # nodes, and tensors with their number, that never have a value
     taken: set[str] = set()  # Switch nodes whose second output was taken
 
@@ -97,8 +98,18 @@ def _take_branches(graph) -> None:
     kept = [node for node in graph.node if node.name not in dead]
     for node in kept:
         node.input[:] = [node_of(name) if name[:1] != "^" and node_of(name) in taken else name for name in node.input]
+    num_kept = -1
+    while num_kept != (num_kept := len(kept)):  # what fed removed branches alone is no output of the graph
+        used = {node_of(name) for node in kept for name in node.input}
+        kept = [node for node in kept if node.name in used or node.name not in switches]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def _is_of_bools(node) -> bool:
+    import tensorflow as tf
+
+    return node.op == "Identity" and node.attr["T"].type == tf.bool.as_datatype_enum
 
 
 def _tensor(reference: str) -> str:

@@ -111,7 +111,7 @@ class _Builder:
     def tensor(self, name: str, value: np.ndarray) -> str:
         from onnx import numpy_helper
 
-        self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.tensors[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def constant(self, node, reference: str) -> np.ndarray:

@@ -83,6 +83,17 @@ def _prelu_in_blocks(builder, node, x: str, slopes: np.ndarray) -> str:
     return builder.add("Add", [x, scaled(negative, 1 - slopes, f"{node.name}/bent")], node.name)
 
 
+def _batch_norm(builder, node) -> str:
+    """Of a graph that keeps its normalisation; that of an optimised graph is part of the convolutions."""
+    if node.attr["is_training"].b or node.attr["data_format"].s not in (b"", b"NHWC"):
+        raise unknown(node, "it computes statistics, or is not NHWC")
+    parts = ("gamma", "beta", "mean", "variance")
+    values = [builder.constant(node, name) for name in node.input[1:5]]
+    inputs = [builder.tensor(f"{node.name}/{part}", value) for part, value in zip(parts, values, strict=True)]
+    epsilon = node.attr["epsilon"].f
+    return builder.add("BatchNormalization", [builder.value(node.input[0]), *inputs], node.name, epsilon=epsilon)
+
+
 def _unary(op, **attributes):
     return lambda builder, node: builder.add(op, [builder.value(node.input[0])], node.name, **attributes)
 
@@ -183,6 +194,7 @@ WRITERS = {
     "Squeeze": _reshape,
     "MatMul": _matmul,
     "Identity": _unary("Identity"),
+    **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), _batch_norm),
     "IdentityN": _unary("Identity"),  # Keras's swish; its first output is its first input
     "Relu": _unary("Relu"),
     "Sigmoid": _unary("Sigmoid"),

@@ -54,6 +54,26 @@ def _multiply_input(step: Step, factor: np.ndarray) -> None:
     step.kernel = step.kernel * grouped[:, :, None, None]
 
 
+def join_last_linear(steps: list[Step]) -> None:
+    """Joins a linear 1x1 convolution after the global depthwise one with the embedding that follows, in place.
+
+    sirius-ai's and Ascend's MobileFaceNets have it: 512 to 512, then 512 to the embedding. Their product is one matrix.
+    """
+    if len(steps) < 3:
+        return
+    depthwise, before, last = steps[-3:]
+    if not depthwise.is_depthwise or before.activation != "linear" or before.is_added or last.origins != (before,):
+        return
+    if any(step.kernel is None or step.kernel.shape[2:] != (1, 1) or step.groups != 1 for step in (before, last)):
+        return
+    if before.kernel is not None and last.kernel is not None and before.origins == (depthwise,):
+        matrix, first = last.kernel[:, :, 0, 0], before.kernel[:, :, 0, 0]
+        last.mean = last.mean - matrix @ (before.beta - before.scale * before.mean)
+        last.kernel = ((matrix * before.scale) @ first)[:, :, None, None]
+        last.origins = before.origins
+        steps.remove(before)
+
+
 def is_paired(steps: list[Step]) -> bool:
     """Whether the second step is a 3x3 convolution in groups of two channels, as in InsightFace's mbf."""
     if len(steps) < 3 or steps[1].kernel is None:

@@ -259,9 +259,11 @@ class _Reader:
         if node.op == "Clip":
             limits = [self.constants.get(name) for name in node.inputs[1:3]] + [None, None]
             low, high = (given.get(key, limit) for key, limit in zip(("min", "max"), limits, strict=False))
-            if low is None or float(low) != 0 or high is None:
+            low, high = (float(np.ravel(value)[0]) if value is not None and np.size(value) == 1 else None
+                         for value in (low, high))  # fmt: skip
+            if low != 0 or high is None:
                 raise self._other_network(f"'{node.name}' clips to {low}..{high}, and ReLU6 clips to 0..6")
-            step.max_value = float(high)
+            step.max_value = high
         elif node.op == "PRelu":
             slope = self._constant(node, 1, "slopes").reshape(-1)
             if slope.size not in (1, step.channels):
