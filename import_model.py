@@ -88,7 +88,8 @@ def print_result(args: argparse.Namespace, imported: Imported, difference: float
         print(line)
     if difference is not None:
         print(f"outputs agree within {difference:.1e} on {NUM_FACES} faces")
-    print(f"to train it on, with --init-from {args.out}:\n{model_table(imported, args.out)}")
+    how = f", with --init-from {args.out}" if imported.table else ""
+    print(f"a recipe that trains it on has{how}:\n{model_table(imported, args.out)}")
     print(f"wrote {args.out}{next_step('python', 'evaluate_data.py', args.out)}")
 
 

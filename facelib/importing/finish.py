@@ -70,7 +70,12 @@ def write(imported: Imported, out: Path, made_from: Path, difference: float | No
 
 def model_table(imported: Imported, out: Path) -> str:
     """The [model] lines of a recipe that trains the import on."""
-    table = imported.table or {"backbone": "imported", "from": str(out)}
+    if imported.table is None:
+        table = {"backbone": "imported", "from": str(out)}
+    else:
+        height, width = imported.model.input_shape[1:3]
+        size = {"input_size": f"{height},{width}"} if (height, width) != Io.size else {}
+        table = {**imported.table, "pixels": imported.pixels, **size}
     return "\n".join(["[model]", *(f"{key} = {_toml(value)}" for key, value in table.items())])
 
 

@@ -86,8 +86,9 @@ def test_the_head_of_a_training_model_is_cut_off_with_one_line(tmp_path, capsys,
     model = run(net.save(tmp_path / "net.h5", outputs), tmp_path / "out.h5")
 
     np.testing.assert_allclose(embeddings(model), net.expected(PM1), atol=1e-4)
-    said = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
-    assert any(kind in line for line in said)
+    printed = capsys.readouterr().out
+    assert any(kind in line for line in printed.splitlines() if "left out" in line)
+    assert f'[model]\nbackbone = "imported"\nfrom = "{tmp_path}/out.h5"\n' in printed
 
 
 def test_nets_within_a_net_are_opened(tmp_path):

@@ -101,6 +101,7 @@ def test_a_mobilefacenet_by_name_is_ours_with_the_epsilon_of_ours(tmp_path, caps
     np.testing.assert_allclose(model(faces, training=False), expected, atol=1e-4 * np.abs(expected).max())
     assert model.get_layer("stem_conv_bn").epsilon == 1e-3
     said = capsys.readouterr().out
+    assert ('pixels = "pm1_exact"' in said) == (steepest < 1)
     assert (
         "margin head 'ArcMargin' left out" in said
         and f'backbone = "{"imported" if steepest > 1 else "mobilefacenet"}"' in said
