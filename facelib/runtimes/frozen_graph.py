@@ -14,7 +14,8 @@ from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError, short_name
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
-from facelib.runtimes.phase import fix_phase, node_of
+from facelib.runtimes.function_calls import inline_calls
+from facelib.runtimes.phase import fix_phase, node_of, truth_of
 from facelib.runtimes.pure_ops import check_ops
 from facelib.tensorflow_env import quiet_tensorflow
 
@@ -118,6 +119,9 @@ def load_graph(path: Path):
             f"'{path}' is damaged: it needs a node {short_name(missing[0])} and has none. Make or copy it again."
         )
     fix_phase(graph)
+    if any(function.signature.name for function in graph.library.function):
+        inline_calls(graph, truth_of)
+        fix_phase(graph)
     return graph
 
 

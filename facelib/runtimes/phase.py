@@ -62,7 +62,9 @@ def truth_of(reference: str, nodes: dict) -> bool | None:
 
     is_negated, seen = False, set()
     node = nodes[node_of(reference)]
-    while node.op in ("Identity", "LogicalNot") and node.input and node.name not in seen:  # a damaged graph may circle
+    while (
+        node.op in ("Identity", "Squeeze", "LogicalNot") and node.input and node.name not in seen
+    ):  # a damaged graph may circle
         seen.add(node.name)
         is_negated ^= node.op == "LogicalNot"
         node = nodes[node_of(node.input[0])]

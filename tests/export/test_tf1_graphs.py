@@ -29,6 +29,7 @@ KINDS = {
     "sirius": (freeze_sirius, {}, SIRIUS, {}),
     "true by default": (freeze_sirius, {"default": True}, SIRIUS, {"phase_train": False}),
     "no default, old": (freeze_sirius, {"default": None, "old": True}, SIRIUS, {"phase_train": False}),
+    "functions": (freeze_sirius, {"functions": True}, SIRIUS, {}),
     "no shape": (freeze_sirius, {"shape": None}, SIRIUS, {}),
     "open size": (freeze_sirius, {"shape": (None, None, None, 3)}, SIRIUS, {}),
 }  # fmt: skip
@@ -59,7 +60,15 @@ def test_every_form_gives_the_embeddings_of_the_graph_as_it_is(tmp_path, monkeyp
 
     graph = load_graph(optimized)
     ops = {node.op for node in graph.node}
-    assert not ops & {"Switch", "Merge", "FusedBatchNorm", "FusedBatchNormV3", "PlaceholderWithDefault"}
+    assert not ops & {
+        "Switch",
+        "Merge",
+        "If",
+        "StatelessIf",
+        "FusedBatchNorm",
+        "FusedBatchNormV3",
+        "PlaceholderWithDefault",
+    }
     assert not any("_class" in node.attr for node in graph.node)
     (placeholder,) = (node for node in graph.node if node.op == "Placeholder")
     assert [dim.size for dim in placeholder.attr["shape"].shape.dim] == [-1, 112, 112, 3]

@@ -1,6 +1,6 @@
 """Frozen graphs as the systems of TensorFlow 1 write them: a tiny net of each kind, with random weights."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import tensorflow as tf
@@ -87,7 +87,7 @@ def freeze_linzmin(path, size=(112, 112)):
     return path
 
 
-def freeze_sirius(path, shape=(None, 112, 112, 3), default=False, old=False):
+def freeze_sirius(path, shape=(None, 112, 112, 3), default=False, old=False, functions=False):
     """S1: img_inputs, phase_train, batch normalisation in tf.cond, embeddings. Returns the path.
 
     Args:
@@ -95,9 +95,10 @@ def freeze_sirius(path, shape=(None, 112, 112, 3), default=False, old=False):
         shape: of the input; None for one that is not known.
         default: value of phase_train, or None for a Placeholder that needs one.
         old: whether the graph has the operations of TensorFlow 1.4.
+        functions: whether tf.cond calls functions, as in TensorFlow 2.
     """
     net = Net(1)
-    with tf.Graph().as_default() as graph, control_flow_of_tf1():
+    with tf.Graph().as_default() as graph, nullcontext() if functions else control_flow_of_tf1():
         images = v1.placeholder(tf.float32, [None, 112, 112, 3], "img_inputs")
         phase = (
             v1.placeholder(tf.bool, name="phase_train")

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from facelib.errors import FaceError
-from facelib.runtimes.frozen_graph import load_graph, open_frozen, save_graph
+from facelib.runtimes.frozen_graph import load_graph, open_frozen, read_graph, save_graph
 from facelib.runtimes.pure_ops import PURE_OPS
 
 v1 = tf.compat.v1
@@ -86,7 +86,7 @@ def test_an_operation_with_an_effect_is_refused_by_name_and_not_run(tmp_path, ma
 
 def test_a_function_named_as_an_operation_does_not_hide_it(tmp_path):
     path = graph_file(tmp_path / "f.pb", in_a_function(lambda x: x + 1))
-    graph = load_graph(path)
+    graph = read_graph(path)
     graph.library.function[0].signature.name = "WriteFile"
     save_graph(graph, path)
 
@@ -96,7 +96,7 @@ def test_a_function_named_as_an_operation_does_not_hide_it(tmp_path):
 
 def test_a_function_that_calls_itself_is_refused(tmp_path):
     path = graph_file(tmp_path / "f.pb", in_a_function(lambda x: x + 1))
-    graph = load_graph(path)
+    graph = read_graph(path)
     (function,) = graph.library.function
     call = next(node for node in graph.node if node.op.endswith("PartitionedCall"))
     function.node_def.add(name="again", op="StatefulPartitionedCall").attr["f"].CopyFrom(call.attr["f"])
