@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facelib.cli import add_pixel_flags, next_step, run_cli, script_parser
-from facelib.files import check_out_file
+from facelib.files import check_out_file, read_json
 from facelib.importing.job import Imported, Job
 from facelib.importing.kinds import NAMED, find_kind, read
 
@@ -62,9 +62,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     from facelib.importing.finish import check_outputs, write
 
     difference = check_outputs(imported, args.model)
+    keep_classes(imported, args.out.parent)
     write(imported, args.out, args.model, difference, licence=args.licence, training_data=args.training_data)
     print_result(args, imported, difference)
     return 0
+
+
+def keep_classes(imported: Imported, folder: Path) -> None:
+    """Names the class centres of a margin head, for --init-from: '0', '1', .. in a new classes.json.
+
+    In a folder whose classes.json names other identities the centres are left out.
+    """
+    from facelib.training.init_from import CLASSES, write_classes
+
+    if imported.centres is None:
+        return
+    count, note = len(imported.centres), folder / CLASSES
+    names = [str(number) for number in range(count)]
+    if note.exists() and read_json(note, "list of classes").get("class_names") != names:
+        imported.centres = None
+        imported.lines.append(f"its {count:,} class centres left out: '{note}' names other identities")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_classes(folder, names)
+    imported.lines.append(f"its {count:,} class centres kept: identities '0' to '{count - 1}' in {note}")
 
 
 def build_ours(name: str, **options):
@@ -88,7 +109,7 @@ def print_result(args: argparse.Namespace, imported: Imported, difference: float
         print(line)
     if difference is not None:
         print(f"outputs agree within {difference:.1e} on {NUM_FACES} faces")
-    how = f", with --init-from {args.out}" if imported.table else ""
+    how = f", with --init-from {args.out}" if imported.table or imported.centres is not None else ""
     print(f"a recipe that trains it on has{how}:\n{model_table(imported, args.out)}")
     print(f"wrote {args.out}{next_step('python', 'evaluate_data.py', args.out)}")
 

@@ -48,7 +48,7 @@ ROOT_LAW = {
     "backbones": ("models", "runtimes", *NETS),
     "face_loss_k": ("losses",),
     "dataset": ("data",),
-    "import_model": ("importing", "models", *NETS),
+    "import_model": ("importing", "models", "training", *NETS),
     "evaluate_data": ("evaluation", "runtimes", "data"),
 }
 # Arrows against the law: (importer, imported) and why. An arrow that is no longer there must go from this list.

@@ -19,6 +19,7 @@ def as_ours(model, heads: dict[str, str], job: Job, pixels: str = "") -> Importe
 
     from facelib.importing.ending import find_ending
     from facelib.importing.front import end_with, find_image, put_in_front
+    from facelib.importing.stored_weights import read_head
     from facelib.runtimes.keras_h5 import KerasEmbedder, in_float32
 
     model = in_float32(model)
@@ -37,7 +38,7 @@ def as_ours(model, heads: dict[str, str], job: Job, pixels: str = "") -> Importe
         is_normalised=ending.is_normalised and not first.is_normalised,
         lines=ending.lines,
         record={"colour": io.colour, "layers": len(net.layers), "left_out": ending.lines},
-        centres=ending.centres,
+        centres=ending.centres if ending.centres is not None else read_head(job.path, heads, net.output_shape[-1]),
     )
 
 

@@ -61,7 +61,7 @@ def write(imported: Imported, out: Path, made_from: Path, difference: float | No
         known: of the weights, for the sidecar: licence, training_data.
     """
     model = imported.model
-    save_h5(model, out)
+    save_h5(model, out, imported.centres)
     record = {"pixels": imported.pixels, "max_difference": difference, "model": imported.table, **imported.record}
     io = Io(size=tuple(model.input_shape[1:3]), embedding_size=model.outputs[0].shape[-1])
     parent = made_from if made_from.is_file() else None

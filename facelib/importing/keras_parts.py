@@ -62,7 +62,7 @@ def read_known(job: Job) -> Imported:
         imported = as_ours(model, {}, job, pixels)
     if rest:
         imported.lines.append(f"margin head '{rest[0].name}' left out")
-        imported.centres = rest[0].values[0].T
+        imported.centres = rest[0].values[0].T if rest[0].values[0].ndim == 2 else None
     return imported
 
 

@@ -1,6 +1,6 @@
 """Weights that lie apart from their net: read from a file, and put into a net by name, order and shape."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,24 @@ def read_weights(path: Path) -> list[Stored]:
         names = [name.decode() if isinstance(name, bytes) else name for name in file.attrs["layer_names"]]
         found = [Stored(str(name), _values(file[name])) for name in names]
     return [stored for stored in found if stored.values]
+
+
+def read_head(path: Path, heads: Iterable[str], size: int) -> np.ndarray | None:
+    """The class centres of a margin head in an .h5, float32 [C, D], several for a class one after the other.
+
+    Args:
+        path: of the .h5; of another file the answer is None.
+        heads: names of the layers that are margin heads.
+        size: D, of the embedding.
+    """
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return None
+    with _opened(path) as file:
+        groups = file.get("model_weights", file)
+        for value in (value for name in heads if name in groups for value in _values(groups[name])):
+            if value.ndim == 2 and value.shape[0] == size:
+                return value.T
+    return None
 
 
 def fill(model: keras.Model, stored: list[Stored], path: Path, what: str) -> list[Stored]:

@@ -150,13 +150,21 @@ def load_head_centres(path: Path):
     return found[0] if found else None
 
 
-def save_h5(model, path: Path) -> None:
-    """Writes a Keras model as .h5, atomically. It is made in memory: on a full disk HDF5 ends the process."""
+def save_h5(model, path: Path, centres: np.ndarray | None = None) -> None:
+    """Writes a Keras model as .h5, atomically. It is made in memory: on a full disk HDF5 ends the process.
+
+    Args:
+        model: the model.
+        path: of the .h5.
+        centres: class centres to keep beside an embedder, float32 [C * K, D]; `load_head_centres` reads them.
+    """
     import h5py
     from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
 
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
         save_model_to_hdf5(model, file)
+        if centres is not None:
+            file["model_weights/head/centres"] = centres
         file.flush()
         image = file.id.get_file_image()
     write_bytes(path, image)

@@ -5,7 +5,8 @@ import pytest
 
 import import_model
 from facelib.errors import FaceError
-from facelib.runtimes.keras_h5 import load_model
+from facelib.files import read_json, write_json
+from facelib.runtimes.keras_h5 import load_head_centres, load_model
 from facelib.sidecar import check_sidecar
 from tests.helpers.keras2_files import DIM, SIZE, Keras2Net
 
@@ -86,6 +87,9 @@ def test_the_head_of_a_training_model_is_cut_off_with_one_line(tmp_path, capsys,
     model = run(net.save(tmp_path / "net.h5", outputs), tmp_path / "out.h5")
 
     np.testing.assert_allclose(embeddings(model), net.expected(PM1), atol=1e-4)
+    head = next(layer["name"] for layer in net.layers if layer["name"] in ("arcface", "loss", "ArcMargin", "classes"))
+    np.testing.assert_array_equal(load_head_centres(tmp_path / "out.h5"), net.weights[head][0].T)
+    assert read_json(tmp_path / "classes.json", "classes")["class_names"] == list("0123456")
     printed = capsys.readouterr().out
     assert any(kind in line for line in printed.splitlines() if "left out" in line)
     assert f'[model]\nbackbone = "imported"\nfrom = "{tmp_path}/out.h5"\n' in printed
@@ -141,3 +145,14 @@ def test_the_hard_sigmoid_of_keras_2_is_another_function_than_that_of_keras_3(tm
     model = run(net.save(tmp_path / "net.h5"), tmp_path / "out.h5")
 
     np.testing.assert_allclose(embeddings(model), np.clip(0.2 * net.expected(PM1) + 0.5, 0, 1), atol=1e-5)
+
+
+def test_centres_are_left_out_where_classes_json_names_others(tmp_path, capsys):
+    net = Keras2Net().body().head("arcface")
+    write_json(tmp_path / "classes.json", {"class_names": ["Ann", "Bo"]})
+
+    run(net.save(tmp_path / "net.h5"), tmp_path / "out.h5")
+
+    assert load_head_centres(tmp_path / "out.h5") is None
+    assert "7 class centres left out" in capsys.readouterr().out
+    assert read_json(tmp_path / "classes.json", "classes")["class_names"] == ["Ann", "Bo"]
