@@ -25,7 +25,7 @@ from facelib.errors import FaceError
 from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation
 from facelib.export.int8_graph import has_fake_quant, without_fake_quant
 from facelib.export.parity import check_parity, parity_faces
-from facelib.export.pixel_check import check_pixels
+from facelib.export.pixel_check import check_pixels, check_width
 from facelib.export.tflite.convert import EDGES, MODES, TfliteOptions, graph_to_tflite
 from facelib.export.tflite.layer_errors import LayerError, draw, layer_errors, worst
 from facelib.files import check_out_file, require_file, sha256_of, write_bytes
@@ -101,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_edges(lite, args)
     faces = parity_faces(io.size) if crops is None else crops[:NUM_PARITY_CROPS]
     kind, pixels, parents = f"tflite_{args.mode}", to_model_input(faces, io), run(to_model_input(faces, fed))
+    check_width(parents, fed, args.model)
     cosines = check_parity(f"'{out}' and '{args.model}'", kind, embed_one_by_one(lite), lambda _: parents, pixels)
     on, record = "synthetic faces" if crops is None else "crops", {}
     if is_int8:

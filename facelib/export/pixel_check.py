@@ -52,3 +52,18 @@ def check_pixels(run: Callable[[np.ndarray], np.ndarray], crops: np.ndarray, io:
             f"Pass the scaling that the net was trained with."
         )
     print_notes([f"'{path}': {what}; check --pixels, --output and whether the net is trained"])
+
+
+def check_width(embeddings: np.ndarray, io: Io, path: Path) -> None:
+    """Refuses a net whose embedding is not as long as its sidecar says.
+
+    Args:
+        embeddings: [N, D], of the float net.
+        io: what the sidecar says.
+        path: of the net, for the error.
+    """
+    if io.embedding_size not in (0, embeddings.shape[-1]):
+        raise FaceError(
+            f"The sidecar of '{path}' says embedding_size={io.embedding_size}, and {io.output} gives "
+            f"{embeddings.shape[-1]} values. Make the graph again, or remove the sidecar and name --output."
+        )

@@ -13,7 +13,7 @@ from facelib.export.parity import parity_faces
 from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import open_graph, save_graph
 from facelib.runtimes.tflite import TfliteEmbedder
-from facelib.sidecar import read_sidecar
+from facelib.sidecar import read_sidecar, write_sidecar
 from facelib.unit_vectors import normalize, row_cosines
 from tests.helpers.tf1_graphs import freeze_linzmin, run_as_it_is
 
@@ -96,3 +96,13 @@ def test_a_net_that_gives_everybody_the_same_is_said(tmp_path, crops, capsys):
     pb_2_tflite.main([str(tmp_path / "frozen.pb"), "--mode", "int8", "--calibration", crops, "--pixels", "raw"])
 
     assert "hardly differ (mean cosine 1.00); check --pixels" in capsys.readouterr().out
+
+
+def test_an_embedding_of_another_length_than_the_sidecar_says_is_refused(tmp_path):
+    pb = freeze_linzmin(tmp_path / "frozen.pb")
+    io = Io(output="embeddings/l2_normalize", pixels="pm1", embedding_size=99)
+    write_sidecar(pb, kind="frozen_pb", made_from=None, io=io)
+
+    with pytest.raises(FaceError, match=r"says embedding_size=99, and embeddings/l2_normalize gives 8"):
+        pb_2_tflite.main([str(pb)])
+    assert not (tmp_path / "model_float.tflite").exists()
