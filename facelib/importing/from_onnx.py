@@ -49,6 +49,9 @@ def rebuild(onnx_model, job: Job, is_file: bool = True) -> Imported:
     num_steep = flatten_slopes(steps, job.path)
     if net.name == "mbf":
         pair_channels(steps)
+    if job.colour == "bgr":  # the first convolution takes RGB from now on
+        first = next(step for step in steps if step.kernel is not None)
+        first.kernel = first.kernel[:, ::-1]
     crops, statistics = job.load_faces(size)
     quiet_tensorflow()
     from facelib.models.onnx_import.weights import copy_weights, restore_statistics
@@ -58,7 +61,8 @@ def rebuild(onnx_model, job: Job, is_file: bool = True) -> Imported:
     folded = copy_weights(steps, model, job.path)
     if folded and crops is not None:
         restore_statistics(model, folded, crops)
-    io, content = Io(layout="nchw", pixels=pixels, size=size), None if is_file else onnx_model.SerializeToString()
+    io = Io(layout="nchw", colour=job.colour or "rgb", pixels=pixels, size=size)
+    content = None if is_file else onnx_model.SerializeToString()
     return Imported(
         model,
         pixels,

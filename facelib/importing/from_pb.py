@@ -46,7 +46,8 @@ def read(job: Job) -> Imported:
     model = _to_onnx(embedder, io)
     if io.colour == "bgr":
         _swap_colours(model)
-    imported = rebuild(model, replace(job, pixels=job.pixels or (io.pixels if _is_said(job) else None)), is_file=False)
+    pixels = job.pixels or (io.pixels if _is_said(job) else None)
+    imported = rebuild(model, replace(job, pixels=pixels, colour="rgb"), is_file=False)
     imported.original = GraphEmbedder(job.path, replace(io, pixels=imported.pixels)).raw
     imported.is_normalised = embedder is not graph
     imported.record["colour"] = io.colour

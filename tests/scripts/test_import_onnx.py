@@ -11,6 +11,7 @@ import import_model
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.importing.from_onnx import recognise
+from facelib.model_input import PIXEL_SCALINGS
 from facelib.models.onnx_import.reader import load_onnx
 from facelib.models.onnx_import.steps import list_steps
 from facelib.runtimes.keras_h5 import load_model
@@ -88,6 +89,19 @@ def test_the_import_gives_what_the_onnx_file_gives(tmp_path, activation, pads, f
         norm = model.get_layer("stem_conv_bn")
         np.testing.assert_allclose(norm.moving_mean.numpy(), mean, rtol=1e-5)
         np.testing.assert_allclose(norm.moving_variance.numpy(), variance + 1e-5, rtol=1e-5)
+
+
+def test_a_net_of_bgr_takes_rgb(tmp_path):
+    source = Mobile("prelu", [0, 0, 1, 1], False).network().save(tmp_path / "net.onnx")
+
+    words = [str(source), str(tmp_path / "out.h5"), "--pixels", "imagenet", "--color", "bgr"]
+    assert import_model.main(words) == 0
+
+    face = synthetic_face(77, 1, 2)
+    mean, std = ((np.array(values)[::-1]) for values in PIXEL_SCALINGS["imagenet"])
+    expected = run_onnx(source, face[..., ::-1], mean.astype(np.float32), std.astype(np.float32))
+    received = load_model(tmp_path / "out.h5")(face[None].astype("float32"), training=False).numpy()[0]
+    np.testing.assert_allclose(received, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_relu_and_relu6_may_mix_and_survive_saving(tmp_path):
