@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     difference = check_outputs(imported, args.model)
     keep_classes(imported, args.out.parent)
-    write(imported, args.out, args.model, difference, licence=args.licence, training_data=args.training_data)
+    write(imported, args.out, args.model, difference, args.fit, licence=args.licence, training_data=args.training_data)
     print_result(args, imported, difference)
     return 0
 

@@ -75,6 +75,21 @@ class Io:
         return cls(**{**known, "size": tuple(known.get("size", cls.size))})
 
 
+def usual_fit(size: tuple[int, int]) -> str:
+    """How a net of another input size than 112x112 takes an aligned face, if nothing else is known.
+
+    A square net takes the whole face, scaled, as alignment tools make crops of other sizes. Another one takes the
+    centre, as 112x96 is cut from 112x112.
+
+    Args:
+        size: (height, width) in pixels.
+
+    Returns:
+        'crop' or 'resize'; 'crop' for 112x112, where both are the same.
+    """
+    return "resize" if size[0] == size[1] and size != Io.size else "crop"
+
+
 def to_model_input(images: np.ndarray, io: Io) -> np.ndarray:
     """Crops, reorders and scales faces as `io` says. Does not change `images`.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from facelib.errors import FaceError
-from facelib.model_input import Io, fit_faces, to_model_input
+from facelib.model_input import Io, fit_faces, to_model_input, usual_fit
 
 FACES = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
 
@@ -37,3 +37,10 @@ def test_a_crop_cannot_enlarge_and_says_the_way():
     with pytest.raises(FaceError, match=r"takes 128x128 pixels, the faces have 112x112.*--fit resize"):
         to_model_input(FACES, Io(size=(128, 128)))
     assert to_model_input(FACES, Io(size=(128, 128), fit="resize")).shape == (3, 128, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((112, 112), "crop"), ((128, 128), "resize"), ((96, 96), "resize"), ((112, 96), "crop")]
+)
+def test_a_square_net_takes_the_whole_face(size, expected):
+    assert usual_fit(size) == expected

@@ -7,7 +7,7 @@ import numpy as np
 from facelib.errors import FaceError
 from facelib.export.parity import parity_faces
 from facelib.importing.job import Imported
-from facelib.model_input import Io
+from facelib.model_input import Io, usual_fit
 from facelib.runtimes.keras_h5 import save_h5
 from facelib.sidecar import write_sidecar
 from facelib.unit_vectors import normalize
@@ -50,7 +50,9 @@ def check_outputs(imported: Imported, path: Path) -> float | None:
     return difference
 
 
-def write(imported: Imported, out: Path, made_from: Path, difference: float | None, **known) -> None:
+def write(
+    imported: Imported, out: Path, made_from: Path, difference: float | None, fit: str | None = None, **known
+) -> None:
     """Writes OUT.h5 and its sidecar.
 
     Args:
@@ -58,12 +60,14 @@ def write(imported: Imported, out: Path, made_from: Path, difference: float | No
         out: the .h5.
         made_from: the original.
         difference: of `check_outputs`.
+        fit: how a face of another size gets that of the net, 'crop' | 'resize'; None for `usual_fit`.
         known: of the weights, for the sidecar: licence, training_data.
     """
     model = imported.model
     save_h5(model, out, imported.centres)
     record = {"pixels": imported.pixels, "max_difference": difference, "model": imported.table, **imported.record}
-    io = Io(size=tuple(model.input_shape[1:3]), embedding_size=model.outputs[0].shape[-1])
+    size = tuple(model.input_shape[1:3])
+    io = Io(size=size, fit=fit or usual_fit(size), embedding_size=model.outputs[0].shape[-1])
     parent = made_from if made_from.is_file() else None
     write_sidecar(out, kind="h5", made_from=parent, io=io, imported=record, **known)
 

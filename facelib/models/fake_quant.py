@@ -67,10 +67,18 @@ class FakeQuant(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="face")
 class FakeQuantPReLU(PReLU):
-    """PReLU as in int8: input, product and output share one scale, because MAXIMUM has one scale for all three."""
+    """PReLU as in int8: input, product and output share one scale, because MAXIMUM has one scale for all three.
+
+    Args:
+        slopes_shape: shape of the slopes, such as (H, W, C) for one a pixel; None for one a channel.
+    """
+
+    def __init__(self, slopes_shape=None, **kwargs):
+        super().__init__(**kwargs)
+        self.slopes_shape = tuple(slopes_shape) if slopes_shape else None
 
     def build(self, input_shape):
-        super().build(input_shape)
+        self.add_slopes(self.slopes_shape or tuple(input_shape[-1:]))
         self.range = _Range(self, 0.99)
 
     def call(self, x, training=False):
@@ -79,6 +87,9 @@ class FakeQuantPReLU(PReLU):
             self.range.follow(x, tf.maximum(x, x * slope))
         x = self.range.rounded(x)
         return self.range.rounded(tf.maximum(x, self.range.rounded(x * slope)))
+
+    def get_config(self):
+        return {**super().get_config(), "slopes_shape": self.slopes_shape}
 
 
 @keras.saving.register_keras_serializable(package="face")

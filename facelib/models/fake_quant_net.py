@@ -27,6 +27,7 @@ _ROUNDED: dict[type[keras.Layer], type[keras.Layer]] = {
     keras.layers.DepthwiseConv2D: FakeQuantDepthwiseConv2D,
     keras.layers.Dense: FakeQuantDense,
 }
+_PRELUS = (PReLU, keras.layers.PReLU)
 _NORMS = (FusedBatchNorm, keras.layers.BatchNormalization)
 # These layers pass values on or choose among them: their output has the range of their input.
 _SAME_RANGE = (
@@ -52,11 +53,17 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
             "Name the float embedder.h5 that it came from."
         )
     for layer in model.layers:
-        is_known = type(layer) in _ROUNDED or isinstance(layer, (*_NORMS, PReLU, PixelScale))
+        is_known = type(layer) in _ROUNDED or isinstance(layer, (*_NORMS, *_PRELUS, PixelScale))
         if layer.weights and not is_known:
             raise FaceError(
                 f"Training for int8 supports convolutions, dense layers, normalisation and PReLU. '{where}' has a "
                 f"{type(layer).__name__} with weights, '{layer.name}'. Choose another network."
+            )
+        if isinstance(layer, keras.layers.PReLU) and float(keras.ops.max(layer.alpha)) > 1:
+            raise FaceError(
+                f"Training for int8 computes PReLU as max(x, a x), with slopes of at most 1. '{where}' has one of "
+                f"{float(keras.ops.max(layer.alpha)):.3g} in '{layer.name}'. Choose another activation: "
+                "tools/swap_activation.py."
             )
     convolution_of = {norm.name: conv for norm in model.layers if (conv := _folded_into(norm, model)) is not None}
     operations = {operation.name: operation for operation in model.operations}  # layers, and x[...] or x * y
@@ -68,8 +75,8 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
         if type(layer) in _ROUNDED:
             kind = FakeQuantGlobalDepthwise if _is_global(layer) else _ROUNDED[type(layer)]
             return kind.from_config({**config, "use_bias": True})
-        if isinstance(layer, PReLU):
-            return FakeQuantPReLU(name=layer.name)
+        if isinstance(layer, _PRELUS):
+            return FakeQuantPReLU(tuple(layer.alpha.shape), name=layer.name)
         if isinstance(layer, PixelScale):
             return FakeQuantPixelScale.from_config(config)
         if isinstance(layer, _NORMS) and layer.name not in gone:
@@ -123,7 +130,7 @@ def _needs_range(layer, after) -> bool:
         return False
     is_linear = isinstance(layer, FakeQuantAffine) or (isinstance(layer, tuple(_ROUNDED)) and _is_linear(layer))
     is_fused = is_linear and isinstance(after, keras.layers.ReLU)
-    return not is_fused and not isinstance(after, PReLU)  # PReLU sets the range of its input
+    return not is_fused and not isinstance(after, _PRELUS)  # PReLU sets the range of its input
 
 
 def _only_reader(layer, model):

@@ -171,9 +171,13 @@ class PReLU(keras.layers.Layer):
     """
 
     def build(self, input_shape):
+        self.add_slopes(tuple(input_shape[-1:]))
+
+    def add_slopes(self, shape):
+        """Makes the slopes, of a shape that fits the last axes of the input."""
         self.alpha = self.add_weight(
             name="alpha",
-            shape=(input_shape[-1],),
+            shape=shape,
             initializer=keras.initializers.Constant(0.25),
             constraint=AtMostOne(),
         )

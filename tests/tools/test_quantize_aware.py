@@ -159,6 +159,35 @@ def test_without_the_rounding_the_copy_is_its_original(name, monkeypatch):
     np.testing.assert_allclose(received, expected, atol=1e-4 * np.abs(expected).max())
 
 
+def net_with_a_slope_a_pixel(highest=0.9):
+    """A net with Keras's own PReLU, which has a slope for each pixel of each channel, as older systems have it."""
+    faces = keras.Input((16, 16, 3), name="input_1")
+    x = keras.layers.Conv2D(4, 3, 2, use_bias=False, name="conv")(fake_quant.PixelScale(name="pixel_scale")(faces))
+    x = keras.layers.PReLU(name="slopes")(keras.layers.BatchNormalization(name="norm")(x))
+    model = keras.Model(faces, keras.layers.Dense(8, name="embeddings")(keras.layers.Flatten(name="flat")(x)))
+    model.get_layer("slopes").alpha.assign(np.random.default_rng(0).uniform(0, highest, (7, 7, 4)))
+    return model
+
+
+def test_slopes_of_each_pixel_are_kept_and_saved(monkeypatch, tmp_path):
+    monkeypatch.setattr(fake_quant._Range, "rounded", lambda self, x: x)
+    monkeypatch.setattr(fake_quant, "round_kernel", lambda kernel, axes: kernel)
+    monkeypatch.setattr(fake_quant.FakeQuantPixelScale, "call", fake_quant.PixelScale.call)
+    model, faces = net_with_a_slope_a_pixel(), parity_faces((16, 16)).astype("float32")
+
+    copy = fake_quantized(model, "a.h5")
+    save_h5(copy, tmp_path / "copy.h5")
+
+    expected = model(faces, training=False).numpy()
+    for net in (copy, load_model(tmp_path / "copy.h5")):
+        np.testing.assert_allclose(net(faces, training=False).numpy(), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_slope_above_one_is_refused():
+    with pytest.raises(FaceError, match=r"slopes of at most 1\. 'a\.h5' has one of [1-3]\.\d+ in 'slopes'"):
+        fake_quantized(net_with_a_slope_a_pixel(3.0), "a.h5")
+
+
 def test_what_was_trained_for_int8_is_not_changed_again():
     with pytest.raises(FaceError, match="was trained for int8 already"):
         fake_quantized(fake_quantized(NETS["relu6"](), "a.h5"), "b.h5")

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from facelib.data.augment import AugmentConfig
 from facelib.losses.registry import resolve_options
-from facelib.model_input import IO_CHOICES, Io
+from facelib.model_input import IO_CHOICES, Io, usual_fit
 from facelib.models.registry import BACKBONES, ModelConfig
 
 # {optimizer that can update only the sampled class centres: number of its state tables of that size}.
@@ -202,14 +202,14 @@ class Recipe:
     def face_io(self, size: tuple[int, int]) -> Io:
         """How the net of this recipe is fed when it is used; see `facelib.model_input.Io`.
 
-        Faces of another size come to it as in the training. After a training on images of its own size, a square net
-        takes the whole face, scaled, as `align_faces.py` and `prepare_data.py` make it; another one takes the centre.
+        Faces of another size come to it as in the training; after a training on images of its own size, as `usual_fit`
+        says.
 
         Args:
             size: (height, width) in pixels of its input.
         """
-        fit = self.data.fit if self.data.fit != "exact" else "resize" if size[0] == size[1] else "crop"
-        return Io(size=size, fit=fit if size != Io.size else Io.fit)
+        fit = self.data.fit if self.data.fit != "exact" and size != Io.size else usual_fit(size)
+        return Io(size=size, fit=fit)
 
     def __post_init__(self):
         """Sets each stage's `optimizer_kind`."""
