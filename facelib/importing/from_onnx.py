@@ -50,8 +50,8 @@ def rebuild(onnx_model, job: Job, is_file: bool = True) -> Imported:
     if net.name == "mbf":
         pair_channels(steps)
     if job.colour == "bgr":  # the first convolution takes RGB from now on
-        first = next(step for step in steps if step.kernel is not None)
-        first.kernel = first.kernel[:, ::-1]
+        first, kernel = next((step, step.kernel) for step in steps if step.kernel is not None)
+        first.kernel = kernel[:, ::-1]
     crops, statistics = job.load_faces(size)
     quiet_tensorflow()
     from facelib.models.onnx_import.weights import copy_weights, restore_statistics
