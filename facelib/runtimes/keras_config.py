@@ -115,7 +115,8 @@ def _without_code(value: Any, heads: dict[str, str]) -> Any:
         name = str(value.get("name") or config.get("name") or kind)
         if kind == "Lambda" and (axis := norm_axis(config)) is not None:
             return _replaced(value, "UnitNormalization", {"name": name, "trainable": True, "axis": axis})
-        if kind.split(">")[-1] in _HEADS:
+        is_ours = keras.saving.get_registered_object(str(value.get("registered_name") or kind)) is not None
+        if kind.split(">")[-1] in _HEADS and not is_ours:
             heads[name] = kind.split(">")[-1]
             return _replaced(value, "face>CutHead", {"name": name})
     return {key: _without_code(item, heads) for key, item in value.items()}

@@ -13,7 +13,7 @@ from facelib.data.readers.open_records import open_records
 from facelib.data.verification.bins import decode_images, load_bin, write_bin
 from facelib.evaluation.verification_sets import find_sets
 from facelib.image_decoding import decode_or_blank
-from facelib.training.teacher import _face
+from facelib.training.teacher import _faces
 from tests.helpers.exif import STORED, png_with_exif, with_exif
 
 
@@ -63,7 +63,7 @@ def test_training_and_the_teacher_see_pictures_upright(faces, files, tmp_path, w
     for pixels, i in zip(batch.images, batch.record_idx.tolist(), strict=True):
         k = number[records.read(i)[0]]
         assert difference(pixels, k) < 1, KINDS[k]
-        np.testing.assert_array_equal(_face(records, i), pixels)
+        np.testing.assert_array_equal(_faces(records, range(i, i + 1))[0], pixels)
         np.testing.assert_array_equal(decode_images([records.read(i)[0]])[0], pixels)
 
 

@@ -35,7 +35,7 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(line + '\n{"kind": "step", "step": 1}\n')
 
-    with pytest.raises(FaceError, match="line 1 is not"):
+    with pytest.raises(FaceError, match="Line 1 of"):
         read_training_log(path)
 
 
