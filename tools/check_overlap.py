@@ -46,10 +46,6 @@ SHOWN_ROWS = 20  # identities in the printed table and on the sheet
 SHEET_FACES = 4  # of each side in a row of the sheet
 
 
-SHOWN_ROWS = 20  # identities in the printed table and on the sheet
-SHEET_FACES = 4  # of each side in a row of the sheet
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     source, valid = open_source(args.train), open_verification(args.valid)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from facelib.data.curation.overlap import Chance, find_hits
 from facelib.data.verification.bins import write_bin
 from facelib.errors import FaceError
+from tests.helpers.patches_onnx import write_model
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 LFW, CROPS = DATA / "faces_mix" / "lfw.bin", DATA / "raw" / "expected_crops"
@@ -93,25 +94,6 @@ def test_the_sample_has_so_many_records_of_each_identity_and_follows_the_seed():
 
 
 # ------------------------------------------------------------------------------------------------------- the script
-
-
-def write_model(path):
-    """An ONNX net: the mean colours of 4x4 patches, less 128."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    source, target = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in (("input_1", ["n", 3, 112, 112]), ("embeddings", ["n", 48]))
-    )
-    nodes = [
-        helper.make_node("AveragePool", ["input_1"], ["pooled"], kernel_shape=[28, 28], strides=[28, 28]),
-        helper.make_node("Add", ["pooled", "offset"], ["centred"]),
-        helper.make_node("Flatten", ["centred"], ["embeddings"]),
-    ]
-    offset = numpy_helper.from_array(np.float32(-128), "offset")
-    graph = helper.make_graph(nodes, "patches", [source], [target], [offset])
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
-    return path
 
 
 def draw(identity, photo):
