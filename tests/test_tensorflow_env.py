@@ -24,6 +24,7 @@ print(net.output.dtype, net(np.full((1, 112, 112, 3), 99, np.float32)).numpy().t
 """
 
 
+@pytest.mark.slow
 def test_a_keras_json_and_a_notebooks_matplotlib_change_nothing(tmp_path, capsys):
     content = {"backend": "theano", "image_data_format": "channels_first", "floatx": "float16", "epsilon": 0.5}
     (tmp_path / "keras.json").write_text(json.dumps(content))

@@ -48,6 +48,7 @@ def rows_of(path):
     return [dict(zip(heads, row, strict=True)) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_table_and_a_picture_are_left_and_nothing_is_measured_twice(toy, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench.os, "cpu_count", lambda: 2)
     models = [str(toy / "mean.onnx"), str(toy / "largest.onnx")]

@@ -56,7 +56,8 @@ def one(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
 def test_a_training_on_several_workers_is_that_of_one(one, tmp_path, count):
     code, output = train(tmp_path / "run", count)
 

@@ -235,6 +235,7 @@ def test_slopes_above_one_are_refused(chain, tmp_path):
     assert not (tmp_path / "export").exists()
 
 
+@pytest.mark.slow
 def test_a_mixed_precision_model_is_frozen_in_float32(tmp_path):
     import keras
 

@@ -202,6 +202,7 @@ def test_the_ram_holds_the_weights_and_the_largest_maps_of_the_cpu(tmp_path):
     assert lint.ram_bytes == on_kpu + 4 * on_cpu + 4 * maps
 
 
+@pytest.mark.slow
 def test_the_recipe_fits_the_k210(tmp_path):
     model = build_backbone(load_recipe(ROOT / "recipes" / "k210_mobilefacenet.toml").model)
     path = tmp_path / "model_float.tflite"

@@ -90,6 +90,7 @@ def mbf_state(**changes):
     return {name: np.asarray(value, np.float32) for name, value in {**state, **changes}.items()}
 
 
+@pytest.mark.slow
 def test_an_iresnet_of_insightface_becomes_ours(tmp_path):
     ours = iresnet_of_ours()
     state = {"epoch": 3, "state_dict_backbone": {f"module.{n}": v for n, v in tensors(state_of(ours)).items()}}

@@ -377,7 +377,7 @@ def count_iresnet(repeats, embedding_size=512):
     "depth, repeats, published",
     slow_unless_quick(
         [(18, (2, 2, 2, 2), 24.0), (34, (3, 4, 6, 3), 34.1), (50, (3, 4, 14, 3), 43.6), (100, (3, 13, 30, 3), 65.2)],
-        [(18, (2, 2, 2, 2), 24.0), (50, (3, 4, 14, 3), 43.6)],
+        [(18, (2, 2, 2, 2), 24.0)],
     ),
 )
 def test_iresnet_has_insightfaces_parameters(depth, repeats, published):
@@ -505,7 +505,7 @@ def test_ghostfacenet_has_the_parameters_and_multiply_adds_of_its_table():
     assert multiply_adds(ghostfacenet_v1(stem_stride=2)) < 0.3 * multiply_adds(model)
 
 
-QUICK = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50V2", "EfficientNetV2B0")
+QUICK = ("MobileNetV2", "MobileNetV3Small")
 
 
 @pytest.mark.parametrize("name", slow_unless_quick(APPLICATIONS, QUICK))
@@ -534,7 +534,7 @@ def test_an_application_is_the_keras_net_with_fused_norms_and_prelu(name):
     ("output_layer", "kind"),
     slow_unless_quick(
         [(output, kind) for output in ("GDC", "E", "GAP") for kind in ("own", "leaky_relu")],
-        [("GDC", "own"), ("E", "leaky_relu")],
+        [("E", "leaky_relu")],
     ),
 )
 def test_an_application_freezes_and_folds(output_layer, kind):

@@ -33,6 +33,7 @@ def pages(tmp_path_factory):
     return {"run": (runs[0] / "report.html").read_text(), "comparison": (folder / "compare.html").read_text()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
 @pytest.mark.parametrize("kind", ["run", "comparison"])
 def test_every_picture_is_shown_and_no_page_is_wider_than_the_screen(pages, tmp_path, kind, width, scheme):

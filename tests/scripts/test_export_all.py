@@ -182,6 +182,7 @@ def test_an_interrupted_run_continues_and_a_complete_one_does_nothing(toy, bring
     assert (toy.run / "report.html").is_file() and not list(Path(export).glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_table_shows_the_report_and_sidecar_of_each_artefact(toy, bring, capsys):
     bring()
 

@@ -1,7 +1,6 @@
 """ArcFace at scale 64 and margin 0.5 starts from random weights at learning rate 0.1, on every backbone.
 
-It is the case that sends users of older systems to a softmax stage first. Networks that take minutes on a CPU are
-slow tests.
+It is the case that sends users of older systems to a softmax stage first.
 """
 
 import json
@@ -18,14 +17,12 @@ from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 from facelib.training.trainer import Trainer
-from tests.helpers.slow import slow_unless_quick
 
 IDENTITIES, EPOCHS, BATCH = 12, 6, 16
 STAGE = Stage(
     loss="arcface", epochs=EPOCHS, scale=64.0, margin=0.5, warmup_scale=16.0, margin_warmup_steps=20, optimizer="sgd",
     learning_rate=0.1, warmup_steps=10, schedule="constant",
 )  # fmt: skip
-QUICK = ("mobilefacenet",)
 WIDTHS = {"mobilefacenet": 0.5, "my_mobilenet": 0.5, "ghostfacenet_v1": 0.5, "MobileNet": 0.5}
 
 
@@ -37,7 +34,8 @@ def data(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.mark.parametrize("backbone", slow_unless_quick(BACKBONES, QUICK))
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_arcface_starts_from_scratch(data, tmp_path, backbone):
     keras.utils.set_random_seed(0)
     model = ModelConfig(backbone=backbone, embedding_size=64, width=WIDTHS.get(backbone, 1.0))

@@ -180,6 +180,7 @@ def test_kill_minus_nine_and_resume_is_bitwise_the_uninterrupted_run(toy, whole,
     assert epochs[0] == epochs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_writes_a_checkpoint_and_ends_cleanly(toy, tmp_path, number):
     process = start(toy, tmp_path / "run", "--checkpoint-every", "1000", "--set", "stage.0.epochs=50")
@@ -205,6 +206,7 @@ def test_n_and_enter_ends_after_the_epoch(toy, tmp_path):
     assert lines(tmp_path / "run", "step")[-1]["step"] == STEPS_PER_EPOCH
 
 
+@pytest.mark.slow
 def test_a_finished_run_does_nothing_more(toy, whole):
     before = (whole[0] / "metrics.jsonl").read_bytes()
 

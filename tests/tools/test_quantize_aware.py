@@ -144,7 +144,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", slow_unless_quick(NETS, ("prelu", "relu6", "leaky", "mobilefacenet", "small")))
+@pytest.mark.parametrize("name", slow_unless_quick(NETS, ("prelu", "relu6", "leaky", "small")))
 def test_without_the_rounding_the_copy_is_its_original(name, monkeypatch):
     monkeypatch.setattr(fake_quant._Range, "rounded", lambda self, x: x)
     monkeypatch.setattr(fake_quant, "round_kernel", lambda kernel, axes: kernel)
@@ -193,7 +193,7 @@ def test_what_was_trained_for_int8_is_not_changed_again():
         fake_quantized(fake_quantized(NETS["relu6"](), "a.h5"), "b.h5")
 
 
-@pytest.fixture(scope="module", params=["prelu", "relu6", "leaky"])
+@pytest.fixture(scope="module", params=slow_unless_quick(("prelu", "relu6", "leaky"), ("prelu",)))
 def chain(request, tmp_path_factory):
     """A fake-quantised net through the export scripts, with no calibration data."""
     folder = tmp_path_factory.mktemp(request.param)

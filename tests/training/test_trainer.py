@@ -85,7 +85,7 @@ def test_a_checkpoint_of_an_older_version_resumes_to_the_uninterrupted_run(tmp_p
     assert resumed.position.plateau == whole.position.plateau
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", slow_unless_quick(["sgd", "adamw"], ["adamw"]))
 def test_a_run_resumes_in_its_second_stage(tmp_path, optimizer):
     recipe = replace(RECIPE, stage=(STAGE, replace(STAGE, optimizer=optimizer, learning_rate=0.01)))
     whole, _ = fit(tmp_path / "whole", recipe)
