@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
-from facelib.cli import DEFAULT_VALID, print_next, print_notes, run_cli, script_parser
+from facelib.cli import DEFAULT_VALID, add_set_flag, print_next, print_notes, run_cli, script_parser
 from facelib.data.conversion.job import convert
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
@@ -181,7 +181,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="start with the weights of an embedder.h5; an epoch-NNN.h5 also gives the class centres of the identities "
         "that both data sets have",
     )
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: stage.0.epochs=2")
+    add_set_flag(parser, "stage.0.epochs=2 data.batch_size=64")
     add(
         "--checkpoint-every",
         type=int,

@@ -4,6 +4,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from facelib.wording import command, printable
 
 DEFAULT_VALID = Path("valid_dataset")
 DEFAULT_FARS = (1e-3,)
+_SETTING = re.compile(r"[\w.]+=")
 HINTS = "MOBILEARC_HINTS"  # "off": print no next commands; set by scripts that run others
 
 
@@ -180,11 +182,30 @@ def script_parser(description: str | None, **options) -> argparse.ArgumentParser
         description: the docstring of the script; shown by --help as it stands.
         options: more arguments of `argparse.ArgumentParser`.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options
-    )
+    parser = _ScriptParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
     parser.add_argument("--version", action="version", version=f"mobilearc {__version__}")
     return parser
+
+
+class _ScriptParser(argparse.ArgumentParser):
+    """A parser that also takes several settings after one --set: `--set A=1 B=2` is `--set A=1 --set B=2`."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        words: list[str] = []
+        is_set = False  # whether the words since the last flag are settings
+        for word in sys.argv[1:] if args is None else args:
+            if words[-1:] != ["--set"]:
+                is_set = word == "--set" or (is_set and _SETTING.match(word) is not None)
+                words += ["--set"] * (is_set and word != "--set")
+            words.append(word)
+        return super().parse_known_args(words, namespace)
+
+
+def add_set_flag(parser: argparse.ArgumentParser, example: str) -> None:
+    """Adds --set KEY=VALUE, which changes keys of the recipe and may be given several times."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"change recipe keys, one or more: {example}"
+    )
 
 
 def add_encoding_flag(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from facelib.alignment.align_folders import align_folders
-from facelib.cli import run_cli
+from facelib.cli import add_set_flag, run_cli, script_parser
 from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.files import write_bytes
 from facelib.script_start import guard_start
@@ -84,3 +84,24 @@ def test_a_link_to_itself_is_one_line(tmp_path, capsys):
         run_cli((tmp_path / "self").resolve)
 
     assert capsys.readouterr().err.startswith("error: A link leads back to itself")
+
+
+@pytest.mark.parametrize(
+    ("words", "sets", "recipe"),
+    [
+        ("r.toml --set a=1 b.c=2 --out x", ["a=1", "b.c=2"], "r.toml"),
+        ("--set a=1 b.c=2 --set d=3 e=[4] r.toml", ["a=1", "b.c=2", "d=3", "e=[4]"], "r.toml"),
+        ("--set=a=1 --set a r.toml", ["a=1", "a"], "r.toml"),
+        ("--set a=1 dir/with=in.toml", ["a=1"], "dir/with=in.toml"),
+        ("r.toml", [], "r.toml"),
+    ],
+)
+def test_several_settings_may_follow_one_set(words, sets, recipe):
+    parser = script_parser("")
+    parser.add_argument("recipe")
+    parser.add_argument("--out")
+    add_set_flag(parser, "a=1")
+
+    args = parser.parse_args(words.split())
+
+    assert (args.set, args.recipe) == (sets, recipe)

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dataset import TrainingData
-from facelib.cli import run_cli, script_parser
+from facelib.cli import add_set_flag, run_cli, script_parser
 from facelib.data import sampling
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
@@ -246,7 +246,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--seconds", type=float, default=5.0, metavar="S", help="seconds of each measurement (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key: data.shuffle=blocks")
+    add_set_flag(parser, "data.shuffle=blocks")
     add("--step", action=argparse.BooleanOptionalAction, default=True, help="measure the training step too")
     args = parser.parse_args(argv)
     if args.threads is not None and args.threads < 1:

@@ -3,13 +3,13 @@
 A new loss is an entry here, a class in this folder and a row in docs/losses.md, which has the formulas.
 """
 
-import difflib
 import importlib
 import math
 from dataclasses import dataclass, field
 
 from facelib.errors import FaceError
 from facelib.losses.protocols import Loss
+from facelib.wording import did_you_mean
 
 PAST_PI = ("mirror", "linear", "none")
 
@@ -98,14 +98,16 @@ def resolve_options(loss: str, given: dict) -> dict:
         FaceError: an unknown loss or option, a value of the wrong type or out of range.
     """
     if loss not in LOSSES:
-        near = difflib.get_close_matches(loss, LOSSES, 1, 0.0)[0]
-        raise FaceError(f"loss is one of {', '.join(LOSSES)}. Received: '{loss}'. Did you mean '{near}'?")
+        losses = (*LOSSES, "distill")
+        raise FaceError(f"loss is one of {', '.join(losses)}. Received: '{loss}'.{did_you_mean(loss, losses)}")
     defaults = LOSSES[loss].options
     options = dict(defaults)
     for name, value in given.items():
         if name not in defaults:
             known = ", ".join(f"{key} = {default!r}" for key, default in defaults.items()) or "none"
-            raise FaceError(f"the options of loss '{loss}' are {known}. Received: {name} = {value!r}.")
+            raise FaceError(
+                f"the options of loss '{loss}' are {known}. Received: {name} = {value!r}.{did_you_mean(name, defaults)}"
+            )
         options[name] = _checked(loss, name, value, type(defaults[name]))
     if loss == "magface":
         for low, high in (("min_norm", "max_norm"), ("min_margin", "max_margin")):

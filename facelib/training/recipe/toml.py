@@ -11,8 +11,8 @@ from pathlib import Path
 from facelib.errors import FaceError, short_repr
 from facelib.files import parse_toml, require_file
 from facelib.training.recipe.rules import check_recipe
-from facelib.training.recipe.schema import CHOICES, Recipe, recipe_keys
-from facelib.wording import counted
+from facelib.training.recipe.schema import CHOICES, Recipe, Stage, recipe_keys
+from facelib.wording import counted, did_you_mean
 
 _MOST_SHOWN = 120  # characters of what was received
 
@@ -117,7 +117,7 @@ def _override(values: dict, text: str) -> None:
             target = target.setdefault("stage", [{}])
         else:
             target = target.setdefault(part, {})
-    _require_table(target, parents, text)
+    _require_table(target, parents, text, last)
     target[last] = parsed
 
 
@@ -125,10 +125,11 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
-def _require_table(target, parents: list[str], text: str, can_be_list: bool = False) -> None:
+def _require_table(target, parents: list[str], text: str, last: str = "", can_be_list: bool = False) -> None:
     if not isinstance(target, dict) and not (can_be_list and isinstance(target, list)):
+        name = "stage.0." + (difflib.get_close_matches(last, recipe_keys(Stage), 1, 0.6) or ["epochs"])[0]
         raise FaceError(
-            f"--set {text}: '{_cut('.'.join(parents))}' is not a table of keys. Name a key, such as stage.0.epochs=2."
+            f"--set {text}: '{_cut('.'.join(parents))}' is not a table of keys. Name a key, such as {name}=2."
         )
 
 
@@ -139,9 +140,38 @@ def _build(cls, values, prefix: str, source: str):
     hints = {key: types_by_name[name] for key, name in names.items()}
     for key in values:
         if key not in hints:
-            near = difflib.get_close_matches(key[:_MOST_SHOWN], hints, 1, 0.0)[0]
-            raise FaceError(f"{source}: unknown key '{prefix}{_cut(key)}'. Did you mean '{prefix}{near}'?")
+            near = _nearest_key(prefix, key[:_MOST_SHOWN], list(hints))
+            raise FaceError(f"{source}: unknown key '{prefix}{_cut(key)}'. Did you mean '{near}'?")
     return cls(**{names[key]: _convert(hints[key], value, f"{prefix}{key}", source) for key, value in values.items()})
+
+
+def _nearest_key(prefix: str, key: str, keys: list[str]) -> str:
+    """The key that is meant: of the same name in another table, else the nearest of this table or of any."""
+    everywhere = list(_every_key(Recipe, ""))
+    elsewhere = [full for full in everywhere if full.split(".")[-1] == key]
+    if elsewhere:
+        return elsewhere[0]
+    near = difflib.get_close_matches(key, keys, 1, 0.6)
+    if not near:
+        by_last = {full.split(".")[-1]: full for full in reversed(everywhere)}
+        anywhere = difflib.get_close_matches(key, by_last, 1, 0.6)
+        if anywhere:
+            return by_last[anywhere[0]]
+        near = difflib.get_close_matches(key, keys, 1, 0.0)
+    return prefix + near[0]
+
+
+def _every_key(cls, prefix: str) -> typing.Iterator[str]:
+    """Every key of a table and of the tables in it: 'seed', 'model.width', 'stage.0.epochs'."""
+    types_by_name = typing.get_type_hints(cls)
+    for key, name in recipe_keys(cls).items():
+        hint, full = types_by_name[name], f"{prefix}{key}"
+        if dataclasses.is_dataclass(hint):
+            yield from _every_key(hint, f"{full}.")
+        elif key == "stage":
+            yield from _every_key(Stage, f"{full}.0.")
+        else:
+            yield full
 
 
 def _convert(hint, value, key: str, source: str):
@@ -159,5 +189,6 @@ def _convert(hint, value, key: str, source: str):
         raise FaceError(f"{source}: '{key}' must be {hint.__name__}. Received: {short_repr(value)}.")
     choices = CHOICES.get(key) or CHOICES.get(key.split(".")[-1])
     if choices and value not in choices:
-        raise FaceError(f"{source}: '{key}' is one of {', '.join(choices)}. Received: '{_cut(value)}'.")
+        rule = f"{source}: '{key}' is one of {', '.join(choices)}."
+        raise FaceError(f"{rule} Received: '{_cut(value)}'.{did_you_mean(value, choices)}")
     return value
