@@ -16,6 +16,7 @@ from facelib.files import require_file
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.layers import FusedBatchNorm, PixelScale, activation
 from facelib.models.registry import APPLICATIONS, IMPORTED, ModelConfig, build_network
+from facelib.models.settings import apply_settings
 from facelib.sidecar import require_raw_pixels
 
 
@@ -32,11 +33,13 @@ def build_backbone(model: ModelConfig) -> keras.Model:
         return open_imported(model.source)
     from ghostfacenet import ghostfacenet_v1
     from iresnet import iresnet
-    from mobilefacenet import mbf, mobilefacenet
+    from mobilefacenet import mbf, mobilefacenet, mobilefacenet_s
     from my_mobilenet import my_mobilenet
 
-    builders = (application, iresnet, mobilefacenet, my_mobilenet, mbf, ghostfacenet_v1)
-    return build_network(model, {builder.__name__: builder for builder in builders})
+    builders = (application, iresnet, mobilefacenet, mobilefacenet_s, my_mobilenet, mbf, ghostfacenet_v1)
+    net = build_network(model, {builder.__name__: builder for builder in builders})
+    apply_settings(net, model)
+    return net
 
 
 def open_imported(source: str) -> keras.Model:

@@ -69,6 +69,55 @@ def mobilefacenet(
     return keras.Model(inputs, embedding_output(x), name="mobilefacenet")
 
 
+# Channels and stride of each block of the small net.
+SMALL_BLOCKS = ((64, 1), (64, 2), *((64, 1),) * 4, (128, 2), *((128, 1),) * 5, (128, 2), *((128, 1),) * 2)
+
+
+def mobilefacenet_s(
+    embedding_size=128,
+    activation="prelu",
+    padding="symmetric",
+    width=1.0,
+    dropout=0.0,
+    pixel_mean=127.5,
+    pixel_std=127.5,
+    image_size=(112, 112),
+):
+    """Builds the small net for the K210, MobileFaceNet-S: 15 blocks of a 3x3 depthwise and a 1x1 convolution.
+
+    It has no residual sums and no layer of 512 channels. 214,784 parameters in all, 59.9 M multiply-adds at 112x112.
+    See AIWintermuteAI/MobileFaceNet-Keras-K210, backend/MobileFaceNet.py. That net has two biases more, before batch
+    normalisation, which removes them.
+
+    Args:
+        embedding_size: length D of the output vector.
+        activation: 'prelu', 'relu', 'relu6' or 'leaky_relu' (there, with slope 0.3).
+        padding: 'same' or 'symmetric' (there).
+        width: multiplies all channel counts except D; the results are multiples of 8.
+        dropout: rate before the embedding convolution; 0.1 there.
+        pixel_mean: of the input scaling, in pixel units; one number, or three in RGB order.
+        pixel_std: of the input scaling, in pixel units; one number, or three in RGB order.
+        image_size: height and width, multiples of 16.
+
+    Returns:
+        `keras.Model`: as `mobilefacenet`.
+    """
+    if any(side % 16 for side in image_size):
+        raise ValueError(f"image_size needs multiples of 16. Received: image_size={image_size!r}")
+    net = Blocks(activation, padding)
+    inputs = keras.Input((*image_size, 3), name="input_1")
+    x = PixelScale(pixel_mean, pixel_std, name="pixel_scale")(inputs)
+    x = net.conv(x, divisible(64 * width), 3, 2, "stem_conv")
+    for block, (channels, stride) in enumerate(SMALL_BLOCKS):
+        x = net.depthwise(x, stride, f"block{block}_dw")
+        x = net.conv(x, divisible(channels * width), 1, 1, f"block{block}_pw")
+    x = net.global_depthwise(x, "gdc")
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    x = net.conv(x, embedding_size, 1, 1, "embedding_conv", linear=True)
+    return keras.Model(inputs, embedding_output(x), name="mobilefacenet_s")
+
+
 # InsightFace's get_mbf, for each group: channels between the 1x1 convolutions of the first block, channels out, number
 # of blocks with a shortcut. The first block has stride 2 and no shortcut. InsightFace's `scale` 2 is multiplied in.
 MBF_GROUPS = ((128, 128, 4), (256, 256, 6), (512, 256, 2))

@@ -27,10 +27,21 @@ APPLICATIONS = (
 IRESNET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
 IRESNETS = tuple(f"iresnet{depth}" for depth in IRESNET_DEPTHS)
 IMPORTED = "imported"  # the net of an .h5, whatever its structure
-BACKBONES = (IMPORTED, "mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", *IRESNETS, *APPLICATIONS)
-# Keys of [model] that a backbone takes besides embedding_size, activation and dropout.
+BACKBONES = (
+    IMPORTED,
+    "mobilefacenet",
+    "mobilefacenet_s",
+    "my_mobilenet",
+    "mbf",
+    "ghostfacenet_v1",
+    *IRESNETS,
+    *APPLICATIONS,
+)
+KERNEL_INITS = ("own", "he_normal", "glorot_normal", "glorot_uniform", "normal")
+# Keys of [model] that not all backbones take.
 TAKEN = {
     "mobilefacenet": ("stem", "padding", "width"),
+    "mobilefacenet_s": ("padding", "width"),
     "my_mobilenet": ("padding", "width"),
     "mbf": ("padding",),
     "ghostfacenet_v1": ("width",),
@@ -53,6 +64,11 @@ class ModelConfig:
         padding: 'same' as TensorFlow pads, or 'symmetric' as PyTorch does.
         width: multiplies the channel counts.
         dropout: rate before the embedding layer.
+        slope: for negative inputs: that of leaky_relu, or where those of prelu start. None for 0.1 and 0.25.
+        bn_momentum: share of the moving statistics that each step keeps; None for the backbone's own, 0.9.
+        bn_epsilon: added to the variance; None for the backbone's own.
+        kernel_init: distribution of the first kernels, one of `KERNEL_INITS`; 'own' is that of the backbone, 'normal'
+            has a standard deviation of 0.1.
         input_size: 'height,width' in pixels, multiples of 16.
         pixels: scaling of the pixels inside the net, a key of `PIXEL_SCALINGS`; 'own' is what the backbone was
             published with.
@@ -67,6 +83,10 @@ class ModelConfig:
     padding: str = "same"
     width: float = 1.0
     dropout: float = 0.0
+    slope: float | None = None
+    bn_momentum: float | None = None
+    bn_epsilon: float | None = None
+    kernel_init: str = "own"
     input_size: str = "112,112"
     pixels: str = "own"
 

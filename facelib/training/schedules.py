@@ -11,8 +11,8 @@ from facelib.training.recipe.schema import Stage
 def learning_rate_at(stage: Stage, step: int, steps_per_epoch: int) -> float:
     """The learning rate of one step, without the factor of a 'plateau' schedule.
 
-    It rises linearly from learning_rate / warmup_steps to learning_rate. Then it follows `schedule`, with p from 0 to 1
-    at the end of the stage:
+    In the warm-up of n steps it is peak (s + (1 - s) (k / n)^warmup_power) at step k from 1, with s the warmup_start.
+    Then it follows `schedule`, with p from 0 to 1 at final_epoch, where it stays:
 
     - 'cosine': final + (peak - final) (1 + cos(pi p)) / 2 (Loshchilov & Hutter, SGDR,
       https://arxiv.org/abs/1608.03983, eq. 5 without restarts);
@@ -25,15 +25,17 @@ def learning_rate_at(stage: Stage, step: int, steps_per_epoch: int) -> float:
         step: step of the stage, from 0.
         steps_per_epoch: turns epochs into steps.
     """
-    if step < stage.warmup_steps:
-        return stage.learning_rate * (step + 1) / stage.warmup_steps
+    warmup = stage.warmup_steps or round(stage.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        risen = (step + 1) * ((step + 1) / warmup) ** (stage.warmup_power - 1.0)
+        return stage.learning_rate * (stage.warmup_start * (warmup - risen) + risen) / warmup
     if stage.schedule in ("constant", "plateau"):
         return stage.learning_rate
     if stage.schedule == "step":
         num_drops = sum(step >= epoch * steps_per_epoch for epoch in stage.lr_drop_epochs)
         return stage.learning_rate * stage.lr_drop**num_drops
-    total = stage.epochs * steps_per_epoch - stage.warmup_steps
-    progress = min(1.0, (step - stage.warmup_steps) / max(1, total))
+    last = stage.epochs if stage.final_epoch is None else stage.final_epoch
+    progress = min(1.0, (step - warmup) / max(1, last * steps_per_epoch - warmup))
     is_cosine = stage.schedule == "cosine"
     share = 0.5 * (1.0 + math.cos(math.pi * progress)) if is_cosine else (1.0 - progress) ** stage.power
     return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * share
@@ -68,6 +70,8 @@ def mixup_share_at(stage: Stage, seed: int, global_step: int) -> float:
 class Plateau:
     """The state of a 'plateau' schedule: `patience` epochs without a better score multiply its factor by `lr_drop`.
 
+    The rate does not fall below final_learning_rate.
+
     Attributes:
         factor: of the learning rate.
         best: best score so far; None before the first.
@@ -85,5 +89,6 @@ class Plateau:
             return self.factor
         self.wait += 1
         if self.wait >= stage.patience:
-            self.factor, self.wait = self.factor * stage.lr_drop, 0
+            floor = stage.final_learning_rate / stage.learning_rate
+            self.factor, self.wait = max(floor, self.factor * stage.lr_drop), 0
         return self.factor

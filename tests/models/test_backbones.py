@@ -21,7 +21,7 @@ from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.unit_vectors import row_cosines
 from ghostfacenet import ghostfacenet_v1
 from iresnet import iresnet
-from mobilefacenet import mbf, mobilefacenet
+from mobilefacenet import mbf, mobilefacenet, mobilefacenet_s
 from my_mobilenet import my_mobilenet
 from tests.helpers.random_weights import random_weights
 from tests.helpers.slow import slow_unless_quick
@@ -503,6 +503,33 @@ def test_ghostfacenet_has_the_parameters_and_multiply_adds_of_its_table():
     assert parameters(model) == (count.trainable, count.trainable + count.statistics)
     assert multiply_adds(model) == count.multiply_adds
     assert multiply_adds(ghostfacenet_v1(stem_stride=2)) < 0.3 * multiply_adds(model)
+
+
+def test_mobilefacenet_s_is_the_small_net_of_the_k210_repository():
+    """Its training net has 215,040 parameters without the head, 256 of them biases before batch normalisation."""
+    count = HandCount(112)
+    count.conv(3, 3, 64, stride=2)
+    count.bn(64)
+    inputs = 64
+    for outputs, stride in (
+        [(64, 1), (64, 2)] + [(64, 1)] * 4 + [(128, 2)] + [(128, 1)] * 5 + [(128, 2)] + [(128, 1)] * 2
+    ):
+        count.depthwise(3, inputs, stride)
+        count.bn(inputs)
+        count.conv(1, inputs, outputs)
+        count.bn(outputs)
+        inputs = outputs
+    count.depthwise(7, 128)
+    count.bn(128)
+    count.conv(1, 128, 128)
+    count.bn(128)
+
+    model = mobilefacenet_s(activation="leaky_relu")
+
+    assert parameters(model) == (count.trainable, 214_784)
+    assert multiply_adds(model) == count.multiply_adds
+    assert round(count.multiply_adds / 1e6, 1) == 59.9
+    assert not [layer for layer in model.layers if isinstance(layer, keras.layers.Add)]
 
 
 QUICK = ("MobileNetV2", "MobileNetV3Small")

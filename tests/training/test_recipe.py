@@ -109,6 +109,16 @@ def test_a_trained_net_takes_faces_of_another_size_as_its_training_did(fit, size
         ("[[stage]]\nlast_layer_decay = nan", "stage.0.last_layer_decay is at least 0"),
         ("[[stage]]\nclip_norm = -1", "stage.0.clip_norm is at least 0"),
         ("[[stage]]\nwarmup_steps = -1", "stage.0.warmup_steps is at least 0"),
+        ("[[stage]]\nwarmup_epochs = -1", "stage.0.warmup_epochs is at least 0"),
+        ("[[stage]]\nwarmup_steps = 9\nwarmup_epochs = 0.5", "or warmup_epochs, not both. Received: 9 and 0.5"),
+        ("[[stage]]\nwarmup_start = 1.5", "stage.0.warmup_start is a share from 0 to 1. Received: 1.5"),
+        ("[[stage]]\nwarmup_power = 0", "stage.0.warmup_power is above 0"),
+        ("[[stage]]\nfinal_epoch = 0", "stage.0.final_epoch is above 0"),
+        ("[model]\nbn_momentum = 1", r"model.bn_momentum is in \[0, 1\). Received: 1.0"),
+        ("[model]\nbn_epsilon = 0", "model.bn_epsilon is above 0"),
+        ("[model]\nslope = 1.1", r"model.slope is in \[0, 1\]. Received: 1.1"),
+        ("[model]\nslope = 0.3\nactivation = 'relu'", "model.slope goes with prelu and leaky_relu. Received: 'relu'"),
+        ("[model]\nkernel_init = 'xavier'", "'model.kernel_init' is one of own, he_normal, .* Received: 'xavier'"),
         ("[[stage]]\nmargin_warmup_steps = -1", "stage.0.margin_warmup_steps is at least 0"),
         ("[[stage]]\nlr_drop = 1.5", r"stage.0.lr_drop is in \(0, 1\]. Received: 1.5"),
         ("[[stage]]\nfinal_learning_rate = 0.2", "stage.0.final_learning_rate is from 0 to learning_rate"),
@@ -269,6 +279,7 @@ stages = st.builds(
         lr_drop_epochs=st.lists(st.floats(0, 1e6), max_size=4).map(tuple),
         images_per_identity=st.just(1),
         micro_batches=st.just(1),
+        warmup_epochs=st.just(0.0),
         sample_rate=st.just(1.0),
     ),
     st.sampled_from([name for name, spec in LOSSES.items() if spec.kind == "margin"]),
@@ -290,6 +301,7 @@ recipes = configs(
         input_size=st.sampled_from(["112,112", "96,96", "128,112"]),
         pixels=st.sampled_from(CHOICES["model.pixels"]),
     )
+    | st.just(ModelConfig(slope=0.3, bn_momentum=0.99, bn_epsilon=1e-5))
     | st.just(ModelConfig(backbone="imported", source='runs/a "b"/net.h5')),
     data=configs(DataConfig, fit=st.sampled_from(CHOICES["data.fit"])),
     stage=st.lists(stages, min_size=1, max_size=3).map(tuple),
@@ -309,9 +321,11 @@ def test_to_toml_reads_back_to_an_equal_recipe(tmp_path_factory, recipe):
 def test_to_toml_states_every_default():
     values = tomllib.loads(to_toml(Recipe()))
 
-    assert values["model"].keys() == {f.name for f in dataclasses.fields(ModelConfig)} - {"source"} | {"from"}
+    of_the_backbone = {"slope", "bn_momentum", "bn_epsilon"}  # None
+    assert values["model"].keys() == set(recipe_keys(ModelConfig)) - of_the_backbone
     assert values["data"].keys() == {f.name for f in dataclasses.fields(DataConfig)}
-    absent = {"margin", "scale", "warmup_scale", "optimizer", "epsilon"}  # None: the loss's or the optimizer's default
+    # None: the default of the loss, of the optimizer or the end of the stage
+    absent = {"margin", "scale", "warmup_scale", "optimizer", "epsilon", "final_epoch"}
     assert values["stage"][0].keys() == set(recipe_keys(Stage)) - absent
 
 

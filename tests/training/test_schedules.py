@@ -45,6 +45,33 @@ def test_the_warm_up_is_linear_and_ends_at_the_peak():
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
 
 
+@pytest.mark.parametrize("warmup_steps", [1, 3, 7, 200, 23_000])
+def test_the_linear_warm_up_keeps_its_bits(warmup_steps):
+    stage = Stage(learning_rate=0.1, warmup_steps=warmup_steps, epochs=3)
+
+    rates = [learning_rate_at(stage, k, 10**5) for k in range(min(warmup_steps, 1000))]
+
+    assert rates == [0.1 * (k + 1) / warmup_steps for k in range(len(rates))]
+
+
+def test_a_quadratic_warm_up_over_epochs_begins_at_a_share_of_the_peak():
+    stage = Stage(learning_rate=0.4, warmup_epochs=2, warmup_start=0.25, warmup_power=2, epochs=10)
+
+    rates = [learning_rate_at(stage, k, 2) for k in range(5)]
+
+    assert rates == pytest.approx([0.1 + 0.3 * (k / 4) ** 2 for k in (1, 2, 3, 4)] + [0.4])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial"])
+def test_the_final_rate_is_reached_at_the_final_epoch_and_stays(schedule):
+    stage = Stage(learning_rate=0.3, final_learning_rate=0.1, schedule=schedule, epochs=10, final_epoch=6)
+
+    rates = [learning_rate_at(stage, k, 4) for k in (0, 12, 23, 24, 39)]
+
+    assert rates[0] == pytest.approx(0.3) and rates[1] == pytest.approx(0.2) and rates[2] > 0.1
+    assert rates[3:] == pytest.approx([0.1, 0.1])
+
+
 def test_the_cosine_begins_at_the_peak_is_half_way_in_the_middle_and_ends_at_the_final_rate():
     stage = Stage(learning_rate=0.3, final_learning_rate=0.1, warmup_steps=20, epochs=4)
     steps_per_epoch = 30  # 100 steps after the warm-up
@@ -80,6 +107,15 @@ def test_the_warm_up_of_margin_and_scale_is_linear_and_stays():
 
     assert [margin_share_at(stage, k) for k in (0, 100, 200, 400, 10_000)] == pytest.approx([0.0, 0.25, 0.5, 1.0, 1.0])
     assert margin_share_at(Stage(), 0) == 1.0
+
+
+def test_a_plateau_does_not_drop_below_the_final_rate():
+    stage = Stage(schedule="plateau", learning_rate=1e-3, final_learning_rate=1e-6, lr_drop=0.2)
+    plateau = Plateau()
+
+    factors = [plateau.end_epoch(stage, 0.5) for _ in range(7)]
+
+    assert factors == pytest.approx([1, 0.2, 0.04, 0.008, 0.0016, 1e-3, 1e-3])
 
 
 def test_a_plateau_drops_after_patience_epochs_without_a_better_score():

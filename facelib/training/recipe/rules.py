@@ -12,12 +12,13 @@ from facelib.models.registry import IMPORTED
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
 
 if TYPE_CHECKING:
+    from facelib.models.registry import ModelConfig
     from facelib.training.recipe.schema import Recipe
 
 Rule = tuple[bool, str, object]  # is met, the rule, what was received
 _AT_LEAST_0 = (
-    "weight_decay", "last_layer_decay", "clip_norm", "warmup_steps", "margin_warmup_steps", "center_loss",
-    "norm_penalty", "distill_weight", "backbone_rate", "mixup", "sam",
+    "weight_decay", "last_layer_decay", "clip_norm", "warmup_steps", "warmup_epochs", "margin_warmup_steps",
+    "center_loss", "norm_penalty", "distill_weight", "backbone_rate", "mixup", "sam",
 )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def _rules(recipe: "Recipe") -> list[Rule]:
         (model.embedding_size >= 1, "model.embedding_size is at least 1", model.embedding_size),
         (model.width > 0, "model.width is above 0", model.width),
         (0 <= model.dropout < 1, "model.dropout is in [0, 1)", model.dropout),
+        *_of_the_layers(model),
         (
             _is_input_size(model.input_size),
             "model.input_size is 'height,width', each a multiple of 16 from 32 to 512",
@@ -64,6 +66,17 @@ def _rules(recipe: "Recipe") -> list[Rule]:
         rules += [(met, f"stage.{number}.{rule}", got) for met, rule, got in _ranges(stage, data.batch_size)]
         rules += [(met, f"stage.{number}: {rule}", got) for met, rule, got in _combinations(stage, recipe)]
     return rules
+
+
+def _of_the_layers(model: "ModelConfig") -> list[Rule]:
+    momentum, epsilon, slope = model.bn_momentum, model.bn_epsilon, model.slope
+    has_slopes = model.activation in ("prelu", "leaky_relu")
+    return [
+        (momentum is None or 0 <= momentum < 1, "model.bn_momentum is in [0, 1)", momentum),
+        (epsilon is None or epsilon > 0, "model.bn_epsilon is above 0", epsilon),
+        (slope is None or 0 <= slope <= 1, "model.slope is in [0, 1]", slope),
+        (slope is None or has_slopes, "model.slope goes with prelu and leaky_relu", f"'{model.activation}'"),
+    ]
 
 
 def _is_input_size(text: str) -> bool:
@@ -86,6 +99,9 @@ def _ranges(stage: Stage, batch_size: int) -> list[Rule]:
         (stage.epsilon is None or stage.epsilon > 0, "epsilon is above 0", stage.epsilon),
         (0 < stage.lr_drop <= 1, "lr_drop is in (0, 1]", stage.lr_drop),
         (stage.power > 0, "power is above 0", stage.power),
+        (0 <= stage.warmup_start <= 1, "warmup_start is a share from 0 to 1", stage.warmup_start),
+        (stage.warmup_power > 0, "warmup_power is above 0", stage.warmup_power),
+        (stage.final_epoch is None or stage.final_epoch > 0, "final_epoch is above 0", stage.final_epoch),
         (stage.patience >= 1, "patience is at least 1 epoch", stage.patience),
         (0 <= stage.ema < 1, "ema is in [0, 1)", stage.ema),
         (
@@ -106,6 +122,11 @@ def _combinations(stage: Stage, recipe: "Recipe") -> list[Rule]:
     has_centres = stage.loss in LOSSES and not is_metric
     loss = f"loss = '{stage.loss}'"
     return [
+        (
+            not (stage.warmup_steps and stage.warmup_epochs),
+            "the warm-up has warmup_steps or warmup_epochs, not both",
+            f"{stage.warmup_steps} and {stage.warmup_epochs:g}",
+        ),
         (not (is_metric and stage.center_loss), "center_loss goes with a margin head, not with triplets", loss),
         (
             has_centres or not stage.freeze_backbone,

@@ -6,7 +6,7 @@ from functools import cached_property
 from facelib.data.augment import AugmentConfig
 from facelib.losses.registry import resolve_options
 from facelib.model_input import IO_CHOICES, Io, usual_fit
-from facelib.models.registry import BACKBONES, ModelConfig
+from facelib.models.registry import BACKBONES, KERNEL_INITS, ModelConfig
 
 # {optimizer that can update only the sampled class centres: number of its state tables of that size}.
 ROW_OPTIMIZERS = {"sgd": 1, "adam": 2, "adamw": 2, "lion": 1}
@@ -19,6 +19,7 @@ CHOICES = {
     "output_layer": ("GDC", "E", "GAP"),
     "stem": ("paper", "separable"),
     "padding": ("same", "symmetric"),
+    "kernel_init": KERNEL_INITS,
     "shuffle": ("records", "blocks"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
     "optimizer": ("sgd", "adam", "adamw", "nadam", "lion"),
@@ -55,10 +56,14 @@ class Stage:
         learning_rate: peak of the learning rate.
         backbone_rate: learning rate of the embedder, as a share of that of the head.
         warmup_steps: steps over which the learning rate rises to its peak.
-        schedule: after the warm-up. 'cosine' and 'polynomial' fall to final_learning_rate at the end of the stage;
-            'step' drops at the epochs of lr_drop_epochs; 'plateau' drops after `patience` epochs without a better
-            score; 'constant' stays.
-        final_learning_rate: of 'cosine' and 'polynomial'.
+        warmup_epochs: the same in epochs, in place of warmup_steps.
+        warmup_start: share of the peak from which it rises.
+        warmup_power: 1 for a linear rise, 2 for a quadratic one.
+        schedule: after the warm-up. 'cosine' and 'polynomial' fall to final_learning_rate at final_epoch and stay
+            there; 'step' drops at the epochs of lr_drop_epochs; 'plateau' drops after `patience` epochs without a
+            better score; 'constant' stays.
+        final_learning_rate: of 'cosine' and 'polynomial'; 'plateau' does not drop below it.
+        final_epoch: of 'cosine' and 'polynomial'; None for the end of the stage.
         power: of 'polynomial'.
         lr_drop_epochs: epochs of the stage at which 'step' drops.
         lr_drop: factor of a drop of 'step' and 'plateau'.
@@ -96,8 +101,12 @@ class Stage:
     learning_rate: float = 0.1
     backbone_rate: float = 1.0
     warmup_steps: int = 0
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    warmup_power: float = 1.0
     schedule: str = "cosine"
     final_learning_rate: float = 0.0
+    final_epoch: float | None = None
     power: float = 1.0
     lr_drop_epochs: tuple[float, ...] = ()
     lr_drop: float = 0.1
