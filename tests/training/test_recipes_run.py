@@ -1,6 +1,7 @@
 """Every recipe of another system trains two short epochs on synthetic faces, and so does each way to begin."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.errors import FaceError
 from facelib.training.recipe.toml import load_recipe
+from facelib.training.schedules import learning_rate_at
 from train import main
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +59,9 @@ def short(recipe):
     sets = ["precision=float32", "data.batch_size=12"]
     sets += [f"stage.{i}.epochs={epochs}" for i in range(len(loaded.stage))]
     sets += [f"stage.{i}.micro_batches=2" for i, stage in enumerate(loaded.stage) if stage.micro_batches > 1]
-    return sets + (["model.width=0.25"] if loaded.model.backbone in ("mobilefacenet", "my_mobilenet") else [])
+    return sets + (
+        ["model.width=0.25"] if loaded.model.backbone in ("mobilefacenet", "mobilefacenet_s", "my_mobilenet") else []
+    )
 
 
 @pytest.mark.slow
@@ -75,6 +79,31 @@ def test_the_recipe_trains_from_its_file(toy, tmp_path, recipe):
 
 def test_there_is_a_recipe_of_each_seed():
     assert len(SEEDS) == 5
+
+
+def test_the_rate_of_the_seven_stages_is_one_curve_through_all_of_them():
+    """scheduler(epoch) of Keras_insightface in 2020: lr if epoch < 10 else lr * exp(0.05 * (10 - epoch))."""
+    stages = load_recipe(ROOT / "recipes" / "seed_seven_stages.toml").stage
+
+    rates = [
+        learning_rate_at(stage, 4 * epoch + k, 4) for stage in stages for epoch in range(stage.epochs) for k in (0, 3)
+    ]
+
+    expected = [0.001 * math.exp(0.05 * min(0, 10 - epoch)) for epoch in range(99) for _ in (0, 3)]
+    assert rates == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_rate_of_the_cosine_recipe_is_that_of_its_code():
+    """yolox_warm_cos_lr of bubbliiiing/arcface-keras for 100 epochs, where its own whole epochs begin."""
+    stage = load_recipe(ROOT / "recipes" / "seed_cosine_s32.toml").stage[0]
+    peak, least, steps = 0.01, 1e-4, 1000
+
+    rates = [learning_rate_at(stage, max(0, epoch * steps - 1), steps) for epoch in range(101)]
+
+    assert rates[:4] == pytest.approx([peak * (0.1 + 0.9 * (epoch / 3) ** 2) for epoch in range(4)], rel=1e-3)
+    cosine = [least + (peak - least) * (1 + math.cos(math.pi * (epoch - 3) / 82)) / 2 for epoch in range(4, 85)]
+    assert rates[4:85] == pytest.approx(cosine, rel=1e-3)
+    assert rates[86:] == pytest.approx([least] * 15)
 
 
 @pytest.fixture(scope="module")
