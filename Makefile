@@ -5,6 +5,8 @@ PYTHON ?= python3
 DATA ?=
 VALID ?=
 RECIPE ?=
+DEVICE ?=
+GPU ?=
 RUN ?=
 CALIBRATION ?=
 MODEL ?=
@@ -15,7 +17,9 @@ MINUTES ?= 10
 
 .PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 clean
 
-setup: .venv/ready
+# make setup           TensorFlow for the CPU
+# make setup GPU=1     with the CUDA libraries too, 2.8 GB to download
+setup: .venv/ready $(if $(GPU),.venv/gpu)
 
 .venv/ready: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -24,8 +28,14 @@ setup: .venv/ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch .venv/ready
 
+.venv/gpu: .venv/ready
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  "$$(sed -n 's/^tensorflow==/tensorflow[and-cuda]==/p' requirements.txt)"
+	touch .venv/gpu
+
 # make demo                          synthetic faces, drawn here
 # make demo DATA=DIR [VALID=BIN]     your data: identity folders, an InsightFace directory, train.rec, ...
+# make demo DEVICE=cpu               on the CPU, also where there is a GPU
 demo: setup
 	@./demo.sh  # it gets the variables of the command line
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The whole pipeline: data, training, and every export with its test (export_all.py), with a table and report.html at the end.
-# `make demo` calls it, with DATA, VALID and RECIPE. Steps that are complete are skipped.
+# `make demo` calls it, with DATA, VALID, RECIPE and DEVICE. Steps that are complete are skipped.
 set -eu
 cd "$(dirname "$0")"
 python=.venv/bin/python
@@ -37,6 +37,7 @@ if [ -z "${VALID:-}" ]; then
 fi
 
 run $python prepare_data.py "$DATA" "$out/data"
-run $python train.py "${RECIPE:-recipes/small_mobilefacenet.toml}" --data "$out/data" --valid "$VALID" --out "$out/run"
+run $python train.py "${RECIPE:-recipes/small_mobilefacenet.toml}" --data "$out/data" --valid "$VALID" --out "$out/run" \
+    ${DEVICE:+--device "$DEVICE"}
 
 run $python export_all.py "$out/run" --valid "$VALID" --calibration "$out/data" --far 0.01 0.001 --max-acc-drop 2 --max-vr-drop 10

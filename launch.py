@@ -23,7 +23,6 @@ import argparse
 import ipaddress
 import os
 import random
-import re
 import secrets
 import socket
 import sys
@@ -31,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facelib.cli import run_cli, script_parser
+from facelib.devices import visible_gpus
 from facelib.distributed.cluster import TF_CONFIG, Cluster, split_address, tf_config
 from facelib.distributed.greeting import TOKEN
 from facelib.distributed.private_network import PrivateNetwork, host_addresses, make_private_network
@@ -115,18 +115,6 @@ def free_ports(count: int) -> list[int]:
         if len(ports) == count:
             return ports
     raise FaceError(f"Every worker needs its own port. Only {len(ports)} of {count} are free. End other programs.")
-
-
-def visible_gpus() -> list[str]:
-    """The visible GPUs, as CUDA_VISIBLE_DEVICES names them: those of the variable, or all GPUs of the host.
-
-    As in CUDA, an empty or negative entry hides all that follow.
-    """
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
-        return [str(i) for i in range(sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev")))]
-    gpus = [name.strip() for name in listed.split(",")]
-    return gpus[: next((i for i, name in enumerate(gpus) if not name or name.startswith("-")), len(gpus))]
 
 
 def device_settings(count: int) -> list[dict[str, str]]:

@@ -25,6 +25,7 @@ from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
+from facelib.devices import add_device_flag, device_notes, settle_device, training_on
 from facelib.distributed.cluster import JOIN_SECONDS, find_cluster
 from facelib.errors import FaceError
 from facelib.evaluation.verification_sets import find_sets
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}. Give other data."
         )
     cluster = find_cluster()
+    settle_device(args.device)
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from backbones import build_backbone
@@ -78,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     embedder = build_backbone(recipe.model)
     size = tuple(embedder.input_shape[1:3])
     if workers.is_chief:
-        print_notes(model_notes(recipe))
+        print(training_on())
+        print_notes([*device_notes(recipe.precision), *model_notes(recipe)])
         print(
             f"{len(records):,} images, {records.num_classes:,} identities, "
             f"{len(sets)} verification set{'s' * (len(sets) != 1)}; {recipe.model.backbone} of "
@@ -210,6 +213,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="seconds to wait for other workers (default: %(default)s)",
     )
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
+    add_device_flag(parser)
     args = parser.parse_args(argv)
     for flag in ("checkpoint_every", "log_every", "threads", "join_seconds", "profile"):
         value = getattr(args, flag)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import threading
@@ -16,6 +17,9 @@ from facelib.model_input import Io
 from facelib.sidecar import write_sidecar
 from tests.helpers.chromium import CHROMIUM
 from tests.helpers.mean_colour import draw_face
+
+# The tests compute on the CPU, also on a machine with GPUs: results are compared bitwise, files run side by side.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 ROOT = Path(__file__).parents[1]
 DURATIONS = ROOT / "tests" / "durations.json"  # seconds of each file; pytest --write-durations writes it

@@ -1,7 +1,5 @@
 """How much memory the class centres of a training need on each worker, checked before it starts."""
 
-from pathlib import Path
-
 import tensorflow as tf
 
 from facelib.distributed.workers import Workers
@@ -9,6 +7,7 @@ from facelib.errors import FaceError
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.protocols import has_class_centres
 from facelib.losses.registry import LOSSES, make_head
+from facelib.machine import free_bytes
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Recipe
 
 _WORTH_SAYING = 1 << 28  # bytes; a smaller head is not mentioned
@@ -68,16 +67,3 @@ def check_memory(recipe: Recipe, num_classes: int, embedding_size: int, workers:
             f"stage.sample_rate or model.embedding_size, use sgd, or start more workers on more machines."
         )
     return f"{line}; {free / 1e9:.1f} GB are free"
-
-
-def free_bytes() -> int | None:
-    """Bytes of memory that are free for this process; None if the system does not tell."""
-    info = Path("/proc/meminfo")
-    if not info.is_file():
-        return None
-    lines = info.read_text(encoding="utf-8").split("\n")
-    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if free is not None and limit.is_file() and used.is_file() and limit.read_text(encoding="utf-8").strip().isdigit():
-        free = min(free, int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
-    return free

@@ -13,9 +13,11 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from facelib.cli import print_notes
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
+from facelib.devices import add_device_flag, device_notes, settle_device, training_on
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
 from facelib.files import make_folder, require_file, sha256_of, write_json
@@ -92,6 +94,7 @@ def add_flags(parser: argparse.ArgumentParser, *, learning_rate: float, data_hel
         help="steps between checkpoints; one follows each epoch too (default: %(default)s)",
     )
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
+    add_device_flag(parser)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -124,8 +127,11 @@ def distil_copy(
     io = require_raw_pixels(args.model)
     recipe = make_recipe(args, change, io)
     records = open_records(args.data)
+    settle_device(args.device)
     with closing(RunDir(args.out, recipe, args.data, records.fingerprint)) as run:
         set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+        print(training_on())
+        print_notes(device_notes(recipe.precision))
         from facelib.training.trainer import Trainer
 
         crops, described = load_crops(args.data, NUM_CROPS, recipe.seed, io.size, fit=io.fit)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import launch
+from facelib import nvidia
 from facelib.distributed import worker_processes
 from facelib.distributed.cluster import split_address
 from facelib.distributed.private_network import host_addresses, make_private_network
@@ -89,11 +90,13 @@ def test_the_first_port_can_be_given():
         ("1,-1,0", ["nvidia0"], ["1"]),
     ],
 )
-def test_visible_gpus(monkeypatch, visible, devices, gpus):
+def test_visible_gpus(tmp_path, monkeypatch, visible, devices, gpus):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(os, "listdir", lambda folder: {"/dev": devices}[folder])
+    for name in devices:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(nvidia, "DEV", tmp_path)
 
     assert launch.visible_gpus() == gpus
 

@@ -1,6 +1,7 @@
 """train.py as a user runs it: complete runs, resumes after kill -9, stops, and errors."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.errors import FaceError
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint
+from tests.helpers.fake_gpu import A100, fake_gpu
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "helpers" / "tiny_train.py"  # train.py with a small net
@@ -118,6 +120,7 @@ def test_a_run_leaves_everything_the_next_stage_needs(whole):
     assert expected <= {path.name for path in out.iterdir()}
     assert [line["step"] for line in lines(out, "step")] == list(range(1, 2 * STEPS_PER_EPOCH + 1))
     assert [line["epoch"] for line in lines(out, "epoch")] == [1, 2]
+    assert re.match(r"training on the CPU, \d+ threads?\n", stdout)
     assert "data set | AUC" in stdout and "toy" in stdout
     assert stdout.rstrip().endswith(f"next: python h5_2_pb.py {out / 'embedder.h5'}")
 
@@ -255,6 +258,21 @@ def test_bad_input_is_one_line_and_nothing_is_written(toy, whole, tmp_path):
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     assert not (tmp_path / "run").exists()
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_a_gpu_that_tensorflow_does_not_see_stops_before_anything_is_written(toy, tmp_path, monkeypatch):
+    fake_gpu(tmp_path, monkeypatch, A100)
+    words = [str(word) for word in command(toy, tmp_path / "run")[2:]]
+    with pytest.raises(FaceError, match=r"Found: nvidia-smi lists NVIDIA A100-SXM4-40GB, .*Missing: libcudart"):
+        train.main(words)
+    assert not (tmp_path / "run").exists()
+
+    def goes_on(*args):
+        raise KeyError("it goes on")
+
+    monkeypatch.setattr(train, "open_run", goes_on)
+    with pytest.raises(KeyError, match="it goes on"):
+        train.main([*words, "--device", "cpu"])
 
 
 @pytest.mark.slow
