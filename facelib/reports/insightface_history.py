@@ -15,7 +15,7 @@ THRESHOLD = "_thresh"
 
 
 def read_history(path: Path) -> TrainingLog:
-    """Reads a `_hist.json`. Each epoch counts as one step.
+    """Reads a `_hist.json`. Each epoch counts as one step. Its accuracies, shares of 1, become percent.
 
     Raises:
         FaceError: no JSON object, or none with a list of finite losses; or a list with a value that is no number.
@@ -42,7 +42,9 @@ def read_history(path: Path) -> TrainingLog:
             if len(lists.get(theirs, [])) >= number:
                 step[ours] = lists[theirs][number - 1]
         log.steps.append(step)
-        sets = {name: {"acc": lists[name][number - 1]} for name in names if len(lists[name]) >= number}
+        if "accuracy" in step:
+            step["accuracy"] *= 100
+        sets = {name: {"acc": 100 * lists[name][number - 1]} for name in names if len(lists[name]) >= number}
         log.epochs.append({"kind": "epoch", "epoch": number, "step": number, "loss": loss, "sets": sets})
     return log
 

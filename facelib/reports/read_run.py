@@ -26,8 +26,9 @@ class TrainingLog:
     """The lines of a metrics.jsonl by kind, each kind in the order of its number.
 
     Attributes:
-        steps: {"step", "epoch", "loss", "accuracy", "learning_rate", ...}, one each logged step.
-        epochs: {"epoch", "step", "loss", "seconds", "sets": {name: result}, ...}, one each finished epoch.
+        steps: {"step", "epoch", "loss", "accuracy", "learning_rate", ...}, one each logged step. The accuracy is in %.
+        epochs: {"epoch", "step", "loss", "seconds", "sets": {name: result}, ...}, one each finished epoch. "accuracy",
+            and "acc" and "acc_std" of a result, are in %.
         stages: {"stage", "step", "loss", ...}, one each stage of the schedule that has begun; `loss` is its name.
     """
 
@@ -233,7 +234,8 @@ def read_training_log(path: Path) -> TrainingLog:
     """Reads a metrics.jsonl; the log is empty when there is no such file.
 
     A resumed run repeats the steps after its checkpoint: the last line of a step counts. An incomplete last line does
-    not count, since the process may have been killed while it wrote.
+    not count, since the process may have been killed while it wrote. Accuracies are in %, also those of older runs,
+    whose lines have shares of 1.
 
     Raises:
         FaceError: a line before the last one is not a JSON object with its number.
@@ -246,7 +248,7 @@ def read_training_log(path: Path) -> TrainingLog:
         try:
             entry: Any = parse_json(line) if line.strip() else {}
             if entry.get("kind") in found:
-                found[entry["kind"]][int(entry[entry["kind"]])] = entry
+                found[entry["kind"]][int(entry[entry["kind"]])] = _in_percent(entry)
         except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines):
                 break
@@ -255,6 +257,19 @@ def read_training_log(path: Path) -> TrainingLog:
                 "that line."
             ) from error
     return TrainingLog(*([entries[key] for key in sorted(entries)] for entries in found.values()))
+
+
+def _in_percent(entry: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl with its accuracies in %; one without an "accuracy_unit" has shares of 1."""
+    if entry.get("accuracy_unit") == "%":
+        return entry
+    sets = entry.get("sets") or {}
+    scaled = _scaled(entry, ("accuracy",))
+    return scaled | {"sets": {name: _scaled(sets[name], ("acc", "acc_std")) for name in sets}} if sets else scaled
+
+
+def _scaled(values: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return values | {key: 100 * values[key] for key in keys if isinstance(values.get(key), int | float)}
 
 
 def require_training_log(run: Path) -> TrainingLog:

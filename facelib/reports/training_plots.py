@@ -25,6 +25,7 @@ _MEASURES = {  # of the step lines: (axis label, caption)
     "loss": ("loss", "Training loss by step"),
     "accuracy": ("accuracy, %", "Training accuracy by step, without the margin"),
     "learning_rate": ("learning rate", "Learning rate by step"),
+    "margin": ("margin", "Margin by step"),
 }
 
 
@@ -33,13 +34,13 @@ def plot_curves(runs: Runs, key: str, theme: str = "light") -> bytes:
 
     Args:
         runs: (name, training log).
-        key: 'loss', 'accuracy' (shown in %) or 'learning_rate'.
+        key: 'loss', 'accuracy', 'learning_rate' or 'margin'.
         theme: 'light' or 'dark'.
     """
     figure, (ax,), colours = begin(theme)
     lowest = 0.0
     for (name, log), style in zip(runs, styles(colours), strict=False):
-        x, y = _series(log, key)
+        x, y = log.series(key)
         if not len(x):
             continue
         if len(runs) == 1:
@@ -80,7 +81,7 @@ def plot_verification(runs: Runs, set_names: Sequence[str], theme: str = "light"
     for (name, epochs), style in zip(lines, styles(colours), strict=False):
         look = {"color": style.color, "marker": style.marker, "markersize": 4.5}
         if epochs:
-            accuracies = [100 * line["result"]["acc"] for line in epochs]
+            accuracies = [line["result"]["acc"] for line in epochs]
             ax.plot([line["epoch"] for line in epochs], accuracies, linewidth=2, label=name, **look)
         rates = [(line["epoch"], _rate(line["result"], far)) for line in epochs]
         measured = [(epoch, 100 * rate) for epoch, rate in rates if rate is not None]
@@ -97,7 +98,7 @@ def training_figures(runs: Runs) -> list[Drawing]:
     """Every training figure for which at least one of the logs has numbers."""
     figures: list[Drawing] = []
     for key, (_, caption) in _MEASURES.items():
-        if any(len(_series(log, key)[0]) for _, log in runs):
+        if _has(runs, key):
             how = "running means" if len(runs) > 1 else "each logged step, and a running mean"
             figures.append((key, f"{caption}: {how}.", partial(plot_curves, runs, key)))
     names = _set_names(runs)
@@ -112,7 +113,7 @@ def training_figures(runs: Runs) -> list[Drawing]:
 
 
 def write_training_plots(run_dir: Path) -> list[Path]:
-    """Draws metrics.jsonl as RUN/plots/{history,loss,accuracy,learning_rate,verification}.png; returns the paths."""
+    """Draws metrics.jsonl as RUN/plots/history.png and a picture for each of `training_figures`; returns the paths."""
     run_dir = Path(run_dir)
     log = read_training_log(run_dir / "metrics.jsonl")
     if log.is_empty:
@@ -143,25 +144,26 @@ def plot_history(runs: Runs, by: str = "epochs", theme: str = "light") -> bytes:
     """
     sets, is_single = _set_names(runs), len(runs) == 1
     set_rows = ([sets] if sets else []) if is_single else [[name] for name in sets]
-    rows = len(_MEASURES) + len(set_rows)
+    measures = [key for key in _MEASURES if key != "margin" or _has(runs, key)]  # older runs have no margin
+    rows = len(measures) + len(set_rows)
     figure, axes, colours = begin(theme, _ROW_HEIGHT * rows, rows)
     for (name, log), style in zip(runs, styles(colours), strict=False):
-        for ax, key in zip(axes, _MEASURES, strict=False):
+        for ax, key in zip(axes, measures, strict=False):
             ax.plot(*_means(log, key, by), color=style.color, linewidth=1.6, label=name)
-        for ax, names in zip(axes[len(_MEASURES) :], set_rows, strict=True):
+        for ax, names in zip(axes[len(measures) :], set_rows, strict=True):
             looks = styles(colours) if is_single else iter([style])
             for set_name, look in zip(names, looks, strict=False):
                 epochs = log.results(set_name)
                 if epochs:
                     places = log.places([line["step"] for line in epochs], by)
-                    accuracies = [100 * line["result"]["acc"] for line in epochs]
+                    accuracies = [line["result"]["acc"] for line in epochs]
                     ax.plot(places, accuracies, color=look.color, marker=look.marker, markersize=4, linewidth=1.6,
                             label=set_name if is_single else name)  # fmt: skip
         _mark_stages(log, axes, by, style, colours, is_single)
     set_labels = ["ACC, %" if is_single else f"{names[0]} ACC, %" for names in set_rows]
-    for ax, text in zip(axes, [text for text, _ in _MEASURES.values()] + set_labels, strict=True):
+    for ax, text in zip(axes, [_MEASURES[key][0] for key in measures] + set_labels, strict=True):
         label(ax, colours, by if ax is axes[-1] else None, text)
-    axes[list(_MEASURES).index("accuracy")].set_ylim(0, 101)
+    axes[measures.index("accuracy")].set_ylim(0, 101)
     legend_below(figure, axes[-1] if is_single and sets else axes[0], colours)
     return finish(figure)
 
@@ -175,7 +177,7 @@ def best_table(runs: Runs) -> str:
         row = [name, str(len(log.epochs)), f"{log.seconds / 3600:.2f}", f"{loss:.4f}"]
         for set_name in sets:
             scores = [(line["result"]["acc"], -line["epoch"]) for line in log.results(set_name)]
-            row.append(f"{100 * max(scores)[0]:.2f} % (epoch {-max(scores)[1]})" if scores else "-")
+            row.append(f"{max(scores)[0]:.2f} % (epoch {-max(scores)[1]})" if scores else "-")
         rows.append(row)
     return format_text_table(rows, num_left=1)
 
@@ -184,10 +186,8 @@ def _set_names(runs: Runs) -> list[str]:
     return list(dict.fromkeys(name for _, log in runs for name in log.set_names))
 
 
-def _series(log: TrainingLog, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values); accuracies in %."""
-    steps, values = log.series(key)
-    return steps, values * (100 if key == "accuracy" else 1)
+def _has(runs: Runs, key: str) -> bool:
+    return any(len(log.series(key)[0]) for _, log in runs)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -206,7 +206,7 @@ def _rate(result: dict[str, Any], far: str) -> float | None:
 
 def _means(log: TrainingLog, key: str, by: str) -> tuple[np.ndarray, np.ndarray]:
     """(places, values) of a measure, as at most `_HISTORY_POINTS` means of neighbours."""
-    steps, values = _series(log, key)
+    steps, values = log.series(key)
     if not len(steps):
         return steps, values
     parts = np.array_split(np.arange(len(steps)), min(len(steps), _HISTORY_POINTS))

@@ -16,6 +16,7 @@ from facelib.training.recipe.schema import Stage
 from facelib.training.run_dir import FollowedRun, RunDir
 from facelib.wording import counted
 
+_UNIT = {"accuracy_unit": "%"}  # of accuracy, acc and acc_std; lines of older runs, without it, have shares of 1
 _SKIPPED = 10  # steps of this process: the first ones compile
 
 
@@ -76,17 +77,26 @@ class Progress:
         seconds, self._lap_began = max(now - self._lap_began, 1e-9), now
         return seconds
 
-    def show_step(self, at: Position, loss: float, accuracy: float, learning_rate: float, images_per_s: float) -> None:
-        """Logs the values of the latest step, and shows them beside the progress bar."""
-        values = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "learning_rate": learning_rate,
-            "images_per_s": round(images_per_s, 2),
-        }
-        self.run.log(kind="step", step=at.global_step, epoch=at.epoch_number, **values)
-        self.tensorboard.write(at.global_step, values)
+    def show_step(
+        self, at: Position, loss: float, accuracy: float, learning_rate: float, margin: float | None,
+        images_per_s: float,
+    ) -> None:  # fmt: skip
+        """Logs the values of the latest step, and shows them beside the progress bar.
+
+        Args:
+            at: the position after the step.
+            loss: of the step.
+            accuracy: of the step, in [0, 1].
+            learning_rate: of the step.
+            margin: of the step; None for a loss without one.
+            images_per_s: since the last lap.
+        """
+        values = {"loss": loss, "accuracy": _percent(accuracy), "learning_rate": learning_rate}
+        values |= {"images_per_s": round(images_per_s, 2)} | ({} if margin is None else {"margin": margin})
+        self.run.log(kind="step", step=at.global_step, epoch=at.epoch_number, **values, **_UNIT)
+        self.tensorboard.write(at.global_step, _tags(values))
         shown = {"loss": f"{loss:.3f}", "acc": f"{100 * accuracy:.1f}%", "lr": f"{learning_rate:.4f}"}
+        shown |= {} if margin is None else {"margin": f"{margin:.3f}"}
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)
 
@@ -106,12 +116,34 @@ class Progress:
         )
 
     def log_epoch(self, at: Position, means: dict[str, float], sets: dict[str, dict]) -> None:
-        """Logs an epoch and its verification results."""
+        """Logs an epoch and its verification results.
+
+        Args:
+            at: the position, within the epoch.
+            means: 'loss', and 'accuracy' in [0, 1].
+            sets: results by set, as in a report file; rates in [0, 1].
+        """
         step, seconds = at.global_step, round(at.seconds, 1)
-        self.run.log(kind="epoch", step=step, epoch=at.epoch_number, **means, seconds=seconds, sets=sets)
-        self.tensorboard.write(step, {f"epoch_{name}": value for name, value in means.items()})
-        self.tensorboard.write(step, {f"{name}_acc": result["acc"] for name, result in sets.items()})
+        means = means | {"accuracy": _percent(means["accuracy"])}
+        sets = {name: _with_percent(result) for name, result in sets.items()}
+        self.run.log(kind="epoch", step=step, epoch=at.epoch_number, **means, seconds=seconds, sets=sets, **_UNIT)
+        self.tensorboard.write(step, {f"epoch_{name}": value for name, value in _tags(means).items()})
+        self.tensorboard.write(step, {f"{name}_acc_percent": result["acc"] for name, result in sets.items()})
         self.tensorboard.flush()
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 6)
+
+
+def _with_percent(result: dict) -> dict:
+    """The results of a set with its ACC in percent."""
+    return result | {key: _percent(result[key]) for key in ("acc", "acc_std") if result.get(key) is not None}
+
+
+def _tags(values: dict[str, float]) -> dict[str, float]:
+    """Values by the name of their TensorBoard curve: older logs have the accuracy as a share, under 'accuracy'."""
+    return {"accuracy_percent" if name == "accuracy" else name: value for name, value in values.items()}
 
 
 class NoLog:

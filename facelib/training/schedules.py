@@ -1,4 +1,4 @@
-"""Learning rate, margin warm-up and MixUp as functions of the step. A resumed run is on the same curves."""
+"""Learning rate, margin, scale and MixUp as functions of the step. A resumed run is on the same curves."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelib.training.recipe.schema import Stage
+
+_MARGINS = ("margin", "margin2", "margin3", "max_margin")  # options that are 0 without a margin
 
 
 def learning_rate_at(stage: Stage, step: int, steps_per_epoch: int) -> float:
@@ -49,6 +51,33 @@ def margin_share_at(stage: Stage, step: int) -> float:
         step: step of the stage, from 0.
     """
     return 1.0 if step >= stage.margin_warmup_steps else step / stage.margin_warmup_steps
+
+
+def margin_at(stage: Stage, step: int) -> float | None:
+    """The margin at one step: the option of the loss, or the largest of its margins, times `margin_share_at`.
+
+    Args:
+        stage: gives the loss, its options and margin_warmup_steps.
+        step: step of the stage, from 0.
+
+    Returns:
+        Radians or cosine, as the loss has it; None for a loss without a margin.
+    """
+    margins = [stage.options[name] for name in _MARGINS if name in stage.options]
+    return max(margins) * margin_share_at(stage, step) if margins else None
+
+
+def scale_at(stage: Stage, step: int) -> float | None:
+    """The scale of the logits at one step: it rises with the margin from `warmup_scale`; None for a loss without one.
+
+    Args:
+        stage: gives the loss, its options and the warm-up.
+        step: step of the stage, from 0.
+    """
+    scale = stage.options.get("scale")
+    if scale is None or stage.warmup_scale is None:
+        return scale
+    return stage.warmup_scale + (scale - stage.warmup_scale) * margin_share_at(stage, step)
 
 
 def mixup_share_at(stage: Stage, seed: int, global_step: int) -> float:

@@ -39,7 +39,7 @@ from facelib.training.protocols import Batch, Evaluate, Initialise, TeacherEmbed
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.run_dir import FollowedRun, RunDir, open_run
-from facelib.training.schedules import learning_rate_at, margin_share_at, mixup_share_at
+from facelib.training.schedules import learning_rate_at, margin_at, margin_share_at, mixup_share_at
 from facelib.training.stage_setup import StageParts
 from facelib.training.stop_signals import StopRequests, agree_on_stop
 
@@ -257,7 +257,9 @@ class Trainer:
         self.position.seconds += seconds
         if is_logged:
             rate = float(self.parts.optimizer.learning_rate)
-            self.progress.show_step(self.position, loss, accuracy, rate, num_images / seconds)
+            at = self.position
+            margin = margin_at(self.recipe.stage[at.stage], at.stage_step - 1)
+            self.progress.show_step(at, loss, accuracy, rate, margin, num_images / seconds)
 
     def _why_stopped(self, stop: StopRequests, is_epoch_end: bool) -> str | None:
         """What stops the training after this step, the same on every worker; None to go on."""

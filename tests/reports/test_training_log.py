@@ -53,6 +53,26 @@ def test_a_series_has_the_finite_values_alone():
     assert numbers.tolist() == [1] and values.tolist() == [2.0] and values.dtype == np.float64
 
 
+def test_accuracies_are_in_percent_whichever_version_wrote_the_line(tmp_path):
+    results = {"lfw": {"acc": 0.5, "acc_std": 0.25, "auc": 0.75}}
+    older = [
+        {"kind": "step", "step": 1, "loss": 5, "accuracy": 0.25}, {"kind": "step", "step": 2, "loss": 5},
+        {"kind": "epoch", "step": 2, "epoch": 1, "accuracy": 0.5, "sets": results},
+        {"kind": "epoch", "step": 4, "epoch": 2, "accuracy": None, "sets": None},
+    ]  # fmt: skip
+    newer = [
+        {"kind": "step", "step": 5, "loss": 5, "accuracy": 0.25, "accuracy_unit": "%"},
+        {"kind": "epoch", "step": 6, "epoch": 3, "accuracy": 50, "accuracy_unit": "%", "sets": {"lfw": {"acc": 0.5}}},
+    ]
+
+    log = read_training_log(write_lines(tmp_path / "metrics.jsonl", older + newer))
+
+    assert log.series("accuracy")[1].tolist() == [25, 0.25]
+    assert [line["accuracy"] for line in log.epochs] == [50, None, 50]
+    assert [line["result"]["acc"] for line in log.results("lfw")] == [50, 0.5]
+    assert log.results("lfw")[0]["result"] == {"acc": 50, "acc_std": 25, "auc": 0.75}
+
+
 def test_results_are_those_of_the_epochs_that_tested_the_set():
     log = TrainingLog(epochs=EPOCHS)
 

@@ -13,7 +13,7 @@ from facelib.reports.training_plots import (
     write_training_plots,
 )
 
-STEPS = [{"step": step, "loss": 3 - step / 100, "accuracy": step / 200} for step in range(1, 201)]
+STEPS = [{"step": step, "loss": 3 - step / 100, "accuracy": step / 2} for step in range(1, 201)]
 STAGES = [{"stage": 0, "step": 0, "loss": "softmax"}, {"stage": 1, "step": 80, "loss": "arcface"}]
 
 
@@ -22,8 +22,8 @@ def epoch(number, acc, vr):
     return {"epoch": number, "step": 100 * number, "sets": {"lfw": result}}
 
 
-TWO_EPOCHS = [epoch(1, 0.8, {"0.01": 0.5, "0.001": None}), epoch(2, 0.9, {"0.01": 0.6, "0.001": 0.25})]
-RUNS = [("a", TrainingLog(STEPS, TWO_EPOCHS)), ("b", TrainingLog(STEPS, [epoch(1, 0.7, {"0.01": 0.4})]))]
+TWO_EPOCHS = [epoch(1, 80, {"0.01": 0.5, "0.001": None}), epoch(2, 90, {"0.01": 0.6, "0.001": 0.25})]
+RUNS = [("a", TrainingLog(STEPS, TWO_EPOCHS)), ("b", TrainingLog(STEPS, [epoch(1, 70, {"0.01": 0.4})]))]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_single_run_has_its_points_and_a_running_mean(drawn):
     (ax,) = plot_curves([("a", TrainingLog(STEPS))], "accuracy").axes
 
     points, mean = ax.get_lines()
-    np.testing.assert_allclose(points.get_xydata(), [[line["step"], 100 * line["accuracy"]] for line in STEPS])
+    np.testing.assert_allclose(points.get_xydata(), [[line["step"], line["accuracy"]] for line in STEPS])
     np.testing.assert_allclose(mean.get_ydata(), points.get_ydata())  # the mean of a straight line is that line
     assert ax.get_ylabel() == "accuracy, %"
 
@@ -85,6 +85,17 @@ def test_a_history_has_a_row_for_each_measure_and_names_the_stages_of_a_single_r
     assert [text.get_text() for text in axes[0].texts] == ["softmax", "arcface"]
     np.testing.assert_allclose([text.get_position()[0] for text in axes[0].texts], [0.4, 1.4])
     assert lines_of(axes[3])["lfw"].get_xydata().tolist() == [[1, 80], [2, 90]]
+
+
+def test_the_margin_has_a_row_of_a_history_and_a_figure_where_it_was_logged(drawn):
+    log = TrainingLog([step | {"margin": step["step"] / 400} for step in STEPS], TWO_EPOCHS)
+
+    axes = plot_history([("a", log), *RUNS[1:]], "steps").axes
+
+    labels = ["loss", "accuracy, %", "learning rate", "margin", "lfw ACC, %"]
+    assert [ax.get_ylabel() for ax in axes] == labels
+    np.testing.assert_allclose(lines_of(axes[3])["a"].get_ydata()[[0, -1]], [0.0025, 0.5])
+    assert "margin" in [name for name, _, _ in training_figures([("a", log)])]
 
 
 def test_a_curve_of_a_history_has_at_most_200_points(drawn):

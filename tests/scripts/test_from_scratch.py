@@ -53,5 +53,5 @@ def test_arcface_starts_from_scratch(data, tmp_path, backbone):
     accuracies = [line["accuracy"] for line in lines if line["kind"] == "epoch"]
     assert np.isfinite(losses).all()
     assert len(losses) == EPOCHS * IDENTITIES * 8 // BATCH
-    assert accuracies[-1] > 2 / IDENTITIES  # it learns: by chance, 1 / IDENTITIES
+    assert accuracies[-1] > 100 * 2 / IDENTITIES  # it learns: by chance, 1 / IDENTITIES
     assert max(losses[-6:]) < 64  # with the whole margin; a run that diverges stays at s (1 + m) and above

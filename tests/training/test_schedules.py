@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelib.training.recipe.schema import Recipe, Stage
-from facelib.training.schedules import Plateau, learning_rate_at, margin_share_at
+from facelib.training.schedules import Plateau, learning_rate_at, margin_at, margin_share_at, scale_at
 
 # ------------------------------------------------------------------------------------------------ schedules
 
@@ -137,3 +137,21 @@ def test_an_absent_optimizer_is_the_one_of_the_stage_before():
     assert recipe.stage == stages  # what the user wrote is not changed
     alone = replace(recipe, stage=recipe.stage[2:3])
     assert alone.stage[0].optimizer_kind == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("stage", "margins", "scales"),
+    [
+        (Stage(margin=0.4, scale=32.0), [0, 0.2, 0.4], [32, 32, 32]),
+        (Stage(loss="combined", warmup_scale=16.0), [0, 0.15, 0.3], [16, 40, 64]),
+        (Stage(loss="magface"), [0, 0.4, 0.8], [64, 64, 64]),
+        (Stage(loss="semi_hard_triplet"), [0, 0.175, 0.35], [None] * 3),
+        (Stage(loss="softmax"), [None] * 3, [None] * 3),
+        (Stage(loss="distill"), [None] * 3, [None] * 3),
+    ],
+)
+def test_the_margin_of_the_moment_and_the_scale_rise_together(stage, margins, scales):
+    stage = replace(stage, margin_warmup_steps=10)
+
+    assert [margin_at(stage, k) for k in (0, 5, 10)] == [m if m is None else pytest.approx(m) for m in margins]
+    assert [scale_at(stage, k) for k in (0, 5, 10)] == scales

@@ -547,3 +547,18 @@ def test_a_finished_run_says_so_and_trains_nothing(tmp_path, capsys):
     assert is_complete and trainer.was_finished
     assert capsys.readouterr().out == "this run is finished: nothing to train\n"
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_margin_and_accuracies_in_percent_are_logged_and_shown(tmp_path, capsys):
+    recipe = replace(RECIPE, stage=(replace(STAGE, margin_warmup_steps=4), Stage(loss="softmax", learning_rate=0.01)))
+
+    fit(tmp_path / "run", recipe, evaluate=lambda _: evaluation(toy=0.75))
+
+    steps, epochs = lines(tmp_path / "run", "step"), lines(tmp_path / "run", "epoch")
+    assert [line.get("margin") for line in steps[: 2 * STEPS]] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1, 0.1])
+    assert all("margin" not in line for line in steps[2 * STEPS :])  # softmax has none
+    assert {line["accuracy"] % 25 for line in steps} == {0} and any(line["accuracy"] >= 25 for line in steps)
+    assert {line["accuracy_unit"] for line in steps + epochs} == {"%"}
+    assert epochs[0]["accuracy"] == pytest.approx(np.mean([line["accuracy"] for line in steps[:STEPS]]))
+    assert {line["sets"]["toy"]["acc"] for line in epochs} == {75}
+    assert "margin=0.050" in capsys.readouterr().err
