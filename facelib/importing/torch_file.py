@@ -20,6 +20,7 @@ from facelib.errors import FaceError
 from facelib.restricted_pickle import RefusedPickleError, StandIn, check_opcodes
 
 MAX_PICKLE_BYTES = 32 << 20  # of names and shapes; the state of an iresnet100 has 0.2 MB
+MAX_AXES, MAX_VALUES = 8, 2**40  # of a tensor
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older form
 _NAMES = """
     PROTO FRAME STOP MARK POP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 BINFLOAT
@@ -33,8 +34,15 @@ _DTYPES = {"Float": "f4", "Half": "f2", "Double": "f8", "Long": "i8", "Int": "i4
            "Byte": "u1", "Bool": "u1", "BFloat16": "u2"}  # fmt: skip
 
 
+class _Checked:
+    """An object of the file whose values were checked: BUILD, which would change them afterwards, is refused."""
+
+    def __setstate__(self, state):
+        raise RefusedPickleError("BUILD on a tensor")
+
+
 @dataclass
-class _Storage:
+class _Storage(_Checked):
     """The memory of tensors: `kind` is a key of `_DTYPES`."""
 
     kind: str
@@ -43,7 +51,7 @@ class _Storage:
 
 
 @dataclass
-class Tensor:
+class Tensor(_Checked):
     """A tensor of the file; its values are read when they are asked for.
 
     Attributes:
@@ -232,12 +240,14 @@ class _Kind:
 
 
 def _tensor(storage, offset, shape, strides, *_) -> Tensor:
+    if not isinstance(storage, _Storage) or not len(shape) == len(strides) <= MAX_AXES:
+        raise RefusedPickleError("a tensor without a storage, or of too many axes")
     numbers = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or len(shape) != len(strides) or any(type(n) is not int for n in numbers):
-        raise RefusedPickleError("a tensor without a storage")
+    if any(type(n) is not int or abs(n) > MAX_VALUES for n in numbers):
+        raise RefusedPickleError("a tensor whose sizes are no numbers, or too large")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     count = math.prod(shape)
-    if min(numbers) < 0 or (count and last >= storage.size) or count > storage.size or len(shape) > 8:
+    if min(numbers) < 0 or (count and last >= storage.size) or count > storage.size:
         raise RefusedPickleError("a tensor that is larger than its storage")
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
@@ -268,8 +278,14 @@ _STAND_INS = {
 
 
 def dicts_of(content: object, depth: int = 3) -> Iterator[dict]:
-    """The dicts in a checkpoint, the outer ones first, down to `depth` levels."""
-    if isinstance(content, dict) and depth:
-        yield content
-        for value in content.values():
-            yield from dicts_of(value, depth - 1)
+    """The dicts in a checkpoint, each once, the outer ones first, down to `depth` levels."""
+    seen: set[int] = set()
+    level = [content]
+    for _ in range(depth):
+        dicts = [value for value in level if isinstance(value, dict)]
+        level = []
+        for one in dicts:
+            if id(one) not in seen:
+                seen.add(id(one))
+                yield one
+                level += one.values()

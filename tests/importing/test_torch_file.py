@@ -7,10 +7,11 @@ import zipfile
 import numpy as np
 import pytest
 
+import import_model
 from facelib.errors import FaceError
 from facelib.importing import torch_file
 from facelib.importing.from_torch import find_state
-from facelib.importing.torch_file import read_torch_file
+from facelib.importing.torch_file import dicts_of, read_torch_file
 from tests.helpers.torch_writer import Tensor, save_older, save_zip, tensors
 
 STATE = {"conv1.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), "bn1.bias": np.array([1.5, -2], "f2"),
@@ -68,9 +69,26 @@ def pickled(content):
     return lambda data, storages: (pickle.dumps(content, protocol=2), storages)
 
 
+class ChangedLater(Tensor):
+    """A tensor that passes every check, and a BUILD that changes it afterwards."""
+
+    def __reduce__(self):
+        return *super().__reduce__(), {"shape": (10**6,), "strides": (1,)}
+
+
+INSTANCE = b"\x80\x02(X\x0b\x00\x00\x00payload_ranios\nmkdir\n."  # INST, of protocol 0
+OBJECT = b"\x80\x02(cos\nmkdir\nX\x0b\x00\x00\x00payload_rano."
+EXTENSION = b"\x80\x02\x82\x01."
+
 HOSTILE = {
     "a command": ({}, pickled({"w": Payload()}), r"asks for posix\.mkdir: nothing of it was run"),
     "a whole net": ({}, lambda d, s: (b"\x80\x02cmodels\nNet\n)\x81.", s), r"NEWOBJ.*state_dict"),
+    "a command of protocol 0": ({}, lambda d, s: (INSTANCE, s), "INST"),
+    "a command as an object": ({}, lambda d, s: (OBJECT, s), "OBJ"),
+    "a number for a name": ({}, lambda d, s: (EXTENSION, s), "EXT1"),
+    "a tensor that is changed": ({"w": ChangedLater(np.ones(4, np.float32), (4,))}, None, "BUILD on a tensor"),
+    "axes without an end": (larger("w", (2**2000,) * 50_000, (0,) * 50_000), None, "too many axes"),
+    "sizes without an end": (larger("w", (2**2000,), (0,)), None, "too large"),
     "too many values": (larger("w", (5,)), None, "larger than its storage"),
     "one value, many times": (larger("w", (10**9, 10**9), (0, 0)), None, "larger than its storage"),
     "steps beyond the end": (larger("w", (2, 2), (1, 3)), None, "larger than its storage"),
@@ -97,6 +115,23 @@ def test_what_is_more_than_tensors_is_refused_in_one_line(tmp_path, monkeypatch,
     with pytest.raises(FaceError, match=match) as refusal:
         find_state(read_torch_file(path))
     assert "\n" not in str(refusal.value) and not (tmp_path / "payload_ran").exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_with_a_command_is_one_line_whatever_its_protocol(tmp_path, monkeypatch, protocol):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pt").write_bytes(pickle.dumps({"w": Payload()}, protocol))
+
+    with pytest.raises(FaceError, match=r"posix|begins with") as refusal:
+        import_model.main(["net.pt", "out.h5"])
+    assert "\n" not in str(refusal.value) and [path.name for path in tmp_path.iterdir()] == ["net.pt"]
+
+
+def test_dicts_that_share_dicts_are_looked_at_once():
+    inner = dict.fromkeys(range(1000))
+    middle = dict.fromkeys(range(1000), inner)
+
+    assert len(list(dicts_of(dict.fromkeys(range(1000), middle)))) == 3
 
 
 @pytest.mark.parametrize("change", [
