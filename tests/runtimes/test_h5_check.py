@@ -6,7 +6,7 @@ import pytest
 
 from facelib.errors import FaceError
 from facelib.files import sha256_of, write_json
-from facelib.runtimes import h5_check
+from facelib.runtimes import h5_check, h5_scan
 from facelib.runtimes.keras_h5 import load_head_centres, load_model
 
 
@@ -24,12 +24,18 @@ def test_a_sound_file_passes_and_a_file_of_another_kind_is_left_to_the_reader(h5
     assert load_head_centres(h5_file).shape == (2, 3)
 
 
+def reads_by(monkeypatch, folder, code):
+    """The process that reads runs `code` in place of h5_scan.py."""
+    (folder / "scan.py").write_text(code)
+    monkeypatch.setattr(h5_scan, "__file__", str(folder / "scan.py"))
+
+
 @pytest.mark.parametrize("read, match", [
     ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
     ("while True: pass", "does not end in 1 s"),
 ])  # fmt: skip
-def test_a_crash_and_a_hang_are_one_line(monkeypatch, h5_file, read, match):
-    monkeypatch.setattr(h5_check, "_READ", read)
+def test_a_crash_and_a_hang_are_one_line(monkeypatch, tmp_path, h5_file, read, match):
+    reads_by(monkeypatch, tmp_path, read)
     monkeypatch.setattr(h5_check, "MIN_SECONDS", 1.0)
 
     for reader in (load_model, load_head_centres):
@@ -45,21 +51,70 @@ def raw_file(file):
     file.create_dataset("model_weights/w", (4,), "u1", external=[("/etc/hostname", 0, 4)])
 
 
+def virtual(file):
+    layout = h5py.VirtualLayout((4,), "u1")
+    layout[:] = h5py.VirtualSource("/etc/hostname", "w", (4,))
+    file.create_virtual_dataset("model_weights/w", layout)
+
+
+def chain(file):
+    """Links within the file, the last of which leads out."""
+    file["model_weights/a"] = h5py.SoftLink("/model_weights/b")
+    file["model_weights/b"] = h5py.SoftLink("/model_weights/deep/c")
+    file["model_weights/deep/c"] = h5py.ExternalLink("other.h5", "/model_weights")
+
+
 def huge(file):
     file.create_dataset("model_weights/w", (10**12,), "f4", chunks=(1024,))
 
 
-@pytest.mark.parametrize("change, match", [(link, "other files"), (raw_file, "other files"), (huge, "far larger")])
-def test_a_file_that_reaches_outside_or_declares_too_much_is_not_read(h5_file, change, match):
+def huge_with_a_value(file):
+    """One block is there, so the array is not empty."""
+    file.create_dataset("model_weights/w", (10**12,), "f4", chunks=(1024,))[0] = 1
+
+
+def huge_element(file):
+    file.create_dataset("model_weights/w", (1,), np.dtype(("f4", (2**20, 200))), chunks=(1,), compression="gzip")
+
+
+def bomb(file):
+    for number in range(4):
+        file.create_dataset(f"model_weights/{number}", (5, 2**20), "f4", compression="gzip", data=np.zeros((5, 2**20)))
+
+
+OUTSIDE = [link, raw_file, virtual, chain]
+ENDLESS = [huge, huge_with_a_value, huge_element, bomb]
+
+
+@pytest.mark.parametrize("is_vouched", [False, True], ids=["alone", "with_a_sidecar"])
+@pytest.mark.parametrize("change", OUTSIDE + ENDLESS)
+def test_a_file_that_reaches_outside_or_declares_too_much_is_not_read(h5_file, change, is_vouched):
     with h5py.File(h5_file, "a") as file:
         change(file)
+    if is_vouched:  # a stranger gives a sidecar away too
+        write_json(h5_file.with_name("m.h5.json"), {"kind": "h5", "sha256": sha256_of(h5_file), "io": {}})
 
-    with pytest.raises(FaceError, match=rf"m\.h5' .*{match}.*not read"):
+    with pytest.raises(FaceError, match=rf"m\.h5' .*{'other files' if change in OUTSIDE else 'far larger'}.*not read"):
         load_model(h5_file)
 
 
-def test_a_file_that_is_as_its_sidecar_says_is_not_read_twice(monkeypatch, h5_file):
-    monkeypatch.setattr(h5_check, "_READ", "import os; os.abort()")
+def test_texts_that_stand_for_one_large_text_do_not_fill_the_memory(monkeypatch, h5_file):
+    """A million texts of variable length, all at one place: 16 bytes each in the file, 8 TB in memory."""
+    monkeypatch.setattr(h5_check, "MIN_SECONDS", 5.0)
+    with h5py.File(h5_file, "a") as file:
+        texts = file.create_dataset("model_weights/names", (2**20,), h5py.string_dtype())
+        texts[0] = "x" * 2**23
+    data = h5_file.read_bytes()
+    start = data.index((2**23).to_bytes(4, "little"))  # length, place of the heap, number in it
+    reference = data[start : start + 16]
+    h5_file.write_bytes(data[:start] + reference * 2**20 + data[start + 16 * 2**20 :])
+
+    with pytest.raises(FaceError, match=r"far larger|does not end"):
+        load_model(h5_file)
+
+
+def test_a_file_that_is_as_its_sidecar_says_is_not_read_twice(monkeypatch, tmp_path, h5_file):
+    reads_by(monkeypatch, tmp_path, "import os; os.abort()")
     write_json(h5_file.with_name("m.h5.json"), {"kind": "h5", "sha256": sha256_of(h5_file), "io": {}})
 
     h5_check.check_h5(h5_file)
