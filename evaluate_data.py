@@ -39,6 +39,7 @@ from facelib.files import sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.keras_h5 import open_keras
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags
+from facelib.unit_vectors import SAME_DISTANCE
 
 OpenEmbedder = Callable[[Path, Io, int], Embedder]
 
@@ -62,6 +63,16 @@ class Evaluation:
     def table(self) -> str:
         """The table that is printed."""
         return Report("", "", self.results).table()
+
+    def check(self, model: Path) -> None:
+        """Refuses a set whose distances are all the same: the model tells nobody apart, or is fed in another way."""
+        for result in self.results:
+            if result.pairs > 1 and result.dist_max - result.dist_min <= SAME_DISTANCE:
+                raise FaceError(
+                    f"Distances differ from pair to pair. '{model}' gives {result.dist_max:.4f} for all "
+                    f"{result.pairs:,} pairs of '{result.name}'. Nothing was written. Check how the model is fed, "
+                    f"or train it again."
+                )
 
     def thresholds(self, flip: bool) -> dict[str, dict]:
         """What the sidecar says for deployment: see `facelib.evaluation.thresholds.write_thresholds`."""
@@ -188,6 +199,7 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
         embedder, sets, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
         threads=args.threads,
     )  # fmt: skip
+    evaluation.check(args.model)
     check_unchanged(args.model, sha256)
     sidecar = keep_flags(args.model, kind, replace(io, embedding_size=embedder.embedding_size), sidecar)
     mean_cosine = getattr(embedder, "mean_cosine", None)

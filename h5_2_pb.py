@@ -19,7 +19,7 @@ from facelib.export.freeze import freeze_file, model_call
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import check_out_file, sha256_of
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, open_graph, save_graph
-from facelib.sidecar import check_sidecar, check_unchanged, parity_record, write_sidecar
+from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
 
@@ -34,7 +34,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     out = check_out_file(args.out or args.model.parent / "export" / "frozen.pb")
-    io = choose_io(check_sidecar(args.model), args)
+    sidecar = check_sidecar(args.model)
+    io = choose_io(sidecar, args)
     sha256 = sha256_of(args.model)
     quiet_tensorflow()
     model, graph, size = freeze_file(args.model)
@@ -43,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cosines = check_parity(f"'{out}' and '{args.model}'", "frozen_pb", frozen, model_call(model), pixels)
     check_unchanged(args.model, sha256)
     save_graph(graph, out)
-    io = replace(io, input=INPUT, output=OUTPUT, size=size, embedding_size=model.outputs[0].shape[-1])
+    io = replace(io, size=size, embedding_size=model.outputs[0].shape[-1])
+    keep_flags(args.model, "h5", io, sidecar)
+    io = replace(io, input=INPUT, output=OUTPUT)
     write_sidecar(out, kind="frozen_pb", made_from=args.model, io=io, parity=parity_record(cosines))
     print(f"{len(graph.node)} nodes; worst cosine to the .h5 {cosines.min():.7f} on {len(cosines)} faces")
     print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB){next_step('./optimize_pb.sh', out)}")

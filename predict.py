@@ -38,7 +38,8 @@ from facelib.recognition.gallery import (
 )
 from facelib.recognition.photo_embeddings import class_centres, embed_photos, unit_vectors
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.sidecar import check_sidecar, check_unchanged
+from facelib.sidecar import Sidecar, check_sidecar, check_unchanged, keep_flags, kind_of
+from facelib.unit_vectors import check_differ
 
 MANY_CHANCE_HITS = 0.01  # a search says so when a stranger is expected to be taken for somebody more often
 
@@ -59,10 +60,13 @@ def compare(argv: list[str]) -> int:
     if args.out and args.out.suffix.lower() != ".png":
         raise FaceError(f"The picture is a .png. Received: --out {args.out}.")
     decision = decide_by(args.model, args.far, args.threshold)
-    embedder, _ = open_model(args)
+    embedder, io, sidecar = open_model(args)
     cut = FaceCutter()
     faces = [read_face(path, cut) for path in (args.a, args.b)]
     a, b = (embed_one(embedder, face, decision.flip, path) for face, path in zip(faces, (args.a, args.b), strict=True))
+    if not np.array_equal(faces[0], faces[1]):
+        check_differ(np.stack([a, b]), f"'{args.model}'")
+    keep_flags(args.model, kind_of(args.model), io, sidecar)
     distance = float(np.square(a - b).sum())
     verdict = "same person" if distance <= decision.distance else "different people"
     print(f"{verdict}: distance {distance:.4f}, cosine {1 - distance / 2:.4f}")
@@ -84,15 +88,17 @@ def enroll(argv: list[str]) -> int:
     check_names(source.class_names)
     sha256 = sha256_of(require_file(args.model, "model"))
     decision = threshold_or_none(args)
-    embedder, io = open_model(args)
+    embedder, io, sidecar = open_model(args)
     flip = bool(decision and decision.flip)
     bad: list[str] = []
     embedded = embed_photos(source, range(len(source)), embedder, flip, bad=bad, desc="enroll")
     centres = class_centres(embedded, source.labels)
     if not len(centres.labels):
         raise FaceError(f"Nobody in '{args.folders}' could be enrolled. The first of {len(bad)} bad photos: {bad[0]}")
+    check_differ(centres.vectors, f"'{args.model}'")
     names = [source.class_names[label] for label in centres.labels]
     check_unchanged(args.model, sha256)
+    keep_flags(args.model, kind_of(args.model), io, sidecar)
     write_gallery(
         args.gallery, centres.vectors, names, centres.counts.tolist(),
         model=args.model, io=io, flip=flip, decision=decision,
@@ -176,10 +182,11 @@ def search_decision(gallery: Gallery, args: argparse.Namespace) -> Decision:
     return decision
 
 
-def open_model(args: argparse.Namespace) -> tuple[Embedder, Io]:
-    """The embedder of `--model`, fed as its sidecar or the flags say."""
-    io = choose_io(check_sidecar(args.model), args)
-    return open_embedder(args.model, io, args.threads), io
+def open_model(args: argparse.Namespace) -> tuple[Embedder, Io, Sidecar | None]:
+    """(the embedder of `--model`, how it is fed, its sidecar): as the sidecar says, or the flags."""
+    sidecar = check_sidecar(args.model)
+    io = choose_io(sidecar, args)
+    return open_embedder(args.model, io, args.threads), io, sidecar
 
 
 def read_face(path: Path, cut: FaceCutter) -> np.ndarray:

@@ -30,14 +30,14 @@ from facelib.distributed.cluster import JOIN_SECONDS, find_cluster
 from facelib.errors import FaceError
 from facelib.evaluation.verification_sets import find_sets
 from facelib.files import require_file
-from facelib.model_input import Io
+from facelib.model_input import PIXEL_SCALINGS, Io
 from facelib.models.registry import IMPORTED
 from facelib.reports.training_plots import write_training_plots
 from facelib.runtimes.keras_h5 import KerasEmbedder
 from facelib.sidecar import check_sidecar
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
-from facelib.training.recipe.toml import load_recipe, to_toml
+from facelib.training.recipe.toml import load_recipe, says_table, to_toml
 from facelib.training.run_dir import open_run
 from facelib.training.stop_signals import exit_code
 from facelib.training.teacher import Teacher, open_teacher
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_sets(sets)
     for model in filter(None, (args.init_from, recipe.teacher, recipe.model.source)):
         require_file(Path(model), "model")
+    teacher_io = find_teacher_io(recipe, args) if recipe.teacher else None
     records = open_records(args.data)
     if records.num_classes < 2:
         raise FaceError(
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = Trainer(
         embedder, data, run, make_head=make_head, recipe=recipe,
         evaluate=(lambda _: evaluate_sets(measured, sets)) if sets else None,
-        teacher=open_recipe_teacher(recipe, records, args.threads, workers) if recipe.teacher else None,
+        teacher=open_recipe_teacher(recipe, teacher_io, records, args.threads, workers) if teacher_io else None,
         initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
         made_from=parent, workers=workers, on_epoch_end=write_training_plots,
         checkpoint_every=args.checkpoint_every, log_every=args.log_every,
@@ -118,16 +119,28 @@ def model_notes(recipe: Recipe) -> list[str]:
     return [f"the net of '{recipe.model.source}' is trained as it is: [model] {', '.join(unused)} has no effect"]
 
 
-def open_recipe_teacher(recipe: Recipe, records: Records, threads: int | None, workers) -> Teacher:
-    """The recipe's teacher on these records. Its sidecar describes its input, or [teacher_io] if it has none."""
-    path = Path(recipe.teacher)
-    sidecar = check_sidecar(path)
-    if workers.is_chief and not sidecar:
-        given = ", ".join(f"{key} {value}" for key, value in vars(recipe.teacher_io).items())
-        print_notes([f"the teacher '{path}' has no sidecar: it is fed as [teacher_io] says, {given}"])
+def find_teacher_io(recipe: Recipe, args: argparse.Namespace) -> Io:
+    """How the teacher is fed: as its sidecar says, or [teacher_io] if it has none.
+
+    Raises:
+        FaceError: neither says it.
+    """
+    sidecar = check_sidecar(Path(recipe.teacher))
+    if sidecar is not None:
+        return sidecar.io
+    if not says_table("teacher_io", args.recipe, args.set):
+        raise FaceError(
+            f"The teacher '{recipe.teacher}' has no sidecar that says how to feed it. Say it: "
+            f"--set teacher_io.pixels={'|'.join(PIXEL_SCALINGS)} --set teacher_io.colour=rgb|bgr."
+        )
+    return Io(**vars(recipe.teacher_io))
+
+
+def open_recipe_teacher(recipe: Recipe, io: Io, records: Records, threads: int | None, workers) -> Teacher:
+    """The recipe's teacher on these records, fed as `io` says."""
     if not workers.is_chief:
         workers.wait()  # worker 0 computes the embeddings; the others read them from the data directory
-    teacher = open_teacher(path, sidecar.io if sidecar else Io(**vars(recipe.teacher_io)), records, threads=threads)
+    teacher = open_teacher(Path(recipe.teacher), io, records, threads=threads)
     if workers.is_chief:
         workers.wait()
     return teacher

@@ -19,7 +19,7 @@ from facelib import __version__
 from facelib.errors import FaceError
 from facelib.files import read_json, require_file, sha256_of, write_json
 from facelib.json_schema import check_json
-from facelib.model_input import SIDECAR_SCHEMA, TEMPLATE_112, Io
+from facelib.model_input import PIXEL_SCALINGS, SIDECAR_SCHEMA, TEMPLATE_112, Io
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "onnx", "onnxruntime")
 RENAME_SECONDS = 2.0  # at most between the two renames that put an artefact and its sidecar into place
@@ -127,6 +127,12 @@ def keep_flags(artefact: Path, kind: str, io: Io, sidecar: Sidecar | None) -> Si
     return read_sidecar(artefact)
 
 
+def kind_of(artefact: Path) -> str:
+    """The kind of a model without a sidecar, by its suffix; a .pb is a frozen graph that may not be optimised."""
+    suffix = Path(artefact).suffix[1:].lower()
+    return "frozen_pb" if suffix == "pb" else suffix
+
+
 def read_sidecar(artefact: Path) -> Sidecar | None:
     """The sidecar of `artefact`, or None when it has none. Does not look at the artefact itself."""
     path = sidecar_path(artefact)
@@ -180,13 +186,22 @@ def check_unchanged(artefact: Path, sha256: str) -> None:
 
 
 def require_raw_pixels(artefact: Path) -> Io:
-    """How a model is fed that is to be trained; without a sidecar it is taken for one of raw pixels, 112x112.
+    """How a model is fed that is to be trained, as its sidecar says.
 
     Raises:
-        FaceError: it does not take raw RGB pixels, NHWC, as a training feeds them.
+        FaceError: it has no sidecar, or does not take raw RGB pixels, NHWC, as a training feeds them.
     """
     sidecar = check_sidecar(artefact)
-    io = sidecar.io if sidecar else Io()
+    if sidecar is None:
+        raise FaceError(
+            f"A training feeds raw RGB pixels. '{artefact}' has no sidecar that says what it takes: import it first, "
+            f"python import_model.py {Path(artefact).name} OUT.h5 --pixels {'|'.join(PIXEL_SCALINGS)} --color rgb|bgr."
+        )
+    return check_raw_pixels(sidecar.io, artefact)
+
+
+def check_raw_pixels(io: Io, artefact: Path) -> Io:
+    """Refuses the input of a model that is to be trained, unless it is raw RGB pixels, NHWC; returns it."""
     if (io.layout, io.colour, io.pixels) != (Io.layout, Io.colour, Io.pixels):
         raise FaceError(
             f"A training feeds raw RGB pixels, NHWC. '{artefact}' takes {io.pixels} {io.colour} pixels, {io.layout}: "

@@ -6,6 +6,8 @@ import numpy as np
 
 from facelib.errors import FaceError
 
+SAME_DISTANCE = 1e-6  # embeddings or distances within this much are the same: float32 rounds unit vectors by 1e-7
+
 
 def row_norms(rows: np.ndarray) -> np.ndarray:
     """L2 norm of each row, summed in float64: float [N, D] -> float64 [N]."""
@@ -48,6 +50,23 @@ def normalize(embeddings: np.ndarray, describe: Callable[[int], str] = "row {}".
     norms = row_norms(embeddings)
     check_norms(norms, describe)
     return embeddings / norms[:, None]
+
+
+def check_differ(vectors: np.ndarray, what: str) -> None:
+    """Refuses embeddings that are all the same: the model tells nobody apart.
+
+    Args:
+        vectors: float [N, D], unit rows. One row alone passes.
+        what: gave them; begins a sentence.
+
+    Raises:
+        FaceError: no two rows differ by more than `SAME_DISTANCE`.
+    """
+    if len(vectors) > 1 and np.abs(vectors - vectors[:1]).max() <= SAME_DISTANCE:
+        raise FaceError(
+            f"Embeddings differ from face to face. {what} gives the same one for all {len(vectors)} faces. "
+            f"Check how the model is fed, or train it again."
+        )
 
 
 def row_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -29,8 +29,8 @@ from facelib.files import atomic_path, check_out_file, sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.kmodel import VERSION, KmodelEmbedder, nncase_command
 from facelib.runtimes.tflite import TfliteEmbedder, read_ops
-from facelib.sidecar import check_sidecar, check_unchanged, parity_record, write_sidecar
-from facelib.unit_vectors import row_cosines
+from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
+from facelib.unit_vectors import check_differ, row_cosines
 
 NUM_PARITY_CROPS = 16
 NUM_SIMULATORS = 2
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "The K210 computes with 8 bits, and the ranges are measured on real crops. Pass --calibration DATA: the "
             "training's data directory, a folder of 112x112 crops, or a .bin."
         )
-    io = choose_io(check_sidecar(args.model), args)
+    sidecar = check_sidecar(args.model)
+    io = choose_io(sidecar, args)
     sha256 = sha256_of(args.model)
     if (io.pixels, io.layout) != ("raw", "nhwc"):
         raise FaceError(
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with atomic_path(out) as part:
         part.write_bytes(kmodel.content)
         cosines = compare(part, made, args.model, io, crops[:NUM_PARITY_CROPS])
+    keep_flags(args.model, "tflite", io, sidecar)
     write_sidecar(
         out, kind="kmodel", made_from=args.model, io=made, calibration=calibration, parity=parity_record(cosines),
         memory=kmodel.memory, nncase={"version": VERSION, **SETTINGS}, on_cpu=list(kmodel.on_cpu),
@@ -110,7 +112,9 @@ def compare(kmodel: Path, io: Io, tflite: Path, tflite_io: Io, crops: np.ndarray
     """
     simulated = KmodelEmbedder(kmodel, io, NUM_SIMULATORS)
     try:
-        return row_cosines(simulated(crops), TfliteEmbedder(tflite, tflite_io)(crops))
+        vectors = simulated(crops)
+        check_differ(vectors, "The kmodel")
+        return row_cosines(vectors, TfliteEmbedder(tflite, tflite_io)(crops))
     finally:
         simulated.close()
 

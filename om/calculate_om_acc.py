@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         [lambda: faces], embed, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes
     )
     args.model, args.threads = args.model or args.out_dir, None
+    evaluation.check(args.model)
     return finish_test(args, evaluation, "om", sha256)
 
 

@@ -27,7 +27,7 @@ from facelib.data.verification.bins import load_bin, stream_images
 from facelib.errors import FaceError
 from facelib.export.om.msame import stem_of
 from facelib.model_input import Io, to_model_input
-from facelib.sidecar import check_sidecar
+from facelib.sidecar import Sidecar, check_sidecar, keep_flags, kind_of
 
 CHUNK_IMAGES = 512  # decoded at a time: 19 MB of pixels, 77 MB as float32
 WRITERS = 4
@@ -55,7 +55,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    io = find_io(args)
+    sidecar = check_sidecar(args.model) if args.model else None
+    io = find_io(args, sidecar)
     to_model_input(
         np.zeros((1, 112, 112, 3), np.uint8), io
     )  # refuses impossible combinations before anything is written
@@ -64,12 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_folder(args.dir, names)
     args.dir.mkdir(parents=True, exist_ok=True)
     num_bytes = write_inputs(pairs.images, str(args.bin), io, args.dir, args.flip)
+    if args.model:
+        keep_flags(args.model, kind_of(args.model), io, sidecar)
     print(f"{len(names):,} files of {num_bytes:,} bytes in {args.dir}: {describe(io)}")
     print_next("./om/om_eval.sh", args.model or "MODEL.om", args.dir, "OUT_DIR")
     return 0
 
 
-def find_io(args: argparse.Namespace) -> Io:
+def find_io(args: argparse.Namespace, sidecar: Sidecar | None) -> Io:
     """How the model is fed: from its sidecar, else from the flags."""
     given = [name for name in ("color", "pixels", "layout", "crop", "dtype") if getattr(args, name) is not None]
     if args.model is None and not given:
@@ -77,7 +80,6 @@ def find_io(args: argparse.Namespace) -> Io:
             "Say what the model takes: --model X.om, or --color rgb|bgr --pixels raw|pm1|... [--dtype uint8 "
             "--layout nchw --crop H,W]."
         )
-    sidecar = check_sidecar(args.model) if args.model else None
     io = choose_io(sidecar, args) if sidecar or given != ["dtype"] else Io()
     if sidecar and args.dtype not in (None, io.dtype):
         raise FaceError(f"--dtype {args.dtype} contradicts the sidecar '{sidecar.path}': {io.dtype}. Leave it out.")

@@ -39,7 +39,8 @@ from facelib.image_decoding import Photos, decode_or_blank
 from facelib.recognition.decision import Decision, about, decide_by
 from facelib.recognition.photo_embeddings import Centres, class_centres, embed_photos
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.sidecar import check_sidecar
+from facelib.sidecar import check_sidecar, keep_flags, kind_of
+from facelib.unit_vectors import check_differ
 from facelib.wording import spreadsheet_cell
 
 SHOWN_ROWS = 20  # identities in the printed table and on the sheet
@@ -49,7 +50,8 @@ SHEET_FACES = 4  # of each side in a row of the sheet
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     source, valid = open_source(args.train), open_verification(args.valid)
-    io = choose_io(check_sidecar(args.model), args)
+    sidecar = check_sidecar(args.model)
+    io = choose_io(sidecar, args)
     decision = decide_by(args.model, args.far, args.threshold) if (args.far, args.threshold) != (None, None) else None
     flip = bool(decision and decision.flip)
     embedder = open_embedder(args.model, io, args.threads)
@@ -62,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise FaceError(f"Nothing of '{side}' could be embedded; the last of {len(bad)} bad images: {bad[-1]}")
     compared = Compared(source, sample, centres, valid, np.concatenate([numbers for numbers, _ in found]))
     images = np.concatenate([vectors for _, vectors in found])
+    check_differ(np.concatenate([centres.vectors, images]), f"'{args.model}'")
+    keep_flags(args.model, kind_of(args.model), io, sidecar)
     distance, expected = choose_distance(decision, centres.vectors, images, args)
     hits = find_hits(centres.vectors, images, distance)
     print_notes(source.notes)

@@ -45,7 +45,8 @@ from facelib.files import read_json, require_file, sha256_of
 from facelib.image_decoding import decode_or_blank
 from facelib.recognition.photo_embeddings import embed_photos
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.sidecar import check_sidecar
+from facelib.sidecar import check_sidecar, keep_flags, kind_of
+from facelib.unit_vectors import check_differ
 
 NEARER_BY = 20.0  # degrees: a face is relabelled only if the other identity is nearer by this much
 SHEET_FACES = 120
@@ -54,12 +55,15 @@ SHEET_FACES = 120
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     source = open_source(args.data)
-    io = choose_io(check_sidecar(args.model), args)
+    sidecar = check_sidecar(args.model)
+    io = choose_io(sidecar, args)
     if (done := finished(source, args)) is not None:
         print(f"already there, nothing to do: {done.out}: {done.counts}")
         return 0
     embedder = open_embedder(args.model, io, args.threads)
     rows, vectors, bad = embed_all(source, embedder)
+    check_differ(vectors, f"'{args.model}'")
+    keep_flags(args.model, kind_of(args.model), io, sidecar)
     labels, num_classes = source.labels[rows], len(source.class_names)
     merged = np.arange(num_classes)
     if args.merge_angle:

@@ -36,7 +36,8 @@ from facelib.evaluation.ijb.protocol import (
 )
 from facelib.files import sha256_of, write_json
 from facelib.runtimes.open_embedder import open_embedder
-from facelib.sidecar import check_sidecar, check_unchanged, keep_flags
+from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, kind_of
+from facelib.unit_vectors import check_differ
 
 FPIRS = (0.01, 0.1)
 RANKS = (1, 5)
@@ -55,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{paths.name}: {len(faces.images):,} images, {len(faces.template_ids):,} templates, {_switches(args)}")
     embedded = embed_faces(embedder, faces, args.images, flip=args.flip, threads=args.threads)
     check_unchanged(args.model, sha256)
-    keep_flags(args.model, args.model.suffix[1:], io, sidecar)
     templates = pool_templates(embedded.rows, faces, normalize=args.normalize, detector_score=args.detector_score)
+    check_differ(templates, f"'{args.model}'")
+    keep_flags(args.model, kind_of(args.model), io, sidecar)
     results = {}
     for protocol, test in zip(args.protocol, tests, strict=True):
         if protocol == "1:1":
@@ -126,7 +128,7 @@ def _head(
     num_images = len(faces.images) * (2 if args.flip else 1)
     return {
         "artifact": args.model.name,
-        "kind": kind or args.model.suffix[1:],
+        "kind": kind or kind_of(args.model),
         "size_bytes": args.model.stat().st_size,
         "images_per_s": round(num_images / embedded.seconds, 3),
         "ms_per_image": round(1000 * embedded.seconds / num_images, 4),

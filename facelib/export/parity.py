@@ -6,7 +6,7 @@ import numpy as np
 
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
-from facelib.unit_vectors import row_cosines
+from facelib.unit_vectors import check_differ, normalize, row_cosines
 
 SEED = 20  # any: every conversion sees the same faces
 NUM_FACES = 8
@@ -39,7 +39,8 @@ def check_parity(
     Raises:
         FaceError: a cosine that is too low, or not finite.
     """
-    cosines = row_cosines(converted(pixels), original(pixels))
+    embeddings = [converted(pixels), original(pixels)]
+    cosines = row_cosines(*embeddings)
     floor = MIN_COSINE.get(kind)
     if not np.isfinite(cosines).all() or (floor is not None and cosines.min() < floor):
         rule = "a finite cosine" if floor is None else f"cosine >= {floor}"
@@ -47,6 +48,8 @@ def check_parity(
             f"{what} must give the same embeddings: {rule} for every face. Received: {cosines.min():.6f} "
             f"for face {int(cosines.argmin())} of {len(cosines)}. Nothing was written. Test the parent first."
         )
+    for rows, name in zip(embeddings, ("the converted model", "its parent"), strict=True):
+        check_differ(normalize(rows, f"face {{}} of {name}".format), f"{what}: {name}")
     return cosines
 
 

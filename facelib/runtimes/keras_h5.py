@@ -99,9 +99,22 @@ def load_with_heads(path: Path) -> tuple[Any, dict[str, str]]:
     check_h5(path)
     try:
         with _for_keras3(path) as (copy, heads):
-            return keras.models.load_model(copy, compile=False), heads
+            model = keras.models.load_model(copy, compile=False)
     except (*UNREADABLE, MemoryError, tf.errors.OpError) as error:
         raise _not_a_model(path, error) from error
+    check_weights(model, path)
+    return model, heads
+
+
+def check_weights(model, path: Path) -> None:
+    """Refuses a model with a weight that is NaN or infinite: its training failed."""
+    for variable in model.variables:
+        values = np.asarray(variable.numpy())
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise FaceError(
+                f"The weights of a model are finite numbers. '{path}' has {int((~np.isfinite(values)).sum())} that are "
+                f"not, in {short_name(variable.path)}: take an earlier epoch of its training."
+            )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.files import read_json, write_json
+from facelib.sidecar import check_sidecar, require_raw_pixels
 
 CLASSES = "classes.json"
 
@@ -72,6 +73,8 @@ def _check_scaling(old, new, path: Path) -> None:
         layer = next((layer for layer in model.layers if layer.name == "pixel_scale"), None)
         scalings.append([np.broadcast_to(v, 3).tolist() for v in (layer.mean, layer.std)] if layer else None)
     first, second = scalings
+    if check_sidecar(path) is not None or (first is None and second is not None):
+        require_raw_pixels(path)
     if first is not None and second is not None and not np.allclose(first, second):
         raise FaceError(
             f"--init-from takes a model with the same pixel scaling, (x - mean) / std. '{path}' has mean and std "

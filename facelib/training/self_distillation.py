@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from facelib.cli import print_notes
+from facelib.cli import add_pixel_flags, choose_io, print_notes
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
@@ -24,7 +24,16 @@ from facelib.files import make_folder, require_file, sha256_of, write_json
 from facelib.model_input import Io
 from facelib.models.registry import ModelConfig
 from facelib.runtimes.keras_h5 import KerasEmbedder
-from facelib.sidecar import parity_record, read_sidecar, require_raw_pixels, sidecar_path, write_sidecar
+from facelib.sidecar import (
+    Sidecar,
+    check_raw_pixels,
+    check_sidecar,
+    keep_flags,
+    parity_record,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.protocols import Evaluation, TrainingBatches
 from facelib.training.recipe.rules import check_recipe
@@ -32,7 +41,7 @@ from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 from facelib.training.recipe.toml import load_recipe
 from facelib.training.run_dir import RunDir
 from facelib.training.teacher import open_teacher
-from facelib.unit_vectors import row_cosines
+from facelib.unit_vectors import check_differ, row_cosines
 
 NUM_CROPS = 256  # of DATA, on which the copy is compared with the original
 
@@ -95,6 +104,7 @@ def add_flags(parser: argparse.ArgumentParser, *, learning_rate: float, data_hel
     )
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add_device_flag(parser)
+    add_pixel_flags(parser.add_argument_group("a network without a sidecar, which must take raw RGB pixels"))
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -124,19 +134,20 @@ def distil_copy(
     Returns:
         What stopped the training, 'SIGTERM', 'SIGINT' or 'n + Enter'; None if it is complete.
     """
-    io = require_raw_pixels(args.model)
+    sidecar, io = find_io(args)
     recipe = make_recipe(args, change, io)
     records = open_records(args.data)
     settle_device(args.device)
-    with closing(RunDir(args.out, recipe, args.data, records.fingerprint)) as run:
-        set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
-        print(training_on())
-        print_notes(device_notes(recipe.precision))
-        from facelib.training.trainer import Trainer
+    crops, described = load_crops(args.data, NUM_CROPS, recipe.seed, io.size, fit=io.fit)
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+    print(training_on())
+    print_notes(device_notes(recipe.precision))
+    from facelib.training.trainer import Trainer
 
-        crops, described = load_crops(args.data, NUM_CROPS, recipe.seed, io.size, fit=io.fit)
-        copy, original = make_copy(args.model, change, crops)
-        before = cosines_between(copy, original, crops)
+    copy, original = make_copy(args.model, change, crops)
+    before = cosines_between(copy, original, crops, str(args.model))
+    with closing(RunDir(args.out, recipe, args.data, records.fingerprint)) as run:
+        keep_flags(args.model, "h5", replace(io, embedding_size=original.outputs[0].shape[-1]), sidecar)
         embedder = KerasEmbedder(copy, io)
         trainer = Trainer(
             copy, make_data(recipe, records, io.size, args.threads), run, make_head=_make_no_head, recipe=recipe,
@@ -162,7 +173,7 @@ def write_untrained(args: argparse.Namespace, change: Change) -> int:
     path = args.out / "embedder.h5"
     if path.exists():
         raise FaceError(f"OUT is a new folder or, with --data, a run to continue. '{path}' exists: choose another OUT.")
-    io = require_raw_pixels(args.model)
+    _, io = find_io(args)
     recipe = make_recipe(args, change, io)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     copy, _ = make_copy(args.model, change, None)
@@ -172,6 +183,16 @@ def write_untrained(args: argparse.Namespace, change: Change) -> int:
     write_sidecar(path, kind="h5", made_from=args.model, io=io, **change.notes)
     print(f"wrote {path}, which is not trained; next: the same command with --data DATA and another OUT")
     return 0
+
+
+def find_io(args: argparse.Namespace) -> tuple[Sidecar | None, Io]:
+    """(the sidecar of the original, how it and the copy are fed): as the sidecar says, or the flags.
+
+    Raises:
+        FaceError: neither says it, or the original does not take raw RGB pixels.
+    """
+    sidecar = check_sidecar(args.model)
+    return sidecar, check_raw_pixels(choose_io(sidecar, args), args.model)
 
 
 def make_recipe(args: argparse.Namespace, change: Change, io: Io) -> Recipe:
@@ -202,9 +223,24 @@ def make_copy(path: Path, change: Change, crops: np.ndarray | None) -> tuple:
     return change.make(original, str(path), crops), original
 
 
-def cosines_between(model, original, crops: np.ndarray) -> np.ndarray:
-    """Cosines between the embeddings of two Keras models: uint8 [N, H, W, 3], RGB -> float64 [N]."""
+def cosines_between(model, original, crops: np.ndarray, where: str) -> np.ndarray:
+    """Cosines between the embeddings of two Keras models.
+
+    Args:
+        model: the copy.
+        original: the network that it learns from.
+        crops: uint8 [N, H, W, 3], RGB.
+        where: the path of the original, for errors.
+
+    Returns:
+        float64 [N].
+
+    Raises:
+        FaceError: an embedding is zero or not finite, or all those of one model are the same.
+    """
     vectors = [KerasEmbedder(which)(crops) for which in (model, original)]
+    for rows, what in zip(vectors, (f"The changed copy of '{where}'", f"'{where}'"), strict=True):
+        check_differ(rows, what)
     return row_cosines(*vectors)
 
 
@@ -214,7 +250,7 @@ def _compare(
     """Compares the written copy with the original, and notes the result in the sidecar."""
     from facelib.runtimes.keras_h5 import load_model
 
-    after = cosines_between(load_model(path), original, crops)
+    after = cosines_between(load_model(path), original, crops, str(path))
     sidecar = read_sidecar(path)
     parity = {**parity_record(after), "mean_cosine_untrained": float(before.mean()), "crops": described}
     write_json(sidecar_path(path), {**(sidecar.rest if sidecar else {}), **change.notes, "parity": parity})

@@ -307,7 +307,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
     cases = [
         (["nothing.h5", str(out), "--data", "d"], "No model at 'nothing.h5'"),
         ([str(tmp_path / "a.h5"), str(out)], "Received no --data. Pass the data directory"),
-        ([str(tmp_path / "a.h5"), str(out), "--data", "nowhere"], "nowhere"),
+        ([str(tmp_path / "a.h5"), str(out), "--data", "nowhere", "--pixels", "raw"], "nowhere"),
     ]
     for command, message in cases:
         with pytest.raises(FaceError, match=message) as caught:

@@ -27,6 +27,18 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
     Raises:
         FaceError: no file, no TOML, an unknown key, a value of the wrong type or out of range.
     """
+    values = _read(path, overrides)
+    recipe = _build(Recipe, values, "", str(path))
+    check_recipe(recipe, str(path))
+    return recipe
+
+
+def says_table(name: str, path: Path, overrides: typing.Sequence[str] = ()) -> bool:
+    """Whether a recipe, or --set, says anything in the table `name`, so that its values are no mere defaults."""
+    return bool(_read(path, overrides).get(name))
+
+
+def _read(path: Path, overrides: typing.Sequence[str]) -> dict:
     path = require_file(path, "recipe")
     try:
         values = parse_toml(path.read_text(encoding="utf-8-sig"))
@@ -34,9 +46,7 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
         raise FaceError(f"A recipe is a TOML file. '{path}' is not: {error}.") from error
     for override in overrides:
         _override(values, override)
-    recipe = _build(Recipe, values, "", str(path))
-    check_recipe(recipe, str(path))
-    return recipe
+    return values
 
 
 def to_toml(recipe: Recipe) -> str:
