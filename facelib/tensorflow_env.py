@@ -78,6 +78,16 @@ def import_tensorflow():
     return tf
 
 
+def has_gpu() -> bool:
+    """Whether this process trains on a GPU: TensorFlow sees one, and it is not hidden.
+
+    Code that is faster only on a CPU asks here: XLA for PReLU, blocks of class centres that fit into a cache.
+    """
+    import tensorflow as tf
+
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
 def set_up_tensorflow(seed: int, precision: str, deterministic: bool) -> None:
     """Sets memory growth, random seeds, Keras's dtype policy and determinism for a training.
 

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from facelib.distributed.peer_watch import PeerWatch
 from facelib.errors import FaceError
+from facelib.tensorflow_env import has_gpu
 
 _GROUP = 9001  # key of our collective operations; the strategy's own keys count from 1
 
@@ -48,6 +49,7 @@ class Workers:
         # The strategy, which must live as long as the training, and the peer watch; `open_workers` sets it.
         self.held: tuple[tf.distribute.Strategy, PeerWatch] | None = None
         self._instance = 0
+        self._token: tf.Variable | None = None
         self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([count], tf.float64)])
 
     def expect(self, batch_size: int) -> None:
@@ -105,9 +107,9 @@ class Workers:
         if self.count == 1:
             return lambda x: x
         most = self.most
-        counts = self._gather(tf.reshape(tf.cast(num_rows, tf.int32), [1]))
-        is_row = tf.reshape(tf.sequence_mask(counts, most), [-1])
-        rows = tf.reshape(tf.where(is_row), [-1])
+        # Values that say which rows are there, not the counts: int32 would be fetched from a GPU to compute with it.
+        is_row = self._gather(tf.cast(tf.range(most) < tf.cast(num_rows, tf.int32), tf.float32))
+        rows = tf.where(is_row)
 
         @tf.custom_gradient
         def stack(x):
@@ -115,29 +117,38 @@ class Workers:
 
             def gradient(upstream):
                 shape = tf.concat([[self.count * most], tf.shape(x)[1:]], 0)
-                spread = self._reduce(tf.scatter_nd(rows[:, None], upstream, tf.cast(shape, tf.int64)), "Add")
+                spread = self._reduce(tf.scatter_nd(tf.cast(rows, tf.int32), upstream, shape), "Add")
                 return spread[self.rank * most : self.rank * most + tf.cast(num_rows, tf.int32)]
 
-            return tf.gather(filled, rows), gradient
+            return tf.gather_nd(filled, rows), gradient
 
         return stack
 
     def _reduce(self, x, operation: str, by_face: bool = False):
-        self._instance += 1
         num_faces = tf.shape(x)[0] if by_face else 0
         if by_face:  # the operation needs one shape for all steps
             x = _pad_rows(x, self.count * self.most)
-        total = tf.raw_ops.CollectiveReduceV2(
-            input=x, group_size=self.count, group_key=_GROUP, instance_key=self._instance, ordering_token=[],
-            merge_op=operation, final_op="Id",
-        )  # fmt: skip
+        total = tf.raw_ops.CollectiveReduceV2(input=x, merge_op=operation, final_op="Id", **self._common())
         return total[:num_faces] if by_face else total
 
     def _gather(self, x):
+        return tf.raw_ops.CollectiveGatherV2(input=x, **self._common())
+
+    def _common(self) -> dict:
+        """The arguments that all collective operations have.
+
+        GPUs use NCCL; without the hint, TensorFlow would send every value through the hosts. NCCL waits for ever if two
+        workers start the same two operations in different orders, so each names one variable, and a `tf.function` then
+        runs them one after another. On CPUs the keys are enough, and independent operations may overlap.
+        """
         self._instance += 1
-        return tf.raw_ops.CollectiveGatherV2(
-            input=x, group_size=self.count, group_key=_GROUP, instance_key=self._instance, ordering_token=[]
-        )
+        common = {"group_size": self.count, "group_key": _GROUP, "instance_key": self._instance}
+        if not has_gpu():
+            return common | {"ordering_token": []}
+        if self._token is None:
+            with tf.init_scope():
+                self._token = tf.Variable(0.0, trainable=False)
+        return common | {"ordering_token": [self._token.handle], "communication_hint": "nccl"}
 
     # ------------------------------------------------------------------ between the steps
 
@@ -224,5 +235,5 @@ def _reason(error: tf.errors.OpError) -> str:
 
 
 def _pad_rows(x, most: int):
-    missing = most - tf.shape(x)[0]
-    return tf.pad(x, tf.concat([[[0, missing]], tf.zeros([tf.rank(x) - 1, 2], tf.int32)], 0))
+    missing = tf.concat([[most - tf.shape(x)[0]], tf.shape(x)[1:]], 0)
+    return tf.concat([x, tf.zeros(missing, x.dtype)], 0)  # tf.pad has no GPU kernel for int64

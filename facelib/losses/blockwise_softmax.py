@@ -10,7 +10,10 @@ from itertools import pairwise
 
 import tensorflow as tf
 
-_BLOCK = 16_384  # classes in a block
+from facelib.tensorflow_env import has_gpu
+
+_BLOCK = 16_384  # classes in a block, which fits into the cache of a CPU
+_GPU_BLOCK = 131_072  # fewer operations, each for more threads
 _MOST_BLOCKS = 32  # each block is some twenty nodes of the graph
 _BELOW = 200.0  # how far the target logit is put below any other: exp() of it is 0 in float32
 
@@ -36,7 +39,7 @@ def target_and_others(x, centres, target_idx, scale, num_classes: int):
 
     @tf.custom_gradient
     def compute(x, centres):
-        others = _Blocks(x, centres, target_idx, scale, min(max(1, round(num_classes / _BLOCK)), _MOST_BLOCKS))
+        others = _Blocks(x, centres, target_idx, scale, _num_blocks(num_classes))
         is_here = target_idx >= 0
         row = tf.gather(centres, tf.maximum(target_idx, 0))
         inverse = _inverse_norms(row)
@@ -55,6 +58,10 @@ def target_and_others(x, centres, target_idx, scale, num_classes: int):
     return cosine, log_sum, tf.stop_gradient(highest)
 
 
+def _num_blocks(num_classes: int) -> int:
+    return min(max(1, round(num_classes / (_GPU_BLOCK if has_gpu() else _BLOCK))), _MOST_BLOCKS)
+
+
 class _Blocks:
     """All classes but the target of each row.
 
@@ -65,11 +72,13 @@ class _Blocks:
 
     def __init__(self, x, centres, target_idx, scale, num_blocks: int):
         self.x, self.scale = x, scale
-        edges = [tf.shape(centres, tf.int64)[0] * i // num_blocks for i in range(num_blocks + 1)]
+        num_classes = centres.shape[0] or tf.shape(centres)[0]
+        edges = [num_classes * i // num_blocks for i in range(num_blocks + 1)]  # not int64: a slice is cut by the host
         self.blocks: list[_Block] = []
         for first, last in pairwise(edges):
             with tf.control_dependencies([block.highest for block in self.blocks[-2:-1]]):  # at most two at a time
-                self.blocks.append(_Block(x * scale, centres[first:last], target_idx - first, last - first, scale))
+                here = target_idx - tf.cast(first, tf.int64)
+                self.blocks.append(_Block(x * scale, centres[first:last], here, tf.cast(last - first, tf.int64), scale))
         self.log_sums = tf.stack([block.log_sum for block in self.blocks])
         self.log_sum = tf.reduce_logsumexp(self.log_sums, 0)
         self.highest = tf.reduce_max(tf.stack([block.highest for block in self.blocks]), 0)

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from facelib.losses.rows import by_row
+
 TEMPERATURE = 0.1  # of the similarities that 'kl' compares: cosines lie within [-1, 1]
 
 
@@ -48,16 +50,16 @@ class Distiller(keras.layers.Layer):
 
 
 def _cosine(e, t):
-    return tf.reduce_mean(1.0 - tf.reduce_sum(e * t, -1))
+    return tf.reduce_mean(1.0 - by_row(tf.reduce_sum, e * t))
 
 
 def _l2(e, t):
-    return tf.reduce_mean(tf.sqrt(tf.reduce_sum(tf.square(e - t), -1) + 1e-12))
+    return tf.reduce_mean(tf.sqrt(by_row(tf.reduce_sum, tf.square(e - t)) + 1e-12))
 
 
 def _kl(e, t):
     student, teacher = _log_similarities(e), _log_similarities(t)
-    return tf.reduce_mean(tf.reduce_sum(tf.exp(teacher) * (teacher - student), -1))
+    return tf.reduce_mean(by_row(tf.reduce_sum, tf.exp(teacher) * (teacher - student)))
 
 
 def _log_similarities(x):
@@ -85,8 +87,8 @@ def _agreement(e, t):
     if e.shape[-1] != t.shape[-1]:  # no common space: compare the nearest neighbours
         nearest = [tf.argmax(_log_similarities(x), -1) for x in (e, t)]
         return tf.reduce_mean(tf.cast(nearest[0] == nearest[1], tf.float32))
-    nearest = tf.argmax(tf.matmul(e, t, transpose_b=True), -1, output_type=tf.int32)
-    return tf.reduce_mean(tf.cast(nearest == tf.range(tf.shape(e)[0]), tf.float32))
+    nearest, faces = tf.argmax(tf.matmul(e, t, transpose_b=True), -1), tf.range(tf.shape(e)[0])
+    return tf.reduce_mean(tf.cast(nearest == tf.cast(faces, tf.int64), tf.float32))  # int32 compares on the host
 
 
 _LOSSES = {"cosine": _cosine, "l2": _l2, "kl": _kl, "relational": _relational}

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from facelib.losses.blockwise_softmax import target_and_others
 from facelib.losses.partial_fc import ClassSplit, SampledClasses, initial_centres, sample_classes
+from facelib.losses.rows import at_columns, by_row, places
 
 # Inside the square root of sin = sqrt(1 - cos^2): keeps d(sin)/d(cos) finite at cos = +-1 and of the right sign. At
 # this size sin is off by less than 1e-4 within 0.006 degrees of the poles and by nothing float32 can hold elsewhere.
@@ -210,7 +211,7 @@ class MarginHead(keras.layers.Layer):
         logits, cosines, target_idx = self._logits(embeddings, labels, margin_share, sampled, training=True)
         losses = self.log_sum_exp(logits) - self._target_values(logits, target_idx)
         if label_smoothing:
-            mean = self.split.workers.sum(tf.reduce_sum(logits, -1), by_face=True) / self.num_classes
+            mean = self.split.workers.sum(by_row(tf.reduce_sum, logits), by_face=True) / self.num_classes
             losses = (1.0 - label_smoothing) * losses + label_smoothing * (self.log_sum_exp(logits) - mean)
         others = self.put_target(cosines, target_idx, tf.fill([tf.size(target_idx)], cosines.dtype.min))
         return losses, self._target_values(cosines, target_idx) > self.split.workers.max(tf.reduce_max(others, -1))
@@ -235,7 +236,7 @@ class MarginHead(keras.layers.Layer):
         """Cosine of each embedding to the nearest centre of each class: [B, D], [n * K, D] -> float32 [B, n]."""
         cosines = tf.clip_by_value(_products_with_unit_rows(unit_rows(embeddings), centres), -1.0, 1.0)
         if self.sub_centres > 1:
-            cosines = tf.reduce_max(tf.reshape(cosines, [tf.shape(cosines)[0], -1, self.sub_centres]), -1)
+            cosines = by_row(tf.reduce_max, tf.reshape(cosines, [tf.shape(cosines)[0], -1, self.sub_centres]))
         return cosines
 
     def margin_logits(self, cosines, target_idx, norms, margin_share=1.0, training=False):
@@ -259,15 +260,14 @@ class MarginHead(keras.layers.Layer):
         """`values` [B, n] with `new` [B] in the target column of each row, where this worker holds the class."""
         column = tf.maximum(target_idx, 0)
         if self._is_split:
-            new = tf.where(target_idx >= 0, new, tf.gather(values, column, batch_dims=1))
-        place = tf.stack([tf.range(tf.size(target_idx, tf.int64), dtype=tf.int64), column], axis=1)
-        return tf.tensor_scatter_nd_update(values, place, new)
+            new = tf.where(target_idx >= 0, new, at_columns(values, column))
+        return tf.tensor_scatter_nd_update(values, places(column), new)
 
     def _target_values(self, values, target_idx):
         """The value in the target column of each row, from the worker that holds it: [B, n], int64 [B] -> [B]."""
         if not self._is_split:
-            return tf.gather(values, target_idx, batch_dims=1)
-        held = tf.gather(values, tf.maximum(target_idx, 0), batch_dims=1)
+            return at_columns(values, target_idx)
+        held = at_columns(values, tf.maximum(target_idx, 0))
         return self.split.workers.sum(tf.where(target_idx >= 0, held, 0.0), by_face=True)
 
     def log_sum_exp(self, values, adds_gradients=False):
@@ -279,10 +279,10 @@ class MarginHead(keras.layers.Layer):
                 the result for its classes only: then the gradients of the workers are added (see `Workers.sum`).
         """
         if not self._is_split:
-            return tf.reduce_logsumexp(values, -1)
+            return by_row(tf.reduce_logsumexp, values)
         workers = self.split.workers
         highest = workers.max(tf.reduce_max(values, -1))
-        sums = tf.reduce_sum(tf.exp(values - highest[:, None]), -1)
+        sums = by_row(tf.reduce_sum, tf.exp(values - highest[:, None]))
         return highest + tf.math.log(workers.sum(sums, adds_gradients, by_face=True))
 
     def get_config(self):

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from facelib.losses.margin_head import unit_rows
+from facelib.losses.rows import by_row
 
 
 class TripletLoss(keras.layers.Layer):
@@ -51,8 +52,8 @@ class TripletLoss(keras.layers.Layer):
 
 
 def _batch_hard(cosines, is_positive, is_negative, margin):
-    farthest = tf.reduce_min(tf.where(is_positive, cosines, 2.0), -1)
-    nearest = tf.reduce_max(tf.where(is_negative, cosines, -2.0), -1)
+    farthest = by_row(tf.reduce_min, tf.where(is_positive, cosines, 2.0))
+    nearest = by_row(tf.reduce_max, tf.where(is_negative, cosines, -2.0))
     has_both = tf.reduce_any(is_positive, -1) & tf.reduce_any(is_negative, -1)
     return _mean_over(tf.nn.relu(nearest - farthest + margin), has_both)
 
@@ -66,8 +67,8 @@ def _batch_all(cosines, is_positive, is_negative, margin):
 def _semi_hard(cosines, is_positive, is_negative, margin):
     negatives = tf.where(is_negative, cosines, -2.0)[:, None, :]
     is_farther = is_negative[:, None, :] & (cosines[:, None, :] < cosines[:, :, None])
-    semi_hard = tf.reduce_max(tf.where(is_farther, negatives, -2.0), -1)
-    farthest = tf.reduce_min(tf.where(is_negative, cosines, 2.0), -1)[:, None]
+    semi_hard = by_row(tf.reduce_max, tf.where(is_farther, negatives, -2.0))
+    farthest = tf.reduce_min(tf.where(is_negative, cosines, 2.0), -1, keepdims=True)
     negative = tf.where(tf.reduce_any(is_farther, -1), semi_hard, farthest)
     is_pair = is_positive & tf.reduce_any(is_negative, -1)[:, None]
     return _mean_over(tf.nn.relu(negative - cosines + margin), is_pair)
@@ -118,4 +119,4 @@ class CenterLoss(keras.layers.Layer):
             share = self.alpha / (1.0 + tf.cast(tf.gather(counts, group), tf.float32))
             moves = tf.stop_gradient(difference) * share[:, None]
             self.means.assign(tf.tensor_scatter_nd_add(self.means.value, labels[:, None], moves))
-        return 0.5 * tf.reduce_mean(tf.reduce_sum(tf.square(difference), -1))
+        return 0.5 * tf.reduce_mean(by_row(tf.reduce_sum, tf.square(difference)))

@@ -100,12 +100,14 @@ def sample_classes(split: ClassSplit, centres, num_classes: int, labels, step) -
         return SampledClasses(tf.convert_to_tensor(centres.value), first, num_held)
     num_drawn = split.num_sampled(num_classes)
     edges = np.arange(num_drawn + 1, dtype=np.int64) * num_held // num_drawn
-    seed = tf.stack([tf.constant(split.seed * 1_000_003 + split.workers.rank, tf.int64), step])
+    key = split.seed * 1_000_003 + split.workers.rank
+    kind = tf.int32 if key < 2**31 else tf.int64  # the op reads its seed on the host, where a GPU has only int32
+    seed = tf.stack([tf.constant(key, kind), tf.cast(step, kind)])
     share = tf.random.stateless_uniform([num_drawn], seed, dtype=tf.float64)
     drawn = edges[:-1] + tf.cast(share * (edges[1:] - edges[:-1]), tf.int64)
     held_idx = tf.cast(labels, tf.int64) - first
-    held_idx = tf.boolean_mask(held_idx, (held_idx >= 0) & (held_idx < num_held))
-    added = tf.sort(tf.unique(tf.boolean_mask(held_idx, ~_find(drawn, held_idx)[1]))[0])
+    held_idx = _kept(held_idx, (held_idx >= 0) & (held_idx < num_held))
+    added = tf.sort(tf.unique(_kept(held_idx, ~_find(drawn, held_idx)[1]))[0])
     rows = rows_of(tf.concat([drawn, added], 0), centres.shape[0] // num_held)
     return SampledClasses(tf.gather(centres.value, rows), first, num_held, drawn, added)
 
@@ -127,6 +129,11 @@ def initial_centres(seed: int, first: int, last: int, width: int, deviation: flo
         rows[start - first : stop - first] = values[start - block * _BLOCK : stop - block * _BLOCK]
     rows *= np.float32(deviation)
     return rows
+
+
+def _kept(values, mask):
+    """`tf.boolean_mask` of [n], which on a GPU would fetch a size that the host knows."""
+    return tf.gather_nd(values, tf.where(mask))
 
 
 def _find(ascending, values):

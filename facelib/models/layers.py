@@ -8,6 +8,8 @@ train faster and convert well.
 import keras
 import tensorflow as tf
 
+from facelib.tensorflow_env import has_gpu
+
 
 @keras.saving.register_keras_serializable(package="face")
 class PixelScale(keras.layers.Layer):
@@ -112,7 +114,9 @@ class FusedBatchNorm(keras.layers.Layer):
 
 
 def _sum_by_channel(x):
-    return tf.reduce_sum(tf.reduce_sum(tf.reduce_sum(x, 2), 1), 0)
+    for axis in (2, 1, 0):
+        x = tf.reduce_sum(x, axis, keepdims=True)  # without it, a GPU would fetch the shape of the gradient
+    return tf.reshape(x, [-1])
 
 
 def _tensor(variable):
@@ -123,9 +127,10 @@ def _tensor(variable):
 def prelu(x, slope):
     """`max(x, slope * x)`, which is PReLU while every slope is at most 1. The form for training.
 
-    XLA turns the element-wise work into one pass forward and one backward. The gradient of the slope, a sum over N, H
-    and W, is a matrix product with a row of ones. It runs on the BLAS threads; TensorFlow's reduction over leading axes
-    is many times slower on a CPU.
+    On a CPU, XLA turns the element-wise work into one pass forward and one backward. On a GPU it would need CUDA's
+    compiler and would compile again for a batch of another size. The gradient of the slope, a sum over N, H and W, is a
+    matrix product with a row of ones. It runs on the BLAS threads; TensorFlow's reduction over leading axes is many
+    times slower on a CPU. A GPU adds float16 products up in float32.
 
     Args:
         x: float `[..., C]`.
@@ -133,22 +138,24 @@ def prelu(x, slope):
     """
 
     def gradient(upstream):
-        dx, dslope = _prelu_gradient(x, slope, upstream)
+        dx, dslope = (_prelu_gradient if has_gpu() else _compiled_gradient)(x, slope, upstream)
         dslope = tf.reshape(dslope, [-1, slope.shape[0]])
         ones = tf.ones([1, tf.shape(dslope)[0]], dslope.dtype)
         return dx, tf.reshape(tf.matmul(ones, dslope), [slope.shape[0]])
 
-    return _prelu_forward(x, slope), gradient
+    return (_prelu_forward if has_gpu() else _compiled_forward)(x, slope), gradient
 
 
-@tf.function(jit_compile=True)
 def _prelu_forward(x, slope):
     return tf.maximum(x, x * slope)
 
 
-@tf.function(jit_compile=True)
 def _prelu_gradient(x, slope, upstream):
     return tf.where(x > 0.0, upstream, upstream * slope), upstream * tf.minimum(x, 0.0)
+
+
+_compiled_forward = tf.function(_prelu_forward, jit_compile=True)
+_compiled_gradient = tf.function(_prelu_gradient, jit_compile=True)
 
 
 @keras.saving.register_keras_serializable(package="face")

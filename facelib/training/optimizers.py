@@ -3,9 +3,11 @@
 import keras
 import tensorflow as tf
 
+from facelib.tensorflow_env import has_gpu
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Stage
 
-_BLOCK = 2048  # rows at a time: the temporary values stay in the cache
+_BLOCK = 2048  # rows at a time: the temporary values stay in the cache of a CPU
+_GPU_BLOCK = 16_384
 
 DECOUPLED = ("adamw", "lion")
 
@@ -42,10 +44,11 @@ class RowOptimizer:
             factor: the gradient is multiplied by it, block by block, so that no second copy of it is made.
             is_wanted: True, or a bool tensor; nothing changes when it is False.
         """
-        num_rows = tf.size(rows, tf.int64)
+        num_rows = tf.size(rows)  # not int64: the host counts the blocks
+        at_once = _GPU_BLOCK if has_gpu() else _BLOCK
 
         def block(start):
-            part = slice(start, start + _BLOCK)
+            part = slice(start, start + at_once)
             where, g = rows[part], gradient[part] * factor
             values = tf.gather(self.table.value, where)
             states = [tf.gather(slot.value, where) for slot in self.variables]
@@ -57,9 +60,9 @@ class RowOptimizer:
             for variable, new, old in zip([self.table, *self.variables], news, [values, *states], strict=True):
                 new = new if is_wanted is True else tf.where(is_wanted, new, old)
                 variable.value.scatter_update(tf.IndexedSlices(new, where))
-            return [start + _BLOCK]
+            return [start + at_once]
 
-        tf.while_loop(lambda start: start < num_rows, block, [tf.constant(0, tf.int64)], parallel_iterations=1)
+        tf.while_loop(lambda start: start < num_rows, block, [tf.constant(0)], parallel_iterations=1)
 
     def _rule(self, w, g, states, rate, step) -> list:
         """The new values of the rows and of their state."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.losses.partial_fc import SampledClasses
 from facelib.losses.protocols import Loss, MarginLoss, has_class_centres
+from facelib.losses.rows import by_row
 from facelib.training.recipe.schema import Stage
 from facelib.training.weight_update import Updater
 
@@ -71,7 +72,7 @@ class Objective:
             shared_loss += stage.distill_weight * distance
             accuracy = agreement if accuracy is None else accuracy
         if stage.norm_penalty:
-            norms = tf.reduce_sum(tf.abs(tf.cast(embeddings, tf.float32)), -1)
+            norms = by_row(tf.reduce_sum, tf.abs(tf.cast(embeddings, tf.float32)))
             shared_loss += stage.norm_penalty * tf.reduce_mean(norms)
         return class_loss + self.workers.once(shared_loss), accuracy
 
@@ -135,7 +136,7 @@ def make_step(
 
     Returns:
         `(images uint8 [B, H, W, 3], labels int64 [B], teacher_vectors float32 [B, T], margin_share float32,
-        mix float32, number int64) -> (loss, accuracy)`. `mix` is 1 without mixup. `number` counts the steps of the
+        mix float32, number int32) -> (loss, accuracy)`. `mix` is 1 without mixup. `number` counts the steps of the
         training; a sampled head draws its classes by it.
     """
     scalar = tf.TensorSpec([], tf.float32)
@@ -146,7 +147,7 @@ def make_step(
         tf.TensorSpec([None, teacher_size], tf.float32),
         scalar,
         scalar,
-        tf.TensorSpec([], tf.int64),
+        tf.TensorSpec([], tf.int32),  # a GPU has it on the host, which draws the seeds of a step from it
     ]
     step = _Step(embedder, objective, update, stage, workers)
     return tf.function(step.take, input_signature=signature)

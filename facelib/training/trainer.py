@@ -230,7 +230,7 @@ class Trainer:
         mix = np.float32(mixup_share_at(stage, self.recipe.seed, at.global_step))
         self.callbacks.call("on_train_batch_begin", batch.step)
         loss, accuracy = parts.step(
-            batch.images, batch.labels, self._targets(batch), margin_share, mix, np.int64(at.global_step)
+            batch.images, batch.labels, self._targets(batch), margin_share, mix, np.int32(at.global_step)
         )
         if parts.average:
             parts.average.update(at.stage_step)
