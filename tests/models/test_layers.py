@@ -185,6 +185,14 @@ def test_prelu_has_the_gradients_of_finite_differences(training):
     np.testing.assert_allclose(by_x, slope_of_x * UPSTREAM, rtol=1e-5)
 
 
+def test_prelu_is_the_same_where_a_gpu_is(monkeypatch):
+    """There it is not compiled by XLA."""
+    monkeypatch.setattr("facelib.models.layers.has_gpu", lambda: True)
+
+    test_prelu_is_he_et_al_equation_1(True)
+    test_prelu_has_the_gradients_of_finite_differences(True)
+
+
 def test_prelu_takes_flat_inputs():
     layer = made_prelu((None, 3))
 

@@ -108,6 +108,7 @@ def test_a_step_in_float16_runs_on_a_gpu():
     found = check(trace(Stage(optimizer="adamw", label_smoothing=0.1), "mixed_float16"))
 
     assert {"Conv2D", "DepthwiseConv2dNative", "FusedBatchNormV3", "FusedBatchNormGradV3"} <= found.kinds
+    assert sum(len(nodes) for nodes in found.fetched.values()) <= 2  # the flags of Keras's loss scale
 
 
 def test_a_step_of_two_workers_runs_on_gpus_and_sends_its_messages_in_one_order():
@@ -115,12 +116,6 @@ def test_a_step_of_two_workers_runs_on_gpus_and_sends_its_messages_in_one_order(
 
     check(traced)
     check_order(traced)
-
-
-def test_a_float16_step_waits_for_two_flags_at_most():
-    fetched = audit(trace(Stage(loss="batch_hard_triplet", images_per_identity=2), "mixed_float16")).fetched
-
-    assert sum(len(nodes) for nodes in fetched.values()) <= 2
 
 
 @pytest.mark.parametrize(
