@@ -62,6 +62,8 @@ def audit(traced) -> Audit:
     """
     graph = traced.graph.as_graph_def()
     library = {each.signature.name: each for each in graph.library.function}
+    functions = [traced.function_def, *library.values()]
+    conditions = {node.attr["cond"].func.name for each in functions for node in each.node_def if "While" in node.op}
     found, todo, seen = Audit(), [traced.function_def], set()
     while todo:
         function = todo.pop()
@@ -70,7 +72,7 @@ def audit(traced) -> Audit:
         seen.add(function.signature.name)
         if function.attr["_XlaMustCompile"].b:
             found.compiled.add(function.signature.name)
-        _Function(function, library, found).read()
+        _Function(function, found, function.signature.name in conditions).read()
         called = (name for node in function.node_def for name in _called(node))
         todo += [library[name] for name in called if name in library]
     return found
@@ -123,19 +125,19 @@ def _called(node):
 
 
 class _Function:
-    """The body of one function: a FunctionDef."""
+    """The body of one function: a FunctionDef. `is_condition`: the host reads from it whether a loop goes on."""
 
-    def __init__(self, function, library, found: Audit):
-        self.function, self.library, self.found = function, library, found
+    def __init__(self, function, found: Audit, is_condition: bool):
+        self.function, self.found, self.is_condition = function, found, is_condition
         self.nodes = {node.name: node for node in function.node_def}
 
     def read(self):
         for node in self.function.node_def:
             self._read_node(node)
-        arguments = {each.name: each for each in self.function.signature.output_arg}
-        for name, source in self.function.ret.items():  # a predicate of a loop, like any bool, is returned on the device
-            if arguments[name].type in _ON_HOST:
-                self._note_fetch(source, "return", name)
+        kinds = {each.name: each.type for each in self.function.signature.output_arg}
+        for name, source in self.function.ret.items():
+            if self.is_condition or kinds[name] in _ON_HOST:
+                self._note_fetch(source, "loop" if self.is_condition else "return", name)
 
     def _read_node(self, node):
         found = self.found
@@ -156,6 +158,8 @@ class _Function:
 
     def _note_fetch(self, source, reader, argument, name=""):
         node_name, _, output = source.partition(":")
+        while node_name in self.nodes and self.nodes[node_name].op == "Identity":  # TensorFlow removes it
+            node_name, _, output = _data_inputs(self.nodes[node_name])[0].partition(":")
         if node_name not in self.nodes:  # an argument of the function
             types = {each.name: each.type for each in self.function.signature.input_arg}
             if types[node_name] not in _ON_HOST:

@@ -29,6 +29,7 @@ CLASSES, SIZE, BATCH = 50, 16, 8
 PRECISIONS = CHOICES["precision"]
 OPTIMIZERS = CHOICES["optimizer"]
 SAMPLED = {"sample_rate": 0.3}
+PLAIN = Stage()
 
 # Values that the host waits for, by (output that makes the value, input that reads it), with the reason. Nothing else.
 FETCHES = {
@@ -55,15 +56,12 @@ def gpu(monkeypatch):
     keras.mixed_precision.set_global_policy(policy)
 
 
-def make_parts(stage=Stage(), precision="float32", count=1, backbone=None, teacher_size=0, sync=False, dropout=0.0):
+def make_parts(stage=PLAIN, precision="float32", count=1, backbone=None, teacher_size=0, sync=False, dropout=0.0):
     """The parts of a training with one stage, as `Trainer` makes them."""
     keras.mixed_precision.set_global_policy(precision)
     workers = Workers(count - 1, count) if count > 1 else ONE_WORKER
     model = ModelConfig(embedding_size=SIZE, dropout=dropout)
-    if backbone:
-        embedder = build_backbone(replace(model, backbone=backbone))
-    else:
-        embedder = tiny_backbone(model)
+    embedder = build_backbone(replace(model, backbone=backbone)) if backbone else tiny_backbone(model)
     for layer in embedder.layers:
         if isinstance(layer, FusedBatchNorm) and sync:
             layer.workers = workers
@@ -123,6 +121,7 @@ def test_a_step_of_two_workers_runs_on_gpus_and_sends_its_messages_in_one_order(
     [
         (lambda x: tf.pad(x, [[0, 1]]), "without_kernel"),
         (lambda x: tf.range(tf.reduce_sum(x)), "fetched"),
+        (lambda x: tf.while_loop(lambda y: tf.reduce_sum(y) < 9, lambda y: [y * y], [x]), "fetched"),
         (lambda x: tf.py_function(lambda v: v, [x], tf.int64), "round_trips"),
         (lambda x: tf.strings.as_string(x), "round_trips"),
         (lambda x: tf.boolean_mask(x, x > 0), "sized"),
