@@ -11,6 +11,7 @@ each other here first.
 
 import errno
 import faulthandler
+import os
 import signal
 import socket
 import subprocess
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from facelib.distributed.workers import Workers
 
 WAITING_LINE_AFTER = 10  # seconds; then a line names the workers that are missing
+UNKNOWN_NAME_SECONDS = 45  # a name that is unknown for so long is a wrong one
+IN_KUBERNETES = "KUBERNETES_SERVICE_HOST"  # set in every pod; there a name is known only when its pod has a node
 _LOST_WHILE_CONNECTING = (
     "error: All workers connect to each other after the rendezvous. One of them is lost or frozen: see the logs of "
     "all, and start all workers again."
@@ -48,6 +51,7 @@ class Rendezvous:
         called: {rank: connection} to the workers that answered our call.
         callers: {rank: connection} from the workers that called us and got our answer.
         strangers: {rank: who is there instead of that worker, for an error message}.
+        unknown: {rank: time since when this host does not know the name in that worker's address}.
     """
 
     def __init__(self, cluster: Cluster, listener: socket.socket, interval: float = 0.5, token: bytes | None = None):
@@ -56,6 +60,7 @@ class Rendezvous:
         self.called: dict[int, socket.socket] = {}
         self.callers: dict[int, socket.socket] = {}
         self.strangers: dict[int, str] = {}
+        self.unknown: dict[int, float] = {}
         self._stopped = threading.Event()
 
     def __enter__(self):
@@ -76,7 +81,7 @@ class Rendezvous:
         """Returns when all other workers are present.
 
         Raises:
-            FaceError: some are missing after `seconds`.
+            FaceError: some are missing after `seconds`, or this host does not know the name of one for 45 s.
         """
         begin, has_said = time.monotonic(), False
         while missing := sorted(self.cluster.peers.keys() - (self.called.keys() & self.callers.keys())):
@@ -86,10 +91,22 @@ class Rendezvous:
                     f"Every worker joins within {seconds:g} s. {self._describe(missing)} did not. Start all of them at "
                     "about the same time, or check their logs, the addresses and the firewall."
                 )
+            self._check_names()
             if waited >= WAITING_LINE_AFTER and not has_said:
                 has_said = True
                 print(f"waiting up to {seconds:g} s for {self._describe(missing).lower()}", file=sys.stderr)
             time.sleep(0.02)
+
+    def _check_names(self) -> None:
+        """Raises FaceError if a name stays unknown."""
+        now = time.monotonic()
+        ranks = sorted(rank for rank, since in self.unknown.copy().items() if now - since >= UNKNOWN_NAME_SECONDS)
+        if ranks and not os.environ.get(IN_KUBERNETES):
+            names = ", ".join(f"{rank} ({self.cluster.peers[rank]})" for rank in ranks)
+            raise FaceError(
+                f"The address of a worker has a name that every host knows. Worker{'s' * (len(ranks) > 1)} {names}: "
+                f"this host does not know the name. Correct the list of hosts, or write IP addresses."
+            )
 
     def take_connections(self) -> dict[int, socket.socket]:
         """{rank: the connection that stays open}: of two workers, the one that the lower rank called."""
@@ -97,14 +114,14 @@ class Rendezvous:
         return {rank: (self.called if mine < rank else self.callers).pop(rank) for rank in self.cluster.peers}
 
     def _describe(self, ranks: list[int]) -> str:
-        strangers = self.strangers.copy()
-        names = ", ".join(f"{rank} ({self.cluster.peers[rank]}{strangers.get(rank, '')})" for rank in ranks)
+        reasons = dict.fromkeys(self.unknown.copy(), ", a name that this host does not know") | self.strangers.copy()
+        names = ", ".join(f"{rank} ({self.cluster.peers[rank]}{reasons.get(rank, '')})" for rank in ranks)
         return f"Worker{'s' if len(ranks) > 1 else ''} {names}"
 
     def _call(self, rank: int) -> None:
         while not self._stopped.is_set():
             with suppress(OSError):
-                connection = socket.create_connection(split_address(self.cluster.peers[rank]), CONNECT_TIMEOUT)
+                connection = self._connect(rank)
                 try:
                     greeting.call(connection, self.cluster, rank, self.token)
                     self.strangers.pop(rank, None)
@@ -116,6 +133,18 @@ class Rendezvous:
                 except OSError:
                     connection.close()
             self._stopped.wait(self.interval)
+
+    def _connect(self, rank: int) -> socket.socket:
+        try:
+            connection = socket.create_connection(split_address(self.cluster.peers[rank]), CONNECT_TIMEOUT)
+        except socket.gaierror:
+            self.unknown.setdefault(rank, time.monotonic())
+            raise
+        except OSError:
+            self.unknown.pop(rank, None)
+            raise
+        self.unknown.pop(rank, None)
+        return connection
 
     def _accept_calls(self) -> None:
         while not self._stopped.is_set():

@@ -202,6 +202,35 @@ def test_after_a_while_a_line_names_the_missing_workers(monkeypatch, capfd):
     assert capfd.readouterr().err == f"waiting up to 1.5 s for worker 1 ({missing})\n"
 
 
+UNKNOWN = "no-such-host.invalid:23456"
+
+
+def test_a_host_whose_name_nobody_knows_ends_the_wait_early(monkeypatch, capfd):
+    monkeypatch.setattr("facelib.distributed.rendezvous.UNKNOWN_NAME_SECONDS", 0.4)
+    monkeypatch.setattr("facelib.distributed.rendezvous.WAITING_LINE_AFTER", 0.2)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+    with (
+        refusing() as missing,
+        pytest.raises(FaceError, match=r"every host knows\. Worker 2 \(no-such-host\.invalid:23456\): this host"),
+        JoinWatch(Cluster(0, (free_address(), missing, UNKNOWN)), SOON, interval=0.05),
+    ):
+        pytest.fail("it was let in")
+
+    assert f"1 ({missing}), 2 ({UNKNOWN}, a name that this host does not know)" in capfd.readouterr().err
+
+
+def test_in_kubernetes_a_name_may_become_known_as_long_as_workers_may_join(monkeypatch):
+    monkeypatch.setattr("facelib.distributed.rendezvous.UNKNOWN_NAME_SECONDS", 0.1)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+
+    with (
+        pytest.raises(FaceError, match=r"joins within 0\.6 s\. Worker 1 \(no-such-host\.invalid:23456, a name that"),
+        JoinWatch(Cluster(0, (free_address(), UNKNOWN)), 0.6, interval=0.05),
+    ):
+        pytest.fail("it was let in")
+
+
 def test_workers_that_come_one_after_another_meet_and_their_ports_are_free_again():
     addresses = tuple(free_address() for _ in range(3))
     entered = {}
