@@ -152,9 +152,13 @@ def _orientation(tiff: bytes) -> int:
     return 0
 
 
+class OtherSize(BadRecord):
+    """An image that has not the size that all must have."""
+
+
 def _check_size(found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
     if wanted is not None and found != tuple(wanted):
-        raise BadRecord(
+        raise OtherSize(
             f"the image is {found[0]}x{found[1]}, but all must be {wanted[0]}x{wanted[1]}: "
             f"align photos with align_faces.py"
         )

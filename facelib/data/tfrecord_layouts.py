@@ -20,6 +20,7 @@ import numpy as np
 from facelib.data.tfrecord import Feature
 from facelib.errors import BadRecord, short_repr
 from facelib.files import read_image_file
+from facelib.image_decoding import check_image
 
 _FOLDERS_ABOVE = 3  # of a record file, where relative image paths are looked up
 
@@ -111,6 +112,25 @@ def read_image(layout: Layout, features: dict[str, Feature], folder: Path) -> by
         raise BadRecord(f"its image is neither JPEG nor PNG nor raw pixels ({len(data)} bytes)")
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
     return np.ascontiguousarray(pixels[..., ::-1]) if layout.is_raw_bgr else pixels
+
+
+def declared_size(layout: Layout, features: dict[str, Feature], folder: Path) -> tuple[int, int] | None:
+    """(height, width) in pixels that a record says its image has; None unless it says so and the image has that size.
+
+    Args:
+        layout: the feature keys.
+        features: of the record.
+        folder: where the record file lies.
+    """
+    size = _one_int(features, "height"), _one_int(features, "width")
+    if None in size:
+        return None
+    try:
+        image = read_image(layout, features, folder)
+        found = check_image(image) if isinstance(image, bytes) else image.shape[:2]
+    except BadRecord:
+        return None
+    return found if found == size else None
 
 
 def _one_int(features: dict[str, Feature], key: str) -> int | None:

@@ -188,6 +188,43 @@ def test_a_finished_conversion_is_not_repeated_and_other_options_are_refused(tmp
         run(tmp_path / "faces", tmp_path / "data")
 
 
+def write_sized(path, declared, sizes):
+    """A TFRecord as MobileFaceNet-Keras-K210 writes it: each record declares one size, whatever its image has."""
+    height, width = declared
+    records = [
+        {"height": height, "width": width, "depth": 3, "label": k, "image_raw": encoded(k, size)}
+        for k, size in enumerate(sizes)
+    ]
+    path.write_bytes(b"".join(frame(encode_example(record)) for record in records))
+
+
+def test_tfrecords_that_declare_their_size_are_read_at_that_size(tmp_path, capsys):
+    write_sized(tmp_path / "casia0.tfrecord", (128, 128), [128, 128, 128])
+
+    run(tmp_path / "casia0.tfrecord", tmp_path / "data")
+    run(tmp_path / "data", tmp_path / "again")
+
+    assert "3 images, 3 identities" in capsys.readouterr().out
+    for name in ("data", "again"):
+        assert json.loads((tmp_path / name / "meta.json").read_text())["image_size"] == [128, 128]
+
+
+def test_a_declared_size_that_the_images_do_not_have_is_not_believed(tmp_path):
+    write_sized(tmp_path / "casia0.tfrecord", (128, 128), [112, 112])
+
+    run(tmp_path / "casia0.tfrecord", tmp_path / "data")
+
+    assert json.loads((tmp_path / "data" / "meta.json").read_text())["image_size"] == [112, 112]
+
+
+def test_images_of_another_size_are_told_of_the_flag(tmp_path):
+    write_sized(tmp_path / "casia0.tfrecord", (128, 128), [128, 96])
+    with pytest.raises(
+        FaceError, match=r"96x96, but all must be 128x128.* If all have this size, give it with --image-"
+    ):
+        run(tmp_path / "casia0.tfrecord", tmp_path / "data")
+
+
 # ------------------------------------------------------------------------------------------- bad input
 
 

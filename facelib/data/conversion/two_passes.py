@@ -22,7 +22,7 @@ from facelib.data.readers.sources import Source
 from facelib.data.record_reader import INDEX_DTYPE
 from facelib.data.tfrecord import map_file
 from facelib.errors import BadRecord, FaceError
-from facelib.image_decoding import check_image, decode_image
+from facelib.image_decoding import OtherSize, check_image, decode_image
 
 _PIECE = 64  # records that a worker reads at once
 
@@ -156,8 +156,10 @@ def fill_buckets(job: Job, shards: range, folder: Path) -> Buckets:
                 if isinstance(image, BadRecord):
                     bad.append((int(number[n]), f"{source.describe(int(keep[n]))}: {image}"))
                     if not job.skip_bad:
+                        is_option = isinstance(image, OtherSize) and "image_size" in job.made_from["options"]
+                        hint = " If all have this size, give it with --image-size." if is_option else ""
                         raise FaceError(
-                            f"{bad[0][1]} ('{source.path}'). Mend or remove it, or run again with --skip-bad."
+                            f"{bad[0][1]} ('{source.path}'). Mend or remove it, or run again with --skip-bad.{hint}"
                         )
                     continue
                 lengths[n] = len(image)

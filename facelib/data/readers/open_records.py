@@ -84,16 +84,27 @@ def open_older(path: Path, bad: list[str] | None = None) -> Records:
             f"No data directory and no TFRecord file ({', '.join(SUFFIXES)}) in '{path}'. "
             "Make a data directory with: python prepare_data.py SOURCE OUT"
         )
-    layout = None
+    layout, size = None, None
     columns: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
     for k, file in enumerate(files):
+        is_first = layout is None
         layout, offsets, lengths, labels = _scan_file(file, layout, bad)
+        if is_first and layout and len(offsets):
+            size = _size_in(file, int(offsets[0]), int(lengths[0]), layout)
         columns.append((k, offsets, lengths, labels))
     if layout is None or not sum(len(column[1]) for column in columns):
         raise FaceError(f"'{path}' holds no image records. Make or copy it again.")
     if layout.label_key is None:
         return _find_tface_index(path, files, bad)
-    return _build(path, files, columns, layout)
+    records = _build(path, files, columns, layout)
+    records.meta = {"image_size": list(size)} if size else {}
+    return records
+
+
+def _size_in(file: Path, offset: int, length: int, layout: Layout) -> tuple[int, int] | None:
+    """The image size that a record declares."""
+    frame = bytes(memoryview(map_file(file))[offset + 12 : offset + 12 + length])
+    return tfrecord_layouts.declared_size(layout, decode_example(frame), file.parent)
 
 
 def _scan_file(file: Path, layout: Layout | None, bad: list[str] | None):
