@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         teacher=open_recipe_teacher(recipe, teacher_io, records, args.threads, workers) if teacher_io else None,
         initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
         made_from=parent, workers=workers, on_epoch_end=write_training_plots,
-        checkpoint_every=args.checkpoint_every, log_every=args.log_every,
+        checkpoint_every=args.checkpoint_every, log_every=args.log_every, max_steps=args.steps,
         callbacks=[ProfileSteps(run.path / "profile", args.profile)] if args.profile and workers.is_chief else [],
     )  # fmt: skip
     with workers.naming_losses():
@@ -197,6 +197,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="start with the weights of an embedder.h5; an epoch-NNN.h5 also gives the class centres of the identities "
         "that both data sets have",
     )
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="end after N steps of this command, with a checkpoint; the schedules keep their shape",
+    )
     add_set_flag(parser, "stage.0.epochs=2 data.batch_size=64")
     add(
         "--checkpoint-every",
@@ -228,7 +234,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add_device_flag(parser)
     args = parser.parse_args(argv)
-    for flag in ("checkpoint_every", "log_every", "threads", "join_seconds", "profile"):
+    for flag in ("checkpoint_every", "log_every", "threads", "join_seconds", "profile", "steps"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise FaceError(f"--{flag.replace('_', '-')} is at least 1. Received: {value}.")

@@ -113,24 +113,34 @@ def step_of(path: Path) -> int:
 def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Reads (arrays, state) of a checkpoint, without its row files."""
     arrays = _read(path)
+    return arrays, _state(path, arrays)
+
+
+def read_position(path: Path) -> "Position":
+    """Reads the position of a checkpoint alone, without its arrays."""
+    return Position.from_json(_state(path, _read(path, only="state.json.npy"))["position"])
+
+
+def _state(path: Path, arrays: dict[str, np.ndarray]) -> dict:
+    """Takes the state out of the arrays of a checkpoint."""
     try:
         state = parse_json(arrays.pop("state.json").tobytes())
         if not isinstance(state, dict):
             raise ValueError("its state is not a JSON object")
-        return arrays, state
+        return state
     except (KeyError, ValueError) as error:
         raise _damaged(path, error) from error
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Reads all arrays of a file, each to its end.
+def _read(path: Path, only: str = "") -> dict[str, np.ndarray]:
+    """Reads all arrays of a file, or one of its members, each to its end.
 
     np.load reads only as far as the header of an array asks. With a damaged header it does not reach the checksum.
     """
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
+            for name in [only] if only else archive.namelist():
                 member = io.BytesIO(archive.read(name))
                 _check_header(member)
                 arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
@@ -277,6 +287,7 @@ class Position:
         best_on: names of the verification sets of these scores, sorted.
         rollbacks: how often the training went back to a checkpoint because a loss or a weight was not finite.
         plateau: learning rate factor of a 'plateau' schedule.
+        steps_per_epoch: of the current stage; 0 before its first step, and in checkpoints of older versions.
     """
 
     stage: int = 0
@@ -289,6 +300,7 @@ class Position:
     best_on: list[str] = field(default_factory=list)
     rollbacks: int = 0
     plateau: Plateau = field(default_factory=Plateau)
+    steps_per_epoch: int = 0
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Position":
@@ -297,7 +309,9 @@ class Position:
 
     def to_json(self) -> dict[str, Any]:
         """The form in a checkpoint: a dict of numbers, lists and dicts."""
-        return asdict(self)
+        values = asdict(self)
+        del values["steps_per_epoch"]  # beside the position, so that older versions read it
+        return values
 
     @property
     def epoch_number(self) -> int:
@@ -306,7 +320,26 @@ class Position:
 
     def begin_stage(self, number: int) -> None:
         """Moves to the first step of stage `number`."""
-        self.stage, self.stage_step, self.plateau = number, 0, Plateau()
+        self.stage, self.stage_step, self.plateau, self.steps_per_epoch = number, 0, Plateau(), 0
+
+    def fit_epoch(self, steps_per_epoch: int, epochs_before: int, warmup_steps: int) -> None:
+        """Keeps the place in epoch and stage when an epoch has another number of steps than before.
+
+        At most one batch of the epoch is seen twice. After the warm-ups the schedule continues at the same share of the
+        stage. During them the steps of the stage count on, so that no warm-up jumps.
+
+        Args:
+            steps_per_epoch: from now on.
+            epochs_before: epochs of the earlier stages.
+            warmup_steps: of the stage, the longest.
+        """
+        epochs = self.epoch - epochs_before
+        old = self.steps_per_epoch or ((self.stage_step - self.step) // epochs if epochs > 0 else 0)
+        self.steps_per_epoch = steps_per_epoch
+        if old and old != steps_per_epoch:
+            self.step = self.step * steps_per_epoch // old
+            if self.stage_step >= warmup_steps:
+                self.stage_step = max(warmup_steps, epochs * steps_per_epoch + self.step)
 
     def take_step(self) -> None:
         """Counts one step."""

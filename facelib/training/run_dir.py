@@ -12,7 +12,8 @@ from pathlib import Path
 from facelib.errors import FaceError
 from facelib.files import make_folder, parse_json, read_json, write_bytes, write_json
 from facelib.sidecar import git_commit, package_versions
-from facelib.training.checkpoint import list_checkpoints, step_of
+from facelib.training.checkpoint import list_checkpoints, read_position, step_of
+from facelib.training.recipe.changes import check_epochs, forbidden_changes
 from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import differences, load_recipe, to_toml
 
@@ -37,15 +38,17 @@ class RunDir:
     Attributes:
         path: of the folder.
         checkpoints: folder of the checkpoints.
+        changes: what this recipe changes in a run that resumes, each as 'stage.0.epochs: 12 -> 20'.
 
     Raises:
-        FaceError: the run has another recipe or other data; the folder holds other files; or another process trains
-            into it.
+        FaceError: the recipe changes a key that may not change (recipe/changes.py); other data; the folder holds other
+            files; or another process trains into it.
     """
 
     def __init__(self, path: Path, recipe: Recipe, data: Path, fingerprint: str):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoint"
+        self.changes: list[str] = []
         self._handle: int | None = self._lock()
         try:
             self._open(recipe, data, fingerprint)
@@ -58,13 +61,14 @@ class RunDir:
         names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
         is_started = any(step_of(path) for path in list_checkpoints(self.checkpoints)) or any(self.path.glob("*.h5"))
         if is_started and config.is_file():
-            self._check_same(config, recipe, fingerprint)
+            self.changes = self._check_same(config, recipe, fingerprint)
         elif names and ("provenance.json" not in names or names - _BEGINNINGS):
             raise FaceError(
                 f"--out is a new folder or a run to continue. '{self.path}' holds other files: choose another."
             )
         self._remove_leftovers()
-        session = {"argv": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "git_commit": git_commit()}
+        session: dict = {"argv": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "git_commit": git_commit()}
+        session |= {"changes": self.changes} if self.changes else {}
         sessions = [*self._sessions(), {**session, "machine": _machine(), "versions": package_versions()}]
         data_name = os.path.relpath(data, self.path.resolve()) if Path(data).exists() else str(data)
         provenance = {"data": {"path": data_name, "fingerprint": fingerprint}, "sessions": sessions}
@@ -72,6 +76,7 @@ class RunDir:
         if not is_started:
             for untrained in list_checkpoints(self.checkpoints):
                 untrained.unlink()
+        if not is_started or self.changes:
             write_bytes(config, to_toml(recipe).encode())
 
     def close(self) -> None:
@@ -123,21 +128,31 @@ class RunDir:
         path = self.path / "provenance.json"
         return read_json(path, "provenance").get("sessions", []) if path.is_file() else []
 
-    def _check_same(self, config: Path, recipe: Recipe, fingerprint: str) -> None:
-        changed = differences(load_recipe(config), recipe)
-        if changed:
-            some = "; ".join(changed[:3]) + (" ..." if changed[3:] else "")
+    def _check_same(self, config: Path, recipe: Recipe, fingerprint: str) -> list[str]:
+        """Checks that the run can resume; returns what the recipe changes in it."""
+        old, checkpoints = load_recipe(config), list_checkpoints(self.checkpoints)
+        changed = differences(old, recipe)
+        at = read_position(checkpoints[-1]) if changed and checkpoints else None
+        forbidden = forbidden_changes(old, recipe, at.stage) if at else changed
+        new_run = "--out OTHER"
+        if (self.path / "embedder.h5").is_file():
+            new_run = f"--init-from {self.path / 'embedder.h5'} {new_run}"
+        if forbidden:
+            some = "; ".join(forbidden[:3]) + (" ..." if forbidden[3:] else "")
             raise FaceError(
-                f"A run resumes with its own recipe. '{self.path}' was started with another one ({some}). "
-                f"Give the same recipe to resume it, or another --out for a new run."
+                f"A run resumes with its own recipe, but for the keys that docs/train.md lists. '{self.path}' was "
+                f"started with another one ({some}). Give the old values to resume it, or begin a new run: {new_run}."
             )
+        if at:
+            check_epochs(recipe, at.stage, (at.epoch, at.step))
         started_with = read_json(self.path / "provenance.json", "provenance").get("data", {}).get("fingerprint")
         if started_with != fingerprint:
             raise FaceError(
                 f"A run resumes on its own data. '{self.path}' was started on other data (fingerprint "
-                f"{str(started_with)[:12]}, now {fingerprint[:12]}). Give the same --data to resume it, or another "
-                f"--out for a new run."
+                f"{str(started_with)[:12]}, now {fingerprint[:12]}). Give the same --data to resume it, or begin a new "
+                f"run: {new_run}."
             )
+        return changed
 
 
 class FollowedRun:
@@ -146,6 +161,7 @@ class FollowedRun:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoint"
+        self.changes: list[str] = []  # worker 0 says and logs them
 
     def log(self, **line) -> None: ...
 

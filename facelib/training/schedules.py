@@ -27,7 +27,7 @@ def learning_rate_at(stage: Stage, step: int, steps_per_epoch: int) -> float:
         step: step of the stage, from 0.
         steps_per_epoch: turns epochs into steps.
     """
-    warmup = stage.warmup_steps or round(stage.warmup_epochs * steps_per_epoch)
+    warmup = rate_warmup_steps(stage, steps_per_epoch)
     if step < warmup:
         risen = (step + 1) * ((step + 1) / warmup) ** (stage.warmup_power - 1.0)
         return stage.learning_rate * (stage.warmup_start * (warmup - risen) + risen) / warmup
@@ -41,6 +41,16 @@ def learning_rate_at(stage: Stage, step: int, steps_per_epoch: int) -> float:
     is_cosine = stage.schedule == "cosine"
     share = 0.5 * (1.0 + math.cos(math.pi * progress)) if is_cosine else (1.0 - progress) ** stage.power
     return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * share
+
+
+def warmup_steps(stage: Stage, steps_per_epoch: int) -> int:
+    """Steps of the stage until both warm-ups, of the learning rate and of the margin, are over."""
+    return max(rate_warmup_steps(stage, steps_per_epoch), stage.margin_warmup_steps)
+
+
+def rate_warmup_steps(stage: Stage, steps_per_epoch: int) -> int:
+    """Steps of the stage over which the learning rate rises."""
+    return stage.warmup_steps or round(stage.warmup_epochs * steps_per_epoch)
 
 
 def margin_share_at(stage: Stage, step: int) -> float:

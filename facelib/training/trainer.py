@@ -39,7 +39,7 @@ from facelib.training.protocols import Batch, Evaluate, Initialise, TeacherEmbed
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.run_dir import FollowedRun, RunDir, open_run
-from facelib.training.schedules import learning_rate_at, margin_at, margin_share_at, mixup_share_at
+from facelib.training.schedules import learning_rate_at, margin_at, margin_share_at, mixup_share_at, warmup_steps
 from facelib.training.stage_setup import StageParts
 from facelib.training.stop_signals import StopRequests, agree_on_stop
 
@@ -66,13 +66,15 @@ class Trainer:
             the same Trainer and computes its part of every batch. Worker 0 alone evaluates, prints and writes.
         checkpoint_every: steps between two checkpoints. One is also written after each epoch and on a stop.
         log_every: steps between two log lines.
+        max_steps: `fit` ends after so many steps, with a checkpoint; None to train to the end. The schedules are those
+            of the whole training.
         on_epoch_end: called on worker 0 with the path of the run directory, after the files of an epoch are written.
         callbacks: any `keras.callbacks.Callback`. One that raises is a warning, and is not called again.
 
     Attributes:
         position: how far the training has come.
         parts: objective, optimizer and step of the current stage; `fit` sets it.
-        stopped_by: 'SIGTERM', 'SIGINT' or 'n + Enter'; None for a training that was not stopped.
+        stopped_by: 'SIGTERM', 'SIGINT', 'n + Enter' or '--steps N'; None for a training that was not stopped.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Trainer:
         workers: Workers = ONE_WORKER,
         checkpoint_every: int = 1000,
         log_every: int = 20,
+        max_steps: int | None = None,
         on_epoch_end: Callable[[Path], object] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
@@ -97,11 +100,12 @@ class Trainer:
         self.data = data.shard(workers.rank, workers.count) if workers.count > 1 else data
         self.make_head, self.evaluate, self.teacher, self.initialise = make_head, evaluate, teacher, initialise
         self.made_from, self.checkpoint_every, self.log_every = made_from, checkpoint_every, log_every
-        self.on_epoch_end = on_epoch_end
+        self.max_steps, self.on_epoch_end = max_steps, on_epoch_end
         self.callbacks = Callbacks(callbacks, embedder)
         self.position = Position()
         self.losses = LossMeter(data.records)
         self.stopped_by: str | None = None
+        self._num_steps = 0  # of this `fit`
         self.was_finished = False  # before this command: nothing was trained
         # Set by `fit`, which may change the stages of the recipe first.
         self.run: RunDir | FollowedRun
@@ -167,6 +171,9 @@ class Trainer:
         self.was_finished = self._has_ended()
         self.progress.say("this run is finished: nothing to train" if self.was_finished else resuming)
         self.run.forget_after(at.global_step, at.epoch, at.stage)
+        if self.run.changes:
+            self.run.log(kind="change", step=at.global_step, epoch=at.epoch_number, changes=self.run.changes)
+            self.progress.say(f"changed from here on: {'; '.join(self.run.changes)}")
 
     def _begin(self) -> None:
         self._make_stage(0)
@@ -189,14 +196,15 @@ class Trainer:
                     self._make_stage(number)
                     self.position.begin_stage(number)
                     self.progress.begin_stage(self.position, self.recipe.stage)
-                if not self._fit_stage(stage, end - 1, stop):
+                if not self._fit_stage(stage, end, stop):
                     return False
         return True
 
-    def _fit_stage(self, stage: Stage, last_epoch: int, stop: StopRequests) -> bool:
-        """Trains to the end of a stage. Returns False if the user stops the training first."""
-        at = self.position
+    def _fit_stage(self, stage: Stage, end: int, stop: StopRequests) -> bool:
+        """Trains to the end of a stage, the epoch before `end`. Returns False if the training is stopped first."""
+        at, last_epoch = self.position, end - 1
         data = self.data.balanced(stage.images_per_identity) if stage.images_per_identity > 1 else self.data
+        at.fit_epoch(data.steps_per_epoch, end - stage.epochs, warmup_steps(stage, data.steps_per_epoch))
         if at.step == data.steps_per_epoch:  # it was stopped between the last step of an epoch and its evaluation
             self._end_epoch()
             self._save()
@@ -216,7 +224,10 @@ class Trainer:
                 if self.stopped_by:
                     where = f"epoch {at.epoch_number}, step {at.step}"
                     self.progress.say(f"\nstopped by {self.stopped_by} at {where}; wrote {self._save()}")
-                    self.progress.say("next: the same command again continues there")
+                    without = f" without --steps {self.max_steps}" if self.max_steps else " again"
+                    if self.max_steps and not is_last:
+                        self._draw_plots()
+                    self.progress.say(f"next: the same command{without} continues there")
                     return False
                 if is_last or at.global_step % self.checkpoint_every == 0:
                     self._save()
@@ -236,6 +247,7 @@ class Trainer:
             parts.average.update(at.stage_step)
         self.callbacks.call("on_train_batch_end", batch.step)
         at.take_step()
+        self._num_steps += 1
         self.losses.add(at.global_step, batch.record_idx, num_images, loss, accuracy)
         if at.global_step % self.log_every == 0:
             self._fetch_losses(is_logged=True)
@@ -265,6 +277,8 @@ class Trainer:
         """What stops the training after this step, the same on every worker; None to go on."""
         if self._has_ended():
             return None
+        if self.max_steps and self._num_steps >= self.max_steps:
+            return f"--steps {self.max_steps}"
         if self.workers.count > 1 and not is_epoch_end and self.position.global_step % self.log_every:
             return None  # to ask the other workers at every step costs time
         return agree_on_stop(stop, self.workers, is_epoch_end)
@@ -282,12 +296,7 @@ class Trainer:
         self.progress.end_epoch(at, num_images, means)
         sets = self._measure_and_save() if self.workers.is_chief else {}
         self.progress.log_epoch(at, means, sets)
-        if self.on_epoch_end and self.workers.is_chief:
-            try:
-                self.on_epoch_end(self.run.path)
-            except Exception as error:  # a plot that cannot be drawn or written ends no training
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                self.progress.say(f"warning: the plots of epoch {at.epoch + 1} were not drawn: {reason}")
+        self._draw_plots()
         self.callbacks.call("on_epoch_end", at.epoch, means)
         if stage.schedule == "plateau":
             score = np.mean([result["acc"] for result in sets.values()]) if sets else -means["loss"]
@@ -296,6 +305,14 @@ class Trainer:
             self.progress.say(f"plateau: the learning rate continues at {factor:g} of the peak")
         at.end_epoch()
         self.losses.begin_epoch()
+
+    def _draw_plots(self) -> None:
+        if self.on_epoch_end and self.workers.is_chief:
+            try:
+                self.on_epoch_end(self.run.path)
+            except Exception as error:  # a plot that cannot be drawn or written ends no training
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                self.progress.say(f"warning: the plots of epoch {self.position.epoch_number} were not drawn: {reason}")
 
     def _measure_and_save(self) -> dict[str, dict]:
         """Evaluates, writes the files of the epoch, and returns the results by set."""
@@ -316,6 +333,7 @@ class Trainer:
     def _save(self) -> Path:
         self._fetch_losses()  # weights after a non-finite loss are never saved
         state = {"position": self.position.to_json(), "sums": self.losses.sums.tolist()}
+        state["steps_per_epoch"] = self.position.steps_per_epoch
         try:
             return save_parts(self.run.checkpoints, self.position.global_step, self.parts, state)
         except NonFiniteVariable as error:
@@ -325,6 +343,7 @@ class Trainer:
         """Makes the stage of a checkpoint and restores everything in it."""
         arrays, state = load_checkpoint(checkpoint)
         position = Position.from_json(state["position"])
+        position.steps_per_epoch = state.get("steps_per_epoch", 0)
         if position.stage < self.parts.number:  # there is no way back from the parts of a stage
             self.parts = self._new_parts()
         self._make_stage(position.stage)

@@ -245,7 +245,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(toy, whole, tmp_path):
         (["--set", "data.batch_size=many"], "must be int"),
         (["--out", tmp_path / "full"], "holds other files"),
         (["--out", tmp_path / "file"], "is a file"),
-        (["--out", whole[0], "--set", "stage.0.epochs=3"], "stage.0.epochs: 2 -> 3"),
+        (["--out", whole[0], "--set", "model.width=0.5"], "model.width: 0.25 -> 0.5"),
         (["--set", "model.backbone=resnet"], "mobilefacenet"),
     ]
     for more, expected in cases:

@@ -8,10 +8,12 @@ import pytest
 
 from facelib.errors import FaceError
 from facelib.training.checkpoint import list_checkpoints
+from facelib.training.recipe.changes import MAY_CHANGE, STAGE_MAY_CHANGE, forbidden_changes
+from facelib.training.recipe.schema import Stage, recipe_keys
 from facelib.training.recipe.toml import load_recipe
 from facelib.training.run_dir import FollowedRun, RunDir
 from facelib.training.run_dir import open_run as open_as
-from tests.helpers.training_runs import RECIPE, fit
+from tests.helpers.training_runs import RECIPE, STEPS, fit
 
 
 def open_run(path, recipe=RECIPE, fingerprint="f"):
@@ -78,6 +80,44 @@ def test_a_run_with_a_model_keeps_its_recipe_and_data(tmp_path):
         open_run(tmp_path / "run", replace(RECIPE, seed=7))
     with pytest.raises(FaceError, match="started on other data"):
         open_run(tmp_path / "run", fingerprint="g")
+
+
+def test_a_key_that_may_not_change_names_the_way(tmp_path):
+    fit(tmp_path / "run", max_steps=STEPS + 1)
+    stage = RECIPE.stage[0]
+    later = Stage(loss="softmax", optimizer="adam")
+    cases = [
+        (replace(RECIPE, seed=7), "docs/train.md lists.*seed: 0 -> 7.*--init-from .*run/embedder.h5 --out OTHER"),
+        (replace(RECIPE, stage=(replace(stage, optimizer="adam"),)), "stage.0.optimizer: None -> adam"),
+        (replace(RECIPE, stage=(replace(stage, epochs=1),)), "stage.0.epochs is at least 2, .* Received: 1"),
+    ]
+    before = (tmp_path / "run" / "config.toml").read_bytes()
+    for recipe, message in cases:
+        with pytest.raises(FaceError, match=message):
+            open_run(tmp_path / "run", recipe)
+    assert (tmp_path / "run" / "config.toml").read_bytes() == before
+
+    allowed = replace(RECIPE, stage=(replace(stage, epochs=9, weight_decay=0.0), later), nan_retries=1)
+    run = open_run(tmp_path / "run", allowed)
+    run.close()
+
+    assert {change.split(":")[0] for change in run.changes} >= {"nan_retries", "stage.0.epochs", "stage.1.optimizer"}
+    sessions = json.loads((tmp_path / "run" / "provenance.json").read_text())["sessions"]
+    assert "changes" not in sessions[0] and sessions[1]["changes"] == run.changes
+
+
+def test_a_stage_that_is_over_does_not_change():
+    old = replace(RECIPE, stage=(Stage(epochs=1), Stage(epochs=1), Stage(epochs=1)))
+    new = replace(old, stage=tuple(replace(stage, epochs=2) for stage in old.stage))
+
+    assert forbidden_changes(old, new, 1) == ["stage.0.epochs: 1 -> 2"]
+
+
+def test_every_key_that_may_change_is_a_key_and_stands_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "train.md").read_text()
+
+    assert set(STAGE_MAY_CHANGE) <= set(recipe_keys(Stage))
+    assert all(f"`{key}`" in page for key in (*MAY_CHANGE, *STAGE_MAY_CHANGE))
 
 
 def test_only_worker_0_locks_and_writes(tmp_path):

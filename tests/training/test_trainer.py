@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from facelib.training import epoch_files
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from facelib.training.recipe.schema import Stage
 from facelib.training.recipe.toml import load_recipe
+from facelib.training.schedules import learning_rate_at
 from tests.helpers.slow import slow_unless_quick
 from tests.helpers.training_runs import (
     BATCH,
@@ -562,3 +564,66 @@ def test_margin_and_accuracies_in_percent_are_logged_and_shown(tmp_path, capsys)
     assert epochs[0]["accuracy"] == pytest.approx(np.mean([line["accuracy"] for line in steps[:STEPS]]))
     assert {line["sets"]["toy"]["acc"] for line in epochs} == {75}
     assert "margin=0.050" in capsys.readouterr().err
+
+
+def test_steps_end_a_training_anywhere_and_the_resume_is_the_whole_run(tmp_path, capsys):
+    drawn = []
+    for name, steps in (("whole", (None,)), ("run", (2, 1, None))):
+        for max_steps in steps:
+            made, is_complete = fit(tmp_path / name, max_steps=max_steps, on_epoch_end=drawn.append)
+            assert is_complete == (max_steps is None)
+            assert made.stopped_by == (f"--steps {max_steps}" if max_steps else None)
+
+    assert "stopped by --steps 2 at epoch 1, step 2" in capsys.readouterr().out
+    assert drawn.count(tmp_path / "run") == 3  # after step 2, and after both epochs
+    whole, run = (lines(tmp_path / name, "step") for name in ("whole", "run"))
+    assert [(line["step"], line["loss"], line["learning_rate"]) for line in run] == [
+        (line["step"], line["loss"], line["learning_rate"]) for line in whole
+    ]
+
+
+def test_a_finished_run_trains_longer_at_another_rate(tmp_path, capsys):
+    fit(tmp_path / "run")
+    longer = replace(RECIPE, stage=(replace(STAGE, epochs=3, learning_rate=0.01), Stage(loss="softmax")))
+
+    _, is_complete = fit(tmp_path / "run", longer)
+
+    assert is_complete and load_recipe(tmp_path / "run" / "config.toml") == longer
+    out = capsys.readouterr().out
+    assert "changed from here on: " in out and "stage.0.epochs: 2 -> 3" in out
+    (change,) = lines(tmp_path / "run", "change")
+    assert change["step"] == 2 * STEPS and "stage.0.learning_rate: 0.05 -> 0.01" in change["changes"]
+    steps = lines(tmp_path / "run", "step")
+    assert [line["step"] for line in steps] == list(range(1, 4 * STEPS + 1))
+    rates = [learning_rate_at(longer.stage[0], step, STEPS) for step in range(2 * STEPS, 3 * STEPS)]
+    assert [line["learning_rate"] for line in steps[2 * STEPS : 3 * STEPS]] == pytest.approx(rates)
+    assert [line["loss"] for line in lines(tmp_path / "run", "stage")] == ["arcface", "softmax"]
+
+
+def test_another_batch_size_keeps_the_place_in_the_epoch(tmp_path):
+    class Halves(Data):
+        steps_per_epoch, batch_size = 2 * STEPS, BATCH // 2
+
+        def bounds(self, step):
+            return step * BATCH // 2, (step + 1) * BATCH // 2
+
+        def stream(self, epoch, step, *, last_epoch):
+            for batch in Data().stream(epoch, step // 2, last_epoch=last_epoch):
+                for half in range(step % 2 if (batch.epoch, batch.step) == (epoch, step // 2) else 0, 2):
+                    rows = slice(half * BATCH // 2, (half + 1) * BATCH // 2)
+                    yield SimpleNamespace(
+                        images=batch.images[rows], labels=batch.labels[rows], record_idx=batch.record_idx[rows],
+                        epoch=batch.epoch, step=2 * batch.step + half, is_flipped=batch.is_flipped[rows],
+                    )  # fmt: skip
+
+    fit(tmp_path / "run", max_steps=STEPS + 1)
+    smaller = replace(RECIPE, data=replace(RECIPE.data, batch_size=BATCH))
+
+    made, is_complete = fit(tmp_path / "run", smaller, Halves())
+
+    assert is_complete
+    steps = lines(tmp_path / "run", "step")
+    assert [line["step"] for line in steps] == list(range(1, STEPS + 1 + 2 * STEPS - 2 + 1))  # four halves were left
+    assert made.position.stage_step == 4 * STEPS  # as if all steps had been of halves
+    rates = [learning_rate_at(STAGE, step, 2 * STEPS) for step in range(2 * STEPS + 2, 4 * STEPS)]
+    assert [line["learning_rate"] for line in steps[STEPS + 1 :]] == pytest.approx(rates)
