@@ -10,7 +10,7 @@ from facelib.nvidia import DEV, OLDEST_DRIVER, Nvidia, can_load, device_files, f
 from facelib.tensorflow_env import import_tensorflow
 
 DEVICES = ("auto", "cpu", "gpu")
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SEE_WHY = "python -c \"import tensorflow as tf; tf.config.list_physical_devices('GPU')\""
 # mobilefacenet of width 0.25, batch 32, on two cores of an AMD EPYC, 2026-11-28: 1.91 s a step against 0.54 s.
 MIXED_ON_CPU = 3.5
@@ -27,7 +27,7 @@ def visible_gpus() -> list[str]:
 
     As in CUDA, an empty or negative entry hides all that follow.
     """
-    listed = os.environ.get(_VISIBLE)
+    listed = os.environ.get(VISIBLE)
     if listed is None:
         return [str(i) for i in range(len(device_files()))]
     gpus = [name.strip() for name in listed.split(",")]
@@ -36,7 +36,7 @@ def visible_gpus() -> list[str]:
 
 def are_hidden() -> bool:
     """Whether CUDA_VISIBLE_DEVICES hides every GPU."""
-    return _VISIBLE in os.environ and not visible_gpus()
+    return VISIBLE in os.environ and not visible_gpus()
 
 
 def settle_device(choice: str) -> None:
@@ -51,11 +51,11 @@ def settle_device(choice: str) -> None:
         FaceError: TensorFlow sees no GPU, though the driver shows one or "gpu" asks for one.
     """
     if choice == "cpu":
-        os.environ[_VISIBLE] = ""
+        os.environ[VISIBLE] = ""
         return
     if are_hidden():
         if choice == "gpu":
-            raise FaceError(f"--device gpu needs a GPU. {_VISIBLE}={os.environ[_VISIBLE]} hides all: unset it.")
+            raise FaceError(f"--device gpu needs a GPU. {VISIBLE}={os.environ[VISIBLE]} hides all: unset it.")
         return
     nvidia = find_nvidia()
     if (choice == "gpu" or nvidia.signs) and not gpu_names():
@@ -157,8 +157,15 @@ def device_rows() -> list[tuple[str, str]]:
     rows.append(("TensorFlow", f"{tf.__version__}, built {'with' if is_cuda else 'without'} CUDA"))
     counts = Counter(gpu_names())
     gpus = ", ".join(f"{count} x {name}" for name, count in counts.items())
-    hidden = f"; {_VISIBLE} hides the GPUs" if are_hidden() and nvidia.signs else ""
+    hidden = f"; {VISIBLE} hides the GPUs" if are_hidden() and nvidia.signs else ""
     return [*rows, ("devices", (gpus or "the CPU alone") + hidden)]
+
+
+def free_gpu_bytes() -> int | None:
+    """Bytes that are free on the GPU that a training uses; None if that is not known."""
+    names = gpu_names()
+    free = {gpu.name: gpu.free for gpu in find_nvidia().gpus}
+    return (free.get(names[0]) if names else None) or None
 
 
 def _driver(nvidia: Nvidia) -> str:

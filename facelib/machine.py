@@ -50,6 +50,19 @@ def _from_cgroup(name: str) -> int | None:
     return int(text) if text.isdigit() else None  # "max" is no limit
 
 
+def machine_rows(files: Sequence[Path]) -> list[tuple[str, str]]:
+    """(name, value) of cores, memory and disk, for a table.
+
+    Args:
+        files: on the disk that is to be measured; they are read.
+    """
+    total, free = total_bytes(), free_bytes()
+    memory = "unknown" if total is None or free is None else f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
+    speed, done = disk_speed(files)
+    disk = f"{speed / 1e6:,.0f} MB/s, {done / 1e6:,.1f} MB of the data read in sequence" if done else "not measured"
+    return [("cores", f"{cores()} of {os.cpu_count()}, {processor()}"), ("RAM", memory), ("disk", disk)]
+
+
 def disk_speed(files: Sequence[Path]) -> tuple[float, int]:
     """(bytes/s, bytes read) of reading files in sequence for a second, from the disk and not from the memory.
 

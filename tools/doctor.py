@@ -2,10 +2,11 @@
 
     python tools/doctor.py RECIPE --data DIR [--seconds 5] [--threads N]
 
-Each part is measured alone, as the training would run it: reading, decoding and augmenting on all threads, the whole
-input pipeline, and the step of the recipe's first stage on a fixed batch. On a CPU the step and the input share the
-cores, so a training is a little slower than the slower of the two. Recently read data come from memory instead of the
-disk: to measure a disk, use data that are larger than the memory.
+First comes a table of the machine: driver, CUDA, cuDNN, TensorFlow, devices, cores, memory, and the disk of DIR. Then
+each part is measured alone, as the training would run it: reading, decoding and augmenting on all threads, the whole
+input pipeline, and the step of the recipe's first stage on a fixed batch. A batch that does not fit into the memory is
+not run. On a CPU the step and the input share the cores, so a training is a little slower than the slower of the two.
+Recently read data come from memory instead of the disk: to measure a disk, use data that are larger than the memory.
 """
 
 import sys
@@ -17,10 +18,10 @@ import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without
 # isort: split
 import argparse
 import itertools
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,9 +31,12 @@ from facelib.data import sampling
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
+from facelib.devices import VISIBLE, add_device_flag, are_hidden, device_rows, gpu_names, settle_device
 from facelib.errors import FaceError
 from facelib.image_decoding import decode_image
+from facelib.machine import cores, machine_rows
 from facelib.models.registry import IMPORTED
+from facelib.nvidia import find_nvidia
 from facelib.sidecar import require_raw_pixels
 from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
@@ -47,6 +51,7 @@ DOING = {"read": "Reading", "decode": "Decoding", "augment": "Augmenting"}
 SHOWN = {name: f"{doing.lower()} alone" for name, doing in DOING.items()} | {
     "pipeline": "the whole input",
     "step": "the training step alone",
+    "float32": "the step in float32",
 }
 
 
@@ -59,15 +64,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = TrainingData.of_recipe(recipe, records, size, args.threads)
     if recipe.stage[0].images_per_identity > 1:
         data = data.balanced(recipe.stage[0].images_per_identity)
+    show_machine(records, args.device)
+    embedder = build(recipe) if args.step else None
+    problem = show_memory(recipe, embedder, records.num_classes) if embedder else ""
     rates = {}
     for name, rate in input_rates(data, args.seconds):
         show(name, rate, data.num_threads)
         rates[name] = rate
-    if args.step:
-        rates["step"] = step_rate(recipe, data, args.seconds)
+    if embedder and not problem:
+        rates["step"] = step_rate(recipe, embedder, data, args.seconds)
         show("step", rates["step"], None)
-    print(verdict(rates, data.num_threads, cores(), data.shuffle))
+        if recipe.precision == "mixed_float16" and not gpu_names():
+            other = replace(recipe, precision="float32")
+            rates["float32"] = step_rate(other, build(other), data, args.seconds)
+            show("float32", rates["float32"], None)
+    print(verdict(rates, data.num_threads, cores(), data.shuffle, step_advice(rates)))
+    if problem:
+        print(problem)
     return 0
+
+
+def show_machine(records: Records, device: str) -> None:
+    """Prints the table of the machine.
+
+    Raises:
+        FaceError: TensorFlow does not see a GPU of this machine.
+    """
+    if device == "cpu":
+        settle_device(device)  # before TensorFlow looks for GPUs
+    for name, value in [*device_rows(), *machine_rows([file for file in records.files if isinstance(file, Path)])]:
+        print(f"{name:24} {value}", flush=True)
+    settle_device(device)
+
+
+def build(recipe: Recipe):
+    """The Keras model of a recipe, in its precision."""
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+    from backbones import build_backbone
+
+    return build_backbone(recipe.model)
+
+
+def show_memory(recipe: Recipe, embedder, num_classes: int) -> str:
+    """Prints the memory that a step needs. Returns what to do if it is not free, else ''."""
+    from facelib.training.step_memory import check_step
+
+    memory, problem = check_step(recipe, embedder, num_classes)
+    print(f"{'memory of a step':24} {memory}", flush=True)
+    return f"Memory: the step was not run. {problem}" if problem else ""
 
 
 def show(name: str, rate: float, threads: int | None) -> None:
@@ -79,7 +123,24 @@ def show(name: str, rate: float, threads: int | None) -> None:
 # ------------------------------------------------------------------------------------------------ the verdict
 
 
-def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str) -> str:
+NOTHING = "Nothing to do."
+
+
+def step_advice(rates: dict[str, float]) -> str:
+    """What makes the step faster on this machine.
+
+    Args:
+        rates: images/s of 'step' and, if it was measured, of the step in 'float32'.
+    """
+    if are_hidden() and find_nvidia().signs:
+        return f"This machine has a GPU that is not used: leave out --device cpu and {VISIBLE}."
+    step, other = rates.get("step", 0.0), rates.get("float32", 0.0)
+    if step and other > step:
+        return f"--set precision=float32 is {other / step:.1f} times as fast on this CPU."
+    return NOTHING
+
+
+def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str, advice: str = NOTHING) -> str:
     """Says in one line what limits the training and what to change.
 
     Args:
@@ -87,12 +148,13 @@ def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str)
         threads: that read and decode.
         num_cores: that this process may use.
         shuffle: of the recipe, 'records' or 'blocks'.
+        advice: what to do when the step is the slowest part.
     """
     pipeline, step = rates["pipeline"], rates.get("step")
     if step is not None and pipeline >= ENOUGH * step:
         times = f"{pipeline / step:.0f}" if pipeline >= 10 * step else f"{pipeline / step:.1f}"
         could = f"the input could feed {pipeline:,.0f}: {times} times as many"
-        return f"The step: {step:,.0f} images/s; {could}. Nothing to do."
+        return f"The step: {step:,.0f} images/s; {could}. {advice}"
     feeds = f"the whole input feeds {pipeline:,.0f}"
     feeds += "." if step is None else f", the step could take {step:,.0f}."
     together = 1 / sum(1 / rates[name] for name in DOING)
@@ -100,13 +162,13 @@ def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str)
         other = num_cores if threads != num_cores else 1
         return f"Threads wait for each other: without that {together:,.0f} images/s; {feeds} Try --threads {other}."
     slowest = min(DOING, key=lambda name: rates[name])
-    advice = _advice(slowest, threads, num_cores, shuffle)
+    advice = _input_advice(slowest, threads, num_cores, shuffle)
     if step is None:
         advice = f"If the step is faster than that: {advice[0].lower()}{advice[1:]}"
     return f"{DOING[slowest]}: {rates[slowest]:,.0f} images/s alone; {feeds} {advice}"
 
 
-def _advice(slowest: str, threads: int, num_cores: int, shuffle: str) -> str:
+def _input_advice(slowest: str, threads: int, num_cores: int, shuffle: str) -> str:
     if slowest == "read":
         sequence = "data.shuffle = 'blocks' reads in sequence; " * (shuffle == "records")
         return f"More --threads than {threads} wait at the same time; {sequence}or use a faster disk."
@@ -179,7 +241,7 @@ def measure(work: Callable[[int, int], int], threads: int, seconds: float) -> fl
 
     def run(thread: int) -> int:
         done = 0
-        while time.perf_counter() - start < seconds:
+        while not done or time.perf_counter() - start < seconds:
             done += work(next(numbers), thread)
         return done
 
@@ -203,15 +265,13 @@ def pipeline_rate(data: TrainingData, seconds: float) -> float:
         batches.close()
 
 
-def step_rate(recipe: Recipe, data: TrainingData, seconds: float) -> float:
+def step_rate(recipe: Recipe, embedder, data: TrainingData, seconds: float) -> float:
     """Images/s of the recipe's first stage on one batch; with constant vectors if the recipe has a teacher."""
-    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
-    from backbones import build_backbone
     from face_loss_k import make_head
     from facelib.training.stage_setup import StageParts
 
     batch, teacher_size = next(data.batches()), recipe.model.embedding_size if recipe.teacher else 0
-    parts = StageParts(recipe, build_backbone(recipe.model), make_head, data.records.num_classes, teacher_size)
+    parts = StageParts(recipe, embedder, make_head, data.records.num_classes, teacher_size)
     parts.begin(0)
     parts.optimizer.learning_rate = 1e-6
     targets, one = np.ones((len(batch.labels), teacher_size), np.float32), np.float32(1)
@@ -226,11 +286,6 @@ def step_rate(recipe: Recipe, data: TrainingData, seconds: float) -> float:
         step(WARM_UP + count)
         count += 1
     return count * len(batch.labels) / (time.perf_counter() - start)
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -248,6 +303,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add_set_flag(parser, "data.shuffle=blocks")
     add("--step", action=argparse.BooleanOptionalAction, default=True, help="measure the training step too")
+    add_device_flag(parser)
     args = parser.parse_args(argv)
     if args.threads is not None and args.threads < 1:
         raise FaceError(f"--threads is at least 1. Received: {args.threads}.")

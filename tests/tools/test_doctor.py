@@ -1,6 +1,7 @@
 """doctor.py: a disk, a decoder, an augmentation and a step that are slow in turn, and what it says of them."""
 
 import functools
+import os
 import re
 import time
 
@@ -8,6 +9,7 @@ import doctor
 import pytest
 
 import dataset
+from facelib import nvidia
 from facelib.data import sampling
 from facelib.data.augment import random_flip
 from facelib.data.conversion.job import convert
@@ -15,6 +17,8 @@ from facelib.data.storage import LocalFiles
 from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
 from facelib.image_decoding import decode_image
+from tests.helpers.fake_gpu import fake_gpu
+from tests.helpers.tiny_train import tiny_backbone
 
 RECIPE = """name = "x"
 [model]
@@ -37,6 +41,22 @@ def home(tmp_path_factory):
     convert(root / "faces", root / "data", progress=False)
     (root / "recipe.toml").write_text(RECIPE)
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(tmp_path, monkeypatch):
+    """No test asks the GPUs of this machine."""
+    (tmp_path / "gpu").mkdir()
+    path = os.environ["PATH"]
+    fake_gpu(tmp_path / "gpu", monkeypatch)
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setattr(nvidia.shutil, "which", lambda *a, **k: None)
+
+
+@pytest.fixture
+def tiny_net(monkeypatch):
+    """A net that is built in a moment in the place of the recipe's."""
+    monkeypatch.setattr(doctor, "build", lambda recipe: tiny_backbone(recipe.model))
 
 
 def run(home, *args):
@@ -87,12 +107,53 @@ def test_the_slow_part_of_the_input_is_named(home, monkeypatch, capsys, part, sh
         assert ("shuffle = 'blocks'" in out) == (shuffle == "records")
 
 
-def test_a_slow_step_is_nothing_to_mend(home, monkeypatch, capsys):
+def test_a_slow_step_is_nothing_to_mend(home, tiny_net, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "step_rate", lambda *a: 3.0)
     run(home)
 
     assert re.search(r"^The step: 3 images/s; the input could feed [\d,]+: \d+ times as many\. Nothing to do\.$",
                      capsys.readouterr().out, re.MULTILINE)  # fmt: skip
+
+
+def test_a_table_of_the_machine_comes_first(home, capsys):
+    run(home, "--no-step")
+    out = capsys.readouterr().out.splitlines()
+    rows = dict(line.split(maxsplit=1) for line in out[:8])
+    assert list(rows) == ["driver", "CUDA", "cuDNN", "TensorFlow", "devices", "cores", "RAM", "disk"]
+    assert rows["driver"].startswith("none") and rows["devices"] == "the CPU alone"
+    assert re.match(r"\d+ of \d+, \S", rows["cores"]) and re.match(r"[\d.]+ GB, [\d.]+ GB free$", rows["RAM"])
+    assert re.match(r"[\d,]+ MB/s, ", rows["disk"])
+
+
+def test_a_gpu_that_tensorflow_does_not_see_ends_it_after_the_table(home, tiny_net, monkeypatch, capsys):
+    (nvidia.DEV / "nvidia0").touch()
+    with pytest.raises(FaceError, match=r"Found: \S+/nvidia0\. Missing: libcudart"):
+        run(home)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()][-1] == "disk"
+    monkeypatch.setattr(doctor, "step_rate", lambda *a: 3.0)
+    run(home, "--device", "cpu")
+    assert capsys.readouterr().out.endswith(
+        "This machine has a GPU that is not used: leave out --device cpu and CUDA_VISIBLE_DEVICES.\n"
+    )
+
+
+def test_a_batch_that_does_not_fit_is_not_run(home, tiny_net, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "step_rate", None)
+    assert run(home, "--set", "data.batch_size=100000") == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^memory of a step +about [\d.]+ GB with data\.batch_size = 100000; [\d.]+ GB are free$", out, re.M
+    )
+    assert re.search(
+        r"^Memory: the step was not run\..* Use --set data\.batch_size=\d+, or .*\.$", out.splitlines()[-1]
+    )
+
+
+def test_mixed_float16_on_a_cpu_is_measured_against_float32(home, tiny_net, monkeypatch, capsys):
+    rates = {"mixed_float16": 3.0, "float32": 12.0}
+    monkeypatch.setattr(doctor, "step_rate", lambda recipe, *a: rates[recipe.precision])
+    run(home, "--set", "precision=mixed_float16")
+    assert capsys.readouterr().out.endswith("--set precision=float32 is 4.0 times as fast on this CPU.\n")
 
 
 @pytest.mark.slow
