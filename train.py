@@ -40,6 +40,7 @@ from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import load_recipe, says_table, to_toml
 from facelib.training.run_dir import open_run
 from facelib.training.stop_signals import exit_code
+from facelib.training.stored_teacher import is_stored, open_stored_teacher
 from facelib.training.teacher import Teacher, open_teacher
 
 TOY_RECIPE = Path(__file__).parent / "recipes" / "toy.toml"
@@ -58,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.valid = args.valid or toy_valid
     sets = find_valid(args.valid)
     check_sets(sets)
-    for model in filter(None, (args.init_from, recipe.teacher, recipe.model.source)):
+    stored = bool(recipe.teacher) and is_stored(Path(recipe.teacher))
+    for model in filter(None, (args.init_from, None if stored else recipe.teacher, recipe.model.source)):
         require_file(Path(model), "model")
-    teacher_io = find_teacher_io(recipe, args) if recipe.teacher else None
+    teacher_io = find_teacher_io(recipe, args) if recipe.teacher and not stored else None
     records = open_records(args.data)
     if records.num_classes < 2:
         raise FaceError(
@@ -94,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = Trainer(
         embedder, data, run, make_head=make_head, recipe=recipe,
         evaluate=(lambda _: evaluate_sets(measured, sets)) if sets else None,
-        teacher=open_recipe_teacher(recipe, teacher_io, records, args.threads, workers) if teacher_io else None,
+        teacher=open_recipe_teacher(recipe, teacher_io, records, args.threads, workers) if recipe.teacher else None,
         initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
         made_from=parent, workers=workers, on_epoch_end=write_training_plots,
         checkpoint_every=args.checkpoint_every, log_every=args.log_every, max_steps=args.steps,
@@ -136,11 +138,12 @@ def find_teacher_io(recipe: Recipe, args: argparse.Namespace) -> Io:
     return Io(**vars(recipe.teacher_io))
 
 
-def open_recipe_teacher(recipe: Recipe, io: Io, records: Records, threads: int | None, workers) -> Teacher:
-    """The recipe's teacher on these records, fed as `io` says."""
+def open_recipe_teacher(recipe: Recipe, io: Io | None, records: Records, threads: int | None, workers) -> Teacher:
+    """The recipe's teacher on these records, fed as `io` says; None for one whose embeddings are stored."""
     if not workers.is_chief:
         workers.wait()  # worker 0 computes the embeddings; the others read them from the data directory
-    teacher = open_teacher(Path(recipe.teacher), io, records, threads=threads)
+    path = Path(recipe.teacher)
+    teacher = open_stored_teacher(path, records) if io is None else open_teacher(path, io, records, threads=threads)
     if workers.is_chief:
         workers.wait()
     return teacher

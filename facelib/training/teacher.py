@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from facelib.data.record_reader import Records
 from facelib.data.storage import StoredPath
 from facelib.errors import BadRecord, FaceError
-from facelib.files import NOT_WRITABLE, map_npy, read_json, require_file, sha256_of, write_json
+from facelib.files import NOT_WRITABLE, atomic_path, map_npy, read_json, require_file, sha256_of, write_json
 from facelib.image_decoding import decode_image
 from facelib.model_input import Io
 
@@ -86,6 +87,32 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
     if io.fit == Io.fit:
         del described["fit"]  # embeddings stored before this key existed keep their name
     what = {"teacher": sha256_of(model), "io": described, "records": records.fingerprint}
+
+    def compute(cache: Path) -> None:
+        about = {**what, "model": model.name, "num_images": len(records)}
+        _compute(cache, model, io, records, threads or os.cpu_count() or 1, about)
+
+    return _kept(what, records, compute)
+
+
+def keep_targets(what: dict, records: Records, make: Callable[[], np.ndarray]) -> Teacher:
+    """Keeps embeddings that are made at once, as those of a model are kept.
+
+    Args:
+        what: tells them from others, a JSON value.
+        records: of the data directory.
+        make: gives the unit vectors of each record and its mirror image, float16 [N, 2, T].
+    """
+
+    def compute(cache: Path) -> None:
+        rows = make()
+        with atomic_path(cache) as part, open(part, "wb") as file:
+            np.save(file, rows)
+
+    return _kept(what, records, compute)
+
+
+def _kept(what: dict, records: Records, compute: Callable[[Path], None]) -> Teacher:
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     cache = _home_of(records.path) / "teachers" / f"{key}.npy"
     if cache.is_file():
@@ -97,8 +124,7 @@ def open_teacher(model: Path, io: Io, records: Records, *, threads: int | None =
             with open(cache.with_suffix(".lock"), "w", encoding="utf-8") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # waits for another training that computes the same
                 if not cache.is_file():
-                    about = {**what, "model": model.name, "num_images": len(records)}
-                    _compute(cache, model, io, records, threads or os.cpu_count() or 1, about)
+                    compute(cache)
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
                 raise
