@@ -37,7 +37,8 @@ def read(job: Job) -> Imported:
     net = next(_descriptions(proto, job.path), None)
     if net is None:
         raise FaceError(f"'{job.path}' does not describe a Keras model. {_ROAD}")
-    model, heads = build(net, net.get("keras_version", "2"), job.path)
+    num_bytes = sum(file.stat().st_size for file in (job.path / "variables").glob("*") if file.is_file())
+    model, heads = build(net, net.get("keras_version", "2"), job.path, num_bytes)
     _fill(model, job.path)
     return as_ours(model, heads, job)
 

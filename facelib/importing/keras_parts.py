@@ -13,7 +13,8 @@ import numpy as np
 from facelib.errors import FaceError
 from facelib.files import require_file
 from facelib.importing.job import Imported, Job
-from facelib.runtimes.keras_h5 import UNREADABLE
+from facelib.runtimes.declared_size import check_declared
+from facelib.runtimes.keras_h5 import UNREADABLE, from_description
 
 MAX_BYTES = 4 * 2**30  # of what a .keras holds, unpacked
 MAX_CONFIG_BYTES = 64 * 2**20
@@ -29,7 +30,8 @@ def read_structured(job: Job) -> tuple[Any, dict[str, str]]:
         config = json.loads(text)
     except ValueError as error:
         raise FaceError(f"'{path}' is no JSON ({error}). It is what net.to_json() gives.") from error
-    model, heads = build(config, config.get("keras_version") if isinstance(config, dict) else None, path)
+    version = config.get("keras_version") if isinstance(config, dict) else None
+    model, heads = build(config, version, path, job.path.stat().st_size)
     stored = [one for one in read_weights(job.path) if one.name not in heads]
     rest = fill(model, stored, job.path, f"the structure '{path.name}'")
     if rest:
@@ -117,7 +119,7 @@ def read_zip(path: Path) -> tuple[Any, dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         config, version, weights = _unpack(path, Path(folder))
         if version.startswith("2."):
-            model, heads = build(config, version, path)
+            model, heads = build(config, version, path, weights.stat().st_size)
             _fill_by_class(model, config, weights, heads, path)
             return model, heads
         return _load_keras3(config, version, weights, path)
@@ -156,6 +158,7 @@ def _load_keras3(config: dict, version: str, weights: Path, path: Path) -> tuple
     from facelib.runtimes.keras_config import readable
 
     renewed, heads = readable(config, version, path)
+    check_declared(lambda: keras.models.model_from_json(json.dumps(renewed)), weights.stat().st_size, path)
     copy = weights.with_name("copy.keras")
     with zipfile.ZipFile(copy, "w") as archive:
         archive.writestr("config.json", json.dumps(renewed))
@@ -165,21 +168,33 @@ def _load_keras3(config: dict, version: str, weights: Path, path: Path) -> tuple
         return keras.models.load_model(copy, compile=False, safe_mode=True), heads
 
 
-def build(config: Any, version: Any, path: Path) -> tuple[Any, dict[str, str]]:
-    """The net that a description of Keras 2 or 3 has, with random weights; and its margin heads, by name."""
+def build(config: Any, version: Any, path: Path, num_bytes: int) -> tuple[Any, dict[str, str]]:
+    """The net that a description of Keras 2 or 3 has, with random weights; and its margin heads, by name.
+
+    Args:
+        config: the description.
+        version: of the Keras that wrote it.
+        path: of the file, for errors.
+        num_bytes: of the weights that belong to it.
+
+    Raises:
+        FaceError: it has no counterpart, holds code, or declares far more weights than there are.
+    """
     import keras
-    from keras.src.legacy.saving import saving_utils
-    from keras.src.legacy.saving.saving_options import keras_option_scope
 
     import facelib.models.layers  # noqa: F401 - registers our layers
     from facelib.runtimes.keras_config import parse_config, readable
 
     renewed, heads = readable(parse_config(json.dumps(config), path), version, path)
-    with named_errors(path):
+
+    def make():
         if str(version).startswith("3."):
-            return keras.models.model_from_json(json.dumps(renewed)), heads
-        with keras_option_scope(use_legacy_config=True):
-            return saving_utils.model_from_config(renewed), heads
+            return keras.models.model_from_json(json.dumps(renewed))
+        return from_description(renewed)
+
+    check_declared(make, num_bytes, path)
+    with named_errors(path):
+        return make(), heads
 
 
 @contextmanager

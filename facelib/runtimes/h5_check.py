@@ -24,8 +24,7 @@ def check_h5(path: Path) -> None:
 
     from facelib.runtimes import h5_scan
 
-    sidecar = read_sidecar(path)
-    if sidecar is not None and sidecar.sha256 == sha256_of(path):
+    if is_vouched(path):
         with suppress(OSError), h5py.File(path) as file:  # no HDF5 file is left to the reader
             _refuse(path, h5_scan.find_harm(file))
         return
@@ -41,6 +40,12 @@ def check_h5(path: Path) -> None:
     _refuse(path, {number: harm for harm, number in h5_scan.EXIT_CODES.items()}.get(code))
     if problem:
         raise FaceError(f"'{path}' is damaged: reading it {problem}. Make or copy it again.")
+
+
+def is_vouched(path: Path) -> bool:
+    """Whether a file is the one that its sidecar describes: most likely it was written here."""
+    sidecar = read_sidecar(path)
+    return sidecar is not None and sidecar.sha256 == sha256_of(path)
 
 
 def _refuse(path: Path, harm: str | None) -> None:

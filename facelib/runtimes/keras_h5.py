@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError, short_name
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
-from facelib.runtimes.h5_check import check_h5
+from facelib.runtimes.declared_size import check_declared
+from facelib.runtimes.h5_check import check_h5, is_vouched
 from facelib.tensorflow_env import quiet_tensorflow
 
 # What h5py and Keras raise for a file that is no model.
@@ -134,6 +136,8 @@ def _for_keras3(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
             )
         config, version = parse_config(text, path), file.attrs.get("keras_version")
     renewed, heads = readable(config, version, path)
+    if not is_vouched(path):
+        check_declared(lambda: from_description(renewed), path.stat().st_size, path)
     if renewed == config:
         yield path, heads
         return
@@ -145,6 +149,15 @@ def _for_keras3(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
             for name in heads:
                 file["model_weights"][name].attrs["weight_names"] = []  # a CutHead has none
         yield copy, heads
+
+
+def from_description(config: dict):
+    """A Keras model with random weights, from a description without code, as the reader of .h5 files makes it."""
+    from keras.src.legacy.saving import saving_utils
+    from keras.src.legacy.saving.saving_options import keras_option_scope
+
+    with keras_option_scope(use_legacy_config=True):
+        return saving_utils.model_from_config(deepcopy(config))  # Keras changes what it reads
 
 
 def load_head_centres(path: Path):
