@@ -110,15 +110,14 @@ def make_step(network):
     from facelib.training import step
     from facelib.training.optimizers import make_optimizer
     from facelib.training.step import Objective
-    from facelib.training.weight_update import Updater, last_layers
+    from facelib.training.weight_update import Updater, last_layers, weight_decays
 
     head = make_head("arcface", CLASSES)
     head.build((None, 128), (None,))
     variables = [*network.trainable_variables, *head.trainable_variables]
     optimizer = make_optimizer(STAGE)
-    optimizer.build(variables)
-    last = [*last_layers(network), *head.trainable_variables]
-    update = Updater(optimizer, STAGE, variables, last, network.variables)
+    decays = weight_decays(variables, [*last_layers(network), *head.trainable_variables], STAGE)
+    update = Updater(optimizer, STAGE, variables, decays, network.variables)
     return step.make_step(network, Objective(STAGE, head, None, None), update, STAGE, teacher_size=0)
 
 

@@ -78,12 +78,13 @@ class FusedBatchNorm(keras.layers.Layer):
         use_batch = bool(training) and self.trainable
         if use_batch and self.workers:
             return self._over_workers(x, self.workers)
-        stats = {} if use_batch else {"mean": _tensor(self.moving_mean), "variance": _tensor(self.moving_variance)}
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            x, _tensor(self.gamma), _tensor(self.beta), epsilon=self.epsilon, is_training=use_batch, **stats
-        )
-        if use_batch:
-            self._follow(mean, variance)
+            x, *(_tensor(v) for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)),
+            epsilon=self.epsilon, is_training=use_batch, exponential_avg_factor=1.0 - self.momentum,
+        )  # fmt: skip
+        if use_batch:  # the operation has moved them
+            self.moving_mean.value.assign(mean, read_value=False)
+            self.moving_variance.value.assign(variance, read_value=False)
         return y
 
     def _over_workers(self, x, workers):
@@ -138,9 +139,7 @@ def prelu(x, slope):
     """
 
     def gradient(upstream):
-        dx, dslope = (_prelu_gradient if has_gpu() else _compiled_gradient)(x, slope, upstream)
-        dslope = tf.reshape(dslope, [-1, slope.shape[0]])
-        ones = tf.ones([1, tf.shape(dslope)[0]], dslope.dtype)
+        dx, dslope, ones = (_prelu_gradient if has_gpu() else _compiled_gradient)(x, slope, upstream)
         return dx, tf.reshape(tf.matmul(ones, dslope), [slope.shape[0]])
 
     return (_prelu_forward if has_gpu() else _compiled_forward)(x, slope), gradient
@@ -151,7 +150,9 @@ def _prelu_forward(x, slope):
 
 
 def _prelu_gradient(x, slope, upstream):
-    return tf.where(x > 0.0, upstream, upstream * slope), upstream * tf.minimum(x, 0.0)
+    dslope = tf.reshape(upstream * tf.minimum(x, 0.0), [-1, slope.shape[0]])
+    ones = tf.ones([1, tf.size(dslope) // slope.shape[0]], dslope.dtype)
+    return tf.where(x > 0.0, upstream, upstream * slope), dslope, ones
 
 
 _compiled_forward = tf.function(_prelu_forward, jit_compile=True)

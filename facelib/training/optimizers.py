@@ -101,8 +101,13 @@ def make_optimizer(stage: Stage):
 
 
 def copy_state(new, old) -> None:
-    """Copies the state of one built optimizer to another, for every variable of the same path and shape."""
-    known = {v.path: v for v in old.variables}
-    for variable in new.variables:
+    """Copies state from one optimizer to another, for every variable of the same path and shape.
+
+    Args:
+        new: variables of an optimizer, which are set.
+        old: variables of an optimizer.
+    """
+    known = {v.path: v for v in old}
+    for variable in new:
         if variable.path in known and known[variable.path].shape == variable.shape:
-            variable.assign(known[variable.path])
+            variable.assign(known[variable.path].numpy())

@@ -13,7 +13,7 @@ from facelib.losses.protocols import Loss, MakeHead, MarginLoss, has_class_centr
 from facelib.training.optimizers import RowOptimizer, copy_state, make_optimizer
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.step import Objective, make_step
-from facelib.training.weight_update import Updater, WeightAverage, last_layers
+from facelib.training.weight_update import Updater, WeightAverage, last_layers, weight_decays
 
 
 class StageParts:
@@ -32,6 +32,7 @@ class StageParts:
         centres_head: the margin head with the class centres, of this stage or of an earlier one; None before the first.
         objective: the loss of the stage; `begin` sets it.
         optimizer: the Keras optimizer of the stage; `begin` sets it.
+        update: the `Updater` of the stage, with the state of the optimizer; `begin` sets it.
         rows: the `RowOptimizer` of a sampled head, or None.
         average: the `WeightAverage` of the stage, or None.
         step: the compiled step, see `facelib.training.step.make_step`; `begin` sets it.
@@ -56,6 +57,7 @@ class StageParts:
         # Set by `begin`.
         self.objective: Objective
         self.optimizer: keras.optimizers.Optimizer
+        self.update: Updater
         self.step: Callable
 
     def begin(self, number: int) -> None:
@@ -64,17 +66,21 @@ class StageParts:
         self._freeze(stage.freeze_layers)
         head = self._head(stage)
         self.objective = Objective(stage, head, self._center_loss(stage), self._distiller(stage), self.workers)
-        self.optimizer = self._optimizer(stage)
+        before = self.update.state if self.number >= 0 and not stage.optimizer else []
+        self.optimizer = make_optimizer(stage)
         self.rows = self._row_optimizer(stage)
         self.average = WeightAverage(self.embedder, stage.ema) if stage.ema else None
         variables = self.parts_variables()
         if not stage.freeze_backbone:
             variables = [*self.embedder.trainable_variables, *variables]
-        update = Updater(
-            self.optimizer, stage, variables, [*self.last, *self.parts_variables()], self.embedder.variables,
+        decays = weight_decays(variables, [*self.last, *self.parts_variables()], stage)
+        self.update = Updater(
+            self.optimizer, stage, variables, decays, self.embedder.variables,
             local=[head.centres] if has_class_centres(head) else [], rows=self.rows, workers=self.workers,
+            held=[*self.backbone, *self.parts_variables()],
         )  # fmt: skip
-        self.step = make_step(self.embedder, self.objective, update, stage, self.teacher_size, self.workers)
+        copy_state(self.update.state, before)
+        self.step = make_step(self.embedder, self.objective, self.update, stage, self.teacher_size, self.workers)
         self.number = number
 
     def parts_variables(self) -> list:
@@ -89,7 +95,7 @@ class StageParts:
             parts["metric"] = self.objective.head
             parts["head"] = self.centres_head
         groups = {name: part.variables for name, part in parts.items() if part is not None}
-        groups["optimizer"] = self.optimizer.variables
+        groups["optimizer"] = self.update.state
         groups["average"] = self.average.variables if self.average else []
         groups["rows"] = self.rows.variables if self.rows else []
         return {f"{group}/{i:04d}/{v.path}": v for group, values in groups.items() for i, v in enumerate(values)}
@@ -160,19 +166,11 @@ class StageParts:
             distiller.projection.assign(before.projection)
         return distiller
 
-    def _optimizer(self, stage: Stage) -> keras.optimizers.Optimizer:
-        """Built over all variables, frozen ones too, so that the state of a frozen layer outlasts the freeze."""
-        optimizer = make_optimizer(stage)
-        optimizer.build([*self.backbone, *self.parts_variables()])
-        if self.number >= 0 and not stage.optimizer:
-            copy_state(optimizer, self.optimizer)
-        return optimizer
-
     def _row_optimizer(self, stage: Stage) -> RowOptimizer | None:
         head = self.objective.sampled_head
         if head is None:
             return None
         rows = RowOptimizer(head.centres, stage)
         if self.rows is not None and not stage.optimizer:
-            copy_state(rows, self.rows)
+            copy_state(rows.variables, self.rows.variables)
         return rows

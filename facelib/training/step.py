@@ -11,6 +11,7 @@ from facelib.losses.partial_fc import SampledClasses
 from facelib.losses.protocols import Loss, MarginLoss, has_class_centres
 from facelib.losses.rows import by_row
 from facelib.training.recipe.schema import Stage
+from facelib.training.variable_groups import group_variables
 from facelib.training.weight_update import Updater
 
 
@@ -109,8 +110,8 @@ class LossAndGradients(NamedTuple):
     Attributes:
         loss: float32 scalar, of the whole batch.
         accuracy: float32 scalar, of the whole batch.
-        gradients: of the scaled loss, one for each variable of the update and, with a sampled head, one for the
-            centres of the step's classes.
+        gradients: of the scaled loss, one for each group of variables of the update and, with a sampled head, one for
+            the centres of the step's classes.
     """
 
     loss: Any
@@ -209,11 +210,11 @@ class _Step:
             scaled = loss * self.update.loss_scale
         found = tape.gradient(scaled, [*self.update.variables, *centres])
         # A variable that no term uses gets a gradient of 0: a projection without a loss, centres under triplets.
-        gradients = [
-            tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
-            for gradient, value in zip(found, self._trained(inputs), strict=True)
+        by_variable, by_centres = found[: len(self.update.variables)], found[len(self.update.variables) :]
+        by_centres = [
+            tf.zeros_like(c) if g is None else tf.convert_to_tensor(g) for g, c in zip(by_centres, centres, strict=True)
         ]
-        return LossAndGradients(loss, accuracy, gradients)
+        return LossAndGradients(loss, accuracy, [*self.update.join(by_variable), *by_centres])
 
     def _in_parts(self, inputs: StepInputs) -> LossAndGradients:
         """The same as `_one_pass`, with one part of the images in memory at a time (micro batches)."""
@@ -227,15 +228,13 @@ class _Step:
             sums = [g + share * tf.cast(more, g.dtype) for g, more in zip(gradients, found.gradients, strict=True)]
             return part + 1, loss + share * found.loss, accuracy + share * found.accuracy, sums
 
-        start = (0, 0.0, 0.0, [tf.zeros_like(value) for value in self._trained(inputs)])
+        zeros = [tf.zeros(group.vector.shape, group.vector.dtype) for group in self.update.groups]
+        zeros += [tf.zeros_like(inputs.sampled.centres)] if inputs.sampled else []
+        start = (0, 0.0, 0.0, zeros)
         _, loss, accuracy, gradients = tf.while_loop(
             lambda part, *_: part < num_parts, add_part, start, parallel_iterations=1, maximum_iterations=num_parts
         )
         return LossAndGradients(loss, accuracy, gradients)
-
-    def _trained(self, inputs: StepInputs) -> list:
-        """The values of all that has a gradient."""
-        return [*(v.value for v in self.update.variables), *([inputs.sampled.centres] if inputs.sampled else [])]
 
     def _whole_batch(self, inputs: StepInputs) -> LossAndGradients:
         """Loss and gradients of the faces of all workers."""
@@ -249,13 +248,11 @@ class _Step:
         Foret et al., SAM, https://arxiv.org/abs/2010.01412, eq. 2.
         """
         norm = self.update.norm(gradients) + 1e-12
-        before = [tf.identity(v.value) for v in self.update.variables]
-        for variable, gradient in zip(self.update.variables, gradients, strict=True):
-            variable.assign_add(self.stage.sam / norm * gradient)
+        before = self.update.read()
+        self.update.assign([w + self.stage.sam / norm * g for w, g in zip(before, gradients, strict=True)])
         worst = self._whole_batch(inputs).gradients
         with tf.control_dependencies(worst):
-            for variable, value in zip(self.update.variables, before, strict=True):
-                variable.assign(value)
+            self.update.assign(before)
         return worst
 
 
@@ -278,6 +275,7 @@ def _average_statistics(workers: Workers, embedder: keras.Model) -> None:
     """Sets the running statistics of batch normalisation to their mean over the workers."""
     layers = [layer for layer in embedder.layers if layer.trainable]
     variables = [v for layer in layers for v in layer.non_trainable_variables if "float" in v.dtype]
-    sums = _summed(workers, [v.value for v in variables], [True] * len(variables))
-    for variable, value in zip(variables, sums, strict=True):
-        variable.assign(value / workers.count)
+    groups = group_variables(variables)
+    totals = _summed(workers, [group.read() for group in groups], [True] * len(groups))
+    for group, total in zip(groups, totals, strict=True):
+        group.assign(total / workers.count)

@@ -1,9 +1,10 @@
 """The update of the weights in a step: gradient clipping, weight decay, the optimizer's step, the moving average (EMA).
 
-The backbone may have a learning rate of its own.
+The backbone may have a learning rate of its own. All of it is computed on groups of variables (variable_groups.py).
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -11,8 +12,10 @@ import tensorflow as tf
 
 from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.losses.partial_fc import SampledClasses, rows_of
+from facelib.models.layers import AtMostOne
 from facelib.training.optimizers import DECOUPLED, RowOptimizer
 from facelib.training.recipe.schema import Stage
+from facelib.training.variable_groups import group_variables, in_order, is_by_value, optimizer_variables
 
 
 def last_layers(embedder: keras.Model) -> list:
@@ -43,6 +46,14 @@ def weight_decays(variables, last: Sequence, stage: Stage) -> list[float]:
     return [decay(v) for v in variables]
 
 
+class _Kind(NamedTuple):
+    """What is done with a variable: its weight decay, whether `backbone_rate` is its share, whether it is kept <= 1."""
+
+    decay: float
+    is_slow: bool
+    is_at_most_1: bool
+
+
 class Updater:
     """Clips, decays and applies the gradients of one stage.
 
@@ -51,32 +62,63 @@ class Updater:
     step.
 
     Args:
-        optimizer: from `make_optimizer`, built over `variables` and perhaps more.
+        optimizer: from `make_optimizer`, not built yet.
         stage: the stage of the recipe.
         variables: those that this stage trains.
-        last: see `weight_decays`.
+        decays: the weight decay of each of `variables`, from `weight_decays`.
         backbone: the embedder's variables.
         local: those of `variables` that differ between the workers: the centres of each worker's classes.
         rows: updates the class centres of a sampled head, which are not among `variables`; None for other heads.
         workers: the processes that train together.
+        held: all variables that the optimizer has a state for, in the order of a checkpoint; None for `variables`. The
+            state of a frozen layer so outlasts the freeze.
 
     Attributes:
-        is_local: for each of `variables`, whether it is among `local`. The gradients of all others are summed over the
+        groups: the groups of `variables`. Gradients come in their form, see `join`.
+        is_local: for each group, whether it is of `local` variables. The gradients of all others are summed over the
             workers before the update.
+        state: the variables of the optimizer, as a checkpoint has them.
     """
 
     def __init__(
-        self, optimizer, stage: Stage, variables: Sequence, last: Sequence, backbone: Sequence,
+        self, optimizer, stage: Stage, variables: Sequence, decays: Sequence[float], backbone: Sequence,
         local: Sequence = (), rows: RowOptimizer | None = None, workers: Workers = ONE_WORKER,
+        held: Sequence | None = None,
     ):  # fmt: skip
         self.optimizer, self.stage, self.variables = optimizer, stage, list(variables)
         self.rows, self.workers = rows, workers
-        local_ids = {id(v) for v in local} if workers.count > 1 else set()
-        self.is_local = [id(v) in local_ids for v in self.variables]
         self.is_decoupled = stage.optimizer_kind in DECOUPLED
-        self.decays = weight_decays(self.variables, last, stage)
-        ids = {id(v) for v in backbone}
-        self.slow = [v for v in self.variables if id(v) in ids] if stage.backbone_rate != 1.0 else []
+        slow_ids = {id(v) for v in backbone} if stage.backbone_rate != 1.0 else set()
+        kinds = [
+            _Kind(decay, id(v) in slow_ids, isinstance(v.constraint, AtMostOne))
+            for v, decay in zip(self.variables, decays, strict=True)
+        ]
+        odd = [v for v in self.variables if not is_by_value(v)]
+        self.groups = group_variables(self.variables, kinds, [*local, *odd])
+        local_ids = {id(v) for v in local} if workers.count > 1 else set()
+        self.is_local = [id(group.vector) in local_ids for group in self.groups]
+        trained_ids = {id(v) for v in self.variables}
+        frozen = [v for v in held or () if id(v) not in trained_ids]
+        groups = [*self.groups, *group_variables(frozen, first=len(self.groups))]
+        optimizer.build([group.vector for group in groups])
+        self.state = optimizer_variables(optimizer, groups, held or self.variables)
+
+    def join(self, values: Sequence) -> list:
+        """One tensor for each group from a tensor, or None for zeros, for each of `variables`."""
+        by_id = {
+            id(v): tf.zeros(v.shape, v.dtype) if value is None else tf.convert_to_tensor(value)
+            for v, value in zip(self.variables, values, strict=True)
+        }
+        return [group.join([by_id[id(v)] for v in group.variables]) for group in self.groups]
+
+    def read(self) -> list:
+        """The values of the variables, one tensor for each group."""
+        return [group.read() for group in self.groups]
+
+    def assign(self, values: Sequence) -> None:
+        """Sets the variables from one tensor for each group."""
+        for group, value in zip(self.groups, values, strict=True):
+            group.assign(value)
 
     @property
     def loss_scale(self):
@@ -91,8 +133,8 @@ class Updater:
         """The norm of all gradients together, with those of the classes of all workers.
 
         Args:
-            gradients: one for each of `variables`, summed over the workers where it is not local; then, with `rows`,
-                that of the sampled centres.
+            gradients: one for each group, summed over the workers where it is not local; then, with `rows`, that of the
+                sampled centres.
         """
         if self.workers.count == 1:
             return tf.linalg.global_norm(gradients)
@@ -105,7 +147,7 @@ class Updater:
         """Takes one step.
 
         Args:
-            gradients: of the scaled loss, one for each of `variables`; then, with `rows`, that of the sampled centres.
+            gradients: of the scaled loss, one for each group; then, with `rows`, that of the sampled centres.
             sampled: with `rows`, the classes of this step.
         """
         scale, norm, by_centres = self.loss_scale, None, None
@@ -121,22 +163,32 @@ class Updater:
             if sampled is None:
                 raise ValueError("an Updater with `rows` takes the sampled classes. Received: sampled=None")
             self._move_rows(self.rows, by_centres, sampled, scale, norm)
-        before = [tf.identity(v.value) for v in self.slow]
-        gradients = self._decayed(gradients, scale)
-        self.optimizer.apply(gradients, self.variables)
-        for variable, old in zip(self.slow, before, strict=True):
-            variable.assign(old + self.stage.backbone_rate * (variable.value - old))
+        self._move(gradients, scale)
 
-    def _decayed(self, gradients: Sequence, scale) -> list:
-        """Decays the weights; returns the gradients, which contain the decay unless it is decoupled."""
-        triples = list(zip(self.variables, gradients, self.decays, strict=True))
-        if not self.is_decoupled:
-            return [g + d * scale * v.value if d else g for v, g, d in triples]
+    def _move(self, gradients: Sequence, scale) -> None:
+        """Decays the weights, and takes the optimizer's step on the vectors of the groups."""
         rate = tf.cast(self.optimizer.learning_rate, "float32")
-        for variable, _, decay in triples:
-            if decay:
-                variable.assign(variable.value * (1.0 - rate * decay))
-        return list(gradients)
+        before, grown = self.read(), []
+        for group, value, gradient in zip(self.groups, before, gradients, strict=True):
+            if not self.is_decoupled:
+                gradient = group.map_runs(
+                    lambda kind, g, w: g + kind.decay * scale * w if kind.decay else g, gradient, value
+                )
+            is_decayed = self.is_decoupled and any(kind.decay for kind, _ in group.runs)
+            if is_decayed:
+                value = group.map_runs(lambda kind, w: w * (1.0 - rate * kind.decay) if kind.decay else w, value)
+            if is_decayed or group.is_copy:
+                group.vector.value.assign(value, read_value=False)
+            grown.append(gradient)
+        self.optimizer.apply(grown, [group.vector for group in self.groups])
+
+        def moved(kind: _Kind, new, old):
+            new = AtMostOne()(new) if kind.is_at_most_1 else new
+            return old + self.stage.backbone_rate * (new - old) if kind.is_slow else new
+
+        for group, old in zip(self.groups, before, strict=True):
+            if group.is_copy or any(kind.is_slow for kind, _ in group.runs):
+                group.assign(group.map_runs(moved, group.vector.value.value(), old))
 
     def _move_rows(self, optimizer: RowOptimizer, gradient, sampled: SampledClasses, scale, norm) -> None:
         is_wanted = tf.math.is_finite(norm) if self._is_scaled else True
@@ -165,10 +217,14 @@ class WeightAverage:
     def __init__(self, model: keras.Model, decay: float):
         self.decay = decay
         self.model_variables = [v for v in model.variables if "float" in v.dtype]  # not the random state of dropout
-        self.variables = [
-            keras.Variable(tf.identity(v.value), trainable=False, name=f"average_{i}")  # a copy
-            for i, v in enumerate(self.model_variables)
+        self._groups = group_variables(self.model_variables)
+        names = {id(v): f"average_{i}" for i, v in enumerate(self.model_variables)}
+        paths = [[names[id(v)] for v in group.variables] for group in self._groups]
+        self._vectors = [
+            keras.Variable(tf.identity(group.read()), trainable=False, name=of_group[0])
+            for group, of_group in zip(self._groups, paths, strict=True)
         ]
+        self.variables = in_order(self.model_variables, self._groups, self._vectors, paths)
         self._update = tf.function(self._step)
 
     def update(self, step: int) -> None:
@@ -180,13 +236,14 @@ class WeightAverage:
         self._update(tf.constant(min(self.decay, (1 + step) / (10 + step)), tf.float32))
 
     def _step(self, decay):
-        for average, variable in zip(self.variables, self.model_variables, strict=True):
-            average.assign(average.value + (1.0 - decay) * (variable.value - average.value))
+        for average, group in zip(self._vectors, self._groups, strict=True):
+            value = average.value.value()
+            average.value.assign(value + (1.0 - decay) * (group.read() - value), read_value=False)
 
     def __enter__(self):
         self._trained = [np.array(v.numpy()) for v in self.model_variables]  # a copy: numpy() may be the memory itself
-        for average, variable in zip(self.variables, self.model_variables, strict=True):
-            variable.assign(average.value)
+        for average, group in zip(self._vectors, self._groups, strict=True):
+            group.assign(average.value)
         return self
 
     def __exit__(self, *exc):

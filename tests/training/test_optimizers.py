@@ -47,12 +47,10 @@ def run(stage, values, gradients, decays, rates=None):
     """The variables after steps with the same gradients, as NumPy arrays."""
     variables = [kernel(v) for v in values]
     optimizer = make_optimizer(stage)
-    optimizer.build(variables)
-    update = Updater(optimizer, stage, variables, [], [])
-    update.decays = decays
+    update = Updater(optimizer, stage, variables, decays, [])
     for rate in rates or [stage.learning_rate]:
         optimizer.learning_rate = rate
-        update([tf.constant(g, tf.float32) for g in gradients])
+        update(update.join([tf.constant(g, tf.float32) for g in gradients]))
     return [v.numpy() for v in variables]
 
 
@@ -132,9 +130,9 @@ def test_the_backbone_moves_by_its_share_of_the_step(optimizer):
     def moved(rate):
         variables = [kernel(v) for v in VALUES]
         made = make_optimizer(stage)
-        made.build(variables)
         slow = Stage(optimizer=optimizer, learning_rate=0.1, weight_decay=0.1, backbone_rate=rate)
-        Updater(made, slow, variables, [], variables[:1])([tf.constant(g, tf.float32) for g in GRADIENTS])
+        update = Updater(made, slow, variables, weight_decays(variables, [], slow), variables[:1])
+        update(update.join([tf.constant(g, tf.float32) for g in GRADIENTS]))
         return [v.numpy() - start for v, start in zip(variables, VALUES, strict=True)]
 
     np.testing.assert_allclose(moved(0.25)[0], 0.25 * moved(1.0)[0], rtol=1e-4)
@@ -148,7 +146,7 @@ def test_the_state_of_an_optimizer_is_copied_by_path():
     new.build(variables[:1])
     old.apply([tf.constant(g, tf.float32) for g in GRADIENTS], variables)
 
-    copy_state(new, old)
+    copy_state(new.variables, old.variables)
 
     by_path = {v.path: v.numpy() for v in old.variables}
     assert any(np.any(v.numpy()) for v in new.variables if "momentum" in v.path)
@@ -187,14 +185,11 @@ def test_loss_scaling_changes_nothing_but_the_range(optimizer):
     finally:
         keras.mixed_precision.set_dtype_policy(before)
     variables = [kernel(v) for v in VALUES]
-    scaling.build(variables)
+    update = Updater(scaling, stage, variables, DECAYS, [])
     scaling.learning_rate = 0.1
     scale = float(scaling.scale_loss(tf.constant(1.0)))
 
-    scaled = [tf.constant(g * scale, tf.float32) for g in GRADIENTS]
-    update = Updater(scaling, stage, variables, [], [])
-    update.decays = DECAYS
-    update(scaled)
+    update(update.join([tf.constant(g * scale, tf.float32) for g in GRADIENTS]))
 
     assert scale > 1
     for ours, expected in zip(variables, plain, strict=True):
@@ -211,10 +206,8 @@ def test_an_overflow_under_loss_scaling_skips_the_step(optimizer):
     finally:
         keras.mixed_precision.set_dtype_policy(before)
     variables = [kernel(VALUES[0])]
-    scaling.build(variables)
 
-    update = Updater(scaling, stage, variables, [], [])
-    update.decays = [0.0]
+    update = Updater(scaling, stage, variables, [0.0], [])
     update([tf.constant([np.inf, 0.0, 0.0])])
 
     np.testing.assert_array_equal(variables[0].numpy(), VALUES[0].astype("float32"))

@@ -55,7 +55,7 @@ def test_a_metric_stage_keeps_the_class_centres_but_does_not_train_them():
 
 
 def momentum_of(parts):
-    return [v.numpy() for v in parts.optimizer.variables if "momentum" in v.path]
+    return [v.numpy() for v in parts.update.state if "momentum" in v.path]
 
 
 def test_a_stage_without_an_optimizer_goes_on_with_the_state_of_the_one_before():

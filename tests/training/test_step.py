@@ -10,7 +10,7 @@ import tensorflow as tf
 from facelib.training.optimizers import make_optimizer
 from facelib.training.recipe.schema import Stage
 from facelib.training.step import Objective, make_step
-from facelib.training.weight_update import Updater
+from facelib.training.weight_update import Updater, weight_decays
 
 SIDE, SIZE, BATCH, RATE = 2, 3, 6, 0.01
 GOALS = np.random.default_rng(1).normal(size=(4, SIZE))  # where the loss pulls the embeddings of each class
@@ -50,8 +50,7 @@ def take_step(stage, mix=1.0, margin_share=1.0, images=IMAGES, labels=LABELS):
     before = kernel.numpy().astype(float)
     optimizer = make_optimizer(stage)
     variables = [] if stage.freeze_backbone else [kernel]
-    optimizer.build(variables)
-    update = Updater(optimizer, stage, variables, [], [])
+    update = Updater(optimizer, stage, variables, weight_decays(variables, [], stage), [])
     step = make_step(model, Objective(stage, Quadratic(), None, None), update, stage, teacher_size=0)
     no_teacher = np.zeros((len(images), 0), np.float32)
     loss, accuracy = step(images, labels, no_teacher, np.float32(margin_share), np.float32(mix), np.int64(0))
@@ -109,8 +108,7 @@ def test_a_frozen_backbone_does_not_move():
 def test_batches_of_two_sizes_compile_one_step():
     model, kernel = linear_embedder()
     optimizer = make_optimizer(PLAIN)
-    optimizer.build([kernel])
-    update = Updater(optimizer, PLAIN, [kernel], [], [])
+    update = Updater(optimizer, PLAIN, [kernel], [0.0], [])
     step = make_step(model, Objective(PLAIN, Quadratic(), None, None), update, PLAIN, teacher_size=0)
 
     for count in (BATCH, BATCH - 1):
@@ -125,8 +123,7 @@ def test_a_variable_that_no_term_uses_stays():
     model, kernel = linear_embedder()
     unused = keras.Variable(np.ones(2, "float32"), name="kernel")
     optimizer = make_optimizer(PLAIN)
-    optimizer.build([kernel, unused])
-    update = Updater(optimizer, PLAIN, [kernel, unused], [], [])
+    update = Updater(optimizer, PLAIN, [kernel, unused], [0.0, 0.0], [])
     step = make_step(model, Objective(PLAIN, Quadratic(), None, None), update, PLAIN, teacher_size=0)
 
     step(IMAGES, LABELS, np.zeros((BATCH, 0), np.float32), np.float32(1), np.float32(1), np.int64(0))
