@@ -1,4 +1,4 @@
-"""Cut aligned 112x112 faces out of photos: folders in, the same folders out.
+"""Cut aligned 112x112 faces out of photos. The crops go into folders with the names of the folders of photos.
 
     python align_faces.py PHOTOS OUT                   PHOTOS: a folder per identity, or one flat folder
     python align_faces.py PHOTOS OUT --face largest    for photos in which the person is not in the middle
@@ -68,7 +68,10 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
     if lost and outcome.folders_with_crop:
         print(printable(f"{len(lost):,} of {len(outcome.folders):,} folders have no crop at all, such as '{lost[0]}'"))
     if not outcome.folders_with_crop:
-        raise FaceError(f"No photo gave a crop. Are the faces larger than 20 pixels? See '{out / SKIPPED}'.")
+        raise FaceError(
+            f"No face was found in any photo. Are the faces larger than 20 pixels? '{out / SKIPPED}' has the "
+            "reason for each photo."
+        )
     if outcome.folders == {""}:
         print_next("python", "predict.py", "A.jpg", "B.jpg", "--model", "MODEL", more=f", with two crops of {where}")
     else:
@@ -83,14 +86,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--face",
         choices=("central", "largest"),
         default="central",
-        help="which of several faces: the largest, or the best by size and distance from the middle (default: central)",
+        help="which face to take if a photo has several: the largest, or one that is large and near the "
+        "middle (default: central)",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
-        help="processes of one thread and about 0.3 GB each (default: one per core, %(default)s)",
+        help="number of processes, each with one thread and about 0.3 GB (default: one per core, %(default)s)",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)

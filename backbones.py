@@ -51,7 +51,9 @@ def open_imported(source: str) -> keras.Model:
     from facelib.runtimes.keras_h5 import check_model, load_model
 
     if not source:
-        raise FaceError("model.backbone = 'imported' takes the net of an .h5. Received none: set model.from = 'X.h5'.")
+        raise FaceError(
+            "model.backbone = 'imported' takes the net of an .h5. Received no file: set model.from = 'X.h5'."
+        )
     path = require_file(Path(source), "model")
     require_raw_pixels(path)
     net = load_model(path)

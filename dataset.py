@@ -1,9 +1,9 @@
 """Training batches: an exact shuffle of all records, decoding in threads, and resuming at any step.
 
 Each epoch visits every record exactly once, in an order that is a function of (seed, epoch) alone. The order is a
-permutation of all records. A shuffle buffer would not do, because face data are stored one identity after another. So
-step k of epoch e can be computed: a run resumes there at once and sees the batches that it would have seen without the
-interruption.
+permutation of all records. A shuffle buffer is not enough, because face data are stored one identity after another. So
+the batch of any step of any epoch can be computed: a run resumes there at once, with the batches that it would have had
+without the interruption.
 """
 
 import copy
@@ -150,8 +150,8 @@ class TrainingData:
         if self.num_workers > 1 and (self.batch_size < 2 * self.num_workers or smallest < self.num_workers):
             raise FaceError(
                 f"A batch holds at least two images for each worker. Received: batch_size={self.batch_size} for "
-                f"{self.num_workers} workers, the smallest batch has {smallest}. Raise data.batch_size, or use fewer "
-                f"workers."
+                f"{self.num_workers} workers; the smallest batch has {smallest} images. Raise data.batch_size, "
+                "or use fewer workers."
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Test a trained embedder (.h5) on verification sets: one table, one report. All *_test.py and train.py share it.
+"""Test a trained embedder (.h5) on verification sets: one table and one report, as in all *_test.py and train.py.
 
 python evaluate_data.py runs/demo/embedder.h5 --valid valid_dataset/
 """
@@ -295,7 +295,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         "--letterbox",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="fit photos of any size, with grey bars",
+        help="scale photos of any size to the input, with grey bars at the edges",
     )
     add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
@@ -312,19 +312,43 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
         "--attributes",
         type=Path,
         metavar="CSV",
-        help="ACC and VR by group; lines `NAME,GROUP`, NAME an identity or image",
+        help="CSV with lines `NAME,GROUP` (NAME is an identity or an image): ACC and VR of each group",
     )
     protocol_help = (
         "how ACC and VR choose thresholds; for old tables: the grids of insightface, or the best threshold of the "
         "whole set as keras_insightface has it, which is optimistic (default: %(default)s)"
     )
     add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
-    add("--far", type=float, nargs="+", action="extend", metavar="RATE", help="VR at these FARs (default: 0.001)")
+    add(
+        "--far",
+        type=float,
+        nargs="+",
+        action="extend",
+        metavar="RATE",
+        help="measure VR at these FARs (default: 0.001)",
+    )
     add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")
     add = parser.add_argument_group("gate").add_argument
-    add("--against", type=Path, metavar="REPORT", help="fail if worse than this report by more than the drops below")
-    add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help="percentage points (default: %(default)s)")
-    add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help="percentage points (default: %(default)s)")
+    add(
+        "--against",
+        type=Path,
+        metavar="REPORT",
+        help="end with exit code 1 if ACC or VR is lower than in this report by more than the drops below",
+    )
+    add(
+        "--max-acc-drop",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="largest allowed drop in percentage points (default: %(default)s)",
+    )
+    add(
+        "--max-vr-drop",
+        type=float,
+        default=2.0,
+        metavar="POINTS",
+        help="largest allowed drop in percentage points (default: %(default)s)",
+    )
 
 
 def check_test_flags(args: argparse.Namespace) -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
 python export_all.py runs/demo --valid valid_dataset/ --calibration DATA
 
-Each step is one of the other scripts: its command is printed, and all that it says goes to RUN/export/logs. An artefact
+Each step is one of the other scripts: its command is printed, and its output goes to RUN/export/logs. An artefact
 passes the gate if its ACC and VR fall by at most --max-acc-drop and --max-vr-drop, compared with its parent and with
 embedder.h5. Artefacts and reports that are up to date are not made again, so an interrupted run continues.
 """
@@ -103,7 +103,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("run", type=Path, metavar="RUN", help="the --out of train.py: a folder with an embedder.h5")
     valid_help = "a .bin, a folder of them, or a folder of identities (default: %(default)s/)"
     add("--valid", type=Path, default=DEFAULT_VALID, metavar="DIR_OR_BIN", help=valid_help)
-    add("--calibration", type=Path, metavar="DATA", help="crops for int8 and the K210: the training's data directory")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="DATA",
+        help="face crops that calibrate int8 and the K210, such as the data directory of the training",
+    )
     far_help = "report VR at these FARs (default: 0.001)"
     add("--far", type=float, nargs="+", default=DEFAULT_FARS, metavar="RATE", help=far_help)
     points = "percentage points that an artefact may lose (default: %(default)s)"

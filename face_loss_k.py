@@ -1,12 +1,15 @@
-"""ArcFace and all other losses of a training. ArcFace is in facelib/losses/fixed_margins.py; import it from here.
+"""ArcFace and all other losses that a training can use.
+
+ArcFace is in facelib/losses/fixed_margins.py; import it from here.
 
     from face_loss_k import ArcFace, make_head
     head = make_head("arcface", num_classes=1000, options={"margin": 0.5, "scale": 64.0})
 
 Margin heads are Keras layers with class centres: fixed margins (facelib/losses/fixed_margins.py) and adaptive ones
-(facelib/losses/adaptive_margins.py), over the common part in facelib/losses/margin_head.py. Metric losses compare the
-faces of a batch (facelib/losses/metric_losses.py), distillation compares them with a teacher
-(facelib/losses/distillation.py). Names, options and defaults: facelib/losses/registry.py. Formulas: docs/losses.md.
+(facelib/losses/adaptive_margins.py), on top of the common part in facelib/losses/margin_head.py. Metric losses compare
+the faces of a batch (facelib/losses/metric_losses.py), distillation compares them with a teacher
+(facelib/losses/distillation.py). The names, options and defaults of all losses are in facelib/losses/registry.py.
+Formulas: docs/losses.md.
 """
 
 from facelib.losses.adaptive_margins import AdaCos, AdaFace, CurricularFace, MagFace

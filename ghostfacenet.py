@@ -1,8 +1,8 @@
 """GhostFaceNet V1: GhostNet with PReLU and a global depthwise convolution.
 
-The structure is that of HamadYA/GhostFaceNets (backbones/ghost_model.py). A convolution computes half of every feature
-map; the other half is a cheap depthwise convolution of the first. Some blocks have squeeze-and-excite. Where the shape
-changes, the shortcut has a depthwise and a 1x1 convolution.
+The structure is that of HamadYA/GhostFaceNets (backbones/ghost_model.py). A convolution computes half of the channels
+of every feature map. A cheap depthwise convolution of this half gives the other half. Some blocks have
+squeeze-and-excite. Where the shape changes, the shortcut has a depthwise and a 1x1 convolution.
 
 References: Alansari et al., GhostFaceNets, IEEE Access 2023; Han et al., GhostNet, https://arxiv.org/abs/1911.11907.
 """

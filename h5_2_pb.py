@@ -26,7 +26,9 @@ from facelib.tensorflow_env import quiet_tensorflow
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.h5", help="the embedder to freeze")
-    parser.add_argument("--out", type=Path, metavar="PB", help="default: export/frozen.pb beside the model")
+    parser.add_argument(
+        "--out", type=Path, metavar="PB", help="the graph to write (default: export/frozen.pb beside the model)"
+    )
     add_io_flags(parser)
     return parser.parse_args(argv)
 

@@ -2,9 +2,10 @@
 
 python import_model.py w600k_mbf.onnx runs/pretrained/embedder.h5 --licence non-commercial
 
-IN is recognised by its content. Its layers are rebuilt, and the result is compared with the original wherever that
-can be run. OUT.h5 is then like a trained model, and takes raw RGB pixels: export it with h5_2_pb.py, optimize_pb.sh and
-pb_2_tflite.py, or start a training from it with train.py --init-from. No code that a file may hold is run.
+IN is recognised by its content. The layers of the net are rebuilt, and the result is compared with the original if the
+original can be run. OUT.h5 is like a model that train.py trained, and takes raw RGB pixels. Export it with h5_2_pb.py,
+optimize_pb.sh and pb_2_tflite.py, or start a training from it with train.py --init-from. If the file contains code, the
+code is not run.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -34,7 +35,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--training-data", metavar="NAME", help="training data of the weights, for the sidecar, e.g. MS1M"
     )
     parser.add_argument(
-        "--structure", type=Path, metavar="JSON", help="the net of an .h5 with weights only: what net.to_json() gave"
+        "--structure",
+        type=Path,
+        metavar="JSON",
+        help="for an .h5 with weights only: the JSON of its net, as net.to_json() gives it",
     )
     as_help = "the net of an .h5 with weights only, by name: mobilefacenet, mobilenet, iresnet50 (bubbliiiing's)"
     parser.add_argument("--as", dest="known_as", metavar="NAME", help=as_help)

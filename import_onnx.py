@@ -1,4 +1,4 @@
-"""Another name of import_model.py, from before it read more than ONNX."""
+"""The old name of import_model.py, from the time when that script read only ONNX files."""
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
 

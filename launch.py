@@ -1,19 +1,20 @@
-"""Start several workers of a script on this host, one per device, and join their output to one log.
+"""Start several workers of a script on this host, one per device, and merge their output into one log.
 
     python launch.py -n 2 train.py recipes/small_mobilefacenet.toml --data DATA --out runs/small
     python launch.py -n 8 --hosts a,b,c,d --host-index 2 --port 23456 train.py ...    on host c; likewise on the others
 
 Each worker gets its own TF_CONFIG. Worker i uses the i-th visible GPU; without GPUs the workers share the cores. Worker
 0 writes to this terminal as if it ran alone; the lines of the other workers begin with [worker 1] and so on. When a
-worker fails, the others are ended, and launch.py returns the exit code of the failed one. Ctrl-C and SIGTERM go to
+worker fails, the others are ended, and launch.py returns the exit code of the failed worker. Ctrl-C and SIGTERM go to
 every worker.
 
-TensorFlow's server of a worker listens on all addresses without a password: who reaches its port can run programs as
-you. On one host the workers therefore get a network of their own, where the kernel allows one; else a warning names the
-addresses and ports. In it they reach neither the internet nor other hosts: --no-private leaves them in the network of
-the host, as does an argument with "://", such as --data s3://... So that nobody else passes for a worker, they prove to
-each other that they know MOBILEARC_TOKEN: a random text, which launch.py makes on one host. With --hosts set it to the
-same text on every host. More in docs/scaling.md.
+Each worker has a TensorFlow server, which listens on all addresses without a password: anyone who reaches its port can
+run programs with your rights. Therefore the workers of one host get a private network, if the kernel allows one;
+otherwise a warning names the addresses and ports. From this private network they reach neither the internet nor other
+hosts. With --no-private they stay in the network of the host, and also if an argument contains "://", such as --data
+s3://... So that no other program can pose as a worker, the workers prove to each other that they know MOBILEARC_TOKEN,
+a random text. On one host launch.py makes this text. With --hosts, set the variable to the same text on every host.
+More in docs/scaling.md.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -114,7 +115,9 @@ def free_ports(count: int) -> list[int]:
         ports.append(port)
         if len(ports) == count:
             return ports
-    raise FaceError(f"Every worker needs its own port. Only {len(ports)} of {count} are free. End other programs.")
+    raise FaceError(
+        f"Every worker needs its own port. Only {len(ports)} of {count} ports are free. End other programs."
+    )
 
 
 def device_settings(count: int) -> list[dict[str, str]]:
@@ -147,16 +150,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=60,
         metavar="SECONDS",
-        help="time between SIGTERM and SIGKILL (default: %(default)g)",
+        help="seconds between SIGTERM and SIGKILL when workers are ended (default: %(default)g)",
     )
     add(
         "--private",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="give the workers of one host a network that nobody else reaches (default: yes)",
+        help="give the workers of one host a network that no other user can reach (default: yes)",
     )
     add("--hosts", metavar="HOST,HOST", help="all hosts of the run, each with N workers (default: this host only)")
-    add("--host-index", type=int, metavar="I", help="place of this host in --hosts, from 0")
+    add("--host-index", type=int, metavar="I", help="position of this host in the list of --hosts, counted from 0")
     add(
         "--port",
         type=int,
@@ -200,7 +203,7 @@ def check_hosts(args: argparse.Namespace) -> None:
             "Give each host its own index."
         )
     if args.port is None:
-        raise FaceError("The workers of several hosts need the same ports. Received no --port. Write: --port 23456.")
+        raise FaceError("Every host uses the same port numbers. Received no --port. Write: --port 23456.")
 
 
 def is_ipv6(host: str) -> bool:

@@ -1,10 +1,10 @@
-"""Make a verification set (.bin) from a folder of identity folders, with random pairs or those of a pairs.txt.
+"""Make a verification set (.bin) from a folder of identity folders, with random pairs or with the pairs of a pairs.txt.
 
     python make_bin.py FOLDERS valid_dataset/mine.bin --num-pairs 6000
     python make_bin.py lfw_aligned valid_dataset/lfw.bin --pairs pairs.txt
 
-Random pairs: half genuine, in 10 blocks for 10-fold evaluation, no identity in two blocks, no pair twice.
-Images are aligned 112x112 JPEG or PNG; their bytes are kept as they are.
+Half of the random pairs are genuine. They are in 10 blocks for 10-fold evaluation; no identity is in two blocks, and no
+pair occurs twice. Images are aligned 112x112 JPEG or PNG; their bytes are kept as they are.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -76,7 +76,7 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
             read[i] = source.read(i)
             check_image(read[i], image_size)
         except BadRecord as error:
-            raise FaceError(f"{source.describe(i)}: {error}. Mend or remove it.") from error
+            raise FaceError(f"{source.describe(i)}: {error}. Replace or remove it.") from error
     print_notes(source.notes)
     return [read[i] for i in idx.tolist()], is_same
 
@@ -119,7 +119,7 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int], en
             read[shot] = read_image_file(file)
             check_image(read[shot], image_size)
         except BadRecord as error:
-            raise FaceError(f"'{file}': {error}. Mend or remove it.") from error
+            raise FaceError(f"'{file}': {error}. Replace or remove it.") from error
     return [read[shot] for pair in pairs for shot in pair], is_same
 
 
@@ -137,7 +137,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other pairs (default: %(default)s)")
     parser.add_argument(
-        "--image-size", type=size, default=(112, 112), metavar="H,W", help="in pixels (default: 112,112)"
+        "--image-size",
+        type=size,
+        default=(112, 112),
+        metavar="H,W",
+        help="size of the images in pixels (default: 112,112)",
     )
     add_encoding_flag(parser)
     return parser.parse_args(argv)

@@ -1,8 +1,8 @@
 """MobileNetV2 with a wider stem, PReLU and a global depthwise convolution, as older Keras face systems use it.
 
 The structure is that of Linzmin1927/mobilenetV2-arcfaceloss-keras-tflite (for TensorFlow 1), but PReLU has one slope
-per channel. There, PReLU has a slope of its own for each pixel of each channel: at 112x112 that is 3.4 M parameters,
-which only overfit.
+per channel. In that system, PReLU has a separate slope for each pixel of each channel. At 112x112 these are 3.4 M
+parameters, which only overfit.
 
 Reference: Sandler et al., MobileNetV2, https://arxiv.org/abs/1801.04381, figure 4.
 """

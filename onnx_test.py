@@ -1,4 +1,4 @@
-"""Test an ONNX model on verification sets: the table and report of evaluate_data.py.
+"""Test an ONNX model on verification sets, with the same table and report as evaluate_data.py.
 
 python onnx_test.py model.onnx --color rgb --pixels imagenet --layout nchw --valid valid_dataset/
 """

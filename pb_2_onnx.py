@@ -28,7 +28,9 @@ from facelib.tensorflow_env import quiet_tensorflow
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph, or an embedder.h5")
-    parser.add_argument("--out", type=Path, metavar="X", help="default: export/model.onnx in the run")
+    parser.add_argument(
+        "--out", type=Path, metavar="X", help="the ONNX file to write (default: export/model.onnx in the run)"
+    )
     prelu_help = "write PReLU as PRelu nodes for other runtimes; ONNX Runtime is half as fast then (default: no)"
     add = parser.add_argument
     add("--prelu-nodes", action=argparse.BooleanOptionalAction, default=False, help=prelu_help)

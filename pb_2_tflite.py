@@ -6,7 +6,7 @@ float    float32 throughout
 fp16     weights stored in 16 bits: half the size
 dynamic  weights in int8, except depthwise kernels; activations are quantised at run time: a third of the size
 int8     all integer: uint8 pixels in, int8 embedding out (--edges for other types). Ranges are measured on the crops of
-         --calibration, or come from quantize_aware.py. Prints and draws which layers lose most
+         --calibration, or come from quantize_aware.py. Prints and draws which layers lose the most accuracy
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -152,8 +152,8 @@ def check_edges(lite: Lite, args: argparse.Namespace) -> None:
         return
     if args.keep_float and "float32" in found:
         raise FaceError(
-            f"With --edges {args.edges} the first and last layers compute in integers, but --keep-float names one of "
-            f"them. Leave that layer out, or use --edges float."
+            f"With --edges {args.edges} the first and last layers compute in integers, but --keep-float "
+            "names one of them. Leave that layer out of --keep-float, or use --edges float."
         )
     raise FaceError(
         f"The input of an int8 model is {EDGES[args.edges][0]} pixels with scale 1. From '{args.model}' TFLite made "

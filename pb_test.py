@@ -1,4 +1,4 @@
-"""Test a frozen or optimised graph on verification sets: the table and report of evaluate_data.py.
+"""Test a frozen or optimised graph on verification sets, with the same table and report as evaluate_data.py.
 
 python pb_test.py runs/demo/export/optimized.pb --valid valid_dataset/
 """

@@ -4,7 +4,7 @@
     python predict.py enroll FOLDERS GALLERY --model X      one folder per person -> GALLERY (.npy) and GALLERY.json
     python predict.py search PHOTO GALLERY                  which person of the gallery it is, or unknown
 
-A 112x112 image counts as an aligned crop; in any other photo the largest face is found and aligned. The distance is
+A 112x112 image is treated as an aligned crop; in any other photo the largest face is found and aligned. The distance is
 the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test script writes it).
 """
 
@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(argv: list[str]) -> int:
     """A B --model X: the distance of two faces, and the verdict."""
     parser = script_parser(__doc__)
-    parser.add_argument("a", type=Path, metavar="A", help="a photo or crop (one called enroll or search: ./enroll)")
+    parser.add_argument(
+        "a", type=Path, metavar="A", help="a photo or crop (write a file called enroll or search as ./enroll)"
+    )
     parser.add_argument("b", type=Path, metavar="B", help="another photo or crop")
     parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw the two faces and the verdict")
     args = parse(parser, argv)
@@ -80,7 +82,9 @@ def compare(argv: list[str]) -> int:
 def enroll(argv: list[str]) -> int:
     """FOLDERS GALLERY --model X: the mean embedding of each person's photos, one folder per person."""
     parser = argparse.ArgumentParser(prog="predict.py enroll", description=enroll.__doc__)
-    parser.add_argument("folders", type=Path, help="one folder per person; or faces as prepare_data.py takes them")
+    parser.add_argument(
+        "folders", type=Path, help="one folder per person, or face data of another format that prepare_data.py takes"
+    )
     parser.add_argument("gallery", type=Path, metavar="GALLERY", help="file to write, such as people.npy")
     args = parse(parser, argv)
     check_gallery_path(args.gallery)
@@ -124,7 +128,7 @@ def search(argv: list[str]) -> int:
     """PHOTO GALLERY [--top K]: the nearest people of the gallery; unknown when none is within the threshold."""
     parser = argparse.ArgumentParser(prog="predict.py search", description=search.__doc__)
     parser.add_argument("photo", type=Path, metavar="PHOTO", help="a photo or crop")
-    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="the gallery that enroll wrote")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="the gallery that the command enroll wrote")
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="number of people to list (default: %(default)s)"
     )
@@ -211,7 +215,12 @@ def parse(parser: argparse.ArgumentParser, argv: list[str], has_gallery: bool = 
     which.add_argument(
         "--far", type=float, metavar="RATE", help="use the threshold calibrated for this FAR (default: 0.001)"
     )
-    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="use this threshold: squared L2, 0 to 4")
+    which.add_argument(
+        "--threshold",
+        type=float,
+        metavar="DISTANCE",
+        help="use this threshold instead, a squared L2 distance from 0 to 4",
+    )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)"
     )

@@ -1,4 +1,4 @@
-"""Turn any face data into a data directory (sharded, indexed TFRecords), look into face data, or write folders back.
+"""Turn any face data into a data directory (sharded, indexed TFRecords), show face data, or write folders again.
 
     python prepare_data.py SOURCE OUT              SOURCE: folder of identity folders, InsightFace directory or .rec,
                                                    list of 'id;path' lines, older TFRecords, data directory
@@ -43,7 +43,7 @@ def prepare(argv: list[str]) -> int:
     if isinstance(out, StoredPath):
         if shard is not None:
             raise FaceError(
-                f"--shard writes parts into a folder. Received: OUT '{out}'. Name a folder that all hosts see."
+                f"--shard writes its part into a folder. Received: OUT '{out}'. Name a folder that all hosts see."
             )
         _report(convert_to_storage(source, out, **options), valid_of(source))
         return 0
@@ -58,7 +58,7 @@ def prepare(argv: list[str]) -> int:
 def merge(argv: list[str]) -> int:
     """OUT: makes the data directory from the parts that --shard wrote beside it, and removes the parts."""
     parser = argparse.ArgumentParser(prog="prepare_data.py merge", description=merge.__doc__)
-    parser.add_argument("out", type=Path, help="data directory to make: the OUT of the --shard commands")
+    parser.add_argument("out", type=Path, help="data directory to make; give the OUT of the --shard commands")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)
     from facelib.data.conversion.shards_done import merge as merge_parts
@@ -99,7 +99,9 @@ def inspect(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prepare_data.py inspect", description=inspect.__doc__)
     parser.add_argument("path", type=Path, help="face data of any format, or a verification .bin")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
-    parser.add_argument("--seed", type=int, default=0, help="which faces are shown (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed that chooses the faces on the sheet (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     from facelib.data.curation.inspection import check_sheet_path, inspect_data, save_png
 
@@ -134,15 +136,20 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
     from facelib.data.storage import data_path
 
     parser = script_parser(__doc__)
-    parser.add_argument("source", type=Path, help="face data of any format (a folder called merge: ./merge)")
+    parser.add_argument("source", type=Path, help="face data of any format (write a folder called merge as ./merge)")
     parser.add_argument("out", type=data_path, help="data directory to make; also an address such as s3://BUCKET/NAME")
-    parser.add_argument("--shards", type=int, metavar="N", help="number of files (default: one per 16,384 images)")
+    parser.add_argument(
+        "--shards", type=int, metavar="N", help="number of TFRecord files (default: one per 16,384 images)"
+    )
     parser.add_argument("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer images")
     parser.add_argument(
         "--max-images", type=int, metavar="N", help="keep at most N images per identity, chosen by --seed"
     )
     parser.add_argument(
-        "--image-size", type=_size, metavar="H,W", help="in pixels (default: those of SOURCE, or 112,112)"
+        "--image-size",
+        type=_size,
+        metavar="H,W",
+        help="size of the images in pixels (default: that of SOURCE, or 112,112)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the order and choice (default: %(default)s)")
     parser.add_argument(
@@ -161,7 +168,9 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
         "--workers", type=int, metavar="N", help="threads that read and check (default: 8, or all cores)"
     )
     parser.add_argument(
-        "--shard", metavar="I/N", help="write part I of N, as host I of N; then: prepare_data.py merge OUT"
+        "--shard",
+        metavar="I/N",
+        help="write part I of N, on host I of N; when all are written, run: prepare_data.py merge OUT",
     )
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     add_encoding_flag(parser)

@@ -1,4 +1,4 @@
-"""Show a run, or several tested artefacts, as one table and one HTML page that needs no network.
+"""Print one table of a run or of several tested artefacts, and write an HTML page that needs no network.
 
     python report.py runs/2026-11-22_0405_mobilefacenet
     python report.py A.report.json B.report.json --out compare.html
@@ -30,13 +30,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="the --out of train.py, or *.report.json files")  # fmt: skip
     parser.add_argument("--out", type=Path, help="where to write the page (default: RUN_DIR/report.html)")
     parser.add_argument(
-        "--valid", type=Path, metavar="DIR_OR_BIN", help="where the verification sets are now, for the hardest pairs"
+        "--valid",
+        type=Path,
+        metavar="DIR_OR_BIN",
+        help="folder or file of the verification sets, to show the hardest pairs",
     )
     parser.add_argument(
         "--data", type=Path, help="training data, to show some faces (default: the data that the run was trained on)"
     )
     parser.add_argument("--faces", action=argparse.BooleanOptionalAction, default=True,
-                        help="put faces of the hardest pairs and of the training data into the page")  # fmt: skip
+                        help="show faces of the hardest pairs and of the training data on the page")  # fmt: skip
     args = parser.parse_args(argv)
     if args.valid is not None and not args.valid.exists():
         raise FaceError(f"--valid is a .bin or a folder. There is nothing at '{args.valid}'.")
@@ -45,9 +48,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if len(args.paths) == 1 and not args.paths[0].is_file():
         args.out = args.out or args.paths[0] / "report.html"
     elif args.out is None:
-        raise FaceError("Reports without a run need a place for their page. Name it: --out compare.html.")
+        raise FaceError("A page of reports without a run has no default name. Name the page: --out compare.html.")
     elif args.data is not None:
-        raise FaceError("--data belongs to a run. Leave it out, or name one RUN_DIR instead of reports.")
+        raise FaceError("--data goes with a RUN_DIR. Leave --data out, or name one RUN_DIR instead of reports.")
     elif args.out.resolve() in [path.resolve() for path in args.paths]:
         raise FaceError(f"--out would overwrite the report '{args.out}'. Name another file.")
     return args

@@ -1,4 +1,4 @@
-"""Test a .tflite model, float or quantised, on verification sets: the table and report of evaluate_data.py.
+"""Test a .tflite model, float or quantised, on verification sets, with the same table and report as evaluate_data.py.
 
 python tflite_test.py runs/demo/export/model_int8.tflite --valid valid_dataset/
 """

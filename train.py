@@ -1,4 +1,4 @@
-"""Train an embedder: recipe + data -> RUN/embedder.h5. Run it again to resume.
+"""Train an embedder from a recipe and data, and write RUN/embedder.h5. Run it again to resume.
 
 python train.py                                            on synthetic faces that it creates, in a few minutes
 python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --out runs/small
@@ -192,7 +192,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="data directory (s3://, gs:// too) or older TFRecords (default: synthetic faces)",
     )
     add("--valid", type=Path, metavar="DIR_OR_BIN", help=f"verification sets (default: {DEFAULT_VALID}/*.bin)")
-    add("--out", type=Path, metavar="RUN", help="run directory; one that exists is resumed (default: runs/<name>)")
+    add(
+        "--out",
+        type=Path,
+        metavar="RUN",
+        help="run directory; if it holds a run, this run is resumed (default: runs/<name>)",
+    )
     add(
         "--init-from",
         type=Path,
@@ -212,7 +217,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=1000,
         metavar="STEPS",
-        help="steps between checkpoints; one follows each epoch too (default: %(default)s)",
+        help="steps between checkpoints; each epoch also ends with one (default: %(default)s)",
     )
     add(
         "--log-every",
@@ -232,7 +237,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=JOIN_SECONDS,
         metavar="S",
-        help="seconds to wait for other workers (default: %(default)s)",
+        help="seconds to wait for the other workers at the start (default: %(default)s)",
     )
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add_device_flag(parser)

@@ -259,9 +259,9 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace, needs_flags: bo
             return Io()
         if not given:
             raise FaceError(
-                f"'{args.model}' has no sidecar '{args.model.name}.json' that says how to feed it. Use flags: "
-                f"--color rgb|bgr --pixels {'|'.join(IO_CHOICES['pixels'])} --layout nhwc|nchw "
-                f"[--input NAME --output NAME --crop H,W --fit crop|resize]"
+                f"'{args.model}' has no sidecar '{args.model.name}.json' that describes its input. Describe the "
+                f"input with flags: --color rgb|bgr --pixels {'|'.join(IO_CHOICES['pixels'])} --layout nhwc|nchw "
+                "[--input NAME --output NAME --crop H,W --fit crop|resize]"
             )
         return replace(Io(), **given)
     if sidecar.is_from_flags:

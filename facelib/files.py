@@ -70,7 +70,9 @@ def make_folder(folder: Path) -> None:
     try:
         target_of(folder).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise FaceError(f"'{folder}' must be a folder. It or a part of its path is a file: choose another.") from error
+        raise FaceError(
+            f"'{folder}' must be a folder. It or a part of its path is a file: choose another folder."
+        ) from error
     except OSError as error:
         if error.errno in NOT_WRITABLE:
             raise FaceError(f"'{folder}' cannot be written: {error.strerror}. Choose another place.") from error
@@ -85,7 +87,7 @@ def check_out_file(path: Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        raise FaceError(f"A file is to be written. '{path}' is a folder: name a file in it.")
+        raise FaceError(f"The output is a file. '{path}' is a folder: name a file in it.")
     return path
 
 
@@ -223,7 +225,9 @@ def read_text(path: Path, what: str, encoding: str | None = None) -> tuple[str, 
         try:
             return data.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding), []
         except (LookupError, UnicodeError) as error:
-            raise FaceError(f"--encoding {encoding}: the {what} '{path}' is not read with it ({error}).") from error
+            raise FaceError(
+                f"--encoding {encoding} is not the encoding of the {what} '{path}' ({error}). Name the right one."
+            ) from error
     try:
         encoding = encoding_of(data)
     except ValueError as error:
@@ -321,7 +325,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         raise FaceError(f"OUT is a folder that will be made. '{out}' is {what}: name a new folder in it.")
     folder = real.with_name(f".{real.name}.part")
     if folder.is_symlink():
-        raise FaceError(f"Files are written into the folder '{folder}' first. It is a link: remove it.")
+        raise FaceError(f"The temporary folder '{folder}' must not be a link. Remove the link.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -339,7 +343,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         except BlockingIOError as error:
             raise FaceError(f"Another conversion is writing '{out}' at this moment. Wait for it, or end it.") from error
         if not folder.exists():  # renamed between our open and our lock
-            raise FaceError(f"Another conversion wrote '{out}' at this moment. Run the command again.")
+            raise FaceError(f"Another conversion has just written '{out}'. Run the command again.")
         for leftover in folder.iterdir():  # of a killed run
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)

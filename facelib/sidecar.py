@@ -165,8 +165,9 @@ def check_sidecar(artefact: Path) -> Sidecar | None:
             return None
         if time.monotonic() >= end:
             raise FaceError(
-                f"'{artefact}' was changed after its sidecar '{sidecar.path.name}' was written (SHA-256 disagrees). "
-                f"Make it again, or remove the sidecar and say with flags how to feed it."
+                f"'{artefact}' was changed after its sidecar '{sidecar.path.name}' was written (SHA-256 "
+                "disagrees). Make the file again, or remove the sidecar and describe the model's input with "
+                "flags."
             )
         time.sleep(0.05)
 
@@ -204,8 +205,9 @@ def check_raw_pixels(io: Io, artefact: Path) -> Io:
     """Refuses the input of a model that is to be trained, unless it is raw RGB pixels, NHWC; returns it."""
     if (io.layout, io.colour, io.pixels) != (Io.layout, Io.colour, Io.pixels):
         raise FaceError(
-            f"A training feeds raw RGB pixels, NHWC. '{artefact}' takes {io.pixels} {io.colour} pixels, {io.layout}: "
-            f"import it first with import_model.py, which puts the scaling into the net."
+            f"A training gives the net raw RGB pixels, NHWC. '{artefact}' takes {io.pixels} {io.colour} "
+            f"pixels, {io.layout}: import the net first with import_model.py, which puts the scaling into "
+            "the net."
         )
     return io
 

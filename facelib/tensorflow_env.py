@@ -32,7 +32,8 @@ def settle_environment() -> None:
         return
     if keras.config.backend() != "tensorflow":
         raise FaceError(
-            f"Keras runs on TensorFlow here. Received: {keras.config.backend()}. Import facelib before keras."
+            f"Keras must run on TensorFlow here. Received: the backend {keras.config.backend()}. Import "
+            "facelib before keras."
         )
     keras.config.set_floatx("float32")
     keras.config.set_image_data_format("channels_last")

@@ -28,9 +28,10 @@ def check_norms(norms: np.ndarray, describe: Callable[[int], str]) -> None:
     if is_bad.any():
         i = int(np.argmax(is_bad))
         raise FaceError(
-            f"An embedding has a finite norm above 0. The model gave {'a zero' if norms[i] == 0 else 'a non-finite'} "
-            f"embedding for {describe(i)} ({int(is_bad.sum())} of {len(norms)} embeddings are bad). "
-            f"Check how the model is fed, or train it again."
+            "An embedding has a finite norm above 0. The model gave "
+            f"{'a zero' if norms[i] == 0 else 'a non-finite'} embedding for {describe(i)} "
+            f"({int(is_bad.sum())} of {len(norms)} embeddings are bad). Check which pixels the model is "
+            "given, or train it again."
         )
 
 

@@ -2,9 +2,9 @@
 
 python k210/tflite_2_kmodel.py runs/k210/export/model_float.tflite --calibration DATA
 
-The kmodel takes raw pixels, uint8 [1, 3, 112, 112], RGB, in three planes as the K210's camera delivers them. It gives
-the embedding in float32, before L2 normalisation. nncase, which `make k210` installs, measures the 8-bit ranges on
-face crops.
+The kmodel takes raw pixels, uint8 [1, 3, 112, 112], RGB, in three planes as the K210's camera delivers them. The kmodel
+gives the embedding in float32, before L2 normalisation. nncase, which `make k210` installs, measures the 8-bit ranges
+on face crops.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Test an Ascend model from the results of msame: the table, report and gate of every test script.
+"""Test an Ascend model on the results of msame, with the same table, report and gate as the other test scripts.
 
 python om/calculate_om_acc.py om_output valid_dataset/lfw.bin --model runs/demo/export/model.om
 
-OUT_DIR is that of om_eval.sh (the newest run in it is taken), or a folder of results. Files are matched by name, and
-their size tells float16 from float32. Results of mirrored faces are added if there are any.
+OUT_DIR is the folder that om_eval.sh wrote (the newest run in it is used), or a folder of results. Files are matched by
+name, and their size tells float16 from float32. If there are results of mirrored faces, their embeddings are added.
 """
 
 import sys
@@ -37,16 +37,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--model",
         type=Path,
         metavar="X.om",
-        help="the model; its sidecar, MODEL.om.json, has the embedding size",
+        help="the model; the embedding size is read from its sidecar, MODEL.om.json",
     )
     add(
         "--embedding-size",
         type=int,
         default=0,
         metavar="D",
-        help="needed for .bin results of a model without a sidecar",
+        help="number of values; needed for .bin results of a model without a sidecar",
     )
-    add("--flip", action=argparse.BooleanOptionalAction, help="add mirrored faces (default: if there are results)")
+    add(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="add the embeddings of mirrored faces (default: if there are results of them)",
+    )
     add_test_flags(parser)
     args = check_test_flags(parser.parse_args(argv))
     if args.embedding_size < 0:

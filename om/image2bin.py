@@ -3,8 +3,8 @@
 python om/image2bin.py valid_dataset/lfw.bin bin_input --model runs/demo/export/model.om
 python om/image2bin.py valid_dataset/lfw.bin bin_input --color bgr --pixels pm1
 
-The second command writes the input of MobileFaceNet-V2 of Ascend's ModelZoo: (x - 127.5) / 128, BGR, float32. A file
-holds only the pixels. With --flip, i_flip.bin is the mirrored face of i.bin.
+The second command writes the input that MobileFaceNet-V2 of Ascend's ModelZoo takes: (x - 127.5) / 128, BGR, float32. A
+file holds only the pixels. With --flip, i_flip.bin is the mirrored face of i.bin.
 """
 
 import sys
@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="an empty folder, or one that this script wrote for a set of the same size",
     )
-    add("--model", type=Path, metavar="X", help="the .om, or its graph: the sidecar says what the input is")
+    add("--model", type=Path, metavar="X", help="the .om, or its graph; its sidecar describes the input")
     add("--flip", action=argparse.BooleanOptionalAction, default=False, help="write mirrored faces too")
     other = parser.add_argument_group("without --model")
     add_pixel_flags(other)

@@ -121,7 +121,7 @@ def test_a_gbk_list_whose_bytes_are_utf8_too_is_read_as_said(tmp_path, capsys):
     assert "note" not in capsys.readouterr().out.replace("note: 1 image", "")
     for wrong in ("no-such", "utf-8", "ascii"):
         faces.write_bytes(b"0;\xff.png")
-        with pytest.raises(FaceError, match=f"--encoding {wrong}: the list of faces .* is not read with it"):
+        with pytest.raises(FaceError, match=f"--encoding {wrong} is not the encoding of the list of faces"):
             open_source(faces, encoding=wrong)
 
 

@@ -1,4 +1,4 @@
-"""Balance the number of images of the identities of a training set.
+"""Give the identities of a training set more equal numbers of images.
 
     python tools/balance_data.py DATA BALANCED
 
@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=os.cpu_count(),
         metavar="N",
-        help="threads; any number gives the same result (default: all)",
+        help="number of threads; the result is the same for any number (default: all cores)",
     )
     args = parser.parse_args(argv)
     for flag, least in (("seed", 0), ("workers", 1)):

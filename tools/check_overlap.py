@@ -1,4 +1,4 @@
-"""Find identities of a training set that are in a verification set too: scores on that set would be too good.
+"""Find identities of a training set that are in a verification set too. They make the scores on that set too good.
 
     python tools/check_overlap.py data/ms1m lfw.bin --model embedder.h5 --out overlap.csv --sheet overlap.png
 
@@ -6,8 +6,8 @@ TRAIN: a data directory, identity folders, .rec, ...: the mean embedding of each
 VALID: a .bin or identity folders: every distinct image is compared with every identity.
 
 T identities x V images at a false-accept rate f give T*V*f hits by chance: 22 thousand for 2,818 x 7,701 at 1e-3. So by
-default the threshold is the distance at which --chance-hits (1) are expected; a normal law fitted to these comparisons
-gives it. Lookalikes make a few hits more. Look at the sheet before you decide.
+default the threshold is the distance at which --chance-hits (1) are expected. It is computed from a normal distribution
+fitted to these comparisons. Lookalikes make a few hits more. Look at the sheet before you decide.
 """
 
 import sys
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     centres = class_centres(embed_photos(source, sample, embedder, flip, bad=bad, desc="training"), source.labels)
     if not found or not len(centres.labels):
         side = args.valid if not found else args.train
-        raise FaceError(f"Nothing of '{side}' could be embedded; the last of {len(bad)} bad images: {bad[-1]}")
+        raise FaceError(f"No image of '{side}' could be embedded. The last of {len(bad)} bad images: {bad[-1]}")
     compared = Compared(source, sample, centres, valid, np.concatenate([numbers for numbers, _ in found]))
     images = np.concatenate([vectors for _, vectors in found])
     check_differ(np.concatenate([centres.vectors, images]), f"'{args.model}'")
@@ -206,15 +206,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("train", type=Path, metavar="TRAIN", help="training faces of any format that prepare_data.py takes")
     add("valid", type=Path, metavar="VALID", help="a .bin, or identity folders")
     add("--model", type=Path, required=True, metavar="X", help=".h5, .pb, .tflite or .onnx")
-    add("--max-images", type=int, default=5, metavar="N", help="faces per identity (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed that chooses them (default: %(default)s)")
+    add(
+        "--max-images",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of faces to use per identity (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="seed that chooses these faces (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--chance-hits", type=float, default=1.0, metavar="N", help="number of chance hits to allow (default: 1)"
     )
-    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="use this threshold: squared L2, 0 to 4")
+    which.add_argument(
+        "--threshold",
+        type=float,
+        metavar="DISTANCE",
+        help="use this threshold instead, a squared L2 distance from 0 to 4",
+    )
     which.add_argument("--far", type=float, metavar="RATE", help="use the model's threshold calibrated for this FAR")
-    add("--out", type=Path, metavar="CSV", help="where to write all pairs")
+    add("--out", type=Path, metavar="CSV", help="CSV file for all pairs that are found")
     add("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)")
     add_io_flags(parser)

@@ -1,13 +1,13 @@
-"""Clean a training set with a trained model: drop or relabel wrong faces, merge identities that are one person.
+"""Clean a training set with a trained model: drop or relabel wrong faces, merge identities of one person.
 
     python tools/clean_data.py DATA CLEANED --model runs/first/embedder.h5 --sheet dropped.png
     python tools/clean_data.py DATA CLEANED --model X --relabel --merge-angle 35
 
 A face further than --max-angle from the centre of its identity is dropped. With --relabel it moves to another identity
-that is within that angle and at least 20 degrees nearer. The centre is the mean of the nearer half of the faces, so
-wrong faces do not pull it. For a model with sub-centres (--head RUN/epoch-NNN.h5) it is the dominant sub-centre
-(Sub-center ArcFace, ECCV 2020). The image bytes are kept. CLEANED/clean.json lists every changed record and why.
-A finished CLEANED is not made again.
+that is within that angle and at least 20 degrees nearer. The centre is the mean of the half of the faces that is
+nearest to it, so wrong faces do not move it. For a model with sub-centres (--head RUN/epoch-NNN.h5) the centre is the
+dominant sub-centre (Sub-center ArcFace, ECCV 2020). The image bytes are kept. CLEANED/clean.json lists every changed
+record and why. If CLEANED is already finished, the script does not make it again.
 """
 
 import sys
@@ -91,7 +91,7 @@ def embed_all(source: Source, embedder) -> tuple[np.ndarray, np.ndarray, list[st
     bad: list[str] = []
     parts = list(embed_photos(source, range(len(source)), embedder, False, bad=bad, desc="embed"))
     if not parts:
-        raise FaceError(f"Nothing of '{source.path}' could be embedded; the last of {len(bad)} bad images: {bad[-1]}")
+        raise FaceError(f"No image of '{source.path}' could be embedded. The last of {len(bad)} bad images: {bad[-1]}")
     rows, vectors = (np.concatenate(part) for part in zip(*parts, strict=True))
     return rows, vectors, bad
 
@@ -222,7 +222,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DEGREES",
         help="merge identities whose centres are less than this many degrees apart (default: merge none)",
     )
-    add("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer faces left (default: 1)")
+    add(
+        "--min-images",
+        type=int,
+        default=1,
+        metavar="N",
+        help="drop identities that have fewer faces than this after cleaning (default: 1)",
+    )
     add("--sheet", type=Path, metavar="PNG", help="where to draw the faces that were dropped or relabelled")
     add("--seed", type=int, default=0, help="seed of the new order (default: %(default)s)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)")
@@ -238,7 +244,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             raise FaceError(f"--{flag.replace('_', '-')} is at least {least}. Received: {getattr(args, flag)}.")
     if args.head and args.merge_angle:
         raise FaceError(
-            "--head has its own class centres, which --merge-angle would change. Merge first, in a run without --head."
+            "--merge-angle would change the class centres that --head gives. Merge first, in a run without --head."
         )
     if args.out.exists() and not (args.out / META).exists():
         raise FaceError(f"OUT is a folder that will be made. '{args.out}' exists: choose another name.")

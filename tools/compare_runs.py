@@ -1,9 +1,10 @@
-"""Compare several runs: what differs between their recipes, how they trained, and how their artefacts score.
+"""Compare several runs: the differences between their recipes, their training curves and the scores of their artefacts.
 
     python tools/compare_runs.py runs/margin_04 runs/margin_05 --out compare.html
 
-Compares embedder.h5 and the smallest int8 artefact of each run, or else its smallest export, by the *.report.json files
-of the test scripts. Results on other pairs, by another protocol or with another --flip are in separate tables.
+Compares embedder.h5 and the smallest int8 artefact of each run. If a run has no int8 artefact, its smallest export is
+compared. The scores come from the *.report.json files of the test scripts. Results that were measured on different
+pairs, with different protocols or with different --flip are in separate tables.
 """
 
 import sys

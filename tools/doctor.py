@@ -1,4 +1,4 @@
-"""Find the slowest part of a training, and what to change: reading, decoding, augmenting or the training step.
+"""Find the slowest part of a training (reading, decoding, augmenting or the training step), and say what to change.
 
     python tools/doctor.py RECIPE --data DIR [--seconds 5] [--threads N]
 
@@ -6,7 +6,8 @@ First comes a table of the machine: driver, CUDA, cuDNN, TensorFlow, devices, co
 each part is measured alone, as the training would run it: reading, decoding and augmenting on all threads, the whole
 input pipeline, and the step of the recipe's first stage on a fixed batch. A batch that does not fit into the memory is
 not run. On a CPU the step and the input share the cores, so a training is a little slower than the slower of the two.
-Recently read data come from memory instead of the disk: to measure a disk, use data that are larger than the memory.
+Data that were read recently come from memory instead of the disk: to measure a disk, use data that are larger than the
+memory.
 """
 
 import sys
@@ -299,7 +300,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="data directory (s3://, gs:// too) or older TFRecords",
     )
-    add("--seconds", type=float, default=5.0, metavar="S", help="seconds of each measurement (default: %(default)s)")
+    add(
+        "--seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="length of each measurement in seconds (default: %(default)s)",
+    )
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add_set_flag(parser, "data.shuffle=blocks")
     add("--step", action=argparse.BooleanOptionalAction, default=True, help="measure the training step too")

@@ -2,9 +2,10 @@
 
     python tools/evaluate_ijb.py runs/demo/embedder.h5 --meta IJBC/meta --images IJBC/loose_crop
 
-MODEL is any artefact: .h5, .pb, .tflite or .onnx. The default switches are the field's N1 D1 F1: norms kept, weighted
-by detector score, mirrored image added. TAR@FAR is taken at the loosest threshold that keeps the FAR. The usual scripts
-take the point of scikit-learn's ROC whose FAR is nearest, above or below: their TAR can be a little higher.
+MODEL is any artefact: .h5, .pb, .tflite or .onnx. By default the embeddings keep their norms (N1), are weighted by the
+detector score (D1), and the embedding of the mirrored image is added (F1). TAR@FAR is measured at the loosest threshold
+whose FAR is not above the stated one. The usual scripts take the point of scikit-learn's ROC with the nearest FAR,
+which may be above the stated one. So their TAR can be a little higher.
 """
 
 import sys
@@ -151,14 +152,31 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
     add("model", type=Path, metavar="MODEL", help="the artefact to test")
-    add("--meta", type=Path, required=True, metavar="DIR", help="folder with ijbc_face_tid_mid.txt (or ijbb_) and more")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of the loose crops")
+    add(
+        "--meta",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the meta files, such as ijbc_face_tid_mid.txt or ijbb_face_tid_mid.txt",
+    )
+    add(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the images, called loose_crop in the data set",
+    )
     add("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="what to test (default: both)")
     add("--normalize", action=switch, default=False, help="N0: every image has the same weight, whatever its norm")
     add("--detector-score", action=switch, default=True, help="D1: weight each image by its detector score")
     add("--flip", action=switch, default=True, help="F1: add the embedding of the mirrored image")
     add(
-        "--far", type=float, nargs="+", action="extend", metavar="RATE", help="TAR at these FARs (default: 1e-6 to 0.1)"
+        "--far",
+        type=float,
+        nargs="+",
+        action="extend",
+        metavar="RATE",
+        help="measure TAR at these FARs (default: 1e-6 to 0.1)",
     )
     add("--report", type=Path, help="where to write the report (default: MODEL.ijb.report.json)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")

@@ -1,10 +1,10 @@
-"""Show how the modules of a checkout depend on each other: rooms, imports between files and rooms, circles.
+"""Show how the modules of a checkout depend on each other: rooms, imports of files and rooms, circular imports.
 
     python tools/house.py            this checkout
-    python tools/house.py DIR        another one, such as an older version
+    python tools/house.py DIR another checkout, such as an older version
 
 An arrow between two files means that one module of facelib imports the other, at the top or inside a function. A room
-is a folder of facelib. The files directly in facelib are the hall.
+is a folder of facelib. The files directly in facelib form the room called hall.
 """
 
 import sys
@@ -159,7 +159,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
     this = Path(__file__).resolve().parents[1]
-    parser.add_argument("checkout", type=Path, nargs="?", default=this, metavar="DIR", help="default: this checkout")
+    parser.add_argument(
+        "checkout", type=Path, nargs="?", default=this, metavar="DIR", help="the checkout to read (default: this one)"
+    )
     return parser.parse_args(argv)
 
 

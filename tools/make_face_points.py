@@ -3,13 +3,13 @@
     npm pack @mediapipe/face_mesh@0.4.1657299874 && tar xzf mediapipe-face_mesh-*.tgz
     python tools/make_face_points.py package/face_mesh_solution_packed_assets.data OUT.tflite
 
-The last layer of the mesh is linear and gives 468 landmarks. The five points are means of landmarks, so their layer has
-the means of that layer's rows: 10 outputs in place of 1404, and a third of the file's size, without training. The rest
-is copied unchanged. The same input gives the same file, byte for byte.
+The last layer of the mesh is linear and gives 468 landmarks. The five points are means of landmarks. So the rows of
+that layer can be averaged in the same way, without training: the new layer has 10 outputs instead of 1404, and the file
+a third of the size. The rest is copied unchanged. The same input gives the same file, byte for byte.
 
-OFFSETS then moves the points to where the detector of InsightFace's crops places its landmarks. They are means over
-1,279 of InsightFace's crops of LFW, without the crops that resemble a person of the 150 photos on which the result is
-tested (cosine of the embeddings above 0.35).
+OFFSETS then moves the points to the places of the landmarks of InsightFace's detector. These offsets are means over
+1,279 of InsightFace's crops of LFW. Crops that resemble a person of the 150 test photos (cosine of the embeddings above
+0.35) were left out.
 """
 
 import sys
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     mesh = require_file(args.assets, "assets file").read_bytes()[START:STOP]
     if hashlib.sha256(mesh).hexdigest() != SOURCE:
         raise FaceError(
-            f"The face mesh is that of @mediapipe/face_mesh {VERSION}. '{args.assets}' holds another one or none: "
-            f"get it with npm pack @mediapipe/face_mesh@{VERSION}."
+            f"The face mesh must be that of @mediapipe/face_mesh {VERSION}. '{args.assets}' holds another "
+            f"mesh or none: get the right one with npm pack @mediapipe/face_mesh@{VERSION}."
         )
     data = replace_last_layer(mesh)
     write_bytes(args.out, data)

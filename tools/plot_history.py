@@ -45,9 +45,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a train.py, or a *_hist.json")
     parser.add_argument(
         "--out", type=Path, metavar="PNG",
-        help="the picture (default: RUN/plots/history.png; of several: history.png in the folder above them)",
+        help="the picture (default: RUN/plots/history.png; for several runs: history.png in the folder above them)",
     )  # fmt: skip
-    parser.add_argument("--by", choices=BY, default="epochs", help="the horizontal axis (default: %(default)s)")
+    parser.add_argument(
+        "--by", choices=BY, default="epochs", help="what the horizontal axis shows (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     if args.out and args.out.suffix.lower() != ".png":
         raise FaceError(f"--out is a .png. Received: '{args.out}'.")

@@ -5,8 +5,8 @@ python tools/quantize_aware.py runs/ms1m/embedder.h5 runs/ms1m_int8 --data data/
 It is for networks that lose too much accuracy when pb_2_tflite.py --mode int8 measures the int8 ranges after the
 training. A copy of the network rounds its weights and activations to int8 while it learns the embeddings of EMBEDDER.h5
 on DATA. Labels are not used. The verification results of OUT are those of the rounded network. Export it like any other
-network: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py --mode int8, which needs no --calibration for it. Run the same
-command again to resume.
+network: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py --mode int8, which then needs no --calibration. Run the same command
+again to resume.
 """
 
 import sys

@@ -130,11 +130,14 @@ def _check_places(root: Path, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise FaceError(f"OUT is a folder. '{out}' is a file: choose another name.")
     if root.resolve().is_relative_to(target_of(out)):
-        raise FaceError(f"Photos and crops are kept apart. OUT '{out}' holds PHOTOS '{root}': choose another OUT.")
+        raise FaceError(
+            f"The photos must not lie in the folder of the crops. OUT '{out}' contains PHOTOS '{root}': "
+            "choose another OUT."
+        )
     sweep_parts(out, SETTINGS)  # a run that was killed while it wrote its first file leaves this alone
     if out.is_dir() and not (out / SETTINGS).exists() and any(out.iterdir()):
         raise FaceError(
-            f"OUT is a new folder, or one that align_faces.py made. '{out}' has other files: choose another."
+            f"OUT is a new folder, or one that align_faces.py made. '{out}' has other files: choose another OUT."
         )
 
 
@@ -195,8 +198,8 @@ def _in_processes(
                 yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise FaceError(
-            "A process was killed from outside; each takes about 0.3 GB of memory. Run the command again with fewer "
-            "--workers: it makes the missing crops."
+            "The system or a user killed a worker process. Each takes about 0.3 GB of memory. Run the "
+            "command again with fewer --workers: it makes the missing crops."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

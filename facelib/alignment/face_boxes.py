@@ -35,7 +35,8 @@ class DetectorNet:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
             raise FaceError(
-                f"The face detector runs on LiteRT, which cannot be imported ({error}): pip install ai-edge-litert."
+                f"The face detector runs on LiteRT, which cannot be imported ({error}). Install it: pip install "
+                "ai-edge-litert."
             ) from error
 
         with quiet_stderr():

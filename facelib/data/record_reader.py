@@ -183,7 +183,7 @@ class Records:
 
     def _damaged(self, i: int, error: BadRecord) -> FaceError:
         advice = "Run prepare_data.py again, or copy the files again." if self.is_data_dir else "Make or copy it again."
-        return FaceError(f"Index and record must agree. '{self.path}', {self.describe(i)}: {error}. {advice}")
+        return FaceError(f"The index and the record must agree. '{self.path}', {self.describe(i)}: {error}. {advice}")
 
 
 class Names(Sequence):

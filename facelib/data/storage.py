@@ -79,8 +79,8 @@ def copy_to_cache(folder: StoredPath, meta: str, index: str) -> Path:
             write_bytes(local / meta, new)  # last: it vouches for the index
     except OSError as error:
         raise FaceError(
-            f"Meta and index of stored data are copied to a cache. '{local}' cannot be written: {error.strerror}. "
-            f"Set XDG_CACHE_HOME to a writable folder."
+            f"meta.json and the index of data in object storage are copied to a cache. '{local}' cannot be "
+            f"written: {error.strerror}. Set XDG_CACHE_HOME to a writable folder."
         ) from error
     return local
 
@@ -169,7 +169,9 @@ def _one_line_errors(path: StoredPath, verb: str) -> Iterator[None]:
     except (ImportError, ValueError) as error:  # the latter: a scheme that fsspec does not know
         package = _EXTRAS.get(scheme)
         how = f"pip install {package}" if package else "mount the storage as a folder"
-        raise FaceError(f"'{path}' cannot be {verb}: no package for {scheme}:// is installed. Next: {how}.") from error
+        raise FaceError(
+            f"'{path}' cannot be {verb}: no package for {scheme}:// is installed. What to do: {how}."
+        ) from error
     except Exception as error:  # clients of object storage share no base class
         reason = " ".join((str(error) or type(error).__name__).split())
         raise FaceError(

@@ -194,8 +194,8 @@ def _port_error(cluster: Cluster, error: OSError) -> FaceError:
     address = cluster.addresses[cluster.rank]
     if error.errno == errno.EADDRINUSE:
         return FaceError(
-            f"Every worker needs a free port. Worker {cluster.rank} is to listen at {address}, which another process "
-            "uses. End that process (an earlier run?), or choose another port."
+            f"Every worker needs a free port. Worker {cluster.rank} is to listen at {address}, which another "
+            "process uses. End that process (perhaps an earlier run), or choose another port."
         )
     return FaceError(
         f"Every worker listens at its port. Worker {cluster.rank} may not listen at {address}: {error.strerror}. "

@@ -91,13 +91,13 @@ class AllPairs:
         num_pairs = len(labels) * (len(labels) - 1) // 2
         if np.count_nonzero(sizes > 1) < 2 or len(sizes) < 4:
             raise FaceError(
-                f"All-against-all needs 4 identities, 2 of them with 2 images or more. Received: {len(sizes)} "
-                f"identities, {np.count_nonzero(sizes > 1)} with more than one image. Add photos."
+                "A test of all pairs needs at least 4 identities, 2 of them with at least 2 images. Received: "
+                f"{len(sizes)} identities, {np.count_nonzero(sizes > 1)} with more than one image. Add photos."
             )
         if num_pairs > MAX_PAIRS:
             raise FaceError(
-                f"All-against-all takes at most {MAX_PAIRS:,} pairs. Received: {len(labels):,} images, which are "
-                f"{num_pairs:,} pairs. Draw pairs instead: python make_bin.py FOLDERS OUT.bin"
+                f"A test of all pairs takes at most {MAX_PAIRS:,} pairs. Received: {len(labels):,} images, which "
+                f"make {num_pairs:,} pairs. Draw pairs instead: python make_bin.py FOLDERS OUT.bin"
             )
 
     def kfold_accuracy(self) -> FoldAccuracy:

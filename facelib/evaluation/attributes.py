@@ -43,7 +43,7 @@ def read_attributes(path: Path, encoding: str | None = None) -> dict[str, str]:
                 if len(row) != 2 or not row[0].strip() or not row[1].strip():
                     raise FaceError(
                         f"An attribute table has two columns, name and group. '{path}' line {number}: "
-                        f"{','.join(row)[:80]!r}. Mend the line."
+                        f"{','.join(row)[:80]!r}. Correct the line."
                     )
                 name, group = unicodedata.normalize("NFC", row[0].strip()), row[1].strip()
                 if number == 1 and (name.lower(), group.lower()) == ("name", "group"):
@@ -51,7 +51,7 @@ def read_attributes(path: Path, encoding: str | None = None) -> dict[str, str]:
                 if groups.setdefault(name, group) != group:
                     raise FaceError(
                         f"A name belongs to one group. '{path}' line {number} puts '{name}' into '{group}', an earlier "
-                        f"line into '{groups[name]}'. Remove one."
+                        f"line into '{groups[name]}'. Remove one of these lines."
                     )
     except csv.Error as error:
         raise FaceError(f"An attribute table is a CSV file. '{path}' is not: {error}.") from error

@@ -115,7 +115,7 @@ def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: flo
     if not common:
         raise FaceError(
             f"No set is in both reports: {', '.join(report['sets'])} against {', '.join(reference['sets'])}. "
-            f"Test both with the same --valid."
+            "Test both models with the same --valid."
         )
     failures = []
     for name in common:

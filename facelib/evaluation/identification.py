@@ -115,10 +115,11 @@ def identify(
     probes, probe_ids = _checked("probes", probes, probe_ids)
     if gallery.shape[1] != probes.shape[1]:
         raise FaceError(
-            f"Gallery and probes come from one model. Received: {gallery.shape[1]} and {probes.shape[1]} values a row."
+            "The gallery and the probes must come from one model. Received: embeddings of "
+            f"{gallery.shape[1]} and of {probes.shape[1]} values."
         )
     if not ranks or min(ranks) < 1:
-        raise FaceError(f"A rank counts from 1. Received: {list(ranks)}.")
+        raise FaceError(f"Ranks count from 1. Received: {list(ranks)}.")
     target, others = search_gallery(gallery, gallery_ids, probes, probe_ids, max(ranks))
     is_mated = target > -np.inf
     mated = int(is_mated.sum())

@@ -50,8 +50,9 @@ class Nearest:
         query = np.asarray(query, np.float32)
         if query.shape != (size,) or not np.isfinite(query).all():
             raise FaceError(
-                f"A query is {size} finite numbers, as the gallery's rows. Received: {list(query.shape)}"
-                f"{'' if np.isfinite(query).all() else ', some not finite'}. Search with the model that enrolled."
+                f"A query has {size} finite numbers, as every row of the gallery has. Received: "
+                f"{list(query.shape)}{'' if np.isfinite(query).all() else ', some not finite'}. Search with the "
+                "model that made the gallery."
             )
         top = min(top, num_rows)
         if self._index is not None:

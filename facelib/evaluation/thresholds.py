@@ -124,9 +124,9 @@ def read_thresholds(artefact: Path, far: float, set_name: str | None = None) -> 
         values, chosen = sets[name], sets[name]["far"].get(f"{far:g}")
         if chosen is None:
             raise FaceError(
-                f"'{name}' gave no threshold for FAR={far:g}. It has {values['impostors']:,} impostor pairs, and "
-                f"thresholds for FAR {', '.join(values['far']) or 'none'}. Ask for one of these, or calibrate on a "
-                f"larger set."
+                f"'{name}' gave no threshold for FAR={far:g}. The set has {values['impostors']:,} impostor "
+                f"pairs, which gave thresholds for FAR {', '.join(values['far']) or 'none'}. Ask for one of "
+                "these, or calibrate on a larger set."
             )
         return Calibrated(
             set_name=name,

@@ -67,12 +67,14 @@ def find_sets(
         return [partial(_draw_pairs, load, pairs) for load in find_sets(valid, letterbox=letterbox)]
     if pairs is not None:
         if not valid.is_dir():
-            raise FaceError(f"With --pairs, --valid is the folder of the photos. There is none at '{valid}'.")
+            raise FaceError(f"With --pairs, --valid is the folder of the photos. There is no folder at '{valid}'.")
         return [partial(_load_listed, valid, pairs, letterbox, encoding)]
     if valid.is_dir() and not any(valid.glob("*.bin")) and _has_identities(valid):
         return [partial(_load_folder, valid, letterbox)]
     if letterbox:
-        raise FaceError(f"--letterbox is for photos: folders, or --pairs. '{valid}' has .bin files. Leave it out.")
+        raise FaceError(
+            f"--letterbox is for photos: folders, or --pairs. '{valid}' has .bin files. Leave --letterbox out."
+        )
     return [partial(_load_bin, path) for path in find_bins(valid)]
 
 
@@ -87,7 +89,9 @@ def _draw_pairs(load: Callable[[], FaceSet], num_pairs: int) -> FaceSet:
     """The set with `num_pairs` of its pairs, or with all where it has no more."""
     faces = load()
     if faces.is_same is None:
-        raise FaceError(f"--pairs N draws from listed pairs. '{faces.where}' is a folder of identities: name a .bin.")
+        raise FaceError(
+            f"--pairs N takes N of the pairs of a .bin. '{faces.where}' is a folder of identities: name a .bin."
+        )
     if num_pairs >= len(faces.is_same):
         return faces
     picked = draw_listed(faces.is_same, num_pairs)
@@ -149,7 +153,7 @@ def _read(read: Callable[[], bytes], file: Path, letterbox: bool) -> bytes:
     try:
         data = read()
     except BadRecord as error:
-        raise FaceError(f"The photo '{file}': {error}. Mend or remove it.") from error
+        raise FaceError(f"The photo '{file}': {error}. Replace or remove it.") from error
     return letterboxed(data, str(file)) if letterbox else data
 
 
@@ -161,7 +165,7 @@ def letterboxed(image: bytes, where: str, size: tuple[int, int] = IMAGE_SIZE) ->
     try:
         pixels = decode_image(image)
     except BadRecord as error:
-        raise FaceError(f"'{where}': {error}. Mend or remove it.") from error
+        raise FaceError(f"'{where}': {error}. Replace or remove it.") from error
     if pixels.shape[:2] == size:
         return image
     scale = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])

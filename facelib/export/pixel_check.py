@@ -48,8 +48,8 @@ def check_pixels(run: Callable[[np.ndarray], np.ndarray], crops: np.ndarray, io:
     what = f"with --pixels {io.pixels} the embeddings of {len(crops)} crops hardly differ (mean cosine {stated:.2f})"
     if 1 - cosine > max(MIN_GAIN * (1 - stated), MIN_SPREAD):
         raise FaceError(
-            f"The net must get the pixels of its training. '{path}': {what}; with --pixels {other} it is {cosine:.2f}. "
-            f"Pass the scaling that the net was trained with."
+            f"The net must get pixels that are scaled as in its training. '{path}': {what}; with --pixels "
+            f"{other} the cosine is {cosine:.2f}. Give the --pixels that the net was trained with."
         )
     print_notes([f"'{path}': {what}; check --pixels, --output and whether the net is trained"])
 

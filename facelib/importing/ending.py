@@ -44,7 +44,10 @@ def find_ending(model: keras.Model, heads: dict[str, str], name: str) -> Ending:
     tensors = {id(ending.embedding): ending.embedding for ending in endings}
     if len(tensors) != 1:
         names = ", ".join(short_name(tensor._keras_history.operation.name) for tensor in tensors.values())
-        raise FaceError(f"An embedder gives one embedding. '{name}' has the outputs {names}: save the one you want.")
+        raise FaceError(
+            f"An embedder has one output. '{name}' has the outputs {names}: save the net with only the one "
+            "that you want."
+        )
     lines = list(dict.fromkeys(line for ending in endings for line in ending.lines))
     centres = next((ending.centres for ending in endings if ending.centres is not None), None)
     return Ending(endings[0].embedding, lines, any(ending.is_normalised for ending in endings), centres)

@@ -36,7 +36,7 @@ def check_outputs(imported: Imported, path: Path) -> float | None:
     received = model(faces.astype(np.float32), training=False).numpy()
     if received.shape != expected.shape:
         raise FaceError(
-            f"'{path}' gives {list(expected.shape)}, the import {list(received.shape)}: it is another network."
+            f"'{path}' gives {list(expected.shape)}, the imported net {list(received.shape)}: it is another network."
         )
     if imported.is_normalised:
         received = normalize(received, "face {}".format)
@@ -44,8 +44,8 @@ def check_outputs(imported: Imported, path: Path) -> float | None:
     if not difference <= imported.max_difference:
         raise FaceError(
             f"The import must give the outputs of '{path}' within {imported.max_difference:g}. It differs by "
-            f"{difference:.2g}: the layers have the shapes of {model.name}, but other connections. Give --pixels if "
-            f"that is wrong."
+            f"{difference:.2g}: the layers have the shapes of {model.name}, but they are connected in "
+            "another way, or --pixels is wrong."
         )
     return difference
 

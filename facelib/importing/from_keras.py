@@ -24,8 +24,9 @@ def read_h5(job: Job) -> Imported:
     if job.known_as is not None:
         return read_known(job)
     raise FaceError(
-        f"'{job.path}' has weights only. Name the net that they belong to: --structure model.json (net.to_json() gives "
-        f"that), or --as mobilefacenet, mobilenet or iresnet50 for the nets of bubbliiiing/arcface-keras."
+        f"'{job.path}' has weights only. Name their net: --structure model.json (net.to_json() gives "
+        "this JSON), or --as mobilefacenet, mobilenet or iresnet50 for the nets of "
+        "bubbliiiing/arcface-keras."
     )
 
 

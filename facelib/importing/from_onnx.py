@@ -130,8 +130,8 @@ def _name_iresnet(steps: list[Step], path: Path) -> str:
             return f"iresnet{depth}"
     known = ", ".join(f"{1 + 2 * sum(repeats)} (iresnet{depth})" for depth, repeats in IRESNET_DEPTHS.items())
     raise FaceError(
-        f"'{path}' begins with '{steps[0].name}', a {steps[0].describe()}, as an iresnet does, but has {found} 3x3 "
-        f"convolutions where those have {known}: it is another architecture."
+        f"'{path}' begins with '{steps[0].name}', a {steps[0].describe()}, as an iresnet does, but it "
+        f"has {found} 3x3 convolutions and an iresnet has {known}: it is another architecture."
     )
 
 

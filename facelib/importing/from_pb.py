@@ -41,7 +41,9 @@ def read(job: Job) -> Imported:
     io = _find_io(job)
     graph, io = load_sized(job.path, io)
     if io.layout != "nhwc":
-        raise FaceError(f"A frozen graph to import is NHWC. '{job.path}' is {io.layout}: import its ONNX.")
+        raise FaceError(
+            f"A frozen graph to import is NHWC. '{job.path}' is {io.layout}: import the net's ONNX file instead."
+        )
     embedder = without_normalisation(graph, io)
     model = _to_onnx(embedder, io)
     if io.colour == "bgr":

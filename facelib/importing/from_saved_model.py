@@ -51,7 +51,7 @@ def _parse(path: Path) -> Any:
     try:
         proto.ParseFromString((path / "saved_model.pb").read_bytes())
     except DecodeError as error:
-        raise FaceError(f"'{path}' is no SavedModel, or damaged. Copy the whole folder again.") from error
+        raise FaceError(f"'{path}' is not a SavedModel, or it is damaged. Copy the whole folder again.") from error
     return proto
 
 

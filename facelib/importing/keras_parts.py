@@ -29,15 +29,17 @@ def read_structured(job: Job) -> tuple[Any, dict[str, str]]:
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise FaceError(f"'{path}' is no JSON ({error}). It is what net.to_json() gives.") from error
+        raise FaceError(
+            f"--structure is the JSON that net.to_json() gives. '{path}' is not JSON ({error}). Save it again."
+        ) from error
     version = config.get("keras_version") if isinstance(config, dict) else None
     model, heads = build(config, version, path, job.path.stat().st_size)
     stored = [one for one in read_weights(job.path) if one.name not in heads]
     rest = fill(model, stored, job.path, f"the structure '{path.name}'")
     if rest:
         raise FaceError(
-            f"'{job.path}' does not fit the structure '{path.name}': it goes on with {rest[0].describe()}. Name the "
-            f"JSON of the same net."
+            f"'{job.path}' does not fit the structure '{path.name}', which ends before {rest[0].describe()}. "
+            "Name the JSON of the same net."
         )
     return model, heads
 
@@ -51,7 +53,7 @@ def read_known(job: Job) -> Imported:
     name, stored, pixels = job.known_as, read_weights(job.path), job.pixels or known_nets.PIXELS
     if name != "mobilefacenet" and name not in known_nets.KNOWN:
         known = ", ".join(["mobilefacenet", *known_nets.KNOWN])
-        raise FaceError(f"--as is one of {known}. Received: {name}. Or give --structure model.json.")
+        raise FaceError(f"--as is one of {known}. Received: {name}. Name one of them, or give --structure model.json.")
     norms = [one for one in stored if len(one.values) == 4]
     size = norms[-1].values[0].shape[0] if norms else 0
     if name == "mobilefacenet":
@@ -134,7 +136,10 @@ def _unpack(path: Path, folder: Path) -> tuple[dict, str, Path]:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
             if sum(sizes.values()) > MAX_BYTES or sizes["config.json"] > MAX_CONFIG_BYTES:
-                raise FaceError(f"'{path}' says that it has {sum(sizes.values()) / 2**30:.1f} GiB: damaged or a bomb.")
+                raise FaceError(
+                    f"'{path}' would unpack to {sum(sizes.values()) / 2**30:.1f} GiB: it is damaged or was made to "
+                    "fill the memory. Copy it again."
+                )
             config = parse_config(archive.read("config.json"), path)
             version = (
                 json.loads(archive.read("metadata.json")).get("keras_version", "") if "metadata.json" in sizes else ""
@@ -144,9 +149,14 @@ def _unpack(path: Path, folder: Path) -> tuple[dict, str, Path]:
                 while block := source.read(2**20):
                     target.write(block)
                     if target.tell() > MAX_BYTES:
-                        raise FaceError(f"'{path}' unpacks to more than it says: damaged or a bomb. Copy it again.")
+                        raise FaceError(
+                            f"'{path}' unpacks to more than its header says: it is damaged or was made to fill the "
+                            "memory. Copy it again."
+                        )
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, AttributeError) as error:
-        raise FaceError(f"'{path}' is no .keras file, or damaged ({str(error)[:100]}). Copy it again.") from error
+        raise FaceError(
+            f"'{path}' is not a .keras file, or it is damaged ({str(error)[:100]}). Copy it again."
+        ) from error
     check_h5(weights)
     return config, str(version), weights
 

@@ -34,7 +34,7 @@ def find_kind(path: Path) -> str:
     kind = _find_by_head(path, head)
     if kind is None or kind in _ROADS:
         road = _ROADS.get(kind or "", f"Received: a file that begins with {head[:8]!r}")
-        raise FaceError(f"A model to import is {NAMED}. '{path}' is none. {road}.")
+        raise FaceError(f"A model to import is {NAMED}. '{path}' is none of these. {road}.")
     return kind
 
 
@@ -77,7 +77,7 @@ def read(job: Job) -> Imported:
     """
     kind = find_kind(job.path)
     if kind not in READERS:
-        raise FaceError(f"A model to import is {NAMED}. '{job.path}' is a {kind}, which has no reader.")
+        raise FaceError(f"A model to import is {NAMED}. '{job.path}' is a {kind}, which cannot be read here.")
     return READERS[kind](job)
 
 

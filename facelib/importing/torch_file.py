@@ -110,14 +110,15 @@ def read_torch_file(path: Path) -> TorchFile:
         return _read_zip(path) if zipfile.is_zipfile(path) else _read_older(path)
     except RefusedPickleError as error:
         raise FaceError(
-            f"Only tensors are read from a file of PyTorch. '{path}' asks for {error}: nothing of it was run. Save the "
-            f"weights alone where you trust it: torch.save(net.state_dict(), 'net.pt')."
+            f"Only tensors are read from a PyTorch file. '{path}' asks for {error}: nothing of it was run. "
+            "On a machine where you trust the file, save only the weights: torch.save(net.state_dict(), "
+            "'net.pt')."
         ) from error
     except FaceError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything
         reason = " ".join(str(error).split())[:100]
-        raise FaceError(f"'{path}' is a damaged file of PyTorch ({reason}). Copy it again.") from error
+        raise FaceError(f"'{path}' is a damaged PyTorch file ({reason}). Copy it again.") from error
 
 
 def _read_zip(path: Path) -> TorchFile:
@@ -129,9 +130,11 @@ def _read_zip(path: Path) -> TorchFile:
         raise FaceError(f"A file of torch.save is not compressed. '{path}' is: save it again with torch.save.")
     order = archive.read(f"{root}byteorder") if f"{root}byteorder" in entries else b"little"
     if order.strip() != b"little":
-        raise FaceError(f"'{path}' was written on a big-endian machine. Save it again on another one.")
+        raise FaceError(f"'{path}' was written on a big-endian machine. Save it again on a little-endian machine.")
     if entries[pickled].file_size > MAX_PICKLE_BYTES:
-        raise FaceError(f"'{path}' has {entries[pickled].file_size:,} bytes of names and shapes. Save weights alone.")
+        raise FaceError(
+            f"'{path}' has {entries[pickled].file_size:,} bytes of names and shapes. Save only the weights."
+        )
     content = _load(io.BytesIO(archive.read(pickled)))
 
     def read_storage(storage: _Storage) -> bytes:
@@ -147,7 +150,7 @@ def _read_older(path: Path) -> TorchFile:
     data = path.read_bytes()
     stream = io.BytesIO(data)
     if _load(stream) != _MAGIC:
-        raise FaceError(f"'{path}' is a pickle, but none of torch.save. Save it there with torch.save.")
+        raise FaceError(f"'{path}' is a pickle that torch.save did not write. Save the weights with torch.save.")
     _load(stream), _load(stream)  # version and sizes of numbers
     storages: dict[str, _Storage] = {}
     content, keys = _load(stream, storages), _load(stream)

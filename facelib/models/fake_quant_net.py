@@ -61,9 +61,9 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
             )
         if isinstance(layer, keras.layers.PReLU) and float(keras.ops.max(layer.alpha)) > 1:
             raise FaceError(
-                f"Training for int8 computes PReLU as max(x, a x), with slopes of at most 1. '{where}' has one of "
-                f"{float(keras.ops.max(layer.alpha)):.3g} in '{layer.name}'. Choose another activation: "
-                "tools/swap_activation.py."
+                f"Training for int8 computes PReLU as max(x, a x), with slopes of at most 1. '{where}' has a "
+                f"slope of {float(keras.ops.max(layer.alpha)):.3g} in the layer '{layer.name}'. Choose another "
+                "activation: tools/swap_activation.py."
             )
     convolution_of = {norm.name: conv for norm in model.layers if (conv := _folded_into(norm, model)) is not None}
     operations = {operation.name: operation for operation in model.operations}  # layers, and x[...] or x * y

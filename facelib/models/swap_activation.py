@@ -41,7 +41,7 @@ def swap_activations(model: keras.Model, kind: str, where: str) -> tuple[keras.M
     if not num_swapped:
         kinds = ", ".join(sorted({type(layer).__name__ for layer in model.layers if isinstance(layer, SWAPPED)}))
         raise FaceError(
-            f"A swap changes at least one activation. '{where}' has no layer that is not {kind} already "
+            f"A swap changes at least one activation. '{where}' has none to change to {kind} "
             f"({kinds or 'no PReLU, ReLU or LeakyReLU at all'}): choose another --to."
         )
     for layer in copy.layers:

@@ -159,12 +159,13 @@ def check_gallery_model(gallery: Gallery, model: Path | None) -> Path:
     """The model to search with: `model`, or the one that the gallery names; by content the one that enrolled it."""
     chosen = model or gallery.model
     if model is None and not os.path.isfile(chosen):
-        raise FaceError(f"'{gallery.path}' was made with '{chosen}', which is not there. Name it: --model X")
+        raise FaceError(f"'{gallery.path}' was made with '{chosen}', which is not there. Name the model: --model X")
     if sha256_of(require_file(chosen, "model")) != gallery.model_sha256:
         raise FaceError(
             f"A gallery is searched with the model that made it. '{gallery.path}' was made with "
-            f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is another. Give --model the "
-            f"one that made it, or enrol again: python predict.py enroll FOLDERS {gallery.path} --model {chosen}"
+            f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is another model. "
+            "Name the first one with --model, or enrol again: python predict.py enroll FOLDERS "
+            f"{gallery.path} --model {chosen}"
         )
     return chosen
 

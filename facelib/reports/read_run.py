@@ -189,7 +189,7 @@ def _read_provenance(run: Path) -> dict[str, Any]:
     provenance = read_json(path, "provenance") if path.is_file() else {}
     data = provenance.get("data", {})
     if not isinstance(data, dict) or not isinstance(data.get("path", ""), str):
-        raise FaceError(f"provenance.json names its data as {{'path': TEXT}}. '{path}' does not. Remove it.")
+        raise FaceError(f"provenance.json names the training data as {{'path': TEXT}}. '{path}' does not. Remove it.")
     return provenance
 
 

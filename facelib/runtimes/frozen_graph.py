@@ -116,7 +116,8 @@ def load_graph(path: Path):
     missing = [name for node in graph.node for name in map(node_of, node.input) if name not in names]
     if missing:
         raise FaceError(
-            f"'{path}' is damaged: it needs a node {short_name(missing[0])} and has none. Make or copy it again."
+            f"'{path}' is damaged: it needs a node {short_name(missing[0])}, which is missing. Make or copy "
+            "the file again."
         )
     fix_phase(graph)
     if any(function.signature.name for function in graph.library.function):

@@ -50,4 +50,6 @@ def is_vouched(path: Path) -> bool:
 
 def _refuse(path: Path, harm: str | None) -> None:
     if harm is not None:
-        raise FaceError(f"'{path}' {harm}: it is damaged or made to do harm. It was not read. Get it from its maker.")
+        raise FaceError(
+            f"'{path}' {harm}: it is damaged or was made to do harm. It was not read. Get it again from its author."
+        )

@@ -199,9 +199,9 @@ def _node(layer: dict) -> dict:
     op = new["node_def"].get("op") if isinstance(new["node_def"], dict) else None
     if op not in PURE_OPS:
         raise FaceError(
-            f"A face embedder only computes. The layer {short_name(layer.get('name'))} is TensorFlow's operation "
-            f"{short_name(op)}, which may do more or is not known here. Save the model again with a Keras layer in its "
-            "place."
+            f"The layers of a face net may only compute. The layer {short_name(layer.get('name'))} is "
+            f"TensorFlow's operation {short_name(op)}, which may do other things or is not known here. Save "
+            "the model again with a Keras layer in its place."
         )
     return {**layer, "class_name": "face>TensorFlowNode", "config": new}
 

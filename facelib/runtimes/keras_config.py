@@ -68,8 +68,9 @@ def readable(config: dict, version: Any, path: Path) -> tuple[dict, dict[str, st
     found = _find_not_pure(config)
     if found is not None:
         raise FaceError(
-            f"A face embedder only computes. '{path}' has a layer that can run Python code or read other files: "
-            f"{found}. It was not run. Save the model again with another Keras layer in its place."
+            f"The layers of a face net may only compute. '{path}' has a layer that can run Python code or "
+            f"read other files: {found}. It was not run. Save the model again with another Keras layer in "
+            "its place."
         )
     if is_keras3:
         _check_classes(config, path)

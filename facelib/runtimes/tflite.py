@@ -193,7 +193,10 @@ def read_ops(model: Path | bytes) -> list[Op]:
     content = schema.ModelT.InitFromPackedBuf(model if isinstance(model, bytes) else Path(model).read_bytes(), 0)
     if len(content.subgraphs) != 1:
         name = "The model" if isinstance(model, bytes) else f"'{model}'"
-        raise FaceError(f"An embedder is one graph. {name} has {len(content.subgraphs)}: leave control flow out of it.")
+        raise FaceError(
+            f"A TFLite embedder has one subgraph. {name} has {len(content.subgraphs)}: convert the net "
+            "without loops and conditions."
+        )
     graph = content.subgraphs[0]
     kinds, types = enumeration(schema.BuiltinOperator), enumeration(schema.TensorType)
     tensors = [_tensor(i, tensor, content, types) for i, tensor in enumerate(graph.tensors)]

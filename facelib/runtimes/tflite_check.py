@@ -50,8 +50,9 @@ def check_tflite(data: bytes, name: str) -> None:
         refused, problem = set(), f"its tables cannot be read: {' '.join(str(error).split())[:100]}"
     if refused:
         raise FaceError(
-            f"A face embedder only computes. {name} has operations that loop, call other code or are not known here: "
-            f"{', '.join(sorted(refused)[:10])}. It was not run: convert the net without them."
+            f"The operations of a face net may only compute. {name} has operations that loop, call other "
+            f"code or are not known here: {', '.join(sorted(refused)[:10])}. It was not run: convert the net "
+            "without them."
         )
     if problem:
         raise FaceError(f"{name} is damaged: {problem}. Make or copy it again.")

@@ -231,7 +231,8 @@ def restore_parts(path: Path, arrays: dict, state: dict, parts: "StageParts") ->
     if variables.keys() != arrays.keys():
         odd = sorted(variables.keys() ^ arrays.keys())[0]
         raise FaceError(
-            f"A checkpoint fits one network. '{path}' is of another one (at '{odd}'). Give another --out for a new run."
+            f"A checkpoint fits only the network that wrote it. '{path}' was written by another network "
+            f"(they differ at '{odd}'). Give another --out for a new run."
         )
     for name, variable in variables.items():
         variable.assign(arrays[name])

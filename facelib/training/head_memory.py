@@ -63,7 +63,8 @@ def check_memory(recipe: Recipe, num_classes: int, embedding_size: int, workers:
         return line
     if workers.on_host * (need + _SPARE) > free:
         raise FaceError(
-            f"The class centres must fit into memory. Received: {line}, where {free / 1e9:.1f} GB are free. Lower "
-            f"stage.sample_rate or model.embedding_size, use sgd, or start more workers on more machines."
+            f"The class centres must fit into memory. Received: {line}; {free / 1e9:.1f} GB are "
+            "free. Lower stage.sample_rate or model.embedding_size, use sgd, or start more workers on more "
+            "machines."
         )
     return f"{line}; {free / 1e9:.1f} GB are free"

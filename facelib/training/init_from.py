@@ -77,9 +77,9 @@ def _check_scaling(old, new, path: Path) -> None:
         require_raw_pixels(path)
     if first is not None and second is not None and not np.allclose(first, second):
         raise FaceError(
-            f"--init-from takes a model with the same pixel scaling, (x - mean) / std. '{path}' has mean and std "
-            f"{first}, {new.name} has {second}. Train it as it is (--set model.backbone=imported), give the recipe its "
-            f"scaling (model.pixels), or use it as a teacher."
+            f"--init-from takes a model with the recipe's pixel scaling, (x - mean) / std. '{path}' has mean "
+            f"and std {first}, {new.name} has {second}. Train it as it is (--set model.backbone=imported), "
+            "give the recipe its scaling (model.pixels), or use it as a teacher."
         )
 
 

@@ -50,8 +50,8 @@ class Teacher:
                 raise ValueError(f"it holds {list(self._rows.shape)} values for {num_records} records")
         except (ValueError, OSError) as error:
             raise FaceError(
-                f"Teacher embeddings are computed once and kept. Those in '{path}' are damaged ({error}). "
-                f"Delete this file."
+                f"Teacher embeddings are computed once and stored. Those in '{path}' are damaged ({error}). "
+                "Delete this file to compute them again."
             ) from error
         self.size = self._rows.shape[-1]
 

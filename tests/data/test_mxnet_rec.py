@@ -169,7 +169,7 @@ def test_an_idx_cut_at_any_byte_is_an_error_or_loses_no_image(tmp_path):
         ("0\t0\n1\tx\n", "integers"),
         ("0\t0\n0\t40\n", "repeated"),
         ("0\t0\n1\t0\n", "repeated"),
-        ("0\t0\n", "leaves out"),
+        ("0\t0\n", "does not list"),
         ("", "empty"),
     ],
 )

@@ -98,7 +98,7 @@ def test_few_identities_get_fewer_folds_and_too_few_are_refused():
 
     with pytest.raises(FaceError, match="4 identities"):
         AllPairs(embeddings[:6], np.array([0, 0, 1, 1, 2, 2]))
-    with pytest.raises(FaceError, match="2 of them with 2 images"):
+    with pytest.raises(FaceError, match="2 of them with at least 2 images"):
         AllPairs(embeddings[:6], np.array([0, 1, 2, 3, 4, 4]))
 
 

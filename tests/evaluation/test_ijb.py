@@ -187,7 +187,7 @@ def test_a_template_does_not_depend_on_the_order_of_its_lines(tmp_path):
 def test_a_template_without_direction_is_named(tmp_path):
     faces = faces_of(write_meta(tmp_path, **{"name_5pts_score.txt": [f"{image} {POINTS} 0" for image in IMAGES]}))
 
-    with pytest.raises(FaceError, match="images of template 10 add up to 0"):
+    with pytest.raises(FaceError, match="Those of template 10 add up to 0"):
         pool_templates(EMBEDDINGS, faces)
 
 

@@ -83,7 +83,8 @@ def test_what_was_not_calibrated_is_said_with_what_to_do(artefact):
         read_thresholds(artefact, 1e-3)
     write_thresholds(artefact, {"lfw": entry(draw_scores(3000))})
     with pytest.raises(
-        FaceError, match=r"no threshold for FAR=1e-05. It has 3,000 impostor pairs, and thresholds for FAR 0.01, 0.001"
+        FaceError,
+        match=r"FAR=1e-05. The set has 3,000 impostor pairs, which gave thresholds for FAR 0.01, 0.001",
     ):
         read_thresholds(artefact, 1e-5)
     with pytest.raises(FaceError, match="not calibrated on 'cfp' but on lfw"):

@@ -412,7 +412,7 @@ def test_a_model_that_does_not_fit_is_not_written(room, small, monkeypatch):
 def test_what_nncase_says_is_passed_on(room, small):
     (kmodel.K210_DIR / "nncase_worker.py").write_text("raise SystemExit('KPU allocator: no memory')")
 
-    assert "(KPU allocator: no memory). See: python k210/check_k210.py" in refused(room, small)
+    assert "(KPU allocator: no memory). To find the cause: python k210/check_k210.py" in refused(room, small)
 
 
 def test_without_python_310_one_line_says_so(room, small):
@@ -450,7 +450,7 @@ def test_a_folder_has_no_pairs_to_draw_from(room, small, tmp_path):
         (tmp_path / "people" / person).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / "people" / person / "1.png"), np.zeros((112, 112, 3), np.uint8))
 
-    with pytest.raises(FaceError, match="draws from listed pairs"):
+    with pytest.raises(FaceError, match="takes N of the pairs"):
         kmodel_test.main([str(room / "model.kmodel"), "--valid", str(tmp_path / "people")])
 
 

@@ -82,5 +82,5 @@ def test_a_damaged_saved_model_is_one_line(tmp_path):
     source = saved_model(tmp_path / "saved")
     (source / "saved_model.pb").write_bytes(b"\x08\x01\x12\xff\xff")
 
-    with pytest.raises(FaceError, match="no SavedModel, or damaged"):
+    with pytest.raises(FaceError, match="not a SavedModel, or it is damaged"):
         import_model.main([str(source), str(tmp_path / "out.h5"), "--pixels", "raw"])

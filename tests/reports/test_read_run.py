@@ -52,7 +52,7 @@ def test_a_damaged_provenance_is_refused(tmp_path, provenance):
     write_report(tmp_path / "embedder.h5.report.json")
     (tmp_path / "provenance.json").write_text(json.dumps(provenance))
 
-    with pytest.raises(FaceError, match="names its data"):
+    with pytest.raises(FaceError, match="names the training data"):
         read_run(tmp_path)
 
 

@@ -322,7 +322,7 @@ def make_place(case, tmp_path):
     ("case", "match"),
     [
         ("missing", "There is none at"), ("empty", "There are none in"), ("file", "is a file"),
-        ("same", "holds PHOTOS"), ("around", "holds PHOTOS"), ("around by a link", "holds PHOTOS"),
+        ("same", "contains PHOTOS"), ("around", "contains PHOTOS"), ("around by a link", "contains PHOTOS"),
         ("another's", "has other files"), ("an identity", "has other files"),
     ],
 )  # fmt: skip
@@ -473,7 +473,7 @@ def test_a_folder_without_a_single_face_is_an_error_that_names_the_list(tmp_path
     save(tmp_path / "photos" / "1.png", np.zeros((9, 9, 3), np.uint8))
     monkeypatch.setattr(facelib.alignment.align_folders, "align_folders", partial(align_folders, make_detector=StandIn))
 
-    with pytest.raises(FaceError, match=r"No photo gave a crop.*skipped\.csv"):
+    with pytest.raises(FaceError, match=r"No face was found in any photo.*skipped\.csv"):
         align_faces.main([str(tmp_path / "photos"), str(tmp_path / "out"), "--workers", "1"])
 
 

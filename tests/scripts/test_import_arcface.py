@@ -200,7 +200,7 @@ def test_the_depth_of_an_iresnet_is_that_of_its_convolutions(tmp_path, depth):
     [
         (
             lambda: Arcface(True).iresnet((1, 2, 2, 2), SMALL),
-            r"15 3x3 convolutions where those have 17 \(iresnet18\), 33",
+            r"15 3x3 convolutions and an iresnet has 17 \(iresnet18\), 33",
         ),
         (
             lambda: Arcface(True).iresnet(without=(0, 1)),

@@ -319,7 +319,7 @@ def test_a_port_in_use_is_not_handed_out(monkeypatch):
         monkeypatch.setattr(launch.random, "sample", lambda population, k: ports)
 
         assert launch.free_ports(1) == [ports[1]]
-        with pytest.raises(FaceError, match="Only 1 of 2 are free"):
+        with pytest.raises(FaceError, match="Only 1 of 2 ports are free"):
             launch.free_ports(2)
 
 

@@ -131,7 +131,7 @@ def test_a_second_call_does_nothing_and_another_seed_is_refused(folders, tmp_pat
 def test_bad_input_is_one_line(folders, tmp_path):
     (tmp_path / "few" / "ann").mkdir(parents=True)
     (folders / "ann" / "0.jpg").rename(tmp_path / "few" / "ann" / "0.jpg")
-    with pytest.raises(FaceError, match=r"more than 30 images\. The largest of .* has 1"):
+    with pytest.raises(FaceError, match=r"more than 30 images\. The largest identity of .* has 1"):
         balance_data.main([str(tmp_path / "few"), str(tmp_path / "out")])
     with pytest.raises(FaceError, match="--workers is at least 1"):
         balance_data.main([str(folders), str(tmp_path / "out"), "--workers", "0"])

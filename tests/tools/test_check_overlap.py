@@ -212,7 +212,7 @@ def test_unreadable_images_are_listed_and_left_out(toy, tmp_path, capsys):
         (["train", "v.bin", "--model", "X.onnx", "--sheet", "x.jpg"], ".png"),
         (["train", "v.bin", "--model", "X.onnx", "--out", "train"], "is a folder"),
         (["train", "v.bin", "--model", "X.onnx", "--far", "0.001"], "no calibrated threshold"),
-        (["train", "broken", "--model", "X.onnx", "--threshold", "1"], "Nothing of 'broken'"),
+        (["train", "broken", "--model", "X.onnx", "--threshold", "1"], "No image of 'broken'"),
     ],
 )
 def test_bad_input_is_one_line(toy, monkeypatch, words, match):

@@ -214,7 +214,7 @@ def test_faces_that_stay_keep_their_bytes(folders):
         (["--merge-angle", "95"], "--merge-angle is between 0 and 90 degrees. Received: 95"),
         (["--min-images", "0"], "--min-images is at least 1"),
         (["--min-images", "50"], "After cleaning, an identity has at least 50 faces"),
-        (["--head", "x.h5", "--merge-angle", "5"], "--head has its own class centres"),
+        (["--head", "x.h5", "--merge-angle", "5"], "--merge-angle would change the class centres that --head gives"),
         (["--sheet", "x.jpg"], "png"),
     ],
 )

@@ -136,8 +136,8 @@ def test_a_history_alone_is_plotted_beside_its_file(tmp_path, by):
     ("change", "message"),
     [
         ({"loss": []}, "has a list 'loss'"),
-        ({"lfw": [0.8, None, 0.9]}, "another value in 'lfw'"),
-        ({"lr": "0.1"}, "another value in 'lr'"),
+        ({"lfw": [0.8, None, 0.9]}, "another value in the list 'lfw'"),
+        ({"lr": "0.1"}, "another value in the list 'lr'"),
     ],
 )
 def test_a_history_with_other_values_is_one_line(tmp_path, change, message):

@@ -184,7 +184,9 @@ def test_slopes_of_each_pixel_are_kept_and_saved(monkeypatch, tmp_path):
 
 
 def test_a_slope_above_one_is_refused():
-    with pytest.raises(FaceError, match=r"slopes of at most 1\. 'a\.h5' has one of [1-3]\.\d+ in 'slopes'"):
+    with pytest.raises(
+        FaceError, match=r"slopes of at most 1\. 'a\.h5' has a slope of [1-3]\.\d+ in the layer 'slopes'"
+    ):
         fake_quantized(net_with_a_slope_a_pixel(3.0), "a.h5")
 
 

@@ -98,7 +98,7 @@ def test_the_layers_of_the_copy_keep_their_names():
 def test_a_net_without_anything_to_swap_is_refused():
     copy, _ = swap_activations(two_layers(), "relu", "m.h5")
 
-    with pytest.raises(FaceError, match=r"'relu.h5' has no layer that is not relu already \(ReLU\)"):
+    with pytest.raises(FaceError, match=r"'relu.h5' has none to change to relu \(ReLU\)"):
         swap_activations(copy, "relu", "relu.h5")
     assert swap_activations(copy, "relu6", "m.h5")[1] == 1  # ReLU with another ceiling is another activation
 
@@ -199,6 +199,6 @@ def test_a_net_that_does_not_take_raw_pixels_is_refused(toy, tmp_path):
     write_sidecar(copy, kind="h5", made_from=None, io=Io(pixels="pm1"))
 
     for more in ([], ["--data", str(toy / "data")]):
-        with pytest.raises(FaceError, match=r"takes pm1 rgb pixels, nhwc: import it first"):
+        with pytest.raises(FaceError, match=r"takes pm1 rgb pixels, nhwc: import the net first"):
             swap_activation.main([str(copy), str(tmp_path / "out"), "--to", "relu", *more])
     assert not (tmp_path / "out").exists()

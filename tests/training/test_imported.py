@@ -84,7 +84,7 @@ def test_the_net_is_trained_as_it_is_and_the_sidecar_says_how_it_is_fed(folder, 
         ([], "set model.from = 'X.h5'"),
         (["model.from=none.h5"], "No model at 'none.h5'"),
         (["model.from=NET"], r"image of 96x96 pixels.*is 112x112, but all must be 96x96.*data.fit = 'resize'"),
-        (["model.from=PM1"], "import it first with import_model.py"),
+        (["model.from=PM1"], "import the net first with import_model.py"),
         (["model.backbone=mbf", "model.from=NET"], "model.from goes with backbone = 'imported'"),
     ],
 )

@@ -223,8 +223,8 @@ def _open_parts(out: Path) -> list[Part]:
     counts = sorted({count for count, _, _ in found})
     if len(counts) > 1:
         raise FaceError(
-            f"All parts of '{out}' must be of one split. There are parts of {' and of '.join(map(str, counts))}: "
-            f"remove those of the other split."
+            f"All parts of '{out}' must have the same N of --shard I/N. There are parts with N = "
+            f"{' and of '.join(map(str, counts))}: remove those with the wrong N."
         )
     count = counts[0]
     missing = sorted(set(range(1, count + 1)) - {part for _, part, _ in found})
@@ -235,7 +235,7 @@ def _open_parts(out: Path) -> list[Part]:
     for part in parts[1:]:
         check_made_from(part.path, part.meta["source"], parts[0].meta["source"])
         if part.meta["num_shards"] != parts[0].meta["num_shards"]:
-            raise FaceError(f"'{part.path}' belongs to another split than '{parts[0].path}'. Make it again.")
+            raise FaceError(f"'{part.path}' was not made by the same conversion as '{parts[0].path}'. Make it again.")
     return parts
 
 

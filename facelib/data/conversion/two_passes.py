@@ -159,7 +159,7 @@ def fill_buckets(job: Job, shards: range, folder: Path) -> Buckets:
                         is_option = isinstance(image, OtherSize) and "image_size" in job.made_from["options"]
                         hint = " If all have this size, give it with --image-size." if is_option else ""
                         raise FaceError(
-                            f"{bad[0][1]} ('{source.path}'). Mend or remove it, or run again with --skip-bad.{hint}"
+                            f"{bad[0][1]} ('{source.path}'). Replace or remove it, or run again with --skip-bad.{hint}"
                         )
                     continue
                 lengths[n] = len(image)
@@ -202,8 +202,8 @@ def new_labels(classes: np.ndarray, num_classes: int) -> np.ndarray:
 def too_small(made_from: dict, num_bad: int, min_images: int) -> FaceError:
     """The error of a source whose bad images leave no identity with enough images."""
     return FaceError(
-        f"No identity of '{made_from['path']}' has {min_images} images, when {num_bad} bad images are left out. "
-        f"Lower --min-images, or mend the images."
+        f"No identity of '{made_from['path']}' has {min_images} images after {num_bad} bad images were "
+        "left out. Lower --min-images, or replace the images."
     )
 
 

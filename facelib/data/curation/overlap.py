@@ -105,7 +105,7 @@ class Chance:
         self.comparisons = len(centres) * len(images)
         if self.comparisons < MIN_COMPARISONS:
             raise FaceError(
-                f"How close strangers come is learnt from {MIN_COMPARISONS:,} comparisons or more. Received: "
+                f"The threshold is estimated from at least {MIN_COMPARISONS:,} comparisons of faces. Received: "
                 f"{len(centres)} identities x {len(images)} images. Use --threshold DISTANCE or --far RATE."
             )
         rng = np.random.default_rng(seed)

@@ -212,8 +212,8 @@ class ListSource:
                 label, name = _id_and_path(line)
                 if not label.isdigit() or not name or len(label) > 18:
                     raise FaceError(
-                        f"A list of faces has lines 'id;path', the id a whole number from 0. "
-                        f"'{path}' line {number}: {line[:80].decode(errors='replace')!r}. Mend the line."
+                        f"A list of faces has lines 'id;path', the id a whole number from 0. '{path}' line {number}: "
+                        f"{line[:80].decode(errors='replace')!r}. Correct the line."
                     )
                 ids.append(int(label))
                 self._names.append(name)

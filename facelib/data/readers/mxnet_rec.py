@@ -332,8 +332,8 @@ def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
     keys, offsets = keys[order], offsets[order]
     if len(np.unique(keys)) != len(keys):
         raise FaceError(
-            f"Every key of an .idx must be there once. Key {keys[1:][keys[1:] == keys[:-1]][0]} is repeated. {hint}"
+            f"Every key occurs once in an .idx. Key {keys[1:][keys[1:] == keys[:-1]][0]} is repeated. {hint}"
         )
     if len(np.unique(offsets)) != len(offsets):
-        raise FaceError(f"Every offset of an .idx must be there once, but some are repeated. {hint}")
+        raise FaceError(f"Every offset occurs once in an .idx. Some are repeated in this one. {hint}")
     return keys, offsets

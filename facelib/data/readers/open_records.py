@@ -181,7 +181,7 @@ def _find_tface_index(path: Path, files: list[Path], bad) -> Records:
         if candidate.is_file():
             return _open_tface(candidate, bad)
     raise FaceError(
-        f"'{path}' has images without labels, as TFace writes them. Give its index text file instead of it "
+        f"'{path}' has images without labels, as TFace writes them. Give the index text file instead "
         f"(lines 'name TAB shard TAB offset TAB label'), usually {name}.txt."
     )
 
@@ -238,5 +238,5 @@ def _tface_shard(path: Path, name: str, shard: int) -> Path:
         if os.path.isfile(place):
             return place
     raise FaceError(
-        f"'{path}' names the shard '{file}', which is not beside it. Looked for: {', '.join(map(str, places))}."
+        f"'{path}' names the shard '{file}', which is not beside it. There is no file {', '.join(map(str, places))}."
     )

@@ -138,8 +138,8 @@ class RecSource:
             num_classes = self._read_header(0)
         elif self.file.num_unlisted_bytes and not skip_bad:
             raise FaceError(
-                f"'{self.file.idx_path}' leaves out {self.file.num_unlisted_bytes} bytes of the .rec. "
-                "Copy both again, or delete the .idx: it is not needed."
+                f"'{self.file.idx_path}' does not list {self.file.num_unlisted_bytes} bytes of the .rec. Copy "
+                "both again, or delete the .idx: it is not needed."
             )
         self.labels = self._check_labels(num_classes, skip_bad)
         if not len(self.labels):
@@ -199,8 +199,9 @@ class RecSource:
         elif not is_there.all():
             where = self.file.idx_path if self.file.has_idx else self.path
             raise FaceError(
-                f"Record 0 of '{self.path}' promises {len(keys)} images. '{where}' lacks {int((~is_there).sum())} of "
-                f"them, the first with key {keys[~is_there][0]}. Copy the .rec and .idx again."
+                f"Record 0 of '{self.path}' says that there are {len(keys)} images. '{where}' lacks "
+                f"{int((~is_there).sum())} of them, the first with key {keys[~is_there][0]}. Copy the .rec and "
+                ".idx again."
             )
         return int(end) - int(stop)
 

@@ -61,7 +61,7 @@ def load_bin(path: Path) -> Pairs:
         content = load_pickle(path.read_bytes())
     except RefusedPickleError as error:
         raise FaceError(
-            f"'{path}' is not a plain list of images: its pickle wants to load {error}. Nothing in it was "
+            f"'{path}' is not a plain list of images: its pickle tries to load {error}. Nothing in it was "
             f"executed. Do not use this file. {MAKE_HINT}"
         ) from error
     except MemoryError:

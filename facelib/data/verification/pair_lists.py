@@ -36,8 +36,9 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
     """
     if num_pairs < 1 or num_pairs % (2 * folds):
         raise FaceError(
-            f"The number of pairs must be a multiple of {2 * folds}: {folds} folds, half of each genuine. "
-            f"Received: {num_pairs}. Ask for {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
+            f"The number of pairs must be a multiple of {2 * folds}: {folds} folds, and half of the pairs of "
+            f"each fold are genuine. Received: {num_pairs}. Ask for "
+            f"{max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
         )
     rng = np.random.default_rng([seed, 0x9A125])
     groups = _images_by_identity(np.asarray(labels))
@@ -79,8 +80,8 @@ def draw_listed(is_same: np.ndarray, num_pairs: int, folds: int = 10, seed: int 
     each, rest = divmod(num_pairs, 2 * folds)
     if each < 1 or rest:
         raise FaceError(
-            f"--pairs N is a multiple of {2 * folds}: {folds} folds, half of each genuine. Received: {num_pairs}. "
-            f"Ask for {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
+            f"--pairs N is a multiple of {2 * folds}: {folds} folds, and half of the pairs of each fold are "
+            f"genuine. Received: {num_pairs}. Ask for {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
         )
     rng, picked = np.random.default_rng([seed, 0x9A125]), []
     for number, fold in enumerate(np.array_split(np.arange(len(is_same)), folds)):
@@ -88,7 +89,7 @@ def draw_listed(is_same: np.ndarray, num_pairs: int, folds: int = 10, seed: int 
             if len(kind) < each:
                 raise FaceError(
                     f"--pairs {num_pairs} takes {each} genuine and {each} impostor pairs of each fold. Fold {number} "
-                    f"of {folds} has {len(kind)} of a kind: ask for at most {2 * folds * len(kind)}."
+                    f"of {folds} has only {len(kind)} of one kind: ask for at most {2 * folds * len(kind)}."
                 )
             picked.append(rng.choice(kind, size=each, replace=False))
     return np.sort(np.concatenate(picked))
@@ -197,14 +198,17 @@ def read_pairs_txt(path: Path, encoding: str | None = None) -> tuple[list[tuple[
         except ValueError as error:
             raise FaceError(
                 f"A pair is 'name i j' or 'name1 i name2 j', i and j numbers of images. '{path}' line {number}: "
-                f"{line.strip()[:80]!r}. Mend the line."
+                f"{line.strip()[:80]!r}. Correct the line."
             ) from error
         pairs.append((first, second))
         is_same.append(first[0] == second[0])
     if not pairs:
         raise FaceError(f"The pair list '{path}' has no pairs. Copy it again.")
     if promised is not None and promised != len(pairs):
-        raise FaceError(f"The first line of '{path}' promises {promised} pairs; it has {len(pairs)}. Copy it again.")
+        raise FaceError(
+            f"The first line of '{path}' says that there are {promised} pairs; the list has {len(pairs)}. "
+            "Copy it again."
+        )
     return pairs, np.array(is_same, bool), notes
 
 

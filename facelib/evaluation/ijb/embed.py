@@ -46,8 +46,9 @@ def check_images(faces: IjbFaces, folder: Path) -> None:
     missing = [name for name in faces.images if not os.path.isfile(os.path.join(folder, name))]
     if missing:
         raise FaceError(
-            f"--images holds each image of the meta files. {len(missing)} of {len(faces.images)} are not in "
-            f"'{folder}': {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Unpack 'loose_crop' again."
+            f"--images must hold every image that the meta files list. {len(missing)} of {len(faces.images)} "
+            f"are not in '{folder}': {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Unpack "
+            "'loose_crop' again."
         )
 
 

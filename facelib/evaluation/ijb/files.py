@@ -89,8 +89,8 @@ def find_meta(folder: Path, protocols: tuple[str, ...] = PROTOCOLS) -> IjbPaths:
     names = [name for name in SETS if (folder / f"{name}_face_tid_mid.txt").is_file()]
     if len(names) != 1:
         raise FaceError(
-            f"--meta holds ijbb_face_tid_mid.txt or ijbc_face_tid_mid.txt. '{folder}' has {'both' if names else 'none'}"
-            f". Name the folder 'meta' of one set."
+            f"--meta holds ijbb_face_tid_mid.txt or ijbc_face_tid_mid.txt. '{folder}' has "
+            f"{'both' if names else 'none'}. Name the folder 'meta' of one of the two sets."
         )
     name = names[0]
     paths = IjbPaths(
@@ -207,7 +207,7 @@ def read_subjects(path: Path, template_ids: np.ndarray) -> tuple[np.ndarray, np.
     rule = "Each line is 'TEMPLATE_ID,SUBJECT_ID,...', a template of the face_tid_mid file with one subject"
     _read_lines(path, rule, lambda line: line.split(","), take, has_header=True)
     if not subject_of:
-        raise FaceError(f"A 1:N list has templates. '{path}' has none below its header. Copy it again.")
+        raise FaceError(f"A 1:N list names templates. '{path}' names none below its header. Copy it again.")
     templates, subjects = np.array(list(subject_of.items()), np.int64).T
     return find_templates(templates, template_ids).astype(np.int64), subjects.copy()
 
@@ -257,5 +257,5 @@ def _refuse(path: Path, rule: str, bad: list[int], sample: str) -> None:
     more = f" and {sum(b - a + 1 for a, b in ranges[MAX_NAMED:])} more" if len(ranges) > MAX_NAMED else ""
     raise FaceError(
         f"{rule}. '{path}' has {len(bad)} other {'line' if len(bad) == 1 else 'lines'}: {named}{more} "
-        f"(the first: {sample.strip()[:80]!r}). Copy the file again or mend it."
+        f"(the first: {sample.strip()[:80]!r}). Copy the file again or correct it."
     )

@@ -70,7 +70,8 @@ def compile_kmodel(tflite: Path, crops: np.ndarray) -> Kmodel:
         if done.returncode != 0 or not (folder / "model.kmodel").is_file():
             reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
             raise FaceError(
-                f"nncase cannot compile '{tflite}' ({reason[:200]}). See: python k210/check_k210.py {tflite}"
+                f"nncase cannot compile '{tflite}' ({reason[:200]}). To find the cause: python "
+                f"k210/check_k210.py {tflite}"
             )
         on_kpu, on_cpu = parse_placement(folder / "dump")
         return Kmodel((folder / "model.kmodel").read_bytes(), parse_memory(done.stdout), on_kpu, on_cpu)

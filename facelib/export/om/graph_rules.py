@@ -49,14 +49,14 @@ def input_shape(graph, input_name: str, path: Path) -> list[int]:
     if shape.unknown_rank or len(dims) != 4 or min(dims[1:]) < 1:
         shown = "unknown" if shape.unknown_rank else f"[{', '.join('?' if n < 1 else str(n) for n in dims)}]"
         raise FaceError(
-            f"Ascend needs static shapes: only the batch of the input may be open, [?, H, W, C]. "
-            f"'{input_name}' of '{path}' is {shown}. Freeze the net with its size (python h5_2_pb.py MODEL.h5), or say "
-            f"--crop H,W."
+            "Ascend needs static shapes: only the number of faces in the input may be open, [?, H, W, C]. "
+            f"'{input_name}' of '{path}' is {shown}. Freeze the net with its size (python h5_2_pb.py "
+            "MODEL.h5), or give --crop H,W."
         )
     if dims[0] not in (-1, 0, 1):
         raise FaceError(
-            f"On Ascend a net takes one face at a time. '{input_name}' of '{path}' takes {dims[0]}. Freeze it with an "
-            f"open batch (python h5_2_pb.py MODEL.h5)."
+            f"On Ascend a net takes one face at a time. '{input_name}' of '{path}' takes {dims[0]}. Freeze "
+            "it for any number of faces (python h5_2_pb.py MODEL.h5)."
         )
     return [1, *dims[1:]]
 

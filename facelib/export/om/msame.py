@@ -137,7 +137,9 @@ def _index(folder: Path, num_faces: int) -> dict[str, Path]:
             f".bin that image2bin.py was given, or run msame into an empty folder."
         )
     if doubles:
-        raise FaceError(f"A face has one result. '{folder}' has {_named(doubles)}. Run msame into an empty folder.")
+        raise FaceError(
+            f"A face has one result. '{folder}' has more than one: {_named(doubles)}. Run msame into an empty folder."
+        )
     return found
 
 
@@ -147,8 +149,9 @@ def _of_all_faces(folder: Path, files: dict[str, Path], num_faces: int, is_flipp
     missing = [f"{stem}_output_*" for stem in stems if stem not in files]
     if missing:
         raise FaceError(
-            f"Every face has a result. In '{folder}' {len(missing):,} of {num_faces:,} are missing: "
-            f"{_named(missing)}. msame continues after a failed execution: look for [ERROR] in {LOG_NAME}."
+            f"Every face must have a result. In '{folder}', {len(missing):,} of {num_faces:,} results are "
+            f"missing: {_named(missing)}. msame continues after a failed execution: look for [ERROR] in "
+            f"{LOG_NAME}."
         )
     return [files[stem] for stem in stems]
 
@@ -193,5 +196,5 @@ def _as_floats(row: bytes | np.ndarray, size: int, file: Path) -> np.ndarray:
             )
         row = np.frombuffer(row, dtype)
     if len(row) != size:
-        raise FaceError(f"Every embedding has {size} values. '{file}' has {len(row)}. Run msame again.")
+        raise FaceError(f"Every embedding must have {size} values. '{file}' has {len(row)} values. Run msame again.")
     return row.astype(np.float32)

@@ -65,7 +65,9 @@ def check_paths(args: argparse.Namespace) -> None:
     if ".om" not in str(args.model):
         raise FaceError(f"msame takes models named X.om. Received: '{args.model}'.")
     if not args.bin_dir.is_dir():
-        raise FaceError(f"No folder of inputs at '{args.bin_dir}'. Write it: python om/image2bin.py FILE.bin DIR")
+        raise FaceError(
+            f"There is no folder of inputs at '{args.bin_dir}'. Make it: python om/image2bin.py FILE.bin DIR"
+        )
     if ".bin" in str(args.bin_dir) or "," in str(args.bin_dir):
         raise FaceError(
             f"msame reads a path with '.bin' in it as one file, and a comma as the end of a path. Received: "
@@ -90,8 +92,8 @@ def check_inputs(model: Path, bin_dir: Path) -> list[str]:
             if file.stat().st_size != expected:
                 raise FaceError(
                     f"'{model}' takes {expected:,} bytes of {io.dtype} for each face. '{file}' has "
-                    f"{file.stat().st_size:,}. Write the inputs for this model: "
-                    f"python om/image2bin.py FILE.bin DIR --model {model}"
+                    f"{file.stat().st_size:,} bytes. Write the inputs for this model: python om/image2bin.py "
+                    f"FILE.bin DIR --model {model}"
                 )
     return [file.stem for file in files]
 

@@ -123,7 +123,7 @@ def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path
         return path
     copy = out.with_name(f"{out.stem}_batch1.pb")
     if copy.resolve() == path.resolve():
-        raise FaceError(f"The copy for one face would overwrite '{path}'. Name another OUT.")
+        raise FaceError(f"The graph for one face, which is written first, would overwrite '{path}'. Name another OUT.")
     run_one = open_graph(fixed, copy, io.input, io.output)
     height, width = input_shape(graph, io.input, path)[1:3]
     pixels = to_model_input(parity_faces((height, width)), io)
@@ -241,9 +241,9 @@ def io_with_aipp(io: Io, path: Path) -> Io:
         if abs(mean + low - shift) > 1e-3 or abs(factor / scale - 1) > 1e-3:
             why = "the net scales pixels itself" if io.pixels == "raw" else f"the net takes pixels as '{io.pixels}'"
             raise FaceError(
-                f"The output of AIPP is the input of the net, and {why}: channel {channel} needs min_chn {shift:g} "
-                f"and var_reci_chn {scale:.9g}. '{path}' has mean_chn {mean:g}, min_chn {low:g}, "
-                f"var_reci_chn {factor:.9g}. Correct it."
+                f"AIPP must compute the input of the net, and {why}: channel {channel} needs min_chn {shift:g} "
+                f"and var_reci_chn {scale:.9g}. '{path}' has mean_chn {mean:g}, min_chn {low:g}, var_reci_chn "
+                f"{factor:.9g}. Correct it."
             )
     is_swapped = settings.get("rbuv_swap_switch", "false") == "true"
     colour = {"rgb": "bgr", "bgr": "rgb"}[io.colour] if is_swapped else io.colour

@@ -40,7 +40,8 @@ def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int
     builder.value(target)
     if builder.rank(target) != 2:
         raise FaceError(
-            f"An embedding is [N, D]. Received: '{target}' is {builder.shapes[target]}. Name another --output."
+            f"The shape of an embedding is [N, D]. That of '{target}' is {builder.shapes[target]}. Name "
+            "another --output."
         )
     embedding = [helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, ["N", builder.shapes[target][-1]])]
     images = [helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["N", *size, 3])]

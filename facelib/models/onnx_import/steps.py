@@ -153,7 +153,7 @@ class _Reader:
         if node.op not in handlers:
             raise FaceError(
                 f"'{self.path}' has an operation '{node.op}' ({node.name}), which is in no network that "
-                "import_model.py knows. It is another architecture and cannot be imported."
+                "import_model.py knows. The model has another architecture and cannot be imported."
             )
         known = [self.tensors[name] for name in node.inputs if name in self.tensors]
         if not known:
