@@ -150,7 +150,7 @@ def _claimed(out: Path, rule: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise FaceError(f"Another align_faces.py is writing '{out}' at this moment. Wait for it.") from error
+            raise FaceError(f"Another align_faces.py is writing '{out}' at this moment. Wait until it ends.") from error
         sweep_parts(out)
         if not (out / SETTINGS).exists():
             write_json(out / SETTINGS, {"face": rule})

@@ -94,7 +94,7 @@ def open_source(path: Path, skip_bad: bool = False, encoding: str | None = None)
             f"'{path}' is a verification set: it has pairs, not identities, so nothing can be trained on it."
         )
     if path.suffix == ".gz":
-        raise FaceError(f"Face data are not compressed. '{path}' is, with gzip: unpack it first (gunzip).")
+        raise FaceError(f"Face data are not compressed. '{path}' is compressed with gzip: unpack it first (gunzip).")
     raise FaceError(
         f"Face data are a folder of identity folders, an InsightFace directory or .rec, a list 'id;path' (.txt), "
         f"TFRecords ({', '.join(SUFFIXES)}) or a data directory. '{path}' is none of these."
