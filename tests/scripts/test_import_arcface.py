@@ -207,7 +207,7 @@ def test_the_depth_of_an_iresnet_is_that_of_its_convolutions(tmp_path, depth):
             r"layer 6 of 30 \('Conv_\d+'\) is a 3x3 convolution, 64 to 64, stride 1; a normalisation alone, 64 "
             r"channels belongs there, in layer 'group1_block2_bn1'",
         ),
-        (lambda: Arcface(True).mbf(middle=96), r"no mbf: layer 6 .* 128 to 128.* 'group1_block1_expand'"),
+        (lambda: Arcface(True).mbf(middle=96), r"not fit mbf: layer 6 .* 128 to 128.* 'group1_block1_expand'"),
     ],
 )
 def test_what_does_not_fit_is_named_in_one_line(tmp_path, write, complaint):

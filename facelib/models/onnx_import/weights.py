@@ -132,13 +132,13 @@ def copy_weights(steps: list[Step], model: keras.Model, path: Path) -> list[Fuse
     for number, (step, place) in enumerate(zip(steps, places, strict=False), start=1):
         if difference := _find_difference(step, place):
             raise FaceError(
-                f"'{path}' is not a {model.name}: layer {number} of {len(steps)} ('{step.name}') is a "
+                f"'{path}' does not fit {model.name}: layer {number} of {len(steps)} ('{step.name}') is a "
                 f"{step.describe()}; {difference}, in layer '{place.name}'."
             )
         _copy_one(step, place)
     if len(steps) != len(places):
         raise FaceError(
-            f"'{path}' is not a {model.name}: it has {len(steps)} layers, a {model.name} has {len(places)}."
+            f"'{path}' does not fit {model.name}: it has {len(steps)} layers, {model.name} has {len(places)}."
         )
     return [place.norm for step, place in zip(steps, places, strict=True) if step.variance is None]
 
