@@ -42,6 +42,7 @@ from facelib.training.run_dir import open_run
 from facelib.training.stop_signals import exit_code
 from facelib.training.stored_teacher import is_stored, open_stored_teacher
 from facelib.training.teacher import Teacher, open_teacher
+from facelib.training.trackers import TRACKERS, check_tracker
 
 TOY_RECIPE = Path(__file__).parent / "recipes" / "toy.toml"
 TOY_TRAIN, TOY_VALID = SyntheticSet(160, 15), SyntheticSet(100, 8, first_identity=1_000_000)
@@ -50,6 +51,7 @@ TOY_PAIRS = 2400
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    check_tracker(args.track)
     recipe = load_recipe(args.recipe, args.set)
     if recipe.model.backbone == IMPORTED and not recipe.model.source and args.init_from:
         recipe = replace(recipe, model=replace(recipe.model, source=str(args.init_from)))
@@ -99,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         teacher=open_recipe_teacher(recipe, teacher_io, records, args.threads, workers) if recipe.teacher else None,
         initialise=make_initialise(args.init_from, records.class_names) if args.init_from else None,
         made_from=parent, workers=workers, on_epoch_end=write_training_plots,
-        checkpoint_every=args.checkpoint_every, log_every=args.log_every, max_steps=args.steps,
+        checkpoint_every=args.checkpoint_every, log_every=args.log_every, max_steps=args.steps, track=args.track,
         callbacks=[ProfileSteps(run.path / "profile", args.profile)] if args.profile and workers.is_chief else [],
     )  # fmt: skip
     with workers.naming_losses():
@@ -224,7 +226,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=20,
         metavar="STEPS",
-        help="steps between lines of metrics.jsonl and TensorBoard (default: %(default)s)",
+        help="steps between lines of metrics.jsonl and of the tracker (default: %(default)s)",
+    )
+    add(
+        "--track",
+        choices=TRACKERS,
+        default=TRACKERS[0],
+        help="where the curves go, too; mlflow and wandb also get recipe, plots and embedder (default: %(default)s)",
     )
     add(
         "--profile",

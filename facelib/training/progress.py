@@ -1,9 +1,8 @@
-"""What a training shows while it runs: printed lines, the progress bar, metrics.jsonl, TensorBoard, and a profile."""
+"""What a training shows while it runs: printed lines, the progress bar, metrics.jsonl, a tracker, and a profile."""
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -14,6 +13,7 @@ from facelib.training.checkpoint import Position
 from facelib.training.protocols import TrainingBatches
 from facelib.training.recipe.schema import Stage
 from facelib.training.run_dir import FollowedRun, RunDir
+from facelib.training.trackers import TrackedRun, Tracking
 from facelib.wording import counted
 
 _UNIT = {"accuracy_unit": "%"}  # of accuracy, acc and acc_std; lines of older runs, without it, have shares of 1
@@ -30,9 +30,14 @@ class Progress:
 
     def __init__(self, run: RunDir | FollowedRun, is_chief: bool):
         self.run, self.is_chief = run, is_chief
-        self.tensorboard = TensorBoardLog(run.path / "tensorboard", self.say) if is_chief else NoLog()
+        self._tracking: Tracking | None = None  # before the training begins, and on the other workers
         self._bar: tqdm | None = None
         self._lap_began = time.perf_counter()
+
+    def track(self, tracker: str, run: TrackedRun) -> None:
+        """Opens the tracker of a training that begins or goes on."""
+        if self.is_chief:
+            self._tracking = Tracking(tracker, run, self.say)
 
     def say(self, text: str) -> None:
         """Prints a line; nothing for ''."""
@@ -94,7 +99,8 @@ class Progress:
         values = {"loss": loss, "accuracy": _percent(accuracy), "learning_rate": learning_rate}
         values |= {"images_per_s": round(images_per_s, 2)} | ({} if margin is None else {"margin": margin})
         self.run.log(kind="step", step=at.global_step, epoch=at.epoch_number, **values, **_UNIT)
-        self.tensorboard.write(at.global_step, _tags(values))
+        if self._tracking:
+            self._tracking.write(at.global_step, _tags(values))
         shown = {"loss": f"{loss:.3f}", "acc": f"{100 * accuracy:.1f}%", "lr": f"{learning_rate:.4f}"}
         shown |= {} if margin is None else {"margin": f"{margin:.3f}"}
         if self._bar is not None:
@@ -127,9 +133,19 @@ class Progress:
         means = means | {"accuracy": _percent(means["accuracy"])}
         sets = {name: _with_percent(result) for name, result in sets.items()}
         self.run.log(kind="epoch", step=step, epoch=at.epoch_number, **means, seconds=seconds, sets=sets, **_UNIT)
-        self.tensorboard.write(step, {f"epoch_{name}": value for name, value in _tags(means).items()})
-        self.tensorboard.write(step, {f"{name}_acc_percent": result["acc"] for name, result in sets.items()})
-        self.tensorboard.flush()
+        if self._tracking:
+            self._tracking.write(step, {f"epoch_{name}": value for name, value in _tags(means).items()})
+            self._tracking.write(step, {f"{name}_acc_percent": result["acc"] for name, result in sets.items()})
+            self._tracking.flush()
+
+    def finish(self, is_complete: bool) -> None:
+        """Ends what `track` began.
+
+        Args:
+            is_complete: False for a training that was stopped.
+        """
+        if self._tracking:
+            self._tracking.finish(is_complete)
 
 
 def _percent(share: float) -> float:
@@ -142,57 +158,8 @@ def _with_percent(result: dict) -> dict:
 
 
 def _tags(values: dict[str, float]) -> dict[str, float]:
-    """Values by the name of their TensorBoard curve: older logs have the accuracy as a share, under 'accuracy'."""
+    """Values by the name of their curve: older logs have the accuracy as a share, under 'accuracy'."""
     return {"accuracy_percent" if name == "accuracy" else name: value for name, value in values.items()}
-
-
-class NoLog:
-    """The log of a worker other than 0, which writes nothing."""
-
-    def write(self, step: int, values: dict[str, float]) -> None: ...
-
-    def flush(self) -> None: ...
-
-
-class TensorBoardLog:
-    """Scalars by step. A log that cannot be written, on a full disk for instance, is one warning; then it stays silent.
-
-    Args:
-        folder: of the log.
-        say: prints the warning.
-    """
-
-    def __init__(self, folder: Path, say: Callable[[str], None]):
-        self.folder, self._say = folder, say
-        self._writer: tf.summary.SummaryWriter | None = None
-        with self._writing():
-            self._writer = tf.summary.create_file_writer(str(folder))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """One point of each curve in `values`."""
-        with self._writing():
-            if self._writer is not None:
-                with self._writer.as_default(step):
-                    for name, value in values.items():
-                        tf.summary.scalar(name, value)
-
-    def flush(self) -> None:
-        """Writes the points so far to the disk."""
-        with self._writing():
-            if self._writer is not None:
-                self._writer.flush()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (tf.errors.OpError, OSError) as error:
-            self._writer = None
-            reason = " ".join(str(getattr(error, "message", error)).split())[:200]
-            self._say(
-                f"warning: the TensorBoard log in '{self.folder}' cannot be written any more ({reason}). The training "
-                "goes on, and metrics.jsonl has all values."
-            )
 
 
 class ProfileSteps(keras.callbacks.Callback):

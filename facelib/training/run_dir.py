@@ -20,7 +20,7 @@ from facelib.training.recipe.toml import differences, load_recipe, to_toml
 # Files of a run that has saved no model yet. Such a run starts again, with any recipe.
 _BEGINNINGS = {
     "provenance.json", "config.toml", "classes.json", "metrics.jsonl", "tensorboard", "checkpoint", "plots",
-    "report.html",
+    "report.html", "tracker.json", "wandb",
 }  # fmt: skip
 
 

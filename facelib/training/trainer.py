@@ -38,10 +38,12 @@ from facelib.training.progress import Progress
 from facelib.training.protocols import Batch, Evaluate, Initialise, TeacherEmbeddings, TrainingBatches
 from facelib.training.recipe.rules import check_recipe
 from facelib.training.recipe.schema import Recipe, Stage
+from facelib.training.recipe.toml import flatten
 from facelib.training.run_dir import FollowedRun, RunDir, open_run
 from facelib.training.schedules import learning_rate_at, margin_at, margin_share_at, mixup_share_at, warmup_steps
 from facelib.training.stage_setup import StageParts
 from facelib.training.stop_signals import StopRequests, agree_on_stop
+from facelib.training.trackers import TRACKERS, TrackedRun
 
 RETRY_RATE = 0.5  # of the learning rate, after each roll-back
 
@@ -69,6 +71,8 @@ class Trainer:
         max_steps: `fit` ends after so many steps, with a checkpoint; None to train to the end. The schedules are those
             of the whole training.
         on_epoch_end: called on worker 0 with the path of the run directory, after the files of an epoch are written.
+        track: the tracker of the curves, 'tensorboard', 'mlflow', 'wandb' or 'none'; see
+            `facelib.training.trackers`.
         callbacks: any `keras.callbacks.Callback`. One that raises is a warning, and is not called again.
 
     Attributes:
@@ -94,13 +98,14 @@ class Trainer:
         log_every: int = 20,
         max_steps: int | None = None,
         on_epoch_end: Callable[[Path], object] | None = None,
+        track: str = TRACKERS[0],
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
         self._run, self.recipe, self.embedder, self.workers = run, recipe or Recipe(), embedder, workers
         self.data = data.shard(workers.rank, workers.count) if workers.count > 1 else data
         self.make_head, self.evaluate, self.teacher, self.initialise = make_head, evaluate, teacher, initialise
         self.made_from, self.checkpoint_every, self.log_every = made_from, checkpoint_every, log_every
-        self.max_steps, self.on_epoch_end = max_steps, on_epoch_end
+        self.max_steps, self.on_epoch_end, self.track = max_steps, on_epoch_end, track
         self.callbacks = Callbacks(callbacks, embedder)
         self.position = Position()
         self.losses = LossMeter(data.records)
@@ -125,6 +130,9 @@ class Trainer:
             self.recipe = replace(self.recipe, stage=tuple(stages))
             check_recipe(self.recipe, "fit")
         self._open()
+        if not self.was_finished:
+            recipe, fingerprint = flatten(self.recipe), self.data.records.fingerprint
+            self.progress.track(self.track, TrackedRun(self.run.path, recipe, fingerprint))
         with StopRequests() as stop:
             self.callbacks.call("on_train_begin")
             is_complete = None
@@ -135,6 +143,7 @@ class Trainer:
                     self._roll_back(error)
             if is_complete:
                 self.callbacks.call("on_train_end")
+            self.progress.finish(is_complete)
         return is_complete
 
     # ------------------------------------------------------------------ the beginning

@@ -14,6 +14,7 @@ import pytest
 from facelib.data.synthetic.files import HELD_OUT_IDENTITY, SyntheticSet, write_folders, write_pairs
 
 ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "helpers" / "tiny_train.py"  # train.py with a small net
 SHORT = [
     *("--set", "deterministic=true"), *("--set", "stage.0.epochs=1"), *("--set", "model.width=0.25"),
     *("--set", "data.batch_size=20"), *("--set", "data.shuffle=blocks"), *("--checkpoint-every", "4"),
@@ -86,6 +87,24 @@ def test_a_training_from_s3_that_was_killed_ends_as_one_from_local_files(bucket,
 
     assert "resuming at epoch 1, step" in out
     assert losses(tmp_path / "b") == losses(tmp_path / "a")
+
+
+@pytest.mark.slow
+def test_two_workers_train_from_s3_as_from_local_files(bucket, tmp_path):
+    stored, environ = f"{bucket[0]}/shared", bucket[1]
+    write_folders(tmp_path / "faces", SyntheticSet(30, 10))
+    run(environ, "prepare_data.py", tmp_path / "faces", tmp_path / "local", "--shards", "3")
+    run(environ, "prepare_data.py", tmp_path / "faces", stored, "--shards", "3")
+    write_pairs(tmp_path / "valid.bin", SyntheticSet(20, 4, HELD_OUT_IDENTITY), 40)
+    words = ["launch.py", "-n", "2", TINY, "recipes/toy.toml", "--valid", tmp_path / "valid.bin", *SHORT]
+
+    for name, data in (("a", tmp_path / "local"), ("b", stored)):
+        out = run(environ, *words, "--log-every", "1", "--data", data, "--out", tmp_path / name)
+        assert "; 2 workers" in out
+
+    found, expected = losses(tmp_path / "b"), losses(tmp_path / "a")
+    assert found.keys() == expected.keys() and len(found) == 15
+    assert found == pytest.approx(expected, rel=1e-4)  # sums between workers are in no fixed order
 
 
 def test_another_source_for_the_same_address_is_refused(bucket, tmp_path):

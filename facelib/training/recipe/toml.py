@@ -59,19 +59,20 @@ def to_toml(recipe: Recipe) -> str:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """The keys in which two recipes differ, each as 'stage.0.epochs: 2 -> 3'."""
-    before, after = _flat(old), _flat(new)
+    before, after = flatten(old), flatten(new)
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}" for key in before | after if before.get(key) != after.get(key)
     ]
 
 
-def _flat(value, prefix=""):
+def flatten(value, prefix: str = "") -> dict[str, typing.Any]:
+    """The values of a recipe, or of a part of it, by key, such as 'stage.0.epochs'."""
     if dataclasses.is_dataclass(value):
         value = {key: getattr(value, name) for key, name in recipe_keys(value).items()}
     if not isinstance(value, dict | tuple | list):
         return {prefix: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {k: v for key, item in items for k, v in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
 def _tables(recipe: Recipe) -> list[tuple[str, object]]:
