@@ -86,7 +86,7 @@ def check_model(model: Path) -> Sidecar:
         raise FaceError(f"The page runs a .tflite. Received: '{model}'. Make one with pb_2_tflite.py.")
     sidecar = check_sidecar(model)
     if sidecar is None:
-        raise FaceError(f"'{model}' has no sidecar, which says how to feed it. Name a .tflite of pb_2_tflite.py.")
+        raise FaceError(f"'{model}' has no sidecar, which describes its input. Name a .tflite of pb_2_tflite.py.")
     io = sidecar.io
     if (io.layout, io.colour, io.pixels) != ("nhwc", "rgb", "raw"):
         raise FaceError(

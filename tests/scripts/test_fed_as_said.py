@@ -129,7 +129,7 @@ class TestToolsThatTrainACopy:
         with pytest.raises(FaceError, match=r"has no sidecar 'net\.h5\.json' .* --pixels raw"):
             tool.main(words)
         for flags in (["--pixels", "pm1"], ["--color", "bgr"]):
-            with pytest.raises(FaceError, match=r"A training feeds raw RGB pixels.*import it first"):
+            with pytest.raises(FaceError, match=r"A training gives the net raw RGB pixels.*import the net first"):
                 tool.main([*words, *flags])
         assert not (tmp_path / "out").exists()
 
