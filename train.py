@@ -3,6 +3,7 @@
 python train.py                                            on synthetic faces that it creates, in a few minutes
 python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --out runs/small
 python train.py recipes/small_mobilefacenet.toml --data DATA --out runs/x --set model.activation=relu
+python train.py RECIPE --data DATA --dry-run               schedule, memory and time of the training; trains nothing
 python launch.py -n 2 train.py RECIPE ...                  two workers on this machine; for clusters: docs/scaling.md
 
 Ctrl-C or SIGTERM writes a checkpoint and ends with exit code 130 or 143. `n` + Enter ends after the current epoch, with
@@ -28,10 +29,13 @@ from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pair
 from facelib.devices import add_device_flag, device_notes, settle_device, training_on
 from facelib.distributed.cluster import JOIN_SECONDS, find_cluster
 from facelib.errors import FaceError
+from facelib.evaluation.results import format_text_table
 from facelib.evaluation.verification_sets import find_sets
-from facelib.files import require_file
+from facelib.files import require_file, write_bytes
+from facelib.machine import free_bytes
 from facelib.model_input import PIXEL_SCALINGS, Io
 from facelib.models.registry import IMPORTED
+from facelib.reports.schedule_plot import plot_schedule
 from facelib.reports.training_plots import write_training_plots
 from facelib.runtimes.keras_h5 import KerasEmbedder
 from facelib.sidecar import check_sidecar
@@ -39,10 +43,12 @@ from facelib.tensorflow_env import set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import load_recipe, says_table, to_toml
 from facelib.training.run_dir import open_run
+from facelib.training.schedule_view import HEADS, schedule_curves, schedule_warnings, stage_rows
 from facelib.training.stop_signals import exit_code
 from facelib.training.stored_teacher import is_stored, open_stored_teacher
 from facelib.training.teacher import Teacher, open_teacher
 from facelib.training.trackers import TRACKERS, check_tracker
+from facelib.wording import counted
 
 TOY_RECIPE = Path(__file__).parent / "recipes" / "toy.toml"
 TOY_TRAIN, TOY_VALID = SyntheticSet(160, 15), SyntheticSet(100, 8, first_identity=1_000_000)
@@ -72,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     cluster = find_cluster()
     settle_device(args.device)
+    if args.dry_run:
+        if cluster.count > 1:
+            raise FaceError(f"--dry-run measures one process. Received: {cluster.count} workers. Run it without them.")
+        return dry_run(recipe, records, sets, Path(f"{out}.schedule.png"), args.threads)
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from backbones import build_backbone
@@ -113,6 +123,70 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"wrote {best}")
         print_next("python", "h5_2_pb.py", best)
     return exit_code(trainer.stopped_by)
+
+
+def dry_run(recipe: Recipe, records: Records, sets: list, picture: Path, threads: int | None) -> int:
+    """Prints what the training would do, draws its schedule, and measures some steps of its longest stage."""
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+    from backbones import build_backbone
+    from face_loss_k import make_head
+    from facelib.distributed.workers import ONE_WORKER
+    from facelib.training.head_memory import check_memory
+    from facelib.training.measured_steps import measure_steps
+    from facelib.training.stage_setup import StageParts
+
+    embedder, stages = build_backbone(recipe.model), recipe.stage
+    height, width = embedder.input_shape[1:3]
+    data = TrainingData.of_recipe(recipe, records, (height, width), threads)
+    of_stages = [data.balanced(s.images_per_identity) if s.images_per_identity > 1 else data for s in stages]
+    steps = [each.steps_per_epoch for each in of_stages]
+    totals = [stage.epochs * per_epoch for stage, per_epoch in zip(stages, steps, strict=True)]
+    print(training_on())
+    print_notes([*device_notes(recipe.precision), *model_notes(recipe)])
+    print(
+        f"data:   {len(records):,} images, {records.num_classes:,} identities; {data.batch_size} images a step, "
+        f"{', '.join(f'{n:,}' for n in dict.fromkeys(steps))} steps an epoch; "
+        f"{counted(len(sets), 'verification set')}\n"
+        f"model:  {recipe.model.backbone}, {embedder.count_params():,} parameters, {height}x{width} pixels -> "
+        f"{embedder.output_shape[-1]}, {recipe.precision}\n"
+    )
+    print(format_text_table([HEADS, *stage_rows(recipe, steps)], 3), end="\n\n")
+    for warning in schedule_warnings(recipe, steps):
+        print(f"warning: {warning}")
+    firsts = [sum(totals[:number]) + 1 for number in range(len(stages))]
+    curves = schedule_curves(recipe, steps)
+    write_bytes(picture, plot_schedule(curves, list(zip(firsts, (s.loss for s in stages), strict=True))))
+    print(f"wrote {picture}: {', '.join(curves)} by step", flush=True)
+    heads = check_memory(recipe, records.num_classes, embedder.output_shape[-1], ONE_WORKER)
+    longest = max(range(len(stages)), key=totals.__getitem__)
+    teacher_size = recipe.model.embedding_size if recipe.teacher else 0
+    parts = StageParts(recipe, embedder, make_head, records.num_classes, teacher_size, batch_size=data.batch_size)
+    found = measure_steps(parts, longest, of_stages[longest])
+    images = sum(stage.epochs * len(each) for stage, each in zip(stages, of_stages, strict=True))
+    print("\n".join(filter(None, [heads, *measured_lines(found, longest, sum(totals), images / found.images_per_s)])))
+    return 0
+
+
+def measured_lines(found, stage: int, num_steps: int, seconds: float) -> list[str]:
+    """The lines of a dry run about memory and time.
+
+    Args:
+        found: `facelib.training.measured_steps.Measured`.
+        stage: number of the stage that they are of.
+        num_steps: of the whole training.
+        seconds: of the whole training, without evaluation.
+    """
+    free = free_bytes()
+    device = "the same" if found.device_bytes is None else f"{found.device_bytes / 1e9:.2f} GB"
+    is_long = seconds >= 5400
+    total = f"{seconds / 3600:.1f} hours" if is_long else f"{seconds / 60:.1f} minutes"
+    return [
+        f"memory: host {found.host_bytes / 1e9:.2f} GB at most so far"
+        + (f" ({free / 1e9:.1f} GB more are free)" if free else "")
+        + f"; device {device}",
+        f"time:   {found.seconds:.3f} s a step, {found.images_per_s:,.1f} images/s ({found.count} steps of stage "
+        f"{stage}, loss {found.loss:.2f}); all {num_steps:,} steps {total}, without evaluation",
+    ]
 
 
 def model_notes(recipe: Recipe) -> list[str]:
@@ -212,6 +286,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         metavar="N",
         help="end after N steps of this command, with a checkpoint; the schedules keep their shape",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print data, model, schedule, memory and expected time, draw OUT.schedule.png, and train nothing",
     )
     add_set_flag(parser, "stage.0.epochs=2 data.batch_size=64")
     add(

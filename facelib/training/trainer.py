@@ -341,8 +341,10 @@ class Trainer:
 
     def _save(self) -> Path:
         self._fetch_losses()  # weights after a non-finite loss are never saved
-        state = {"position": self.position.to_json(), "sums": self.losses.sums.tolist()}
-        state["steps_per_epoch"] = self.position.steps_per_epoch
+        at = self.position
+        state = {
+            "position": at.to_json(), "sums": self.losses.sums.tolist(), "steps_per_epoch": at.steps_per_epoch
+        }  # fmt: skip
         try:
             return save_parts(self.run.checkpoints, self.position.global_step, self.parts, state)
         except NonFiniteVariable as error:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -19,6 +20,7 @@ from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pair
 from facelib.errors import FaceError
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint
 from tests.helpers.fake_gpu import A100, fake_gpu
+from tests.helpers.tiny_train import tiny_backbone
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "helpers" / "tiny_train.py"  # train.py with a small net
@@ -273,6 +275,21 @@ def test_a_gpu_that_tensorflow_does_not_see_stops_before_anything_is_written(toy
     monkeypatch.setattr(train, "open_run", goes_on)
     with pytest.raises(KeyError, match="it goes on"):
         train.main([*words, "--device", "cpu"])
+
+
+def test_a_dry_run_prints_schedule_memory_and_time_and_writes_a_picture_alone(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "backbones", SimpleNamespace(build_backbone=tiny_backbone))
+    words = command(toy, tmp_path / "runs" / "a", "--dry-run", "--set", "stage.0.warmup_steps=99")
+
+    assert train.main([str(word) for word in words[2:]]) == 0
+
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a.schedule.png"]
+    out = capsys.readouterr().out
+    assert "data:   80 images, 10 identities; 16 images a step, 5 steps an epoch; 1 verification set" in out
+    assert "arcface" in out and "0, from step 5 0.2" in out
+    assert "warning: stage.0.warmup_steps: the warm-up takes 99 steps, the stage has 10 steps" in out
+    assert re.search(r"memory: host \d+\.\d\d GB at most so far .*; device the same", out)
+    assert re.search(r"time:   \d+\.\d{3} s a step, .* images/s \(20 steps of stage 0, .*; all 10 steps", out)
 
 
 @pytest.mark.slow

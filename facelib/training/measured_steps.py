@@ -1,0 +1,71 @@
+"""Time and memory of a few steps of a stage, with the batches that the training would have; nothing is written."""
+
+import resource
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from facelib.training.protocols import TrainingBatches
+from facelib.training.schedules import learning_rate_at, margin_share_at, mixup_share_at
+from facelib.training.stage_setup import StageParts
+
+WARM_UP = 3  # steps: the first one compiles
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the steps took.
+
+    Attributes:
+        seconds: of a step, the mean.
+        images_per_s: of the whole training, input included.
+        loss: of the last step.
+        host_bytes: most memory of this process so far.
+        device_bytes: most memory on the GPU so far; None on a CPU, where it is that of the process.
+        count: number of steps.
+    """
+
+    seconds: float
+    images_per_s: float
+    loss: float
+    host_bytes: int
+    device_bytes: int | None
+    count: int
+
+
+def measure_steps(parts: StageParts, number: int, data: TrainingBatches, count: int = 20) -> Measured:
+    """Takes steps from the beginning of a stage and measures them.
+
+    Args:
+        parts: not begun; afterwards its weights are those after the steps. A teacher's vectors are constant.
+        number: of the stage.
+        data: the batches of this stage.
+        count: steps that are measured, after a few others.
+    """
+    parts.begin(number)
+    stage, start, images, loss = parts.recipe.stage[number], 0.0, 0, 0.0
+    with closing(data.stream(0, 0, last_epoch=WARM_UP + count)) as batches:
+        for step, batch in zip(range(WARM_UP + count), batches, strict=False):
+            if step == WARM_UP:
+                start, images = time.perf_counter(), 0
+            parts.optimizer.learning_rate = learning_rate_at(stage, step, data.steps_per_epoch)
+            targets = np.ones((len(batch.labels), parts.teacher_size), np.float32)
+            margin_share, mix = margin_share_at(stage, step), mixup_share_at(stage, parts.recipe.seed, step)
+            result = parts.step(
+                batch.images, batch.labels, targets, np.float32(margin_share), np.float32(mix), np.int64(step)
+            )
+            loss = float(result[0])  # waits for the step
+            images += len(batch.labels)
+    seconds = time.perf_counter() - start
+    gpus = tf.config.list_logical_devices("GPU")
+    device = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None
+    return Measured(seconds / count, images / seconds, loss, _peak_of_process(), device, count)
+
+
+def _peak_of_process() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
