@@ -12,8 +12,9 @@ from facelib.tensorflow_env import import_tensorflow
 DEVICES = ("auto", "cpu", "gpu")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SEE_WHY = "python -c \"import tensorflow as tf; tf.config.list_physical_devices('GPU')\""
-# mobilefacenet of width 0.25, batch 32, on two cores of an AMD EPYC, 2026-11-28: 1.91 s a step against 0.54 s.
-MIXED_ON_CPU = 3.5
+# mobilefacenet of width 0.25, batch 32, two cores of an AMD EPYC, 2026-11-28, fastest step of each: 1.78 s against
+# 0.50 s in two runs, 2.22 s against 0.79 s by turns in one run beside other work.
+MIXED_ON_CPU = 3
 
 
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
@@ -134,8 +135,10 @@ def device_notes(precision: str) -> list[str]:
         return [f"one process uses one GPU: python launch.py -n {len(names)} train.py ... uses all {len(names)}"]
     if names or precision != "mixed_float16":
         return notes
-    slower = f"on a CPU a step with mixed_float16 took {MIXED_ON_CPU} x as long as with float32 where it was measured"
-    return [*notes, f"{slower}: use --set precision=float32"]
+    slower = (
+        f"on a CPU a step with mixed_float16 took about {MIXED_ON_CPU} x as long as with float32 (small MobileFaceNet)"
+    )
+    return [*notes, f"{slower}: use --set precision=float32; tools/doctor.py measures both"]
 
 
 def device_rows() -> list[tuple[str, str]]:

@@ -9,9 +9,9 @@ from facelib.training.head_memory import head_bytes
 from facelib.training.recipe.schema import ROW_OPTIMIZERS, Recipe
 
 # mobilefacenet, batches of 32, 64 and 128 on a CPU, 2026-11-28: the peak of the process grew by 1.055 bytes for each
-# byte of the layers' outputs, and by 0.2 GB once.
+# byte of the layers' outputs, and by 0.2 GB once. iresnet18 with 16 faces took 1.25 GB, its estimate is 1.56 GB.
 _OF_OUTPUTS, _ONCE = 1.06, 200 << 20
-SPARE = 1.1  # for what the estimate does not know: nets of other kinds were up to this factor above it
+SPARE = 1.1  # for what the estimate does not know
 
 
 def step_bytes(recipe: Recipe, embedder, num_classes: int, itemsize: int = 4) -> int:
