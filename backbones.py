@@ -117,6 +117,8 @@ def _replace_layer(layer, kind):
     config = layer.get_config()
     if isinstance(layer, layers.BatchNormalization):
         return FusedBatchNorm(momentum=0.9, epsilon=config["epsilon"], name=layer.name)
+    if isinstance(layer, layers.GlobalAveragePooling2D):
+        config["keepdims"] = True  # what follows takes both shapes; without, a GPU fetches the shape of the gradient
     is_named = isinstance(layer, layers.Activation) and config["activation"] in _ACTIVATIONS
     is_activation = is_named or isinstance(layer, layers.ReLU)
     if kind != "own" and is_activation and tuple(layer.input.shape[1:3]) != (1, 1):
