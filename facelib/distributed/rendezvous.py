@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from facelib.distributed.workers import Workers
 
 WAITING_LINE_AFTER = 10  # seconds; then a line names the workers that are missing
-UNKNOWN_NAME_SECONDS = 45  # a name that is unknown for so long is a wrong one
+UNKNOWN_NAME_SECONDS = 20  # a name that is unknown for so long is a wrong one
 IN_KUBERNETES = "KUBERNETES_SERVICE_HOST"  # set in every pod; there a name is known only when its pod has a node
 _LOST_WHILE_CONNECTING = (
     "error: All workers connect to each other after the rendezvous. One of them is lost or frozen: see the logs of "
@@ -81,7 +81,7 @@ class Rendezvous:
         """Returns when all other workers are present.
 
         Raises:
-            FaceError: some are missing after `seconds`, or this host does not know the name of one for 45 s.
+            FaceError: some are missing after `seconds`, or this host does not know the name of one for 20 s.
         """
         begin, has_said = time.monotonic(), False
         while missing := sorted(self.cluster.peers.keys() - (self.called.keys() & self.callers.keys())):

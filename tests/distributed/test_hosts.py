@@ -16,6 +16,7 @@ import pytest
 
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import SyntheticSet, write_folders
+from facelib.distributed.rendezvous import WAITING_LINE_AFTER
 from tests.helpers.launched import environment, is_running
 from tests.helpers.network_hosts import network_hosts
 
@@ -231,10 +232,13 @@ def test_a_slow_host_slows_the_training_and_ends_nothing(hosts, start):
 
 
 def test_a_host_whose_name_nobody_knows_ends_all_in_time(hosts, start):
-    began = time.monotonic()
     one = start(hosts.names[:2], listed="node-a,node-b,nodd-c")
+    end = time.monotonic() + 200  # until TensorFlow has started on a busy machine
+    while not all("waiting up to 300 s for worker 2 (nodd-c:" in one.output(name) for name in hosts.names[:2]):
+        assert time.monotonic() < end, one.all_output()
+        time.sleep(0.1)
 
-    took = one.wait_for_end("node-a", "node-b", began=began)
+    took = one.wait_for_end("node-a", "node-b", began=time.monotonic() - WAITING_LINE_AFTER)
 
     for name in hosts.names[:2]:
         print(f"\n| nodd-c | {name}: {took[name]} s |", one.output(name))

@@ -57,8 +57,8 @@ def run(toy, out, tracker, *more, **environ):
 def test_mlflow_has_curves_recipe_data_hash_plots_and_embedder(toy, tmp_path):
     store = f"file://{tmp_path / 'store'}"
     environ = {"MLFLOW_TRACKING_URI": store, "MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_EXPERIMENT_NAME": "faces"}
-    run(toy, tmp_path / "first", "mlflow", **environ)
-    run(toy, tmp_path / "first", "mlflow", **environ)  # finished: nothing is written again
+    run(toy, tmp_path / "first", "mlflow", "--steps", "3", **environ)
+    run(toy, tmp_path / "first", "mlflow", **environ)  # goes on in the same run
 
     (experiment,) = [path.parent for path in (tmp_path / "store").glob("*/meta.yaml") if "faces" in path.read_text()]
     (one,) = [path.parent for path in experiment.glob("*/meta.yaml")]
