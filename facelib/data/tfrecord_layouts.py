@@ -122,15 +122,15 @@ def declared_size(layout: Layout, features: dict[str, Feature], folder: Path) ->
         features: of the record.
         folder: where the record file lies.
     """
-    size = _one_int(features, "height"), _one_int(features, "width")
-    if None in size:
+    height, width = _one_int(features, "height"), _one_int(features, "width")
+    if height is None or width is None:
         return None
     try:
         image = read_image(layout, features, folder)
         found = check_image(image) if isinstance(image, bytes) else image.shape[:2]
     except BadRecord:
         return None
-    return found if found == size else None
+    return (height, width) if found == (height, width) else None
 
 
 def _one_int(features: dict[str, Feature], key: str) -> int | None:

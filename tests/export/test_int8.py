@@ -157,7 +157,7 @@ def test_bad_requests_are_one_line_and_leave_nothing(net):
     out = net.folder / "bad.tflite"
     int8 = [graph, "--mode", "int8", "--calibration", crops, "--out", str(out)]
     cases = [
-        ([*int8, "--keep-float", "grup2"], r"No layer begins with 'grup2'. Near: .*group"),
+        ([*int8, "--keep-float", "grup2"], r"No layer begins with 'grup2'. Similar names: .*group"),
         ([*int8, "--keep-float", "pixel_scale"], r"--keep-float names one of"),
         ([graph, "--mode", "fp16", "--edges", "float"], "--mode int8"),
         ([graph, "--mode", "float", "--keep-float", "gdc"], "--mode int8"),
