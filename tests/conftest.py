@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -41,6 +42,17 @@ def shades(tmp_path_factory):
     artefact.write_bytes(b"weights")
     write_sidecar(artefact, kind="fake", made_from=None, io=Io())
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_determinism_is_left():
+    """A training in this process switches TensorFlow's determinism on; then no later test may draw without a seed."""
+    yield
+    if "tensorflow" in sys.modules:
+        from tensorflow.python.framework import config
+
+        if config.is_op_determinism_enabled():
+            config.disable_op_determinism()
 
 
 # ------------------------------------------------------------------------------------------------------------ markers

@@ -118,8 +118,9 @@ def test_every_script_prints_the_notes_of_its_source(odd, tmp_path, script, caps
         run_main(tmp_path / "m.fake", "--valid", odd, "--color", "rgb")
     else:
         (tmp_path / "m.fake").write_bytes(b"weights")
-        monkeypatch.setattr(predict, "open_model", lambda args: (MeanColour(None, Io(), 1), Io()))
-        monkeypatch.setattr(FaceCutter, "__call__", lambda self, data, where: np.full((112, 112, 3), len(data) % 255))
+        monkeypatch.setattr(predict, "open_model", lambda args: (MeanColour(None, Io(), 1), Io(), None))
+        colours = iter(np.random.default_rng(0).integers(0, 256, (99, 3)))
+        monkeypatch.setattr(FaceCutter, "__call__", lambda self, *_: np.ones((112, 112, 3)) * next(colours))
         predict.main(["enroll", str(odd), str(tmp_path / "g.npy"), "--model", str(tmp_path / "m.fake")])
     said = capsys.readouterr().out
     assert "note: each folder with images is taken for a person of its own" in said

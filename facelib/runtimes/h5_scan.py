@@ -58,8 +58,10 @@ def main(path: str) -> int:
                 dict(item.attrs)
                 if isinstance(item, h5py.Dataset):
                     item[()]
-    except MemoryError:
-        return EXIT_CODES[_HUGE]
+    except (MemoryError, OSError) as error:
+        if isinstance(error, MemoryError) or "alloc" in str(error):  # HDF5's word for texts that do not fit
+            return EXIT_CODES[_HUGE]
+        raise
     return 0
 
 

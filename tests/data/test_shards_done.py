@@ -127,7 +127,7 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(FaceError, match=r"data\.part-2-of-3' was made with --seed 1"):
         merge(tmp_path / "data")
     convert_part(tmp_path / "faces", tmp_path / "data", 1, 2, shards=4, progress=False)
-    with pytest.raises(FaceError, match=r"parts of 2 and of 3"):
+    with pytest.raises(FaceError, match=r"N = 2 and of 3"):
         merge(tmp_path / "data")
     assert not (tmp_path / "data").exists()
 

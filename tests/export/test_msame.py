@@ -69,14 +69,14 @@ def test_missing_results_are_named(tmp_path, vectors):
     write_results(tmp_path, vectors)
     for i in (3, 11):
         (tmp_path / f"{i}_output_0.bin").unlink()
-    with pytest.raises(FaceError, match=r"2 of 12 are missing: 3_output_\*, 11_output_\*\. msame continues"):
+    with pytest.raises(FaceError, match=r"2 of 12 results are missing: 3_output_\*, 11_output_\*\. msame continues"):
         read_embeddings(tmp_path, 12, 128)
 
 
 def test_missing_mirrored_results_are_named(tmp_path, vectors):
     write_results(tmp_path, vectors)
     write_results(tmp_path, vectors[:11], ending="_flip_output_0")
-    with pytest.raises(FaceError, match=r"1 of 12 are missing: 11_flip_output_\*"):
+    with pytest.raises(FaceError, match=r"1 of 12 results are missing: 11_flip_output_\*"):
         read_embeddings(tmp_path, 12, 128)
 
 
