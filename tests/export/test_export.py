@@ -305,6 +305,20 @@ def test_the_pretrained_net_keeps_its_embeddings_of_real_faces(tmp_path):
         assert cosines.min() >= floor, f"{name}: cosine {cosines.min():.6f}"
 
 
+def test_calibration_takes_the_training_images_of_a_net_of_another_size(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
+    for k, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{k}.png"), image[:, :, ::-1])
+    cv2.imwrite(str(tmp_path / "3.png"), np.full((112, 112, 3), 77, np.uint8))
+
+    crops, _ = load_crops(tmp_path, 4, seed=0, size=(96, 96), fit="resize")
+
+    np.testing.assert_array_equal(crops[:3], images)
+    assert (crops[3] == 77).all()
+    with pytest.raises(FaceError, match=r"Calibration image 0 of .*96x96.*112x112"):
+        load_crops(tmp_path, 4, seed=0)
+
+
 @pytest.mark.parametrize("size", [(250, 250), (112, 96), (160, 160)])
 def test_calibration_refuses_photos_that_evaluation_refuses(tmp_path, size):
     for k in range(3):

@@ -1,5 +1,6 @@
 """Real crops for calibration: they show a quantizer the range of values in a network. A seeded choice."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from facelib.data.readers.sources import open_source
 from facelib.data.verification.bins import IMAGE_SIZE, decode_face, load_bin
 from facelib.errors import BadRecord, FaceError
 from facelib.files import read_image_file, sha256_of
-from facelib.image_decoding import IMAGE_SUFFIXES
+from facelib.image_decoding import IMAGE_SUFFIXES, decode_image
 from facelib.model_input import fit_faces
 
 
@@ -29,7 +30,8 @@ def load_crops(
         seed: of the choice.
         size: (height, width) in pixels of the crops.
         notes: gets what the user should know of the source.
-        fit: how the aligned 112x112 faces get this size: 'crop' or 'resize', see `facelib.model_input.fit_faces`.
+        fit: how aligned 112x112 faces get this size: 'crop' or 'resize', see `facelib.model_input.fit_faces`. Images
+            that have it already stay as they are.
 
     Returns:
         crops: uint8 [count, *size, 3], RGB.
@@ -46,7 +48,7 @@ def load_crops(
     picked = np.sort(np.random.default_rng(seed).permutation(total)[:count])
     crops = np.empty((len(picked), *size, 3), np.uint8)
     for k, record in enumerate(picked.tolist()):
-        crops[k] = fit_faces(_decode(read, record, path)[None], size, fit)[0]
+        crops[k] = fit_faces(_decode(read, record, path, size)[None], size, fit)[0]
     if notes is not None and source is not None:
         notes += source.notes
     return crops, {"source": path.name, "fingerprint": fingerprint, "seed": seed, "count": len(picked)}
@@ -75,9 +77,13 @@ def _list_flat_images(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
 
 
-def _decode(read, record: int, path: Path) -> np.ndarray:
-    """One image, uint8 [H, W, 3], RGB."""
+def _decode(read, record: int, path: Path, size: tuple[int, int]) -> np.ndarray:
+    """One image, uint8 [H, W, 3], RGB: of `size`, as the data that the net was trained on, or 112x112."""
     try:
-        return decode_face(read(record), IMAGE_SIZE, f"Calibration image {record} of '{path}'")
+        image = read(record)
+        if tuple(size) != IMAGE_SIZE:
+            with suppress(BadRecord):
+                return decode_image(image, size=tuple(size))
+        return decode_face(image, IMAGE_SIZE, f"Calibration image {record} of '{path}'")
     except BadRecord as error:
         raise FaceError(f"Calibration image {record} of '{path}' cannot be read: {error}.") from error
