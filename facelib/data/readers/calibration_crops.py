@@ -81,9 +81,9 @@ def _decode(read, record: int, path: Path, size: tuple[int, int]) -> np.ndarray:
     """One image, uint8 [H, W, 3], RGB: of `size`, as the data that the net was trained on, or 112x112."""
     try:
         image = read(record)
-        if tuple(size) != IMAGE_SIZE:
+        if size != IMAGE_SIZE:
             with suppress(BadRecord):
-                return decode_image(image, size=tuple(size))
+                return decode_image(image, size=size)
         return decode_face(image, IMAGE_SIZE, f"Calibration image {record} of '{path}'")
     except BadRecord as error:
         raise FaceError(f"Calibration image {record} of '{path}' cannot be read: {error}.") from error
