@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 
 from facelib.errors import FaceError
@@ -77,6 +78,24 @@ def import_tensorflow():
     import tensorflow as tf
 
     return tf
+
+
+_TRACED_FOR_XLA = ContextVar("traced_for_xla", default=False)
+
+
+@contextmanager
+def for_xla() -> Iterator[None]:
+    """A context in which a function is traced that XLA compiles: operations without an XLA kernel are replaced."""
+    token = _TRACED_FOR_XLA.set(True)
+    try:
+        yield
+    finally:
+        _TRACED_FOR_XLA.reset(token)
+
+
+def is_for_xla() -> bool:
+    """Whether what is traced now is compiled by XLA as a whole; see `for_xla`."""
+    return _TRACED_FOR_XLA.get()
 
 
 def has_gpu() -> bool:

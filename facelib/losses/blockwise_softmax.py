@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import tensorflow as tf
 
-from facelib.tensorflow_env import has_gpu
+from facelib.tensorflow_env import has_gpu, is_for_xla
 
 _BLOCK = 16_384  # classes in a block, which fits into the cache of a CPU
 _GPU_BLOCK = 131_072  # fewer operations, each for more threads
@@ -141,4 +141,5 @@ class _Block:
 
 
 def _inverse_norms(rows):
-    return 1.0 / tf.maximum(tf.raw_ops.EuclideanNorm(input=rows, axis=1), 1e-6)
+    norms = tf.norm(rows, axis=1) if is_for_xla() else tf.raw_ops.EuclideanNorm(input=rows, axis=1)  # one pass
+    return 1.0 / tf.maximum(norms, 1e-6)

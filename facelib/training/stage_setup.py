@@ -27,6 +27,7 @@ class StageParts:
         teacher_size: T, the size of the teacher's vectors; 0 without a teacher.
         workers: the processes that train together.
         batch_size: images of all workers in a step.
+        say: gets a line about `compile` of the recipe.
 
     Attributes:
         centres_head: the margin head with the class centres, of this stage or of an earlier one; None before the first.
@@ -41,9 +42,9 @@ class StageParts:
 
     def __init__(
         self, recipe: Recipe, embedder, make_head: MakeHead, num_classes: int, teacher_size: int,
-        workers: Workers = ONE_WORKER, batch_size: int = 0,
+        workers: Workers = ONE_WORKER, batch_size: int = 0, say: Callable[[str], object] = print,
     ):  # fmt: skip
-        self.workers = workers
+        self.workers, self.say = workers, say
         workers.expect(batch_size)
         self.recipe, self.embedder, self.make_head = recipe, embedder, make_head
         self.num_classes, self.teacher_size = num_classes, teacher_size
@@ -80,8 +81,21 @@ class StageParts:
             held=[*self.backbone, *self.parts_variables()],
         )  # fmt: skip
         copy_state(self.update.state, before)
-        self.step = make_step(self.embedder, self.objective, self.update, stage, self.teacher_size, self.workers)
+        self.step = make_step(
+            self.embedder,
+            self.objective,
+            self.update,
+            stage,
+            self.teacher_size,
+            self.workers,
+            self._compile(),
+            self.say,
+        )
         self.number = number
+
+    def _compile(self) -> str:
+        """`compile` of the recipe. A measured choice may be another one after a resume, so not with `deterministic`."""
+        return "none" if self.recipe.deterministic and self.recipe.compile == "auto" else self.recipe.compile
 
     def parts_variables(self) -> list:
         """The variables outside the embedder that the Keras optimizer updates; not the centres of a sampled head."""

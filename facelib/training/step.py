@@ -10,6 +10,7 @@ from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.losses.partial_fc import SampledClasses
 from facelib.losses.protocols import Loss, MarginLoss, has_class_centres
 from facelib.losses.rows import by_row
+from facelib.training.compiling import compiled_step
 from facelib.training.recipe.schema import Stage
 from facelib.training.variable_groups import group_variables
 from facelib.training.weight_update import Updater
@@ -121,7 +122,7 @@ class LossAndGradients(NamedTuple):
 
 def make_step(
     embedder: keras.Model, objective: Objective, update: Updater, stage: Stage, teacher_size: int,
-    workers: Workers = ONE_WORKER,
+    workers: Workers = ONE_WORKER, compile: str = "none", say: Callable[[str], object] = print,
 ) -> Callable:  # fmt: skip
     """The step of a stage as one `tf.function`.
 
@@ -134,6 +135,8 @@ def make_step(
         stage: the stage of the recipe.
         teacher_size: T, the size of the teacher's vectors; 0 without a teacher.
         workers: the processes that train together.
+        compile: whether XLA compiles it, see `facelib.training.compiling.compiled_step`.
+        say: gets a line about `compile`.
 
     Returns:
         `(images uint8 [B, H, W, 3], labels int64 [B], teacher_vectors float32 [B, T], margin_share float32,
@@ -151,7 +154,10 @@ def make_step(
         tf.TensorSpec([], tf.int32),  # a GPU has it on the host, which draws the seeds of a step from it
     ]
     step = _Step(embedder, objective, update, stage, workers)
-    return tf.function(step.take, input_signature=signature)
+    obstacle = "which has no messages between workers" if workers.count > 1 else ""
+    if objective.sampled_head is not None:
+        obstacle = "which needs the number of sampled classes beforehand"
+    return compiled_step(step.take, signature, compile, obstacle, say)
 
 
 class _Step:

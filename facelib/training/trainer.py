@@ -170,8 +170,9 @@ class Trainer:
                 layer.workers = self.workers
         self.progress.say(check_memory(self.recipe, num_classes, self.embedder.output_shape[-1], self.workers))
         return StageParts(
-            self.recipe, self.embedder, self.make_head, num_classes, size, self.workers, self.data.batch_size
-        )
+            self.recipe, self.embedder, self.make_head, num_classes, size, self.workers, self.data.batch_size,
+            self.progress.say,
+        )  # fmt: skip
 
     def _resume(self, checkpoint: Path) -> None:
         self._load(checkpoint)

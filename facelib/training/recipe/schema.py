@@ -21,6 +21,7 @@ CHOICES = {
     "padding": ("same", "symmetric"),
     "kernel_init": KERNEL_INITS,
     "shuffle": ("records", "blocks"),
+    "compile": ("auto", "xla", "none"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
     "optimizer": ("sgd", "adam", "adamw", "nadam", "lion"),
     "schedule": ("cosine", "step", "polynomial", "plateau", "constant"),
@@ -185,6 +186,7 @@ class Recipe:
         name: of the default run directory, runs/<name>.
         seed: of weights, order and augmentation.
         precision: 'float32', 'mixed_float16' or 'mixed_bfloat16'.
+        compile: whether XLA compiles the step: 'xla', 'none', or 'auto', which measures both on a GPU.
         deterministic: whether a run is bitwise repeatable, on a CPU.
         sync_batch_norm: whether batch normalisation uses the images of all workers, which is slower, or those of each.
         nan_retries: how often a training with a non-finite loss goes back to its last checkpoint, each time at half the
@@ -199,6 +201,7 @@ class Recipe:
     name: str = "unnamed"
     seed: int = 0
     precision: str = "float32"
+    compile: str = "auto"
     deterministic: bool = False
     sync_batch_norm: bool = False
     nan_retries: int = 3
