@@ -13,7 +13,8 @@ run programs with your rights. Therefore the workers of one host get a private n
 otherwise a warning names the addresses and ports. From this private network they reach neither the internet nor other
 hosts. With --no-private they stay in the network of the host, and also if an argument contains "://", such as --data
 s3://... So that no other program can pose as a worker, the workers prove to each other that they know MOBILEARC_TOKEN,
-a random text. On one host launch.py makes this text. With --hosts, set the variable to the same text on every host.
+a random text. If all workers run on one host, launch.py makes this text itself. With
+--hosts, set the variable to the same text on every host.
 More in docs/scaling.md.
 """
 

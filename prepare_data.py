@@ -165,7 +165,10 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
         help="decode every image as a check (default: check its header and its end)",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that read and check (default: 8, or all cores)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that read and check images (default: as many as cores, at least 8)",
     )
     parser.add_argument(
         "--shard",

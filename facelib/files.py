@@ -265,7 +265,7 @@ def require_file(path: Path, what: str) -> Path:
     if stat.S_ISDIR(found.st_mode):
         raise FaceError(f"The {what} is a file. '{path}' is a folder: name a file in it.")
     if not stat.S_ISREG(found.st_mode):
-        raise FaceError(f"The {what} is a file. '{path}' is a pipe or a device. Name a file.")
+        raise FaceError(f"The {what} must be a regular file, but '{path}' is a pipe or a device. Name a file.")
     if found.st_size == 0:
         raise FaceError(f"The {what} '{path}' is empty (0 bytes). Make or copy it again.")
     return path

@@ -238,7 +238,7 @@ def cosines_between(model, original, crops: np.ndarray, where: str) -> np.ndarra
     Raises:
         FaceError: an embedding is zero or not finite, or all those of one model are the same.
     """
-    vectors = [KerasEmbedder(which)(crops) for which in (model, original)]
+    vectors = [KerasEmbedder(which, Io(size=crops.shape[1:3]))(crops) for which in (model, original)]
     for rows, what in zip(vectors, (f"The changed copy of '{where}'", f"'{where}'"), strict=True):
         check_differ(rows, what)
     return row_cosines(*vectors)

@@ -30,6 +30,7 @@ from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.runtimes.tflite import Lite, TfliteEmbedder
 from facelib.sidecar import check_sidecar, write_sidecar
+from facelib.training.self_distillation import cosines_between
 from facelib.unit_vectors import row_cosines
 from iresnet import iresnet
 from mobilefacenet import mbf, mobilefacenet
@@ -316,3 +317,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
             quantize_aware.main(command)
         assert "\n" not in str(caught.value)
     assert not Path(out).exists()
+
+
+def test_a_net_of_another_size_is_compared_on_faces_of_its_size():
+    faces = keras.Input((48, 32, 3), name="faces")
+    net = keras.Model(faces, keras.layers.Dense(4, name="d")(keras.layers.Flatten(name="f")(faces)), name="net")
+    crops = np.random.default_rng(0).integers(0, 256, (5, 48, 32, 3)).astype(np.uint8)
+
+    np.testing.assert_allclose(cosines_between(net, net, crops, "net.h5"), 1, atol=1e-6)

@@ -97,7 +97,7 @@ def open_job(
         seed: of the order and the choice. The same source and options give the same bytes.
         skip_bad: leave unreadable images out and list them in bad_records.txt, instead of stopping at the first.
         decode_all: decode every image as a check, instead of looking at its header and end only.
-        workers: threads that read and check; any number gives the same result. By default 8, or all cores.
+        workers: threads that read and check; any number gives the same result. By default as many as cores, at least 8.
         progress: show a progress bar.
         encoding: of a list of faces; None finds it.
     """

@@ -49,9 +49,9 @@ def input_shape(graph, input_name: str, path: Path) -> list[int]:
     if shape.unknown_rank or len(dims) != 4 or min(dims[1:]) < 1:
         shown = "unknown" if shape.unknown_rank else f"[{', '.join('?' if n < 1 else str(n) for n in dims)}]"
         raise FaceError(
-            "Ascend needs static shapes: only the number of faces in the input may be open, [?, H, W, C]. "
-            f"'{input_name}' of '{path}' is {shown}. Freeze the net with its size (python h5_2_pb.py "
-            "MODEL.h5), or give --crop H,W."
+            "Ascend needs static shapes: only the number of faces may be unknown, [?, H, W, C]. The input "
+            f"'{input_name}' of '{path}' is {shown}. Freeze a net whose image size is fixed (python h5_2_pb.py "
+            "MODEL.h5), or give the size with --crop H,W."
         )
     if dims[0] not in (-1, 0, 1):
         raise FaceError(
