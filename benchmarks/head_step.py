@@ -78,7 +78,7 @@ class HeadStep:
     def __call__(self, number: int) -> float:
         """Takes step `number`; returns its loss."""
         targets, one = np.zeros((len(self.labels), 0), np.float32), np.float32(1)
-        loss, _ = self.parts.step(self.images, self.labels, targets, one, one, np.int64(number))
+        loss, _ = self.parts.step(self.images, self.labels, targets, one, one, np.int32(number))
         return float(loss)
 
     def timed(self, first: int, count: int) -> np.ndarray:
