@@ -50,7 +50,7 @@ def main(argv=None) -> int:
         for name, step in steps.items():
             start = time.perf_counter()
             step(
-                images, labels, tf.zeros([BATCH, 0]), tf.constant(1.0), tf.constant(1.0), tf.constant(number, tf.int64)
+                images, labels, tf.zeros([BATCH, 0]), tf.constant(1.0), tf.constant(1.0), tf.constant(number, tf.int32)
             )[0].numpy()
             if number >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
