@@ -3,7 +3,6 @@
 python -m pytest -m slow -s tests/distributed/test_hosts.py    prints the rows of docs/scaling.md
 """
 
-import json
 import os
 import re
 import signal
@@ -14,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.distributed.rendezvous import WAITING_LINE_AFTER
 from tests.helpers.launched import environment, is_running
 from tests.helpers.network_hosts import network_hosts
+from tests.helpers.toy_data import logged_steps, write_data
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests" / "helpers" / "tiny_train.py"  # train.py with a small net
@@ -43,8 +41,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs_tool("ip", "tc")]
 def toy(tmp_path_factory):
     """A folder with data (600 images, 50 steps an epoch) and a recipe of 3,000 steps."""
     folder = tmp_path_factory.mktemp("toy")
-    write_folders(folder / "faces", SyntheticSet(20, 30))
-    convert(folder / "faces", folder / "data", progress=False)
+    write_data(folder, 20, 30)
     (folder / "tiny.toml").write_text(RECIPE)
     return folder
 
@@ -99,9 +96,7 @@ class Training:
 
     def steps(self):
         """The steps in metrics.jsonl."""
-        path = self.run / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [line["step"] for line in lines if line["kind"] == "step"]
+        return logged_steps(self.run)
 
     def wait_for_step(self, step, seconds=200):
         end = time.monotonic() + seconds

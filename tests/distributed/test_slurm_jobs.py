@@ -3,7 +3,6 @@
 python -m pytest -m slow -s tests/distributed/test_slurm_jobs.py    prints the rows of docs/scaling.md
 """
 
-import json
 import re
 import sys
 import time
@@ -11,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import SyntheticSet, write_folders
 from tests.helpers.network_hosts import network_hosts
 from tests.helpers.slurm_cluster import SlurmCluster
+from tests.helpers.toy_data import logged_steps, write_data
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests" / "helpers" / "tiny_train.py"  # train.py with a small net
@@ -49,10 +47,7 @@ def slurm(hosts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A data directory of 600 images: 50 steps an epoch."""
-    folder = tmp_path_factory.mktemp("toy")
-    write_folders(folder / "faces", SyntheticSet(20, 30))
-    convert(folder / "faces", folder / "data", progress=False)
-    return folder / "data"
+    return write_data(tmp_path_factory.mktemp("toy"), 20, 30)
 
 
 class Job:
@@ -86,9 +81,7 @@ class Job:
         return path.read_text() if path.exists() else ""
 
     def steps(self):
-        path = self.run / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [line["step"] for line in lines if line["kind"] == "step"]
+        return logged_steps(self.run)
 
     def wait(self, condition, seconds=500):
         end = time.monotonic() + seconds

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 import train
-from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.errors import FaceError
 from facelib.training.checkpoint import list_checkpoints, load_checkpoint
 from tests.helpers.fake_gpu import A100, fake_gpu
 from tests.helpers.tiny_train import tiny_backbone
+from tests.helpers.toy_data import write_data, write_toy_pairs
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "helpers" / "tiny_train.py"  # train.py with a small net
@@ -70,9 +69,8 @@ learning_rate = 0.01
 def toy(tmp_path_factory):
     """Eighty toy images of ten people, a bin of 40 pairs, and a recipe of two epochs of five steps."""
     folder = tmp_path_factory.mktemp("toy")
-    write_folders(folder / "faces", SyntheticSet(10, 8))
-    convert(folder / "faces", folder / "data", progress=False)
-    write_pairs(folder / "toy.bin", SyntheticSet(20, 4, first_identity=1000), 40)
+    write_data(folder, 10, 8)
+    write_toy_pairs(folder)
     (folder / "tiny.toml").write_text(RECIPE)
     (folder / "staged.toml").write_text(RECIPE[: RECIPE.index("[[stage]]")] + STAGES)
     return folder

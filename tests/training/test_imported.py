@@ -8,13 +8,12 @@ import pytest
 
 import train
 from backbones import build_backbone
-from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.errors import FaceError
 from facelib.model_input import Io
 from facelib.models.registry import ModelConfig
 from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.sidecar import read_sidecar, write_sidecar
+from tests.helpers.toy_data import write_data, write_toy_pairs
 
 RECIPE = """
 name = "fine_tuning"
@@ -36,9 +35,8 @@ weight_decay = 0.0
 def folder(tmp_path_factory):
     """Data of 112x112 faces, a verification set, a recipe, and a net that no builder makes, with Keras's own layers."""
     folder = tmp_path_factory.mktemp("imported")
-    write_folders(folder / "faces", SyntheticSet(6, 3))
-    convert(folder / "faces", folder / "data", progress=False)
-    write_pairs(folder / "toy.bin", SyntheticSet(20, 4, first_identity=1000), 40)
+    write_data(folder, 6, 3)
+    write_toy_pairs(folder)
     (folder / "recipe.toml").write_text(RECIPE)
     keras.utils.set_random_seed(0)
     faces = keras.Input((96, 96, 3), name="input_1")

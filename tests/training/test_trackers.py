@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 import train
-from facelib.data.conversion.job import convert
-from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.errors import FaceError
 from facelib.training.trackers import TrackedRun, Tracking
+from tests.helpers.toy_data import write_data, write_toy_pairs
 from tests.helpers.training_runs import STEPS, fit, lines
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +33,8 @@ margin = 0.2
 def toy(tmp_path_factory):
     """Eighty images of ten people (5 steps an epoch), a bin of 40 pairs, and a recipe."""
     folder = tmp_path_factory.mktemp("toy")
-    write_folders(folder / "faces", SyntheticSet(10, 8))
-    convert(folder / "faces", folder / "data", progress=False)
-    write_pairs(folder / "toy.bin", SyntheticSet(20, 4, first_identity=1000), 40)
+    write_data(folder, 10, 8)
+    write_toy_pairs(folder)
     (folder / "tiny.toml").write_text(TOML)
     return folder
 
