@@ -48,11 +48,8 @@ def mobilefacenet(
     """
     if stem not in ("paper", "separable"):
         raise ValueError(f"stem is 'paper' or 'separable'. Received: stem={stem!r}")
-    if any(side % 16 for side in image_size):
-        raise ValueError(f"image_size needs multiples of 16. Received: image_size={image_size!r}")
     net = Blocks(activation, padding)
-    inputs = keras.Input((*image_size, 3), name="input_1")
-    x = PixelScale(pixel_mean, pixel_std, name="pixel_scale")(inputs)
+    inputs, x = _scaled_pixels(image_size, pixel_mean, pixel_std)
     x = net.conv(x, divisible(64 * width), 3, 2, "stem_conv")
     x = net.depthwise(x, 1, "stem_dw")
     if stem == "separable":
@@ -62,11 +59,7 @@ def mobilefacenet(
             name = f"group{group}_block{block}"
             x = net.bottleneck(x, expansion, divisible(channels * width), stride if block == 1 else 1, name)
     x = net.conv(x, divisible(512 * width), 1, 1, "head_conv")
-    x = net.global_depthwise(x, "gdc")
-    if dropout:
-        x = layers.Dropout(dropout, name="dropout")(x)
-    x = net.conv(x, embedding_size, 1, 1, "embedding_conv", linear=True)
-    return keras.Model(inputs, embedding_output(x), name="mobilefacenet")
+    return _with_embedding(net, inputs, x, embedding_size, dropout, "mobilefacenet")
 
 
 # Channels and stride of each block of the small net.
@@ -102,20 +95,13 @@ def mobilefacenet_s(
     Returns:
         `keras.Model`: as `mobilefacenet`.
     """
-    if any(side % 16 for side in image_size):
-        raise ValueError(f"image_size needs multiples of 16. Received: image_size={image_size!r}")
     net = Blocks(activation, padding)
-    inputs = keras.Input((*image_size, 3), name="input_1")
-    x = PixelScale(pixel_mean, pixel_std, name="pixel_scale")(inputs)
+    inputs, x = _scaled_pixels(image_size, pixel_mean, pixel_std)
     x = net.conv(x, divisible(64 * width), 3, 2, "stem_conv")
     for block, (channels, stride) in enumerate(SMALL_BLOCKS):
         x = net.depthwise(x, stride, f"block{block}_dw")
         x = net.conv(x, divisible(channels * width), 1, 1, f"block{block}_pw")
-    x = net.global_depthwise(x, "gdc")
-    if dropout:
-        x = layers.Dropout(dropout, name="dropout")(x)
-    x = net.conv(x, embedding_size, 1, 1, "embedding_conv", linear=True)
-    return keras.Model(inputs, embedding_output(x), name="mobilefacenet_s")
+    return _with_embedding(net, inputs, x, embedding_size, dropout, "mobilefacenet_s")
 
 
 # InsightFace's get_mbf, for each group: channels between the 1x1 convolutions of the first block, channels out, number
@@ -153,8 +139,7 @@ def mbf(
         `keras.Model`: as `mobilefacenet`.
     """
     net = Blocks(activation, padding)
-    inputs = keras.Input((*image_size, 3), name="input_1")
-    x = PixelScale(pixel_mean, pixel_std, name="pixel_scale")(inputs)
+    inputs, x = _scaled_pixels(image_size, pixel_mean, pixel_std)
     x = net.conv(x, 128, 3, 2, "stem_conv")
     x = net.paired_depthwise(x, "stem_dw")
     for group, ((first, channels, repeats), middle) in enumerate(zip(MBF_GROUPS, MBF_MIDDLE, strict=True), start=1):
@@ -162,8 +147,21 @@ def mbf(
         for block in range(1, repeats + 1):
             x = net.inverted(x, middle, channels, 1, f"group{group}_block{block}")
     x = net.conv(x, 512, 1, 1, "head_conv")
+    return _with_embedding(net, inputs, x, embedding_size, dropout, "mbf")
+
+
+def _scaled_pixels(image_size, pixel_mean, pixel_std):
+    """(the input, its scaled pixels) of a net that halves the image four times."""
+    if any(side % 16 for side in image_size):
+        raise ValueError(f"image_size needs multiples of 16. Received: image_size={image_size!r}")
+    inputs = keras.Input((*image_size, 3), name="input_1")
+    return inputs, PixelScale(pixel_mean, pixel_std, name="pixel_scale")(inputs)
+
+
+def _with_embedding(net, inputs, x, embedding_size, dropout, name):
+    """The model that ends in the paper's global depthwise convolution and a linear 1x1 convolution."""
     x = net.global_depthwise(x, "gdc")
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
     x = net.conv(x, embedding_size, 1, 1, "embedding_conv", linear=True)
-    return keras.Model(inputs, embedding_output(x), name="mbf")
+    return keras.Model(inputs, embedding_output(x), name=name)
