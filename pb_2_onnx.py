@@ -4,25 +4,34 @@ python pb_2_onnx.py runs/demo/export/optimized.pb
 
 It also takes an embedder.h5. The input is `input_1`, raw RGB pixels, float32 [N, 112, 112, 3], any number of faces. The
 output is `embeddings`, before L2 normalisation.
+
+Other converters want channels first, scaled pixels and one face. The sidecar has mean and std for their configuration:
+
+python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --pixels outside --batch 1 --out model_nchw.onnx
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
 
 # isort: split
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.export.int8_graph import without_fake_quant
+from facelib.export.onnx.convert import OPSETS, OnnxOptions, graph_to_onnx
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import check_out_file, require_file, sha256_of, write_bytes
-from facelib.model_input import to_model_input
+from facelib.model_input import IO_CHOICES, Io, scaling_of, to_model_input
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, node_of, open_graph
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
+
+PLACES = ("inside", "outside")  # where pixels are scaled
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -31,11 +40,27 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="X", help="the ONNX file to write (default: export/model.onnx in the run)"
     )
+    add = parser.add_argument_group("form of the model").add_argument
+    layout_help = "order of the axes of its input: [N, H, W, 3] or [N, 3, H, W] (default: nhwc)"
+    add("--layout", choices=IO_CHOICES["layout"], help=layout_help)
+    pixels_help = (
+        "inside: it takes raw RGB pixels and scales them; outside: it takes scaled ones (default: as the graph). The "
+        "other words say how a graph without a sidecar is fed: raw, (x-127.5)/128, (x-127.5)/127.5, x/255, ImageNet"
+    )
+    add("--pixels", choices=(*PLACES, *IO_CHOICES["pixels"]), help=pixels_help)
+    add("--batch", type=int, default=0, metavar="N", help="faces in one call (default: any number)")
+    opset_help = f"{OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)"
+    add("--opset", type=int, default=OnnxOptions.opset, metavar="N", help=opset_help)
     prelu_help = "write PReLU as PRelu nodes for other runtimes; ONNX Runtime is half as fast then (default: no)"
-    add = parser.add_argument
     add("--prelu-nodes", action=argparse.BooleanOptionalAction, default=False, help=prelu_help)
-    add_io_flags(parser)
-    return parser.parse_args(argv)
+    add_io_flags(parser, without=("pixels", "layout"))
+    args = parser.parse_args(argv)
+    if args.opset not in OPSETS or args.batch < 0:
+        raise FaceError(
+            f"--opset is {OPSETS[0]} to {OPSETS[-1]}, --batch at least 1, or 0 for any number. Received: --opset "
+            f"{args.opset} --batch {args.batch}."
+        )
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,52 +70,91 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = check_out_file(args.out or args.model.parent / ("export" if is_h5 else "") / "model.onnx")
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
-    io = choose_io(sidecar, args)
-    if io.layout != "nhwc":
+    fed = choose_io(sidecar, graph_flags(args))
+    if fed.layout != "nhwc":
         raise FaceError(
-            f"The converter takes NHWC graphs. '{args.model}' is {io.layout}. Convert the graph of h5_2_pb.py."
+            f"The converter takes NHWC graphs. '{args.model}' is {fed.layout}. Convert the graph of h5_2_pb.py."
         )
     quiet_tensorflow()
     from facelib.export.freeze import freeze_file
-    from facelib.export.graph_input import load_sized, without_normalisation
-    from facelib.export.onnx.convert import graph_to_onnx
+    from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation, without_scaling
     from facelib.export.optimize import optimize
 
     if is_h5:
         _, graph, size = freeze_file(args.model)
-        fed, io = io, replace(io, input=INPUT, output=OUTPUT, size=size)
+        flags, io = fed, replace(fed, input=INPUT, output=OUTPUT, size=size)
     else:
-        graph, io = load_sized(args.model, io)
-        fed = io
-    source, target = node_of(io.input), node_of(io.output)
+        graph, io = load_sized(args.model, fed)
+        if io.size[0] == 3:
+            raise FaceError(
+                f"The converter takes NHWC graphs. '{args.model}' is NCHW. Convert the graph of h5_2_pb.py."
+            )
+        flags = io
+    target, fed = node_of(io.output), io
     embedder = without_normalisation(graph, io)
-    optimized = without_fake_quant(optimize(embedder, source, target), target)
-    converted = graph_to_onnx(optimized, source, target, io.size, prelu_nodes=args.prelu_nodes)
-    model = converted.SerializeToString()
+    if args.pixels == "inside":
+        embedder, io = with_raw_pixels(embedder, io)
+    optimized = without_fake_quant(optimize(embedder, node_of(io.input), target), target)
+    if args.pixels == "outside":
+        optimized, io = without_scaling(optimized, io, args.model)
+    options = OnnxOptions(args.layout or io.layout, args.batch, args.opset, args.prelu_nodes)
+    io = replace(io, input=node_of(io.input), output=target, layout=options.layout)
+    model = graph_to_onnx(optimized, io.input, target, io.size, options).SerializeToString()
+    faces = parity_faces(io.size)
+    parents = open_graph(without_fake_quant(graph, target), args.model, fed.input, fed.output)(
+        to_model_input(faces, fed)
+    )
     cosines = check_parity(
-        f"'{out}' and '{args.model}'", "onnx", open_onnx(model),
-        open_graph(without_fake_quant(graph, target), args.model, io.input, io.output),
-        to_model_input(parity_faces(io.size), io),
+        f"'{out}' and '{args.model}'", "onnx", open_onnx(model, args.batch), lambda _: parents,
+        to_model_input(faces, io),
     )  # fmt: skip
     check_unchanged(args.model, sha256)
     write_bytes(out, model)
-    keep_flags(args.model, "h5" if is_h5 else "frozen_pb", fed, sidecar)
-    write_sidecar(
-        out, kind="onnx", made_from=args.model, io=replace(io, input=source, output=target),
-        parity=parity_record(cosines),
-    )  # fmt: skip
+    keep_flags(args.model, "h5" if is_h5 else "frozen_pb", flags, sidecar)
+    write_sidecar(out, kind="onnx", made_from=args.model, io=io, parity=parity_record(cosines))
+    print(f"input {io.input}: {describe_input(io, args.batch)}")
     print(f"worst cosine to the graph {cosines.min():.7f} on {len(cosines)} faces")
     print(f"wrote {out} ({len(model) / 2**20:.2f} MiB){next_step('python', 'onnx_test.py', out)}")
     return 0
 
 
-def open_onnx(model: bytes):
-    """An ONNX model with one input and one output as a function of arrays."""
+def graph_flags(args: argparse.Namespace) -> argparse.Namespace:
+    """The flags that say how the graph is fed, without those of the form of the model."""
+    is_scaling = args.pixels not in PLACES
+    return argparse.Namespace(**{**vars(args), "layout": None, "pixels": args.pixels if is_scaling else None})
+
+
+def describe_input(io: Io, batch: int) -> str:
+    """'float32 [1, 3, 112, 112], RGB, (x - mean) / std with mean 127.5 127.5 127.5, std 128 128 128'."""
+    shape = [batch or "N", *io.size, 3] if io.layout == "nhwc" else [batch or "N", 3, *io.size]
+    if io.pixels == "raw":
+        scaling = "raw pixels 0..255"
+    else:
+        scaling = "(x - mean) / std with " + ", ".join(
+            f"{name} {' '.join(f'{value:g}' for value in values)}" for name, values in scaling_of(io).items()
+        )
+    return f"{io.dtype} [{', '.join(map(str, shape))}], {io.colour.upper()}, {scaling}"
+
+
+def open_onnx(model: bytes, batch: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """An ONNX model with one input and one output as a function of arrays.
+
+    Args:
+        model: its bytes.
+        batch: images that it takes in one call; 0 for any number. The last call is filled up.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
-    return lambda pixels: session.run(None, {source.name: pixels})[0]
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        step = batch or len(pixels)
+        filled = np.concatenate([pixels, np.repeat(pixels[-1:], -len(pixels) % step, axis=0)])
+        calls = [filled[i : i + step] for i in range(0, len(filled), step)]
+        return np.concatenate([session.run(None, {source.name: call})[0] for call in calls])[: len(pixels)]
+
+    return run
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -214,24 +214,32 @@ def add_encoding_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoding", metavar="NAME", help=text)
 
 
-def add_io_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say how to feed a model without a sidecar; `choose_io` reads them."""
+def add_io_flags(parser: argparse.ArgumentParser, *, without: Container[str] = ()) -> None:
+    """Adds the flags that say how to feed a model without a sidecar; `choose_io` reads them.
+
+    Args:
+        parser: gets the flags.
+        without: names of those that the script adds itself, because they mean more there.
+    """
     other = parser.add_argument_group("models without a sidecar")
     other.add_argument("--input", metavar="NAME", help="input tensor (default: input_1)")
     other.add_argument("--output", metavar="NAME", help="output tensor (default: embeddings)")
-    add_pixel_flags(other)
+    add_pixel_flags(other, without)
 
 
-def add_pixel_flags(other) -> None:
+def add_pixel_flags(other, without: Container[str] = ()) -> None:
     """Adds the flags of `add_io_flags` that concern pixels.
 
     Args:
         other: a parser, or an argument group.
+        without: names of those that the script adds itself.
     """
     other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
     pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, x/255, or ImageNet statistics (default: raw)"
-    other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
-    other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
+    if "pixels" not in without:
+        other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
+    if "layout" not in without:
+        other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
     other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="size of the input in pixels (default: 112,112)")
     fit_help = "how a face of another size gets it: its centre is cut out, or it is scaled (default: crop)"
     other.add_argument("--fit", choices=IO_CHOICES["fit"], help=fit_help)

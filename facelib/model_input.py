@@ -75,6 +75,13 @@ class Io:
         return cls(**{**known, "size": tuple(known.get("size", cls.size))})
 
 
+def scaling_of(io: Io) -> dict[str, list[float]]:
+    """{"mean": [3], "std": [3]}: a model takes (x - mean) / std of pixels 0..255, in the order of its channels."""
+    order = slice(None, None, 1 if io.colour == "rgb" else -1)
+    mean, std = (np.broadcast_to(np.asarray(value, float), 3)[order].tolist() for value in PIXEL_SCALINGS[io.pixels])
+    return {"mean": mean, "std": std}
+
+
 def usual_fit(size: tuple[int, int]) -> str:
     """How a net of another input size than 112x112 takes an aligned face, if nothing else is known.
 

@@ -19,7 +19,7 @@ from facelib import __version__
 from facelib.errors import FaceError
 from facelib.files import read_json, require_file, sha256_of, write_json
 from facelib.json_schema import check_json
-from facelib.model_input import PIXEL_SCALINGS, SIDECAR_SCHEMA, TEMPLATE_112, Io
+from facelib.model_input import PIXEL_SCALINGS, SIDECAR_SCHEMA, TEMPLATE_112, Io, scaling_of
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "onnx", "onnxruntime")
 RENAME_SECONDS = 2.0  # at most between the two renames that put an artefact and its sidecar into place
@@ -83,12 +83,14 @@ def write_sidecar(
     """
     artefact = require_file(artefact, f"{kind} artefact")
     parent = read_sidecar(made_from) if made_from is not None else None
+    io = io if isinstance(io, Io) else Io.from_dict(io, str(sidecar_path(artefact)))
     value = {
         "kind": kind,
         "sha256": sha256_of(artefact),
         "made_from": _describe_parent(Path(made_from), artefact) if made_from is not None else None,
         "made_by": {"argv": _tidy_argv(), "git_commit": git_commit(), "versions": package_versions()},
-        "io": io.as_dict() if isinstance(io, Io) else Io.from_dict(io, str(sidecar_path(artefact))).as_dict(),
+        "io": io.as_dict(),
+        "pixel_scaling": scaling_of(io),
         "template": [list(point) for point in TEMPLATE_112],
         "licence": licence if licence is not None else (parent.licence if parent else None),
         "training_data": training_data if training_data is not None else (parent.training_data if parent else None),
@@ -119,7 +121,7 @@ def keep_flags(artefact: Path, kind: str, io: Io, sidecar: Sidecar | None) -> Si
         if sidecar is None:
             write_sidecar(artefact, kind=kind, made_from=None, io=io, io_from="flags")
         else:
-            write_json(sidecar.path, {**sidecar.rest, "io": io.as_dict()})
+            write_json(sidecar.path, {**sidecar.rest, "io": io.as_dict(), "pixel_scaling": scaling_of(io)})
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.export.fold_batch_norm import with_nodes
-from facelib.model_input import PIXEL_SCALINGS, Io
+from facelib.errors import FaceError
+from facelib.export.fold_batch_norm import constants_of, with_nodes
+from facelib.model_input import PIXEL_SCALINGS, Io, scaling_of
 from facelib.runtimes.frozen_graph import check_names, input_size, load_graph, node_of, prune
 
 
@@ -119,6 +120,73 @@ def with_raw_pixels(graph, io: Io):
             copy.input[:] = [scaled if node_of(name) == source else name for name in node.input]
             nodes.append(copy)
     return with_nodes(graph, nodes), raw
+
+
+def without_scaling(graph, io: Io, path: Path):
+    """A GraphDef that takes scaled pixels: its own scaling at the input is removed.
+
+    Args:
+        graph: an optimised GraphDef. It scales pixels by Sub, Mul, Add and RealDiv with constants.
+        io: how it is fed.
+        path: of the graph, for the error.
+
+    Returns:
+        The GraphDef; the `Io` of it, whose `pixels` names the scaling. Both are unchanged if it takes scaled pixels.
+
+    Raises:
+        FaceError: the graph takes raw pixels and its scaling is none of `PIXEL_SCALINGS`.
+    """
+    if io.pixels != "raw":
+        return graph, io
+    constants, source = constants_of(graph), node_of(io.input)
+    scale, offset, at, found = np.ones(3), np.zeros(3), source, None
+    while True:
+        readers = [node for node in graph.node if at in map(node_of, node.input)]
+        if len(readers) != 1 or (step := _affine(readers[0], at, constants)) is None:
+            break
+        scale, offset, at = scale * step[0], offset * step[0] + step[1], readers[0].name
+        found = (at, name) if (name := _scaling_name(scale, offset, io)) else found
+    if found is None or found[0] == node_of(io.output):
+        raise FaceError(
+            f"--pixels outside takes the scaling of the pixels out of the graph: one of {', '.join(PIXEL_SCALINGS)}. "
+            f"'{path}' does not begin with one of them. Use --pixels inside."
+        )
+    nodes = []
+    for node in graph.node:
+        copy = type(node)()
+        copy.CopyFrom(node)
+        copy.input[:] = [source if node_of(name) == found[0] else name for name in node.input]
+        nodes.append(copy)
+    return prune(with_nodes(graph, nodes), [node_of(io.output)]), replace(io, dtype="float32", pixels=found[1])
+
+
+def _affine(node, at: str, constants: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """(scale, offset), float64 [3] each, if `node` is scale * x + offset of the node `at`; else None."""
+    one, zero = np.ones(3), np.zeros(3)
+    if node.op == "Identity":
+        return one, zero
+    names = [node_of(name) for name in node.input]
+    value = next((constants[name] for name in names if name in constants), None)
+    if len(names) != 2 or value is None or value.size not in (1, 3) or value.shape[-1:] not in ((), (1,), (3,)):
+        return None
+    number = np.broadcast_to(value.reshape(-1).astype(np.float64), 3)
+    is_first = names[0] == at
+    if node.op in ("Add", "AddV2"):
+        return one, number
+    if node.op == "Mul":
+        return number, zero
+    if node.op == "Sub":
+        return (one, -number) if is_first else (-one, number)
+    return (1 / number, zero) if node.op == "RealDiv" and is_first else None
+
+
+def _scaling_name(scale: np.ndarray, offset: np.ndarray, io: Io) -> str | None:
+    """The key of `PIXEL_SCALINGS` that is scale * x + offset, to within the rounding of float32; None for others."""
+    for name in PIXEL_SCALINGS:
+        mean, std = map(np.array, scaling_of(replace(io, pixels=name)).values())
+        if name != "raw" and np.allclose(scale * std, 1, atol=1e-5) and np.allclose(offset, -mean / std, atol=1e-4):
+            return name
+    return None
 
 
 def _scaling_nodes(source: str, io: Io) -> list:

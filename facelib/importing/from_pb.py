@@ -85,12 +85,12 @@ def _to_onnx(graph, io: Io):
     import tensorflow as tf
 
     from facelib.export.fold_batch_norm import fold_batch_norms
-    from facelib.export.onnx.convert import graph_to_onnx
+    from facelib.export.onnx.convert import OnnxOptions, graph_to_onnx
 
     source, target = node_of(io.input), node_of(io.output)
     plain = tf.compat.v1.graph_util.remove_training_nodes(graph, [source, target])
     plain = fold_batch_norms(plain, target, keep_fused=True)
-    model = graph_to_onnx(plain, source, target, io.size, prelu_nodes=True)
+    model = graph_to_onnx(plain, source, target, io.size, OnnxOptions(prelu_nodes=True))
     transpose = next(node for node in model.graph.node if node.op_type == "Transpose" and source in node.input)
     for node in model.graph.node:
         node.input[:] = [source if name == transpose.output[0] else name for name in node.input]

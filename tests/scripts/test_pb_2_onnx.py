@@ -1,5 +1,7 @@
 """pb_2_onnx.py: the ONNX model computes what the graph computes, for every backbone; TensorFlow is the reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,11 +13,14 @@ import pb_2_onnx
 from backbones import build_backbone
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
+from facelib.export.graph_input import without_scaling
 from facelib.export.onnx.convert import graph_to_onnx
 from facelib.export.optimize import optimize
-from facelib.model_input import Io
+from facelib.model_input import Io, scaling_of, to_model_input
+from facelib.models.layers import PixelScale
 from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.runtimes.frozen_graph import open_graph, save_graph
+from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.sidecar import read_sidecar, write_sidecar
 from tests.helpers.slow import slow_unless_quick
 
@@ -197,3 +202,99 @@ def test_a_file_that_is_no_graph_leaves_no_output(tmp_path):
         pb_2_onnx.main([str(tmp_path / "bad.pb"), "--pixels", "raw"])
 
     assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Makes another form of one small net: `exported(*flags)` -> (path of the ONNX model, the Keras model)."""
+    folder = tmp_path_factory.mktemp("forms")
+    model = randomise(build_backbone(ModelConfig(width=0.25, embedding_size=16, activation="relu6")))
+    save_graph(optimize(freeze(model), "input_1", "embeddings"), folder / "optimized.pb")
+    write_sidecar(folder / "optimized.pb", kind="optimized_pb", made_from=None, io=Io(embedding_size=16))
+
+    def make(*flags):
+        assert pb_2_onnx.main([str(folder / "optimized.pb"), *flags]) == 0
+        return folder / "model.onnx", model
+
+    return make
+
+
+def test_other_converters_get_channels_first_scaled_pixels_and_one_face(exported, capsys):
+    path, model = exported("--layout", "nchw", "--pixels", "outside", "--batch", "1", "--opset", "13")
+
+    graph, sidecar = onnx.load(path), read_sidecar(path)
+    (source,), (target,) = graph.graph.input, graph.graph.output
+    assert [dim.dim_value for dim in source.type.tensor_type.shape.dim] == [1, 3, 112, 112]
+    assert [dim.dim_value for dim in target.type.tensor_type.shape.dim] == [1, 16]
+    assert graph.opset_import[0].version == 13
+    assert not {"Transpose", "Sub", "Mul", "Div"} & {node.op_type for node in graph.graph.node}
+    assert (sidecar.io.layout, sidecar.io.pixels, sidecar.io.colour) == ("nchw", "pm1", "rgb")
+    assert sidecar.rest["pixel_scaling"] == {"mean": [127.5] * 3, "std": [128.0] * 3}
+    assert (
+        "[1, 3, 112, 112], RGB, (x - mean) / std with mean 127.5 127.5 127.5, std 128 128 128"
+        in capsys.readouterr().out
+    )
+    images = pixels(1)
+    assert_close(run_onnx(graph, ((images - 127.5) / 128).transpose(0, 3, 1, 2)), model(images, training=False).numpy())
+
+
+@pytest.mark.parametrize("flags", [("--layout", "nchw"), ("--pixels", "outside"),
+                                   ("--layout", "nchw", "--pixels", "outside", "--batch", "3")])  # fmt: skip
+def test_the_sidecar_feeds_every_form(exported, flags):
+    path, model = exported(*flags)
+    faces = pixels(5).astype(np.uint8)
+
+    rows = OnnxEmbedder(path, read_sidecar(path).io).raw(faces)
+
+    assert_close(rows, model(faces.astype(np.float32), training=False).numpy())
+
+
+def test_scaling_is_taken_in_and_out_again(exported):
+    outside, model = exported("--pixels", "outside")
+    assert read_sidecar(outside).io.pixels == "pm1"
+
+    inside, _ = exported("--pixels", "inside")
+
+    assert read_sidecar(inside).io.pixels == "raw"
+    assert_close(run_onnx(onnx.load(inside), pixels(2)), model(pixels(2), training=False).numpy())
+
+
+@pytest.mark.parametrize(
+    ("pixels_of", "colour"), [("imagenet", "rgb"), ("imagenet", "bgr"), ("unit", "rgb"), ("pm1_exact", "bgr")]
+)
+def test_every_scaling_is_found_in_the_graph(pixels_of, colour):
+    io = Io(pixels="raw", colour=colour, size=(9, 8))
+    scaling = scaling_of(replace(io, pixels=pixels_of))
+    graph, size = small(
+        PixelScale(scaling["mean"], scaling["std"]), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(5)
+    )
+    target = graph.node[-1].name
+    graph = optimize(graph, "input_1", target)
+
+    bare, found = without_scaling(graph, replace(io, output=target), "x.pb")
+
+    assert found.pixels == pixels_of
+    faces = pixels(2, size).astype(np.uint8)
+    expected = open_graph(graph, "graph", output_name=target)(to_model_input(faces, io))
+    assert_close(open_graph(bare, "bare", output_name=target)(to_model_input(faces, found)), expected)
+
+
+def test_a_scaling_that_is_not_in_the_list_is_refused():
+    graph, _ = small(PixelScale(100.0, 50.0), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(5))
+    target = graph.node[-1].name
+
+    with pytest.raises(FaceError, match=r"x\.pb.*--pixels inside"):
+        without_scaling(optimize(graph, "input_1", target), Io(size=(9, 8), output=target), "x.pb")
+
+
+@pytest.mark.parametrize("flags", [["--opset", "9"], ["--opset", "99"], ["--batch", "-1"]])
+def test_impossible_forms_are_refused(tmp_path, flags):
+    with pytest.raises(FaceError, match="--opset is 11 to 21"):
+        pb_2_onnx.main([str(tmp_path / "x.pb"), *flags])
+
+
+@pytest.mark.parametrize("opset", ["11", "21"])
+def test_the_first_and_the_last_opset_compute_the_same(exported, opset):
+    path, model = exported("--opset", opset)
+
+    assert_close(run_onnx(onnx.load(path), pixels(2)), model(pixels(2), training=False).numpy())

@@ -1,12 +1,12 @@
 """Converts a frozen TensorFlow graph to ONNX, in the layout that ONNX Runtime computes fastest.
 
-The input is transposed once to channels first. Padding and bias are part of the convolutions, and no operation between
-them needs another layout. tf2onnx, in comparison, keeps a transpose at every PReLU and separate padding nodes.
-Operators: ONNX opset 17 (onnx/onnx, docs/Operators.md).
+An NHWC input is transposed once to channels first. Padding and bias are part of the convolutions, and no operation
+between them needs another layout. tf2onnx, in comparison, keeps a transpose at every PReLU and separate padding nodes.
+Operators: onnx/onnx, docs/Operators.md.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,18 +16,37 @@ from facelib.export.graph_input import static_shapes
 from facelib.export.onnx.nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
 from facelib.runtimes.frozen_graph import node_of
 
-OPSET, IR_VERSION = 17, 8  # of ONNX 1.12 (2022)
+OPSETS = range(11, 22)  # the operators are written alike in all of them
 
 
-def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int], *, prelu_nodes: bool = False):
-    """An `onnx.ModelProto` that computes what `graph` computes, for any number of images.
+@dataclass(frozen=True)
+class OnnxOptions:
+    """The form of an ONNX model.
+
+    Attributes:
+        layout: order of the axes of its input, 'nhwc' | 'nchw'.
+        batch: images in a call; 0 for any number.
+        opset: one of `OPSETS`. 17 is that of ONNX 1.12 (2022).
+        prelu_nodes: whether PReLU becomes PRelu nodes. ONNX Runtime computes convolutions and ReLU faster.
+    """
+
+    layout: Literal["nhwc", "nchw"] = "nhwc"
+    batch: int = 0
+    opset: int = 17
+    prelu_nodes: bool = False
+
+
+def graph_to_onnx(
+    graph, input_name: str, output_name: str, size: tuple[int, int], options: OnnxOptions = OnnxOptions()
+):  # fmt: skip
+    """An `onnx.ModelProto` that computes what `graph` computes.
 
     Args:
         graph: an optimised GraphDef: NHWC, batch normalisation folded.
         input_name: of its Placeholder; the ONNX input has the same name.
         output_name: of its embedding [N, D]; the ONNX output has the same name.
-        size: (height, width) of the images in pixels. The input stays float32 [N, height, width, 3].
-        prelu_nodes: whether PReLU becomes PRelu nodes. ONNX Runtime computes convolutions and ReLU faster.
+        size: (height, width) of the images in pixels. The input is float32 in the layout of `options`.
+        options: the form of the model.
 
     Raises:
         FaceError: a node without an ONNX form; names it.
@@ -36,19 +55,21 @@ def graph_to_onnx(graph, input_name: str, output_name: str, size: tuple[int, int
     from onnx import helper
 
     source, target = node_of(input_name), node_of(output_name)
-    builder = _Builder(graph, source, size, prelu_nodes)
+    builder = _Builder(graph, source, size, options)
     builder.value(target)
     if builder.rank(target) != 2:
         raise FaceError(
             f"The shape of an embedding is [N, D]. That of '{target}' is {builder.shapes[target]}. Name "
             "another --output."
         )
-    embedding = [helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, ["N", builder.shapes[target][-1]])]
-    images = [helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["N", *size, 3])]
+    batch = options.batch or "N"
+    image = [*size, 3] if options.layout == "nhwc" else [3, *size]
+    embedding = [helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, [batch, builder.shapes[target][-1]])]
+    images = [helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, [batch, *image])]
     body = helper.make_graph(builder.nodes, "embedder", images, embedding, list(builder.tensors.values()))
-    model = helper.make_model(
-        body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="MobileArc"
-    )
+    opset = [helper.make_opsetid("", options.opset)]
+    ir_version = helper.find_min_ir_version_for(opset)  # that of 17 is 8
+    model = helper.make_model(body, opset_imports=opset, ir_version=ir_version, producer_name="MobileArc")
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -63,7 +84,7 @@ class _Builder:
         graph: GraphDef.
         source: node name of the input.
         size: (height, width) of the images in pixels.
-        prelu_nodes: whether PReLU is written as PRelu.
+        options: the form of the model.
         nodes: the ONNX nodes so far.
         tensors: {name: TensorProto}, the ONNX constants so far.
         names: {TensorFlow node: ONNX value}.
@@ -72,7 +93,7 @@ class _Builder:
     graph: Any  # TensorFlow has no types
     source: str
     size: tuple[int, int]
-    prelu_nodes: bool
+    options: OnnxOptions
     nodes: list = field(default_factory=list)
     tensors: dict = field(default_factory=dict)
     names: dict = field(default_factory=dict)

@@ -13,6 +13,8 @@ TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
 def _placeholder(builder, node) -> str:
+    if builder.options.layout == "nchw":
+        return node.name
     return builder.add("Transpose", [node.name], f"{node.name}/channels_first", perm=TO_CHANNELS_FIRST)
 
 
@@ -61,7 +63,7 @@ def _maximum(builder, node) -> str:
     if found is None:
         return _binary("Max")(builder, node)
     x, slopes = found
-    if builder.prelu_nodes or builder.rank(node.name) != 4:
+    if builder.options.prelu_nodes or builder.rank(node.name) != 4:
         slope = builder.tensor(f"{node.name}/slope", builder.broadcast(node, slopes))
         return builder.add("PRelu", [builder.value(x), slope], node.name)
     return _prelu_in_blocks(builder, node, builder.value(x), slopes)
