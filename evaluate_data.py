@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,10 @@ from facelib.cli import (
     script_parser,
 )
 from facelib.data.verification.bins import decode_images
-from facelib.embedder import Embedder
+from facelib.embedder import Embedder, RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.evaluation.attributes import read_attributes
+from facelib.evaluation.beside_reference import BesideReference
 from facelib.evaluation.embed_images import Embedded, embed_images
 from facelib.evaluation.evaluate_set import PROTOCOLS, evaluate_set
 from facelib.evaluation.gate import compare
@@ -38,9 +40,12 @@ from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.keras_h5 import open_keras
+from facelib.runtimes.parent import find_parent, open_reference
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags
 from facelib.unit_vectors import SAME_DISTANCE
 
+FEW_PAIRS = 600  # of a slow runtime: 30 genuine and 30 impostor pairs of each fold
+FAR_OF_FEW_PAIRS = 1e-2  # 300 impostor pairs are enough for it
 OpenEmbedder = Callable[[Path, Io, int], Embedder]
 
 
@@ -202,13 +207,73 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     evaluation.check(args.model)
     check_unchanged(args.model, sha256)
     sidecar = keep_flags(args.model, kind, replace(io, embedding_size=embedder.embedding_size), sidecar)
-    mean_cosine = getattr(embedder, "mean_cosine", None)
-    return finish_test(args, evaluation, sidecar.kind if sidecar else kind, sha256, mean_cosine)
+    facts = {name: getattr(embedder, name, None) for name in ("mean_cosine", "executor", "memory")}
+    return finish_test(args, evaluation, sidecar.kind if sidecar else kind, sha256, **facts)
 
 
-def finish_test(
-    args: argparse.Namespace, evaluation: Evaluation, kind: str, sha256: str | None, mean_cosine: float | None = None
+def run_test_beside_reference(
+    args: argparse.Namespace, open_embedder: Callable[[Path, Io, int], RuntimeEmbedder], kind: str
 ) -> int:
+    """`run_test` of a converted artefact, whose embeddings are also compared with those of a reference.
+
+    The reference is --reference, or what the artefact was made from. A mistake in feeding the artefact shows on the
+    first faces. The embedder is closed.
+
+    Args:
+        args: the flags of `make_parser` and `add_reference_flags`, which may have more.
+        open_embedder: as for `test_main`.
+        kind: as for `test_main`.
+
+    Raises:
+        FaceError: the artefact is fed wrongly; then nothing is written. Or the mean cosine is too low.
+    """
+    args.far = args.far or [FAR_OF_FEW_PAIRS]
+    if not -1 <= args.min_cosine <= 1:
+        raise FaceError(f"A cosine is between -1 and 1. Received: --min-cosine {args.min_cosine:g}.")
+    opened: list[RuntimeEmbedder] = []
+    compared: list[BesideReference] = []
+
+    def open_both(path: Path, io: Io, threads: int) -> Embedder:
+        reference = args.reference or find_parent(path)
+        opened.append(open_embedder(path, io, threads))
+        if reference is None:
+            return opened[0]
+        compared.append(BesideReference(opened[0], open_reference(reference, threads)))
+        return compared[0]
+
+    try:
+        run_test(args, open_both, kind)
+    finally:
+        for embedder in opened:
+            getattr(embedder, "close", lambda: None)()
+    if not compared:
+        print("no cosine to a reference: the file that the sidecar names is missing or was changed; --reference MODEL")
+        return 0
+    mean = compared[0].mean_cosine or 0.0
+    print(f"mean cosine to {compared[0].reference.name} on {compared[0].num_faces} faces: {mean:.4f}")
+    if mean < args.min_cosine:
+        raise FaceError(
+            f"A converted model must give the embeddings of its reference: mean cosine >= {args.min_cosine:g}. "
+            f"Received: {mean:.4f} for '{args.model}'. Convert it again, calibrated on other or more crops."
+        )
+    return 0
+
+
+def add_reference_flags(parser: argparse.ArgumentParser, min_cosine: float) -> None:
+    """Adds the flags of `run_test_beside_reference`; 600 pairs are the default, because a simulator is slow.
+
+    Args:
+        parser: of `make_parser`.
+        min_cosine: lowest mean cosine to the reference.
+    """
+    reference_help = "artefact to compare embeddings with (default: what MODEL was made from, as its sidecar says)"
+    parser.add_argument("--reference", type=Path, metavar="MODEL", help=reference_help)
+    cosine_help = "fail if the mean cosine to the reference is lower (default: %(default)s)"
+    parser.add_argument("--min-cosine", type=float, default=min_cosine, metavar="COSINE", help=cosine_help)
+    parser.set_defaults(pairs=FEW_PAIRS)
+
+
+def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, sha256: str | None, **facts: Any) -> int:
     """The end of every test: writes the report and the thresholds, prints the table, applies the gate.
 
     Args:
@@ -217,7 +282,7 @@ def finish_test(
         evaluation: the results.
         kind: of artefact, e.g. 'tflite'.
         sha256: of the model before it was opened; None for one that is not a file.
-        mean_cosine: mean cosine to the parent artefact; None where the parent was not run.
+        facts: more fields of `Report`.
 
     Raises:
         FaceError: the gate, or the model was replaced meanwhile. Then nothing is written.
@@ -236,8 +301,8 @@ def finish_test(
         ms_per_image=round(ms, 4) if ms else None,
         threads=args.threads,
         mean_norm=evaluation.mean_norm,
-        mean_cosine=mean_cosine,
         flip=args.flip,
+        **facts,
     )
     path = args.report or report_path(args.model)
     calibrated = write_thresholds(args.model, evaluation.thresholds(args.flip))
@@ -268,8 +333,9 @@ def _costs(report: Report) -> str:
     """'3.82 MiB, 4.41 ms an image (227 images/s, 2 threads)', as far as it is known."""
     parts = [f"{report.size_bytes / 2**20:.2f} MiB"] if report.size_bytes else []
     if report.ms_per_image:
-        threads = f", {report.threads} threads" if report.threads else ""
-        parts.append(f"{report.ms_per_image:.2f} ms an image ({report.images_per_s:.0f} images/s{threads})")
+        threads = f"{report.threads} threads" if report.threads else None
+        rate = ", ".join(filter(None, (f"{report.images_per_s:.0f} images/s", threads, report.executor)))
+        parts.append(f"{report.ms_per_image:.2f} ms an image ({rate})")
     return ", ".join(parts)
 
 

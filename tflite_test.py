@@ -1,20 +1,32 @@
 """Test a .tflite model, float or quantised, on verification sets, with the same table and report as evaluate_data.py.
 
 python tflite_test.py runs/demo/export/model_int8.tflite --valid valid_dataset/
+
+xnnpack      the kernels of phones and PCs
+reference    plain C++, slow; its integers are those of TFLite Micro, and differ from XNNPACK's
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
 
 # isort: split
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
-from evaluate_data import test_main
+from evaluate_data import make_parser, run_test
 from facelib.cli import run_cli
-from facelib.runtimes.tflite import TfliteEmbedder
+from facelib.evaluation.results import report_path
+from facelib.runtimes.tflite import KERNELS, TfliteEmbedder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return test_main(argv, TfliteEmbedder, __doc__, "tflite")
+    parser = make_parser(__doc__)
+    kernels_help = "of LiteRT (default: %(default)s)"
+    parser.add_argument("--kernels", choices=tuple(KERNELS), default="xnnpack", help=kernels_help)
+    args = parser.parse_args(argv)
+    if args.kernels == "reference":
+        args.report = args.report or report_path(Path(f"{args.model}.reference"))
+    return run_test(args, partial(TfliteEmbedder, kernels=args.kernels), "tflite")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,12 @@ class RuntimeEmbedder:
         batch_size: largest number of images in one call of `run`; a multiple of `unit`.
         unit: the runtime takes multiples of this number; smaller batches are padded. 1 where it takes any number, so
             that a single face is not padded.
+
+    Attributes:
+        executor: runtime and kernels, for reports; None where nobody says it.
     """
+
+    executor: str | None = None
 
     def __init__(self, name: str, io: Io, batch_size: int, unit: int = 1):
         self.name, self.io, self.batch_size, self.unit = name, io, batch_size, unit

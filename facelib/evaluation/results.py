@@ -123,6 +123,8 @@ class Report:
         mean_norm: mean L2 norm of the raw embeddings; None when the runtime hides them.
         mean_cosine: mean cosine to the parent artefact on all faces of the sets; None where the parent was not run.
         flip: whether the embedding of the mirrored face was added.
+        executor: runtime and kernels, e.g. 'LiteRT XNNPACK'; None where the runtime does not say it.
+        memory: {what: bytes} that the artefact needs on a chip; None where that is not known.
     """
 
     artifact: str
@@ -136,6 +138,8 @@ class Report:
     mean_norm: float | None = None
     mean_cosine: float | None = None
     flip: bool = False
+    executor: str | None = None
+    memory: dict[str, int] | None = None
 
     def as_dict(self, folder: Path | None = None) -> dict[str, Any]:
         """The content of `X.report.json`.

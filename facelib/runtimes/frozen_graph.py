@@ -34,6 +34,8 @@ class GraphEmbedder(RuntimeEmbedder):
         batch_size: most images in one call.
     """
 
+    executor = "TensorFlow"
+
     def __init__(self, path: Path, io: Io, threads: int | None = None, batch_size: int = BATCH_SIZE):
         quiet_tensorflow()
         graph = load_graph(path)

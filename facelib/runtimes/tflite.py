@@ -18,6 +18,10 @@ from facelib.tensorflow_env import quiet_stderr
 
 MAX_LISTED = 5
 MAGIC = b"TFL3"  # bytes 4..8 of a .tflite
+KERNELS = {  # of LiteRT: name for the report
+    "xnnpack": "LiteRT XNNPACK",
+    "reference": "LiteRT reference",  # plain C++, as TFLite Micro has them
+}
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
@@ -31,10 +35,12 @@ class TfliteEmbedder(RuntimeEmbedder):
         path: the .tflite file.
         io: how the model is fed.
         threads: number of interpreters.
+        kernels: a key of `KERNELS`.
     """
 
-    def __init__(self, path: Path, io: Io, threads: int = 1):
-        lites = [Lite(path, input=io.input, output=io.output) for _ in range(threads)]
+    def __init__(self, path: Path, io: Io, threads: int = 1, kernels: str = "xnnpack"):
+        lites = [Lite(path, input=io.input, output=io.output, kernels=kernels) for _ in range(threads)]
+        self.executor = KERNELS[kernels]
         shape = lites[0].shape
         expected = (*io.size, 3) if io.layout == "nhwc" else (3, *io.size)
         if shape[1:] != expected or shape[0] < 1:
@@ -68,11 +74,15 @@ class Lite:
         input: tensor name; the only input needs none.
         output: tensor name; the only output needs none.
         threads: of the interpreter.
+        kernels: a key of `KERNELS`.
 
     Attributes:
         shape: tuple of int, the fixed shape of the input.
         dtype: NumPy dtype of the input.
         output_dtype: NumPy dtype of the output.
+        output_size: number of values of the output.
+        output_scale: of the output; 0 if it is not quantised.
+        output_zero_point: of the output; 0 if it is not quantised.
         scale: of the input; 0 if it is not quantised.
         zero_point: of the input; 0 if it is not quantised.
 
@@ -81,8 +91,10 @@ class Lite:
             does not have.
     """
 
-    def __init__(self, path: Path | bytes, *, input: str = "", output: str = "", threads: int = 1):
-        from ai_edge_litert.interpreter import Interpreter
+    def __init__(
+        self, path: Path | bytes, *, input: str = "", output: str = "", threads: int = 1, kernels: str = "xnnpack"
+    ):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         name = "the model" if isinstance(path, bytes) else f"'{path}'"
         data = path if isinstance(path, bytes) else require_file(path, "TFLite model").read_bytes()
@@ -93,7 +105,10 @@ class Lite:
         check_tflite(data, name)
         try:
             with quiet_stderr():
-                self._interpreter = Interpreter(model_content=data, num_threads=threads)
+                resolver = OpResolverType.BUILTIN_REF if kernels == "reference" else OpResolverType.AUTO
+                self._interpreter = Interpreter(
+                    model_content=data, num_threads=threads, experimental_op_resolver_type=resolver
+                )
                 self._interpreter.allocate_tensors()
             inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         except (ValueError, RuntimeError) as error:
@@ -104,6 +119,8 @@ class Lite:
         self.shape, self.dtype = tuple(self._input["shape"].tolist()), np.dtype(self._input["dtype"])
         self.scale, self.zero_point = self._input["quantization"]
         self.output_dtype = np.dtype(self._output["dtype"])
+        self.output_size = int(np.prod(self._output["shape"][1:]))
+        self.output_scale, self.output_zero_point = self._output["quantization"]
 
     @property
     def takes_pixels(self) -> bool:
@@ -116,20 +133,26 @@ class Lite:
         Args:
             pixels: float or uint8, of `shape`, in the units of the network before quantisation.
         """
+        try:
+            self._interpreter.set_tensor(self._input["index"], self.quantise(pixels))
+            self._interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise FaceError(f"LiteRT cannot run {self._name} ({_one_line(error)}). Make or copy it again.") from error
+        return self.dequantise(self._interpreter.get_tensor(self._output["index"]))
+
+    def quantise(self, pixels: np.ndarray) -> np.ndarray:
+        """What the input tensor gets: pixels in the units of the network -> `dtype`, same shape."""
         if not self.takes_pixels and self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
             steps = np.rint(pixels / np.float32(self.scale or 1) + self.zero_point)
             pixels = np.clip(steps, limits.min, limits.max)
-        try:
-            self._interpreter.set_tensor(self._input["index"], pixels.astype(self.dtype, copy=False))
-            self._interpreter.invoke()
-        except (ValueError, RuntimeError) as error:
-            raise FaceError(f"LiteRT cannot run {self._name} ({_one_line(error)}). Make or copy it again.") from error
-        output = self._interpreter.get_tensor(self._output["index"])
-        if output.dtype.kind not in "iu":
+        return pixels.astype(self.dtype, copy=False)
+
+    def dequantise(self, output: np.ndarray) -> np.ndarray:
+        """Values of the output tensor, of `output_dtype` or as floats -> the embedding, same shape."""
+        if self.output_dtype.kind not in "iu":
             return output
-        scale, zero_point = self._output["quantization"]
-        return (output.astype(np.float32) - zero_point) * np.float32(scale or 1)
+        return (output.astype(np.float32) - self.output_zero_point) * np.float32(self.output_scale or 1)
 
 
 @dataclass(frozen=True)

@@ -276,12 +276,26 @@ def test_pairs_that_cannot_be_drawn(num_pairs, message):
 # -------------------------------------------------------------------------------------------- scripts, with a stand-in
 
 STAND_IN = '''
-"""Stands in for nncase in the tests: its "kmodel" is the .tflite, which LiteRT runs. It obeys the worker's protocol."""
-import json, os, sys
+"""Stands in for nncase in the tests: its "kmodel" is the .tflite, which LiteRT runs."""
+import os, sys
 from pathlib import Path
 import numpy as np
 
-if sys.argv[1] == "compile":
+def load(path):
+    from ai_edge_litert.interpreter import Interpreter
+    lite = Interpreter(model_content=Path(path).read_bytes()[4:])
+    lite.allocate_tensors()
+    source, target = lite.get_input_details()[0], lite.get_output_details()[0]
+    _, height, width, _ = source["shape"].tolist()
+    random, noise = np.random.default_rng(0), float(os.environ.get("STAND_IN_NOISE", "0"))
+
+    def run(pixels):
+        lite.set_tensor(source["index"], pixels.transpose(0, 2, 3, 1).astype(np.float32)); lite.invoke()
+        return lite.get_tensor(target["index"]) + random.normal(size=target["shape"]) * noise
+
+    return {"shape": [1, 3, height, width], "dtype": "uint8", "outputs": target["shape"].tolist()}, run
+
+if __name__ == "__main__":
     folder = Path(sys.argv[2])
     assert np.load(folder / "crops.npy").shape[1:] == (3, 112, 112)
     (folder / "model.kmodel").write_bytes(b"LDMK" + (folder / "model.tflite").read_bytes())
@@ -290,20 +304,6 @@ if sys.argv[1] == "compile":
         (folder / "dump" / name).mkdir(parents=True)
         (folder / "dump" / name / "runtime_ops.txt").write_text(text)
     print(os.environ["STAND_IN_REPORT"])
-else:
-    from ai_edge_litert.interpreter import Interpreter
-    lite = Interpreter(model_content=Path(sys.argv[2]).read_bytes()[4:])
-    lite.allocate_tensors()
-    source, target = lite.get_input_details()[0], lite.get_output_details()[0]
-    _, height, width, _ = source["shape"].tolist()
-    head = {"shape": [1, 3, height, width], "dtype": "uint8", "outputs": target["shape"].tolist()}
-    out = os.fdopen(os.dup(1), "wb")
-    out.write(json.dumps(head).encode() + b"\\n"); out.flush()
-    while len(image := sys.stdin.buffer.read(3 * height * width)) == 3 * height * width:
-        pixels = np.frombuffer(image, np.uint8).reshape(3, height, width).transpose(1, 2, 0)[None]
-        lite.set_tensor(source["index"], pixels.astype(np.float32)); lite.invoke()
-        noise = np.random.default_rng(0).normal(size=target["shape"]) * float(os.environ.get("STAND_IN_NOISE", "0"))
-        out.write((lite.get_tensor(target["index"]) + noise).astype(np.float32).tobytes()); out.flush()
 '''
 
 
@@ -375,7 +375,7 @@ def test_a_kmodel_that_is_another_net_is_refused(room, small, monkeypatch):
     compile_it(room, small)
     monkeypatch.setenv("STAND_IN_NOISE", "100")
 
-    with pytest.raises(FaceError, match=r"mean cosine >= 0.985.*Calibrate on other"):
+    with pytest.raises(FaceError, match=r"mean cosine >= 0.985.*calibrated on other"):
         kmodel_test.main(
             [str(room / "model.kmodel"), "--valid", str(small / "toy.bin"), "--pairs", "20", "--far", "0.2"]
         )
