@@ -1,6 +1,7 @@
 # make setup | demo | export | demo-page | test | test-all | fuzz | chaos | lint | docs. Each does the set-up that it needs. Only
 # python3 (3.11 or newer) with pip and venv must be there.
 # make k210: nncase for the K210, which also needs Python 3.10 (PYTHON310=...; one of pyenv is found).
+# make mcu: TFLite Micro and Vela for microcontrollers.
 PYTHON ?= python3
 DATA ?=
 VALID ?=
@@ -15,7 +16,7 @@ PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.1
 
 MINUTES ?= 10
 
-.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 clean
+.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu clean
 
 # make setup           TensorFlow for the CPU
 # make setup GPU=1     with the CUDA libraries too, 2.8 GB to download
@@ -85,5 +86,14 @@ k210/.venv/ready: k210/requirements.txt
 	k210/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r k210/requirements.txt
 	touch k210/.venv/ready
 
+mcu: .venv-mcu/ready
+
+.venv-mcu/ready: mcu/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: TFLite Micro's package needs Python 3.11 to 3.13. $(PYTHON) is another: make mcu PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-mcu
+	.venv-mcu/bin/python -m pip install --quiet --disable-pip-version-check -r mcu/requirements.txt
+	touch .venv-mcu/ready
+
 clean:
-	rm -rf .venv build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules
+	rm -rf .venv .venv-mcu build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules

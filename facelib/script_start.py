@@ -9,7 +9,14 @@ import _signal  # type: ignore[import-not-found]  # `signal` imports enum: 10 ms
 import os
 import sys
 
-_FOLDERS = ("", "tools", "om", "k210", os.path.join("docs", "demo"))  # of the scripts, in a checkout or in `mobilearc`
+_FOLDERS = (
+    "",
+    "tools",
+    "om",
+    "k210",
+    "mcu",
+    os.path.join("docs", "demo"),
+)  # of the scripts, in a checkout or in `mobilearc`
 _main_runs = False
 
 

@@ -59,9 +59,12 @@ def no_determinism_is_left():
 
 
 def has_tool(name: str) -> bool:
-    """Whether a program or a Python package is installed; `nncase` is the environment that `make k210` makes."""
+    """Whether a program or a Python package is installed; `nncase` and `.venv-NAME` are environments of the
+    Makefile."""
     if name == "nncase":
         return (ROOT / "k210" / ".venv" / "ready").is_file()
+    if name.startswith(".venv-"):
+        return (ROOT / name / "ready").is_file()
     if name == "chromium":
         return CHROMIUM is not None
     return shutil.which(name) is not None or importlib.util.find_spec(name) is not None

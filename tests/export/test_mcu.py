@@ -1,0 +1,324 @@
+"""mcu/: the scripts with a stand-in for TFLite Micro, the C code against NumPy, and TFLite Micro where it is."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tflite_test
+from facelib.data.synthetic.faces import synthetic_face
+from facelib.data.synthetic.files import SyntheticSet, write_pairs
+from facelib.errors import FaceError
+from facelib.evaluation.wrong_input import MISTAKES
+from facelib.export.freeze import freeze
+from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
+from facelib.model_input import Io, fit_faces
+from facelib.runtimes import array_worker, tflm
+from facelib.runtimes.tflite import Lite, TfliteEmbedder
+from facelib.sidecar import read_sidecar, sidecar_path, write_sidecar
+from facelib.unit_vectors import normalize
+
+ROOT = Path(__file__).parents[2]
+SIDE = 32
+IO = Io(size=(SIDE, SIDE), fit="resize")
+
+
+def load_script(name):
+    """A script of mcu/ as a module: they are run by path."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "mcu" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tflm_test, tflite_2_c = map(load_script, ("tflm_test", "tflite_2_c"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """toy.bin, and a small random net as float.tflite, uint8.tflite and int8.tflite with sidecars."""
+    import keras
+
+    from facelib.models.layers import PixelScale
+
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((SIDE, SIDE, 3), name="input_1")
+    x = PixelScale(127.5, 128.0, name="pixel_scale")(inputs)
+    x = keras.layers.Conv2D(16, 3, 2, activation="relu6", name="conv")(x)
+    x = keras.layers.DepthwiseConv2D(3, 2, activation="relu6", name="dw")(x)
+    x = keras.layers.Dense(24, use_bias=False, name="dense")(keras.layers.Flatten(name="flat")(x))
+    model = keras.Model(inputs, keras.layers.Activation("linear", name="embeddings")(x), name="small")
+    folder = tmp_path_factory.mktemp("mcu")
+    crops = fit_faces(np.stack([synthetic_face(7, k, 0) for k in range(24)]), IO.size, IO.fit)
+    graph = freeze(model)
+    for name, options in (
+        ("float", TfliteOptions("float")),
+        ("uint8", TfliteOptions("int8", crops)),
+        ("int8", TfliteOptions("int8", crops, edges="int8")),
+    ):
+        path, is_float = folder / f"{name}.tflite", name == "float"
+        path.write_bytes(graph_to_tflite(graph, IO, (1, SIDE, SIDE, 3), options))
+        kind, parent = ("tflite_float", None) if is_float else ("tflite_int8", folder / "float.tflite")
+        io = Io(**{**IO.__dict__, "dtype": "float32" if is_float else name})
+        write_sidecar(path, kind=kind, made_from=parent, io=io)
+    write_pairs(folder / "toy.bin", SyntheticSet(20, 4), 20)
+    return folder
+
+
+@pytest.fixture
+def room(models, tmp_path):
+    """A copy of the models' folder, which a test may write into."""
+    shutil.copytree(models, tmp_path / "room")
+    return tmp_path / "room"
+
+
+# ------------------------------------------------------------------------------------------ kernels of tflite_test.py
+
+
+def embedded(path, kernels, num_faces=12):
+    faces = np.stack([synthetic_face(9, k, 1) for k in range(num_faces)])
+    return TfliteEmbedder(path, read_sidecar(path).io, 1, kernels=kernels)(faces)
+
+
+def test_the_report_names_the_kernels(room, capsys):
+    flags = [str(room / "int8.tflite"), "--valid", str(room / "toy.bin"), "--far", "0.2"]
+
+    tflite_test.main([*flags, "--threads", "1"])
+    tflite_test.main([*flags, "--threads", "1", "--kernels", "reference"])
+
+    assert json.loads((room / "int8.tflite.report.json").read_text())["executor"] == "LiteRT XNNPACK"
+    assert json.loads((room / "int8.tflite.reference.report.json").read_text())["executor"] == "LiteRT reference"
+    printed = capsys.readouterr().out
+    assert "1 threads, LiteRT XNNPACK)" in printed and "1 threads, LiteRT reference)" in printed
+
+
+def test_reference_kernels_give_nearly_the_same_embeddings(models):
+    ours, theirs = (embedded(models / "int8.tflite", kernels) for kernels in ("xnnpack", "reference"))
+
+    assert 0.99 < np.sum(ours * theirs, axis=1).min() <= 1.0001
+
+
+# ------------------------------------------------------------------------------------------- a stand-in for the worker
+
+STAND_IN = '''
+"""Stands in for TFLite Micro: LiteRT's reference kernels, fed by the mistake in MISTAKE where there is one."""
+import os, sys
+import numpy as np
+
+def load(path):
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    lite = Interpreter(path, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    lite.allocate_tensors()
+    source, target = lite.get_input_details()[0], lite.get_output_details()[0]
+    sys.path.insert(0, os.environ["STAND_IN_ROOT"])
+    from facelib.evaluation.wrong_input import MISTAKES
+    apply = {each.name: each.apply for each in MISTAKES}.get(os.environ.get("MISTAKE"), lambda pixels: pixels)
+    zero_point = source["quantization"][1]
+
+    def run(values):
+        pixels = apply(values.astype(np.float32) - zero_point) + zero_point
+        limits = np.iinfo(source["dtype"])
+        lite.set_tensor(source["index"], np.clip(np.rint(pixels), limits.min, limits.max).astype(source["dtype"]))
+        lite.invoke()
+        return lite.get_tensor(target["index"])
+
+    print("a greeting that is no answer")
+    head = {"shape": source["shape"].tolist(), "dtype": np.dtype(source["dtype"]).name}
+    arena = {"total": 262144, "head": 200704, "tail": 61440}
+    return {**head, "outputs": target["shape"].tolist(), "arena": arena}, run
+'''
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A project folder with a .venv-mcu and a worker that stands in for TFLite Micro."""
+    home = tmp_path / "home"
+    (home / ".venv-mcu" / "bin").mkdir(parents=True)
+    (home / ".venv-mcu" / "ready").touch()
+    python = home / ".venv-mcu" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (home / "tflm_worker.py").write_text(STAND_IN)
+    monkeypatch.setattr(array_worker, "scripts_folder", lambda: home)
+    monkeypatch.setattr(tflm, "WORKER", home / "tflm_worker.py")
+    monkeypatch.setenv("STAND_IN_ROOT", str(ROOT))
+    return home
+
+
+def run_tflm(room, *words, model="int8.tflite"):
+    flags = ["--valid", str(room / "toy.bin"), "--pairs", "20", "--far", "0.2", "--threads", "1"]
+    return tflm_test.main([str(room / model), *flags, *words])
+
+
+@pytest.mark.parametrize("model", ["int8.tflite", "uint8.tflite"])
+def test_the_table_has_the_arena_and_the_cosines(model, room, stand_in, capsys):
+    assert run_tflm(room, "--max-arena", "256", "--max-flash", "100", model=model) == 0
+
+    printed = capsys.readouterr().out
+    assert "arena 256.0 KiB (feature maps 196.0, bookkeeping 60.0 on a 64-bit computer), flash " in printed
+    assert "data set | AUC" in printed and "TFLite Micro)" in printed
+    to_float = float(re.search(r"mean cosine to float\.tflite on \d+ faces: (0\.9\d+|1\.0+)", printed)[1])
+    assert to_float > 0.98
+    assert re.search(r"mean cosine to LiteRT XNNPACK with the same file: (0\.99|1\.0)", printed)
+    report = json.loads((room / f"{model}.tflm.report.json").read_text())
+    flash = (room / model).stat().st_size
+    assert report["memory"] == {"arena": 262144, "arena_head": 200704, "arena_tail": 61440, "flash": flash}
+    assert report["executor"] == "TFLite Micro" and report["mean_cosine"] == pytest.approx(to_float, abs=1e-4)
+    assert "toy" in json.loads(sidecar_path(room / model).read_text())["thresholds"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "limit", "message"),
+    [
+        ("--max-arena", "255", r"must fit the chip: arena <= 255 KiB\. Received: 256\.0 KiB\. Lower model\.width"),
+        ("--max-flash", "1", r"must fit the chip: flash <= 1 KiB\. Received: \d+\.\d KiB"),
+        ("--max-arena", "0", r"--max-arena is a size above 0 in KiB\. Received: 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_test(flag, limit, message, room, stand_in):
+    with pytest.raises(FaceError, match=message):
+        run_tflm(room, flag, limit)
+
+    assert not list(room.glob("*.tflm.report.json"))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "_"))
+def test_mistakes_in_feeding_are_named(mistake, room, stand_in, monkeypatch):
+    monkeypatch.setenv("MISTAKE", mistake.name)
+
+    with pytest.raises(FaceError, match=rf"embeddings of 'float\.tflite'\. .*It looks like {mistake.name}"):
+        run_tflm(room)
+
+
+def test_without_the_environment_one_line_says_so(room, stand_in):
+    (stand_in / ".venv-mcu" / "ready").unlink()
+
+    with pytest.raises(FaceError) as caught:
+        run_tflm(room)
+
+    expected = "TFLite Micro runs in a Python environment of its own. .venv-mcu is missing: make mcu"
+    assert str(caught.value) == expected
+
+
+def test_the_reason_of_the_worker_is_passed_on(room, stand_in):
+    (stand_in / "tflm_worker.py").write_text("def load(path):\n    raise ValueError('no kernel for ELU')\n")
+
+    with pytest.raises(FaceError, match=r"TFLite Micro cannot run '.*int8\.tflite'.*\(no kernel for ELU\)\.$"):
+        run_tflm(room)
+
+
+# ------------------------------------------------------------------------------------------------------------ C code
+
+
+@pytest.fixture(scope="module", params=["int8", "uint8"])
+def program(request, models, tmp_path_factory):
+    """(the model, the example compiled with the array of that model)."""
+    out, path = tmp_path_factory.mktemp("c"), models / f"{request.param}.tflite"
+    assert tflite_2_c.main([str(path), "--out", str(out), "--threshold", "1.25"]) == 0
+    words = ["gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "example.c", "face.c", "face_model.c"]
+    subprocess.run([*words, "-lm", "-o", "example"], cwd=out, check=True)
+    return path, out / "example"
+
+
+def call(program, what, data):
+    return subprocess.run([program, what], input=data, capture_output=True, check=True).stdout
+
+
+@pytest.mark.needs_tool("gcc")
+def test_c_feeds_the_same_bytes_as_the_test_scripts(program):
+    path, example = program
+    faces = fit_faces(np.stack([synthetic_face(2, k, 0) for k in range(3)]), IO.size, IO.fit)
+    lite = Lite(path)
+
+    for face in faces:
+        assert call(example, "input", face.tobytes()) == lite.quantise(face.astype(np.float32)).tobytes()
+
+
+@pytest.mark.needs_tool("gcc")
+@pytest.mark.parametrize("same", [True, False])
+def test_c_decides_as_numpy(program, same):
+    path, example = program
+    lite, random = Lite(path), np.random.default_rng(5)
+    first = random.integers(-90, 90, lite.output_size)
+    second = first + random.integers(-9, 10, lite.output_size) if same else random.integers(-90, 90, lite.output_size)
+    outputs = np.stack([first, second]).astype(np.int8)
+
+    norms, distance, verdict = re.fullmatch(
+        r"((?:norm .*\n){2})distance (.*)\n(.*)\n", call(example, "compare", outputs.tobytes()).decode()
+    ).groups()
+
+    values = lite.dequantise(outputs)
+    unit = normalize(values)
+    expected = np.square(unit[0] - unit[1]).sum()
+    assert float(distance) == pytest.approx(expected, abs=2e-6)
+    np.testing.assert_allclose(
+        [float(line.split()[1]) for line in norms.splitlines()], np.linalg.norm(values, axis=1), rtol=1e-5
+    )
+    assert verdict == ("same person" if same else "different people") and (expected <= 1.25) == same
+
+
+@pytest.mark.needs_tool("gcc")
+def test_the_array_is_the_file(program, tmp_path):
+    path, example = program
+    (tmp_path / "dump.c").write_text(
+        '#include <stdio.h>\n#include "face_model.h"\nint main(void) '
+        "{ return fwrite(face_model, 1, FACE_MODEL_BYTES, stdout) != FACE_MODEL_BYTES; }\n"
+    )
+    folder = example.parent
+    words = ["gcc", "-Wall", "-Werror", f"-I{folder}", str(tmp_path / "dump.c"), str(folder / "face_model.c")]
+    subprocess.run([*words, "-o", str(tmp_path / "dump")], check=True)
+
+    assert subprocess.run([tmp_path / "dump"], capture_output=True, check=True).stdout == path.read_bytes()
+
+
+def test_the_header_has_the_threshold_of_the_sidecar_and_the_points_of_the_crop(room, tmp_path):
+    path = room / "int8.tflite"
+    sidecar = json.loads(sidecar_path(path).read_text())
+    one = {"distance": 1.125, "cosine": 0.4375, "distance_ci95": [1.0, 1.25], "far_ci95": [0.0005, 0.002]}
+    thresholds = {"lfw": {"impostors": 3000, "flip": False, "far": {"0.001": one}}}
+    sidecar_path(path).write_text(json.dumps({**sidecar, "thresholds": thresholds}))
+
+    tflite_2_c.main([str(path), "--out", str(tmp_path / "c")])
+
+    text = (tmp_path / "c" / "face_model.h").read_text()
+    assert "#define FACE_THRESHOLD 1.125000000e+00f" in text and "calibrated on lfw: 3,000 impostor pairs" in text
+    x, y = np.float32(38.2946) * SIDE / 112, np.float32(51.6963) * SIDE / 112
+    assert f"{{{x:.4f}f, {y:.4f}f}}" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "message"),
+    [
+        ("float.tflite", ("--threshold", "1"), r"takes float32 and gives float32.*--mode int8 --edges int8"),
+        ("int8.tflite", (), r"no calibrated threshold\. Calibrate it"),
+        ("int8.tflite", ("--threshold", "5"), r"0 to 4\. Received: --threshold 5"),
+    ],
+)
+def test_c_source_is_refused_with_a_way_out(model, words, message, room, tmp_path):
+    with pytest.raises(FaceError, match=message):
+        tflite_2_c.main([str(room / model), "--out", str(tmp_path / "c"), *words])
+
+    assert not (tmp_path / "c").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- the real one
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tool(".venv-mcu")
+@pytest.mark.parametrize("model", ["int8.tflite", "uint8.tflite", "float.tflite"])
+def test_tflite_micro_gives_what_the_reference_kernels_give(model, models):
+    faces = np.stack([synthetic_face(9, k, 1) for k in range(12)])
+    micro = tflm.TflmEmbedder(models / model, read_sidecar(models / model).io)
+
+    embeddings = micro(faces)
+    micro.close()
+
+    np.testing.assert_allclose(embeddings, embedded(models / model, "reference"), atol=1e-6)
+    assert micro.memory["arena"] == micro.memory["arena_head"] + micro.memory["arena_tail"] > 16 * 16 * 15
