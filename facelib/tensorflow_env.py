@@ -16,12 +16,16 @@ from facelib.files import cache_home
 def settle_environment() -> None:
     """Takes Keras and matplotlib out of the hands of this computer's settings. `import facelib` calls it.
 
+    TensorFlow leaves oneDNN off on a CPU without AVX512-VNNI, where it makes training and embedding some 1.5 times as
+    fast. It is on here, unless TF_ENABLE_ONEDNN_OPTS says otherwise.
+
     A ~/.keras/keras.json may ask for another backend, float16 or channels first, and KERAS_BACKEND for torch. Keras
     reads both at its first import, so it gets a home of ours. Jupyter exports a MPLBACKEND that a script may not have.
 
     Raises:
         FaceError: Keras was imported before, with another backend.
     """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with suppress(FaceError):  # without a home folder there is no keras.json in it either
         os.environ["KERAS_HOME"] = str(cache_home() / "mobilearc" / "keras")

@@ -50,6 +50,15 @@ def test_a_backend_for_figures_that_is_here_stays(monkeypatch):
     assert os.environ["MPLBACKEND"] == "agg"
 
 
+@pytest.mark.parametrize(("set_by_user", "expected"), [(None, "1"), ("0", "0")])
+def test_onednn_is_on_unless_the_user_says_no(set_by_user, expected, monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if set_by_user is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", set_by_user)
+    settle_environment()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == expected
+
+
 def test_keras_that_was_imported_before_is_set_back():
     import keras
 
