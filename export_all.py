@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from facelib.child_processes import ends_with_parent
@@ -28,69 +27,14 @@ from facelib.data.verification.bins import find_bins
 from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets
+from facelib.export.targets import READY, REFERENCE, TARGETS, Target, environment_folder
 from facelib.files import require_file, write_bytes
 from facelib.reports.export_table import Outcome, find_losses, format_outcomes, is_made, is_tested
 
 ROOT = Path(__file__).resolve().parent
-REFERENCE = "embedder.h5"
 
 
-@dataclass(frozen=True)
-class Target:
-    """One artefact: how it is made, tested and judged.
-
-    In command lines {x} is the artefact, {parent} its parent, {calibration} --calibration with its value, {test} the
-    flags of a test script, {far} --far with its values, and {bin} the first .bin of --valid.
-
-    Attributes:
-        name: path of the artefact in the run directory.
-        parent: name of the target that it is made from; None for the trained embedder.
-        make: command lines that make it.
-        test: command lines that test it and write its report.
-        needs: programs on PATH, paths in the project, '--calibration' or 'a .bin'. If one is missing, the target is
-            left out and the table says why.
-        fits: command lines that fail if the parent does not suit this target. It is then left out.
-        against: path of the report that the gate compares with; '' for the reports of the parent and of embedder.h5.
-    """
-
-    name: str
-    parent: str | None
-    make: tuple[str, ...]
-    test: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-    fits: tuple[str, ...] = ()
-    against: str = ""
-
-
-_OPTIMIZED, _FLOAT = "export/optimized.pb", "export/model_float.tflite"
-_TEST_PB, _TEST_TFLITE = ("pb_test.py {x} {test}",), ("tflite_test.py {x} {test}",)
-_TFLITE = "pb_2_tflite.py {parent} --out {x} --mode"
-# The list of all targets, parents first. CONTRIBUTING.md says what else a new target needs.
-TARGETS = (
-    Target(REFERENCE, None, (), ("evaluate_data.py {x} {test}",)),
-    Target("export/frozen.pb", REFERENCE, ("h5_2_pb.py {parent} --out {x}",), _TEST_PB),
-    Target(_OPTIMIZED, "export/frozen.pb", ("optimize_pb.sh {parent} {x}",), _TEST_PB),
-    Target(_FLOAT, _OPTIMIZED, (f"{_TFLITE} float",), _TEST_TFLITE),
-    Target("export/model_fp16.tflite", _OPTIMIZED, (f"{_TFLITE} fp16",), _TEST_TFLITE),
-    Target("export/model_dynamic.tflite", _OPTIMIZED, (f"{_TFLITE} dynamic",), _TEST_TFLITE),
-    Target("export/model_int8.tflite", _OPTIMIZED, (f"{_TFLITE} int8 {{calibration}}",), _TEST_TFLITE,
-           needs=("--calibration",)),
-    Target("export/model.onnx", _OPTIMIZED, ("pb_2_onnx.py {parent} --out {x}",), ("onnx_test.py {x} {test}",)),
-    Target("export/model.om", _OPTIMIZED, ("om/pb_2_om.sh {parent} {x}",),
-           ("om/image2bin.py {bin} {x}.inputs --model {x}", "om/om_eval.sh {x} {x}.inputs {x}.outputs",
-            "om/calculate_om_acc.py {x}.outputs {bin} --model {x} {far}"),
-           needs=("atc", "msame", "a .bin")),
-    Target("export/model.kmodel", _FLOAT, ("k210/tflite_2_kmodel.py {parent} {calibration} --out {x}",),
-           ("tflite_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.float.json",
-            "k210/kmodel_test.py {x} --valid {bin} --pairs 600 {far}"),  # half a second a face in the simulator
-           needs=("k210/.venv", "--calibration", "a .bin"), fits=("k210/check_k210.py {parent}",),
-           against="{x}.float.json"),
-)  # fmt: skip
-_HOW_TO_GET = {
-    "--calibration": "pass --calibration DATA",
-    "a .bin": "its test needs a .bin, and --valid has none",
-    "k210/.venv": "k210/.venv is missing: make k210",
-}
+_HOW_TO_GET = {"--calibration": "pass --calibration DATA", "a .bin": "its test needs a .bin, and --valid has none"}
 
 
 class Refused(Exception):
@@ -174,6 +118,8 @@ class Chain:
             return Outcome(path, f"not run: see {Path(target.parent).name}")
         if missing := next(filter(self._lacks, target.needs), None):
             return Outcome(path, f"not run: {_HOW_TO_GET.get(missing, f'{missing} is not on PATH')}")
+        if target.environment and not (ROOT / (folder := environment_folder(target.environment)) / READY).is_file():
+            return Outcome(path, f"not run: {folder} is missing: make {target.environment}")
         try:
             return self._bring(target, path)
         except Refused as error:
@@ -182,7 +128,7 @@ class Chain:
     def _bring(self, target: Target, path: Path) -> Outcome:
         parent = self.args.run / target.parent if target.parent else None
         used = self.fingerprint if "--calibration" in target.needs else None
-        if parent is not None and not is_made(path, parent, used):
+        if parent is not None and target.make and not is_made(path, parent, used):
             try:
                 self._run(target.fits, path, parent)
             except Refused as error:
@@ -192,7 +138,8 @@ class Chain:
         if self.bin is not None and "a .bin" in target.needs:
             sets = {self.bin.stem: self.sets[self.bin.stem]}
         references = self._references(target, path, parent)
-        if is_tested(path, sets, self.args.far) and all(file.is_file() for file in references):
+        artefact = path if target.make or parent is None else parent
+        if is_tested(artefact, sets, self.args.far, report_path(path)) and all(file.is_file() for file in references):
             print(f"{path} is up to date", flush=True)
         else:
             self._test(target, path, parent)
@@ -232,7 +179,7 @@ class Chain:
             return self.args.calibration is None
         if need == "a .bin":
             return self.bin is None
-        return not (ROOT / need).exists() if "/" in need else shutil.which(need) is None
+        return shutil.which(need) is None
 
     def _run(self, lines: Sequence[str], path: Path, parent: Path | None) -> None:
         far = ["--far", *(f"{far:g}" for far in self.args.far)]

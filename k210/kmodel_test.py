@@ -18,9 +18,10 @@ from collections.abc import Sequence
 
 from evaluate_data import add_reference_flags, make_parser, run_test_beside_reference
 from facelib.cli import run_cli
+from facelib.export.targets import min_cosine_of
 from facelib.runtimes.kmodel import KmodelEmbedder
 
-MIN_COSINE = 0.985
+MIN_COSINE = min_cosine_of("kmodel") or -1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -39,7 +39,7 @@ LAW = {
     "importing": ("models", "runtimes", "export", "data"),
     "training": ("training.recipe", "data", "models", "losses", "distributed", "runtimes"),
     "training.recipe": ("data", "models", "losses", "distributed"),
-    "reports": ("evaluation", "data"),
+    "reports": ("evaluation", "data", "export"),
     "hall": (),
 }
 NETS = ("mobilefacenet", "my_mobilenet", "iresnet", "ghostfacenet")

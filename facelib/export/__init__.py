@@ -2,5 +2,5 @@
 
 freeze, optimize (with fold_batch_norm) make the graph that all targets start from. int8_graph
 rewrites it for int8. parity compares every artefact with its parent. The scripts at the top level
-and in om/, k210/ and mcu/ call these modules; `TARGETS` in export_all.py is the list of all targets.
+and in om/, k210/ and mcu/ call these modules; targets.py is the list of all targets.
 """

@@ -6,14 +6,11 @@ import numpy as np
 
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
+from facelib.export.targets import min_cosine_of
 from facelib.unit_vectors import check_differ, normalize, row_cosines
 
 SEED = 20  # any: every conversion sees the same faces
 NUM_FACES = 8
-
-# Lowest cosine to the parent that is allowed for any face, by kind of artefact. int8 is judged by its test script.
-MIN_COSINE = {"frozen_pb": 0.99999, "optimized_pb": 0.99999, "tflite_float": 0.9999, "tflite_fp16": 0.9995,
-              "onnx": 0.99999}  # fmt: skip
 
 
 def parity_faces(size: tuple[int, int] = (112, 112), num_faces: int = NUM_FACES) -> np.ndarray:
@@ -31,7 +28,7 @@ def check_parity(
 
     Args:
         what: names the two in the error, such as "'a.pb' and 'b.h5'".
-        kind: of the new artefact; `MIN_COSINE` has the lowest cosine that is allowed for it.
+        kind: of the new artefact; `TARGETS` has the lowest cosine that is allowed for it.
         converted: pixels -> embeddings [N, D].
         original: pixels -> embeddings [N, D] of the parent.
         pixels: [N, H, W, 3], as both take them.
@@ -41,7 +38,7 @@ def check_parity(
     """
     embeddings = [converted(pixels), original(pixels)]
     cosines = row_cosines(*embeddings)
-    floor = MIN_COSINE.get(kind)
+    floor = min_cosine_of(kind)
     if not np.isfinite(cosines).all() or (floor is not None and cosines.min() < floor):
         rule = "a finite cosine" if floor is None else f"cosine >= {floor}"
         raise FaceError(

@@ -114,16 +114,18 @@ def is_made(artefact: Path, parent: Path, calibration: str | None = None) -> boo
     return calibration in (None, (sidecar.rest.get("calibration") or {}).get("fingerprint"))
 
 
-def is_tested(artefact: Path, sets: Mapping[str, str], fars: Sequence[float]) -> bool:
+def is_tested(artefact: Path, sets: Mapping[str, str], fars: Sequence[float], report_file: Path | None = None) -> bool:
     """Whether the report of `artefact` is of this very file, with a whole test on each set (`gate.is_whole_test`).
 
     Args:
-        artefact: its file; the report lies beside it.
+        artefact: its file.
         sets: {name: sha256 of what the set is read from}.
         fars: FARs that the report must have.
+        report_file: the report; None for the one beside the file.
     """
+    path = report_file or report_path(artefact)
     try:
-        report = read_report(report_path(artefact)) if report_path(artefact).is_file() else {}
+        report = read_report(path) if path.is_file() else {}
     except FaceError:
         return False
     if report.get("sha256") != sha256_of(artefact):

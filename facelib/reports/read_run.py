@@ -10,15 +10,13 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.evaluation.results import read_ijb_report, read_report
+from facelib.export.targets import file_order
 from facelib.files import parse_json, parse_toml, read_json, sha256_of
 
 Lines = list[dict[str, Any]]
 
 REPORT_SUFFIX = ".report.json"
 IJB_SUFFIX = ".ijb.report.json"
-# Artefacts in the order in which the pipeline makes them.
-_TFLITE_ORDER = ("float.tflite", "fp16.tflite", "dynamic.tflite", "int8.tflite", ".tflite")
-_PIPELINE_ORDER = ("embedder.h5", ".h5", "frozen.pb", ".pb", *_TFLITE_ORDER, ".onnx", ".om", ".kmodel")
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,8 @@ def _read_artefact(report_file: Path) -> Artefact:
 
 def _rank(name: str) -> int:
     """Position in the pipeline; unknown kinds come last."""
-    return next((i for i, ending in enumerate(_PIPELINE_ORDER) if name.endswith(ending)), len(_PIPELINE_ORDER))
+    order = file_order()
+    return next((i for i, ending in enumerate(order) if name.endswith(ending)), len(order))
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

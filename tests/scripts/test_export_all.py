@@ -303,6 +303,7 @@ def test_ascend_and_k210_run_if_their_tools_are_there(toy, bring):
         (toy.folder / name).write_text("#!/bin/sh\n")
         (toy.folder / name).chmod(0o755)
     (toy.folder / "k210" / ".venv").mkdir(parents=True)
+    (toy.folder / "k210" / ".venv" / "ready").touch()
 
     bring.refused["k210/check_k210.py"] = "The K210 does not take PReLU."
     ran = bring()

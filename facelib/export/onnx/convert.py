@@ -6,7 +6,7 @@ Operators: onnx/onnx, docs/Operators.md.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class OnnxOptions:
         prelu_nodes: whether PReLU becomes PRelu nodes. ONNX Runtime computes convolutions and ReLU faster.
     """
 
-    layout: Literal["nhwc", "nchw"] = "nhwc"
+    layout: str = "nhwc"
     batch: int = 0
     opset: int = 17
     prelu_nodes: bool = False

@@ -1,0 +1,115 @@
+"""Every artefact of a run, in one list: how it is made, tested and judged, and what runs it.
+
+export_all.py makes and tests them in this order, conversions take their lowest cosines from here, reports sort by it,
+and docs/targets.md has the table. A new target is a folder and an entry; CONTRIBUTING.md shows it on a small one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from facelib.model_input import Io
+
+REFERENCE = "embedder.h5"
+_RAW = Io()  # raw RGB pixels, NHWC, float32
+READY = "ready"  # the file that `make` leaves in a finished environment
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artefact.
+
+    In command lines {x} is the artefact, {parent} its parent, {calibration} --calibration with its value, {test} the
+    flags of a test script, {far} --far with its values, and {bin} the first .bin of --valid.
+
+    Attributes:
+        name: path of the artefact in the run directory. If nothing makes it, its parent is tested once more, by another
+            executor, and this is the name of the report.
+        parent: name of the target that it is made from; None for the trained embedder.
+        make: command lines that make it; none if its parent is tested by another executor.
+        test: command lines that test it and write its report.
+        kind: of artefact, as its sidecar says.
+        executor: the runtime and its kernels that the test runs.
+        ran_on: what the project ran it on: 'CPU', 'simulator', 'own kernels' (the chip's, on a CPU), 'structure only'
+            (read, not run), 'not run'.
+        eats: layout, scaling and type of the input.
+        min_cosine: lowest cosine to the parent that is allowed: of any face in a conversion on the CPU, of the mean of
+            all faces in a simulator. None where ACC and VR alone decide.
+        environment: what `make` installs for it; '' for the environment of the project.
+        needs: programs on PATH, '--calibration' or 'a .bin'. If one is missing, or the environment, the target is left
+            out and the table says why.
+        fits: command lines that fail if the parent does not suit this target. It is then left out.
+        against: path of the report that the gate compares with; '' for the reports of the parent and of embedder.h5.
+    """
+
+    name: str
+    parent: str | None
+    make: tuple[str, ...]
+    test: tuple[str, ...]
+    kind: str
+    executor: str
+    ran_on: str = "CPU"
+    eats: Io = _RAW
+    min_cosine: float | None = None
+    environment: str = ""
+    needs: tuple[str, ...] = ()
+    fits: tuple[str, ...] = ()
+    against: str = ""
+
+    @property
+    def scripts(self) -> list[str]:
+        """The scripts that make and test it, as paths in the project."""
+        return list(dict.fromkeys(line.split()[0] for line in (*self.make, *self.test)))
+
+
+def environment_folder(environment: str) -> str:
+    """Where `make ENVIRONMENT` installs, a path in the project; the folder holds a file `READY` once that is done."""
+    return "k210/.venv" if environment == "k210" else f".venv-{environment}"
+
+
+_FROZEN, _OPTIMIZED, _FLOAT = "export/frozen.pb", "export/optimized.pb", "export/model_float.tflite"
+_TEST_PB, _TEST_TFLITE = ("pb_test.py {x} {test}",), ("tflite_test.py {x} {test}",)
+_TEST_ONNX = ("onnx_test.py {x} {test}",)
+_TFLITE = "pb_2_tflite.py {parent} --out {x} --mode"
+_GRAPH, _LITE, _ORT = "TensorFlow, CPU", "LiteRT, XNNPACK", "ONNX Runtime, CPU"
+# Parents first.
+TARGETS = (
+    Target(REFERENCE, None, (), ("evaluate_data.py {x} {test}",), "h5", "Keras, TensorFlow, CPU"),
+    Target(_FROZEN, REFERENCE, ("h5_2_pb.py {parent} --out {x}",), _TEST_PB, "frozen_pb", _GRAPH, min_cosine=0.99999),
+    Target(_OPTIMIZED, _FROZEN, ("optimize_pb.sh {parent} {x}",), _TEST_PB, "optimized_pb", _GRAPH,
+           min_cosine=0.99999),
+    Target(_FLOAT, _OPTIMIZED, (f"{_TFLITE} float",), _TEST_TFLITE, "tflite_float", _LITE, min_cosine=0.9999),
+    Target("export/model_fp16.tflite", _OPTIMIZED, (f"{_TFLITE} fp16",), _TEST_TFLITE, "tflite_fp16", _LITE,
+           min_cosine=0.9995),
+    Target("export/model_dynamic.tflite", _OPTIMIZED, (f"{_TFLITE} dynamic",), _TEST_TFLITE, "tflite_dynamic", _LITE),
+    Target("export/model_int8.tflite", _OPTIMIZED, (f"{_TFLITE} int8 {{calibration}}",), _TEST_TFLITE, "tflite_int8",
+           _LITE, eats=Io(dtype="uint8"), needs=("--calibration",)),
+    Target("export/model.onnx", _OPTIMIZED, ("pb_2_onnx.py {parent} --out {x}",), _TEST_ONNX, "onnx", _ORT,
+           min_cosine=0.99999),
+    Target("export/model.om", _OPTIMIZED, ("om/pb_2_om.sh {parent} {x}",),
+           ("om/image2bin.py {bin} {x}.inputs --model {x}", "om/om_eval.sh {x} {x}.inputs {x}.outputs",
+            "om/calculate_om_acc.py {x}.outputs {bin} --model {x} {far}"), "om", "Ascend, msame",
+           ran_on="not run", needs=("atc", "msame", "a .bin")),
+    Target("export/model.kmodel", _FLOAT, ("k210/tflite_2_kmodel.py {parent} {calibration} --out {x}",),
+           ("tflite_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.float.json",
+            "k210/kmodel_test.py {x} --valid {bin} --pairs 600 {far}"),  # half a second a face in the simulator
+           "kmodel", "nncase 1.9, simulator", ran_on="simulator", eats=Io(dtype="uint8", layout="nchw"),
+           min_cosine=0.985, environment="k210", needs=("--calibration", "a .bin"),
+           fits=("k210/check_k210.py {parent}",), against="{x}.float.json"),
+)  # fmt: skip
+
+
+def min_cosine_of(kind: str) -> float | None:
+    """The lowest cosine to the parent that is allowed for a kind of artefact; None where ACC and VR alone decide."""
+    return next((target.min_cosine for target in TARGETS if target.kind == kind), None)
+
+
+def file_order() -> list[str]:
+    """Endings of file names in the order of `TARGETS`: 'float.tflite', ..., then '.tflite' for all others."""
+    names = [Path(target.name).name for target in TARGETS]
+    endings = []
+    for i, name in enumerate(names):
+        endings.append(name.rpartition("_")[2])
+        suffix = Path(name).suffix
+        if not any(later.endswith(suffix) for later in names[i + 1 :]):
+            endings.append(suffix)
+    return endings
