@@ -16,11 +16,12 @@ import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without
 import argparse
 from collections.abc import Sequence
 
-from evaluate_data import add_test_flags, check_test_flags, evaluate_embedded, finish_test
+from evaluate_data import evaluate_embedded, finish_test
 from facelib.cli import run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.evaluation.attributes import read_attributes
 from facelib.evaluation.embed_images import Embedded
+from facelib.evaluation.flags import add_test_flags, check_test_flags
 from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.export.om.msame import LOG_NAME, find_results, read_embeddings, read_timing
 from facelib.files import require_file, sha256_of

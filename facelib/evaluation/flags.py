@@ -1,0 +1,102 @@
+"""The flags of every test script: the artefact, the sets, what is measured, the report and the gate."""
+
+import argparse
+import os
+from pathlib import Path
+
+from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_encoding_flag, add_io_flags, script_parser
+from facelib.errors import FaceError
+from facelib.evaluation.evaluate_set import PROTOCOLS
+from facelib.evaluation.results import read_report
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The flags of every test script; `evaluate_data.run_test` takes what they say."""
+    parser = script_parser(description)
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="the artefact to test")
+    add(
+        "--valid",
+        type=Path,
+        default=DEFAULT_VALID,
+        metavar="DIR_OR_BIN",
+        help="a .bin, a folder of them, or a folder of identities (default: %(default)s/)",
+    )
+    pairs_help = "pair list in LFW's form, of the photos in --valid; or how many pairs of each .bin, chosen evenly"
+    add("--pairs", type=_parse_pairs, metavar="TXT_OR_N", help=pairs_help)
+    add(
+        "--letterbox",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="scale photos of any size to the input, with grey bars at the edges",
+    )
+    add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
+    add_encoding_flag(parser)
+    add_test_flags(parser)
+    add_io_flags(parser)
+    return parser
+
+
+def add_test_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of every test: what is measured, where the report goes, and the gate. `check_test_flags` reads them."""
+    add = parser.add_argument
+    add(
+        "--attributes",
+        type=Path,
+        metavar="CSV",
+        help="CSV with lines `NAME,GROUP` (NAME is an identity or an image): ACC and VR of each group",
+    )
+    protocol_help = (
+        "how ACC and VR choose thresholds; for old tables: the grids of insightface, or the best threshold of the "
+        "whole set as keras_insightface has it, which is optimistic (default: %(default)s)"
+    )
+    add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
+    add(
+        "--far",
+        type=float,
+        nargs="+",
+        action="extend",
+        metavar="RATE",
+        help="measure VR at these FARs (default: 0.001)",
+    )
+    add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")
+    add = parser.add_argument_group("gate").add_argument
+    add(
+        "--against",
+        type=Path,
+        metavar="REPORT",
+        help="end with exit code 1 if ACC or VR is lower than in this report by more than the drops below",
+    )
+    add(
+        "--max-acc-drop",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="largest allowed drop in percentage points (default: %(default)s)",
+    )
+    add(
+        "--max-vr-drop",
+        type=float,
+        default=2.0,
+        metavar="POINTS",
+        help="largest allowed drop in percentage points (default: %(default)s)",
+    )
+
+
+def check_test_flags(args: argparse.Namespace) -> argparse.Namespace:
+    """Refuses values that no test can have, and fills in the default FARs."""
+    args.far = tuple(dict.fromkeys(args.far or DEFAULT_FARS))
+    for far in args.far:
+        if not 0 < far <= 1:
+            raise FaceError(f"A FAR is a rate above 0 and at most 1, such as 0.001. Received: --far {far:g}.")
+    for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
+        if not 0 <= value <= 100:
+            raise FaceError(f"{flag} is in percentage points, 0 to 100. Received: {value:g}.")
+    if args.against:
+        read_report(args.against)  # a wrong one shows before the work
+    return args
+
+
+def _parse_pairs(text: str) -> Path | int:
+    return int(text) if text.isdecimal() else Path(text)
