@@ -11,10 +11,10 @@ every worker.
 Each worker has a TensorFlow server, which listens on all addresses without a password: anyone who reaches its port can
 run programs with your rights. Therefore the workers of one host get a private network, if the kernel allows one;
 otherwise a warning names the addresses and ports. From this private network they reach neither the internet nor other
-hosts. With --no-private they stay in the network of the host, and also if an argument contains "://", such as --data
-s3://... So that no other program can pose as a worker, the workers prove to each other that they know MOBILEARC_TOKEN,
-a random text. If all workers run on one host, launch.py makes this text itself. With
---hosts, set the variable to the same text on every host.
+hosts. They stay in the network of the host in two cases: with --no-private, and if an argument contains "://", such as
+--data s3://... So that no other program can pose as a worker, the workers prove to each other that they know
+MOBILEARC_TOKEN, a random text. If all workers run on one host, launch.py makes this text itself. With --hosts, set the
+variable to the same text on every host.
 More in docs/scaling.md.
 """
 

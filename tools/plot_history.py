@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a train.py, or a *_hist.json")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a training, or a *_hist.json")
     parser.add_argument(
         "--out", type=Path, metavar="PNG",
         help="the picture (default: RUN/plots/history.png; for several runs: history.png in the folder above them)",
