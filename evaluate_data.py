@@ -22,9 +22,10 @@ from facelib.evaluation.attributes import read_attributes
 from facelib.evaluation.beside_reference import BesideReference
 from facelib.evaluation.embed_images import Embedded, embed_images
 from facelib.evaluation.evaluate_set import evaluate_set
-from facelib.evaluation.flags import check_test_flags, make_parser
+from facelib.evaluation.flags import check_test_flags, default_report, make_parser
 from facelib.evaluation.gate import compare
-from facelib.evaluation.results import Report, SetResult, find_whole_test, read_report, report_path
+from facelib.evaluation.mixed_gallery import GalleryModel, embed_across
+from facelib.evaluation.results import Report, SetResult, find_whole_test, read_report
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
@@ -93,6 +94,7 @@ def evaluate_sets(
     attributes: dict[str, str] | None = None,
     progress: bool = True,
     threads: int | None = None,
+    gallery: GalleryModel | None = None,
 ) -> Evaluation:
     """Measures `embedder` on verification sets, one after another.
 
@@ -105,13 +107,14 @@ def evaluate_sets(
         attributes: {identity or image: group}; None for no groups.
         progress: whether a bar is shown.
         threads: number of threads that decode.
+        gallery: embeds the second face of each pair; None for `embedder`.
     """
 
     def embed(faces: FaceSet) -> Embedded:
-        label = faces.name if progress else None
-        return embed_images(
-            embedder, faces.images, where=faces.where, names=faces.names, flip=flip, progress=label, threads=threads
-        )
+        options: dict[str, Any] = {"flip": flip, "progress": faces.name if progress else None, "threads": threads}
+        if gallery is not None:
+            return embed_across(faces, embedder, gallery.embedder, **options)
+        return embed_images(embedder, faces.images, where=faces.where, names=faces.names, **options)
 
     return evaluate_embedded(sets, embed, fars=fars, protocol=protocol, flip=flip, attributes=attributes)
 
@@ -190,15 +193,22 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     sha256 = sidecar.sha256 if sidecar else sha256_of(args.model)
     io = choose_io(sidecar, args)
     embedder = open_embedder(args.model, io, args.threads)
+    gallery = open_gallery_model(args.gallery_model, args.threads) if args.gallery_model else None
     evaluation = evaluate_sets(
         embedder, sets, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
-        threads=args.threads,
+        threads=args.threads, gallery=gallery,
     )  # fmt: skip
     evaluation.check(args.model)
     check_unchanged(args.model, sha256)
     sidecar = keep_flags(args.model, kind, replace(io, embedding_size=embedder.embedding_size), sidecar)
     facts = {name: getattr(embedder, name, None) for name in ("mean_cosine", "executor", "memory")}
-    return finish_test(args, evaluation, sidecar.kind if sidecar else kind, sha256, **facts)
+    return finish_test(args, evaluation, sidecar.kind if sidecar else kind, sha256, gallery, **facts)
+
+
+def open_gallery_model(path: Path, threads: int) -> GalleryModel:
+    """The model of --gallery-model, fed as its sidecar says."""
+    check_sidecar(path)
+    return GalleryModel(path.name, sha256_of(path), open_reference(path, threads))
 
 
 def run_test_beside_reference(
@@ -263,7 +273,14 @@ def add_reference_flags(parser: argparse.ArgumentParser, min_cosine: float) -> N
     parser.set_defaults(pairs=FEW_PAIRS)
 
 
-def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, sha256: str | None, **facts: Any) -> int:
+def finish_test(
+    args: argparse.Namespace,
+    evaluation: Evaluation,
+    kind: str,
+    sha256: str | None,
+    gallery: GalleryModel | None = None,
+    **facts: Any,
+) -> int:
     """The end of every test: writes the report and the thresholds, prints the table, applies the gate.
 
     Args:
@@ -272,6 +289,7 @@ def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, sha
         evaluation: the results.
         kind: of artefact, e.g. 'tflite'.
         sha256: of the model before it was opened; None for one that is not a file.
+        gallery: the model that embedded the second face of each pair; None if it is the same.
         facts: more fields of `Report`.
 
     Raises:
@@ -292,14 +310,17 @@ def finish_test(args: argparse.Namespace, evaluation: Evaluation, kind: str, sha
         threads=args.threads,
         mean_norm=evaluation.mean_norm,
         flip=args.flip,
+        gallery_model=gallery.as_dict() if gallery else None,
         **facts,
     )
-    path = args.report or report_path(args.model)
-    calibrated = write_thresholds(args.model, evaluation.thresholds(args.flip))
+    path = args.report or default_report(args)
+    calibrated = write_thresholds(args.model, evaluation.thresholds(args.flip), gallery.as_dict() if gallery else None)
     whole = find_whole_test(path, report)
     if whole is None:
         report.write(path)
     print_notes(evaluation.notes)
+    if gallery:
+        print(f"probes by {args.model.name}, gallery by {gallery.name}")
     print(report.table())
     if findings := report.findings():
         print(findings)

@@ -136,12 +136,18 @@ def search(argv: list[str]) -> int:
     if args.top < 1:
         raise FaceError(f"A search lists one person or more. Received: --top {args.top}.")
     gallery = open_gallery(args.gallery)
-    args.model = check_gallery_model(gallery, args.model)
-    check_sidecar(args.model)
-    decision = search_decision(gallery, args)
+    args.model, enrolled_by = check_gallery_model(gallery, args.model)
+    sidecar = check_sidecar(args.model)
+    decision = search_decision(gallery, args, enrolled_by)
     face = read_face(args.photo, FaceCutter())
-    embedder = open_embedder(args.model, gallery.io, args.threads)
+    io = sidecar.io if sidecar and enrolled_by else gallery.io
+    embedder = open_embedder(args.model, io, args.threads)
     query = embed_one(embedder, face, gallery.flip, args.photo)
+    if len(query) != gallery.vectors.shape[1]:
+        raise FaceError(
+            f"A probe and a gallery have embeddings of one size. '{args.model}' gives {len(query)} values, "
+            f"'{gallery.path}' has {gallery.vectors.shape[1]}. Enrol again."
+        )
     found = Nearest(gallery.vectors)(query, args.top)
     distances = np.clip(2.0 - 2.0 * found.cosines.astype(np.float64), 0.0, 4.0)
     if distances[0] <= decision.distance:
@@ -172,11 +178,14 @@ def threshold_or_none(args: argparse.Namespace) -> Decision | None:
     return decide_by(args.model, args.far, args.threshold)
 
 
-def search_decision(gallery: Gallery, args: argparse.Namespace) -> Decision:
-    """The threshold: of --threshold; else the model's for --far; else the one in the gallery; else the model's."""
-    if args.threshold is None and args.far is None and gallery.decision is not None:
+def search_decision(gallery: Gallery, args: argparse.Namespace, enrolled_by: str | None) -> Decision:
+    """The threshold: of --threshold; else the model's for --far; else the one in the gallery; else the model's.
+
+    If another model enrolled the gallery, whose SHA-256 is `enrolled_by`, the model's threshold for the two together.
+    """
+    if args.threshold is None and args.far is None and gallery.decision is not None and enrolled_by is None:
         return gallery.decision
-    decision = decide_by(args.model, args.far, args.threshold)
+    decision = decide_by(args.model, args.far, args.threshold, enrolled_by)
     if decision.calibrated and decision.flip != gallery.flip:
         raise FaceError(
             f"A threshold and a gallery are both made with mirrored faces, or both without. '{gallery.path}' was "

@@ -11,11 +11,10 @@ import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without
 # isort: split
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from evaluate_data import make_parser, run_test
 from facelib.cli import run_cli
-from facelib.evaluation.results import report_path
+from facelib.evaluation.flags import default_report
 from facelib.runtimes.tflite import KERNELS, TfliteEmbedder
 
 
@@ -25,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kernels", choices=tuple(KERNELS), default="xnnpack", help=kernels_help)
     args = parser.parse_args(argv)
     if args.kernels == "reference":
-        args.report = args.report or report_path(Path(f"{args.model}.reference"))
+        args.report = args.report or default_report(args, "reference")
     return run_test(args, partial(TfliteEmbedder, kernels=args.kernels), "tflite")
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from evaluate_data import add_reference_flags, make_parser, run_test_beside_reference
 from facelib.cli import run_cli
 from facelib.errors import FaceError
-from facelib.evaluation.results import report_path
+from facelib.evaluation.flags import default_report
 from facelib.model_input import Io
 from facelib.runtimes.tflite import KERNELS, TfliteEmbedder
 from facelib.runtimes.tflm import TflmEmbedder
@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--max-arena", type=float, metavar="KIB", help="fail if the tensor arena needs more RAM, in KiB")
     add("--max-flash", type=float, metavar="KIB", help="fail if the file is larger, in KiB")
     args = parser.parse_args(argv)
-    args.report = args.report or report_path(Path(f"{args.model}.tflm"))  # beside that of tflite_test.py
+    args.report = args.report or default_report(args, "tflm")  # beside that of tflite_test.py
     for flag, value in (("--max-arena", args.max_arena), ("--max-flash", args.max_flash)):
         if value is not None and not value > 0:
             raise FaceError(f"{flag} is a size above 0 in KiB. Received: {value:g}.")

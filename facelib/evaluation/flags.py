@@ -7,7 +7,7 @@ from pathlib import Path
 from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_encoding_flag, add_io_flags, script_parser
 from facelib.errors import FaceError
 from facelib.evaluation.evaluate_set import PROTOCOLS
-from facelib.evaluation.results import read_report
+from facelib.evaluation.results import read_report, report_path
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -32,6 +32,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
+    gallery_help = "embed the second face of each pair with this artefact; thresholds are those of both models together"
+    add("--gallery-model", type=Path, metavar="OTHER", help=gallery_help)
     add_encoding_flag(parser)
     add_test_flags(parser)
     add_io_flags(parser)
@@ -96,6 +98,18 @@ def check_test_flags(args: argparse.Namespace) -> argparse.Namespace:
     if args.against:
         read_report(args.against)  # a wrong one shows before the work
     return args
+
+
+def default_report(args: argparse.Namespace, executor: str = "") -> Path:
+    """The report of a test without --report: X.report.json, or X.EXECUTOR.gallery_OTHER.report.json.
+
+    Args:
+        args: the flags of a test script.
+        executor: of a test that is not the usual one of the artefact, e.g. 'tflm'.
+    """
+    other = getattr(args, "gallery_model", None)
+    parts = [str(args.model), executor, f"gallery_{other.stem}" if other else ""]
+    return report_path(Path(".".join(filter(None, parts))))
 
 
 def _parse_pairs(text: str) -> Path | int:

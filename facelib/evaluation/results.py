@@ -125,6 +125,8 @@ class Report:
         flip: whether the embedding of the mirrored face was added.
         executor: runtime and kernels, e.g. 'LiteRT XNNPACK'; None where the runtime does not say it.
         memory: {what: bytes} that the artefact needs on a chip; None where that is not known.
+        gallery_model: {"name", "sha256"} of the model that embedded the second face of each pair; None if it is the
+            same.
     """
 
     artifact: str
@@ -140,6 +142,7 @@ class Report:
     flip: bool = False
     executor: str | None = None
     memory: dict[str, int] | None = None
+    gallery_model: dict[str, str] | None = None
 
     def as_dict(self, folder: Path | None = None) -> dict[str, Any]:
         """The content of `X.report.json`.

@@ -13,7 +13,7 @@ from typing import Any
 from facelib.errors import FaceError
 from facelib.evaluation.metrics import Scores, can_resolve, wilson_interval
 from facelib.files import require_file, write_json
-from facelib.sidecar import read_sidecar
+from facelib.sidecar import Sidecar, read_sidecar
 
 DEPLOYMENT_FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -77,7 +77,9 @@ def calibrate(
     return found
 
 
-def write_thresholds(artefact: Path, sets: dict[str, dict[str, Any]]) -> Path | None:
+def write_thresholds(
+    artefact: Path, sets: dict[str, dict[str, Any]], gallery_model: dict[str, str] | None = None
+) -> Path | None:
     """Adds calibrated thresholds to the sidecar of `artefact`; those of other sets stay.
 
     Thresholds of some pairs of a set replace none of all its pairs.
@@ -86,6 +88,8 @@ def write_thresholds(artefact: Path, sets: dict[str, dict[str, Any]]) -> Path | 
         artefact: the tested file.
         sets: {set name: {"sha256", "impostors", "flip", "far": what `calibrate` returned}}, with "drawn_from", the
             number of pairs of the set, where only some of them were tested.
+        gallery_model: {"name", "sha256"} of the model that embedded the second face of each pair; None if it is the
+            same.
 
     Returns: path of the sidecar; None when nothing was written: the artefact has no sidecar, or one with thresholds of
         all pairs.
@@ -93,29 +97,49 @@ def write_thresholds(artefact: Path, sets: dict[str, dict[str, Any]]) -> Path | 
     sidecar = read_sidecar(artefact)
     if sidecar is None:
         return None
-    old = sidecar.rest.get("thresholds", {})
+    old = sets_of(sidecar, gallery_model["sha256"] if gallery_model else None)
     new = {name: one for name, one in sets.items() if "drawn_from" not in one or "drawn_from" in old.get(name, one)}
     if not new:
         return None
-    write_json(sidecar.path, {**sidecar.rest, "thresholds": {**old, **new}})
+    key, value = "thresholds", {**old, **new}
+    if gallery_model:
+        key, others = "gallery_thresholds", sidecar.rest.get("gallery_thresholds", {})
+        value = {**others, gallery_model["sha256"]: {"model": gallery_model["name"], "sets": value}}
+    write_json(sidecar.path, {**sidecar.rest, key: value})
     return sidecar.path
 
 
-def read_thresholds(artefact: Path, far: float, set_name: str | None = None) -> Calibrated:
+def sets_of(sidecar: Sidecar | None, gallery_sha256: str | None = None) -> dict[str, Any]:
+    """The calibrated thresholds of each set in a sidecar; {} if there are none.
+
+    Args:
+        sidecar: of the model of the probes.
+        gallery_sha256: SHA-256 of the model of the gallery; None if it is the same.
+    """
+    sets = sidecar.rest.get("thresholds") if sidecar else None
+    if sidecar and gallery_sha256:
+        sets = sidecar.rest.get("gallery_thresholds", {}).get(gallery_sha256, {}).get("sets")
+    return sets if isinstance(sets, dict) else {}
+
+
+def read_thresholds(
+    artefact: Path, far: float, set_name: str | None = None, gallery_sha256: str | None = None
+) -> Calibrated:
     """The calibrated threshold of `artefact`.
 
     Args:
         artefact: a model with a sidecar.
         far: the FAR it was calibrated for.
         set_name: the set it was calibrated on; default: the set with most impostor pairs.
+        gallery_sha256: SHA-256 of the model of the gallery; None if it is the same.
 
     Raises:
         FaceError: the sidecar has no threshold, none for this set, or none for this FAR.
     """
     sidecar = read_sidecar(require_file(artefact, "model"))
-    sets = sidecar.rest.get("thresholds") if sidecar else None
+    sets = sets_of(sidecar, gallery_sha256)
     mend = f"Calibrate it: run the test script of '{artefact}' with --valid, or say --threshold DISTANCE"
-    if sidecar is None or not isinstance(sets, dict) or not sets:
+    if sidecar is None or not sets:
         raise FaceError(f"'{artefact}' has no calibrated threshold. {mend}.")
     if set_name is not None and set_name not in sets:
         raise FaceError(f"'{artefact}' is not calibrated on '{set_name}' but on {', '.join(sets)}. {mend}.")

@@ -72,8 +72,14 @@ def about(count: float) -> str:
     return f"{count:,.0f}" if count >= 10 else f"{count:.2g}"
 
 
-def decide_by(model: Path, far: float | None, threshold: float | None) -> Decision:
+def decide_by(model: Path, far: float | None, threshold: float | None, gallery_sha256: str | None = None) -> Decision:
     """`threshold` when given, else the calibrated one of `model` at `far` (default: `DEFAULT_FAR`).
+
+    Args:
+        model: embeds the probe.
+        far: the rate of the calibrated threshold.
+        threshold: squared L2 distance.
+        gallery_sha256: SHA-256 of the model that embedded the gallery; None if it is the same.
 
     Raises:
         FaceError: the threshold is not a distance, or the FAR is not a rate or `model` is not calibrated for it.
@@ -85,7 +91,7 @@ def decide_by(model: Path, far: float | None, threshold: float | None) -> Decisi
     far = DEFAULT_FAR if far is None else far
     if not (math.isfinite(far) and 0 < far <= 1):
         raise FaceError(f"A FAR is a rate above 0 and at most 1, such as 0.001. Received: --far {far:g}.")
-    calibrated = read_thresholds(model, far)
+    calibrated = read_thresholds(model, far, gallery_sha256=gallery_sha256)
     return Decision(calibrated.distance, calibrated)
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from facelib.errors import FaceError
+from facelib.evaluation.thresholds import sets_of
 from facelib.files import atomic_path, map_npy, read_json, require_file, sha256_of, write_json
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision
-from facelib.sidecar import git_commit, package_versions, sidecar_path
+from facelib.sidecar import git_commit, package_versions, read_sidecar, sidecar_path
 
 KIND, FORMAT_VERSION = "gallery", 1
 
@@ -33,7 +34,7 @@ class Gallery:
         vectors: float16 [N, D], rows of unit length, a read-only memory map.
         names: N texts, the identities in the order of the rows.
         num_photos: N ints, how many photos each row is the mean of.
-        model: the model that enrolled the gallery and must search it.
+        model: the model that enrolled the gallery.
         model_sha256: its SHA-256.
         io: how the model is fed.
         flip: whether the embeddings of mirrored faces were added.
@@ -155,19 +156,30 @@ def open_gallery(path: Path) -> Gallery:
         raise FaceError(f"The gallery '{path}' is damaged ({' '.join(str(error).split())}). {again}") from error
 
 
-def check_gallery_model(gallery: Gallery, model: Path | None) -> Path:
-    """The model to search with: `model`, or the one that the gallery names; by content the one that enrolled it."""
+def check_gallery_model(gallery: Gallery, model: Path | None) -> tuple[Path, str | None]:
+    """(the model to search with, the SHA-256 of the one that enrolled the gallery if it is another one, else None).
+
+    Args:
+        gallery: to search.
+        model: named by the user; None for the one that the gallery names.
+
+    Raises:
+        FaceError: the model is missing, or is another one and its sidecar has no thresholds for the two together.
+    """
     chosen = model or gallery.model
     if model is None and not os.path.isfile(chosen):
         raise FaceError(f"'{gallery.path}' was made with '{chosen}', which is not there. Name the model: --model X")
-    if sha256_of(require_file(chosen, "model")) != gallery.model_sha256:
+    if sha256_of(require_file(chosen, "model")) == gallery.model_sha256:
+        return chosen, None
+    if not sets_of(read_sidecar(chosen), gallery.model_sha256):
         raise FaceError(
             f"A gallery is searched with the model that made it. '{gallery.path}' was made with "
             f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is another model. "
             "Name the first one with --model, or enrol again: python predict.py enroll FOLDERS "
-            f"{gallery.path} --model {chosen}"
+            f"{gallery.path} --model {chosen}. Or calibrate the two together: run the test script of '{chosen}' with "
+            f"--gallery-model {gallery.model.name}"
         )
-    return chosen
+    return chosen, gallery.model_sha256
 
 
 def _is_gallery_json(path: Path) -> bool:

@@ -67,7 +67,7 @@ def test_a_gallery_finds_its_model_after_both_moved_together(gallery, tmp_path):
         (tmp_path / name).rename(tmp_path / "elsewhere" / name)
     moved = open_gallery(tmp_path / "elsewhere" / "people" / "g.npy")
 
-    assert check_gallery_model(moved, None).read_bytes() == b"weights"
+    assert check_gallery_model(moved, None)[0].read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("there_before", [False, True])
@@ -103,7 +103,7 @@ def test_another_model_is_refused_and_a_copy_is_not(gallery, tmp_path):
     (tmp_path / "copy.onnx").write_bytes(b"weights")
     (tmp_path / "other.onnx").write_bytes(b"other weights")
 
-    assert check_gallery_model(opened, tmp_path / "copy.onnx") == tmp_path / "copy.onnx"
+    assert check_gallery_model(opened, tmp_path / "copy.onnx") == (tmp_path / "copy.onnx", None)
     with pytest.raises(FaceError, match="searched with the model that made it"):
         check_gallery_model(opened, tmp_path / "other.onnx")
     opened.model.unlink()
