@@ -5,6 +5,10 @@ python pb_2_onnx.py runs/demo/export/optimized.pb
 It also takes an embedder.h5. The input is `input_1`, raw RGB pixels, float32 [N, 112, 112, 3], any number of faces. The
 output is `embeddings`, before L2 normalisation.
 
+--mode int8 measures the ranges of the activations on the crops of --calibration, as pb_2_tflite.py does:
+
+python pb_2_onnx.py runs/demo/export/optimized.pb --mode int8 --calibration DATA
+
 Other converters want channels first, scaled pixels and one face. The sidecar has mean and std for their configuration:
 
 python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --pixels outside --batch 1 --out model_nchw.onnx
@@ -17,14 +21,27 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
+from facelib.cli import (
+    add_calibration_flags,
+    add_io_flags,
+    choose_io,
+    next_step,
+    print_notes,
+    run_cli,
+    script_parser,
+)  # fmt: skip
+from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
+from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation, without_scaling
 from facelib.export.int8_graph import without_fake_quant
 from facelib.export.onnx.convert import OPSETS, OnnxOptions, graph_to_onnx
+from facelib.export.onnx.int8 import FIRST_PER_CHANNEL, quantise_onnx
 from facelib.export.parity import check_parity, parity_faces
+from facelib.export.pixel_check import check_pixels
 from facelib.files import check_out_file, require_file, sha256_of, write_bytes
 from facelib.model_input import IO_CHOICES, Io, scaling_of, to_model_input
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, node_of, open_graph
@@ -32,14 +49,18 @@ from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_r
 from facelib.tensorflow_env import quiet_tensorflow
 
 PLACES = ("inside", "outside")  # where pixels are scaled
+NUM_PARITY_CROPS = 32
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph, or an embedder.h5")
     parser.add_argument(
-        "--out", type=Path, metavar="X", help="the ONNX file to write (default: export/model.onnx in the run)"
+        "--out", type=Path, metavar="X", help="default: export/model.onnx in the run, model_int8.onnx for int8"
     )
+    parser.add_argument("--mode", choices=("float", "int8"), default="float", help="default: %(default)s")
+    calibration_help = "for int8: a data directory, TFRecords, folder of crops or .bin"
+    add_calibration_flags(parser, 300, calibration_help)
     add = parser.add_argument_group("form of the model").add_argument
     layout_help = "order of the axes of its input: [N, H, W, 3] or [N, 3, H, W] (default: nhwc)"
     add("--layout", choices=IO_CHOICES["layout"], help=layout_help)
@@ -60,14 +81,25 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             f"--opset is {OPSETS[0]} to {OPSETS[-1]}, --batch at least 1, or 0 for any number. Received: --opset "
             f"{args.opset} --batch {args.batch}."
         )
+    if args.mode == "int8" and args.calibration is None:
+        raise FaceError(
+            "int8 needs real crops to measure ranges on. Pass --calibration DATA: the training's data directory, a "
+            "folder of 112x112 crops, or a .bin."
+        )
+    if args.mode == "int8" and (args.opset < FIRST_PER_CHANNEL or args.prelu_nodes):
+        raise FaceError(
+            f"int8 takes --opset {FIRST_PER_CHANNEL} or later, which has scales per channel, and no --prelu-nodes, "
+            f"which ONNX Runtime computes in float only. Received: --opset {args.opset}."
+        )
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     require_file(args.model, "frozen graph or .h5")
-    is_h5 = args.model.suffix == ".h5"
-    out = check_out_file(args.out or args.model.parent / ("export" if is_h5 else "") / "model.onnx")
+    is_h5, is_int8 = args.model.suffix == ".h5", args.mode == "int8"
+    name = "model_int8.onnx" if is_int8 else "model.onnx"
+    out = check_out_file(args.out or args.model.parent / ("export" if is_h5 else "") / name)
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
     fed = choose_io(sidecar, graph_flags(args))
@@ -75,22 +107,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise FaceError(
             f"The converter takes NHWC graphs. '{args.model}' is {fed.layout}. Convert the graph of h5_2_pb.py."
         )
+    crops = None
+    record: dict[str, Any] = {}
+    if is_int8:
+        notes: list[str] = []
+        crops, described = load_crops(args.calibration, args.num_calibration, args.seed, fed.size, notes, fed.fit)
+        record = {"calibration": described}
+        print_notes(notes)
     quiet_tensorflow()
-    from facelib.export.freeze import freeze_file
-    from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation, without_scaling
+    graph, flags, parent = read_parent(args.model, fed)
+    model, io = convert(graph, parent, args)
+    original = open_graph(without_fake_quant(graph, io.output), args.model, parent.input, parent.output)
+    faces = parity_faces(io.size) if crops is None else crops[:NUM_PARITY_CROPS]
+    if crops is not None:
+        if sidecar is None or sidecar.is_from_flags:
+            check_pixels(original, faces, parent, args.model)
+        model = quantise_onnx(model, crops, io, args.batch)
+    kind = "onnx_int8" if is_int8 else "onnx"
+    parents = original(to_model_input(faces, parent))
+    converted = open_onnx(model, args.batch)
+    what = f"'{out}' and '{args.model}'"
+    cosines = check_parity(what, kind, converted, lambda _: parents, to_model_input(faces, io))
+    check_unchanged(args.model, sha256)
+    write_bytes(out, model)
+    keep_flags(args.model, "h5" if is_h5 else "frozen_pb", flags, sidecar)
+    write_sidecar(out, kind=kind, made_from=args.model, io=io, parity=parity_record(cosines), **record)
+    print(f"input {io.input}: {describe_input(io, args.batch)}")
+    on = "faces" if crops is None else "crops"
+    print(f"cosine to the graph on {len(cosines)} {on}: worst {cosines.min():.7f}, mean {cosines.mean():.7f}")
+    print(f"wrote {out} ({len(model) / 2**20:.2f} MiB){next_step('python', 'onnx_test.py', out)}")
+    return 0
+
+
+def read_parent(path: Path, fed: Io):
+    """The graph to convert: (GraphDef, `Io` for the sidecar of the file, `Io` of the graph).
+
+    Args:
+        path: a .pb or .h5 file.
+        fed: how its sidecar or the flags say that it is fed.
+    """
+    if path.suffix == ".h5":
+        from facelib.export.freeze import freeze_file
+
+        _, graph, size = freeze_file(path)
+        return graph, fed, replace(fed, input=INPUT, output=OUTPUT, size=size)
+    graph, io = load_sized(path, fed)
+    if io.size[0] == 3:
+        raise FaceError(f"The converter takes NHWC graphs. '{path}' is NCHW. Convert the graph of h5_2_pb.py.")
+    return graph, io, io
+
+
+def convert(graph, io: Io, args: argparse.Namespace) -> tuple[bytes, Io]:
+    """The float32 ONNX model in the form of the flags, and how it is fed."""
     from facelib.export.optimize import optimize
 
-    if is_h5:
-        _, graph, size = freeze_file(args.model)
-        flags, io = fed, replace(fed, input=INPUT, output=OUTPUT, size=size)
-    else:
-        graph, io = load_sized(args.model, fed)
-        if io.size[0] == 3:
-            raise FaceError(
-                f"The converter takes NHWC graphs. '{args.model}' is NCHW. Convert the graph of h5_2_pb.py."
-            )
-        flags = io
-    target, fed = node_of(io.output), io
+    target = node_of(io.output)
     embedder = without_normalisation(graph, io)
     if args.pixels == "inside":
         embedder, io = with_raw_pixels(embedder, io)
@@ -99,23 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         optimized, io = without_scaling(optimized, io, args.model)
     options = OnnxOptions(args.layout or io.layout, args.batch, args.opset, args.prelu_nodes)
     io = replace(io, input=node_of(io.input), output=target, layout=options.layout)
-    model = graph_to_onnx(optimized, io.input, target, io.size, options).SerializeToString()
-    faces = parity_faces(io.size)
-    parents = open_graph(without_fake_quant(graph, target), args.model, fed.input, fed.output)(
-        to_model_input(faces, fed)
-    )
-    cosines = check_parity(
-        f"'{out}' and '{args.model}'", "onnx", open_onnx(model, args.batch), lambda _: parents,
-        to_model_input(faces, io),
-    )  # fmt: skip
-    check_unchanged(args.model, sha256)
-    write_bytes(out, model)
-    keep_flags(args.model, "h5" if is_h5 else "frozen_pb", flags, sidecar)
-    write_sidecar(out, kind="onnx", made_from=args.model, io=io, parity=parity_record(cosines))
-    print(f"input {io.input}: {describe_input(io, args.batch)}")
-    print(f"worst cosine to the graph {cosines.min():.7f} on {len(cosines)} faces")
-    print(f"wrote {out} ({len(model) / 2**20:.2f} MiB){next_step('python', 'onnx_test.py', out)}")
-    return 0
+    return graph_to_onnx(optimized, io.input, target, io.size, options).SerializeToString(), io
 
 
 def graph_flags(args: argparse.Namespace) -> argparse.Namespace:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.cli import add_io_flags, choose_io, next_step, print_notes, run_cli, script_parser
+from facelib.cli import add_calibration_flags, add_io_flags, choose_io, next_step, print_notes, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation
@@ -48,13 +48,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
     parser.add_argument("--mode", choices=MODES, default="float", help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="X", help="default: model_<mode>.tflite beside IN.pb")
-    add = parser.add_argument_group("int8").add_argument
+    int8 = parser.add_argument_group("int8")
     calibration_help = (
         "a data directory, TFRecords, folder of crops or .bin; not needed if the net was trained for int8"
     )
-    add("--calibration", type=Path, metavar="DATA", help=calibration_help)
-    add("--num-calibration", type=int, default=300, metavar="N", help="number of crops (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed that chooses the crops (default: %(default)s)")
+    add_calibration_flags(int8, 300, calibration_help)
+    add = int8.add_argument
     edges_help = "uint8: pixels; int8: pixels - 128; float: float32 pixels and embedding (default: %(default)s)"
     add("--edges", choices=tuple(EDGES), default="uint8", help=edges_help)
     keep_help = "compute these layers in float: prefixes of layer names, such as of those that lose most"

@@ -214,6 +214,20 @@ def add_encoding_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoding", metavar="NAME", help=text)
 
 
+def add_calibration_flags(parser, count: int, use: str) -> None:
+    """Adds the flags that choose the crops on which a quantizer measures ranges.
+
+    Args:
+        parser: a parser, or an argument group.
+        count: default number of crops.
+        use: help of --calibration.
+    """
+    add = parser.add_argument
+    add("--calibration", type=Path, metavar="DATA", help=use)
+    add("--num-calibration", type=int, default=count, metavar="N", help="number of crops (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed that chooses the crops (default: %(default)s)")
+
+
 def add_io_flags(parser: argparse.ArgumentParser, *, without: Container[str] = ()) -> None:
     """Adds the flags that say how to feed a model without a sidecar; `choose_io` reads them.
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from facelib.cli import add_io_flags, choose_io, next_step, print_notes, run_cli, script_parser
+from facelib.cli import add_calibration_flags, add_io_flags, choose_io, next_step, print_notes, run_cli, script_parser
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.k210.compile import SETTINGS, compile_kmodel
@@ -41,9 +41,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, metavar="X.tflite", help="a float model that passes k210/check_k210.py")
     calibration_help = "real crops to measure ranges on: a data directory, TFRecords, folder of crops or .bin"
-    add("--calibration", type=Path, metavar="DATA", help=calibration_help)
-    add("--num-calibration", type=int, default=100, metavar="N", help="number of crops (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed that chooses the crops (default: %(default)s)")
+    add_calibration_flags(parser, 100, calibration_help)
     add("--out", type=Path, metavar="X", help="default: model.kmodel beside X.tflite")
     add_io_flags(parser)
     return parser.parse_args(argv)

@@ -85,6 +85,8 @@ TARGETS = (
            _LITE, eats=Io(dtype="uint8"), needs=("--calibration",)),
     Target("export/model.onnx", _OPTIMIZED, ("pb_2_onnx.py {parent} --out {x}",), _TEST_ONNX, "onnx", _ORT,
            min_cosine=0.99999),
+    Target("export/model_int8.onnx", _OPTIMIZED, ("pb_2_onnx.py {parent} --out {x} --mode int8 {calibration}",),
+           _TEST_ONNX, "onnx_int8", _ORT, needs=("--calibration",)),
     Target("export/model.om", _OPTIMIZED, ("om/pb_2_om.sh {parent} {x}",),
            ("om/image2bin.py {bin} {x}.inputs --model {x}", "om/om_eval.sh {x} {x}.inputs {x}.outputs",
             "om/calculate_om_acc.py {x}.outputs {bin} --model {x} {far}"), "om", "Ascend, msame",

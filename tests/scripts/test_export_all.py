@@ -28,7 +28,16 @@ from tests.helpers.random_weights import random_weights
 ROOT = Path(__file__).parents[2]
 NUM_PAIRS = 40
 TFLITES = [f"model_{mode}.tflite" for mode in ("float", "fp16", "dynamic", "int8")]
-NAMES = ["embedder.h5", "frozen.pb", "optimized.pb", *TFLITES, "model.onnx", "model.om", "model.kmodel"]
+NAMES = [
+    "embedder.h5",
+    "frozen.pb",
+    "optimized.pb",
+    *TFLITES,
+    "model.onnx",
+    "model_int8.onnx",
+    "model.om",
+    "model.kmodel",
+]
 OPEN_GATE = ("--max-acc-drop", "100", "--max-vr-drop", "100")
 
 
@@ -176,6 +185,17 @@ def test_an_interrupted_run_continues_and_a_complete_one_does_nothing(toy, bring
         [*int8, "--calibration", str(toy.bin)],
         ["pb_2_onnx.py", x["optimized.pb"], "--out", x["model.onnx"]],
         ["onnx_test.py", x["model.onnx"], *test],
+        [
+            "pb_2_onnx.py",
+            x["optimized.pb"],
+            "--out",
+            x["model_int8.onnx"],
+            "--mode",
+            "int8",
+            "--calibration",
+            str(toy.bin),
+        ],
+        ["onnx_test.py", x["model_int8.onnx"], *test],
         ["report.py", str(toy.run)],
     ]  # int8 is made again to the same bytes: its report still holds
     assert bring() == [["report.py", str(toy.run)]]
@@ -217,7 +237,7 @@ def test_an_artefact_that_lost_too_much_is_named_and_the_others_are_made(toy, br
     (toy.export / "model.onnx").unlink()
 
     with pytest.raises(
-        FaceError, match=r"1 of 10 artefacts .*model_int8\.tflite: lost toy: ACC .*10\.00 points lost, 9 al"
+        FaceError, match=r"1 of 11 artefacts .*model_int8\.tflite: lost toy: ACC .*10\.00 points lost, 9 al"
     ):
         bring(gate=("--max-acc-drop", "9", "--max-vr-drop", "100"))
 
@@ -276,7 +296,7 @@ def test_a_script_that_fails_stops_only_what_needs_it(toy, bring):
     (toy.export / "model.onnx").unlink()
     kept = report_path(toy.export / "optimized.pb").read_bytes()
 
-    with pytest.raises(FaceError, match=r"1 of 10 .*model\.onnx: failed: This graph has an op without a name\.$"):
+    with pytest.raises(FaceError, match=r"1 of 11 .*model\.onnx: failed: This graph has an op without a name\.$"):
         bring()
     assert table_of(toy)["model.onnx"]["gate"] == "failed: This graph has an op without a name."
     report_path(toy.export / "optimized.pb").unlink()
@@ -359,7 +379,7 @@ def test_a_gate_that_cannot_compare_fails_one_artefact(toy, bring):
     bring()
     kept = edited(path, lambda result: result.update(pairs=result["pairs"] + 2))
 
-    with pytest.raises(FaceError, match=r"^1 of 10 .*model\.onnx: failed: The gate compares tests on the same pairs"):
+    with pytest.raises(FaceError, match=r"^1 of 11 .*model\.onnx: failed: The gate compares tests on the same pairs"):
         bring()
     path.write_bytes(kept)
 

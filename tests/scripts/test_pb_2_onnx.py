@@ -11,10 +11,12 @@ from keras import layers
 
 import pb_2_onnx
 from backbones import build_backbone
+from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
 from facelib.export.graph_input import without_scaling
 from facelib.export.onnx.convert import graph_to_onnx
+from facelib.export.onnx.int8 import quantise_onnx
 from facelib.export.optimize import optimize
 from facelib.model_input import Io, scaling_of, to_model_input
 from facelib.models.layers import PixelScale
@@ -22,6 +24,7 @@ from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.runtimes.frozen_graph import open_graph, save_graph
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.sidecar import read_sidecar, write_sidecar
+from facelib.unit_vectors import row_cosines
 from tests.helpers.slow import slow_unless_quick
 
 QUICK = {("mobilefacenet", "prelu")}
@@ -214,7 +217,7 @@ def exported(tmp_path_factory):
 
     def make(*flags):
         assert pb_2_onnx.main([str(folder / "optimized.pb"), *flags]) == 0
-        return folder / "model.onnx", model
+        return folder / ("model_int8.onnx" if "int8" in flags else "model.onnx"), model
 
     return make
 
@@ -242,11 +245,11 @@ def test_other_converters_get_channels_first_scaled_pixels_and_one_face(exported
                                    ("--layout", "nchw", "--pixels", "outside", "--batch", "3")])  # fmt: skip
 def test_the_sidecar_feeds_every_form(exported, flags):
     path, model = exported(*flags)
-    faces = pixels(5).astype(np.uint8)
+    images = pixels(5).astype(np.uint8)
 
-    rows = OnnxEmbedder(path, read_sidecar(path).io).raw(faces)
+    rows = OnnxEmbedder(path, read_sidecar(path).io).raw(images)
 
-    assert_close(rows, model(faces.astype(np.float32), training=False).numpy())
+    assert_close(rows, model(images.astype(np.float32), training=False).numpy())
 
 
 def test_scaling_is_taken_in_and_out_again(exported):
@@ -298,3 +301,58 @@ def test_the_first_and_the_last_opset_compute_the_same(exported, opset):
     path, model = exported("--opset", opset)
 
     assert_close(run_onnx(onnx.load(path), pixels(2)), model(pixels(2), training=False).numpy())
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """A folder of 12 crops."""
+    folder = tmp_path_factory.mktemp("faces")
+    for k in range(12):
+        (folder / f"{k}.jpg").write_bytes(encode_jpeg(synthetic_face(3, k, 0), 95))
+    return folder
+
+
+def test_int8_has_scales_per_channel_and_the_embeddings_of_the_graph(exported, faces, capsys):
+    path, _ = exported("--mode", "int8", "--calibration", str(faces), "--layout", "nchw", "--pixels", "outside")
+
+    graph, sidecar = onnx.load(path), read_sidecar(path)
+    assert path.name == "model_int8.onnx" and sidecar.kind == "onnx_int8"
+    assert sidecar.rest["calibration"]["count"] == 12 and sidecar.rest["parity"]["min_cosine"] > 0.8  # an untrained net
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    kernels = [array for array in weights.values() if array.dtype == np.int8 and array.ndim == 4]
+    convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
+    assert len(kernels) == len(convolutions) and max(np.abs(kernel).max() for kernel in kernels) <= 64  # 7 bits
+    per_channel = [node for node in graph.graph.node if node.op_type == "DequantizeLinear"
+                   and weights[node.input[1]].shape == (16,)]  # fmt: skip
+    assert per_channel and "cosine to the graph on 12 crops" in capsys.readouterr().out
+
+
+def test_int8_computes_nearly_what_float_computes():
+    graph, size = small(
+        PixelScale(), layers.Conv2D(8, 3, activation="relu"), layers.DepthwiseConv2D(3), layers.Flatten()
+    )
+    target = graph.node[-1].name
+    model = graph_to_onnx(optimize(graph, "input_1", target), "input_1", target, size).SerializeToString()
+    images = pixels(20, size)
+
+    int8 = quantise_onnx(model, images.astype(np.uint8), Io(size=size))
+
+    rows = [onnxruntime.InferenceSession(each).run(None, {"input_1": images})[0] for each in (model, int8)]
+    assert row_cosines(*rows).min() > 0.995
+
+
+def test_int8_reads_pixels_in_255_steps(exported, faces):
+    path, _ = exported("--mode", "int8", "--calibration", str(faces))
+
+    graph = onnx.load(path).graph
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    first = next(node for node in graph.node if node.op_type == "QuantizeLinear")
+    assert weights[first.input[1]] == pytest.approx(1 / 128, rel=1e-3)  # one step is one value of a pixel
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--calibration", "x", "--opset", "12"], ["--calibration", "x", "--prelu-nodes"]]
+)
+def test_int8_needs_crops_and_operators_that_it_has(tmp_path, flags):
+    with pytest.raises(FaceError, match=r"^int8 (needs real crops|takes --opset 13)"):
+        pb_2_onnx.main([str(tmp_path / "x.pb"), "--mode", "int8", *flags])

@@ -54,6 +54,13 @@ def load_crops(
     return crops, {"source": path.name, "fingerprint": fingerprint, "seed": seed, "count": len(picked)}
 
 
+def with_full_range(crops: np.ndarray) -> np.ndarray:
+    """A copy whose first crop has one black and one white pixel: a quantizer must see the whole range 0..255."""
+    crops = crops.copy()
+    crops[0, 0, 0], crops[0, 0, 1] = 0, 255
+    return crops
+
+
 def fingerprint_of(path: Path) -> str:
     """The fingerprint of `path` that `load_crops` gives."""
     return _open(Path(path))[2]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facelib.data.readers.calibration_crops import with_full_range
 from facelib.errors import FaceError
 from facelib.export.int8_graph import has_fake_quant, split_global_depthwise, without_fake_quant
 from facelib.model_input import Io, to_model_input
@@ -100,10 +101,9 @@ def _values_on(crops: np.ndarray, graph, io: Io) -> Callable[[str], np.ndarray]:
 def calibration_steps(crops: np.ndarray, io: Io) -> Callable:
     """The calibration data for the converter: a generator function of one crop at a time, float32 [1, H, W, 3].
 
-    The first crop gets one black and one white pixel. The input has scale 1 only if the range 0..255 is seen.
+    The input has scale 1 only if the range 0..255 is seen.
     """
-    crops = crops.copy()
-    crops[0, 0, 0], crops[0, 0, 1] = 0, 255
+    crops = with_full_range(crops)
 
     def steps():
         for crop in crops:
