@@ -30,6 +30,7 @@ from facelib.training.checkpoint import (
     restore_parts,
     save_parts,
 )
+from facelib.training.device_batches import copied_ahead
 from facelib.training.epoch_files import EpochFiles, measure
 from facelib.training.head_memory import check_memory
 from facelib.training.init_from import write_classes
@@ -218,7 +219,8 @@ class Trainer:
         if at.step == data.steps_per_epoch:  # it was stopped between the last step of an epoch and its evaluation
             self._end_epoch()
             self._save()
-        with closing(data.stream(at.epoch, at.step, last_epoch=last_epoch)) as batches, closing(self.progress):
+        stream = copied_ahead(data.stream(at.epoch, at.step, last_epoch=last_epoch))
+        with closing(stream) as batches, closing(self.progress):
             for batch in batches:
                 if not self.progress.is_in_epoch:
                     self.callbacks.call("on_epoch_begin", at.epoch)
