@@ -13,6 +13,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.files import atomic_path, parse_json
+from facelib.training.recipe.schema import Stage
 from facelib.training.schedules import Plateau
 
 if TYPE_CHECKING:
@@ -286,7 +288,8 @@ class Position:
         best: scores of embedder.h5: [mean ACC, mean AUC], or [epoch number] where nothing was measured; [] before
             the first epoch ends.
         best_on: names of the verification sets of these scores, sorted.
-        rollbacks: how often the training went back to a checkpoint because a loss or a weight was not finite.
+        rollbacks: how often the training went back to a checkpoint because a loss or a weight was not finite, at this
+            learning rate of the recipe.
         plateau: learning rate factor of a 'plateau' schedule.
         steps_per_epoch: of the current stage; 0 before its first step, and in checkpoints of older versions.
     """
@@ -351,6 +354,22 @@ class Position:
     def end_epoch(self) -> None:
         """Moves to the first step of the next epoch."""
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+
+    def forget_rollbacks(self, old_rates: Sequence[float], stages: Sequence[Stage]) -> bool:
+        """Counts roll-backs anew if the stage to be trained now has got another learning rate; returns whether.
+
+        Args:
+            old_rates: `learning_rate` of each stage when the checkpoint was written; empty in those of older versions.
+            stages: of the recipe now.
+        """
+        ends = np.cumsum([stage.epochs for stage in stages])
+        number = int(np.searchsorted(ends, self.epoch, side="right"))
+        if not self.rollbacks or number >= min(len(old_rates), len(stages)):
+            return False
+        if old_rates[number] == stages[number].learning_rate:
+            return False
+        self.rollbacks = 0
+        return True
 
     def note_score(self, score: list[float], sets: list[str]) -> bool:
         """Keeps the scores of an epoch if they are the best so far; returns whether they are.

@@ -176,7 +176,7 @@ class Trainer:
         )  # fmt: skip
 
     def _resume(self, checkpoint: Path) -> None:
-        self._load(checkpoint)
+        state = self._load(checkpoint)
         at = self.position
         resuming = f"resuming at epoch {at.epoch_number}, step {at.step}, from {checkpoint}"
         self.was_finished = self._has_ended()
@@ -185,6 +185,8 @@ class Trainer:
         if self.run.changes:
             self.run.log(kind="change", step=at.global_step, epoch=at.epoch_number, changes=self.run.changes)
             self.progress.say(f"changed from here on: {'; '.join(self.run.changes)}")
+        if at.forget_rollbacks(state.get("learning_rates", []), self.recipe.stage):
+            self.progress.say("with the new learning rate, the roll-backs no longer lower it and count from 0")
 
     def _begin(self) -> None:
         self._make_stage(0)
@@ -346,15 +348,16 @@ class Trainer:
         self._fetch_losses()  # weights after a non-finite loss are never saved
         at = self.position
         state = {
-            "position": at.to_json(), "sums": self.losses.sums.tolist(), "steps_per_epoch": at.steps_per_epoch
+            "position": at.to_json(), "sums": self.losses.sums.tolist(), "steps_per_epoch": at.steps_per_epoch,
+            "learning_rates": [stage.learning_rate for stage in self.recipe.stage],
         }  # fmt: skip
         try:
             return save_parts(self.run.checkpoints, self.position.global_step, self.parts, state)
         except NonFiniteVariable as error:
             raise self.losses.non_finite("weights", error, self.position.epoch) from error
 
-    def _load(self, checkpoint: Path) -> None:
-        """Makes the stage of a checkpoint and restores everything in it."""
+    def _load(self, checkpoint: Path) -> dict:
+        """Makes the stage of a checkpoint and restores everything in it; returns its state."""
         arrays, state = load_checkpoint(checkpoint)
         position = Position.from_json(state["position"])
         position.steps_per_epoch = state.get("steps_per_epoch", 0)
@@ -363,6 +366,7 @@ class Trainer:
         self._make_stage(position.stage)
         restore_parts(checkpoint, arrays, state, self.parts)
         self.position, self.losses.sums = position, np.array(state["sums"])
+        return state
 
     def _roll_back(self, error: NonFiniteLoss) -> None:
         """Goes back to the last checkpoint, at half the learning rate; raises after `nan_retries` times."""
@@ -371,7 +375,8 @@ class Trainer:
         if rollbacks > self.recipe.nan_retries:
             raise FaceError(
                 f"{error} This happened {rollbacks} times, last after {good}. "
-                f"Lower stage.{stage}.learning_rate or lengthen warmup_steps, and give another --out."
+                f"Lower stage.{stage}.learning_rate: the same command continues there. Or lengthen warmup_steps, with "
+                "another --out."
             ) from error
         self.losses.forget()
         self._load(good)

@@ -335,6 +335,32 @@ def test_a_diverged_run_goes_back_and_on_at_half_the_rate(tmp_path, capsys, chec
     assert "roll-back 1 of at most 3" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("learning_rate", "expected"), [(0.05, 0.025), (0.02, 0.02)])
+def test_a_rate_that_the_user_changes_on_a_resume_is_not_halved(tmp_path, capsys, learning_rate, expected):
+    steady = replace(STAGE, schedule="constant")
+    fit(tmp_path / "run", replace(RECIPE, stage=(steady,)), callbacks=[SpoilOnce(1)], max_steps=STEPS + 1)
+    changed = replace(RECIPE, stage=(replace(steady, learning_rate=learning_rate),))
+
+    fit(tmp_path / "run", changed, max_steps=1)
+    made, _ = fit(tmp_path / "run", changed)
+
+    rates = [line["learning_rate"] for line in lines(tmp_path / "run", "step")]
+    assert rates == pytest.approx([0.05] + [0.025] * (STEPS - 1) + [expected] * STEPS)
+    assert made.position.rollbacks == (learning_rate == 0.05)
+    assert ("the roll-backs no longer lower it" in capsys.readouterr().out) == (learning_rate != 0.05)
+
+
+def test_the_halved_rate_of_a_stage_stays_when_that_of_a_later_one_is_changed(tmp_path):
+    recipe = replace(RECIPE, stage=(replace(STAGE, schedule="constant"), Stage(loss="softmax", epochs=1)))
+    fit(tmp_path / "run", recipe, callbacks=[SpoilOnce(1)], max_steps=STEPS + 1)
+    changed = replace(recipe, stage=(recipe.stage[0], replace(recipe.stage[1], learning_rate=0.01)))
+
+    made, _ = fit(tmp_path / "run", changed, max_steps=1)
+
+    assert lines(tmp_path / "run", "step")[-1]["learning_rate"] == pytest.approx(0.025)
+    assert made.position.rollbacks == 1
+
+
 def test_roll_backs_are_bounded_and_a_kill_does_not_give_new_ones(tmp_path):
     with pytest.raises(FaceError, match=r"must stay finite.*This happened 4 times.*Lower stage.0.learning_rate"):
         fit(tmp_path / "run", callbacks=[SpoilOnce(1, times=99)])
