@@ -7,7 +7,6 @@ without the interruption.
 """
 
 import copy
-import os
 from collections import ChainMap, deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from facelib.data.record_reader import Image, Records
 from facelib.data.sampling import block_order, pk_order, record_keys, record_order
 from facelib.errors import BadRecord, FaceError
 from facelib.image_decoding import decode_image
+from facelib.machine import cores
 from facelib.model_input import fit_faces
 from facelib.training.recipe.schema import Recipe
 
@@ -65,7 +65,7 @@ class TrainingData:
         image_size: (height, width) in pixels of the batches.
         fit: what is done with images of another size: 'exact' refuses them, 'crop' cuts their centre out, 'resize'
             scales them.
-        num_threads: threads that read and decode; by default one a core.
+        num_threads: threads that read and decode; by default one for each core that this process may use.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class TrainingData:
         height, width = image_size
         self.image_size = height, width
         self.fit = fit
-        self.num_threads = num_threads or os.cpu_count() or 1
+        self.num_threads = num_threads or cores()
         self.steps_per_epoch = -(-len(self.records) // batch_size)
         self.images_per_identity = 1
         self.rank, self.num_workers = 0, 1
@@ -105,7 +105,7 @@ class TrainingData:
             recipe: the recipe of the run.
             records: open records.
             image_size: (height, width) in pixels of the net's input.
-            num_threads: threads that read and decode; by default one a core.
+            num_threads: threads that read and decode; by default one for each core that this process may use.
         """
         data = recipe.data
         augment = make_augment(data.augment, data.flip)

@@ -27,7 +27,7 @@ from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
 from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.devices import add_device_flag, device_notes, settle_device, training_on
-from facelib.distributed.cluster import JOIN_SECONDS, find_cluster
+from facelib.distributed.cluster import JOIN_SECONDS, cores_of_worker, find_cluster
 from facelib.errors import FaceError
 from facelib.evaluation.results import format_text_table
 from facelib.evaluation.verification_sets import find_sets
@@ -77,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}. Give other data."
         )
     cluster = find_cluster()
+    threads = args.threads or cores_of_worker(cluster)  # open_workers changes the environment
     settle_device(args.device)
     if args.dry_run:
         if cluster.count > 1:
             raise FaceError(f"--dry-run measures one process. Received: {cluster.count} workers. Run it without them.")
-        return dry_run(recipe, records, sets, Path(f"{out}.schedule.png"), args.threads)
+        return dry_run(recipe, records, sets, Path(f"{out}.schedule.png"), threads)
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from backbones import build_backbone
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{embedder.count_params():,} parameters" + (f"; {workers.count} workers" if workers.count > 1 else "")
         )
     parent = args.init_from or (Path(recipe.model.source) if recipe.model.source else None)
-    data = TrainingData.of_recipe(recipe, records, size, args.threads)
+    data = TrainingData.of_recipe(recipe, records, size, threads)
     measured = KerasEmbedder(embedder, recipe.face_io(size))
     trainer = Trainer(
         embedder, data, run, make_head=make_head, recipe=recipe,
@@ -125,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(trainer.stopped_by)
 
 
-def dry_run(recipe: Recipe, records: Records, sets: list, picture: Path, threads: int | None) -> int:
+def dry_run(recipe: Recipe, records: Records, sets: list, picture: Path, threads: int) -> int:
     """Prints what the training would do, draws its schedule, and measures some steps of its longest stage."""
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     from backbones import build_backbone
@@ -326,7 +327,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help="seconds to wait for the other workers at the start (default: %(default)s)",
     )
-    add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads that read and decode images (default: the cores, shared by the workers of a host)",
+    )
     add_device_flag(parser)
     args = parser.parse_args(argv)
     for flag in ("checkpoint_every", "log_every", "threads", "join_seconds", "profile", "steps"):

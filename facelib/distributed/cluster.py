@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from facelib.errors import FaceError
 from facelib.files import parse_json
+from facelib.machine import cores
 
 TF_CONFIG = "TF_CONFIG"
 JOIN_SECONDS = 300  # in which all workers join
@@ -43,6 +44,12 @@ class Cluster:
         return max(1, len(self.addresses))
 
     @property
+    def on_host(self) -> int:
+        """The number of workers on the host of this one, itself included."""
+        hosts = [address.rpartition(":")[0] for address in self.addresses]
+        return hosts.count(hosts[self.rank]) if hosts else 1
+
+    @property
     def peers(self) -> dict[int, str]:
         """{rank: address} of the other workers."""
         return {rank: address for rank, address in enumerate(self.addresses) if rank != self.rank}
@@ -60,6 +67,17 @@ def tf_config(cluster: Cluster) -> str:
     """The value of TF_CONFIG for this worker, as JSON."""
     task = {"type": "worker", "index": cluster.rank}
     return json.dumps({"cluster": {"worker": list(cluster.addresses)}, "task": task})
+
+
+def cores_of_worker(cluster: Cluster, environ: Mapping[str, str] = os.environ) -> int:
+    """The number of cores for one worker, at least 1: its share of the host's.
+
+    A Slurm task may already be bound to its own cores, so the number comes from --cpus-per-task, if that is given.
+    """
+    given = environ.get("SLURM_CPUS_PER_TASK", "")
+    if not environ.get(TF_CONFIG, "").strip() and given.isdecimal() and int(given):
+        return int(given)
+    return max(1, cores() // cluster.on_host)
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -303,8 +303,7 @@ def open_workers(cluster: Cluster, join_seconds: float) -> "Workers":
         heartbeat_timeout_in_ms=24 * 3_600_000,
         coordinated_jobs=_coordinated_jobs(cluster),
     )
-    hosts = [address.rpartition(":")[0] for address in cluster.addresses]
-    workers = Workers(cluster.rank, cluster.count, hosts.count(hosts[cluster.rank]))
+    workers = Workers(cluster.rank, cluster.count, cluster.on_host)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with workers.naming_losses():
         with JoinWatch(cluster, join_seconds) as join:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from facelib.distributed.cluster import Cluster, find_cluster, set_tf_config, split_address
+from facelib.distributed import cluster as module
+from facelib.distributed.cluster import Cluster, cores_of_worker, find_cluster, set_tf_config, split_address
 from facelib.errors import FaceError
 
 THREE = ["a:1000", "a:1001", "b:1000"]
@@ -54,6 +55,19 @@ def test_the_chief_comes_before_the_workers():
     assert find_cluster(config(jobs, {"type": "chief", "index": 0})) == Cluster(0, tuple(THREE))
     assert find_cluster(config(jobs, worker(0))) == Cluster(1, tuple(THREE))
     assert find_cluster(config(jobs, worker(1))) == Cluster(2, tuple(THREE))
+
+
+@pytest.mark.parametrize(("cluster", "on_host", "expected"), [
+    (Cluster(), 1, 8), (Cluster(0, tuple(THREE)), 2, 4), (Cluster(2, tuple(THREE)), 1, 8),
+    (Cluster(3, tuple(f"[::1]:{port}" for port in range(1000, 1016))), 16, 1),
+])  # fmt: skip
+def test_the_workers_of_a_host_share_its_cores(cluster, on_host, expected, monkeypatch):
+    monkeypatch.setattr(module, "cores", lambda: 8)
+
+    assert cluster.on_host == on_host
+    assert cores_of_worker(cluster, {}) == expected
+    assert cores_of_worker(cluster, {"SLURM_CPUS_PER_TASK": "6"}) == 6  # Slurm may bind the task to these
+    assert cores_of_worker(cluster, {"SLURM_CPUS_PER_TASK": "6", "TF_CONFIG": "{}"}) == expected  # of launch.py
 
 
 def test_tf_config_takes_precedence_over_slurm():
