@@ -34,8 +34,36 @@ def compiled_step(
         with for_xla():
             return take(*inputs)
 
-    compiled = tf.function(take_compiled, input_signature=signature, jit_compile=True)
+    compiled = CompiledStep(tf.function(take_compiled, input_signature=signature, jit_compile=True), say)
     return compiled if choice == "xla" else FasterStep(plain, compiled, say)
+
+
+class CompiledStep:
+    """Takes steps with XLA, which compiles once for each batch size, and says how long that took.
+
+    Args:
+        compiled: the step with XLA.
+        say: gets a line for each batch size.
+    """
+
+    def __init__(self, compiled: Callable, say: Callable[[str], object]):
+        self._compiled, self._say = compiled, say
+        self._sizes: set[int] = set()
+
+    def __call__(self, *inputs):
+        """Takes one step; see `facelib.training.step.make_step`."""
+        size = len(inputs[0])
+        if size in self._sizes:
+            return self._compiled(*inputs)
+        start = time.perf_counter()
+        found = self._compiled(*inputs)
+        float(found[0])  # waits for the device
+        self._sizes.add(size)
+        self._say(
+            f"compile: the first step of {size} images with XLA, which compiles it, took "
+            f"{time.perf_counter() - start:.0f} s"
+        )
+        return found
 
 
 class FasterStep:
@@ -50,7 +78,10 @@ class FasterStep:
 
     Attributes:
         chosen: the faster one; None while it is measured.
+        turns: steps until it is chosen.
     """
+
+    turns = 2 * (_ROUNDS + 1)
 
     def __init__(self, plain: Callable, compiled: Callable, say: Callable[[str], object]):
         self._steps, self._say = (plain, compiled), say

@@ -10,7 +10,7 @@ import tensorflow as tf
 from facelib.losses.registry import make_head
 from facelib.models.layers import FusedBatchNorm, PixelScale, PReLU
 from facelib.training import compiling
-from facelib.training.compiling import FasterStep, compiled_step
+from facelib.training.compiling import CompiledStep, FasterStep, compiled_step
 from facelib.training.recipe.schema import Recipe
 from facelib.training.stage_setup import StageParts
 from tests.helpers.training_runs import BATCH, CLASSES, IMAGES, LABELS, STAGE
@@ -61,11 +61,24 @@ def test_on_a_cpu_auto_is_the_plain_step():
     assert not isinstance(step, FasterStep) and not step._jit_compile
 
 
+def test_each_compilation_with_xla_is_said_with_its_seconds(monkeypatch):
+    clock, said = [0.0], []
+    monkeypatch.setattr(compiling.time, "perf_counter", lambda: clock[0])
+    step = CompiledStep(timed(clock, 42.0, []), said.append)
+
+    for size in (4, 3, 4, 3):
+        step(np.zeros(size))
+
+    assert said == [
+        f"compile: the first step of {size} images with XLA, which compiles it, took 42 s" for size in (4, 3)
+    ]
+
+
 def timed(clock, seconds, calls):
     def step(x):
         clock[0] += seconds
         calls.append(seconds)
-        return x, None
+        return np.sum(x), None
 
     return step
 
