@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_bytes(out, model)
     keep_flags(args.model, "frozen_pb", fed, sidecar)
     io = replace(io, dtype=EDGES[args.edges][0] if is_int8 else "float32")
-    write_sidecar(out, kind=kind, made_from=args.model, io=io, parity=parity_record(cosines), **record)
+    record = {"parity": parity_record(cosines), "tensors": lite.describe_tensors(), **record}
+    write_sidecar(out, kind=kind, made_from=args.model, io=io, **record)
     if is_int8:
         how = f"measured on {calibration['count']} crops of {args.calibration}" if calibration else "trained"
         print(f"ranges {how}; {EDGES[args.edges][0]} in, {EDGES[args.edges][1]} out")

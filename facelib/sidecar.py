@@ -19,9 +19,10 @@ from facelib import __version__
 from facelib.errors import FaceError
 from facelib.files import read_json, require_file, sha256_of, write_json
 from facelib.json_schema import check_json
-from facelib.model_input import PIXEL_SCALINGS, SIDECAR_SCHEMA, TEMPLATE_112, Io, scaling_of
+from facelib.model_input import PIXEL_SCALINGS, SIDECAR_SCHEMA, TEMPLATE_112, TEMPLATE_POINTS, Io, scaling_of
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "onnx", "onnxruntime")
+COMPARISON = {"normalise": True, "distance": "squared L2"}  # of two embeddings, for who has only the sidecar
 RENAME_SECONDS = 2.0  # at most between the two renames that put an artefact and its sidecar into place
 
 
@@ -91,7 +92,10 @@ def write_sidecar(
         "made_by": {"argv": _tidy_argv(), "git_commit": git_commit(), "versions": package_versions()},
         "io": io.as_dict(),
         "pixel_scaling": scaling_of(io),
+        "pixel_range": [0, 255],
         "template": [list(point) for point in TEMPLATE_112],
+        "template_points": list(TEMPLATE_POINTS),
+        "comparison": COMPARISON,
         "licence": licence if licence is not None else (parent.licence if parent else None),
         "training_data": training_data if training_data is not None else (parent.training_data if parent else None),
         **({"io_from": "flags"} if parent and parent.is_from_flags else {}),

@@ -122,6 +122,17 @@ class Lite:
         self.output_size = int(np.prod(self._output["shape"][1:]))
         self.output_scale, self.output_zero_point = self._output["quantization"]
 
+    def describe_tensors(self) -> dict[str, dict[str, Any]]:
+        """The `tensors` of a sidecar: name, shape, dtype, scale and zero point of input and output."""
+        found = {}
+        for side, tensor in (("input", self._input), ("output", self._output)):
+            scale, zero_point = tensor["quantization"]
+            found[side] = {
+                "name": tensor["name"], "shape": tensor["shape"].tolist(), "dtype": np.dtype(tensor["dtype"]).name,
+                "scale": float(scale), "zero_point": int(zero_point),
+            }  # fmt: skip
+        return found
+
     @property
     def takes_pixels(self) -> bool:
         """Whether the input is uint8 pixels 0..255 without rescaling."""
