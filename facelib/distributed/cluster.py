@@ -214,8 +214,9 @@ def from_slurm(environ: Mapping[str, str]) -> Cluster | None:
     hosts, counts = expand_hosts(host_list), expand_counts(task_list)
     if len(hosts) != len(counts) or sum(counts) != num_tasks:
         raise FaceError(
-            f"Slurm's lists must agree: {num_tasks} tasks. Received: {len(hosts)} hosts, {sum(counts)} tasks "
-            f"on {len(counts)}. Start them with srun, without changing its variables, or set {TF_CONFIG}."
+            f"Slurm's list of hosts and its list of tasks for each host must fit a job of {num_tasks} tasks. Received: "
+            f"{len(hosts)} hosts; {sum(counts)} tasks on {len(counts)} hosts. Start the tasks with srun, without "
+            f"changing its variables, or set {TF_CONFIG}."
         )
     rank = _integer("SLURM_PROCID", environ["SLURM_PROCID"])
     places = [(node, number) for node, count in enumerate(counts) for number in range(count)]
