@@ -2,6 +2,7 @@
 # python3 (3.11 or newer) with pip and venv must be there.
 # make k210: nncase for the K210, which also needs Python 3.10 (PYTHON310=...; one of pyenv is found).
 # make mcu: TFLite Micro and Vela for microcontrollers.
+# make ncnn: pnnx and ncnn.
 PYTHON ?= python3
 DATA ?=
 VALID ?=
@@ -16,7 +17,7 @@ PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.1
 
 MINUTES ?= 10
 
-.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu clean
+.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu ncnn clean
 
 # make setup           TensorFlow for the CPU
 # make setup GPU=1     with the CUDA libraries too, 2.8 GB to download
@@ -95,5 +96,13 @@ mcu: .venv-mcu/ready
 	.venv-mcu/bin/python -m pip install --quiet --disable-pip-version-check -r mcu/requirements.txt
 	touch .venv-mcu/ready
 
+ncnn: .venv-ncnn/ready
+
+# pnnx asks for PyTorch, which only the Python package needs, not its program.
+.venv-ncnn/ready: ncnn/requirements.txt
+	$(PYTHON) -m venv .venv-ncnn
+	.venv-ncnn/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r ncnn/requirements.txt
+	touch .venv-ncnn/ready
+
 clean:
-	rm -rf .venv .venv-mcu build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules
+	rm -rf .venv .venv-mcu .venv-ncnn build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules

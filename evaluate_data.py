@@ -201,7 +201,8 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     evaluation.check(args.model)
     check_unchanged(args.model, sha256)
     sidecar = keep_flags(args.model, kind, replace(io, embedding_size=embedder.embedding_size), sidecar)
-    facts = {name: getattr(embedder, name, None) for name in ("mean_cosine", "executor", "memory")}
+    facts = {name: getattr(embedder, name, None) for name in ("mean_cosine", "min_cosine", "executor", "memory")}
+    facts["size_bytes"] = getattr(embedder, "size_bytes", args.model.stat().st_size)
     return finish_test(args, evaluation, sidecar.kind if sidecar else kind, sha256, gallery, **facts)
 
 
@@ -249,8 +250,9 @@ def run_test_beside_reference(
     if not compared:
         print("no cosine to a reference: the file that the sidecar names is missing or was changed; --reference MODEL")
         return 0
-    mean = compared[0].mean_cosine or 0.0
-    print(f"mean cosine to {compared[0].reference.name} on {compared[0].num_faces} faces: {mean:.4f}")
+    mean, worst = compared[0].mean_cosine or 0.0, compared[0].min_cosine or 0.0
+    name, num_faces = compared[0].reference.name, compared[0].num_faces
+    print(f"mean cosine to {name} on {num_faces} faces: {mean:.6f}, worst {worst:.6f}")
     if mean < args.min_cosine:
         raise FaceError(
             f"A converted model must give the embeddings of its reference: mean cosine >= {args.min_cosine:g}. "
@@ -304,7 +306,7 @@ def finish_test(
         kind=kind,
         sets=evaluation.results,
         sha256=sha256,
-        size_bytes=args.model.stat().st_size if sha256 else None,
+        size_bytes=facts.pop("size_bytes", None) or (args.model.stat().st_size if sha256 else None),
         images_per_s=round(1000 / ms, 3) if ms else None,
         ms_per_image=round(ms, 4) if ms else None,
         threads=args.threads,

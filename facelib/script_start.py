@@ -15,6 +15,7 @@ _FOLDERS = (
     "om",
     "k210",
     "mcu",
+    "ncnn",
     os.path.join("docs", "demo"),
 )  # of the scripts, in a checkout or in `mobilearc`
 _main_runs = False

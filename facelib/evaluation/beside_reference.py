@@ -1,5 +1,6 @@
 """An `Embedder` that runs a reference model on the same faces and compares the embeddings."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -24,13 +25,14 @@ class BesideReference:
     Attributes:
         embedder: the same.
         reference: the same.
+        seconds_aside: time in the reference and in the comparison, which is not the model's.
     """
 
     def __init__(self, embedder: RuntimeEmbedder, reference: RuntimeEmbedder):
         self.embedder, self.reference = embedder, reference
         self.name, self.embedding_size = embedder.name, embedder.embedding_size
         self._cosines: dict[int, float] = {}
-        self._is_checked = False
+        self._is_checked, self.seconds_aside = False, 0.0
 
     def __getattr__(self, name: str):
         return getattr(self.embedder, name)
@@ -39,6 +41,11 @@ class BesideReference:
     def mean_cosine(self) -> float | None:
         """Mean cosine to the reference over all distinct faces so far; None before the first."""
         return float(np.mean(list(self._cosines.values()))) if self._cosines else None
+
+    @property
+    def min_cosine(self) -> float | None:
+        """Cosine of the worst of these faces; None before the first."""
+        return min(self._cosines.values()) if self._cosines else None
 
     @property
     def num_faces(self) -> int:
@@ -51,7 +58,14 @@ class BesideReference:
         Raises:
             FaceError: the first faces show that the model is fed wrongly.
         """
-        embeddings, right = self.embedder.raw(images), self.reference.raw(images)
+        embeddings = self.embedder.raw(images)
+        started = time.perf_counter()
+        self._compare(embeddings, images)
+        self.seconds_aside += time.perf_counter() - started
+        return embeddings
+
+    def _compare(self, embeddings: np.ndarray, images: np.ndarray) -> None:
+        right = self.reference.raw(images)
         if embeddings.shape != right.shape:
             raise FaceError(
                 f"A model and its reference give embeddings of one size. '{self.embedder.name}' gives "
@@ -63,7 +77,6 @@ class BesideReference:
         cosines = row_cosines(embeddings, right)
         self.embedding_size = self.embedder.embedding_size
         self._cosines.update(zip((hash(image.tobytes()) for image in images), cosines.tolist(), strict=True))
-        return embeddings
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """The same, rows of unit L2 norm."""

@@ -70,6 +70,8 @@ _FROZEN, _OPTIMIZED, _FLOAT = "export/frozen.pb", "export/optimized.pb", "export
 _TEST_PB, _TEST_TFLITE = ("pb_test.py {x} {test}",), ("tflite_test.py {x} {test}",)
 _TEST_ONNX = ("onnx_test.py {x} {test}",)
 _TFLITE = "pb_2_tflite.py {parent} --out {x} --mode"
+_RAW_PLANES, _PLANES = Io(layout="nchw"), "export/model_nchw.onnx"
+_NCNN, _TEST_NCNN = "ncnn/onnx_2_ncnn.py {parent} --out {x} --mode", ("ncnn/ncnn_test.py {x} {test}",)
 _GRAPH, _LITE, _ORT = "TensorFlow, CPU", "LiteRT, XNNPACK", "ONNX Runtime, CPU"
 # Parents first.
 TARGETS = (
@@ -97,6 +99,12 @@ TARGETS = (
            "kmodel", "nncase 1.9, simulator", ran_on="simulator", eats=Io(dtype="uint8", layout="nchw"),
            min_cosine=0.985, environment="k210", needs=("--calibration", "a .bin"),
            fits=("k210/check_k210.py {parent}",), against="{x}.float.json"),
+    Target(_PLANES, _OPTIMIZED, ("pb_2_onnx.py {parent} --layout nchw --batch 1 --out {x}",), _TEST_ONNX, "onnx", _ORT,
+           eats=_RAW_PLANES, min_cosine=0.99999, environment="ncnn"),
+    Target("export/model_float.param", _PLANES, (f"{_NCNN} float",), _TEST_NCNN, "ncnn_float", "ncnn, CPU",
+           eats=_RAW_PLANES, min_cosine=0.9999, environment="ncnn"),
+    Target("export/model_fp16.param", _PLANES, (f"{_NCNN} fp16",), _TEST_NCNN, "ncnn_fp16", "ncnn, CPU",
+           eats=_RAW_PLANES, min_cosine=0.9995, environment="ncnn"),
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from facelib.child_processes import ends_with_parent
 from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.files import scripts_folder
@@ -48,6 +49,28 @@ def serve_command(python: str, script: Path, function: str, *words: str) -> list
         words: its arguments.
     """
     return [python, "-I", str(Path(__file__).with_name("worker_loop.py")), str(script), function, *words]
+
+
+def call_worker(python: str, script: Path, refused: str, *words: str) -> str:
+    """Runs a worker script to its end, such as a converter; returns what it printed.
+
+    Args:
+        python: of the environment.
+        script: file of the worker.
+        refused: the error when it fails, a sentence; what to do may follow.
+        words: the arguments of the script.
+
+    Raises:
+        FaceError: it failed; with the last line that it printed.
+    """
+    done = subprocess.run(
+        [python, "-I", str(script), *words], capture_output=True, text=True, errors="replace",
+        preexec_fn=ends_with_parent(),
+    )  # fmt: skip
+    if done.returncode:
+        printed = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        raise FaceError(f"{refused.rstrip('.')} ({printed.splitlines()[-1][:200]}).")
+    return done.stdout
 
 
 class ArrayWorker:

@@ -9,12 +9,14 @@ from facelib.model_input import Io
 from facelib.runtimes.frozen_graph import GraphEmbedder
 from facelib.runtimes.keras_h5 import open_keras
 from facelib.runtimes.kmodel import KmodelEmbedder
+from facelib.runtimes.ncnn import NcnnEmbedder
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.runtimes.tflite import TfliteEmbedder
 
 
 def open_embedder(path: Path, io: Io, threads: int) -> RuntimeEmbedder:
-    """The artefact at `path` as an `Embedder`. Its suffix chooses the runtime: .h5, .pb, .tflite, .onnx or .kmodel.
+    """The artefact at `path` as an `Embedder`. Its suffix chooses the runtime: .h5, .pb, .tflite, .onnx, .kmodel or
+    .param (ncnn).
 
     Args:
         path: the artefact.
@@ -36,4 +38,5 @@ _OPENERS: dict[str, Callable[[Path, Io, int], RuntimeEmbedder]] = {
     ".tflite": TfliteEmbedder,
     ".onnx": OnnxEmbedder,
     ".kmodel": KmodelEmbedder,
+    ".param": NcnnEmbedder,
 }

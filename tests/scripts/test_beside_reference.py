@@ -1,13 +1,18 @@
 """Test scripts with a reference: a model that is fed wrongly is refused on its first faces, with the likely cause."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
 
 import evaluate_data
 from facelib.data.synthetic.files import SyntheticSet, write_pairs
+from facelib.data.verification.bins import load_bin
+from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
+from facelib.evaluation.beside_reference import BesideReference
+from facelib.evaluation.embed_images import embed_images
 from facelib.evaluation.wrong_input import MISTAKES
 from facelib.model_input import Io
 from facelib.runtimes.onnx import OnnxEmbedder
@@ -90,3 +95,22 @@ def test_another_reference_is_named_by_a_flag(room, capsys):
     assert run(room, "--reference", str(room / "other.onnx")) == 0
 
     assert "mean cosine to other.onnx" in capsys.readouterr().out
+
+
+def test_the_time_of_the_reference_is_not_counted(faces, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Slow(RuntimeEmbedder):
+        def __init__(self, seconds):
+            super().__init__("slow", Io(), 64)
+            self.seconds = seconds
+
+        def run(self, pixels):
+            clock[0] += self.seconds
+            return pixels[:, ::28, ::28, 0] - 100.0
+
+    images = load_bin(faces).images[:12]
+    embedded = embed_images(BesideReference(Slow(1.0), Slow(10.0)), images, where="toy", threads=1)
+
+    assert embedded.seconds == 1.0  # the first call, which warms up, is outside the clock

@@ -77,7 +77,9 @@ def test_every_other_file_of_the_packages_is_installed():
     }
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     wanted = {
-        ROOT / name for name in listed if name.startswith(("facelib/", "tools/", "om/", "k210/", "mcu/", "recipes/"))
+        ROOT / name
+        for name in listed
+        if name.startswith(("facelib/", "tools/", "om/", "k210/", "mcu/", "ncnn/", "recipes/"))
     }
 
     assert wanted <= installed, sorted(wanted - installed)
