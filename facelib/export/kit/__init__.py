@@ -1,0 +1,1 @@
+"""The kit for devices that this project cannot run: models, crops, expected embeddings and a script that judges."""

@@ -1,0 +1,144 @@
+"""Judge a device by the embeddings that it gave: cosine to the float model, ACC, VR, pass or fail, likely mistake.
+
+    python accept.py OUTPUT.npy
+    python accept.py output.bin --dtype int8 --zero-point -3     integers as the chip gave them
+
+OUTPUT has one embedding for each crop of the folder test, in their order: as .npy, as text, or as raw little-endian
+values. The embeddings need not be normalised. This script needs NumPy and the files beside it, nothing else.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+DTYPES = {"float32": "<f4", "float16": "<f2", "int8": "i1", "uint8": "u1"}
+TEXTS = (".txt", ".csv", ".tsv")
+
+
+class Refused(Exception):
+    """The output cannot be judged, or failed. The message is one line."""
+
+
+def read_output(path, shape, dtype="float32", zero_point=None):
+    """The embeddings in a file: float64 [N, D].
+
+    Args:
+        path: .npy, text (.txt, .csv, .tsv) or raw values.
+        shape: (N, D).
+        dtype: of raw values, a key of `DTYPES`.
+        zero_point: of integers. Their scale does not matter, because embeddings are normalised.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        elif path.suffix in TEXTS:
+            values = np.array(re.split(r"[\s,;\[\]]+", path.read_text().strip(" \t\r\n,;[]")), float)
+        else:
+            values = np.frombuffer(path.read_bytes(), DTYPES[dtype])
+    except (OSError, ValueError, EOFError) as error:
+        raise Refused(f"'{path}' cannot be read ({' '.join(str(error).split())}).") from error
+    if values.size != shape[0] * shape[1] or (values.ndim > 1 and values.shape[0] != shape[0]):
+        raise Refused(
+            f"The output has {shape[0]} embeddings of {shape[1]} values, one for each crop. '{path}' has "
+            f"{values.size} values, shape {list(values.shape)}. Raw values: check --dtype."
+        )
+    if values.dtype.kind in "iu" and zero_point is None:
+        raise Refused(f"'{path}' has integers. Name the zero point of the output tensor: --zero-point N.")
+    return values.reshape(shape).astype(float) - (zero_point or 0)
+
+
+def unit(rows):
+    """Rows of unit length; those of zeros stay."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
+
+
+def rates(rows, genuine, threshold):
+    """(ACC, VR) at a threshold: rows 2k and 2k + 1, unit [2P, D], are pair k; genuine is bool [P]."""
+    is_close = np.square(rows[0::2] - rows[1::2]).sum(1) <= threshold
+    return float((is_close == genuine).mean()), float(is_close[genuine].mean())
+
+
+def between(rows):
+    """Mean cosine between different rows, unit [N, D]."""
+    return float((np.square(rows.sum(0)).sum() - len(rows)) / (len(rows) * (len(rows) - 1)))
+
+
+def find_mistake(rows, expected, mistakes, facts):
+    """'It looks like BGR for RGB (cosine 0.998). Swap ...', or '' if nothing explains the difference.
+
+    Args:
+        rows: unit [N, D], of the device.
+        expected: unit [N, D], of the float model.
+        mistakes: unit [M, N, D], of the float model, fed wrongly in M ways.
+        facts: of kit.json.
+    """
+    error, limits = 1 - float((rows * expected).sum(1).mean()), facts["limits"]
+    if error <= 1 - limits["right_cosine"]:
+        return ""
+    cosines = (rows * mistakes).sum(2).mean(1)
+    best = int(cosines.argmax())
+    nearest = (rows @ expected.T).argmax(1)
+    in_order = float((rows * expected[nearest]).sum(1).mean())
+    if (nearest != np.arange(len(rows))).mean() > 0.5 and in_order > cosines[best]:
+        name, advice, cosine = "crops in another order", "Feed them in the order of test/crops.npy", in_order
+    else:
+        name, advice, cosine = facts["mistakes"][best]["name"], facts["mistakes"][best]["advice"], float(cosines[best])
+    return f"It looks like {name} (cosine {cosine:.3f}). {advice}." if 1 - cosine <= limits["explains"] * error else ""
+
+
+def judge(output, folder, min_cosine=None):
+    """Prints the table of an output, float [N, D]; returns what is wrong with it, texts."""
+    facts = json.loads((folder / "kit.json").read_text(encoding="utf-8"))
+    expected = unit(np.load(folder / "test" / "expected.npy").astype(float))
+    mistakes = unit(np.load(folder / "test" / "mistakes.npy").astype(float))
+    genuine, threshold = np.array(facts["genuine"]), facts["threshold"]
+    if not np.isfinite(output).all() or not np.abs(output).sum(1).all():
+        return ["an embedding is zero or not finite"]
+    rows, limits = unit(output), facts["limits"]
+    lowest = limits["min_cosine"] if min_cosine is None else min_cosine
+    cosines = (rows * expected).sum(1)
+    print(f"{len(rows)} crops, cosine to the float model: mean {cosines.mean():.4f}, worst {cosines.min():.4f}")
+    print(f"threshold {threshold['distance']:.4f} (squared L2), for FAR {threshold['far']:g} on {threshold['set']}")
+    print(f"{len(genuine)} pairs      float model    device")
+    wrong = [] if cosines.mean() >= lowest else [f"mean cosine {cosines.mean():.4f} is below {lowest:g}"]
+    kinds = (("ACC", limits["max_acc_drop"], len(genuine)), ("VR", limits["max_vr_drop"], int(genuine.sum())))
+    both = [rates(each, genuine, threshold["distance"]) for each in (expected, rows)]
+    for i, (name, points, count) in enumerate(kinds):
+        before, now = both[0][i], both[1][i]
+        print(f"{name:12}  {100 * before:9.2f} %  {100 * now:8.2f} %")
+        if before - now > max(points / 100, 1 / count) + 1e-9:  # one pair decides nothing
+            wrong.append(f"{name} fell by {100 * (before - now):.2f} points")
+    print(f"mean cosine between faces: {between(rows):.2f}, float model {between(expected):.2f}")
+    if between(rows) > limits["same_face"] > between(expected):
+        wrong.append("different faces look the same")
+    if mistake := find_mistake(rows, expected, mistakes, facts):
+        wrong.append(mistake)
+    return wrong
+
+
+def main(argv=None, folder=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", metavar="OUTPUT", help="what the device gave")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of raw values (default: float32)")
+    parser.add_argument("--zero-point", type=int, metavar="N", help="of integer values")
+    parser.add_argument("--min-cosine", type=float, metavar="C", help="lowest mean cosine (default: as in kit.json)")
+    args = parser.parse_args(argv)
+    folder = Path(folder or Path(__file__).resolve().parent)
+    try:
+        shape = np.load(folder / "test" / "expected.npy", mmap_mode="r").shape
+        wrong = judge(read_output(args.output, shape, args.dtype, args.zero_point), folder, args.min_cosine)
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("fail: " + "; ".join(wrong) if wrong else "pass")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
