@@ -162,7 +162,8 @@ def dry_run(recipe: Recipe, records: Records, sets: list, picture: Path, threads
     longest = max(range(len(stages)), key=totals.__getitem__)
     teacher_size = recipe.model.embedding_size if recipe.teacher else 0
     parts = StageParts(recipe, embedder, make_head, records.num_classes, teacher_size, batch_size=data.batch_size)
-    found = measure_steps(parts, longest, of_stages[longest])
+    parts.begin(longest)
+    found = measure_steps(parts, of_stages[longest])
     images = sum(stage.epochs * len(each) for stage, each in zip(stages, of_stages, strict=True))
     print("\n".join(filter(None, [heads, *measured_lines(found, longest, sum(totals), images / found.images_per_s)])))
     return 0

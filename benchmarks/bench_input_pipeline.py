@@ -58,8 +58,8 @@ def main(argv=None) -> int:
     return 0
 
 
-def write_synthetic_data(folder: Path) -> Path:
-    write_insightface(folder / "faces", FACES)
+def write_synthetic_data(folder: Path, faces: SyntheticSet = FACES) -> Path:
+    write_insightface(folder / "faces", faces)
     return convert(folder / "faces", folder / "data", progress=False).out
 
 
