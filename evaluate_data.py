@@ -26,6 +26,7 @@ from facelib.evaluation.flags import check_test_flags, default_report, make_pars
 from facelib.evaluation.gate import compare
 from facelib.evaluation.mixed_gallery import GalleryModel, embed_across
 from facelib.evaluation.results import Report, SetResult, find_whole_test, read_report
+from facelib.evaluation.single_calls import single_call_ms
 from facelib.evaluation.thresholds import write_thresholds
 from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
@@ -203,7 +204,15 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     sidecar = keep_flags(args.model, kind, replace(io, embedding_size=embedder.embedding_size), sidecar)
     facts = {name: getattr(embedder, name, None) for name in ("mean_cosine", "min_cosine", "executor", "memory")}
     facts["size_bytes"] = getattr(embedder, "size_bytes", args.model.stat().st_size)
+    facts["ms_single"] = measure_single(embedder)
     return finish_test(args, evaluation, sidecar.kind if sidecar else kind, sha256, gallery, **facts)
+
+
+def measure_single(embedder: Embedder) -> float | None:
+    """Median milliseconds of a call with one face on one thread; None where the runtime does not offer that."""
+    on_one_thread = getattr(embedder, "on_one_thread", None)
+    single = on_one_thread() if on_one_thread else None
+    return round(single_call_ms(single), 4) if single else None
 
 
 def open_gallery_model(path: Path, threads: int) -> GalleryModel:
@@ -345,6 +354,8 @@ def finish_test(
 def _costs(report: Report) -> str:
     """'3.82 MiB, 4.41 ms an image (227 images/s, 2 threads)', as far as it is known."""
     parts = [f"{report.size_bytes / 2**20:.2f} MiB"] if report.size_bytes else []
+    if report.ms_single:
+        parts.append(f"{report.ms_single:.2f} ms a single image on one thread")
     if report.ms_per_image:
         threads = f"{report.threads} threads" if report.threads else None
         rate = ", ".join(filter(None, (f"{report.images_per_s:.0f} images/s", threads, report.executor)))

@@ -29,7 +29,7 @@ from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets
 from facelib.export.targets import READY, REFERENCE, TARGETS, Target, environment_folder
 from facelib.files import require_file, write_bytes
-from facelib.reports.export_table import Outcome, find_losses, format_outcomes, is_made, is_tested
+from facelib.reports.export_table import Outcome, draw_outcomes, find_losses, format_outcomes, is_made, is_tested
 
 ROOT = Path(__file__).resolve().parent
 
@@ -74,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes[target.name] = chain.bring(target, outcomes)
     table = args.run / "export" / "export.md"
     text = format_outcomes(args.run, list(outcomes.values()))
+    picture = table.with_suffix(".png")
+    if drawn := draw_outcomes(list(outcomes.values())):
+        write_bytes(picture, drawn)
+        text += f"\n\n![accuracy against the time of one face and against size]({picture.name})"
     write_bytes(table, (text + "\n").encode())
     pages = chain.report()
     print(f"{text}\n\nwrote {' and '.join(map(str, [table, *pages]))}")

@@ -55,6 +55,10 @@ class RuntimeEmbedder:
         """Pixels of n faces in the form of `io` -> embeddings, any float dtype, [n, D]; n is a multiple of `unit`."""
         raise NotImplementedError
 
+    def on_one_thread(self) -> "RuntimeEmbedder | None":
+        """The same model where a call with one face runs on one thread; None where that cannot be had."""
+        return self
+
     def raw(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, 112, 112, 3], RGB -> float32 [N, D], not normalised."""
         rows = []

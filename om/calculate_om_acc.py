@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args.model, args.threads = args.model or args.out_dir, None
     evaluation.check(args.model)
-    return finish_test(args, evaluation, "om", sha256)
+    return finish_test(args, evaluation, "om", sha256, executor="Ascend msame", ms_single=evaluation.ms_per_image)
 
 
 def find_ms(*folders: Path) -> float | None:

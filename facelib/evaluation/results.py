@@ -119,6 +119,8 @@ class Report:
         size_bytes: size of the artefact; None for a model that is not a file.
         images_per_s: images per second in the runtime alone, without decoding.
         ms_per_image: milliseconds per image in the runtime alone.
+        ms_single: median milliseconds of a call with one image on one thread, alike on every runtime; None where the
+            runtime cannot be held to one thread.
         threads: threads of the runtime; None where the project does not choose them.
         mean_norm: mean L2 norm of the raw embeddings; None when the runtime hides them.
         mean_cosine: mean cosine to the parent artefact on all faces of the sets; None where the parent was not run.
@@ -137,6 +139,7 @@ class Report:
     size_bytes: int | None = None
     images_per_s: float | None = None
     ms_per_image: float | None = None
+    ms_single: float | None = None
     threads: int | None = None
     mean_norm: float | None = None
     mean_cosine: float | None = None

@@ -25,8 +25,8 @@ class Row:
         artefact: name of the artefact.
         set_name: name of the verification set.
         size_bytes: size of the file.
-        ms_per_image: milliseconds for one image.
-        threads: number of threads of that measurement.
+        ms_single: median milliseconds of a call with one image on one thread.
+        executor: runtime and kernels; None where the report does not say it.
         acc: accuracy.
         acc_ci95: 95 % interval of the accuracy.
         auc: area under the ROC curve.
@@ -39,8 +39,8 @@ class Row:
     artefact: str
     set_name: str
     size_bytes: int | None
-    ms_per_image: float | None
-    threads: int | None
+    ms_single: float | None
+    executor: str | None
     acc: float
     acc_ci95: Interval
     auc: float | None
@@ -75,8 +75,8 @@ def artefact_rows(artefacts: Sequence[Artefact]) -> list[Row]:
                 artefact=artefact.name,
                 set_name=name,
                 size_bytes=artefact.report.get("size_bytes"),
-                ms_per_image=artefact.report.get("ms_per_image"),
-                threads=artefact.report.get("threads"),
+                ms_single=artefact.report.get("ms_single"),
+                executor=artefact.report.get("executor"),
                 acc=result["acc"],
                 acc_ci95=result.get("acc_ci95"),
                 auc=result.get("auc"),
@@ -104,6 +104,11 @@ def format_far(far: str) -> str:
 def format_size(size_bytes: int | None) -> str:
     """Bytes as '3.98 MiB'; '-' for None."""
     return "-" if size_bytes is None else f"{size_bytes / 2**20:.2f} MiB"
+
+
+def format_ms(ms: float | None) -> str:
+    """Milliseconds as '4.41'; '-' for None."""
+    return "-" if ms is None else f"{ms:.2f}"
 
 
 def format_percent(rate: float | None) -> str:
@@ -136,17 +141,17 @@ def format_scores(row: Row, fars: Sequence[str]) -> list[str]:
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """The table as text: artefact | size | ms | ACC | AUC | VR@FAR. ACC and VR in %, milliseconds for one image."""
+    """The table as text: artefact | size | ms | ACC | AUC | VR@FAR. ACC and VR in %, ms of one image on one thread."""
     fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
     has_how = any(row.how != "exact" for row in rows)
-    lines = [["artefact", *(["set"] if has_sets else []), *(["tested"] if has_how else []), "size", "ms", "ACC", "AUC",
-              *(f"VR@FAR={format_far(far)}" for far in fars)]]  # fmt: skip
+    lines = [["artefact", *(["set"] if has_sets else []), *(["tested"] if has_how else []),
+              "executor", "size", "ms", "ACC", "AUC", *(f"VR@FAR={format_far(far)}" for far in fars)]]  # fmt: skip
     for row in rows:
         cells = [row.artefact + "*" * row.is_stale, *([row.set_name] if has_sets else [])]
         cells += [row.how] if has_how else []
-        cells += [format_size(row.size_bytes), "-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}"]
+        cells += [row.executor or "-", format_size(row.size_bytes), format_ms(row.ms_single)]
         lines.append(cells + format_scores(row, fars))
-    return "\n".join([format_text_table(lines, 1 + has_sets + has_how), *footnotes(rows)])
+    return "\n".join([format_text_table(lines, 2 + has_sets + has_how), *footnotes(rows)])
 
 
 def footnotes(rows: Sequence[Row]) -> list[str]:

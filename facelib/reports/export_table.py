@@ -17,8 +17,10 @@ from facelib.reports.artefact_table import (
     artefact_rows,
     footnotes,
     format_far,
+    format_ms,
     format_percent,
 )
+from facelib.reports.pareto import comparable_rows, plot_pareto
 from facelib.reports.read_run import read_artefacts
 from facelib.sidecar import check_sidecar, read_sidecar
 
@@ -47,37 +49,47 @@ class Outcome:
 
 def format_outcomes(run: Path, outcomes: Sequence[Outcome]) -> str:
     """The table as aligned Markdown, with its notes; changes are against the first artefact."""
-    tested = [outcome for outcome in outcomes if outcome.is_tested]
-    rows = artefact_rows(read_artefacts([report_path(outcome.path) for outcome in tested])) if tested else []
+    rows = _rows(outcomes)
     fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
-    heads = ["artefact", *(["set"] if has_sets else []), "gate", "MiB", "ms", "ACC %", "change"]
+    heads = ["artefact", *(["set"] if has_sets else []), "gate", "executor", "MiB", "ms", "ACC %", "change"]
     heads += [head for far in fars for head in (f"VR@FAR={format_far(far)} %", "change")]
     heads.append("worst cosine")
     lines = [heads]
     for outcome in outcomes:
         found = [row for row in rows if row.artefact == outcome.name and outcome.is_tested]
         for row in found:
-            names = [outcome.name, *([row.set_name] if has_sets else []), outcome.gate]
+            names = [outcome.name, *([row.set_name] if has_sets else []), outcome.gate, row.executor or "-"]
             lines.append([*names, *_cells(row, fars), _worst_cosine(outcome.path)])
         if not found:
             names = [outcome.name, *(["-"] if has_sets else []), outcome.gate]
             lines.append(names + ["-"] * (len(heads) - len(names)))
-    threads = sorted({row.threads for row in rows if row.threads})
-    notes = f"ms an image on {' or '.join(map(str, threads))} threads. " if threads else ""
-    notes += "Changes in percentage points against embedder.h5; worst cosine to the parent."
+    notes = "ms: median of calls with one image on one thread. Changes in percentage points against embedder.h5; worst "
+    notes += "cosine to the parent."
     for row in rows:
         if row.obstacles:
             notes += f" {row.artefact}: {row.measurement}; the gate compares it with its parent on the same pairs."
     return "\n".join(
-        [f"# {run.resolve().name}\n", format_markdown_table(lines, 2 + has_sets), "", notes, *footnotes(rows)]
+        [f"# {run.resolve().name}\n", format_markdown_table(lines, 3 + has_sets), "", notes, *footnotes(rows)]
     )
+
+
+def draw_outcomes(outcomes: Sequence[Outcome]) -> bytes | None:
+    """Accuracy against time and size of the tested artefacts, PNG; None for fewer than two."""
+    rows = _rows(outcomes)
+    shown = comparable_rows(rows) if rows else []
+    return plot_pareto(shown) if shown else None
+
+
+def _rows(outcomes: Sequence[Outcome]) -> list[Row]:
+    tested = [outcome for outcome in outcomes if outcome.is_tested]
+    return artefact_rows(read_artefacts([report_path(outcome.path) for outcome in tested])) if tested else []
 
 
 def _cells(row: Row, fars: Sequence[str]) -> list[str]:
     """MiB, ms, ACC and its change, each VR and its change."""
     before = row.reference
     cells = ["-" if row.size_bytes is None else f"{row.size_bytes / 2**20:.2f}"]
-    cells.append("-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}")
+    cells.append(format_ms(row.ms_single))
     cells += [format_percent(row.acc), _change(row.acc, before.acc if before else None)]
     for far in fars:
         rate = row.vr.get(far, {}).get("vr")

@@ -9,6 +9,7 @@ from facelib.reports.artefact_table import (
     all_fars,
     format_far,
     format_interval,
+    format_ms,
     format_needs,
     format_percent,
 )
@@ -28,16 +29,17 @@ def artefact_table(rows: Sequence[Row], name_head: str = "artefact") -> Table:
     """
     fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
     has_how = any(row.how != "exact" for row in rows)
-    heads = [name_head, *(["set"] if has_sets else []), *(["tested"] if has_how else []), "MiB", "ms", "ACC", "AUC"]
+    heads = [name_head, *(["set"] if has_sets else []), *(["tested"] if has_how else [])]
+    heads += ["executor", "MiB", "ms", "ACC", "AUC"]
     lines: list[TableRow] = []
     for before, row in zip([None, *rows], rows, strict=False):
         is_continued = before is not None and before.artefact == row.artefact
         names = [*([row.set_name] if has_sets else []), *([row.how] if has_how else [])]
         cells = [_name_cell(row, is_continued), *map(Cell, names)]
-        cells += [Cell(""), Cell("")] if is_continued else _size_and_speed(row)
+        cells += [Cell(""), Cell(""), Cell("")] if is_continued else _size_and_speed(row)
         lines.append(TableRow([*cells, *_scores(row, fars)], is_continued))
     heads += [f"VR@FAR={format_far(far)}" for far in fars]
-    return Table(heads, lines, _artefact_note(rows), num_left=1 + has_sets + has_how)
+    return Table(heads, lines, _artefact_note(rows), num_left=2 + has_sets + has_how)
 
 
 def _name_cell(row: Row, is_continued: bool) -> Cell:
@@ -49,11 +51,11 @@ def _name_cell(row: Row, is_continued: bool) -> Cell:
 
 def _size_and_speed(row: Row) -> list[Cell]:
     size = "-" if row.size_bytes is None else f"{row.size_bytes / 2**20:.2f}"
-    speed = "-" if row.ms_per_image is None else f"{row.ms_per_image:.2f}"
     first = row.first
     return [
+        Cell(row.executor or "-"),
         Cell(size, notes(_ratio(row.size_bytes, first.size_bytes if first else None))),
-        Cell(speed, notes(_ratio(row.ms_per_image, first.ms_per_image if first else None))),
+        Cell(format_ms(row.ms_single), notes(_ratio(row.ms_single, first.ms_single if first else None))),
     ]
 
 
@@ -70,11 +72,7 @@ def _scores(row: Row, fars: Sequence[str]) -> list[Cell]:
 
 
 def _artefact_note(rows: Sequence[Row]) -> str:
-    threads = {row.threads for row in rows if row.threads}
-    note = "ACC and VR in %; ms for one image"
-    if len(threads) == 1:
-        note += f" on {max(threads)} thread{'s' * (max(threads) != 1)}"
-    note += ". Small print: [95 % interval]"
+    note = "ACC and VR in %; ms: median of calls with one image on one thread. Small print: [95 % interval]"
     if any(row.first for row in rows):
         note += ", change against the first (pt = percentage points, × = times)"
     return note + "."

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from facelib.reports.artefact_table import ResultGroup, artefact_rows, group_comparable, warnings_of
@@ -14,6 +15,7 @@ from facelib.reports.html_tables import (
     ijb_tables,
     threshold_table,
 )
+from facelib.reports.pareto import CAPTION, comparable_rows, plot_pareto
 from facelib.reports.read_run import Artefact, Run, flatten
 from facelib.reports.training_plots import training_figures
 from facelib.reports.verification_plots import verification_figures
@@ -79,12 +81,14 @@ def render_artefacts(artefacts: Sequence[Artefact], finder: FaceFinder | None = 
 
 
 def _tested(artefacts: Sequence[Artefact], finder: FaceFinder | None) -> dict[str, Any]:
-    """Warnings, the table of artefacts, and a section for each group of results."""
+    """Warnings, the table of artefacts, their costs, and a section for each group of results."""
     rows, groups = artefact_rows(artefacts), group_comparable(artefacts)
+    shown = comparable_rows(rows) if rows else []
     sections = [_section(group, finder) for group in groups]
     return {
         "warnings": warnings_of(groups),
         "artefacts": artefact_table(rows) if rows else None,
+        "costs": [draw_figure(("costs", CAPTION, partial(plot_pareto, shown)))] if shown else [],
         "sections": [one for one in sections if one.figures or one.tables or one.galleries],
     }
 

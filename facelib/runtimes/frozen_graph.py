@@ -38,11 +38,15 @@ class GraphEmbedder(RuntimeEmbedder):
 
     def __init__(self, path: Path, io: Io, threads: int | None = None, batch_size: int = BATCH_SIZE):
         quiet_tensorflow()
+        self._reopen = None if threads == 1 else lambda: GraphEmbedder(path, io, 1, batch_size)
         graph = load_graph(path)
         self._graph = open_graph(graph, path, io.input, io.output, threads)
         if _input_dtype(graph, io.input) == np.uint8:
             io = replace(io, dtype="uint8")
         super().__init__(Path(path).name, io, batch_size)
+
+    def on_one_thread(self) -> "GraphEmbedder":
+        return self._reopen() if self._reopen else self
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         return self._graph(pixels)

@@ -40,6 +40,7 @@ class KerasEmbedder(RuntimeEmbedder):
     def __init__(self, model, io: Io | None = None, *, batch_size: int = BATCH_SIZE, threads: int | None = None):
         import tensorflow as tf
 
+        self._threads = threads
         if threads is not None:
             _set_tensorflow_threads(threads)
         self.model = load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
@@ -47,6 +48,9 @@ class KerasEmbedder(RuntimeEmbedder):
         super().__init__(self.model.name, io or Io(), batch_size)
         spec = tf.TensorSpec(self.model.inputs[0].shape, tf.float32)  # any number of faces: traced once
         self._call = tf.function(lambda pixels: self.model(pixels, training=False), input_signature=[spec])
+
+    def on_one_thread(self) -> "KerasEmbedder | None":
+        return self if self._threads == 1 else None  # TensorFlow's threads are those of the process
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         try:

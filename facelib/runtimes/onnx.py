@@ -29,13 +29,14 @@ class OnnxEmbedder(RuntimeEmbedder):
         model: the content of a model that was made from the file at `path`.
     """
 
-    executor = "ONNX Runtime"
+    executor = "ONNX Runtime CPU"
 
     def __init__(
         self, path: Path, io: Io, threads: int = 1, batch_size: int = BATCH_SIZE, *, model: bytes | None = None
     ):
         import onnxruntime
 
+        self._reopen = None if threads == 1 else lambda: OnnxEmbedder(path, io, 1, batch_size, model=model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4  # what is wrong is in the exception
@@ -64,6 +65,9 @@ class OnnxEmbedder(RuntimeEmbedder):
             )
         fixed = source.shape[0] if isinstance(source.shape[0], int) else None
         super().__init__(Path(path).name, replace(io, dtype=_DTYPES[kind]), fixed or batch_size, unit=fixed or 1)
+
+    def on_one_thread(self) -> "OnnxEmbedder":
+        return self._reopen() if self._reopen else self
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         if self.unit > 1 or len(pixels) == 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from facelib.training.checkpoint import load_checkpoint
 from tests.fuzz.seeds import read_tree
 
-_TIMES = ("seconds", "images_per_s", "ms_per_image", "sessions", "started")
+_TIMES = ("seconds", "images_per_s", "ms_per_image", "ms_single", "sessions", "started")
 _UNCOMPARED = (".lock", ".md", ".png", ".html")  # only their names are compared
 
 

@@ -86,6 +86,8 @@ def build_run(folder, faces, *, margin=0.5, noise=0.0, flip=False, protocol="exa
     for i, name in enumerate(ARTEFACTS[::-1]):
         sets = [pair_result(faces, noise + i, protocol)]
         sets += [folder_result(faces, noise + i)] if has_folder_set else []
-        report = Report(name, "any", tuple(sets), size_bytes=2**20 * (3 - i), ms_per_image=4.5, threads=2, flip=flip)
+        report = Report(
+            name, "any", tuple(sets), size_bytes=2**20 * (3 - i), ms_single=4.5, executor="LiteRT XNNPACK", flip=flip
+        )
         report.write(folder / f"{name}.report.json")
     return folder

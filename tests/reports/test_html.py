@@ -6,7 +6,16 @@ import pytest
 
 from facelib.reports.html import Cell, Note, Table, TableRow, draw_figure, notes, render
 
-EMPTY = {"facts": "", "warnings": [], "artefacts": None, "training": [], "sections": [], "ijb": [], "sheet_jpeg": None}
+EMPTY = {
+    "facts": "",
+    "warnings": [],
+    "artefacts": None,
+    "costs": [],
+    "training": [],
+    "sections": [],
+    "ijb": [],
+    "sheet_jpeg": None,
+}
 
 
 def page_of(**values):

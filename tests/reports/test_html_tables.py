@@ -29,24 +29,25 @@ def texts(row):
 
 
 def test_artefacts_have_size_speed_and_changes_against_the_first():
-    first = artefact("a.h5", {"acc": 0.99, "auc": 0.5}, size_bytes=4 * 2**20, ms_per_image=6.0, threads=1)
-    second = artefact("b.pb", {"acc": 0.985, "auc": 0.4}, size_bytes=2**20, ms_per_image=3.0, threads=1)
+    first = artefact("a.h5", {"acc": 0.99, "auc": 0.5}, size_bytes=4 * 2**20, ms_single=6.0, executor="TF")
+    second = artefact("b.pb", {"acc": 0.985, "auc": 0.4}, size_bytes=2**20, ms_single=3.0, executor="TF")
 
     table = artefact_table(artefact_rows([first, second]))
 
-    assert table.heads == ["artefact", "MiB", "ms", "ACC", "AUC"]
+    assert table.heads == ["artefact", "executor", "MiB", "ms", "ACC", "AUC"]
     assert [texts(row) for row in table.rows] == [
-        ["a.h5", "4.00", "6.00", "99.00", "0.50000"], ["b.pb", "1.00", "3.00", "98.50", "0.40000"]]  # fmt: skip
-    _, size, speed, acc, _ = table.rows[1].cells
+        ["a.h5", "TF", "4.00", "6.00", "99.00", "0.50000"],
+        ["b.pb", "TF", "1.00", "3.00", "98.50", "0.40000"]]  # fmt: skip
+    _, _, size, speed, acc, _ = table.rows[1].cells
     assert size.notes == (Note("0.25\N{NO-BREAK SPACE}×"),) and speed.notes == (Note("0.50\N{NO-BREAK SPACE}×"),)
     assert acc.notes == (Note("−0.50\N{NO-BREAK SPACE}pt", "bad"),)
-    assert "on 1 thread." in table.note
+    assert "on one thread." in table.note
 
 
 def test_an_artefact_that_was_tested_differently_has_the_reason_in_place_of_a_change():
     table = artefact_table(artefact_rows([artefact("a", {}), artefact("b", {"pairs": 7000}, flip=True)]))
 
-    assert table.heads[1] == "tested" and table.rows[1].cells[4].notes == (Note("other pairs, other flip", "bad"),)
+    assert table.heads[1] == "tested" and table.rows[1].cells[5].notes == (Note("other pairs, other flip", "bad"),)
 
 
 @pytest.mark.parametrize(

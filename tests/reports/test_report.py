@@ -83,7 +83,7 @@ def test_the_page_needs_no_network_and_holds_every_figure(finished):
     assert text.count('<source media="(prefers-color-scheme: dark)"') == len(figures) - 1  # the contact sheet has one
     training = ["loss", "accuracy", "learning_rate", "verification"]
     of_set = ["roc", "det", "folds", "scores", "norms"]
-    expected = [*training, *(f"{key} {name}" for name in ("toy", "people") for key in of_set)]
+    expected = ["costs", *training, *(f"{key} {name}" for name in ("toy", "people") for key in of_set)]
     assert figures == [*expected, "training faces, one identity a row"]
     hardest = sum(len(result["hardest"][key]) for result in distinct_results(finished) for key in result["hardest"])
     assert alts.count("face 1") == alts.count("face 2") == hardest > 60
@@ -105,8 +105,20 @@ def distinct_results(run):
 
 def test_artefacts_are_in_pipeline_order_with_changes_against_the_first(finished):
     table = Page((finished / "report.html").read_text()).cells
-    heads = ["artefact", "set", "tested", "MiB", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2", "VR@FAR=1e-4"]
-    rows = [table[i : i + 10] for i in range(0, 7 * 10, 10)]
+    heads = [
+        "artefact",
+        "set",
+        "tested",
+        "executor",
+        "MiB",
+        "ms",
+        "ACC",
+        "AUC",
+        "VR@FAR=1e-1",
+        "VR@FAR=5e-2",
+        "VR@FAR=1e-4",
+    ]
+    rows = [table[i : i + 11] for i in range(0, 7 * 11, 11)]
     reports = [json.loads((finished / f"{name}.report.json").read_text()) for name in ARTEFACTS[::-1]]
 
     assert rows[0] == heads
@@ -116,8 +128,8 @@ def test_artefacts_are_in_pipeline_order_with_changes_against_the_first(finished
         result = report["sets"]["toy"]
         vr = result["vr"]["0.1"]
         for cell, value, reference, interval in (
-            (row[5], result["acc"], first["acc"], result["acc_ci95"]),
-            (row[7], vr["vr"], first["vr"]["0.1"]["vr"], vr["ci95"]),
+            (row[6], result["acc"], first["acc"], result["acc_ci95"]),
+            (row[8], vr["vr"], first["vr"]["0.1"]["vr"], vr["ci95"]),
         ):
             number, *interval_shown = re.fullmatch(r"([\d.]+)[+−±][\d.]+.pt\[([\d.]+), ([\d.]+)\]", cell).groups()
             assert float(number) == pytest.approx(100 * value, abs=0.006)
@@ -164,10 +176,12 @@ def test_the_terminal_shows_one_table_with_the_numbers_of_the_reports(run, capsy
 
     lines = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in lines[0].split("|")] == [
-        "artefact", "size", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2", "VR@FAR=1e-4"]  # fmt: skip
+        "artefact", "executor", "size", "ms", "ACC", "AUC", "VR@FAR=1e-1", "VR@FAR=5e-2", "VR@FAR=1e-4"]  # fmt: skip
     acc = json.loads((run / "embedder.h5.report.json").read_text())["sets"]["toy"]["acc"]
     cells = [cell.strip() for cell in lines[2].split("|")]
-    assert cells[:3] == ["embedder.h5", "3.00 MiB", "4.50"] and cells[3].startswith(f"{100 * acc:.2f} [")
+    assert cells[:4] == ["embedder.h5", "LiteRT XNNPACK", "3.00 MiB", "4.50"] and cells[4].startswith(
+        f"{100 * acc:.2f} ["
+    )
     assert cells[-1] == "n/a" and "n/a: toy at FAR=1e-4 needs >= 11,112 impostors" in lines
 
 

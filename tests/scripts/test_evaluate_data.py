@@ -56,7 +56,7 @@ def test_a_test_script_prints_the_table_and_writes_the_report(shades, capsys):
     assert list(report["sets"]) == ["shades"] and report["kind"] == "fake"
     assert list(report["sets"]["shades"]["vr"]) == ["0.1", "0.001"]
     assert report["threads"] == 1 and report["size_bytes"] == 7
-    assert report["images_per_s"] > 0 and report["mean_norm"] > 100
+    assert report["images_per_s"] > 0 and report["ms_single"] > 0 and report["mean_norm"] > 100
 
 
 def test_the_numbers_are_those_of_embedding_every_entry_by_itself(shades):
