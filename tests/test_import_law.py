@@ -36,7 +36,7 @@ LAW = {
     "export.ncnn": ("export", "runtimes", "models", "data"),
     "export.om": ("export", "runtimes", "models", "data"),
     "export.k210": ("export", "runtimes", "models", "data"),
-    "export.kit": ("export", "runtimes", "models", "data"),
+    "export.kit": ("export", "export.onnx", "export.tflite", "runtimes", "models", "data"),
     "export.mcu": ("export", "runtimes", "models", "data"),
     "importing": ("models", "runtimes", "export", "data"),
     "training": ("training.recipe", "data", "models", "losses", "distributed", "runtimes"),
