@@ -1,4 +1,8 @@
-"""Rewrites graphs for int8: splits the global (7x7) depthwise convolution, and removes fake quantisation.
+"""Rewrites graphs for int8: scales pixels in the first convolution, splits the global (7x7) depthwise convolution, and
+removes fake quantisation.
+
+The division of the pixels is a layer over the largest map. XNNPACK does it in passing; on an Ethos-U55 it takes more
+time than any other layer (docs/mcu.md). `fold_input_scale` puts it into the weights of the first convolution.
 
 XNNPACK has int8 kernels for depthwise convolutions of up to 25 weights for each channel. MobileFaceNet's global
 depthwise convolution has 49. XNNPACK computes it as a matrix product with one column for each of its 512 channels,
@@ -14,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelib.export.fold_batch_norm import constants_of
+from facelib.export.fold_batch_norm import constant_node, constants_of
 from facelib.models.column_sums import column_kernels, column_shapes, even_factors, is_global
 from facelib.runtimes.frozen_graph import is_of, node_of, prune
 
@@ -47,6 +51,65 @@ def without_fake_quant(graph, output: str, layers: Sequence[str] | None = None):
             node.attr.clear()
             node.attr["T"].CopyFrom(dtype)
     return join_global_depthwise(result, output) if layers is None else prune(result, [output])
+
+
+def fold_input_scale(graph, source: str, output: str):
+    """A GraphDef whose first convolution divides the pixels, in place of a layer before it.
+
+    Args:
+        graph: a frozen GraphDef. It is returned as it is where the pixels are not divided, or not only for plain
+            convolutions with constant kernels.
+        source: node name of the input.
+        output: node name.
+    """
+    import tensorflow as tf
+
+    result = tf.compat.v1.GraphDef()
+    result.CopyFrom(graph)
+    constants, readers = constants_of(result), _readers(result)
+    for each in result.node:  # a frozen variable is read through an Identity
+        if each.op == "Identity" and node_of(each.input[0]) in constants:
+            constants[each.name] = constants[node_of(each.input[0])]
+    node = source
+    factor: np.ndarray | None = None
+    while factor is None:  # over the subtraction of the mean to the division
+        if len(following := readers.get(node, [])) != 1:
+            return graph
+        (step,) = following
+        value = constants.get(node_of(step.input[1])) if len(step.input) == 2 else None
+        if step.op in ("RealDiv", "Mul") and value is not None and value.size in (1, 3):
+            factor = 1 / value if step.op == "RealDiv" else value
+        elif not (step.op == "Identity" or (step.op in ("Sub", "AddV2") and value is not None)):
+            return graph
+        before, node = node, step.name
+    scaled = [step]
+    convolutions: list = []
+    for reader in scaled:  # grows: zeros that pad a map stay zeros
+        for each in readers.get(reader.name, []):
+            (scaled if each.op in ("Pad", "Identity") else convolutions).append(each)
+    kernels = [constants[node_of(each.input[1])] for each in convolutions if _has_kernel(each, constants)]
+    if not kernels or len(kernels) < len(convolutions) or node_of(output) in {each.name for each in scaled}:
+        return graph
+    for each, kernel in zip(convolutions, kernels, strict=True):
+        new = result.node.add()
+        new.CopyFrom(constant_node(f"{each.name}/scaled_kernel", (kernel * factor.reshape(-1, 1)).astype(np.float32)))
+        each.input[1] = new.name
+    for reader in readers[step.name]:
+        reader.input[:] = [before if node_of(name) == step.name else name for name in reader.input]
+    return prune(result, [output])
+
+
+def _has_kernel(node, constants: dict[str, np.ndarray]) -> bool:
+    return node.op == "Conv2D" and node_of(node.input[1]) in constants
+
+
+def _readers(graph) -> dict[str, list]:
+    """{node name: the nodes that read it}."""
+    readers: dict[str, list] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(node_of(name.lstrip("^")), []).append(node)
+    return readers
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from facelib.data.readers.calibration_crops import with_full_range
 from facelib.errors import FaceError
-from facelib.export.int8_graph import has_fake_quant, split_global_depthwise, without_fake_quant
+from facelib.export.int8_graph import fold_input_scale, has_fake_quant, split_global_depthwise, without_fake_quant
 from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import is_of, layer_of, node_of, open_graph
 from facelib.runtimes.tflite import read_ops
@@ -63,6 +63,7 @@ def graph_to_tflite(graph, io: Io, shape: tuple[int, ...], options: TfliteOption
         return _with_edges(_run(_converter(graph, io, shape, "int8"), "int8"), options.edges)
     if options.crops is None:
         raise ValueError("int8 without fake quantisation measures the ranges on `crops`. Received: crops=None")
+    graph = fold_input_scale(graph, node_of(io.input), node_of(io.output))
     graph = split_global_depthwise(graph, node_of(io.output), _values_on(options.crops, graph, io))
     converter = _converter(graph, io, shape, "int8")
     converter.representative_dataset = calibration_steps(options.crops, io)
