@@ -23,12 +23,13 @@ from evaluate_data import add_reference_flags, make_parser, run_test_beside_refe
 from facelib.cli import run_cli
 from facelib.errors import FaceError
 from facelib.evaluation.flags import default_report
+from facelib.export.targets import min_cosine_of
 from facelib.model_input import Io
 from facelib.runtimes.tflite import KERNELS, TfliteEmbedder
 from facelib.runtimes.tflm import TflmEmbedder
 from facelib.unit_vectors import row_cosines
 
-MIN_COSINE = 0.97
+MIN_COSINE = min_cosine_of("tflm") or -1.0
 
 
 class BesideXnnpack(TflmEmbedder):

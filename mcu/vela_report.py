@@ -3,7 +3,7 @@
 python mcu/vela_report.py runs/demo/export/model_int8.tflite
 
 Vela compiles the model for each accelerator and estimates; no accelerator is run. Writes X.vela.json, and X.vela.png
-with the time of each layer.
+with the layers that take most time.
 """
 
 import sys
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def table(estimates: Sequence[Estimate]) -> str:
     """The estimates as a Markdown table."""
     lines = [
-        "| accelerator | system | MHz | ms | SRAM KiB | flash KiB | on the NPU | off it |",
+        "| accelerator | system | MHz | ms | SRAM KiB | flash or DRAM KiB | on the NPU | off it |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for each in estimates:

@@ -126,7 +126,7 @@ class Report:
         mean_cosine: mean cosine to the parent artefact on all faces of the sets; None where the parent was not run.
         min_cosine: cosine of the worst of these faces.
         flip: whether the embedding of the mirrored face was added.
-        executor: runtime and kernels, e.g. 'LiteRT XNNPACK'; None where the runtime does not say it.
+        executor: runtime and kernels, e.g. 'LiteRT, XNNPACK'; None where the runtime does not say it.
         memory: {what: bytes} that the artefact needs on a chip; None where that is not known.
         gallery_model: {"name", "sha256"} of the model that embedded the second face of each pair; None if it is the
             same.

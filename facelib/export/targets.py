@@ -67,6 +67,7 @@ def environment_folder(environment: str) -> str:
 
 
 _FROZEN, _OPTIMIZED, _FLOAT = "export/frozen.pb", "export/optimized.pb", "export/model_float.tflite"
+_INT8 = "export/model_int8.tflite"
 _TEST_PB, _TEST_TFLITE = ("pb_test.py {x} {test}",), ("tflite_test.py {x} {test}",)
 _TEST_ONNX = ("onnx_test.py {x} {test}",)
 _TFLITE = "pb_2_tflite.py {parent} --out {x} --mode"
@@ -83,8 +84,13 @@ TARGETS = (
     Target("export/model_fp16.tflite", _OPTIMIZED, (f"{_TFLITE} fp16",), _TEST_TFLITE, "tflite_fp16", _LITE,
            min_cosine=0.9995),
     Target("export/model_dynamic.tflite", _OPTIMIZED, (f"{_TFLITE} dynamic",), _TEST_TFLITE, "tflite_dynamic", _LITE),
-    Target("export/model_int8.tflite", _OPTIMIZED, (f"{_TFLITE} int8 {{calibration}}",), _TEST_TFLITE, "tflite_int8",
+    Target(_INT8, _OPTIMIZED, (f"{_TFLITE} int8 {{calibration}}",), _TEST_TFLITE, "tflite_int8",
            _LITE, eats=Io(dtype="uint8"), needs=("--calibration",)),
+    Target("export/model_int8.tflite.tflm", _INT8, (),
+           ("tflite_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.xnnpack.json",
+            "mcu/tflm_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.report.json"),
+           "tflm", "TFLite Micro, reference kernels", ran_on="own kernels", eats=Io(dtype="uint8"), min_cosine=0.97,
+           environment="mcu", needs=("a .bin",), against="{x}.xnnpack.json"),
     Target("export/model.onnx", _OPTIMIZED, ("pb_2_onnx.py {parent} --out {x}",), _TEST_ONNX, "onnx", _ORT,
            min_cosine=0.99999),
     Target("export/model_int8.onnx", _OPTIMIZED, ("pb_2_onnx.py {parent} --out {x} --mode int8 {calibration}",),

@@ -35,7 +35,7 @@ class KerasEmbedder(RuntimeEmbedder):
         threads: TensorFlow threads; only the first model of a process can set them.
     """
 
-    executor = "Keras"
+    executor = "Keras, TensorFlow"
 
     def __init__(self, model, io: Io | None = None, *, batch_size: int = BATCH_SIZE, threads: int | None = None):
         import tensorflow as tf

@@ -27,7 +27,7 @@ class KmodelEmbedder(WorkerEmbedder):
         threads: number of processes.
     """
 
-    executor = "nncase simulator"
+    executor = "nncase 1.9, simulator"
 
     def __init__(self, path: Path, io: Io, threads: int = 1):
         path = require_file(path, "kmodel")

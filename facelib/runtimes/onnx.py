@@ -29,7 +29,7 @@ class OnnxEmbedder(RuntimeEmbedder):
         model: the content of a model that was made from the file at `path`.
     """
 
-    executor = "ONNX Runtime CPU"
+    executor = "ONNX Runtime, CPU"
 
     def __init__(
         self, path: Path, io: Io, threads: int = 1, batch_size: int = BATCH_SIZE, *, model: bytes | None = None

@@ -19,8 +19,8 @@ from facelib.tensorflow_env import quiet_stderr
 MAX_LISTED = 5
 MAGIC = b"TFL3"  # bytes 4..8 of a .tflite
 KERNELS = {  # of LiteRT: name for the report
-    "xnnpack": "LiteRT XNNPACK",
-    "reference": "LiteRT reference",  # plain C++, as TFLite Micro has them
+    "xnnpack": "LiteRT, XNNPACK",
+    "reference": "LiteRT, reference kernels",  # plain C++, as TFLite Micro has them
 }
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 

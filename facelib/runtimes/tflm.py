@@ -30,7 +30,7 @@ class TflmEmbedder(WorkerEmbedder):
             tail what the interpreter keeps for each tensor and layer; flash is the file.
     """
 
-    executor = "TFLite Micro"
+    executor = "TFLite Micro, reference kernels"
 
     def __init__(self, path: Path, io: Io, threads: int = 1):
         python = environment_python("mcu", "TFLite Micro")

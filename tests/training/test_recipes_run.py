@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 TOY = ROOT / "recipes" / "toy.toml"
 TINY = ROOT / "tests" / "helpers" / "tiny_train.py"  # train.py with a small net
 SEEDS = sorted((ROOT / "recipes").glob("seed_*.toml"))
-PAPERS = [ROOT / "recipes" / f"{name}.toml" for name in ("paper_mobilefacenet", "insightface_mbf_ms1mv3")]
+PAPERS = [
+    ROOT / "recipes" / f"{name}.toml" for name in ("paper_mobilefacenet", "insightface_mbf_ms1mv3", "mcu_mobilefacenet")
+]
 
 
 @pytest.fixture(scope="module")

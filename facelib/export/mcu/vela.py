@@ -1,8 +1,10 @@
 """Arm's Vela: what a model costs on an Ethos-U. It compiles the model in .venv-mcu and estimates; nothing is run."""
 
 import csv
+import re
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,9 @@ from typing import Any
 from facelib.child_processes import ends_with_parent
 from facelib.errors import FaceError
 from facelib.runtimes.array_worker import environment_python
+from facelib.runtimes.frozen_graph import layer_of
+
+NUM_DRAWN = 12
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,9 @@ class Estimate:
         ms: time of one face.
         sram_bytes: on-chip memory that the feature maps need.
         flash_bytes: weights and program in flash or DRAM.
-        on_npu: number of operations on the accelerator.
+        on_npu: number of operations of the model on the accelerator.
         on_cpu: the other operations.
-        layers: costs in the order of execution.
+        layers: costs in the order of execution; Vela splits some operations.
     """
 
     accelerator: str
@@ -85,14 +90,15 @@ def estimate(model: Path, accelerator: str) -> Estimate:
                 f"Vela cannot compile '{model}' for {accelerator} ({reason[:200]}). It takes int8 models: "
                 f"pb_2_tflite.py --mode int8."
             )
-        return read_estimate(accelerator, summaries[0], folder / "model_per-layer.csv")
+        return read_estimate(accelerator, done.stdout, summaries[0], folder / "model_per-layer.csv")
 
 
-def read_estimate(accelerator: str, summary: Path, layers: Path) -> Estimate:
-    """What Vela's two CSV files say.
+def read_estimate(accelerator: str, printed: str, summary: Path, layers: Path) -> Estimate:
+    """What Vela says in its output and in two CSV files.
 
     Args:
         accelerator: for the result.
+        printed: 'NPU operators = 66 (100.0%)' and much else.
         summary: one line of totals; sizes in KiB, the time in seconds.
         layers: a line for each operation.
     """
@@ -106,7 +112,7 @@ def read_estimate(accelerator: str, summary: Path, layers: Path) -> Estimate:
         ms=float(totals["inference_time"]) * 1000,
         sram_bytes=round(kib["sram_memory_used"]),
         flash_bytes=round(sum(size for key, size in kib.items() if key != "sram_memory_used")),
-        on_npu=sum(row["Target"] == "NPU" for row in rows),
+        on_npu=int(re.findall(r"NPU operators = (\d+)", printed)[-1]),
         on_cpu=tuple(f"{row['Original Operator']} {row['Name']}" for row in rows if row["Target"] == "CPU"),
         layers=tuple(
             LayerCost(row["Name"], row["Original Operator"], float(row["Op Cycles"]))
@@ -122,17 +128,30 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def draw(estimates: Sequence[Estimate], theme: str = "light") -> bytes:
-    """A PNG: the time of each layer in the order of execution, a line for each accelerator."""
+    """A PNG: the layers that take most time, in percent of the time of each accelerator."""
     from facelib import figure_style
 
-    canvas, (ax,), colours = figure_style.begin(theme)
-    for each, style in zip(estimates, figure_style.styles(colours), strict=False):
-        times = [layer.cycles / (each.clock_mhz * 1e3) for layer in each.layers]
-        ax.plot(
-            range(1, len(times) + 1), times, color=style.color, marker=style.marker, markersize=3, linewidth=1.2,
+    shares = [_shares(each) for each in estimates]
+    totals: Counter[str] = sum(shares, Counter())
+    layers = [name for name, _ in totals.most_common(NUM_DRAWN)][::-1]  # the most expensive on top
+    canvas, (ax,), colours = figure_style.begin(theme, height=1.0 + 0.3 * len(layers))
+    thickness = 0.8 / len(estimates)
+    for i, (each, share) in enumerate(zip(estimates, shares, strict=True)):
+        places = [place + 0.4 - (i + 0.5) * thickness for place in range(len(layers))]
+        ax.barh(
+            places, [share[name] for name in layers], thickness, color=colours.series[i % len(colours.series)],
             label=f"{each.accelerator}, {each.ms:.2f} ms",
         )  # fmt: skip
-    ax.set_yscale("log")
-    figure_style.label(ax, colours, "operation on the NPU, in order", "ms, estimated")
+    ax.set_yticks(range(len(layers)), layers)
+    figure_style.label(ax, colours, "% of the time, estimated")
     figure_style.legend_below(canvas, ax, colours)
     return figure_style.finish(canvas)
+
+
+def _shares(estimate: Estimate) -> Counter[str]:
+    """{layer: percent of the time}; operations of one layer are summed."""
+    total = sum(layer.cycles for layer in estimate.layers) or 1.0
+    shares: Counter[str] = Counter()
+    for layer in estimate.layers:
+        shares[layer_of(layer.name.split(";")[-1])] += 100 * layer.cycles / total  # type: ignore[assignment]
+    return shares
