@@ -237,8 +237,9 @@ class _Step:
         zeros = [tf.zeros(group.vector.shape, group.vector.dtype) for group in self.update.groups]
         zeros += [tf.zeros_like(inputs.sampled.centres)] if inputs.sampled else []
         start = (0, 0.0, 0.0, zeros)
+        # Without maximum_iterations: it would make the condition a value of the device, which the host waits for.
         _, loss, accuracy, gradients = tf.while_loop(
-            lambda part, *_: part < num_parts, add_part, start, parallel_iterations=1, maximum_iterations=num_parts
+            lambda part, *_: part < num_parts, add_part, start, parallel_iterations=1
         )
         return LossAndGradients(loss, accuracy, gradients)
 
