@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import keras
 import numpy as np
 import onnx
 import onnxruntime
@@ -211,6 +212,7 @@ def test_a_file_that_is_no_graph_leaves_no_output(tmp_path):
 def exported(tmp_path_factory):
     """Makes another form of one small net: `exported(*flags)` -> (path of the ONNX model, the Keras model)."""
     folder = tmp_path_factory.mktemp("forms")
+    keras.utils.set_random_seed(0)  # int8 loses more with some untrained weights than with others
     model = randomise(build_backbone(ModelConfig(width=0.25, embedding_size=16, activation="relu6")))
     save_graph(optimize(freeze(model), "input_1", "embeddings"), folder / "optimized.pb")
     write_sidecar(folder / "optimized.pb", kind="optimized_pb", made_from=None, io=Io(embedding_size=16))
