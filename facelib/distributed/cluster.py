@@ -215,8 +215,8 @@ def from_slurm(environ: Mapping[str, str]) -> Cluster | None:
     if len(hosts) != len(counts) or sum(counts) != num_tasks:
         raise FaceError(
             f"Slurm's list of hosts and its list of tasks for each host must fit a job of {num_tasks} tasks. Received: "
-            f"{len(hosts)} hosts; {sum(counts)} tasks on {len(counts)} hosts. Start the tasks with srun, without "
-            f"changing its variables, or set {TF_CONFIG}."
+            f"{len(hosts)} in the list of hosts, {len(counts)} in that of tasks, {sum(counts)} tasks in all. Start "
+            f"the tasks with srun, without changing its variables, or set {TF_CONFIG}."
         )
     rank = _integer("SLURM_PROCID", environ["SLURM_PROCID"])
     places = [(node, number) for node, count in enumerate(counts) for number in range(count)]

@@ -37,7 +37,7 @@ def read_output(path, shape, dtype="float32", zero_point=None):
         if path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)
         elif path.suffix in TEXTS:
-            values = np.array(re.split(r"[\s,;\[\]]+", path.read_text().strip(" \t\r\n,;[]")), float)
+            values = np.array(re.split(r"[\s,;\[\]]+", path.read_text(encoding="utf-8").strip(" \t\r\n,;[]")), float)
         else:
             values = np.frombuffer(path.read_bytes(), DTYPES[dtype])
     except (OSError, ValueError, EOFError) as error:
