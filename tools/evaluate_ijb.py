@@ -23,6 +23,7 @@ from typing import Any
 
 from facelib.cli import add_io_flags, choose_io, run_cli, script_parser
 from facelib.errors import FaceError
+from facelib.evaluation.flags import add_far_flag, check_fars
 from facelib.evaluation.identification import Identification
 from facelib.evaluation.ijb.embed import IjbEmbeddings, check_images, embed_faces
 from facelib.evaluation.ijb.files import PROTOCOLS, IjbFaces, IjbPaths, find_meta, read_faces, read_pairs, read_subjects
@@ -170,23 +171,13 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--normalize", action=switch, default=False, help="N0: every image has the same weight, whatever its norm")
     add("--detector-score", action=switch, default=True, help="D1: weight each image by its detector score")
     add("--flip", action=switch, default=True, help="F1: add the embedding of the mirrored image")
-    add(
-        "--far",
-        type=float,
-        nargs="+",
-        action="extend",
-        metavar="RATE",
-        help="measure TAR at these FARs (default: 1e-6 to 0.1)",
-    )
+    add_far_flag(parser, "measure TAR at these FARs (default: 1e-6 to 0.1)")
     add("--report", type=Path, help="where to write the report (default: MODEL.ijb.report.json)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
     add_io_flags(parser)
     args = parser.parse_args(argv)
     args.protocol = tuple(protocol for protocol in PROTOCOLS if protocol in args.protocol)
-    args.far = tuple(dict.fromkeys(args.far or FARS))
-    for far in args.far:
-        if not 0 < far <= 1:
-            raise FaceError(f"A FAR is a rate above 0 and at most 1, such as 0.001. Received: --far {far:g}.")
+    args.far = check_fars(args.far or FARS)
     if args.threads < 1:
         raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
     return args

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_encoding_flag, add_io_flags, script_parser
 from facelib.errors import FaceError
 from facelib.evaluation.evaluate_set import PROTOCOLS
+from facelib.evaluation.metrics import check_far
 from facelib.evaluation.results import read_report, report_path
 
 
@@ -54,14 +56,7 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
         "whole set as keras_insightface has it, which is optimistic (default: %(default)s)"
     )
     add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
-    add(
-        "--far",
-        type=float,
-        nargs="+",
-        action="extend",
-        metavar="RATE",
-        help="measure VR at these FARs (default: 0.001)",
-    )
+    add_far_flag(parser, "measure VR at these FARs (default: 0.001)")
     add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")
     add = parser.add_argument_group("gate").add_argument
     add(
@@ -86,12 +81,19 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_far_flag(parser: argparse.ArgumentParser, text: str) -> None:
+    """Adds --far, which may be given several times; `check_fars` reads it."""
+    parser.add_argument("--far", type=float, nargs="+", action="extend", metavar="RATE", help=text)
+
+
+def check_fars(fars: Sequence[float]) -> tuple[float, ...]:
+    """The FARs of --far without repetitions. Refuses one that is not in (0, 1]."""
+    return tuple(dict.fromkeys(map(check_far, fars)))
+
+
 def check_test_flags(args: argparse.Namespace) -> argparse.Namespace:
     """Refuses values that no test can have, and fills in the default FARs."""
-    args.far = tuple(dict.fromkeys(args.far or DEFAULT_FARS))
-    for far in args.far:
-        if not 0 < far <= 1:
-            raise FaceError(f"A FAR is a rate above 0 and at most 1, such as 0.001. Received: --far {far:g}.")
+    args.far = check_fars(args.far or DEFAULT_FARS)
     for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
         if not 0 <= value <= 100:
             raise FaceError(f"{flag} is in percentage points, 0 to 100. Received: {value:g}.")

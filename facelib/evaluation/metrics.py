@@ -171,10 +171,16 @@ def tar_at_far(distances: np.ndarray, is_same: np.ndarray, far: float) -> Operat
     return Scores.of(distances, is_same).tar_at_far(far)
 
 
-def can_resolve(num_impostors: int, far: float) -> bool:
-    """Whether `num_impostors` pairs can show a rate of `far`: at least 1 / far of them."""
+def check_far(far: float) -> float:
+    """The same FAR. Refuses one that is not in (0, 1]; NaN is none."""
     if not 0 < far <= 1:
         raise FaceError(f"A FAR is a rate above 0 and at most 1, such as 0.001. Received: --far {far:g}.")
+    return far
+
+
+def can_resolve(num_impostors: int, far: float) -> bool:
+    """Whether `num_impostors` pairs can show a rate of `far`: at least 1 / far of them."""
+    check_far(far)
     return allowed_accepts(num_impostors, far) >= 1
 
 

@@ -1,13 +1,13 @@
 """Same person or not (1:1): the threshold, where it came from, and the picture of a verdict."""
 
 import io
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from facelib.errors import FaceError
+from facelib.evaluation.metrics import check_far
 from facelib.evaluation.thresholds import Calibrated, read_thresholds
 
 _GROUND, _TEXT, _FAINT = "#ffffff", "#24292f", "#6e7781"
@@ -88,9 +88,7 @@ def decide_by(model: Path, far: float | None, threshold: float | None, gallery_s
         if not 0 <= threshold <= MAX_DISTANCE:  # also refuses NaN
             raise FaceError(f"A threshold is a squared L2 distance, 0 to 4. Received: --threshold {threshold:g}.")
         return Decision(threshold)
-    far = DEFAULT_FAR if far is None else far
-    if not (math.isfinite(far) and 0 < far <= 1):
-        raise FaceError(f"A FAR is a rate above 0 and at most 1, such as 0.001. Received: --far {far:g}.")
+    far = check_far(DEFAULT_FAR if far is None else far)
     calibrated = read_thresholds(model, far, gallery_sha256=gallery_sha256)
     return Decision(calibrated.distance, calibrated)
 
