@@ -25,6 +25,7 @@ from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
 from facelib.errors import BadRecord, FaceError
 from facelib.evaluation.nearest import Nearest
+from facelib.extras import require
 from facelib.files import read_image_file, require_file, sha256_of, write_bytes
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision, about, decide_by, verdict_picture
@@ -61,6 +62,8 @@ def compare(argv: list[str]) -> int:
     args = parse(parser, argv)
     if args.out and args.out.suffix.lower() != ".png":
         raise FaceError(f"The picture is a .png. Received: --out {args.out}.")
+    if args.out:
+        require("matplotlib")
     decision = decide_by(args.model, args.far, args.threshold)
     embedder, io, sidecar = open_model(args)
     cut = FaceCutter()

@@ -31,6 +31,7 @@ from facelib.distributed.cluster import JOIN_SECONDS, cores_of_worker, find_clus
 from facelib.errors import FaceError
 from facelib.evaluation.results import format_text_table
 from facelib.evaluation.verification_sets import find_sets
+from facelib.extras import require
 from facelib.files import require_file, write_bytes
 from facelib.machine import free_bytes
 from facelib.model_input import PIXEL_SCALINGS, Io
@@ -57,6 +58,7 @@ TOY_PAIRS = 2400
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    require("tensorflow", "keras", "h5py", "simplejpeg", "matplotlib")
     check_tracker(args.track)
     recipe = load_recipe(args.recipe, args.set)
     if recipe.model.backbone == IMPORTED and not recipe.model.source and args.init_from:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from facelib import __version__
 from facelib.errors import FaceError
+from facelib.extras import say_missing
 from facelib.model_input import IO_CHOICES, Io
 from facelib.script_start import Interruptible, hold_ctrl_c
 from facelib.sidecar import Sidecar
@@ -27,9 +28,9 @@ HINTS = "MOBILEARC_HINTS"  # "off": print no next commands; set by scripts that 
 def run_cli(main: Callable[[], int]) -> None:
     """Runs `main` and exits with its code, with 1 and one line for a `FaceError`, or with 130 for Ctrl-C.
 
-    A full disk, a full memory and a missing permission also give one line. Every other exception is a bug and keeps
-    its traceback. File names and texts are UTF-8 in any locale, and no printed name can move the cursor of a terminal.
-    A terminal that is gone ends nothing.
+    A full disk, a full memory, a missing permission and a package that is not installed also give one line. Every other
+    exception is a bug and keeps its traceback. File names and texts are UTF-8 in any locale, and no printed name can
+    move the cursor of a terminal. A terminal that is gone ends nothing.
     """
     _use_utf8()
     sys.stdout, sys.stderr = _Plain(sys.stdout), _Silenced(sys.stderr)
@@ -40,6 +41,11 @@ def run_cli(main: Callable[[], int]) -> None:
         sys.exit(code)
     except FaceError as error:
         print(f"error: {printable(' '.join(str(error).split(chr(10))))}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (line := say_missing(error.name)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 
 import cv2
 import numpy as np
-import simplejpeg
 
 from facelib.errors import BadRecord
 from facelib.image_sizes import other_size
@@ -203,6 +202,8 @@ def decode_image(
         return image
     # Without these six bytes there is no EXIF segment. To look for them takes a fortieth of the time of decoding.
     if buffer is not None and not check_end and image.startswith(_JPEG) and image.find(_EXIF) < 0:
+        import simplejpeg
+
         try:
             pixels = simplejpeg.decode_jpeg(image, "RGB", buffer=buffer, strict=False)
         except ValueError:  # it does not fit the buffer, or has four colours: OpenCV knows more of them

@@ -42,6 +42,7 @@ from facelib.data.curation.inspection import check_sheet_path, contact_sheet, sa
 from facelib.data.data_dir import META
 from facelib.data.readers.sources import DerivedSource, Source, open_source
 from facelib.errors import FaceError
+from facelib.extras import require
 from facelib.files import read_json, require_file, sha256_of
 from facelib.image_decoding import decode_or_blank
 from facelib.recognition.photo_embeddings import embed_photos
@@ -55,6 +56,8 @@ SHEET_FACES = 120
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    if args.merge_angle:
+        require("scipy")
     source = open_source(args.data)
     sidecar = check_sidecar(args.model)
     io = choose_io(sidecar, args)

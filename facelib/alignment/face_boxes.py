@@ -36,7 +36,7 @@ class DetectorNet:
         except ImportError as error:
             raise FaceError(
                 f"The face detector runs on LiteRT, which cannot be imported ({error}). Install it: pip install "
-                "ai-edge-litert."
+                '"mobilearc[board]", or in a checkout pip install ai-edge-litert.'
             ) from error
 
         with quiet_stderr():

@@ -163,12 +163,7 @@ def fold_of(num_pairs: int, folds: int) -> np.ndarray:
     """The fold of each pair, int64 [P]: scikit-learn's unshuffled KFold, so folds are contiguous."""
     if not 2 <= folds <= num_pairs:
         raise FaceError(f"{folds}-fold accuracy needs at least {folds} pairs. Received: {num_pairs}. Use more pairs.")
-    from sklearn.model_selection import KFold
-
-    fold = np.empty(num_pairs, np.int64)
-    for k, (_, test) in enumerate(KFold(folds).split(fold)):
-        fold[test] = k
-    return fold
+    return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(num_pairs), folds)])
 
 
 def count_folds(fold: np.ndarray, folds: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from facelib.data.readers.folder_source import FolderSource
 from facelib.data.verification.bins import IMAGE_SIZE, find_bins, load_bin
 from facelib.data.verification.pair_lists import draw_listed, find_shot, read_pairs_txt
 from facelib.errors import BadRecord, FaceError
+from facelib.extras import require
 from facelib.files import read_image_file, sha256_of
 from facelib.image_decoding import IMAGE_SUFFIXES, decode_image
 
@@ -126,6 +127,7 @@ def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool, encoding: str |
 
 
 def _load_folder(folder: Path, letterbox: bool) -> FaceSet:
+    require("faiss")  # identification among the identities
     source = FolderSource(folder)
     images = [_read(partial(source.read, i), source.file_of(i), letterbox) for i in range(len(source))]
     return FaceSet(

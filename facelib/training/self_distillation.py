@@ -20,6 +20,7 @@ from facelib.data.record_reader import Records
 from facelib.devices import add_device_flag, device_notes, settle_device, training_on
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
+from facelib.extras import require
 from facelib.files import make_folder, require_file, sha256_of, write_json
 from facelib.model_input import Io
 from facelib.models.registry import ModelConfig
@@ -108,7 +109,8 @@ def add_flags(parser: argparse.ArgumentParser, *, learning_rate: float, data_hel
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raises for numbers below 1."""
+    """Raises for numbers below 1, and for packages that the training needs and that are not installed."""
+    require("tensorflow", "keras", "h5py", "simplejpeg", "matplotlib")
     for flag in ("checkpoint_every", "threads"):
         value = getattr(args, flag)
         if value is not None and value < 1:

@@ -27,7 +27,8 @@ def test_the_weights_are_those_that_their_readme_names():
 def test_without_litert_the_detector_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
 
-    with pytest.raises(FaceError, match=r"^The face detector runs on LiteRT.*pip install ai-edge-litert\.$") as error:
+    line = r'^The face detector runs on LiteRT.* pip install "mobilearc\[board\]", or .* pip install ai-edge-litert\.$'
+    with pytest.raises(FaceError, match=line) as error:
         FaceDetector()
 
     assert "\n" not in str(error.value)
