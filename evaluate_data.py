@@ -9,6 +9,7 @@ import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from facelib.evaluation.embed_images import Embedded, embed_images
 from facelib.evaluation.evaluate_set import evaluate_set
 from facelib.evaluation.flags import check_test_flags, default_report, make_parser
 from facelib.evaluation.gate import compare
+from facelib.evaluation.keep_thresholds import write_thresholds
 from facelib.evaluation.mixed_gallery import GalleryModel, embed_across
 from facelib.evaluation.results import Report, SetResult, find_whole_test, read_report
 from facelib.evaluation.single_calls import single_call_ms
-from facelib.evaluation.thresholds import write_thresholds
+from facelib.evaluation.thresholds import too_few_impostors
 from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.files import sha256_of
 from facelib.model_input import Io
@@ -71,18 +73,27 @@ class Evaluation:
                     f"or train it again."
                 )
 
-    def thresholds(self, flip: bool) -> dict[str, dict]:
+    def thresholds(self, flip: bool, executor: str | None = None) -> dict[str, dict]:
         """What the sidecar says for deployment: see `facelib.evaluation.thresholds.write_thresholds`."""
         return {
             result.name: {
                 "sha256": (result.source or {}).get("sha256"),
+                "pairs": result.pairs,
                 "impostors": result.pairs - result.genuine,
                 "flip": flip,
+                "protocol": result.protocol,
+                "date": date.today().isoformat(),
+                "executor": executor,
                 "far": result.thresholds,
                 **{key: value for key, value in (result.source or {}).items() if key == "drawn_from"},
             }
             for result in self.results
         }
+
+    def too_small(self) -> list[str]:
+        """Says of each set that is too small for any threshold what to do."""
+        found = [too_few_impostors(result.name, result.pairs - result.genuine) for result in self.results]
+        return [f"{why}; predict.py needs a larger set here, or its --threshold DISTANCE" for why in found if why]
 
 
 def evaluate_sets(
@@ -325,7 +336,9 @@ def finish_test(
         **facts,
     )
     path = args.report or default_report(args)
-    calibrated = write_thresholds(args.model, evaluation.thresholds(args.flip), gallery.as_dict() if gallery else None)
+    calibrated = write_thresholds(
+        args.model, evaluation.thresholds(args.flip, report.executor), report.gallery_model, calibrate=args.calibrate
+    )
     whole = find_whole_test(path, report)
     if whole is None:
         report.write(path)
@@ -337,13 +350,14 @@ def finish_test(
         print(findings)
     if costs := _costs(report):
         print(costs)
+    print_notes([*calibrated.notes, *evaluation.too_small()])
     if reference is not None:
         failures = compare(report.as_dict(), reference, args.max_acc_drop, args.max_vr_drop)
         if failures:
             raise FaceError(f"'{args.model}' is worse than '{args.against}' allows: {'; '.join(failures)}.")
         print(f"no worse than {args.against} by {args.max_acc_drop:g} points of ACC, {args.max_vr_drop:g} of VR")
     wrote = [] if whole else [str(path)]
-    wrote += [f"the thresholds in {calibrated}"] if calibrated else []
+    wrote += [f"the thresholds in {calibrated.path}"] if calibrated.path else []
     if whole:
         print_notes([f"'{path}' keeps the test of {whole}; to keep this one too, name a file: --report FILE"])
     if wrote:

@@ -37,6 +37,14 @@ ROOT = Path(__file__).resolve().parent
 _HOW_TO_GET = {"--calibration": "pass --calibration DATA", "a .bin": "its test needs a .bin, and --valid has none"}
 
 
+_BY_NAME = {target.name: target for target in TARGETS}
+
+
+def _takes_test_flags(target: Target) -> bool:
+    """Whether the test of a target takes the flags of every test script, and so --pairs."""
+    return any("{test}" in line for line in target.test)
+
+
 class Refused(Exception):
     """A command failed. The message is one line that says why."""
 
@@ -55,6 +63,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     far_help = "report VR at these FARs (default: 0.001)"
     add("--far", type=float, nargs="+", default=DEFAULT_FARS, metavar="RATE", help=far_help)
+    pairs_help = "a quick look: so many pairs of each .bin, with reports and a table of their own in RUN/export/pairs_N"
+    add("--pairs", type=int, metavar="N", help=pairs_help)
     points = "percentage points that an artefact may lose (default: %(default)s)"
     add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"gate on ACC: {points}")
     add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"gate on VR: {points}")
@@ -72,14 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcomes: dict[str, Outcome] = {}
     for target in TARGETS:
         outcomes[target.name] = chain.bring(target, outcomes)
-    table = args.run / "export" / "export.md"
+    table = chain.folder / "export.md"
     text = format_outcomes(args.run, list(outcomes.values()))
     picture = table.with_suffix(".png")
     if drawn := draw_outcomes(list(outcomes.values())):
         write_bytes(picture, drawn)
         text += f"\n\n![accuracy against the time of one face and against size]({picture.name})"
     write_bytes(table, (text + "\n").encode())
-    pages = chain.report()
+    pages = chain.report() if args.pairs is None else []
     print(f"{text}\n\nwrote {' and '.join(map(str, [table, *pages]))}")
     bad = [f"{outcome.name}: {outcome.gate}" for outcome in outcomes.values() if outcome.is_bad]
     if bad:
@@ -98,12 +108,16 @@ class Chain:
         sets: {name of a verification set: its SHA-256}.
         bin: the first .bin of --valid, or None.
         fingerprint: of the calibration data, or None.
+        folder: of the table, and with --pairs of the reports, so that no partial report is taken for a whole one.
     """
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
+        self.folder = args.run / "export"
+        if args.pairs is not None:
+            self.folder /= f"pairs_{args.pairs}"
         self.sets = {}
-        for load in find_sets(args.valid):
+        for load in find_sets(args.valid, args.pairs):
             faces = load()
             self.sets[faces.name] = faces.source["sha256"]
         is_bin = args.valid.suffix == ".bin" or any(args.valid.glob("*.bin"))
@@ -122,6 +136,8 @@ class Chain:
             return Outcome(path, f"not run: see {Path(target.parent).name}")
         if missing := next(filter(self._lacks, target.needs), None):
             return Outcome(path, f"not run: {_HOW_TO_GET.get(missing, f'{missing} is not on PATH')}")
+        if self.args.pairs is not None and not (target.against or _takes_test_flags(target)):
+            return Outcome(path, "not run: its test takes all pairs: leave out --pairs")
         if target.environment and not (ROOT / (folder := environment_folder(target.environment)) / READY).is_file():
             return Outcome(path, f"not run: {folder} is missing: make {target.environment}")
         try:
@@ -141,26 +157,33 @@ class Chain:
         sets = self.sets
         if self.bin is not None and "a .bin" in target.needs:
             sets = {self.bin.stem: self.sets[self.bin.stem]}
-        references = self._references(target, path, parent)
+        references, report = self._references(target, path, parent), self._report_of(target)
         artefact = path if target.make or parent is None else parent
-        if is_tested(artefact, sets, self.args.far, report_path(path)) and all(file.is_file() for file in references):
+        is_done = is_tested(artefact, sets, self.args.far, report, self.args.pairs)
+        if is_done and all(file.is_file() for file in references):
             print(f"{path} is up to date", flush=True)
         else:
             self._test(target, path, parent)
         try:
-            losses = find_losses(report_path(path), references, self.args.max_acc_drop, self.args.max_vr_drop)
+            losses = find_losses(report, references, self.args.max_acc_drop, self.args.max_vr_drop)
         except FaceError as error:  # the report is of other pairs than those of its reference
             raise Refused(str(error)) from error
         gate = f"lost {'; '.join(losses)}" if losses else "passed" if references else "the reference"
-        return Outcome(path, gate, bool(losses), is_tested=True)
+        return Outcome(path, gate, bool(losses), is_tested=True, report_file=report)
 
     def _test(self, target: Target, path: Path, parent: Path | None) -> None:
         """Runs the test. If it fails, its report is removed: the next run would count it as passed."""
         try:
-            self._run(target.test, path, parent)
+            self._run(target.test, path, parent, self._report_of(target))
         except Refused:
-            report_path(path).unlink(missing_ok=True)
+            self._report_of(target).unlink(missing_ok=True)
             raise
+
+    def _report_of(self, target: Target) -> Path:
+        """The report of a target. A test that takes other pairs than --pairs keeps its usual place."""
+        report = report_path(self.args.run / target.name)
+        is_partial = self.args.pairs is not None and _takes_test_flags(target)
+        return self.folder / report.name if is_partial else report
 
     def _references(self, target: Target, path: Path, parent: Path | None) -> list[Path]:
         """The reports that the gate compares with."""
@@ -168,7 +191,7 @@ class Chain:
             return []
         if target.against:
             return [Path(target.against.format(x=path))]
-        return [report_path(parent), report_path(self.args.run / REFERENCE)]
+        return [self._report_of(_BY_NAME[name]) for name in (target.parent or REFERENCE, REFERENCE)]
 
     def report(self) -> list[Path]:
         """Writes report.html. Returns the pages written."""
@@ -185,10 +208,11 @@ class Chain:
             return self.bin is None
         return shutil.which(need) is None
 
-    def _run(self, lines: Sequence[str], path: Path, parent: Path | None) -> None:
+    def _run(self, lines: Sequence[str], path: Path, parent: Path | None, report: Path | None = None) -> None:
         far = ["--far", *(f"{far:g}" for far in self.args.far)]
+        partial = [] if self.args.pairs is None else ["--pairs", str(self.args.pairs), "--report", str(report)]
         several = {
-            "{test}": ["--valid", str(self.args.valid), *far],
+            "{test}": ["--valid", str(self.args.valid), *far, *partial],
             "{far}": far,
             "{calibration}": ["--calibration", str(self.args.calibration)],
         }
@@ -199,7 +223,7 @@ class Chain:
 
     def _log(self, script: str, path: Path) -> Path:
         """The file for what `script` prints about the artefact `path`."""
-        return self.args.run / "export" / "logs" / f"{path.name}.{Path(script).stem}.log"
+        return self.folder / "logs" / f"{path.name}.{Path(script).stem}.log"
 
 
 def run_command(words: Sequence[str], log: Path) -> None:

@@ -58,6 +58,8 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
     add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
     add_far_flag(parser, "measure VR at these FARs (default: 0.001)")
     add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")
+    calibrate_help = "deploy the thresholds of this test, whatever the sidecar has, and say what they replace"
+    add("--calibrate", action=argparse.BooleanOptionalAction, default=False, help=calibrate_help)
     add = parser.add_argument_group("gate").add_argument
     add(
         "--against",

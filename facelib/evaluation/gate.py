@@ -126,21 +126,25 @@ def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: flo
     return failures
 
 
-def is_whole_test(report: dict[str, Any], set_name: str, sha256: str, fars: Sequence[float]) -> bool:
-    """Whether `report` has a test of all pairs of a set, with exact thresholds and without flip.
+def is_whole_test(
+    report: dict[str, Any], set_name: str, sha256: str, fars: Sequence[float], num_pairs: int | None = None
+) -> bool:
+    """Whether `report` has a test of all pairs of a set, with exact thresholds and without flip, by this model alone.
 
     Args:
         report: content of a report file.
         set_name: name of the set.
         sha256: SHA-256 of what the set is read from.
         fars: the FARs that the report must have, each in (0, 1].
+        num_pairs: so many pairs that --pairs N drew are enough; None for all.
     """
     if set_name not in report["sets"]:
         return False
     result, measured = report["sets"][set_name], Measurement.of(report, set_name)
     is_drawn = (result.get("source") or {}).get("drawn_from") is not None
-    is_plain = measured.protocol in ("exact", "all-pairs") and not measured.flip and not is_drawn
-    return is_plain and measured.sha256 == sha256 and {f"{far:g}" for far in fars} <= result["vr"].keys()
+    is_enough = not is_drawn or measured.pairs == num_pairs
+    is_plain = measured.protocol in ("exact", "all-pairs") and not measured.flip and not report.get("gallery_model")
+    return is_plain and is_enough and measured.sha256 == sha256 and {f"{far:g}" for far in fars} <= result["vr"].keys()
 
 
 def _find_drops(name: str, new: dict, old: dict, max_acc_drop: float, max_vr_drop: float) -> list[str]:

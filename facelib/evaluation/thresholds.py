@@ -12,9 +12,10 @@ from typing import Any
 
 from facelib.errors import FaceError
 from facelib.evaluation.metrics import Scores, can_resolve, wilson_interval
-from facelib.files import require_file, write_json
+from facelib.files import require_file
 from facelib.sidecar import Sidecar, read_sidecar
 
+USUAL_PROTOCOLS = (None, "exact", "all-pairs")  # None in older sidecars
 DEPLOYMENT_FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
@@ -31,6 +32,8 @@ class Calibrated:
         distance_ci95: 95 % interval of the threshold for `far`.
         far_ci95: 95 % interval of the true FAR at `distance`.
         flip: whether the embedding of the mirrored face is added.
+        date: of the test, such as '2026-11-28'; None in older sidecars.
+        executor: runtime and kernels of the test; None where it is not known.
     """
 
     set_name: str
@@ -41,6 +44,8 @@ class Calibrated:
     distance_ci95: tuple[float, float]
     far_ci95: tuple[float, float]
     flip: bool = False
+    date: str | None = None
+    executor: str | None = None
 
 
 def calibrate(
@@ -77,36 +82,29 @@ def calibrate(
     return found
 
 
-def write_thresholds(
-    artefact: Path, sets: dict[str, dict[str, Any]], gallery_model: dict[str, str] | None = None
-) -> Path | None:
-    """Adds calibrated thresholds to the sidecar of `artefact`; those of other sets stay.
-
-    Thresholds of some pairs of a set replace none of all its pairs.
-
-    Args:
-        artefact: the tested file.
-        sets: {set name: {"sha256", "impostors", "flip", "far": what `calibrate` returned}}, with "drawn_from", the
-            number of pairs of the set, where only some of them were tested.
-        gallery_model: {"name", "sha256"} of the model that embedded the second face of each pair; None if it is the
-            same.
-
-    Returns: path of the sidecar; None when nothing was written: the artefact has no sidecar, or one with thresholds of
-        all pairs.
-    """
-    sidecar = read_sidecar(artefact)
-    if sidecar is None:
+def too_few_impostors(set_name: str, impostors: int) -> str | None:
+    """Says that a set is too small for every FAR, and how many impostor pairs the loosest needs; None if it is not."""
+    loosest = max(DEPLOYMENT_FARS)
+    if can_resolve(impostors, loosest):
         return None
-    old = sets_of(sidecar, gallery_model["sha256"] if gallery_model else None)
-    new = {name: one for name, one in sets.items() if "drawn_from" not in one or "drawn_from" in old.get(name, one)}
-    if not new:
-        return None
-    key, value = "thresholds", {**old, **new}
-    if gallery_model:
-        key, others = "gallery_thresholds", sidecar.rest.get("gallery_thresholds", {})
-        value = {**others, gallery_model["sha256"]: {"model": gallery_model["name"], "sets": value}}
-    write_json(sidecar.path, {**sidecar.rest, key: value})
-    return sidecar.path
+    return (
+        f"'{set_name}' has {impostors:,} impostor pairs, too few for any threshold: FAR {loosest:g} needs "
+        f"{1 / loosest:,.0f}, FAR 0.001 needs 1,000"
+    )
+
+
+def is_usual(entry: dict[str, Any]) -> bool:
+    """Whether thresholds are of all pairs of their set, without flip, by the exact protocol."""
+    is_plain = not entry.get("drawn_from") and not entry.get("flip")
+    return is_plain and entry.get("protocol") in USUAL_PROTOCOLS
+
+
+def best_set(sets: dict[str, Any], chosen: str | None = None, far: float | None = None) -> str:
+    """The set whose thresholds count: the chosen one; else one that has `far`, is usual and has most impostor pairs."""
+    if chosen in sets:
+        return str(chosen)
+    return max(sets, key=lambda name: (far is None or f"{far:g}" in sets[name]["far"], is_usual(sets[name]),
+                                       sets[name]["impostors"]))  # fmt: skip
 
 
 def sets_of(sidecar: Sidecar | None, gallery_sha256: str | None = None) -> dict[str, Any]:
@@ -122,6 +120,12 @@ def sets_of(sidecar: Sidecar | None, gallery_sha256: str | None = None) -> dict[
     return sets if isinstance(sets, dict) else {}
 
 
+def calibration_set(sidecar: Sidecar, gallery_sha256: str | None = None) -> str | None:
+    """The set that --calibrate chose; None if nobody did. Arguments as for `sets_of`."""
+    rest = sidecar.rest.get("gallery_thresholds", {}).get(gallery_sha256, {}) if gallery_sha256 else sidecar.rest
+    return rest.get("calibration_set")
+
+
 def read_thresholds(
     artefact: Path, far: float, set_name: str | None = None, gallery_sha256: str | None = None
 ) -> Calibrated:
@@ -130,7 +134,7 @@ def read_thresholds(
     Args:
         artefact: a model with a sidecar.
         far: the FAR it was calibrated for.
-        set_name: the set it was calibrated on; default: the set with most impostor pairs.
+        set_name: the set it was calibrated on; default: that of `best_set`.
         gallery_sha256: SHA-256 of the model of the gallery; None if it is the same.
 
     Raises:
@@ -144,14 +148,10 @@ def read_thresholds(
     if set_name is not None and set_name not in sets:
         raise FaceError(f"'{artefact}' is not calibrated on '{set_name}' but on {', '.join(sets)}. {mend}.")
     try:
-        name = set_name or max(sets, key=lambda key: (f"{far:g}" in sets[key]["far"], sets[key]["impostors"]))
+        name = set_name or best_set(sets, calibration_set(sidecar, gallery_sha256), far)
         values, chosen = sets[name], sets[name]["far"].get(f"{far:g}")
         if chosen is None:
-            raise FaceError(
-                f"'{name}' gave no threshold for FAR={far:g}. The set has {values['impostors']:,} impostor "
-                f"pairs, which gave thresholds for FAR {', '.join(values['far']) or 'none'}. Ask for one of "
-                "these, or calibrate on a larger set."
-            )
+            raise FaceError(_no_threshold(artefact, far, name, values))
         return Calibrated(
             set_name=name,
             impostors=int(values["impostors"]),
@@ -161,9 +161,25 @@ def read_thresholds(
             distance_ci95=_interval(chosen["distance_ci95"]),
             far_ci95=_interval(chosen["far_ci95"]),
             flip=bool(values["flip"]),
+            date=values.get("date"),
+            executor=values.get("executor"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FaceError(f"The thresholds in '{sidecar.path}' are damaged ({error!r}). {mend}.") from error
+
+
+def _no_threshold(artefact: Path, far: float, name: str, values: dict[str, Any]) -> str:
+    """Why the thresholds of a set have none for `far`, and what to do."""
+    if why := too_few_impostors(name, values["impostors"]):
+        return (
+            f"'{artefact}' has no threshold: {why}. Run its test script with --valid and a larger set, or say "
+            f"--threshold DISTANCE."
+        )
+    return (
+        f"'{name}' gave no threshold for FAR={far:g}. The set has {values['impostors']:,} impostor "
+        f"pairs, which gave thresholds for FAR {', '.join(values['far']) or 'none'}. "
+        f"{'Ask for one of these with --far, or c' if values['far'] else 'C'}alibrate on a larger set."
+    )
 
 
 def _interval(values) -> tuple[float, float]:

@@ -44,9 +44,10 @@ class Decision:
         if self.calibrated is None:
             return f"threshold {self.distance:.4f}, given"
         low, high = self.calibrated.far_ci95
+        source = f"{self.calibrated.set_name}: {self.calibrated.impostors:,} impostor pairs{_when(self.calibrated)}"
         return (
             f"threshold {self.distance:.4f} for FAR {self.far:g} ({low:.2g} to {high:.2g} with 95 % confidence), "
-            f"calibrated on {self.calibrated.set_name}: {self.calibrated.impostors:,} impostor pairs"
+            f"calibrated on {source}"
         )
 
     def as_dict(self) -> dict:
@@ -138,6 +139,12 @@ def _draw_scale(ax, distance: float, decision: Decision, colour: str) -> None:
     ax.tick_params(colors=_FAINT, labelsize=8, length=2)
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def _when(calibrated: Calibrated) -> str:
+    """' (2026-11-28, LiteRT, XNNPACK)', as far as it is known."""
+    facts = ", ".join(filter(None, (calibrated.date, calibrated.executor)))
+    return f" ({facts})" if facts else ""
 
 
 def _origin(decision: Decision) -> str:

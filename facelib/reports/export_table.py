@@ -34,12 +34,19 @@ class Outcome:
         gate: verdict of the gate, or why there is none, for the table.
         is_bad: whether the gate or a script failed.
         is_tested: whether the artefact has a report.
+        report_file: the report; None for the one beside the file.
     """
 
     path: Path
     gate: str
     is_bad: bool = False
     is_tested: bool = False
+    report_file: Path | None = None
+
+    @property
+    def report(self) -> Path:
+        """The report file."""
+        return self.report_file or report_path(self.path)
 
     @property
     def name(self) -> str:
@@ -82,7 +89,7 @@ def draw_outcomes(outcomes: Sequence[Outcome]) -> bytes | None:
 
 def _rows(outcomes: Sequence[Outcome]) -> list[Row]:
     tested = [outcome for outcome in outcomes if outcome.is_tested]
-    return artefact_rows(read_artefacts([report_path(outcome.path) for outcome in tested])) if tested else []
+    return artefact_rows(read_artefacts([outcome.report for outcome in tested])) if tested else []
 
 
 def _cells(row: Row, fars: Sequence[str]) -> list[str]:
@@ -126,7 +133,13 @@ def is_made(artefact: Path, parent: Path, calibration: str | None = None) -> boo
     return calibration in (None, (sidecar.rest.get("calibration") or {}).get("fingerprint"))
 
 
-def is_tested(artefact: Path, sets: Mapping[str, str], fars: Sequence[float], report_file: Path | None = None) -> bool:
+def is_tested(
+    artefact: Path,
+    sets: Mapping[str, str],
+    fars: Sequence[float],
+    report_file: Path | None = None,
+    num_pairs: int | None = None,
+) -> bool:
     """Whether the report of `artefact` is of this very file, with a whole test on each set (`gate.is_whole_test`).
 
     Args:
@@ -134,6 +147,7 @@ def is_tested(artefact: Path, sets: Mapping[str, str], fars: Sequence[float], re
         sets: {name: sha256 of what the set is read from}.
         fars: FARs that the report must have.
         report_file: the report; None for the one beside the file.
+        num_pairs: so many pairs of each set are enough; None for all.
     """
     path = report_file or report_path(artefact)
     try:
@@ -142,7 +156,7 @@ def is_tested(artefact: Path, sets: Mapping[str, str], fars: Sequence[float], re
         return False
     if report.get("sha256") != sha256_of(artefact):
         return False
-    return all(is_whole_test(report, name, sha256, fars) for name, sha256 in sets.items())
+    return all(is_whole_test(report, name, sha256, fars, num_pairs) for name, sha256 in sets.items())
 
 
 def find_losses(report: Path, references: Sequence[Path], max_acc_drop: float, max_vr_drop: float) -> list[str]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from facelib.errors import FaceError
+from facelib.evaluation.keep_thresholds import write_thresholds
 from facelib.evaluation.metrics import Scores, wilson_interval
-from facelib.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
+from facelib.evaluation.thresholds import calibrate, read_thresholds
 from facelib.model_input import Io
 from facelib.sidecar import read_sidecar, write_sidecar
 
@@ -68,12 +69,12 @@ def test_the_sidecar_keeps_all_it_had_and_the_thresholds_of_every_set(artefact):
     few, many = draw_scores(3000), draw_scores(30_000, 1)
 
     write_thresholds(artefact, {"lfw": entry(few)})
-    write_thresholds(artefact, {"ijb": entry(many, flip=True)})
+    write_thresholds(artefact, {"ijb": entry(many)})
 
     sidecar = read_sidecar(artefact)
     assert sidecar.training_data == "toys" and list(sidecar.rest["thresholds"]) == ["lfw", "ijb"]
     best, named = read_thresholds(artefact, 1e-3), read_thresholds(artefact, 1e-3, "lfw")
-    assert (best.set_name, best.impostors, best.flip) == ("ijb", 30_000, True)
+    assert (best.set_name, best.impostors, best.flip) == ("ijb", 30_000, False)
     assert named.distance == calibrate(few, by_wilson(few))["0.001"]["distance"] and not named.flip
     assert named.cosine == pytest.approx(1 - named.distance / 2)
 
@@ -105,5 +106,5 @@ def test_damaged_thresholds_are_refused(artefact):
 def test_an_artefact_without_a_sidecar_gets_none(tmp_path):
     (tmp_path / "other.onnx").write_bytes(b"x")
 
-    assert write_thresholds(tmp_path / "other.onnx", {"lfw": entry(draw_scores(3000))}) is None
+    assert write_thresholds(tmp_path / "other.onnx", {"lfw": entry(draw_scores(3000))}).path is None
     assert list(tmp_path.iterdir()) == [tmp_path / "other.onnx"]

@@ -21,7 +21,7 @@ from facelib.alignment.align import align_photo
 from facelib.alignment.detect import FaceDetector
 from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.errors import FaceError
-from facelib.evaluation.thresholds import write_thresholds
+from facelib.evaluation.keep_thresholds import write_thresholds
 from facelib.export import optimize
 from facelib.files import write_json
 from facelib.model_input import Io
