@@ -50,7 +50,7 @@ class Workers:
         self.held: tuple[tf.distribute.Strategy, PeerWatch] | None = None
         self._instance = 0
         self._token: tf.Variable | None = None
-        self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([count], tf.float64)])
+        self._host_sum = tf.function(self.sum, input_signature=[tf.TensorSpec([count], tf.float64)], autograph=False)
 
     def expect(self, batch_size: int) -> None:
         """Sets the most images that a step has, those of all workers together. Call it before any step is made."""

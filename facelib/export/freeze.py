@@ -52,5 +52,5 @@ def freeze(model):
         return tf.identity(model(input_1, training=False), name=OUTPUT)
 
     spec = tf.TensorSpec([None, *model.inputs[0].shape[1:]], tf.float32, name=INPUT)
-    frozen = convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(spec))
+    frozen = convert_variables_to_constants_v2(tf.function(forward, autograph=False).get_concrete_function(spec))
     return prune(frozen.graph.as_graph_def(), [OUTPUT])

@@ -155,8 +155,8 @@ def _prelu_gradient(x, slope, upstream):
     return tf.where(x > 0.0, upstream, upstream * slope), dslope, ones
 
 
-_compiled_forward = tf.function(_prelu_forward, jit_compile=True)
-_compiled_gradient = tf.function(_prelu_gradient, jit_compile=True)
+_compiled_forward = tf.function(_prelu_forward, jit_compile=True, autograph=False)
+_compiled_gradient = tf.function(_prelu_gradient, jit_compile=True, autograph=False)
 
 
 @keras.saving.register_keras_serializable(package="face")

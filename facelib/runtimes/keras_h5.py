@@ -47,7 +47,9 @@ class KerasEmbedder(RuntimeEmbedder):
         _check_one_in_one_out(self.model, self.model.name)
         super().__init__(self.model.name, io or Io(), batch_size)
         spec = tf.TensorSpec(self.model.inputs[0].shape, tf.float32)  # any number of faces: traced once
-        self._call = tf.function(lambda pixels: self.model(pixels, training=False), input_signature=[spec])
+        self._call = tf.function(
+            lambda pixels: self.model(pixels, training=False), input_signature=[spec], autograph=False
+        )
 
     def on_one_thread(self) -> "KerasEmbedder | None":
         return self if self._threads == 1 else None  # TensorFlow's threads are those of the process

@@ -24,7 +24,7 @@ def compiled_step(
         obstacle: why this step is not left to XLA; "" if nothing speaks against it.
         say: gets one line about what was measured.
     """
-    plain = tf.function(take, input_signature=signature)
+    plain = tf.function(take, input_signature=signature, autograph=False)
     if choice == "none" or obstacle or (choice == "auto" and not has_gpu()):
         if choice == "xla" and obstacle:
             say(f"compile: without XLA, {obstacle}")
@@ -34,7 +34,9 @@ def compiled_step(
         with for_xla():
             return take(*inputs)
 
-    compiled = CompiledStep(tf.function(take_compiled, input_signature=signature, jit_compile=True), say)
+    compiled = CompiledStep(
+        tf.function(take_compiled, input_signature=signature, jit_compile=True, autograph=False), say
+    )
     return compiled if choice == "xla" else FasterStep(plain, compiled, say)
 
 

@@ -225,7 +225,7 @@ class WeightAverage:
             for group, of_group in zip(self._groups, paths, strict=True)
         ]
         self.variables = in_order(self.model_variables, self._groups, self._vectors, paths)
-        self._update = tf.function(self._step)
+        self._update = tf.function(self._step, autograph=False)
 
     def update(self, step: int) -> None:
         """Adds the model's weights to the average.

@@ -191,7 +191,7 @@ def restore_statistics(model: keras.Model, norms: list[FusedBatchNorm], faces: n
     mean, square = (np.zeros((len(norms),), object) for _ in range(2))
     probe = keras.Model(model.inputs, [norm.input for norm in norms])
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def moments(pixels):
         return [tf.nn.moments(x, (0, 1, 2)) for x in probe(pixels, training=False)]
 
