@@ -57,7 +57,7 @@ PYTEST = .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: setup
 	$(PYTEST) $(ARGS)
 
-# The slow tests too. make test-all ARGS=--write-durations also writes tests/durations.json, which orders the files.
+# The slow tests too.
 test-all: setup
 	$(PYTEST) -m "slow or not slow" --cov=facelib --cov-report= $(ARGS)
 	@echo "coverage of facelib, without what scripts run in processes of their own: $$(.venv/bin/coverage report --format=total) %"

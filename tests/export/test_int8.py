@@ -60,7 +60,11 @@ def run(net, name, *flags):
 
 @pytest.mark.parametrize(
     "edges, source, zero_point, target",
-    [("uint8", np.uint8, 0, np.int8), ("int8", np.int8, -128, np.int8), ("float", np.float32, 0, np.float32)],
+    [
+        ("uint8", np.uint8, 0, np.int8),
+        pytest.param("int8", np.int8, -128, np.int8, marks=pytest.mark.slow),
+        ("float", np.float32, 0, np.float32),
+    ],
 )
 def test_edges_have_the_requested_types_and_embeddings_stay_the_same(net, edges, source, zero_point, target):
     path = run(net, f"{edges}.tflite", "--edges", edges)

@@ -12,6 +12,7 @@ from facelib.runtimes.keras_h5 import load_model
 from facelib.sidecar import read_sidecar
 from facelib.unit_vectors import normalize
 from mobilefacenet import BOTTLENECKS
+from tests.helpers.slow import slow_unless_quick
 from tests.helpers.tf1_graphs import Net, control_flow_of_tf1, flatten, freeze_linzmin, run_as_it_is, v1
 
 SIZE = (32, 48)
@@ -68,7 +69,10 @@ def freeze_mobilefacenet(path, form="sirius", two_linear=True, residual=True):
     return path
 
 
-@pytest.mark.parametrize(("form", "two_linear"), [("sirius", True), ("keras", False), ("relu6", False)])
+@pytest.mark.parametrize(
+    ("form", "two_linear"),
+    slow_unless_quick([("sirius", True), ("keras", False), ("relu6", False)], [("keras", False)]),
+)
 def test_a_frozen_mobilefacenet_becomes_ours(tmp_path, capsys, form, two_linear):
     pb = freeze_mobilefacenet(tmp_path / "frozen.pb", form, two_linear)
 

@@ -75,14 +75,13 @@ def test_initial_centres_do_not_depend_on_the_workers(count):
     assert whole.std() == pytest.approx(0.01, rel=0.02) and abs(whole.mean()) < 3e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     [
         replace(STAGE, sample_rate=0.5),
-        pytest.param(replace(STAGE, sample_rate=0.5, optimizer="adamw", learning_rate=0.01), marks=pytest.mark.slow),
-        pytest.param(
-            replace(STAGE, sample_rate=0.4, loss="curricularface", mixup=0.5, micro_batches=2), marks=pytest.mark.slow
-        ),
+        replace(STAGE, sample_rate=0.5, optimizer="adamw", learning_rate=0.01),
+        replace(STAGE, sample_rate=0.4, loss="curricularface", mixup=0.5, micro_batches=2),
     ],
     ids=["sgd", "adamw", "curricularface, mixup, in parts"],
 )

@@ -121,7 +121,7 @@ def test_a_perfect_separation_has_no_det():
     assert [key for key, _, _ in verification_figures([("a", perfect)])] == ["roc"]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_figures_of_eight_artefacts_with_long_names_are_png(theme):
     results = [(f"a_folder_with_a_rather_long_name/model_{i}_int8.tflite", FULL) for i in range(8)]
 

@@ -98,6 +98,7 @@ def test_a_file_that_reaches_outside_or_declares_too_much_is_not_read(h5_file, c
         load_model(h5_file)
 
 
+@pytest.mark.slow
 def test_texts_that_stand_for_one_large_text_do_not_fill_the_memory(monkeypatch, h5_file):
     """A million texts of variable length, all at one place: 16 bytes each in the file, 8 TB in memory."""
     monkeypatch.setattr(h5_check, "MIN_SECONDS", 5.0)

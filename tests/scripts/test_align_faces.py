@@ -30,6 +30,7 @@ from facelib.errors import FaceError
 from facelib.image_decoding import check_image
 from facelib.model_input import TEMPLATE_112, Io
 from facelib.photo_folders import PhotoFolder, find_photos
+from tests.helpers.slow import slow_unless_quick
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -411,7 +412,9 @@ def test_two_runs_at_once_are_refused(tmp_path):
         os.close(handle)
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signal_", slow_unless_quick([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [signal.SIGKILL])
+)
 def test_a_run_that_is_ended_leaves_whole_crops_and_no_process_and_the_next_one_goes_on(tmp_path, signal_):
     root, out = tmp_path / "photos", tmp_path / "out"
     for i in range(24):

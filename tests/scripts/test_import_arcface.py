@@ -100,7 +100,11 @@ def assert_same_outputs(model, source):
 
 @pytest.mark.parametrize(
     "net, folded, layers",
-    [("iresnet", True, 31), pytest.param("iresnet", False, 31, marks=pytest.mark.slow), ("mbf", False, 50)],
+    [
+        ("iresnet", True, 31),
+        pytest.param("iresnet", False, 31, marks=pytest.mark.slow),
+        pytest.param("mbf", False, 50, marks=pytest.mark.slow),
+    ],
 )
 def test_the_import_gives_what_onnx_runtime_gives(tmp_path, net, folded, layers):
     source = getattr(Arcface(folded), net)().save(tmp_path / "net.onnx")
@@ -127,6 +131,7 @@ def test_slopes_above_1_become_slopes_below_1_of_the_same_function(tmp_path, net
     assert_same_outputs(model, source)
 
 
+@pytest.mark.slow
 def test_a_model_in_float16_is_imported(tmp_path):
     """PyTorch writes it from net.half(): weights, input and output in float16."""
     source = Arcface(folded=True).mbf().save(tmp_path / "net.onnx")

@@ -64,8 +64,8 @@ def run_onnx(path, face, mean, std):
     [
         ("prelu", [0, 0, 1, 1], False, False),
         ("relu6", [1, 1, 1, 1], True, True),
-        ("leaky_relu", [1, 1, 1, 1], False, False),
-        ("relu", [0, 0, 1, 1], True, False),
+        pytest.param("leaky_relu", [1, 1, 1, 1], False, False, marks=pytest.mark.slow),
+        pytest.param("relu", [0, 0, 1, 1], True, False, marks=pytest.mark.slow),
     ],
 )
 def test_the_import_gives_what_the_onnx_file_gives(tmp_path, activation, pads, folded, separable):

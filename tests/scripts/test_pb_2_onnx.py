@@ -176,6 +176,7 @@ def test_the_script_writes_a_checked_model_with_its_sidecar(tmp_path, capsys):
     assert "next: python onnx_test.py" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_prelu_may_be_one_node(tmp_path):
     model = randomise(build_backbone(ModelConfig(width=0.25, embedding_size=16)))
     model.save(tmp_path / "embedder.h5")

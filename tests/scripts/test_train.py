@@ -161,7 +161,8 @@ def test_a_kill_inside_the_third_of_four_stages_changes_no_loss(toy, tmp_path):
     assert stages == ["softmax", "softmax", "arcface", "semi_hard_triplet"]
 
 
-@pytest.mark.parametrize("killed_at", [3, pytest.param(STEPS_PER_EPOCH + 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [3, STEPS_PER_EPOCH + 2])
 def test_kill_minus_nine_and_resume_is_bitwise_the_uninterrupted_run(toy, whole, tmp_path, killed_at):
     process = start(toy, tmp_path / "run")
     wait_for_step(tmp_path / "run", killed_at, process)

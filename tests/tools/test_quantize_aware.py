@@ -281,6 +281,7 @@ def test_the_sidecar_says_that_the_ranges_were_trained(chain):
     assert len(rest["layers"]) > 10 and all(0.5 < layer["cosine"] <= 1.000001 for layer in rest["layers"])
 
 
+@pytest.mark.slow
 def test_training_for_int8_brings_the_rounded_net_nearer_to_the_float_one(tmp_path, capsys):
     """Ranges a few times too wide, as outliers make them: rounding hurts, and learning mends it."""
     write_folders(tmp_path / "faces", SyntheticSet(10, 6))

@@ -47,6 +47,7 @@ def test_the_losses_with_xla_are_those_without(optimizer):
     np.testing.assert_allclose(losses_of(replace(recipe, compile="xla")), losses_of(recipe), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sampled_head_is_not_left_to_xla_and_that_is_said():
     said = []
     recipe = Recipe(stage=(replace(STAGE, sample_rate=0.5),))

@@ -71,6 +71,7 @@ def test_an_error_of_a_batch_comes_in_its_place(on_gpu):
     assert found == [0, 1] and log == [0, 1, "closed"]
 
 
+@pytest.mark.slow
 def test_a_training_with_batches_on_the_device_is_the_same_one_and_resumes_exactly(tmp_path, on_gpu, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(device_batches, "has_gpu", lambda: False)
