@@ -2,6 +2,7 @@
 
     python align_faces.py PHOTOS OUT                   PHOTOS: a folder per identity, or one flat folder
     python align_faces.py PHOTOS OUT --face largest    for photos in which the person is not in the middle
+    python align_faces.py PHOTOS OUT --face all        every face: a.jpg, a.face2.jpg, ...
 
 BlazeFace finds a face, and a face mesh gives its five landmarks; the face is rotated, scaled and shifted onto ArcFace's
 template. Crops are JPEGs of quality 95 with the names of the photos. Run it again to make missing crops.
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from facelib.alignment.flags import add_face_flags, several_note
 from facelib.cli import print_next, print_notes, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.wording import printable
@@ -37,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes end and the list is written
     started = time.monotonic()
-    outcome = align_folders(args.photos, args.out, rule=args.face, workers=args.workers, progress=args.progress)
+    outcome = align_folders(
+        args.photos, args.out, rule=args.face, min_quality=args.min_quality, workers=args.workers,
+        progress=args.progress,
+    )  # fmt: skip
+    print_notes([*outcome.notes, *several_note(outcome.several, args.face)])
     print_summary(outcome, args.out, time.monotonic() - started)
     return 0
 
@@ -47,7 +53,6 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
     from facelib.alignment.align_folders import SKIPPED
 
     where = shlex.quote(str(out))
-    print_notes(outcome.notes)
     if outcome.num_written:
         speed = f" in {seconds:.0f} s, {outcome.num_written / seconds:.1f} a second"
         there = f", {outcome.num_before:,} were there" if outcome.num_before else ""
@@ -55,11 +60,12 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
     else:
         print(printable(f"no new crop: {out} has {outcome.num_before:,} crops of {outcome.num_photos:,} photos"))
     if outcome.skipped:
-        bad = len(outcome.skipped) - outcome.num_faceless
+        bad = len(outcome.skipped) - outcome.num_faceless - outcome.num_low
+        low = f"{outcome.num_low:,} of too low a quality, " if outcome.num_low else ""
         print(
             printable(
-                f"no crop of {len(outcome.skipped):,} photos ({outcome.num_faceless:,} without a face, {bad:,} that "
-                f"cannot be read), all in {out / SKIPPED}:"
+                f"no crop of {len(outcome.skipped):,} photos ({outcome.num_faceless:,} without a face, {low}{bad:,} "
+                f"that cannot be read), all in {out / SKIPPED}:"
             )
         )
         for photo, why in sorted(outcome.skipped.items())[:SHOWN]:
@@ -82,13 +88,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, or of folders of photos")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the crops, new or from an earlier run")
-    parser.add_argument(
-        "--face",
-        choices=("central", "largest"),
-        default="central",
-        help="which face to take if a photo has several: the largest, or one that is large and near the "
-        "middle (default: central)",
-    )
+    add_face_flags(parser)
     parser.add_argument(
         "--workers",
         type=int,

@@ -4,8 +4,10 @@
     python predict.py enroll FOLDERS GALLERY --model X      one folder per person -> GALLERY (.npy) and GALLERY.json
     python predict.py search PHOTO GALLERY                  which person of the gallery it is, or unknown
 
-A 112x112 image is treated as an aligned crop; in any other photo the largest face is found and aligned. The distance is
-the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test script writes it).
+A 112x112 image is treated as an aligned crop; in any other photo one face is found and aligned: of several the one that
+is large and near the middle, as in align_faces.py. With --face all the first and the last command take all faces. The
+distance is the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test script
+writes it).
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -19,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib.alignment.photos import FaceCutter
+from facelib.alignment.align import Crop
+from facelib.alignment.flags import add_face_flags, several_note
+from facelib.alignment.photos import FaceCutter, PhotoFaces
 from facelib.cli import add_io_flags, choose_io, print_next, print_notes, run_cli, script_parser
 from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
@@ -37,11 +41,12 @@ from facelib.recognition.gallery import (
     open_gallery,
     write_gallery,
 )
-from facelib.recognition.photo_embeddings import class_centres, embed_photos, unit_vectors
+from facelib.recognition.photo_embeddings import Seen, class_centres, embed_photos, means_of, unit_vectors
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import Sidecar, check_sidecar, check_unchanged, keep_flags, kind_of
 from facelib.unit_vectors import check_differ
 
+SHOWN_PAIRS = 20  # of two photos of groups; all pairs of one person are shown
 MANY_CHANCE_HITS = 0.01  # a search says so when a stranger is expected to be taken for somebody more often
 
 
@@ -59,6 +64,7 @@ def compare(argv: list[str]) -> int:
     )
     parser.add_argument("b", type=Path, metavar="B", help="another photo or crop")
     parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw the two faces and the verdict")
+    add_face_flags(parser, quality=False)
     args = parse(parser, argv)
     if args.out and args.out.suffix.lower() != ".png":
         raise FaceError(f"The picture is a .png. Received: --out {args.out}.")
@@ -66,20 +72,66 @@ def compare(argv: list[str]) -> int:
         require("matplotlib")
     decision = decide_by(args.model, args.far, args.threshold)
     embedder, io, sidecar = open_model(args)
-    cut = FaceCutter()
-    faces = [read_face(path, cut) for path in (args.a, args.b)]
-    a, b = (embed_one(embedder, face, decision.flip, path) for face, path in zip(faces, (args.a, args.b), strict=True))
-    if not np.array_equal(faces[0], faces[1]):
-        check_differ(np.stack([a, b]), f"'{args.model}'")
+    cut = FaceCutter(args.face)
+    photos = [read_faces(path, cut) for path in (args.a, args.b)]
+    a, b = (embed_faces(embedder, *photo, decision.flip) for photo in zip(photos, (args.a, args.b), strict=True))
+    if not np.array_equal(photos[0].crops[0].pixels, photos[1].crops[0].pixels):
+        check_differ(np.concatenate([a, b]), f"'{args.model}'")
     keep_flags(args.model, kind_of(args.model), io, sidecar)
-    distance = float(np.square(a - b).sum())
-    verdict = "same person" if distance <= decision.distance else "different people"
-    print(f"{verdict}: distance {distance:.4f}, cosine {1 - distance / 2:.4f}")
+    distances = np.square(a[:, None] - b).sum(axis=2)
+    i, j = np.unravel_index(np.argmin(distances), distances.shape)
+    distance = float(distances[i, j])
+    if distances.size > 1:
+        print("\n".join(pair_lines(photos, (args.a, args.b), distances, decision)))
+    else:
+        verdict = "same person" if distance <= decision.distance else "different people"
+        print(f"{verdict}: distance {distance:.4f}, cosine {1 - distance / 2:.4f}")
     print(decision)
+    print_several(photos, (args.a, args.b), args.face)
     if args.out:
+        faces = [photos[0].crops[i].pixels, photos[1].crops[j].pixels]
         write_bytes(args.out, verdict_picture(faces, [args.a.name, args.b.name], distance, decision))
-        print(f"wrote {args.out}")
+        print(f"wrote {args.out}{': the nearest pair' if distances.size > 1 else ''}")
     return 0
+
+
+def pair_lines(
+    photos: Sequence[PhotoFaces], paths: Sequence[Path], distances: np.ndarray, decision: Decision
+) -> list[str]:
+    """Which faces of two photos of several people match: where each face is, and the pairs, nearest first.
+
+    Args:
+        photos: two.
+        paths: of them.
+        distances: squared L2 of every face of the first and every face of the second.
+        decision: the threshold.
+    """
+    is_same = distances <= decision.distance
+    lines = [f"{is_same.sum()} of {distances.size} pairs are the same person"]
+    for letter, photo, path in zip("AB", photos, paths, strict=True):
+        places = [f"{letter}{k} {place_of(crop)}" for k, crop in enumerate(photo.crops, 1)]
+        lines.append(f"  {path.name}: {', '.join(places)}")
+    lines.append(f"  {'':2} {'pair':<9} {'distance':>8} {'cosine':>8}")
+    shown = max(SHOWN_PAIRS, int(is_same.sum()))
+    for cell in np.argsort(distances, axis=None, kind="stable").tolist()[:shown]:
+        i, j = divmod(cell, distances.shape[1])
+        mark, pair, distance = "*" if is_same[i, j] else "", f"A{i + 1} B{j + 1}", distances[i, j]
+        lines.append(f"  {mark:2} {pair:<9} {distance:8.4f} {1 - distance / 2:8.4f}")
+    return [*lines, "* same person"]
+
+
+def place_of(crop: Crop) -> str:
+    """Where a face is in its photo: the middle of its box and its side, in pixels."""
+    if crop.box is None:
+        return "(the whole crop)"
+    x, y, width, height = crop.box
+    return f"({width:.0f} pixels wide, at {x + width / 2:.0f},{y + height / 2:.0f})"
+
+
+def print_several(photos: Sequence[PhotoFaces], paths: Sequence[Path], rule: str) -> None:
+    """Says which photos show several faces and which were taken."""
+    several = {path.name: photo.num_faces for path, photo in zip(paths, photos, strict=True) if photo.num_faces > 1}
+    print_notes(several_note(several, rule))
 
 
 def enroll(argv: list[str]) -> int:
@@ -89,6 +141,7 @@ def enroll(argv: list[str]) -> int:
         "folders", type=Path, help="one folder per person, or face data of another format that prepare_data.py takes"
     )
     parser.add_argument("gallery", type=Path, metavar="GALLERY", help="file to write, such as people.npy")
+    add_face_flags(parser, ("central", "largest"))
     args = parse(parser, argv)
     check_gallery_path(args.gallery)
     source = open_source(args.folders)
@@ -98,7 +151,8 @@ def enroll(argv: list[str]) -> int:
     embedder, io, sidecar = open_model(args)
     flip = bool(decision and decision.flip)
     bad: list[str] = []
-    embedded = embed_photos(source, range(len(source)), embedder, flip, bad=bad, desc="enroll")
+    seen, cut = Seen(), FaceCutter(args.face, args.min_quality)
+    embedded = embed_photos(source, range(len(source)), embedder, flip, bad=bad, cut=cut, seen=seen, desc="enroll")
     centres = class_centres(embedded, source.labels)
     if not len(centres.labels):
         raise FaceError(f"Nobody in '{args.folders}' could be enrolled. The first of {len(bad)} bad photos: {bad[0]}")
@@ -109,8 +163,10 @@ def enroll(argv: list[str]) -> int:
     write_gallery(
         args.gallery, centres.vectors, names, centres.counts.tolist(),
         model=args.model, io=io, flip=flip, decision=decision,
+        quality=means_of(seen.qualities, source.labels, centres.labels),
+        norms=means_of(seen.norms, source.labels, centres.labels),
     )  # fmt: skip
-    print_notes(source.notes)
+    print_notes([*source.notes, *several_note(seen.several, args.face)])
     for line in bad:
         print(f"left out: {line}")
     for label in sorted(set(source.labels.tolist()) - set(centres.labels.tolist())):
@@ -135,6 +191,7 @@ def search(argv: list[str]) -> int:
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="number of people to list (default: %(default)s)"
     )
+    add_face_flags(parser, quality=False)
     args = parse(parser, argv, has_gallery=True)
     if args.top < 1:
         raise FaceError(f"A search lists one person or more. Received: --top {args.top}.")
@@ -142,27 +199,23 @@ def search(argv: list[str]) -> int:
     args.model, enrolled_by = check_gallery_model(gallery, args.model)
     sidecar = check_sidecar(args.model)
     decision = search_decision(gallery, args, enrolled_by)
-    face = read_face(args.photo, FaceCutter())
+    photo = read_faces(args.photo, FaceCutter(args.face))
     io = sidecar.io if sidecar and enrolled_by else gallery.io
     embedder = open_embedder(args.model, io, args.threads)
-    query = embed_one(embedder, face, gallery.flip, args.photo)
-    if len(query) != gallery.vectors.shape[1]:
+    queries = embed_faces(embedder, photo, args.photo, gallery.flip)
+    if queries.shape[1] != gallery.vectors.shape[1]:
         raise FaceError(
-            f"A probe and a gallery have embeddings of one size. '{args.model}' gives {len(query)} values, "
+            f"A probe and a gallery have embeddings of one size. '{args.model}' gives {queries.shape[1]} values, "
             f"'{gallery.path}' has {gallery.vectors.shape[1]}. Enrol again."
         )
-    found = Nearest(gallery.vectors)(query, args.top)
-    distances = np.clip(2.0 - 2.0 * found.cosines.astype(np.float64), 0.0, 4.0)
-    if distances[0] <= decision.distance:
-        print(f"{gallery.names[found.rows[0]]}: distance {distances[0]:.4f}, cosine {1 - distances[0] / 2:.4f}")
-    else:
-        print(f"unknown: nobody of {len(gallery):,} people is within the threshold")
-    print(f"  {'':2} {'identity':<28} {'distance':>8} {'cosine':>8} {'photos':>6}")
-    for row, distance in zip(found.rows.tolist(), distances.tolist(), strict=True):
-        mark = "*" if distance <= decision.distance else ""
-        photos = gallery.num_photos[row]
-        print(f"  {mark:2} {gallery.names[row]:<28} {distance:8.4f} {1 - distance / 2:8.4f} {photos:6d}")
+    nearest = Nearest(gallery.vectors)
+    for crop, query in zip(photo.crops, queries, strict=True):
+        found = nearest(query, args.top)
+        distances = np.clip(2.0 - 2.0 * found.cosines.astype(np.float64), 0.0, 4.0)
+        face = f"face {place_of(crop)}: " if len(queries) > 1 else ""
+        print_found(gallery, found.rows.tolist(), distances.tolist(), decision, face)
     print(f"* within the {decision}")
+    print_several([photo], [args.photo], args.face)
     expected = (decision.far or 0.0) * len(gallery)
     if expected > MANY_CHANCE_HITS:
         print(
@@ -170,6 +223,28 @@ def search(argv: list[str]) -> int:
             f"choose a smaller --far or a --threshold"
         )
     return 0
+
+
+def print_found(gallery: Gallery, rows: list[int], distances: list[float], decision: Decision, face: str) -> None:
+    """Prints who a face is, or that it is unknown, and the nearest people.
+
+    Args:
+        gallery: that was searched.
+        rows: of the nearest people, the nearest first.
+        distances: theirs, squared L2.
+        decision: the threshold.
+        face: what stands before the answer where a photo has several faces.
+    """
+    if distances[0] <= decision.distance:
+        print(f"{face}{gallery.names[rows[0]]}: distance {distances[0]:.4f}, cosine {1 - distances[0] / 2:.4f}")
+    else:
+        print(f"{face}unknown: nobody of {len(gallery):,} people is within the threshold")
+    print(f"  {'':2} {'identity':<28} {'distance':>8} {'cosine':>8} {'photos':>6}")
+    for row, distance in zip(rows, distances, strict=True):
+        mark = "*" if distance <= decision.distance else ""
+        print(
+            f"  {mark:2} {gallery.names[row]:<28} {distance:8.4f} {1 - distance / 2:8.4f} {gallery.num_photos[row]:6d}"
+        )
 
 
 def threshold_or_none(args: argparse.Namespace) -> Decision | None:
@@ -205,18 +280,19 @@ def open_model(args: argparse.Namespace) -> tuple[Embedder, Io, Sidecar | None]:
     return open_embedder(args.model, io, args.threads), io, sidecar
 
 
-def read_face(path: Path, cut: FaceCutter) -> np.ndarray:
-    """The face in a photo: uint8 [112, 112, 3] RGB."""
+def read_faces(path: Path, cut: FaceCutter) -> PhotoFaces:
+    """The faces that are taken from a photo."""
     try:
         data = read_image_file(require_file(path, "photo"))
     except BadRecord as error:
         raise FaceError(f"The photo '{path}': {error}. Take another one.") from error
-    return cut(data, f"'{path}'")
+    return cut.cut(data, f"'{path}'")
 
 
-def embed_one(embedder: Embedder, face: np.ndarray, flip: bool, path: Path) -> np.ndarray:
-    """Unit vector, float32 [D], of a face uint8 [112, 112, 3] RGB."""
-    return unit_vectors(embedder, face[None], flip, [f"'{path}'"])[0]
+def embed_faces(embedder: Embedder, photo: PhotoFaces, path: Path, flip: bool) -> np.ndarray:
+    """Unit vectors, float32 [N, D], of the faces of a photo."""
+    faces = np.stack([crop.pixels for crop in photo.crops])
+    return unit_vectors(embedder, faces, flip, [f"'{path}'"] * len(faces))
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str], has_gallery: bool = False) -> argparse.Namespace:

@@ -9,7 +9,8 @@ import pytest
 import make_bin
 import predict
 import prepare_data
-from facelib.alignment.photos import FaceCutter
+from facelib.alignment.align import whole_crop
+from facelib.alignment.photos import FaceCutter, PhotoFaces
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.readers.folder_source import FolderSource
 from facelib.files import write_bytes
@@ -120,7 +121,11 @@ def test_every_script_prints_the_notes_of_its_source(odd, tmp_path, script, caps
         (tmp_path / "m.fake").write_bytes(b"weights")
         monkeypatch.setattr(predict, "open_model", lambda args: (MeanColour(None, Io(), 1), Io(), None))
         colours = iter(np.random.default_rng(0).integers(0, 256, (99, 3)))
-        monkeypatch.setattr(FaceCutter, "__call__", lambda self, *_: np.ones((112, 112, 3)) * next(colours))
+        monkeypatch.setattr(
+            FaceCutter,
+            "cut",
+            lambda self, *_: PhotoFaces([whole_crop(np.full((112, 112, 3), next(colours), np.uint8))], 1),
+        )
         predict.main(["enroll", str(odd), str(tmp_path / "g.npy"), "--model", str(tmp_path / "m.fake")])
     said = capsys.readouterr().out
     assert "note: each folder with images is taken for a person of its own" in said

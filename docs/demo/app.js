@@ -77,14 +77,15 @@ class Slot {
       this.preview(photo, width, height);
       await new Promise((done) => { setTimeout(done, 20); }); // lets the browser draw the preview first
       const begin = performance.now();
-      const { canvas, aligned } = await cutFace(photo, width, height, name, detector, settings.template);
+      const { canvas, aligned, numFaces } = await cutFace(photo, width, height, name, detector, settings.template);
       const middle = performance.now();
       const embedding = await embed(net, pixelsOf(canvas), settings.flip);
       const end = performance.now();
       if (request !== this.request) return;
       this.embedding = embedding;
       this.showCrop(canvas, name, aligned
-        ? `face found and aligned in ${milliseconds(middle - begin)}, embedded in ${milliseconds(end - middle)}`
+        ? `${numFaces > 1 ? `${numFaces} faces found, the central one taken` : 'face found'} and aligned in `
+          + `${milliseconds(middle - begin)}, embedded in ${milliseconds(end - middle)}`
         : `112×112: used as an aligned crop; embedded in ${milliseconds(end - middle)}`);
     } catch (error) {
       if (request === this.request) this.fail(error.message);

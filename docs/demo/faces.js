@@ -1,14 +1,16 @@
 /**
  * A photo -> the aligned 112x112 crop that the model takes.
  *
- * A photo of that size is treated as an aligned crop. In any other photo the largest face is found, with the same two
- * networks as in facelib/alignment/detect.py: BlazeFace (Bazarevsky et al., https://arxiv.org/abs/1907.05047) on
- * squares of the photo, then five points of MediaPipe's face mesh. The similarity that brings these points nearest to
- * the template of the sidecar cuts out the crop. Coordinates start at the edge of the first pixel, as in a canvas; in
- * Python they start at its centre.
+ * A photo of that size is treated as an aligned crop. In any other photo the faces are found by the searches, the two
+ * networks and the rule of facelib/alignment: BlazeFace (Bazarevsky et al., https://arxiv.org/abs/1907.05047) on
+ * squares of the photo, then five points of MediaPipe's face mesh; of several faces the central one. The similarity that
+ * brings these points nearest to the template of the sidecar cuts out the crop. Coordinates start at the edge of the
+ * first pixel, as in a canvas; in Python they start at its centre.
  */
 export const SIZE = 112; // pixels, of the crop
 const MIN_FACE = 20, SEARCH_SIDE = 1024; // pixels: the smallest face, in photos of up to this size
+const FINE_SIDE = 2048; // pixels: the same for the searches that follow if no face was found
+const SURE = 0.8; // a search that found a face with this score is the last one
 const VIEW = 128; // pixels: side of BlazeFace's input
 const SMALLEST_IN_VIEW = VIEW / 8; // pixels: the smallest face that BlazeFace finds
 const STEP = 2 / 3; // of a square, at most, from one square to the next
@@ -18,6 +20,7 @@ const SAME_FACE = 0.5; // if a larger share of the smaller of two boxes lies in 
 const EYES_AND_MOUTH = [4, 6, 10]; // where their x stand in a row; the nose moves with the pose, so it is left out
 const POINTS_VIEW = 192; // pixels: side of the input of the network of the five points
 const VIEW_CENTRE = [55.8, 68.2], VIEW_SIDE = 135.2; // the square that it sees, in pixels of the template
+const FACE_SIDE = 90; // pixels of the template: forehead to chin
 const SHIFT_X = 0.5; // pixels of the template: in InsightFace's own crops the landmarks lie this far left of it
 const MIRRORED = [1, 0, 2, 4, 3]; // order of the five points in a mirrored face
 
@@ -38,7 +41,7 @@ export async function decode(blob, name) {
 }
 
 /**
- * Cuts the largest face out of a photo.
+ * Cuts the central face out of a photo.
  *
  * @param {ImageBitmap | HTMLVideoElement} photo
  * @param {number} width of the photo, in pixels
@@ -46,90 +49,174 @@ export async function decode(blob, name) {
  * @param {string} name of the photo, for the error message
  * @param {{boxes: Net, points: Net}} detector
  * @param {number[][]} template of the sidecar: five (x, y) in pixels
- * @returns {Promise<{canvas: HTMLCanvasElement, aligned: boolean}>} the crop, and whether the photo was aligned
+ * @returns {Promise<{canvas: HTMLCanvasElement, aligned: boolean, numFaces: number}>} the crop, whether the photo was
+ *     aligned, and how many faces it shows
  */
 export async function cutFace(photo, width, height, name, detector, template) {
   if (width === SIZE && height === SIZE) {
-    return { canvas: draw(photo, SIZE, [1, 0, 0, 1, 0, 0]), aligned: false };
+    return { canvas: draw(photo, SIZE, [1, 0, 0, 1, 0, 0]), aligned: false, numFaces: 1 };
   }
   const target = template.map(([x, y]) => [x + 0.5, y + 0.5]);
-  const points = await findFace(photo, width, height, detector, target);
-  if (!points) {
+  const faces = await findFaces(photo, width, height, detector, target);
+  if (!faces.length) {
     throw new Error(
-      `A photo shows a face. None was found in '${name}' (${height}x${width}): take one with a larger, upright face.`);
+      `A photo shows a face. None was found in '${name}' (${height}x${width}): take one with a larger face.`);
   }
-  return { canvas: draw(photo, SIZE, similarity(points, target)), aligned: true };
+  const rank = ({ box }) => area(box) - 2 * ((box[0] - width / 2) ** 2 + (box[1] - height / 2) ** 2);
+  const [central] = faces.sort((a, b) => rank(b) - rank(a));
+  return { canvas: draw(photo, SIZE, similarity(central.points, target)), aligned: true, numFaces: faces.length };
 }
 
-/** RGB values of a canvas, row by row: Uint8Array [SIZE, SIZE, 3]. */
+/** RGB values of a canvas, row by row: Uint8Array [height, width, 3]. */
 export function pixelsOf(canvas) {
-  const { width, height } = canvas;
-  const rgba = canvas.getContext('2d', { willReadFrequently: true }).getImageData(0, 0, width, height).data;
+  return pixelsAt(canvas, 0, 0, canvas.width, canvas.height);
+}
+
+/** RGB values of a part of a canvas, row by row. */
+function pixelsAt(canvas, x, y, width, height) {
+  const rgba = canvas.getContext('2d', { willReadFrequently: true }).getImageData(x, y, width, height).data;
   const rgb = new Uint8Array(width * height * 3);
-  for (let i = 0; i < rgb.length; i += 1) {
-    rgb[i] = rgba[Math.floor(i / 3) * 4 + (i % 3)];
+  for (let i = 0, k = 0; i < rgb.length; i += 3, k += 4) {
+    rgb[i] = rgba[k];
+    rgb[i + 1] = rgba[k + 1];
+    rgb[i + 2] = rgba[k + 2];
   }
   return rgb;
 }
 
-/** The five points of the largest face, in pixels of the photo; null if there is none. Large faces are found first. */
-async function findFace(photo, width, height, detector, target) {
-  const whole = Math.max(width, height);
-  const minFace = MIN_FACE * Math.max(1, whole / SEARCH_SIDE);
-  const smallest = Math.min(whole, (minFace * VIEW) / SMALLEST_IN_VIEW);
-  const mouth = [0, 1].map((k) => (target[3][k] + target[4][k]) / 2);
-  for (let side = whole; ; side = Math.max(side / 2, smallest)) {
-    const found = [];
-    for (const x of centres(width, side)) {
-      for (const y of centres(height, side)) {
-        for (const quarters of side === whole ? [0, 1, 2, 3] : [0]) {
-          found.push(...await findBoxes(photo, x, y, VIEW / side, quarters, detector.boxes));
-        }
-      }
+/**
+ * The faces of a photo: the usual search, then, if it found none for sure, one for rotated and one for smaller faces.
+ *
+ * @returns [{box, points, score}] in pixels of the photo. box: x and y of the centre, width, height; points: five
+ */
+async function findFaces(photo, width, height, detector, target) {
+  const [usual, fine] = [SEARCH_SIDE, FINE_SIDE].map((side) => MIN_FACE * Math.max(1, Math.max(width, height) / side));
+  const boxes = [];
+  let faces = [];
+  for (const [minFace, isTurned] of [[usual, false], [usual, true], ...(fine < usual ? [[fine, false]] : [])]) {
+    if (Math.min(width, height) < minFace) continue;
+    boxes.push(...await search(photo, width, height, minFace, isTurned, detector.boxes));
+    faces = [];
+    for (const { points, score } of distinct([...boxes])) {
+      const face = await faceNear(photo, points, target, detector.points);
+      if (face) faces.push({ ...face, score });
     }
-    for (const face of distinct(found).sort((a, b) => area(b.box) - area(a.box))) {
-      const about = applyInverse(similarity(face.points, [target[0], target[1], mouth]), target);
-      const first = await refine(photo, about, target, detector.points, false);
-      const second = first && await refine(photo, first, target, detector.points, true);
-      if (second) return second;
-    }
-    if (side <= smallest) return null;
+    faces = distinct(faces);
+    if (faces.length && faces[0].score >= SURE) break;
   }
+  return faces;
 }
 
-/** Centres of squares of `side` pixels that cover `length` pixels and overlap by a third or more. */
-function centres(length, side) {
-  const room = length - side;
-  if (room <= 0) return [length / 2];
-  const steps = Math.ceil(room / (side * STEP));
-  return Array.from({ length: steps + 1 }, (_, i) => side / 2 + (room * i) / steps);
+/** The face with these eyes and this mouth: its upright square and its five points; null if there is none. */
+async function faceNear(photo, eyesAndMouth, target, net) {
+  const mouth = [0, 1].map((k) => (target[3][k] + target[4][k]) / 2);
+  const about = applyInverse(similarity(eyesAndMouth, [target[0], target[1], mouth]), target);
+  const first = await refine(photo, about, target, net, false);
+  const points = first && await refine(photo, first, target, net, true);
+  if (!points) return null;
+  const transform = similarity(points, target);
+  const [centre] = applyInverse(transform, [VIEW_CENTRE.map((value) => value + 0.5)]);
+  const side = FACE_SIDE / Math.hypot(transform[0], transform[1]);
+  return { box: [...centre, side, side], points };
 }
 
 /**
- * The faces that BlazeFace finds in one square of the photo.
+ * The boxes of all faces: BlazeFace on squares of the photo, from the whole photo down to 8 times the smallest face.
+ *
+ * @param {number} minFace side of the smallest face, in pixels of the photo
+ * @param {boolean} isTurned whether to search every square after rotation by 90, 180 and 270 degrees; if not, it is
+ *     searched upright, and the whole photo in all four ways
+ * @returns [{box, points, score}] in pixels of the photo. box: x and y of the centre, width, height; points: left eye,
+ *     right eye, mouth
+ */
+async function search(photo, width, height, minFace, isTurned, net) {
+  const whole = Math.max(width, height);
+  const smallest = Math.min(whole, (minFace * VIEW) / SMALLEST_IN_VIEW);
+  const found = [];
+  for (let side = whole; ; side = Math.max(side / 2, smallest)) {
+    const { canvas, left, top, scale } = reduced(photo, width, height, VIEW / side);
+    const ways = isTurned ? [1, 2, 3] : side === whole ? [0, 1, 2, 3] : [0];
+    for (const x of starts(canvas.width)) {
+      for (const y of starts(canvas.height)) {
+        const pixels = pixelsAt(canvas, x, y, VIEW, VIEW);
+        for (const quarters of ways) {
+          for (const { size, places, score } of await boxesIn(rotated(pixels, quarters), net)) {
+            const [centre, ...points] = places.map((place) => rotatedBack(place, quarters))
+              .map(([u, v]) => [(u + x - left) / scale[0], (v + y - top) / scale[1]]);
+            found.push({ box: [...centre, size[0] / scale[0], size[1] / scale[1]], points, score });
+          }
+        }
+      }
+    }
+    if (side <= smallest) return found;
+  }
+}
+
+/** A copy of the photo at another scale, with black bars where it is smaller than a square of the search. */
+function reduced(photo, width, height, factor) {
+  const [w, h] = [width, height].map((value) => Math.max(1, Math.round(value * factor)));
+  const [left, top] = [w, h].map((value) => Math.floor(Math.max(0, VIEW - value) / 2));
+  const canvas = newCanvas(Math.max(VIEW, w), Math.max(VIEW, h));
+  const context = canvas.getContext('2d', { willReadFrequently: true });
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(photo, left, top, w, h);
+  return { canvas, left, top, scale: [w / width, h / height] };
+}
+
+/** Where squares start along a side of `length` pixels, evenly, with an overlap of a third or more. */
+function starts(length) {
+  const room = length - VIEW;
+  const steps = Math.ceil(room / (VIEW * STEP));
+  return Array.from({ length: steps + 1 }, (_, i) => (steps ? Math.round((room * i) / steps) : 0));
+}
+
+/** RGB values of a square, row by row, after rotations by 90 degrees counter-clockwise. */
+function rotated(pixels, quarters) {
+  let now = pixels;
+  for (let q = 0; q < quarters; q += 1) {
+    const before = now;
+    now = new Uint8Array(before.length);
+    for (let y = 0, k = 0; y < VIEW; y += 1) {
+      for (let x = 0; x < VIEW; x += 1, k += 3) {
+        const from = (x * VIEW + VIEW - 1 - y) * 3;
+        now[k] = before[from];
+        now[k + 1] = before[from + 1];
+        now[k + 2] = before[from + 2];
+      }
+    }
+  }
+  return now;
+}
+
+/** The place in a square of a place in the rotated square. */
+function rotatedBack(place, quarters) {
+  let [x, y] = place;
+  for (let q = 0; q < quarters; q += 1) [x, y] = [VIEW - y, x];
+  return [x, y];
+}
+
+/**
+ * The faces that BlazeFace finds in one square.
  *
  * A row of its output holds x, y, width, height and six x, y: left and right eye as seen, nose, mouth, ears. They are
  * in pixels of the square; places are relative to the row's anchor. Rows that overlap the best one are averaged,
  * weighted by their scores.
  *
- * @param {number} x of the centre of the square, in pixels of the photo
- * @param {number} y of the centre of the square, in pixels of the photo
- * @param {number} scale pixels of the square per pixel of the photo
- * @param {number} quarters rotations by 90 degrees
- * @returns [{box, points, score}] in pixels of the photo. box: x and y of the centre, width, height; points: left eye,
- *     right eye, mouth
+ * @param {Uint8Array} pixels RGB, row by row
+ * @returns [{size, places, score}] in pixels of the square. size: width and height; places: centre, left eye, right
+ *     eye, mouth
  */
-async function findBoxes(photo, x, y, scale, quarters, net) {
-  const cos = [1, 0, -1, 0][quarters] * scale, sin = [0, -1, 0, 1][quarters] * scale;
-  const transform = [cos, sin, -sin, cos, VIEW / 2 - cos * x + sin * y, VIEW / 2 - sin * x - cos * y];
-  const pixels = pixelsOf(draw(photo, VIEW, transform));
+async function boxesIn(pixels, net) {
   const { regressors, classificators } = await net.run(Float32Array.from(pixels, (value) => value / 127.5 - 1));
-  let rows = ANCHORS.flatMap(([left, top], i) => {
-    if (classificators[i] < MIN_LOGIT) return [];
+  let rows = [];
+  ANCHORS.forEach(([left, top], i) => {
+    if (classificators[i] < MIN_LOGIT) return;
     const values = Array.from(regressors.subarray(i * 16, i * 16 + 16),
       (value, k) => (k === 2 || k === 3 ? value : value + (k % 2 ? top : left) * VIEW));
-    return [{ values, score: 1 / (1 + Math.exp(-classificators[i])) }];
-  }).sort((a, b) => b.score - a.score);
+    rows.push({ values, score: 1 / (1 + Math.exp(-classificators[i])) });
+  });
+  rows.sort((a, b) => b.score - a.score);
   const faces = [];
   while (rows.length) {
     const best = rows[0];
@@ -139,8 +226,7 @@ async function findBoxes(photo, x, y, scale, quarters, net) {
     const total = near.reduce((sum, { score }) => sum + score, 0);
     const row = best.values.map((_, k) => near.reduce((sum, { values, score }) => sum + values[k] * score, 0) / total);
     const places = [0, ...EYES_AND_MOUTH].map((k) => row.slice(k, k + 2));
-    const [centre, ...points] = applyInverse(transform, places);
-    faces.push({ box: [...centre, row[2] / scale, row[3] / scale], points, score: best.score });
+    faces.push({ size: [row[2], row[3]], places, score: best.score });
   }
   return faces;
 }
@@ -194,7 +280,7 @@ function mirrored(values, width) {
 
 /** A square canvas with the photo, moved by the six numbers of a canvas transform; black outside the photo. */
 function draw(photo, side, transform) {
-  const canvas = newCanvas(side);
+  const canvas = newCanvas(side, side);
   const context = canvas.getContext('2d', { willReadFrequently: true });
   context.fillRect(0, 0, side, side);
   context.imageSmoothingQuality = 'high';
@@ -246,8 +332,8 @@ export function similarity(points, target) {
   return [a, b, -b, a, goal[0] - a * centre[0] + b * centre[1], goal[1] - b * centre[0] - a * centre[1]];
 }
 
-function newCanvas(side) {
+function newCanvas(width, height) {
   const canvas = document.createElement('canvas');
-  canvas.width = canvas.height = side;
+  [canvas.width, canvas.height] = [width, height];
   return canvas;
 }

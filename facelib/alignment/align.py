@@ -5,15 +5,17 @@ this way, with the same template.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from facelib.alignment.detect import Face
+from facelib.alignment.flags import FACE_RULES
+from facelib.alignment.quality import Quality, face_quality
 from facelib.alignment.similarity import cut_square
 from facelib.model_input import TEMPLATE_112
 
-FACE_RULES = ("largest", "central")
 TEMPLATE_SIZE = 112  # pixels; the template scales with the crop
 
 
@@ -43,15 +45,16 @@ def align_face(photo: np.ndarray, points: np.ndarray, size: tuple[int, int] = (1
     return cut_square(photo, points, template, width)
 
 
-def choose_face(faces: Sequence[Face], photo_size: tuple[int, int], rule: str = "largest") -> Face | None:
-    """Chooses the face that a photo shows; None when there is none.
+def rank_faces(faces: Sequence[Face], photo_size: tuple[int, int], rule: str = "central") -> list[Face]:
+    """The faces of a photo, the one that the rule takes first.
 
     Args:
         faces: of the photo.
         photo_size: (height, width) in pixels.
         rule: 'largest' takes the largest box. 'central' takes the largest of area less twice the squared distance
             between the centres of box and photo, so neither a bystander at the edge nor a small face in the background
-            wins; FaceNet's and InsightFace's align scripts do the same. The better score wins a tie.
+            wins; FaceNet's and InsightFace's align scripts do the same. 'all' has the order of 'central'. The better
+            score wins a tie.
     """
     if rule not in FACE_RULES:
         raise ValueError(f"A rule is one of {', '.join(FACE_RULES)}. Received: rule={rule!r}")
@@ -62,10 +65,41 @@ def choose_face(faces: Sequence[Face], photo_size: tuple[int, int], rule: str = 
         away = 0.0 if rule == "largest" else (x + w / 2 - width / 2) ** 2 + (y + h / 2 - height / 2) ** 2
         return w * h - 2.0 * away, face.score
 
-    return max(faces, key=order, default=None)
+    return sorted(faces, key=order, reverse=True)
 
 
-def align_photo(photo: np.ndarray, detector: Detector, rule: str = "largest") -> np.ndarray | None:
-    """The crop of the face that `rule` chooses: uint8 [112, 112, 3] RGB; None when no face is found."""
-    face = choose_face(detector.detect(photo), photo.shape[:2], rule)
-    return None if face is None else align_face(photo, face.points)
+@dataclass(frozen=True)
+class Crop:
+    """A face that was cut out of a photo.
+
+    Attributes:
+        pixels: uint8 [112, 112, 3] RGB, aligned.
+        box: (x, y, width, height) in pixels of the photo; None for a photo that is a crop already.
+        quality: how well it can be recognised.
+    """
+
+    pixels: np.ndarray
+    box: tuple[float, float, float, float] | None
+    quality: Quality
+
+
+def cut_faces(photo: np.ndarray, detector: Detector, rule: str = "central") -> tuple[list[Crop], int]:
+    """Cuts faces out of a photo.
+
+    Args:
+        photo: uint8 [H, W, 3] RGB.
+        detector: finds the faces.
+        rule: which of them, see `rank_faces`: one, or 'all'.
+
+    Returns:
+        The crops, none if there is no face; and how many faces the photo shows.
+    """
+    faces = rank_faces(detector.detect(photo), photo.shape[:2], rule)
+    chosen = faces if rule == "all" else faces[:1]
+    crops = [(align_face(photo, face.points), face) for face in chosen]
+    return [Crop(pixels, face.box, face_quality(pixels, face.points)) for pixels, face in crops], len(faces)
+
+
+def whole_crop(photo: np.ndarray) -> Crop:
+    """A photo that is a crop already, uint8 [112, 112, 3] RGB, taken as it is."""
+    return Crop(photo, None, face_quality(photo, np.array(TEMPLATE_112)))

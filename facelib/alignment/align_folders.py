@@ -18,9 +18,9 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from facelib.alignment.align import Detector, align_photo
+from facelib.alignment.align import Detector, cut_faces
 from facelib.alignment.detect import FaceDetector
-from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo
+from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo, further_crop
 from facelib.errors import BadRecord, FaceError
 from facelib.files import atomic_path, make_folder, read_image_file, read_json, target_of, write_bytes, write_json
 from facelib.part_files import sweep_parts
@@ -31,6 +31,7 @@ from facelib.wording import spreadsheet_cell
 SETTINGS = ".align_faces.json"  # marks a folder as ours, and says by which rule
 SKIPPED = "skipped.csv"  # photos without a crop, and why
 NO_FACE = "no face found"
+LOW_QUALITY = "quality "  # how the reason starts for a face that is not good enough
 # As large as InsightFace's own crops, a fifth of a PNG; embeddings keep cosine 0.999 to those of the exact pixels.
 JPEG_QUALITY = 95
 
@@ -45,6 +46,7 @@ class Outcome:
         num_written: crops that were written.
         notes: what the user should know of the folders.
         skipped: for each photo without a crop, the reason.
+        several: for each photo of this run that shows several faces, how many.
         folders: names of the folders with photos; '' for the root itself.
         folders_with_crop: names of the folders with at least one crop.
     """
@@ -54,12 +56,17 @@ class Outcome:
     num_written: int = 0
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    several: dict[str, int] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
     folders_with_crop: set[str] = field(default_factory=set)
 
     @property
     def num_faceless(self) -> int:
         return sum(why == NO_FACE for why in self.skipped.values())
+
+    @property
+    def num_low(self) -> int:
+        return sum(why.startswith(LOW_QUALITY) for why in self.skipped.values())
 
     @property
     def num_done(self) -> int:
@@ -72,19 +79,22 @@ def align_folders(
     *,
     rule: str,
     workers: int,
+    min_quality: float = 0.0,
     progress: bool = True,
     make_detector: Callable[[], Detector] = FaceDetector,
 ) -> Outcome:
     """Writes the crop of each photo below `root` to the same folder below `out`; see `crop_names` for its name.
 
-    Photos that cannot be read or show no face are listed in `SKIPPED`; they are tried again once they change. Existing
+    With the rule 'all' the further faces of a photo have the names of `further_crop`. Photos that cannot be read, show
+    no face, or only faces of too low a quality are listed in `SKIPPED`; they are tried again once they change. Existing
     crops stay. A run that is stopped leaves no half-written crop.
 
     Args:
         root: folder of photos, or of folders of photos.
         out: folder of crops, new or made by an earlier run.
-        rule: which face of a photo, see `facelib.alignment.align.choose_face`.
+        rule: which face of a photo, see `facelib.alignment.align.rank_faces`.
         workers: number of processes.
+        min_quality: 0 to 1, of the faces to cut out, see `facelib.alignment.quality`.
         progress: show a progress bar.
         make_detector: called once in each process; it must be importable by name.
 
@@ -99,15 +109,17 @@ def align_folders(
     outcome.notes = folder_notes(folders)
     if not outcome.num_photos:
         raise FaceError(f"PHOTOS is a folder of photos, or of folders of photos. There are none in '{root}'.")
-    with _claimed(out, rule):
+    with _claimed(out, {"face": rule, "min_quality": min_quality}):
         outcome.skipped = _read_skipped(root, out)
-        work = partial(_align_file, root, out, rule, make_detector)
+        work = partial(_align_file, root, out, rule, min_quality, make_detector)
         bar = tqdm(
             total=outcome.num_photos, unit=" photos", desc="align", disable=None if progress else True, leave=False
         )
         try:
             with bar:
-                for photo, why in _in_processes(work, _missing(root, out, outcome), workers):
+                for photo, (why, num_faces) in _in_processes(work, _missing(root, out, outcome, rule), workers):
+                    if num_faces > 1:
+                        outcome.several[photo] = num_faces
                     if why is None:
                         outcome.num_written += 1
                         outcome.folders_with_crop.add(os.path.dirname(photo))
@@ -142,8 +154,8 @@ def _check_places(root: Path, out: Path) -> None:
 
 
 @contextmanager
-def _claimed(out: Path, rule: str) -> Iterator[None]:
-    """Locks `out` while it is written, and refuses it when its crops were made by another rule."""
+def _claimed(out: Path, settings: dict) -> Iterator[None]:
+    """Locks `out` while it is written, and refuses it when its crops were made with other settings."""
     make_folder(out)
     handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -153,25 +165,27 @@ def _claimed(out: Path, rule: str) -> Iterator[None]:
             raise FaceError(f"Another align_faces.py is writing '{out}' at this moment. Wait until it ends.") from error
         sweep_parts(out)
         if not (out / SETTINGS).exists():
-            write_json(out / SETTINGS, {"face": rule})
-        before = read_json(out / SETTINGS, "record of a run of align_faces.py").get("face")
-        if before != rule:
-            raise FaceError(
-                f"All crops of a folder follow one rule. Those in '{out}' were made with --face {before}. "
-                f"Received: --face {rule}. Choose another OUT, or the same rule."
-            )
+            write_json(out / SETTINGS, settings)
+        before = {"min_quality": 0.0} | read_json(out / SETTINGS, "record of a run of align_faces.py")
+        for name, value in settings.items():
+            if before.get(name) != value:
+                flag = f"--{name.replace('_', '-')}"
+                raise FaceError(
+                    f"All crops of a folder follow one rule. Those in '{out}' were made with {flag} "
+                    f"{before.get(name)}. Received: {flag} {value}. Choose another OUT, or the same rule."
+                )
         yield
     finally:
         os.close(handle)
 
 
-def _missing(root: Path, out: Path, outcome: Outcome) -> Iterator[tuple[str, str]]:
+def _missing(root: Path, out: Path, outcome: Outcome, rule: str) -> Iterator[tuple[str, str]]:
     """Yields (photo, crop) of the missing crops, counts the others, and removes what a killed run left."""
     for folder in find_photos(root, out):
         place = out / folder.name
         there = set(os.listdir(place)) if place.is_dir() else set()
         sweep_parts(place, listed=there)
-        for photo, crop in crop_names(folder).items():
+        for photo, crop in crop_names(folder, has_further=rule == "all").items():
             path = os.path.join(folder.name, photo)
             if crop in there:
                 outcome.num_before += 1
@@ -181,13 +195,16 @@ def _missing(root: Path, out: Path, outcome: Outcome) -> Iterator[tuple[str, str
                 yield path, os.path.join(folder.name, crop)
 
 
+Result = tuple[str | None, int]  # why there is no crop, or None; the number of faces in the photo
+
+
 def _in_processes(
-    work: Callable[[str, str], str | None], tasks: Iterator[tuple[str, str]], workers: int
-) -> Iterator[tuple[str, str | None]]:
+    work: Callable[[str, str], Result], tasks: Iterator[tuple[str, str]], workers: int
+) -> Iterator[tuple[str, Result]]:
     """Yields (photo, result of `work(photo, crop)`) as they finish, with a few tasks queued ahead."""
     # Spawned, not forked: the threads of OpenCV do not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
-    running: dict[Future[str | None], str] = {}
+    running: dict[Future[Result], str] = {}
     try:
         while True:
             while len(running) < 4 * workers and (task := next(tasks, None)):
@@ -225,26 +242,32 @@ def _detector(make: Callable[[], Detector]) -> Detector:
 
 
 def _align_file(
-    root: Path, out: Path, rule: str, make_detector: Callable[[], Detector], photo: str, crop: str
-) -> str | None:
-    """Writes one crop; returns None, or the reason why there is none."""
+    root: Path, out: Path, rule: str, min_quality: float, make_detector: Callable[[], Detector], photo: str, crop: str
+) -> Result:
+    """Writes the crops of one photo, the first one last: where it is there, all are."""
     try:
         data = read_image_file(root / photo)
         with quiet_stderr():  # the decoders print warnings
             pixels = decode_photo(data, "This one")
     except (BadRecord, UnusablePhotoError) as error:
-        return str(error)
-    face = align_photo(pixels, _detector(make_detector), rule)
-    if face is None:
-        return NO_FACE
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(face, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    try:
-        write_bytes(out / crop, encoded.tobytes(), sweeps=False)  # `_missing` has
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return "the name is too long"
-    return None
+        return str(error), 0
+    found, num_faces = cut_faces(pixels, _detector(make_detector), rule)
+    if not found:
+        return NO_FACE, 0
+    good = [face for face in found if face.quality.score >= min_quality]
+    if not good:
+        return f"{LOW_QUALITY}{found[0].quality}", num_faces
+    for number, face in reversed(list(enumerate(good, 1))):
+        bgr = cv2.cvtColor(face.pixels, cv2.COLOR_RGB2BGR)
+        encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+        try:
+            place = out / (crop if number == 1 else further_crop(crop, number))
+            write_bytes(place, encoded.tobytes(), sweeps=False)  # `_missing` has
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return "the name is too long", num_faces
+    return None, num_faces
 
 
 def _read_skipped(root: Path, out: Path) -> dict[str, str]:

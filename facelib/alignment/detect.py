@@ -5,16 +5,19 @@ then places the landmarks (Kartynnik et al., https://arxiv.org/abs/1907.06724). 
 where the weights come from.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from facelib.alignment.face_boxes import FACE_POINTS, DetectorNet, FaceSearch, distinct, probability
+from facelib.alignment.face_boxes import FACE_POINTS, DetectorNet, FaceBox, FaceSearch, distinct, probability
 from facelib.alignment.similarity import apply_inverse, cut_square, similarity_transform
 from facelib.model_input import TEMPLATE_112
 
 SEARCH_SIDE = 1024  # pixels: in a photo with a longer side, the smallest face grows with the photo, to bound the time
+FINE_SIDE = 2048  # pixels: the same for the search that follows if no face was found
 MIN_FACE = 20  # pixels: the smallest face in a photo of up to SEARCH_SIDE pixels
+SURE = 0.8  # a search that found a face with this score is the last one
 MIN_PRESENCE = 0.5  # MediaPipe's: probability that the network of the five points sees a face
 
 TEMPLATE = np.array(TEMPLATE_112)
@@ -48,8 +51,10 @@ class Face:
 class FaceDetector:
     """Finds faces with five landmarks in photos. Runs on the CPU, in one thread.
 
-    The smallest face has 20 pixels, or 2 % of the longer side in photos of more than 1024 pixels. Faces may be rotated
-    by up to 45 degrees, and by any angle if they fill a tenth of the photo or more.
+    The first search finds upright faces, rotated by up to 45 degrees, from 20 pixels or, in photos of more than 1024
+    pixels, from 2 % of the longer side; and faces of any rotation that fill a tenth of the photo. If it finds none, or
+    none with a sure score, two more searches follow: for faces of this size in any rotation; and, in photos of more
+    than 1024 pixels, for upright faces from 1 % of the longer side.
 
     Raises:
         FaceError: LiteRT is not installed.
@@ -65,10 +70,26 @@ class FaceDetector:
         Args:
             photo: uint8 [H, W, 3] RGB.
         """
-        reduction = max(1.0, max(photo.shape[:2]) / SEARCH_SIDE)
-        if min(photo.shape[:2]) < MIN_FACE * reduction:
-            return []
-        boxes = self._search(photo, MIN_FACE * reduction)
+        faces: list[Face] = []
+        boxes: list[FaceBox] = []
+        for more in self._searches(photo):
+            boxes += more
+            faces = self._faces(photo, boxes)
+            if faces and faces[0].score >= SURE:
+                break
+        return faces
+
+    def _searches(self, photo: np.ndarray) -> Iterator[list[FaceBox]]:
+        """Yields the boxes of one search after the other; each takes longer than the one before."""
+        usual, fine = (MIN_FACE * max(1.0, max(photo.shape[:2]) / side) for side in (SEARCH_SIDE, FINE_SIDE))
+        if min(photo.shape[:2]) >= usual:
+            yield self._search(photo, usual)
+            yield self._search(photo, usual, is_turned=True)
+        if min(photo.shape[:2]) >= fine < usual:
+            yield self._search(photo, fine)
+
+    def _faces(self, photo: np.ndarray, boxes: list[FaceBox]) -> list[Face]:
+        """The faces in these boxes, each once, the best score first."""
         faces = []
         for i in distinct([found.box for found in boxes], [found.score for found in boxes]):
             transform = similarity_transform(boxes[i].points, EYES_AND_MOUTH)

@@ -1,13 +1,18 @@
 """Decodes photos, turns each into an aligned 112x112 face, and names its crop."""
 
 import os
+import re
 from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from facelib.errors import BadRecord, FaceError
 from facelib.image_decoding import decode_image
 from facelib.photo_folders import PhotoFolder
+
+if TYPE_CHECKING:
+    from facelib.alignment.align import Crop, Detector
 
 CROP_SIZE = (112, 112)  # height, width in pixels: what every model here was trained on
 
@@ -32,45 +37,80 @@ def decode_photo(data: bytes, where: str) -> np.ndarray:
         raise UnusablePhotoError(f"A photo is a JPEG, PNG or other image file. {where}: {error}.") from error
 
 
-class FaceCutter:
-    """Encoded photo -> uint8 [112, 112, 3] RGB. The detector is loaded for the first photo that is not a crop."""
+class PhotoFaces(NamedTuple):
+    """The faces that were taken from a photo.
 
-    def __init__(self):
-        self._detector = None
+    Attributes:
+        crops: one, or all with the rule 'all'; at least one.
+        num_faces: how many faces the photo shows.
+    """
+
+    crops: list["Crop"]
+    num_faces: int
+
+
+class FaceCutter:
+    """Encoded photo -> aligned faces, by one detector and one rule. It is loaded for the first photo that is no crop.
+
+    Args:
+        rule: which face of a photo with several, see `facelib.alignment.align.rank_faces`.
+        min_quality: faces of a lower quality are refused, see `facelib.alignment.quality`.
+    """
+
+    def __init__(self, rule: str = "central", min_quality: float = 0.0):
+        self.rule, self.min_quality = rule, min_quality
+        self._detector: Detector | None = None
 
     def __call__(self, data: bytes, where: str) -> np.ndarray:
-        """A 112x112 photo as it is; of any other photo the largest face, aligned.
+        """The first face of `cut`: uint8 [112, 112, 3] RGB."""
+        return self.cut(data, where).crops[0].pixels
+
+    def cut(self, data: bytes, where: str) -> PhotoFaces:
+        """A photo of 112x112 pixels as it is; the faces of any other photo, aligned.
 
         Args:
             data: the bytes of the image file.
             where: the photo's name in errors, quoted.
 
         Raises:
-            UnusablePhotoError: see `decode_photo`; or no face was found.
+            UnusablePhotoError: see `decode_photo`; or no face was found, or none of the quality that is asked for.
         """
+        from facelib.alignment.align import whole_crop
+
         photo = decode_photo(data, where)
         if photo.shape[:2] == CROP_SIZE:
-            return photo
-        face = self._align(photo)
-        if face is None:
+            crops, num_faces = [whole_crop(photo)], 1
+        else:
+            crops, num_faces = self._find(photo)
+        if not crops:
             raise UnusablePhotoError(
                 f"A photo shows a face. None was found in {where} ({photo.shape[0]}x{photo.shape[1]}): "
-                f"take one with a larger, upright face."
+                f"take one with a larger face."
             )
-        return face
+        good = [crop for crop in crops if crop.quality.score >= self.min_quality]
+        if not good:
+            raise UnusablePhotoError(
+                f"A face has at least the quality {self.min_quality:g}. {where} has {crops[0].quality}: take another "
+                "photo, or a lower --min-quality."
+            )
+        return PhotoFaces(good, num_faces)
 
-    def _align(self, photo: np.ndarray) -> np.ndarray | None:
-        from facelib.alignment.align import align_photo
+    def _find(self, photo: np.ndarray) -> tuple[list["Crop"], int]:
+        from facelib.alignment.align import cut_faces
 
         if self._detector is None:
             from facelib.alignment.detect import FaceDetector
 
             self._detector = FaceDetector()
-        return align_photo(photo, self._detector)
+        return cut_faces(photo, self._detector, self.rule)
 
 
-def crop_names(folder: PhotoFolder) -> dict[str, str]:
+def crop_names(folder: PhotoFolder, has_further: bool = False) -> dict[str, str]:
     """The name of each photo's crop: `a.jpg` for `a.png`, or `a.png.jpg` if the folder has another photo called `a`.
+
+    Args:
+        folder: the photos.
+        has_further: whether further faces of a photo have crops too, see `further_crop`.
 
     Raises:
         FaceError: two crops would still have the same name.
@@ -84,4 +124,23 @@ def crop_names(folder: PhotoFolder) -> dict[str, str]:
     if twice:
         of = " and ".join(f"'{os.path.join(folder.name, photo)}'" for photo in names if names[photo] == twice[0])
         raise FaceError(f"Two crops cannot have the same name. {of} would both be '{twice[0]}': rename one.")
+    if has_further:
+        _check_further(folder, names)
     return names
+
+
+def _check_further(folder: PhotoFolder, names: dict[str, str]) -> None:
+    """Refuses a photo whose crop has a name that a further face of another photo may need."""
+    photos = {crop: photo for photo, crop in names.items()}
+    for crop, photo in photos.items():
+        further = re.fullmatch(r"(.*)\.face\d+\.jpg", crop, re.DOTALL)
+        if further and (other := photos.get(f"{further[1]}.jpg")):
+            raise FaceError(
+                f"Two crops cannot have the same name. '{os.path.join(folder.name, photo)}' has the name of a further "
+                f"face of '{os.path.join(folder.name, other)}': rename it."
+            )
+
+
+def further_crop(crop: str, number: int) -> str:
+    """The name of the crop of another face of the photo: `a.face2.jpg` beside `a.jpg`; number: 2 or more."""
+    return f"{crop.removesuffix('.jpg')}.face{number}.jpg"

@@ -1,8 +1,9 @@
 """Galleries of enrolled identities: one unit vector each.
 
     GALLERY          .npy, float16 [N, D], rows of unit length: opens as a memory map, 256 bytes an identity at D = 128
-    GALLERY.json     names, photos per identity, path and SHA-256 of the model, how it is fed, the threshold, SHA-256 of
-                     GALLERY; written last, so that an incomplete gallery is refused by `search`, and enrolled again
+    GALLERY.json     names; photos, quality of the faces and norm of the embeddings, per identity; path and SHA-256 of
+                     the model, how it is fed, the threshold, SHA-256 of GALLERY; written last, so that an incomplete
+                     gallery is refused by `search`, and enrolled again
 
 float16 changes a squared distance by about 3e-5 (D = 128) and by at most 2**-10; thresholds have intervals of 0.1.
 `facelib.evaluation.nearest` searches a gallery.
@@ -80,6 +81,8 @@ def write_gallery(
     io: Io,
     flip: bool,
     decision: Decision | None,
+    quality: list[float] | None = None,
+    norms: list[float] | None = None,
 ) -> None:
     """Writes GALLERY and GALLERY.json, each atomically.
 
@@ -92,6 +95,8 @@ def write_gallery(
         io: how it is fed.
         flip: whether the embeddings of mirrored faces were added.
         decision: the threshold; None when the model has none.
+        quality: N numbers 0 to 1, the mean quality of each person's faces.
+        norms: N numbers, the mean norm of each person's embeddings before they were normalised.
 
     Raises:
         FaceError: a name that is not printable text.
@@ -114,6 +119,8 @@ def write_gallery(
         "decision": decision.as_dict() if decision else None,
         "made_by": {"git_commit": git_commit(), "versions": package_versions()},
         "num_photos": num_photos,
+        "quality": quality,
+        "norms": norms,
         "names": names,
     }
     write_json(sidecar_path(path), value)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facelib.alignment.align import align_face, align_photo, choose_face
+from facelib.alignment.align import align_face, cut_faces, rank_faces
 from facelib.alignment.detect import Face
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.model_input import TEMPLATE_112
@@ -85,21 +85,24 @@ LEFT, MIDDLE, HUGE = face_of(10, 150, 90, 120), face_of(170, 160, 70, 80), face_
         ([MIDDLE, LEFT], "central", MIDDLE),
         ([HUGE, MIDDLE], "central", HUGE),  # somebody small in the background, though nearer to the middle
         ([LEFT], "central", LEFT),
+        ([LEFT, MIDDLE], "all", MIDDLE),
         ([], "largest", None),
         ([], "central", None),
     ],
 )
-def test_one_face_is_chosen_by_the_rule(faces, rule, chosen):
-    assert choose_face(faces, (400, 400), rule) is chosen
+def test_the_rule_ranks_the_faces(faces, rule, chosen):
+    ranked = rank_faces(faces, (400, 400), rule)
+
+    assert next(iter(ranked), None) is chosen and len(ranked) == len(faces)
 
 
 def test_the_better_score_wins_a_tie_and_an_unknown_rule_is_refused():
     worse, better = face_of(0, 0, 50, 50, 0.8), face_of(350, 350, 50, 50, 0.9)
 
-    assert choose_face([worse, better], (400, 400), "largest") is better
-    assert choose_face([better, worse], (400, 400), "central") is better
-    with pytest.raises(ValueError, match="largest, central"):
-        choose_face([better], (400, 400), "first")
+    assert rank_faces([worse, better], (400, 400), "largest") == [better, worse]
+    assert rank_faces([better, worse], (400, 400), "central") == [better, worse]
+    with pytest.raises(ValueError, match="central, largest, all"):
+        rank_faces([better], (400, 400), "first")
 
 
 class StandIn:
@@ -112,11 +115,13 @@ class StandIn:
         return self.faces
 
 
-def test_a_photo_becomes_the_crop_of_the_chosen_face_or_nothing():
+@pytest.mark.parametrize(("rule", "expected"), [("central", [MIDDLE]), ("largest", [LEFT]), ("all", [MIDDLE, LEFT])])
+def test_a_photo_becomes_the_crops_of_the_chosen_faces_or_nothing(rule, expected):
     photo = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
 
-    np.testing.assert_array_equal(align_photo(photo, StandIn(LEFT, MIDDLE)), align_face(photo, LEFT.points))
-    np.testing.assert_array_equal(
-        align_photo(photo, StandIn(LEFT, MIDDLE), "central"), align_face(photo, MIDDLE.points)
-    )
-    assert align_photo(photo, StandIn()) is None
+    crops, num_faces = cut_faces(photo, StandIn(LEFT, MIDDLE), rule)
+
+    assert num_faces == 2 and [crop.box for crop in crops] == [face.box for face in expected]
+    for crop, face in zip(crops, expected, strict=True):
+        np.testing.assert_array_equal(crop.pixels, align_face(photo, face.points))
+    assert cut_faces(photo, StandIn(), rule) == ([], 0)

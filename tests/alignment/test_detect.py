@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facelib.alignment.align import align_face, choose_face
+from facelib.alignment.align import align_face, rank_faces
 from facelib.alignment.detect import SEARCH_SIDE, FaceDetector
 from tests.helpers.placed_faces import synthetic_photo
 
@@ -21,7 +21,7 @@ def test_a_face_is_found_with_its_points_in_the_templates_order(detector, identi
 
     faces = detector.detect(photo)
 
-    face = choose_face(faces, photo.shape[:2])
+    face = rank_faces(faces, photo.shape[:2])[0]
     assert face.points.shape == (5, 2) and face.points.dtype == np.float64 and 0.5 < face.score <= 1
     assert np.abs(face.points - expected).max() < 12 * scale  # drawn eyes and mouths lie about the template's
     x, y, w, h = face.box
@@ -53,6 +53,43 @@ def test_a_small_face_in_a_corner_is_found(detector, side):
     np.testing.assert_allclose(face.points.mean(axis=0), (580, 40), atol=side / 2)
 
 
+@pytest.mark.parametrize("degrees", [45, 90, 135, 180])
+def test_small_faces_are_found_however_the_photo_lies(detector, degrees):
+    """Each fills a sixteenth of the photo's side; two of them, so that a group is found whole."""
+    upright = np.concatenate([synthetic_photo(1, 0, 0.6, (640, 320))[0], synthetic_photo(3, 5, 0.7, (640, 320))[0]], 1)
+    turn = cv2.getRotationMatrix2D((319.5, 319.5), degrees, 1.0)
+    photo = cv2.warpAffine(upright, np.add(turn, [[0, 0, 140], [0, 0, 140]]), (920, 920), borderValue=(120, 120, 120))
+
+    faces = detector.detect(photo)
+
+    places = np.array([[160, 320], [480, 320]]) @ turn[:, :2].T + turn[:, 2] + 140
+    assert len(faces) == 2
+    for place in places:
+        assert min(np.linalg.norm(face.points.mean(axis=0) - place) for face in faces) < 15
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_face_of_a_sixtieth_of_the_photo_is_found(detector, times):
+    """50 pixels in 3000x2000, 100 pixels in 6000x4000."""
+    photo = np.full((2000 * times, 3000 * times, 3), 120, np.uint8)
+    small, expected = synthetic_photo(1, 0, times * 50 / 80, (300, 320))  # a synthetic face is 80 of 112 pixels high
+    corner = 2100 * times, 1500 * times
+    photo[corner[1] : corner[1] + 300, corner[0] : corner[0] + 320] = small
+
+    (face,) = detector.detect(photo)
+
+    assert np.abs(face.points - expected - corner).max() < 8 * times
+
+
+def test_a_photo_with_an_upright_face_is_searched_once(detector, monkeypatch):
+    searches = []
+    search = detector._search
+    monkeypatch.setattr(detector, "_search", lambda *given, **flags: searches.append(flags) or search(*given, **flags))
+
+    assert detector.detect(synthetic_photo(1, 0, 1.0)[0])
+    assert searches == [{}]
+
+
 def test_every_face_is_found_once(detector):
     faces = [(1, 0, 1.2), (3, 10, 1.5), (9, 0, 0.8)]
     photo = np.concatenate([synthetic_photo(*face)[0] for face in faces], axis=1)
@@ -67,7 +104,7 @@ def test_points_in_a_large_photo_are_in_its_own_pixels(detector):
     large = cv2.resize(small, (3200, 2400), interpolation=cv2.INTER_CUBIC)
     assert max(small.shape) < SEARCH_SIDE < max(large.shape)
 
-    there, here = choose_face(detector.detect(large), large.shape[:2]), choose_face(detector.detect(small), (600, 800))
+    there, here = (rank_faces(detector.detect(photo), photo.shape[:2])[0] for photo in (large, small))
 
     np.testing.assert_allclose((there.points + 0.5) / 4 - 0.5, here.points, atol=5.0)
     np.testing.assert_allclose(np.array(there.box) / 4, here.box, atol=12.0)

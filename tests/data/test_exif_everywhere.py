@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dataset import TrainingData
+from facelib.alignment.align import whole_crop
 from facelib.alignment.align_folders import _align_file
 from facelib.alignment.photos import FaceCutter, decode_photo
 from facelib.data.conversion.job import convert
@@ -78,7 +79,7 @@ def test_evaluation_of_folders_and_of_a_bin_sees_pictures_upright(faces, files, 
 
 
 def test_photos_and_their_crops_calibration_and_contact_sheets_are_upright(faces, files, tmp_path, monkeypatch):
-    monkeypatch.setattr("facelib.alignment.align_folders.align_photo", lambda photo, *_: photo)
+    monkeypatch.setattr("facelib.alignment.align_folders.cut_faces", lambda photo, *_: ([whole_crop(photo)], 1))
     crops = load_crops(faces, len(KINDS), seed=0)[0]
     for k, file in enumerate(files):
         pixels = decode_images([file.read_bytes()])[0]
@@ -87,6 +88,6 @@ def test_photos_and_their_crops_calibration_and_contact_sheets_are_upright(faces
         np.testing.assert_array_equal(decode_or_blank(file.read_bytes()), pixels)
         np.testing.assert_array_equal(crops[k], pixels)
         name = str(file.relative_to(faces))
-        assert _align_file(faces, tmp_path, "largest", lambda: None, name, f"{k}.jpg") is None
+        assert _align_file(faces, tmp_path, "central", 0.0, lambda: None, name, f"{k}.jpg") == (None, 1)
         written = (tmp_path / f"{k}.jpg").read_bytes()
         assert b"Exif" not in written and difference(decode_images([written])[0], k) < 2

@@ -20,9 +20,10 @@ from PIL import Image
 
 import align_faces
 import facelib.alignment.align_folders
-from facelib.alignment.align import align_face, choose_face
+from facelib.alignment.align import align_face, rank_faces
 from facelib.alignment.align_folders import NO_FACE, SETTINGS, SKIPPED, align_folders
 from facelib.alignment.detect import Face, FaceDetector
+from facelib.alignment.flags import several_note
 from facelib.alignment.photos import crop_names
 from facelib.cli import run_cli
 from facelib.data.synthetic.faces import synthetic_face
@@ -129,11 +130,11 @@ def test_rotated_photos_give_the_landmarks_of_the_upright_ones():
     detector = FaceDetector()
     for path in sorted(PHOTOS.rglob("*.jpg"))[::15]:
         photo = read(path)
-        points = choose_face(detector.detect(photo), photo.shape[:2], "central").points
+        points = rank_faces(detector.detect(photo), photo.shape[:2])[0].points
         for degrees in (-45, 30, 90):
             rotation = np.add(cv2.getRotationMatrix2D((124.5, 124.5), degrees, 1.0), [[0, 0, 50], [0, 0, 50]])
             rotated = cv2.warpAffine(photo, rotation, (350, 350), flags=cv2.INTER_CUBIC)
-            found = choose_face(detector.detect(rotated), (350, 350), "central").points
+            found = rank_faces(detector.detect(rotated), (350, 350))[0].points
             assert np.abs(found - (points @ rotation[:, :2].T + rotation[:, 2])).max() < 6, (path.name, degrees)
 
 
@@ -398,6 +399,54 @@ def test_crops_by_two_rules_do_not_mix(tmp_path):
 
     with pytest.raises(FaceError, match=r"made with --face largest\. Received: --face central"):
         align(tmp_path / "photos", tmp_path / "out", rule="central")
+
+
+class PairStandIn(StandIn):
+    """As `StandIn`, and a second face of half the size."""
+
+    def detect(self, photo):
+        found = super().detect(photo)
+        side = photo.shape[0] // 2
+        return [*found, Face((0, 0, side, side), np.array(TEMPLATE_112) * side / 112, 0.9)] if found else []
+
+
+def test_with_all_every_face_is_cut_out_and_a_second_run_has_nothing_to_do(tmp_path, capsys):
+    save(tmp_path / "photos" / "p" / "1.png", picture(1, (224, 224)))
+    save(tmp_path / "photos" / "p" / "2.png", picture(2, (224, 224)))
+    flags = {"rule": "all", "make_detector": PairStandIn}
+
+    first, second = (align(tmp_path / "photos", tmp_path / "out", **flags) for _ in range(2))
+
+    assert tree(tmp_path / "out") == {"p/1.jpg", "p/1.face2.jpg", "p/2.jpg", "p/2.face2.jpg"}
+    assert first.several == {"p/1.png": 2, "p/2.png": 2} and (second.num_before, second.num_written) == (2, 0)
+    assert several_note(first.several, "central") == [
+        "2 photos show several faces, such as 'p/1.png' (2), 'p/2.png' (2): the one that is large and near the middle "
+        "was taken (--face largest and --face all choose otherwise)"
+    ]
+
+
+def test_a_photo_whose_crop_would_take_the_name_of_another_face_is_refused(tmp_path):
+    save(tmp_path / "photos" / "1.png")
+    save(tmp_path / "photos" / "1.face2.png")
+
+    with pytest.raises(FaceError, match=r"'1\.face2\.png' has the name of a further face of '1\.png'.*rename"):
+        align(tmp_path / "photos", tmp_path / "out", rule="all")
+    assert align(tmp_path / "photos", tmp_path / "other").num_written == 2
+
+
+def test_faces_of_low_quality_are_listed_with_their_numbers(tmp_path):
+    save(tmp_path / "photos" / "good.png", np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8))
+    save(tmp_path / "photos" / "small.png", np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+    save(tmp_path / "photos" / "blurred.png", picture(1, (224, 224)))
+
+    outcome = align(tmp_path / "photos", tmp_path / "out", min_quality=0.4)
+
+    assert tree(tmp_path / "out") == {"good.jpg", SKIPPED} and outcome.num_low == 2
+    reasons = skipped(tmp_path / "out")
+    assert reasons["small.png"].startswith("quality 0.36 (size 0.36, sharpness ")
+    assert reasons["blurred.png"].startswith("quality 0.18 (size 1.00, sharpness 0.18")
+    with pytest.raises(FaceError, match=r"made with --min-quality 0\.4\. Received: --min-quality 0\.0"):
+        align(tmp_path / "photos", tmp_path / "out")
 
 
 def test_two_runs_at_once_are_refused(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import h5_2_pb
 import import_model
 import pb_2_tflite
-from facelib.alignment.align import align_photo
+from facelib.alignment.align import cut_faces
 from facelib.alignment.detect import FaceDetector
 from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.errors import FaceError
@@ -31,6 +31,7 @@ from facelib.runtimes.keras_h5 import save_h5
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar, read_sidecar, write_sidecar
 from tests.helpers.chromium import Page
+from tests.helpers.placed_faces import synthetic_photo
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "docs" / "demo"
@@ -249,6 +250,27 @@ def test_a_photo_is_aligned_as_its_face_was_drawn(demo, models, faces, tmp_path)
     assert got is not None
 
 
+@needs_chromium
+@pytest.mark.parametrize("case", ["group", "turned", "small"])
+def test_the_page_takes_the_face_that_python_takes(demo, models, tmp_path, case):
+    """Side by side, turned by 180 degrees, or a sixtieth of a large photo: the same face, nearly the same crop."""
+    if case == "group":
+        photo = np.concatenate([synthetic_photo(1, 0, 1.6)[0], synthetic_photo(3, 5, 1.2)[0]], axis=1)[:, 80:]
+    elif case == "turned":
+        photo = np.ascontiguousarray(synthetic_photo(1, 5, 0.6, (640, 600))[0][::-1, ::-1])
+    else:
+        photo = np.full((1333, 2000, 3), 120, np.uint8)
+        photo[900:1200, 1500:1820] = synthetic_photo(1, 0, 33 / 80)[0]
+    crops, num_faces = cut_faces(photo, FaceDetector())
+    (wanted,) = expected(models["float"], crops[0].pixels[None])
+
+    got = demo.choose(0, write_png(tmp_path / "photo.png", photo))
+
+    said = demo.text(".slot .seen")
+    assert ("2 faces found, the central one taken" in said) == (num_faces == 2) == (case == "group"), said
+    assert np.dot(got, wanted) > 0.9
+
+
 @pytest.mark.slow
 @needs_chromium
 @needs_faces
@@ -268,7 +290,7 @@ def test_faces_of_real_photos_are_found(page, packages, tmp_path):
 
     assert min(same) >= MIN_COSINE
     detector = FaceDetector()
-    ours = [align_photo(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB), detector) for path in photos]
+    ours = [cut_faces(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB), detector)[0][0].pixels for path in photos]
     in_python = np.sum(expected(model, np.stack(ours)) * wanted, axis=1)
     assert np.median(found) > 0.95  # 0.09 if the whole photo is reduced to 112x112
     assert np.median(np.abs(found - in_python)) < 0.01

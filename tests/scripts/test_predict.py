@@ -4,20 +4,23 @@ import io
 import json
 import subprocess
 import sys
-import types
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+import align_faces
 import predict
+from facelib.alignment.align_folders import _align_file
+from facelib.alignment.detect import Face, FaceDetector
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError, decode_photo
 from facelib.errors import FaceError
 from facelib.evaluation.nearest import Nearest
-from facelib.model_input import Io
+from facelib.model_input import TEMPLATE_112, Io
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.sidecar import write_sidecar
 from tests.helpers.patches_onnx import write_model
@@ -198,7 +201,7 @@ def test_a_gallery_enrolled_without_flip_is_not_searched_with_a_threshold_calibr
 
 
 def test_photos_and_people_without_a_face_are_listed_and_left_out(toy, capsys, monkeypatch):
-    monkeypatch.setattr(FaceCutter, "_align", lambda self, photo: None)
+    monkeypatch.setattr(FaceDetector, "detect", lambda self, photo: [])
     save(toy / "people/p0/large.png", np.zeros((200, 160, 3), np.uint8))
     save(toy / "people/faceless/1.png", np.zeros((200, 160, 3), np.uint8))
     (toy / "people/p1/broken.jpg").write_bytes(b"\xff\xd8 cut")
@@ -223,18 +226,106 @@ def test_a_model_without_threshold_can_enrol_and_says_what_a_search_needs(toy, c
 # ----------------------------------------------------------------------------------------------- photos, bad input
 
 
-def test_a_photo_of_another_size_goes_through_alignment(toy, capsys, monkeypatch):
-    photo = np.zeros((300, 200, 3), np.uint8)
-    photo[50:162, 40:152] = draw(4, 99)
-    align, detect = types.ModuleType("facelib.alignment.align"), types.ModuleType("facelib.alignment.detect")
-    align.align_photo = lambda photo, detector, rule="largest": photo[50:162, 40:152]
-    detect.FaceDetector = lambda: "detector"
-    monkeypatch.setitem(sys.modules, "facelib.alignment.align", align)
-    monkeypatch.setitem(sys.modules, "facelib.alignment.detect", detect)
+class Places:
+    """In the detector's place: a face of 112x112 pixels at each of the corners."""
 
-    out = run(capsys, save(toy / "photo.png", photo), toy / "new4.png", "--model", toy / "X.onnx")
+    corners = ((40, 50),)
+
+    def detect(self, photo):
+        return [Face((x + 11, y + 22, 90, 90), np.add(TEMPLATE_112, (x, y)), 0.9) for x, y in self.corners]
+
+
+def group(path, monkeypatch, *people, size=(300, 1000)):
+    """A photo with a crop of each of (identity, x, y), and the detector that finds them."""
+    photo = np.zeros((*size, 3), np.uint8)
+    for identity, x, y in people:
+        photo[y : y + 112, x : x + 112] = draw(identity, 99)
+    monkeypatch.setattr("facelib.alignment.detect.FaceDetector", Places)
+    monkeypatch.setattr(Places, "corners", tuple((x, y) for _, x, y in people))
+    return save(path, photo)
+
+
+def test_a_photo_of_another_size_goes_through_alignment(toy, capsys, monkeypatch):
+    photo = group(toy / "photo.png", monkeypatch, (4, 40, 50), size=(300, 200))
+
+    out = run(capsys, photo, toy / "new4.png", "--model", toy / "X.onnx")
 
     assert out.startswith("same person: distance 0.0000")
+
+
+# ------------------------------------------------------------------------------------------------- several faces
+
+
+def test_of_two_people_side_by_side_predict_and_align_faces_take_the_same(tmp_path, monkeypatch):
+    """The one at the edge is a little larger, the one in the middle is meant."""
+    from tests.helpers.placed_faces import synthetic_photo
+
+    people = [synthetic_photo(1, 0, 1.6)[0][:, 60:], synthetic_photo(3, 5, 1.4)[0], synthetic_photo(9, 0, 0.6)[0]]
+    photo = save(tmp_path / "photos" / "p.png", np.concatenate(people, axis=1))
+    detector = FaceDetector()
+    monkeypatch.setattr("facelib.alignment.detect.FaceDetector", lambda: detector)
+
+    by_predict = FaceCutter()(photo.read_bytes(), "'p.png'")
+    rule = align_faces.parse_args(["a", "b"]).face
+    assert _align_file(photo.parent, tmp_path, rule, 0.0, lambda: detector, "p.png", "p.jpg") == (None, 3)
+
+    by_align = cv2.imread(str(tmp_path / "p.jpg"), cv2.IMREAD_COLOR_RGB)
+    assert cv2.absdiff(by_predict, by_align).mean() < 3
+    largest = FaceCutter("largest")(photo.read_bytes(), "'p.png'")
+    assert cv2.absdiff(by_predict, largest).mean() > 10
+
+
+def test_a_photo_with_several_faces_gets_a_note_that_says_which_was_taken(toy, capsys, monkeypatch):
+    photo = group(toy / "group.png", monkeypatch, (4, 0, 50), (2, 450, 50), (3, 700, 50))
+
+    out = run(capsys, photo, toy / "new2.png", "--model", toy / "X.onnx")
+
+    assert out.startswith("same person: distance 0.0000")
+    assert "note: 'group.png' shows 3 faces: the one that is large and near the middle was taken (--face largest" in out
+    assert "note:" not in run(capsys, toy / "new2.png", toy / "new2.png", "--model", toy / "X.onnx")
+
+
+def test_two_photos_of_groups_say_which_pairs_match(toy, capsys, monkeypatch):
+    a = group(toy / "a.png", monkeypatch, (4, 0, 50), (2, 450, 50))
+    b = group(toy / "b.png", monkeypatch, (2, 0, 50), (3, 450, 50), (4, 800, 50))
+    corners = iter([((0, 50), (450, 50)), ((0, 50), (450, 50), (800, 50))])
+    detect = Places.detect
+    monkeypatch.setattr(Places, "detect", lambda self, photo: detect(SimpleNamespace(corners=next(corners)), photo))
+
+    out = run(capsys, a, b, "--model", toy / "X.onnx", "--face", "all", "--out", toy / "o.png")
+
+    lines = out.splitlines()
+    assert lines[0] == "2 of 6 pairs are the same person"
+    assert lines[1] == "  a.png: A1 (90 pixels wide, at 506,117), A2 (90 pixels wide, at 56,117)"
+    matches = {tuple(line.split()[1:3]) for line in lines if line.startswith("  *")}
+    assert matches == {("A1", "B3"), ("A2", "B2")}
+    assert lines[-1] == f"wrote {toy / 'o.png'}: the nearest pair" and (toy / "o.png").exists()
+
+
+def test_a_search_with_all_faces_names_each(toy, capsys, monkeypatch):
+    enrolled(toy, capsys)
+    photo = group(toy / "group.png", monkeypatch, (4, 0, 50), (2, 450, 50), (77, 800, 50))
+
+    lines = run(capsys, "search", photo, toy / "g.npy", "--face", "all").splitlines()
+
+    answers = [line for line in lines if line.startswith("face ")]
+    assert [line.partition("): ")[2].split(":")[0] for line in answers] == ["p2", "unknown", "p4"]
+    assert run(capsys, "search", photo, toy / "g.npy").startswith("p2:")
+
+
+def test_faces_of_low_quality_are_left_out_of_a_gallery_which_keeps_quality_and_norm(toy, capsys):
+    enrolled(toy, capsys)
+    kept = json.loads((toy / "g.npy.json").read_text())
+    for photo in range(3):
+        save(toy / "people/p0" / f"{photo}.png", cv2.GaussianBlur(draw(0, photo), (0, 0), 9))
+
+    out = enrolled(toy, capsys, "--min-quality", 0.3)
+
+    assert len(kept["quality"]) == len(kept["norms"]) == 6 and all(0.3 < value <= 1 for value in kept["quality"])
+    norms = [np.mean([np.linalg.norm(vector_raw(draw(k, photo))) for photo in range(3)]) for k in range(6)]
+    np.testing.assert_allclose(kept["norms"], norms, rtol=1e-3)
+    assert "5 people, 15 photos" in out and "not enrolled: p0" in out
+    assert "A face has at least the quality 0.3" in out and "(size 1.00, sharpness 0.1" in out
 
 
 def test_a_photo_is_turned_upright_as_its_exif_tag_says():
