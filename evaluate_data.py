@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from facelib.data.verification.bins import decode_images
 from facelib.embedder import Embedder, RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.evaluation.attributes import read_attributes
-from facelib.evaluation.beside_reference import BesideReference
+from facelib.evaluation.beside_reference import BesideReference, FirstFacesChecked
 from facelib.evaluation.embed_images import Embedded, embed_images
 from facelib.evaluation.evaluate_set import evaluate_set
 from facelib.evaluation.flags import check_test_flags, default_report, make_parser
 from facelib.evaluation.gate import compare
 from facelib.evaluation.keep_thresholds import write_thresholds
 from facelib.evaluation.mixed_gallery import GalleryModel, embed_across
+from facelib.evaluation.other_feeding import find_better_feeding
 from facelib.evaluation.results import Report, SetResult, find_whole_test, read_report
 from facelib.evaluation.single_calls import single_call_ms
 from facelib.evaluation.thresholds import too_few_impostors
@@ -63,14 +65,19 @@ class Evaluation:
         """The table that is printed."""
         return Report("", "", self.results).table()
 
-    def check(self, model: Path) -> None:
-        """Refuses a set whose distances are all the same: the model tells nobody apart, or is fed in another way."""
+    def check(self, model: Path, cause: str = "") -> None:
+        """Refuses a set whose distances are all the same: the model tells nobody apart, or is fed in another way.
+
+        Args:
+            model: the file.
+            cause: the likely one, for the error.
+        """
         for result in self.results:
             if result.pairs > 1 and result.dist_max - result.dist_min <= SAME_DISTANCE:
                 raise FaceError(
                     f"Distances differ from pair to pair. '{model}' gives {result.dist_max:.4f} for all "
-                    f"{result.pairs:,} pairs of '{result.name}'. Nothing was written. Check how the model is fed, "
-                    f"or train it again."
+                    f"{result.pairs:,} pairs of '{result.name}'. Nothing was written. "
+                    + (f"{cause[0].upper()}{cause[1:]}." if cause else "Check how the model is fed, or train it again.")
                 )
 
     def thresholds(self, flip: bool, executor: str | None = None) -> dict[str, dict]:
@@ -205,12 +212,18 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     sha256 = sidecar.sha256 if sidecar else sha256_of(args.model)
     io = choose_io(sidecar, args)
     embedder = open_embedder(args.model, io, args.threads)
+    runtime = embedder if isinstance(embedder, RuntimeEmbedder) else None  # else it stands beside a reference already
+    if runtime and args.model.suffix != ".h5" and (parent := find_parent(args.model)):  # an .h5 may be trained on
+        embedder = FirstFacesChecked(runtime, partial(open_reference, parent, args.threads))
     gallery = open_gallery_model(args.gallery_model, args.threads) if args.gallery_model else None
     evaluation = evaluate_sets(
         embedder, sets, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
         threads=args.threads, gallery=gallery,
     )  # fmt: skip
-    evaluation.check(args.model)
+    is_described = sidecar is not None and not sidecar.is_from_flags
+    better = find_better_feeding(runtime, sets[0]()) if runtime and not is_described else None
+    evaluation.check(args.model, str(better or ""))
+    evaluation = replace(evaluation, notes=(*evaluation.notes, *([str(better)] if better else [])))
     check_unchanged(args.model, sha256)
     sidecar = keep_flags(args.model, kind, replace(io, embedding_size=embedder.embedding_size), sidecar)
     facts = {name: getattr(embedder, name, None) for name in ("mean_cosine", "min_cosine", "executor", "memory")}
@@ -259,7 +272,8 @@ def run_test_beside_reference(
         opened.append(open_embedder(path, io, threads))
         if reference is None:
             return opened[0]
-        compared.append(BesideReference(opened[0], open_reference(reference, threads)))
+        model = open_reference(reference, threads)  # errors show before the first face
+        compared.append(BesideReference(opened[0], lambda: model))
         return compared[0]
 
     try:

@@ -18,13 +18,17 @@ from collections.abc import Sequence
 
 from evaluate_data import evaluate_embedded, finish_test
 from facelib.cli import run_cli, script_parser
+from facelib.data.verification.bins import decode_images
 from facelib.errors import FaceError
 from facelib.evaluation.attributes import read_attributes
+from facelib.evaluation.beside_reference import MIN_FACES, NUM_FACES, refuse_mistake
 from facelib.evaluation.embed_images import Embedded
 from facelib.evaluation.flags import add_test_flags, check_test_flags
 from facelib.evaluation.verification_sets import FaceSet, find_sets
 from facelib.export.om.msame import LOG_NAME, find_results, read_embeddings, read_timing
 from facelib.files import require_file, sha256_of
+from facelib.runtimes import executors
+from facelib.runtimes.parent import find_parent, open_reference
 from facelib.sidecar import check_sidecar
 from facelib.unit_vectors import check_norms, row_norms
 
@@ -83,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def embed(faces: FaceSet) -> Embedded:
         norms = row_norms(plain)
+        if sidecar and len(plain) >= MIN_FACES and (parent := find_parent(args.model)):
+            names = {"source": faces.where, "records": faces.names}
+            images = decode_images(faces.images[:NUM_FACES], **names)
+            refuse_mistake(args.model.name, plain, images, open_reference(parent, 1))
         check_norms(norms, lambda i: f"'{i}_output_0' of '{folder}'")
         check_norms(row_norms(total), lambda i: f"face {i} of '{folder}', mirrored too")
         executions = len(total) * (2 if args.flip else 1)
@@ -93,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args.model, args.threads = args.model or args.out_dir, None
     evaluation.check(args.model)
-    return finish_test(args, evaluation, "om", sha256, executor="Ascend msame", ms_single=evaluation.ms_per_image)
+    return finish_test(args, evaluation, "om", sha256, executor=executors.MSAME, ms_single=evaluation.ms_per_image)
 
 
 def find_ms(*folders: Path) -> float | None:

@@ -1,7 +1,8 @@
-"""An `Embedder` that runs a reference model on the same faces and compares the embeddings."""
+"""An `Embedder` beside a reference model: wrong feeding shows on the first faces, and all embeddings are compared."""
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 
@@ -15,27 +16,60 @@ NUM_FACES = 32  # at most, for the search of a mistake
 MIN_FACES = 8
 
 
-class BesideReference:
-    """A model and its reference. The first faces show whether the model is fed as the reference is.
+class FirstFacesChecked:
+    """A model whose first faces are compared with those of a reference: fed wrongly, it is refused.
 
     Args:
         embedder: the model that is tested.
-        reference: the model that it is compared with, usually the one that it was made from.
+        open_reference: gives the model that it is compared with, usually the one that it was made from.
 
     Attributes:
         embedder: the same.
-        reference: the same.
         seconds_aside: time in the reference and in the comparison, which is not the model's.
     """
 
-    def __init__(self, embedder: RuntimeEmbedder, reference: RuntimeEmbedder):
-        self.embedder, self.reference = embedder, reference
+    def __init__(self, embedder: RuntimeEmbedder, open_reference: Callable[[], RuntimeEmbedder]):
+        self.embedder, self._open_reference = embedder, open_reference
         self.name, self.embedding_size = embedder.name, embedder.embedding_size
-        self._cosines: dict[int, float] = {}
         self._is_checked, self.seconds_aside = False, 0.0
 
     def __getattr__(self, name: str):
         return getattr(self.embedder, name)
+
+    @cached_property
+    def reference(self) -> RuntimeEmbedder:
+        """The model that the tested one is compared with, opened at its first use."""
+        return self._open_reference()
+
+    def raw(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, 112, 112, 3], RGB -> float32 [N, D], not normalised.
+
+        Raises:
+            FaceError: the first faces show that the model is fed wrongly.
+        """
+        embeddings = self.embedder.raw(images)
+        self.embedding_size = self.embedder.embedding_size
+        started = time.perf_counter()
+        self._look_at(embeddings, images)
+        self.seconds_aside += time.perf_counter() - started
+        return embeddings
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """The same, rows of unit L2 norm."""
+        return normalize(self.raw(images), "face {}".format).astype(np.float32)
+
+    def _look_at(self, embeddings: np.ndarray, images: np.ndarray) -> None:
+        if not self._is_checked and len(images) >= MIN_FACES:
+            self._is_checked = True
+            refuse_mistake(self.name, embeddings, images, self.reference)
+
+
+class BesideReference(FirstFacesChecked):
+    """The same, with the cosines of all faces to the reference. A model that tells nobody apart is refused too."""
+
+    def __init__(self, embedder: RuntimeEmbedder, open_reference: Callable[[], RuntimeEmbedder]):
+        super().__init__(embedder, open_reference)
+        self._cosines: dict[int, float] = {}
 
     @property
     def mean_cosine(self) -> float | None:
@@ -52,46 +86,47 @@ class BesideReference:
         """Number of distinct faces so far."""
         return len(self._cosines)
 
-    def raw(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, 112, 112, 3], RGB -> float32 [N, D], not normalised.
-
-        Raises:
-            FaceError: the first faces show that the model is fed wrongly.
-        """
-        embeddings = self.embedder.raw(images)
-        started = time.perf_counter()
-        self._compare(embeddings, images)
-        self.seconds_aside += time.perf_counter() - started
-        return embeddings
-
-    def _compare(self, embeddings: np.ndarray, images: np.ndarray) -> None:
+    def _look_at(self, embeddings: np.ndarray, images: np.ndarray) -> None:
         right = self.reference.raw(images)
         if embeddings.shape != right.shape:
             raise FaceError(
-                f"A model and its reference give embeddings of one size. '{self.embedder.name}' gives "
-                f"{embeddings.shape[1]} values, '{self.reference.name}' {right.shape[1]}: name its own --reference."
+                f"A model and its reference give embeddings of one size. '{self.name}' gives {embeddings.shape[1]} "
+                f"values, '{self.reference.name}' {right.shape[1]}: name its own --reference."
             )
         if not self._is_checked and len(images) >= MIN_FACES:
-            self._check(embeddings[:NUM_FACES], images[:NUM_FACES])
             self._is_checked = True
+            refuse_mistake(self.name, embeddings, images, self.reference, named_alone=False)
         cosines = row_cosines(embeddings, right)
-        self.embedding_size = self.embedder.embedding_size
         self._cosines.update(zip((hash(image.tobytes()) for image in images), cosines.tolist(), strict=True))
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The same, rows of unit L2 norm."""
-        return normalize(self.raw(images), "face {}".format).astype(np.float32)
 
-    def _check(self, embeddings: np.ndarray, images: np.ndarray) -> None:
-        if not np.isfinite(embeddings).all():
-            return  # what embeds the set names the record
-        io = self.reference.io
-        findings = compare_with(embeddings, fit_faces(images, io.size, io.fit), as_function_of_values(self.reference))
-        if reason := str(findings):
-            raise FaceError(
-                f"'{self.embedder.name}' must give the embeddings of '{self.reference.name}'. Received: mean cosine "
-                f"{findings.cosine:.2f} on {len(images)} faces. {reason}"
-            )
+def refuse_mistake(
+    name: str, embeddings: np.ndarray, images: np.ndarray, reference: RuntimeEmbedder, *, named_alone: bool = True
+) -> None:
+    """Compares the first embeddings of a model with those of its reference.
+
+    Embeddings that are not finite, which what embeds the set names, or of another size show nothing.
+
+    Args:
+        name: of the model.
+        embeddings: float [N, D], of the model.
+        images: uint8 [N, 112, 112, 3], RGB, their faces.
+        reference: the model that should give the same.
+        named_alone: refuse only what a known mistake explains, and not every model that tells nobody apart.
+
+    Raises:
+        FaceError: the model is fed wrongly; names the likely cause.
+    """
+    first, images = embeddings[:NUM_FACES], images[:NUM_FACES]
+    if not np.isfinite(first).all() or reference.raw(images[:1]).shape[1] != first.shape[1]:
+        return
+    io = reference.io
+    findings = compare_with(first, fit_faces(images, io.size, io.fit), as_function_of_values(reference))
+    if findings.mistake is not None or (str(findings) and not named_alone):
+        raise FaceError(
+            f"'{name}' must give the embeddings of '{reference.name}'. Received: mean cosine {findings.cosine:.2f} on "
+            f"{len(images)} faces. {findings}"
+        )
 
 
 def as_function_of_values(reference: RuntimeEmbedder) -> Callable[[np.ndarray], np.ndarray]:

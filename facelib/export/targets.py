@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facelib.model_input import Io
+from facelib.runtimes import executors
 
 REFERENCE = "embedder.h5"
 _RAW = Io()  # raw RGB pixels, NHWC, float32
@@ -73,10 +74,10 @@ _TEST_ONNX = ("onnx_test.py {x} {test}",)
 _TFLITE = "pb_2_tflite.py {parent} --out {x} --mode"
 _RAW_PLANES, _PLANES = Io(layout="nchw"), "export/model_nchw.onnx"
 _NCNN, _TEST_NCNN = "ncnn/onnx_2_ncnn.py {parent} --out {x} --mode", ("ncnn/ncnn_test.py {x} {test}",)
-_GRAPH, _LITE, _ORT = "TensorFlow, CPU", "LiteRT, XNNPACK", "ONNX Runtime, CPU"
+_GRAPH, _LITE, _ORT = executors.TENSORFLOW, executors.XNNPACK, executors.ONNX_RUNTIME
 # Parents first.
 TARGETS = (
-    Target(REFERENCE, None, (), ("evaluate_data.py {x} {test}",), "h5", "Keras, TensorFlow, CPU"),
+    Target(REFERENCE, None, (), ("evaluate_data.py {x} {test}",), "h5", executors.KERAS),
     Target(_FROZEN, REFERENCE, ("h5_2_pb.py {parent} --out {x}",), _TEST_PB, "frozen_pb", _GRAPH, min_cosine=0.99999),
     Target(_OPTIMIZED, _FROZEN, ("optimize_pb.sh {parent} {x}",), _TEST_PB, "optimized_pb", _GRAPH,
            min_cosine=0.99999),
@@ -89,7 +90,7 @@ TARGETS = (
     Target("export/model_int8.tflite.tflm", _INT8, (),
            ("tflite_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.xnnpack.json",
             "mcu/tflm_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.report.json"),
-           "tflm", "TFLite Micro, reference kernels", ran_on="own kernels", eats=Io(dtype="uint8"), min_cosine=0.97,
+           "tflm", executors.TFLITE_MICRO, ran_on="own kernels", eats=Io(dtype="uint8"), min_cosine=0.97,
            environment="mcu", needs=("a .bin",), against="{x}.xnnpack.json"),
     Target("export/model.onnx", _OPTIMIZED, ("pb_2_onnx.py {parent} --out {x}",), _TEST_ONNX, "onnx", _ORT,
            min_cosine=0.99999),
@@ -97,19 +98,19 @@ TARGETS = (
            _TEST_ONNX, "onnx_int8", _ORT, needs=("--calibration",)),
     Target("export/model.om", _OPTIMIZED, ("om/pb_2_om.sh {parent} {x}",),
            ("om/image2bin.py {bin} {x}.inputs --model {x}", "om/om_eval.sh {x} {x}.inputs {x}.outputs",
-            "om/calculate_om_acc.py {x}.outputs {bin} --model {x} {far}"), "om", "Ascend, msame",
+            "om/calculate_om_acc.py {x}.outputs {bin} --model {x} {far}"), "om", executors.MSAME,
            ran_on="not run", needs=("atc", "msame", "a .bin")),
     Target("export/model.kmodel", _FLOAT, ("k210/tflite_2_kmodel.py {parent} {calibration} --out {x}",),
            ("tflite_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.float.json",
             "k210/kmodel_test.py {x} --valid {bin} --pairs 600 {far}"),  # half a second a face in the simulator
-           "kmodel", "nncase 1.9, simulator", ran_on="simulator", eats=Io(dtype="uint8", layout="nchw"),
+           "kmodel", executors.NNCASE, ran_on="simulator", eats=Io(dtype="uint8", layout="nchw"),
            min_cosine=0.985, environment="k210", needs=("--calibration", "a .bin"),
            fits=("k210/check_k210.py {parent}",), against="{x}.float.json"),
     Target(_PLANES, _OPTIMIZED, ("pb_2_onnx.py {parent} --layout nchw --batch 1 --out {x}",), _TEST_ONNX, "onnx", _ORT,
            eats=_RAW_PLANES, min_cosine=0.99999, environment="ncnn"),
-    Target("export/model_float.param", _PLANES, (f"{_NCNN} float",), _TEST_NCNN, "ncnn_float", "ncnn, CPU",
+    Target("export/model_float.param", _PLANES, (f"{_NCNN} float",), _TEST_NCNN, "ncnn_float", executors.NCNN,
            eats=_RAW_PLANES, min_cosine=0.9999, environment="ncnn"),
-    Target("export/model_fp16.param", _PLANES, (f"{_NCNN} fp16",), _TEST_NCNN, "ncnn_fp16", "ncnn, CPU",
+    Target("export/model_fp16.param", _PLANES, (f"{_NCNN} fp16",), _TEST_NCNN, "ncnn_fp16", executors.NCNN,
            eats=_RAW_PLANES, min_cosine=0.9995, environment="ncnn"),
 )  # fmt: skip
 

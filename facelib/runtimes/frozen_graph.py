@@ -14,6 +14,7 @@ from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError, short_name
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
+from facelib.runtimes import executors
 from facelib.runtimes.function_calls import inline_calls
 from facelib.runtimes.phase import fix_phase, node_of, truth_of
 from facelib.runtimes.pure_ops import check_ops
@@ -34,7 +35,7 @@ class GraphEmbedder(RuntimeEmbedder):
         batch_size: most images in one call.
     """
 
-    executor = "TensorFlow"
+    executor = executors.TENSORFLOW
 
     def __init__(self, path: Path, io: Io, threads: int | None = None, batch_size: int = BATCH_SIZE):
         quiet_tensorflow()

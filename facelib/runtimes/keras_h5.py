@@ -15,6 +15,7 @@ from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError, short_name
 from facelib.files import require_file, write_bytes
 from facelib.model_input import Io
+from facelib.runtimes import executors
 from facelib.runtimes.declared_size import check_declared
 from facelib.runtimes.h5_check import check_h5, is_vouched
 from facelib.tensorflow_env import quiet_tensorflow
@@ -35,7 +36,7 @@ class KerasEmbedder(RuntimeEmbedder):
         threads: TensorFlow threads; only the first model of a process can set them.
     """
 
-    executor = "Keras, TensorFlow"
+    executor = executors.KERAS
 
     def __init__(self, model, io: Io | None = None, *, batch_size: int = BATCH_SIZE, threads: int | None = None):
         import tensorflow as tf

@@ -11,6 +11,7 @@ from pathlib import Path
 from facelib.errors import FaceError
 from facelib.files import require_file, scripts_folder
 from facelib.model_input import Io
+from facelib.runtimes import executors
 from facelib.runtimes.array_worker import WorkerEmbedder, serve_command
 
 K210_DIR = scripts_folder() / "k210"
@@ -27,7 +28,7 @@ class KmodelEmbedder(WorkerEmbedder):
         threads: number of processes.
     """
 
-    executor = "nncase 1.9, simulator"
+    executor = executors.NNCASE
 
     def __init__(self, path: Path, io: Io, threads: int = 1):
         path = require_file(path, "kmodel")

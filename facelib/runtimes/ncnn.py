@@ -7,6 +7,7 @@ from pathlib import Path
 from facelib.errors import FaceError
 from facelib.files import require_file, scripts_folder, sha256_of
 from facelib.model_input import Io
+from facelib.runtimes import executors
 from facelib.runtimes.array_worker import WorkerEmbedder, environment_python, serve_command
 from facelib.sidecar import read_sidecar
 
@@ -27,7 +28,7 @@ class NcnnEmbedder(WorkerEmbedder):
         size_bytes: of both files.
     """
 
-    executor = "ncnn, float32"
+    executor = executors.NCNN
 
     def __init__(self, path: Path, io: Io, threads: int = 1):
         with open(require_file(path, "ncnn model"), "rb") as file:

@@ -11,6 +11,7 @@ from facelib.embedder import BATCH_SIZE, RuntimeEmbedder
 from facelib.errors import FaceError, short_name
 from facelib.files import require_file
 from facelib.model_input import Io
+from facelib.runtimes import executors
 
 MAX_LISTED = 5
 
@@ -29,7 +30,7 @@ class OnnxEmbedder(RuntimeEmbedder):
         model: the content of a model that was made from the file at `path`.
     """
 
-    executor = "ONNX Runtime, CPU"
+    executor = executors.ONNX_RUNTIME
 
     def __init__(
         self, path: Path, io: Io, threads: int = 1, batch_size: int = BATCH_SIZE, *, model: bytes | None = None

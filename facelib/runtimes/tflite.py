@@ -12,16 +12,14 @@ from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError, short_name
 from facelib.files import require_file
 from facelib.model_input import Io
+from facelib.runtimes import executors
 from facelib.runtimes.frozen_graph import layer_of
 from facelib.runtimes.tflite_check import check_tflite, enumeration
 from facelib.tensorflow_env import quiet_stderr
 
 MAX_LISTED = 5
 MAGIC = b"TFL3"  # bytes 4..8 of a .tflite
-KERNELS = {  # of LiteRT: name for the report
-    "xnnpack": "LiteRT, XNNPACK",
-    "reference": "LiteRT, reference kernels",  # plain C++, as TFLite Micro has them
-}
+KERNELS = {"xnnpack": executors.XNNPACK, "reference": executors.LITERT_REFERENCE}  # of LiteRT: name for the report
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from facelib.files import scripts_folder
 from facelib.model_input import Io
+from facelib.runtimes import executors
 from facelib.runtimes.array_worker import WorkerEmbedder, environment_python, serve_command
 from facelib.runtimes.tflite import Lite
 
@@ -30,7 +31,7 @@ class TflmEmbedder(WorkerEmbedder):
             tail what the interpreter keeps for each tensor and layer; flash is the file.
     """
 
-    executor = "TFLite Micro, reference kernels"
+    executor = executors.TFLITE_MICRO
 
     def __init__(self, path: Path, io: Io, threads: int = 1):
         python = environment_python("mcu", "TFLite Micro")

@@ -118,7 +118,7 @@ def test_an_ncnn_model_is_tested_like_every_artefact(room, stand_in, capsys):
     report = json.loads((room / "model_fp16.param.report.json").read_text())
     assert (report["kind"], report["executor"], report["mean_cosine"]) == (
         "ncnn_fp16",
-        "ncnn, float32",
+        "ncnn, CPU",
         pytest.approx(1),
     )
     assert report["size_bytes"] == sum((room / f"model_fp16.{end}").stat().st_size for end in ("param", "bin"))

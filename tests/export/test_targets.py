@@ -1,10 +1,16 @@
 """The list of targets: parents first, scripts that exist, environments that make knows, and the page made from it."""
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
 
+import facelib.runtimes
+from facelib.embedder import RuntimeEmbedder
 from facelib.export.targets import TARGETS, environment_folder, file_order, min_cosine_of
+from facelib.runtimes import executors
+from facelib.runtimes.tflite import KERNELS
 from tests.helpers.target_table import PAGE, render_page
 
 ROOT = Path(__file__).parents[2]
@@ -51,3 +57,15 @@ def test_the_page_is_made_from_the_list():
 
     assert text == render_page(text), "run: python -m tests.helpers.target_table"
     assert "| model_int8.tflite " in text
+
+
+def test_an_executor_has_one_name_in_reports_and_in_the_list():
+    named = {value for name, value in vars(executors).items() if name.isupper()}
+    said = set(KERNELS.values()) | {executors.MSAME}
+    for module in pkgutil.iter_modules(facelib.runtimes.__path__):
+        for each in vars(importlib.import_module(f"facelib.runtimes.{module.name}")).values():
+            is_runtime = isinstance(each, type) and issubclass(each, RuntimeEmbedder)
+            said |= {each.executor} if is_runtime and each.executor else set()
+
+    assert said <= named
+    assert {target.executor for target in TARGETS} == said - {executors.LITERT_REFERENCE}

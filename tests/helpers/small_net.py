@@ -6,10 +6,16 @@ from facelib.data.synthetic.faces import synthetic_face
 
 
 def small_graph():
-    """A frozen GraphDef: raw RGB pixels `input_1`, scaled inside, -> `embeddings` [N, 24]. Needs TensorFlow."""
+    """`small_model` as a frozen GraphDef. Needs TensorFlow."""
+    from facelib.export.freeze import freeze
+
+    return freeze(small_model())
+
+
+def small_model():
+    """A Keras model: raw RGB pixels `input_1`, scaled inside, -> `embeddings` [N, 24]."""
     import keras
 
-    from facelib.export.freeze import freeze
     from facelib.models.layers import PixelScale
 
     keras.utils.set_random_seed(3)
@@ -18,7 +24,7 @@ def small_graph():
     x = keras.layers.Conv2D(12, 4, 4, activation="relu6", name="conv")(x)
     x = keras.layers.Conv2D(8, 4, 4, activation="relu6", name="conv2")(x)
     x = keras.layers.Dense(24, use_bias=False, name="dense")(keras.layers.Flatten(name="flat")(x))
-    return freeze(keras.Model(inputs, keras.layers.Activation("linear", name="embeddings")(x), name="small"))
+    return keras.Model(inputs, keras.layers.Activation("linear", name="embeddings")(x), name="small")
 
 
 def faces_of(num_faces, photo=0):

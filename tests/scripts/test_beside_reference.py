@@ -111,6 +111,6 @@ def test_the_time_of_the_reference_is_not_counted(faces, monkeypatch):
             return pixels[:, ::28, ::28, 0] - 100.0
 
     images = load_bin(faces).images[:12]
-    embedded = embed_images(BesideReference(Slow(1.0), Slow(10.0)), images, where="toy", threads=1)
+    embedded = embed_images(BesideReference(Slow(1.0), lambda: Slow(10.0)), images, where="toy", threads=1)
 
     assert embedded.seconds == 1.0  # the first call, which warms up, is outside the clock

@@ -1,0 +1,14 @@
+"""What runs an artefact, runtime and kernels, as reports and the list of targets name it. Each name stands here once.
+
+Figures hold for the executor named: kernels differ among themselves (docs/targets.md).
+"""
+
+KERAS = "Keras, TensorFlow"  # on a CPU or a GPU
+TENSORFLOW = "TensorFlow"
+XNNPACK = "LiteRT, XNNPACK"
+LITERT_REFERENCE = "LiteRT, reference kernels"  # plain C++, as TFLite Micro has them
+TFLITE_MICRO = "TFLite Micro, reference kernels"
+ONNX_RUNTIME = "ONNX Runtime, CPU"
+NNCASE = "nncase 1.9, simulator"
+NCNN = "ncnn, CPU"  # in float32, whatever type the weights have
+MSAME = "Ascend, msame"
