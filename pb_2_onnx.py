@@ -38,7 +38,7 @@ from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation, without_scaling
 from facelib.export.int8_graph import without_fake_quant
-from facelib.export.onnx.convert import OPSETS, OnnxOptions, graph_to_onnx
+from facelib.export.onnx.convert import OPSETS, OnnxOptions, describe_tensors, graph_to_onnx
 from facelib.export.onnx.int8 import FIRST_PER_CHANNEL, quantise_onnx
 from facelib.export.parity import check_parity, parity_faces
 from facelib.export.pixel_check import check_pixels
@@ -131,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_unchanged(args.model, sha256)
     write_bytes(out, model)
     keep_flags(args.model, "h5" if is_h5 else "frozen_pb", flags, sidecar)
-    write_sidecar(out, kind=kind, made_from=args.model, io=io, parity=parity_record(cosines), **record)
+    record = {"parity": parity_record(cosines), "tensors": describe_tensors(model), **record}
+    write_sidecar(out, kind=kind, made_from=args.model, io=io, **record)
     print(f"input {io.input}: {describe_input(io, args.batch)}")
     on = "faces" if crops is None else "crops"
     print(f"cosine to the graph on {len(cosines)} {on}: worst {cosines.min():.7f}, mean {cosines.mean():.7f}")

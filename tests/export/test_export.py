@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 import h5_2_pb
 import import_model
@@ -22,7 +23,7 @@ from facelib.data.verification.bins import write_bin
 from facelib.errors import FaceError
 from facelib.export import optimize
 from facelib.files import sha256_of
-from facelib.model_input import Io
+from facelib.model_input import TEMPLATE_POINTS, Io
 from facelib.runtimes.frozen_graph import GraphEmbedder, load_graph
 from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.runtimes.tflite import Lite, TfliteEmbedder
@@ -104,6 +105,27 @@ def test_export_keeps_the_embedding(chain, name, embedder, min_cosine):
     np.testing.assert_array_equal(chain.faces, before)
     np.testing.assert_allclose(embed(chain.faces[2:3]), vectors[2:3], atol=1e-5)  # alone or in a batch
     assert embed.embedding_size == EMBEDDING_SIZE and embed.name == name
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in CONTRACT])
+def test_the_sidecar_says_what_who_has_only_the_file_needs(chain, name):
+    said = read_sidecar(chain.export / name).rest
+
+    assert said["comparison"] == {"normalise": True, "distance": "squared L2"}
+    assert said["io"]["pixels"] == "raw" and said["pixel_range"] == [0, 255]
+    assert said["pixel_scaling"] == {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    assert said["template_points"] == list(TEMPLATE_POINTS) and len(said["template"]) == len(TEMPLATE_POINTS)
+    if not name.endswith(".tflite"):
+        assert {said["io"]["input"], said["io"]["output"]} <= {
+            node.name for node in load_graph(chain.export / name).node
+        }
+        return
+    interpreter = Interpreter(str(chain.export / name))
+    for side, (details,) in (("input", interpreter.get_input_details()), ("output", interpreter.get_output_details())):
+        tensor = said["tensors"][side]
+        assert (tensor["name"], tensor["dtype"]) == (details["name"], np.dtype(details["dtype"]).name)
+        assert (tensor["scale"], tensor["zero_point"]) == details["quantization"]
+        assert (tensor["scale"] > 0) == (tensor["dtype"] != "float32")
 
 
 def test_the_faces_have_different_embeddings(chain):

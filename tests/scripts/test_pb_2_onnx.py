@@ -328,6 +328,12 @@ def test_int8_has_scales_per_channel_and_the_embeddings_of_the_graph(exported, f
     per_channel = [node for node in graph.graph.node if node.op_type == "DequantizeLinear"
                    and weights[node.input[1]].shape == (16,)]  # fmt: skip
     assert per_channel and "cosine to the graph on 12 crops" in capsys.readouterr().out
+    session, tensors = onnxruntime.InferenceSession(path), sidecar.rest["tensors"]
+    for side, (tensor,) in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        shape = [size if isinstance(size, int) else -1 for size in tensor.shape]
+        assert (tensors[side]["name"], tensors[side]["shape"]) == (tensor.name, shape)
+        assert (tensors[side]["dtype"], tensors[side]["scale"]) == ("float32", 0)
+    assert sidecar.rest["comparison"]["distance"] == "squared L2" and len(sidecar.rest["template_points"]) == 5
 
 
 def test_int8_computes_nearly_what_float_computes():

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation, without_scaling
 from facelib.export.int8_graph import without_fake_quant
-from facelib.export.onnx.convert import OnnxOptions, graph_to_onnx
+from facelib.export.onnx.convert import OnnxOptions, describe_tensors, graph_to_onnx
 from facelib.export.optimize import optimize
 from facelib.export.parity import check_parity
 from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
@@ -51,9 +50,13 @@ def write_models(graph_file: Path, io: Io, folder: Path, faces: np.ndarray, expe
     }
     for name, (model, form) in contents.items():
         path, is_tflite = folder / name, name.endswith(".tflite")
-        path.write_bytes(model if is_tflite else model.SerializeToString())
+        data = model if is_tflite else model.SerializeToString()
+        path.write_bytes(data)
         kind, embed = "tflite_float" if is_tflite else "onnx", open_embedder(path, form, 1).raw
         cosines = check_parity(f"'{name}' and '{graph_file}'", kind, embed, lambda _: expected, faces)
-        tensors: dict[str, Any] = {"tensors": Lite(path).describe_tensors()} if is_tflite else {}
-        write_sidecar(path, kind=kind, made_from=graph_file, io=form, parity=parity_record(cosines), **tensors)
+        record = {
+            "parity": parity_record(cosines),
+            "tensors": Lite(path).describe_tensors() if is_tflite else describe_tensors(data),
+        }
+        write_sidecar(path, kind=kind, made_from=graph_file, io=form, **record)
     return {name: form for name, (_, form) in contents.items()}

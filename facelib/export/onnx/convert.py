@@ -74,6 +74,20 @@ def graph_to_onnx(
     return model
 
 
+def describe_tensors(model: bytes) -> dict[str, dict[str, Any]]:
+    """The `tensors` of a sidecar: name, shape (-1 for any number of faces) and dtype of the input and the output."""
+    import onnx
+
+    graph = onnx.load_from_string(model).graph
+    found = {}
+    for side, value in (("input", graph.input[0]), ("output", graph.output[0])):
+        kind = value.type.tensor_type
+        shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+        found[side] = {"name": value.name, "shape": shape, "dtype": dtype, "scale": 0.0, "zero_point": 0}
+    return found
+
+
 @dataclass
 class _Builder:
     """Walks from the output to the input, so that only nodes that the output needs are written.
