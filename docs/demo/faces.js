@@ -10,7 +10,7 @@
 export const SIZE = 112; // pixels, of the crop
 const MIN_FACE = 20, SEARCH_SIDE = 1024; // pixels: the smallest face, in photos of up to this size
 const FINE_SIDE = 2048; // pixels: the same for the searches that follow if no face was found
-const SURE = 0.8; // a search that found a face with this score is the last one
+const SURE_LOGIT = 10; // of the network of the five points: a face that was taken upside down has less
 const VIEW = 128; // pixels: side of BlazeFace's input
 const SMALLEST_IN_VIEW = VIEW / 8; // pixels: the smallest face that BlazeFace finds
 const STEP = 2 / 3; // of a square, at most, from one square to the next
@@ -87,37 +87,36 @@ function pixelsAt(canvas, x, y, width, height) {
 /**
  * The faces of a photo: the usual search, then, if it found none for sure, one for rotated and one for smaller faces.
  *
- * @returns [{box, points, score}] in pixels of the photo. box: x and y of the centre, width, height; points: five
+ * @returns [{box, points, score}] in pixels of the photo. box: x and y of the centre, width, height; points: five;
+ *     score: of BlazeFace, and 1 more if the network of the five points is sure
  */
 async function findFaces(photo, width, height, detector, target) {
   const [usual, fine] = [SEARCH_SIDE, FINE_SIDE].map((side) => MIN_FACE * Math.max(1, Math.max(width, height) / side));
-  const boxes = [];
-  let faces = [];
+  const faces = [];
   for (const [minFace, isTurned] of [[usual, false], [usual, true], ...(fine < usual ? [[fine, false]] : [])]) {
     if (Math.min(width, height) < minFace) continue;
-    boxes.push(...await search(photo, width, height, minFace, isTurned, detector.boxes));
-    faces = [];
-    for (const { points, score } of distinct([...boxes])) {
+    const boxes = await search(photo, width, height, minFace, isTurned, detector.boxes);
+    for (const { points, score } of distinct(boxes)) {
       const face = await faceNear(photo, points, target, detector.points);
-      if (face) faces.push({ ...face, score });
+      if (face) faces.push({ ...face, score: score + face.isSure });
     }
-    faces = distinct(faces);
-    if (faces.length && faces[0].score >= SURE) break;
+    if (faces.some(({ isSure }) => isSure)) break;
   }
-  return faces;
+  return distinct(faces);
 }
 
-/** The face with these eyes and this mouth: its upright square and its five points; null if there is none. */
+/** The face with these eyes and this mouth: its upright square, its five points, and whether they are sure; or null. */
 async function faceNear(photo, eyesAndMouth, target, net) {
   const mouth = [0, 1].map((k) => (target[3][k] + target[4][k]) / 2);
   const about = applyInverse(similarity(eyesAndMouth, [target[0], target[1], mouth]), target);
   const first = await refine(photo, about, target, net, false);
-  const points = first && await refine(photo, first, target, net, true);
-  if (!points) return null;
+  const second = first && await refine(photo, first.points, target, net, true);
+  if (!second) return null;
+  const { points } = second;
   const transform = similarity(points, target);
   const [centre] = applyInverse(transform, [VIEW_CENTRE.map((value) => value + 0.5)]);
   const side = FACE_SIDE / Math.hypot(transform[0], transform[1]);
-  return { box: [...centre, side, side], points };
+  return { box: [...centre, side, side], points, isSure: second.presence >= SURE_LOGIT };
 }
 
 /**
@@ -243,7 +242,7 @@ function distinct(faces) {
 }
 
 /**
- * The five points of the face near `points`, in pixels of the photo; null if there is no face.
+ * The five points of the face near `points`, in pixels of the photo, and the logit that it is one; null if it is none.
  *
  * @param {boolean} mirror whether to average with the points of the mirrored face, and to shift to InsightFace's crops
  */
@@ -262,7 +261,7 @@ async function refine(photo, points, target, net, mirror) {
       return [(x + POINTS_VIEW - u) / 2 + SHIFT_X * scale, (y + v) / 2];
     });
   }
-  return applyInverse(transform, found);
+  return { points: applyInverse(transform, found), presence: seen.presence[0] };
 }
 
 /** [x, y, x, y, ...] -> [[x, y], [x, y], ...] */

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelib.alignment.face_boxes import FACE_POINTS, DetectorNet, FaceBox, FaceSearch, distinct, probability
+from facelib.alignment.face_boxes import FACE_POINTS, DetectorNet, FaceBox, FaceSearch, distinct
 from facelib.alignment.similarity import apply_inverse, cut_square, similarity_transform
 from facelib.model_input import TEMPLATE_112
 
 SEARCH_SIDE = 1024  # pixels: in a photo with a longer side, the smallest face grows with the photo, to bound the time
 FINE_SIDE = 2048  # pixels: the same for the search that follows if no face was found
 MIN_FACE = 20  # pixels: the smallest face in a photo of up to SEARCH_SIDE pixels
-SURE = 0.8  # a search that found a face with this score is the last one
-MIN_PRESENCE = 0.5  # MediaPipe's: probability that the network of the five points sees a face
+MIN_PRESENCE = 0.0  # MediaPipe's: logit of the network of the five points that it sees a face
+SURE_PRESENCE = 10.0  # faces of LFW have 13.8 and more, those that BlazeFace takes upside down 7.2 and less
 
 TEMPLATE = np.array(TEMPLATE_112)
 EYES_AND_MOUTH = np.array([TEMPLATE[0], TEMPLATE[1], TEMPLATE[3:].mean(axis=0)])  # those of `FaceBox`, on the template
@@ -41,11 +41,13 @@ class Face:
         points: float64 [5, 2], (x, y) in pixels, in the template's order: left eye, right eye, nose, left and right
             mouth corner. Left and right are those of the picture, with the face upright.
         score: 0 to 1.
+        is_sure: whether the network of the five points is sure; if not, the face may be upside down, or be none.
     """
 
     box: tuple[float, float, float, float]
     points: np.ndarray
     score: float
+    is_sure: bool = True
 
 
 class FaceDetector:
@@ -53,7 +55,7 @@ class FaceDetector:
 
     The first search finds upright faces, rotated by up to 45 degrees, from 20 pixels or, in photos of more than 1024
     pixels, from 2 % of the longer side; and faces of any rotation that fill a tenth of the photo. If it finds none, or
-    none with a sure score, two more searches follow: for faces of this size in any rotation; and, in photos of more
+    none for sure, two more searches follow: for faces of this size in any rotation; and, in photos of more
     than 1024 pixels, for upright faces from 1 % of the longer side.
 
     Raises:
@@ -65,22 +67,21 @@ class FaceDetector:
         self._points = DetectorNet(FACE_POINTS, ("points", "presence"))
 
     def detect(self, photo: np.ndarray) -> list[Face]:
-        """All faces in a photo, the best score first; an empty list if there is none.
+        """All faces in a photo, sure ones first, then by score; an empty list if there is none.
 
         Args:
             photo: uint8 [H, W, 3] RGB.
         """
         faces: list[Face] = []
-        boxes: list[FaceBox] = []
-        for more in self._searches(photo):
-            boxes += more
-            faces = self._faces(photo, boxes)
-            if faces and faces[0].score >= SURE:
+        for boxes in self._searches(photo):
+            faces += self._faces(photo, boxes)
+            if any(face.is_sure for face in faces):
                 break
-        return faces
+        kept = distinct([face.box for face in faces], [face.score + face.is_sure for face in faces])
+        return [faces[i] for i in kept]
 
     def _searches(self, photo: np.ndarray) -> Iterator[list[FaceBox]]:
-        """Yields the boxes of one search after the other; each takes longer than the one before."""
+        """Yields the boxes of one search after the other."""
         usual, fine = (MIN_FACE * max(1.0, max(photo.shape[:2]) / side) for side in (SEARCH_SIDE, FINE_SIDE))
         if min(photo.shape[:2]) >= usual:
             yield self._search(photo, usual)
@@ -89,19 +90,19 @@ class FaceDetector:
             yield self._search(photo, fine)
 
     def _faces(self, photo: np.ndarray, boxes: list[FaceBox]) -> list[Face]:
-        """The faces in these boxes, each once, the best score first."""
+        """The faces in the boxes of one search. One face may be found several times."""
         faces = []
         for i in distinct([found.box for found in boxes], [found.score for found in boxes]):
             transform = similarity_transform(boxes[i].points, EYES_AND_MOUTH)
-            points = self._refine(photo, apply_inverse(transform, TEMPLATE))
-            if points is not None:  # a second time, because the place of the face is now known better
-                points = self._refine(photo, points, mirror=True)
-            if points is not None:
-                faces.append(Face(face_square(points), points, boxes[i].score))
-        return [faces[i] for i in distinct([face.box for face in faces], [face.score for face in faces])]
+            points, presence = self._refine(photo, apply_inverse(transform, TEMPLATE))
+            if presence >= MIN_PRESENCE:  # a second time, because the place of the face is now known better
+                points, presence = self._refine(photo, points, mirror=True)
+            if presence >= MIN_PRESENCE:
+                faces.append(Face(face_square(points), points, boxes[i].score, presence >= SURE_PRESENCE))
+        return faces
 
-    def _refine(self, photo: np.ndarray, points: np.ndarray, mirror: bool = False) -> np.ndarray | None:
-        """The five points of the face near `points`; None if there is no face.
+    def _refine(self, photo: np.ndarray, points: np.ndarray, mirror: bool = False) -> tuple[np.ndarray, float]:
+        """The five points of the face near `points`, and the logit that there is a face.
 
         Args:
             photo: uint8 [H, W, 3] RGB.
@@ -110,14 +111,12 @@ class FaceDetector:
         """
         view = cut_square(photo, points, VIEW_TEMPLATE, POINTS_VIEW).astype(np.float32) / 255.0
         seen, presence = self._points(view)
-        if probability(presence.item()) < MIN_PRESENCE:
-            return None
         found = seen.reshape(5, 2).astype(np.float64)
         if mirror:
             x, y = self._points(view[:, ::-1])[0].reshape(5, 2)[MIRRORED].T
             shift = SHIFT_X * POINTS_VIEW / VIEW_SIDE
             found = (found + np.column_stack([POINTS_VIEW - x, y])) / 2 + (shift, 0.0)
-        return apply_inverse(similarity_transform(points, VIEW_TEMPLATE), found - 0.5)
+        return apply_inverse(similarity_transform(points, VIEW_TEMPLATE), found - 0.5), presence.item()
 
 
 def face_square(points: np.ndarray) -> tuple[float, float, float, float]:

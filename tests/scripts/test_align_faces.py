@@ -138,6 +138,21 @@ def test_rotated_photos_give_the_landmarks_of_the_upright_ones():
             assert np.abs(found - (points @ rotation[:, :2].T + rotation[:, 2])).max() < 6, (path.name, degrees)
 
 
+@needs_photos
+@pytest.mark.parametrize("degrees", [90, 180])
+def test_small_faces_of_rotated_photos_are_not_taken_upside_down(degrees):
+    """Every thirtieth photo, reduced to a fraction of another one. BlazeFace alone takes many faces upside down."""
+    detector = FaceDetector()
+    for path in sorted(PHOTOS.rglob("*.jpg"))[::30]:
+        photo = read(path)
+        points = rank_faces(detector.detect(photo), photo.shape[:2])[0].points
+        turn = np.add(cv2.getRotationMatrix2D((49.5, 49.5), degrees, 1.0), [[0, 0, 250], [0, 0, 250]])
+        small = cv2.resize(photo, (100, 100), interpolation=cv2.INTER_AREA)
+        found = detector.detect(cv2.warpAffine(small, turn, (600, 600), flags=cv2.INTER_CUBIC))
+        expected = ((points + 0.5) * 0.4 - 0.5) @ turn[:, :2].T + turn[:, 2]
+        assert found[0].is_sure and np.abs(rank_faces(found, (600, 600))[0].points - expected).max() < 6, path.name
+
+
 def test_synthetic_faces_are_cut_out_and_nothing_but_the_summary_is_printed(tmp_path):
     for identity in (1, 3):
         photo = np.full((260, 300, 3), 120, np.uint8)
