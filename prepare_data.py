@@ -7,6 +7,8 @@
     python prepare_data.py SOURCE s3://BUCKET/NAME           the same in object storage; pip install s3fs (gs://: gcsfs)
     python prepare_data.py SOURCE OUT --shard 2/8            host 2 of 8 writes its part, OUT.part-2-of-8
     python prepare_data.py merge OUT                         the parts become OUT, the same bytes as of one host
+    python prepare_data.py SOURCE OUT --hold-out 100         100 identities into OUT-held-out, for make_bin.py
+    python prepare_data.py SOURCE OUT --leave-out lfw.bin --model X     without the people of a verification set
 
 The image bytes are kept as they are. A finished conversion is not repeated. A conversion that is stopped leaves no
 half-written output.
@@ -16,13 +18,25 @@ import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without
 
 # isort: split
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facelib.cli import DEFAULT_VALID, add_encoding_flag, print_next, print_notes, run_cli, script_parser
 from facelib.errors import FaceError
 from facelib.wording import command, counted
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from facelib.data.conversion.held_out import LeaveOut
+    from facelib.data.readers.sources import Source
+    from facelib.model_input import Io
+
+SAMPLE_OF_IDENTITY = 5  # faces of an identity that --model looks at
+SHOWN_NAMES = 20  # of identities that are left out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,12 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(argv: list[str]) -> int:
     """SOURCE OUT: converts, and prints the result and the next command."""
     args = _parse_prepare(argv)
+    from facelib.data.conversion.held_out import held_out_path
     from facelib.data.conversion.job import convert, convert_to_storage
     from facelib.data.conversion.shards_done import convert_part, parse_part
     from facelib.data.storage import StoredPath
 
     options = vars(args).copy()
-    source, out, shard = (options.pop(name) for name in ("source", "out", "shard"))
+    source, out, shard, model = (options.pop(name) for name in ("source", "out", "shard", "model"))
+    if args.hold_out is not None and (isinstance(out, StoredPath) or shard is not None):
+        raise FaceError(
+            "--hold-out writes folders beside OUT, on one host. Hold out first, into a folder OUT; then convert again "
+            "with --leave-out and the .bin of these folders."
+        )
+    if model and not args.leave_out:
+        raise FaceError(f"--model finds the people of --leave-out. Received: --model {model} without --leave-out.")
+    options["leave_out"] = leave_out_of(args) if args.leave_out else None
     if isinstance(out, StoredPath):
         if shard is not None:
             raise FaceError(
@@ -50,6 +73,8 @@ def prepare(argv: list[str]) -> int:
     part = parse_part(shard) if shard is not None else None
     done = convert_part(source, out, *part, **options) if part else convert(source, out, **options)
     _report(done, valid_of(source))
+    if args.hold_out is not None:
+        print_held_out(held_out_path(out), args.hold_out)
     if done.out != out:
         print(f"next: the other parts, then {command('python', 'prepare_data.py', 'merge', out)}")
     return 0
@@ -65,6 +90,73 @@ def merge(argv: list[str]) -> int:
 
     _report(merge_parts(args.out, args.progress))
     return 0
+
+
+def print_held_out(folder: Path, count: int) -> None:
+    """Says where the held-out identities are, and how a verification set is made of them."""
+    print(f"held out: {counted(count, 'identity', 'identities')} in {folder}")
+    print_next("python", "make_bin.py", folder, DEFAULT_VALID / f"{folder.name}.bin")
+
+
+def leave_out_of(args: argparse.Namespace) -> "LeaveOut":
+    """The identities of SOURCE that --leave-out names."""
+    from facelib.data.conversion.held_out import LeaveOut
+    from facelib.files import require_file, sha256_of
+    from facelib.sidecar import check_sidecar
+
+    described = {"sha256": sha256_of(require_file(args.leave_out, "verification set")), "model": None}
+    sidecar = None
+    if args.model:
+        described["model"] = sha256_of(require_file(args.model, "model"))
+        sidecar = check_sidecar(args.model)
+        if sidecar is None:
+            raise FaceError(
+                f"--model needs a sidecar that says how it is fed. '{args.model}' has none: find the people with "
+                "tools/check_overlap.py, which takes --color, --pixels and --layout."
+            )
+    return LeaveOut(described, lambda source: shared_people(source, args, sidecar.io if sidecar else None))
+
+
+def shared_people(source: "Source", args: argparse.Namespace, io: "Io | None") -> "np.ndarray":
+    """The identities of `source` that are in the verification set, int64 labels; prints how they were found.
+
+    Those with an image that the set has byte for byte; with --model also those whose mean embedding is nearer to an
+    image of the set than one pair of strangers is expected to come by chance.
+
+    Args:
+        source: labelled faces.
+        args: of the command.
+        io: how the model is fed; None without a model.
+    """
+    import numpy as np
+
+    from facelib.data.curation.overlap import Chance, find_hits, open_verification, sample_records
+    from facelib.data.curation.same_images import KnownImages, find_same
+
+    valid, name = open_verification(args.leave_out), args.leave_out.name
+    known = KnownImages({name: map(valid.read, range(len(valid)))})
+    same = np.unique(source.labels[find_same(source, known, args.progress)])
+    print_people(source, same, f"with images that are in {name} byte for byte")
+    if io is None:
+        return same
+    from facelib.recognition.set_vectors import embed_sets
+    from facelib.runtimes.open_embedder import open_embedder
+
+    embedder = open_embedder(args.model, io, os.cpu_count() or 1)
+    sample = sample_records(source.labels, SAMPLE_OF_IDENTITY, args.seed)
+    centres, images, _ = embed_sets(source, source.labels, sample, valid, embedder, False, bad=[])
+    distance = Chance(centres.vectors, images, args.seed).distance_for(1.0)
+    near = np.unique(centres.labels[find_hits(centres.vectors, images, distance).centres])
+    print_people(source, near, f"within distance {distance:.4f} of an image of {name}, about one of them by chance")
+    return np.union1d(same, near)
+
+
+def print_people(source: "Source", labels: "np.ndarray", why: str) -> None:
+    """Says which identities are left out."""
+    names = [source.class_names[label] for label in labels[:SHOWN_NAMES].tolist()]
+    if len(labels) > SHOWN_NAMES:
+        names.append(f"{len(labels) - SHOWN_NAMES:,} more")
+    print(f"left out: {counted(len(labels), 'identity', 'identities')} {why}{': ' * bool(names)}{', '.join(names)}")
 
 
 def valid_of(source: Path) -> Path:
@@ -175,6 +267,20 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
         metavar="I/N",
         help="write part I of N, on host I of N; when all are written, run: prepare_data.py merge OUT",
     )
+    parser.add_argument(
+        "--hold-out",
+        type=int,
+        metavar="N",
+        help="write N identities into the folder OUT-held-out in place of OUT, a choice by --seed",
+    )
+    parser.add_argument(
+        "--leave-out",
+        type=Path,
+        metavar="BIN",
+        help="leave out the identities of a verification set: those with the same image bytes, and with --model those "
+        "whose faces are of one person",
+    )
+    parser.add_argument("--model", type=Path, metavar="X", help="a face model with a sidecar, for --leave-out")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     add_encoding_flag(parser)
     return parser.parse_args(argv)

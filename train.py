@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{len(sets)} verification set{'s' * (len(sets) != 1)}; {recipe.model.backbone} of "
             f"{embedder.count_params():,} parameters" + (f"; {workers.count} workers" if workers.count > 1 else "")
         )
+        print_notes(verification_notes(records, sets))
     parent = args.init_from or (Path(recipe.model.source) if recipe.model.source else None)
     data = TrainingData.of_recipe(recipe, records, size, threads)
     measured = KerasEmbedder(embedder, recipe.face_io(size))
@@ -191,6 +192,15 @@ def measured_lines(found, stage: int, num_steps: int, seconds: float) -> list[st
         f"time:   {found.seconds:.3f} s a step, {found.images_per_s:,.1f} images/s ({found.count} steps of stage "
         f"{stage}, loss {found.loss:.2f}); all {num_steps:,} steps {total}, without evaluation",
     ]
+
+
+def verification_notes(records: Records, sets: list) -> list[str]:
+    """What training and verification sets have in common; nothing is read from object storage for it."""
+    from facelib.data.curation.same_images import same_images_notes
+
+    if not isinstance(records.path, Path):
+        return []
+    return same_images_notes(records, {faces.name: faces.images for faces in (load() for load in sets)})
 
 
 def model_notes(recipe: Recipe) -> list[str]:

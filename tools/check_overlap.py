@@ -7,7 +7,8 @@ VALID: a .bin or identity folders: every distinct image is compared with every i
 
 T identities x V images at a false-accept rate f give T*V*f hits by chance: 22 thousand for 2,818 x 7,701 at 1e-3. So by
 default the threshold is the distance at which --chance-hits (1) are expected. It is computed from a normal distribution
-fitted to these comparisons. Lookalikes make a few hits more. Look at the sheet before you decide.
+fitted to these comparisons. Lookalikes make a few hits more. Look at the sheet before you decide. Images that are in
+both sets byte for byte are named too; prepare_data.py --leave-out makes a training set without these people.
 """
 
 import sys
@@ -21,8 +22,8 @@ import argparse
 import csv
 import math
 import os
-import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import StringIO
 from typing import NamedTuple
 
@@ -31,18 +32,20 @@ import numpy as np
 from facelib.alignment.photos import FaceCutter, UnusablePhotoError
 from facelib.cli import add_io_flags, choose_io, print_notes, run_cli, script_parser
 from facelib.data.curation.inspection import check_sheet_path, contact_sheet, save_png
-from facelib.data.curation.overlap import Chance, Hits, find_hits, open_verification
+from facelib.data.curation.overlap import Chance, Hits, find_hits, open_verification, sample_records
+from facelib.data.curation.same_images import KnownImages, find_same
 from facelib.data.readers.sources import Source, open_source
 from facelib.errors import BadRecord, FaceError
 from facelib.files import write_bytes
 from facelib.image_decoding import Photos, decode_or_blank
 from facelib.recognition.decision import Decision, about, decide_by
-from facelib.recognition.photo_embeddings import Centres, class_centres, embed_photos
+from facelib.recognition.photo_embeddings import Centres
+from facelib.recognition.set_vectors import embed_sets
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import check_sidecar, keep_flags, kind_of
-from facelib.unit_vectors import check_differ
-from facelib.wording import spreadsheet_cell
+from facelib.wording import command, counted, spreadsheet_cell
 
+SHOWN_NAMES = 10  # of identities with the same images
 SHOWN_ROWS = 20  # identities in the printed table and on the sheet
 SHEET_FACES = 4  # of each side in a row of the sheet
 
@@ -57,14 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     embedder = open_embedder(args.model, io, args.threads)
     sample = sample_records(source.labels, args.max_images, args.seed)
     bad: list[str] = []
-    found = list(embed_photos(valid, range(len(valid)), embedder, flip, bad=bad, desc="verification"))
-    centres = class_centres(embed_photos(source, sample, embedder, flip, bad=bad, desc="training"), source.labels)
-    if not found or not len(centres.labels):
-        side = args.valid if not found else args.train
-        raise FaceError(f"No image of '{side}' could be embedded. The last of {len(bad)} bad images: {bad[-1]}")
-    compared = Compared(source, sample, centres, valid, np.concatenate([numbers for numbers, _ in found]))
-    images = np.concatenate([vectors for _, vectors in found])
-    check_differ(np.concatenate([centres.vectors, images]), f"'{args.model}'")
+    centres, images, image_idx = embed_sets(source, source.labels, sample, valid, embedder, flip, bad)
+    compared = Compared(source, sample, centres, valid, image_idx)
     keep_flags(args.model, kind_of(args.model), io, sidecar)
     distance, expected = choose_distance(decision, centres.vectors, images, args)
     hits = find_hits(centres.vectors, images, distance)
@@ -74,8 +71,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{comparisons} = {len(centres.labels) * len(images):,} comparisons within distance {distance:.4f}")
     if expected:
         print(f"expected by chance: {expected}")
+    print_same(source, valid, args.valid.name)
     report(compared, hits, args)
     return 0
+
+
+def print_same(source: Source, valid: Photos, name: str) -> None:
+    """Says how many training images are verification images byte for byte, and of whom."""
+    same = find_same(source, KnownImages({name: readable(valid)}))
+    if len(same):
+        people = sorted({source.class_names[label] for label in source.labels[same]})
+        more = f" and {len(people) - SHOWN_NAMES:,} more" if len(people) > SHOWN_NAMES else ""
+        print(
+            f"{counted(len(same), 'training image')} of {counted(len(people), 'identity', 'identities')} "
+            f"{'is' if len(same) == 1 else 'are'} in {name} byte for byte: {', '.join(people[:SHOWN_NAMES])}{more}"
+        )
+
+
+def readable(photos: Photos) -> Iterator[bytes]:
+    """Yields the images that can be read."""
+    for i in range(len(photos)):
+        with suppress(BadRecord):
+            yield photos.read(i)
 
 
 def choose_distance(
@@ -109,16 +126,6 @@ class Compared(NamedTuple):
     valid_idx: np.ndarray
 
 
-def sample_records(labels: np.ndarray, max_images: int, seed: int) -> np.ndarray:
-    """int64, ascending: a seeded choice of at most `max_images` records of each identity."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # by identity, shuffled within
-    sorted_labels = labels[order]
-    first = np.flatnonzero(np.r_[True, sorted_labels[1:] != sorted_labels[:-1]])
-    rank = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
-    return np.sort(order[rank < max_images])
-
-
 def report(compared: Compared, hits: Hits, args: argparse.Namespace) -> None:
     """Prints the table; writes the CSV and the sheet; says what to do next."""
     if args.out:
@@ -143,10 +150,10 @@ def report(compared: Compared, hits: Hits, args: argparse.Namespace) -> None:
     if args.sheet:
         save_png(args.sheet, sheet_of(compared, hits, identities[:SHOWN_ROWS]))
         print(f"wrote {args.sheet}: training faces left, verification images right")
-    print(
-        f"next: look at {args.sheet or 'the faces (--sheet PNG)'}; to leave identities out: python prepare_data.py "
-        f"export {shlex.quote(str(args.train))} FOLDERS, remove their folders, python prepare_data.py FOLDERS OUT"
+    leave_out = command(
+        "python", "prepare_data.py", args.train, "OUT", "--leave-out", args.valid, "--model", args.model
     )
+    print(f"next: look at {args.sheet or 'the faces (--sheet PNG)'}; to leave these people out: {leave_out}")
 
 
 def csv_of(compared: Compared, hits: Hits) -> str:

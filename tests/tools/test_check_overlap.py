@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelib.data.curation.overlap import Chance, find_hits
+from facelib.data.curation.overlap import Chance, find_hits, sample_records
 from facelib.data.verification.bins import write_bin
 from facelib.errors import FaceError
 from tests.helpers.patches_onnx import write_model
@@ -75,8 +75,8 @@ def test_an_overlap_hardly_moves_what_is_learnt_about_chance():
 def test_too_few_comparisons_and_too_loose_a_threshold_are_refused(monkeypatch):
     rows = unit_rows(np.random.default_rng(0), 99, 4)
 
-    with pytest.raises(FaceError, match="10,000 comparisons"):
-        Chance(rows, rows)
+    with pytest.raises(FaceError, match="at least 20 comparisons"):
+        Chance(rows[:3], rows[:6])
     monkeypatch.setattr("facelib.data.curation.overlap.MAX_HITS", 100)
     with pytest.raises(FaceError, match="More than 100 pairs"):
         find_hits(rows, rows, 4.0)
@@ -85,12 +85,12 @@ def test_too_few_comparisons_and_too_loose_a_threshold_are_refused(monkeypatch):
 def test_the_sample_has_so_many_records_of_each_identity_and_follows_the_seed():
     labels = np.array([2, 0, 0, 2, 2, 2, 0, 5, 2])
 
-    a, b = (check_overlap.sample_records(labels, 3, seed) for seed in (0, 0))
-    others = {tuple(check_overlap.sample_records(labels, 3, seed)) for seed in range(20)}
+    a, b = (sample_records(labels, 3, seed) for seed in (0, 0))
+    others = {tuple(sample_records(labels, 3, seed)) for seed in range(20)}
 
     assert a.tolist() == b.tolist() == sorted(a.tolist()) and len(others) > 1
     assert np.bincount(labels[a]).tolist() == [3, 0, 3, 0, 0, 1]
-    assert check_overlap.sample_records(labels, 99, 0).tolist() == list(range(9))
+    assert sample_records(labels, 99, 0).tolist() == list(range(9))
 
 
 # ------------------------------------------------------------------------------------------------------- the script
@@ -186,6 +186,34 @@ def test_a_calibrated_far_says_how_many_hits_chance_gives(toy, tmp_path, capsys)
     assert "about 17 hits" in out and "3 identities" in out
 
 
+@pytest.mark.parametrize("shared", [0, 1, 4])
+def test_small_sets_are_compared_too(toy, tmp_path, capsys, shared):
+    """12 identities and 20 images, of which up to a fifth of the people are in both sets."""
+    (tmp_path / "train").mkdir()
+    for identity in range(12):
+        (tmp_path / "train" / f"p{identity:02d}").symlink_to(toy / "train" / f"p{identity:02d}")
+    people = [*range(shared), *range(2000, 2020 - shared)]
+    write_bin(tmp_path / "small.bin", [draw(person, 60) for person in people], [False] * 10)
+
+    out = run(
+        capsys, tmp_path / "train", tmp_path / "small.bin", "--model", toy / "X.onnx", *FLAGS, "--chance-hits", 0.01,
+        "--out", tmp_path / "o.csv",
+    )  # fmt: skip
+
+    assert "12 identities x 20 images = 240 comparisons" in out and "about 0.01 hits" in out
+    found = {row["identity"] for row in csv.DictReader((tmp_path / "o.csv").open())}
+    assert found == {f"p{identity:02d}" for identity in range(shared)}
+
+
+def test_images_that_are_the_same_byte_for_byte_are_named(toy, tmp_path, capsys):
+    images = [draw(3, 0), draw(3, 1), draw(40, 2), *(draw(2000 + k, 0) for k in range(17))]
+    write_bin(tmp_path / "v.bin", images, [False] * 10)
+
+    out = run(capsys, toy / "train", tmp_path / "v.bin", "--model", toy / "X.onnx", *FLAGS, "--threshold", 0.001)
+
+    assert "3 training images of 2 identities are in v.bin byte for byte: p03, p40" in out
+
+
 def test_unreadable_images_are_listed_and_left_out(toy, tmp_path, capsys):
     (tmp_path / "train").symlink_to(toy / "train")
     (tmp_path / "valid/a").mkdir(parents=True)
@@ -212,7 +240,7 @@ def test_unreadable_images_are_listed_and_left_out(toy, tmp_path, capsys):
         (["train", "v.bin", "--model", "X.onnx", "--sheet", "x.jpg"], ".png"),
         (["train", "v.bin", "--model", "X.onnx", "--out", "train"], "is a folder"),
         (["train", "v.bin", "--model", "X.onnx", "--far", "0.001"], "no calibrated threshold"),
-        (["train", "broken", "--model", "X.onnx", "--threshold", "1"], "No image of 'broken'"),
+        (["train", "broken", "--model", "X.onnx", "--threshold", "1"], "No verification image could be embedded"),
     ],
 )
 def test_bad_input_is_one_line(toy, monkeypatch, words, match):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facelib.data.conversion.held_out import LeaveOut, choose_held_out, write_held_out
 from facelib.data.conversion.two_passes import ImageChecker, Job, fill_buckets, remaining_labels, write_shards
 from facelib.data.data_dir import META, open_data_dir, write_meta
 from facelib.data.readers.open_records import open_records
@@ -84,6 +85,8 @@ def open_job(
     workers: int | None = None,
     progress: bool = True,
     encoding: str | None = None,
+    hold_out: int | None = None,
+    leave_out: LeaveOut | None = None,
 ) -> Job:
     """Opens the source and chooses its records.
 
@@ -100,15 +103,28 @@ def open_job(
         workers: threads that read and check; any number gives the same result. By default as many as cores, at least 8.
         progress: show a progress bar.
         encoding: of a list of faces; None finds it.
+        hold_out: how many identities to write into folders beside `out` in place of it, a seeded choice.
+        leave_out: identities to leave out.
     """
     options: dict[str, object] = {"shards": shards, "min_images": min_images, "max_images": max_images, "seed": seed}
     options |= {"skip_bad": skip_bad, "decode_all": decode_all, "image_size": image_size and list(image_size)}
+    options |= {"hold_out": hold_out, "leave_out": leave_out and leave_out.described}
     _check_options(shards, min_images, max_images, seed, workers)
     source = open_source(source_path, skip_bad, encoding)
     keep = select(source.labels, min_images, max_images, seed)
+    held = keep[:0]
+    if not (Path(out) / META).exists():  # else nothing will be written
+        if leave_out:
+            keep = keep[~np.isin(source.labels[keep], leave_out.find(source))]
+        if hold_out is not None:
+            is_held = np.isin(source.labels[keep], choose_held_out(source.labels[keep], hold_out, seed))
+            held, keep = keep[is_held], keep[~is_held]
+        if not len(keep):
+            raise FaceError("No identity remains: --leave-out takes all of them.")
     size = image_size or source.image_size or DEFAULT_SIZE
     check = ImageChecker(source, size, decode_all, workers or max(DEFAULT_WORKERS, os.cpu_count() or 1))
-    return make_job(source, Path(out), options, keep=keep, check=check, skip_bad=skip_bad, progress=progress)
+    job = make_job(source, Path(out), options, keep=keep, check=check, skip_bad=skip_bad, progress=progress)
+    return replace(job, held_out=held)
 
 
 def make_job(
@@ -150,6 +166,8 @@ def run_job(job: Job, files: Mapping[str, object] | None = None) -> Conversion:
     if (job.out / META).exists():
         return already_there(job.out, job.made_from)
     check_num_shards(job)
+    if len(job.held_out):
+        write_held_out(job)
     with working_folder(job.out) as folder:
         for name, value in (files or {}).items():
             write_json(folder / name, value)

@@ -1,7 +1,7 @@
 """Writes face data as identity folders of image files again."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -9,10 +9,10 @@ from tqdm import tqdm
 from facelib.data.data_dir import MAX_NAME_BYTES
 from facelib.data.readers.sources import Source
 from facelib.errors import BadRecord, FaceError, short_repr
-from facelib.files import working_folder
+from facelib.files import working_folder, write_json
 
 
-def export_folders(source: Source, out: Path, progress: bool = True) -> int:
+def export_folders(source: Source, out: Path, progress: bool = True, files: Mapping[str, object] | None = None) -> int:
     """Writes `out/<class name>/<record>.jpg` or `.png`, with the bytes as they are, completely or not at all.
 
     If all class names are numbers, they are padded with zeros, so that the folders sort as the labels do.
@@ -21,6 +21,7 @@ def export_folders(source: Source, out: Path, progress: bool = True) -> int:
         source: labelled faces.
         out: the folder to make.
         progress: show a progress bar.
+        files: name -> JSON value, written into `out` beside the folders.
 
     Returns:
         The number of images.
@@ -34,6 +35,8 @@ def export_folders(source: Source, out: Path, progress: bool = True) -> int:
     folders = folder_names(source.class_names)
     labels = source.labels.tolist()
     with working_folder(out) as root:
+        for name, value in (files or {}).items():
+            write_json(root / name, value)
         for label in sorted(set(labels)):
             (root / folders[label]).mkdir(parents=True, exist_ok=True)
         for i in tqdm(

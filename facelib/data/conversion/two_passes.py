@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,6 +90,7 @@ class Job:
         min_images: identities with fewer images are left out.
         skip_bad: leave bad images out instead of stopping at the first.
         progress: show a progress bar.
+        held_out: int64, ascending, the records of the source to write into folders beside `out`.
     """
 
     source: Source
@@ -101,6 +102,7 @@ class Job:
     min_images: int
     skip_bad: bool
     progress: bool
+    held_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass

@@ -5,7 +5,8 @@ so the threshold of a verification set (FAR 1e-3 or so) would give thousands of 
 of strangers, and in many dimensions the cosines of strangers are nearly normal. So the median and an upper percentile
 of the cosines give the threshold at which one chance hit is expected. Real faces have a heavier tail, because of
 lookalikes: 2,818 identities against LFW with a MobileFaceNet had 5 hits where 1 was expected, one of them the same
-person by sight. A fit to the tail itself would fit the overlap that is looked for.
+person by sight. A fit to the tail itself would fit the overlap that is looked for. In small sets a shared person is a
+large part of all comparisons, also of the upper percent: there the lower half of the cosines gives the width.
 """
 
 from pathlib import Path
@@ -19,9 +20,11 @@ from facelib.data.verification.bins import load_bin
 from facelib.errors import FaceError
 from facelib.image_decoding import Photos
 
-MIN_COMPARISONS = 10_000  # fewer say too little about chance
+MANY_COMPARISONS = 10_000  # from here on a shared person hardly moves the upper percentile
+MIN_COMPARISONS = 20  # fewer say nothing about chance
 MAX_HITS = 1_000_000
 _SAMPLE = 2_000  # images and centres from which the cosines of strangers are learnt
+_LOWER = 0.16  # of a normal distribution, one standard deviation below the median
 _UPPER = 0.99  # an identity that does appear is 1 / identities of its comparisons: far less than what lies above
 _BLOCK_CELLS = 16_000_000  # cosines held at a time: 64 MB
 
@@ -92,8 +95,20 @@ def find_hits(centres: np.ndarray, images: np.ndarray, distance: float) -> Hits:
     return Hits(at_centre[order], at_image[order], np.maximum(distances[order], 0.0))
 
 
+def sample_records(labels: np.ndarray, max_images: int, seed: int) -> np.ndarray:
+    """int64, ascending: a seeded choice of at most `max_images` records of each identity."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # by identity, shuffled within
+    sorted_labels = labels[order]
+    first = np.flatnonzero(np.r_[True, sorted_labels[1:] != sorted_labels[:-1]])
+    rank = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
+    return np.sort(order[rank < max_images])
+
+
 class Chance:
     """How close strangers come by chance: a normal law through the median and the 99th percentile of the cosines.
+
+    Of fewer than 10,000 comparisons the 16th percentile is taken.
 
     Args:
         centres: float32 [T, D], unit rows; at most 2,000 are used.
@@ -110,8 +125,9 @@ class Chance:
             )
         rng = np.random.default_rng(seed)
         some = [rows[rng.permutation(len(rows))[:_SAMPLE]] for rows in (images, centres)]
-        middle, upper = np.quantile(some[0] @ some[1].T, [0.5, _UPPER])
-        self._law = NormalDist(float(middle), max(1e-6, float(upper - middle)) / NormalDist().inv_cdf(_UPPER))
+        share = _UPPER if self.comparisons >= MANY_COMPARISONS else _LOWER
+        middle, outer = np.quantile(some[0] @ some[1].T, [0.5, share])
+        self._law = NormalDist(float(middle), max(1e-6, float((outer - middle) / NormalDist().inv_cdf(share))))
 
     def distance_for(self, num_hits: float) -> float:
         """The squared L2 distance within which `num_hits` chance hits are expected."""
