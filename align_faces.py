@@ -13,7 +13,6 @@ import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without
 
 # isort: split
 import argparse
-import os
 import shlex
 import signal
 import sys
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 from facelib.alignment.flags import add_face_flags, several_note
 from facelib.cli import print_next, print_notes, run_cli, script_parser
 from facelib.errors import FaceError
+from facelib.machine import cores
 from facelib.wording import printable
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=cores(),
         metavar="N",
         help="number of processes, each with one thread and about 0.3 GB (default: one per core, %(default)s)",
     )

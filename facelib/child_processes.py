@@ -8,12 +8,14 @@ from collections.abc import Callable
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def ends_with_parent() -> Callable[[], None]:
+def ends_with_parent() -> Callable[[], None] | None:
     """A `preexec_fn` for subprocess: the kernel kills the child when this process ends in any way, kill -9 too.
 
     Call it in the thread that starts the child and waits for it: the end of that thread counts. It does nothing on
     systems other than Linux.
     """
+    if os.name != "posix":
+        return None
     prctl, parent = getattr(ctypes.CDLL(None), "prctl", None), os.getpid()
 
     def before_exec() -> None:

@@ -2,7 +2,6 @@
 
 import codecs
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from facelib.errors import BadRecord, FaceError
+from facelib.locks import is_held, open_folder
 from facelib.part_files import hold_part, part_beside, sweep_parts
 
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -336,12 +336,10 @@ def working_folder(out: Path) -> Iterator[Path]:
         raise FaceError(
             f"You may not write into '{folder.parent}' ({error.strerror}). Choose another place."
         ) from error
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    handle = open_folder(folder, follow=False)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FaceError(f"Another conversion is writing '{out}' at this moment. Wait for it, or end it.") from error
+        if handle is not None and is_held(handle):
+            raise FaceError(f"Another conversion is writing '{out}' at this moment. Wait for it, or end it.")
         if not folder.exists():  # renamed between our open and our lock
             raise FaceError(f"Another conversion has just written '{out}'. Run the command again.")
         for leftover in folder.iterdir():  # of a killed run
@@ -358,4 +356,5 @@ def working_folder(out: Path) -> Iterator[Path]:
             if folder.exists():
                 shutil.rmtree(folder)
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)

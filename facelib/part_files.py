@@ -4,13 +4,14 @@ A killed writer leaves its file. The next writer of the same NAME removes it: no
 process is writing is locked and stays.
 """
 
-import fcntl
 import os
 import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+from facelib.locks import lock
 
 _PART = re.compile(r"\.(.+)\.[0-9a-f]{1,16}\.part", re.DOTALL)
 
@@ -20,12 +21,15 @@ def part_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # containers share process numbers
 
 
-def hold_part(part: Path) -> int:
-    """Makes the hidden file and locks it. Returns its descriptor; closing that unlocks it."""
+def hold_part(part: Path) -> int | None:
+    """Makes the hidden file and locks it. Returns its descriptor, whose closing unlocks it; None without locks."""
     while True:
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # a file system without locks: then nobody removes it either
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            lock(handle, wait=True)
+        except OSError:  # then nobody removes it either
+            os.close(handle)
+            return None
         with suppress(FileNotFoundError):  # another process removed it before it was locked
             if os.path.samestat(os.stat(part), os.fstat(handle)):
                 return handle
@@ -52,9 +56,9 @@ def sweep_parts(folder: Path, name: str | None = None, listed: Iterable[str] | N
 
 
 def _remove_unless_held(part: str) -> None:
-    handle = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(part, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(part)
+        if lock(handle, wait=False):
+            os.unlink(part)
     finally:
         os.close(handle)

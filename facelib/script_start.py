@@ -31,7 +31,8 @@ def guard_start() -> None:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # not ignored, as in the background
         is_child = "--multiprocessing-fork" in sys.orig_argv  # Ctrl-C is for the command, which then ends its children
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN if is_child else _on_ctrl_c)
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGINT})  # `hold_ctrl_c` of the process that became this one
+    if hasattr(_signal, "pthread_sigmask"):  # `hold_ctrl_c` of the process that became this one
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGINT})
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -41,7 +42,8 @@ def guard_start() -> None:
 
 def hold_ctrl_c() -> None:
     """Lets a Ctrl-C wait until the script that takes the place of this process has called `guard_start`."""
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGINT})
+    if hasattr(_signal, "pthread_sigmask"):
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGINT})
 
 
 class Interruptible:

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import fcntl
 import os
 import signal
 import threading
@@ -23,6 +22,7 @@ from facelib.alignment.detect import FaceDetector
 from facelib.alignment.photos import UnusablePhotoError, crop_names, decode_photo, further_crop
 from facelib.errors import BadRecord, FaceError
 from facelib.files import atomic_path, make_folder, read_image_file, read_json, target_of, write_bytes, write_json
+from facelib.locks import is_held, open_folder
 from facelib.part_files import sweep_parts
 from facelib.photo_folders import PhotoFolder, find_photos, folder_notes
 from facelib.tensorflow_env import quiet_stderr
@@ -157,12 +157,10 @@ def _check_places(root: Path, out: Path) -> None:
 def _claimed(out: Path, settings: dict) -> Iterator[None]:
     """Locks `out` while it is written, and refuses it when its crops were made with other settings."""
     make_folder(out)
-    handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    handle = open_folder(out)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FaceError(f"Another align_faces.py is writing '{out}' at this moment. Wait until it ends.") from error
+        if handle is not None and is_held(handle):
+            raise FaceError(f"Another align_faces.py is writing '{out}' at this moment. Wait until it ends.")
         sweep_parts(out)
         if not (out / SETTINGS).exists():
             write_json(out / SETTINGS, settings)
@@ -176,7 +174,8 @@ def _claimed(out: Path, settings: dict) -> Iterator[None]:
                 )
         yield
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
 def _missing(root: Path, out: Path, outcome: Outcome, rule: str) -> Iterator[tuple[str, str]]:

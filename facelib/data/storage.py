@@ -8,7 +8,6 @@ final name, so that two processes which open the same data at once can map half 
 import errno
 import hashlib
 import os
-import resource
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -181,6 +180,10 @@ def _one_line_errors(path: StoredPath, verb: str) -> Iterator[None]:
 
 def _most_open_files() -> int:
     """How many files a data set may keep open: a quarter of `ulimit -n`, which is raised as far as the user may."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return _MAX_OPEN_FILES // 4
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinite = resource.RLIM_INFINITY
     if soft != infinite and soft < _WANTED_LIMIT:
@@ -227,7 +230,7 @@ class LocalFiles:
             if known is not None:
                 return known
             try:
-                handle = os.open(self.paths[file], os.O_RDONLY | os.O_CLOEXEC)
+                handle = os.open(self.paths[file], os.O_RDONLY)
             except OSError as error:
                 advice = " Raise the limit: ulimit -n 4096." if error.errno in (errno.EMFILE, errno.ENFILE) else ""
                 raise FaceError(

@@ -125,7 +125,8 @@ def start(
     def before_exec():
         if network is not None:
             network.enter()
-        end_with_parent()
+        if end_with_parent is not None:
+            end_with_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITED_FOR)
 
     is_first = rank == 0

@@ -111,7 +111,7 @@ def write_gallery(
         "format_version": FORMAT_VERSION,
         "sha256": sha256,
         "model": {
-            "path": os.path.relpath(Path(model).resolve(), path.resolve().parent),
+            "path": Path(os.path.relpath(Path(model).resolve(), path.resolve().parent)).as_posix(),
             "sha256": sha256_of(model),
             "io": io.as_dict(),
         },

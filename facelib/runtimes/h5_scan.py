@@ -6,9 +6,9 @@ It imports nothing of the project, so that it starts in a process of its own at 
 """
 
 import os
-import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import h5py
 
@@ -48,7 +48,10 @@ def _items(file: h5py.File) -> Iterator[h5py.Group | h5py.Dataset]:
 def main(path: str) -> int:
     """Reads a file whole. A Python exception is no matter: the same read in the project raises it again."""
     limit = _ROOM + 2 * os.path.getsize(path)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    with suppress(ModuleNotFoundError):  # Windows sets no limit
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
         with h5py.File(path) as file:
             harm = find_harm(file)

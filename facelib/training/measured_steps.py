@@ -1,6 +1,5 @@
 """Time and memory of a few steps of a stage, with the batches that the training would have; nothing is written."""
 
-import resource
 import sys
 import time
 from contextlib import closing
@@ -74,5 +73,10 @@ def measure_steps(parts: StageParts, data: TrainingBatches, count: int = 20) -> 
 
 
 def _peak_of_process() -> int:
+    """Bytes of memory that this process had at most; 0 on a system that does not tell."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,5 @@
 """The run directory of a training: recipe, provenance.json, metrics.jsonl, lock, and when a run may resume."""
 
-import errno
-import fcntl
 import json
 import os
 import platform
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from facelib.errors import FaceError
 from facelib.files import make_folder, parse_json, read_json, write_bytes, write_json
+from facelib.locks import is_held, open_folder
 from facelib.sidecar import git_commit, package_versions
 from facelib.training.checkpoint import list_checkpoints, read_position, step_of
 from facelib.training.recipe.changes import check_epochs, forbidden_changes
@@ -70,7 +69,9 @@ class RunDir:
         session: dict = {"argv": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "git_commit": git_commit()}
         session |= {"changes": self.changes} if self.changes else {}
         sessions = [*self._sessions(), {**session, "machine": _machine(), "versions": package_versions()}]
-        data_name = os.path.relpath(data, self.path.resolve()) if Path(data).exists() else str(data)
+        data_name = str(data)
+        if Path(data).exists():
+            data_name = Path(os.path.relpath(data, self.path.resolve())).as_posix()
         provenance = {"data": {"path": data_name, "fingerprint": fingerprint}, "sessions": sessions}
         write_json(self.path / "provenance.json", provenance)
         if not is_started:
@@ -103,18 +104,14 @@ class RunDir:
             lines = path.read_bytes().splitlines(keepends=True)
             write_bytes(path, b"".join(line for line in lines if _is_before(line, step, num_epochs, stage)))
 
-    def _lock(self) -> int:
+    def _lock(self) -> int | None:
         make_folder(self.path)
-        handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                return handle  # a file system without locks
+        handle = open_folder(self.path)
+        if handle is not None and is_held(handle):
             os.close(handle)
             raise FaceError(
                 f"Another process trains into '{self.path}' now. Wait for it to end, or give another --out."
-            ) from error
+            )
         return handle
 
     def _remove_leftovers(self) -> None:

@@ -39,7 +39,7 @@ class StopRequests:
 
     def __enter__(self):
         handled = [signal.SIGTERM, signal.SIGINT]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             handled.append(signal.SIGHUP)
         self._previous = {number: signal.signal(number, self._handle) for number in handled}
         return self
@@ -91,4 +91,4 @@ def _may_read() -> bool:
     """Whether this process may read its standard input: a shell stops a background job that reads its terminal."""
     if sys.stdin is None:
         return False
-    return not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    return not sys.stdin.isatty() or not hasattr(os, "tcgetpgrp") or os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()

@@ -5,7 +5,6 @@ format and the records, so a changed teacher or other data never use an old file
 than 0.0005, a hundredth of the usual distance between student and teacher. 5.8 M faces with 512 values take 12 GB.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from facelib.data.storage import StoredPath
 from facelib.errors import BadRecord, FaceError
 from facelib.files import NOT_WRITABLE, atomic_path, map_npy, read_json, require_file, sha256_of, write_json
 from facelib.image_decoding import decode_image
+from facelib.locks import lock
 from facelib.model_input import Io
 
 CHUNK_IMAGES = 256  # 10 MB of pixels
@@ -121,8 +121,9 @@ def _kept(what: dict, records: Records, compute: Callable[[Path], None]) -> Teac
     else:
         try:
             cache.parent.mkdir(exist_ok=True)
-            with open(cache.with_suffix(".lock"), "w", encoding="utf-8") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # waits for another training that computes the same
+            with open(cache.with_suffix(".lock"), "w", encoding="utf-8") as file:
+                with suppress(OSError):  # a file system without locks
+                    lock(file.fileno(), wait=True)  # for another training that computes the same
                 if not cache.is_file():
                     compute(cache)
         except OSError as error:
@@ -185,7 +186,8 @@ def _make_part(part: Path, shape: tuple[int, int, int]) -> np.memmap:
     try:
         rows = np.lib.format.open_memmap(part, "w+", np.float16, shape)
         with open(part, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     except OSError as error:
         part.unlink(missing_ok=True)
         error.filename = str(part)

@@ -1,11 +1,13 @@
 """Runs scripts in one process in which some modules are not there, as in a smaller installation or on another system.
 
-    python -m tests.helpers.blocked < JOBS      {"blocked": [module, ...], "commands": [[script, argument, ...], ...]}
+    python -m tests.helpers.blocked < JOBS
 
-Prints a JSON list, for each command its exit code and what it wrote to the terminal; "traceback" is the last line of
-one.
+JOBS: {"blocked": [module, ...], "removed": ["os.O_DIRECTORY", ...], "commands": [[script, argument, ...], ...]}. The
+command ["import", MODULE] imports a module. Prints a JSON list, for each command its exit code and what it wrote to the
+terminal; "traceback" is that of an exception, else empty.
 """
 
+import importlib
 import importlib.abc
 import io
 import json
@@ -30,9 +32,10 @@ class Blocked(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def run(blocked, commands, cwd, timeout=600):
-    """The results of `commands` in a process of their own without the modules `blocked`: list of dict."""
-    jobs = json.dumps({"blocked": list(blocked), "commands": [[str(word) for word in words] for words in commands]})
+def run(blocked, commands, cwd, removed=(), timeout=600):
+    """The results of `commands` in a process of their own without modules and attributes of modules: list of dict."""
+    commands = [[str(word) for word in words] for words in commands]
+    jobs = json.dumps({"blocked": list(blocked), "removed": list(removed), "commands": commands})
     done = subprocess.run(
         [sys.executable, "-m", "tests.helpers.blocked"], input=jobs, cwd=cwd, capture_output=True, text=True,
         timeout=timeout, env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
@@ -49,11 +52,14 @@ def run_script(words):
     sys.path.insert(0, str((ROOT / words[0]).parent))
     code, last = 0, ""
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        if words[0] == "import":
+            importlib.import_module(words[1])
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         code = end.code
     except BaseException:
-        code, last = 1, traceback.format_exc().strip().splitlines()[-1]
+        code, last = 1, traceback.format_exc()
     finally:
         sys.argv, sys.path[:], sys.stdout, sys.stderr = kept
     return {"words": words, "code": code or 0, "out": out.getvalue(), "err": err.getvalue(), "traceback": last}
@@ -65,6 +71,8 @@ def main():
         if name.partition(".")[0] in jobs["blocked"]:
             del sys.modules[name]
     sys.meta_path.insert(0, Blocked(jobs["blocked"]))
+    for name in jobs["removed"]:
+        delattr(importlib.import_module(name.partition(".")[0]), name.partition(".")[2])
     print(json.dumps([run_script(words) for words in jobs["commands"]]))
 
 

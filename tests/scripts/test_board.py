@@ -1,4 +1,4 @@
-"""The small installation for boards: what runs with it, and the one line that names what more is needed."""
+"""The small installation for boards, also where no module of POSIX is: what runs, and the line that names the rest."""
 
 import re
 import shutil
@@ -33,6 +33,12 @@ SCRIPTS = sorted(
     if "\n    run_cli(" in path.read_text() and path.name not in WORKERS
 )
 MODULES = ("facelib/export/optimize.py", "facelib/export/om/om_eval.py", "facelib/export/om/pb_2_om.py")  # of the .sh
+# What Linux has and other systems do not: macOS lacks some, Windows all.
+POSIX = ("fcntl", "grp", "posix_ipc", "pty", "pwd", "resource", "syslog", "termios", "tty")
+REMOVED = ("os.O_DIRECTORY", "os.O_NOFOLLOW", "os.O_NONBLOCK", "os.O_CLOEXEC", "os.sched_getaffinity", "os.tcgetpgrp",
+           "os.posix_fallocate", "os.posix_fadvise", "signal.SIGHUP", "signal.pthread_sigmask",
+           "_signal.pthread_sigmask")  # fmt: skip
+LINUX = ("facelib.distributed.private_network", "facelib.distributed.worker_processes")  # of launch.py
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +107,14 @@ def more_commands():
 
 @pytest.fixture(scope="module")
 def on_a_board(place):
-    """What every command of this file does where only the board's packages are: {command line: result}."""
-    helps = [[script, "--help"] for script in (*SCRIPTS, *MODULES)]
+    """What every command of this file does where only the board's packages are: {command line: result}.
+
+    The modules of POSIX (fcntl, resource, pwd, termios, ...) are not there either.
+    """
+    helps = [[script, "--help"] for script in (*SCRIPTS, *MODULES) if script != "launch.py"]
     commands = [*board_commands(), *(words for words, _ in more_commands()), *helps]
-    return {" ".join(result["words"]): result for result in blocked.run(BEYOND, commands, place)}
+    results = blocked.run([*BEYOND, *POSIX], commands, place, REMOVED)
+    return {" ".join(result["words"]): result for result in results}
 
 
 @pytest.mark.parametrize("words", board_commands(), ids=" ".join)
@@ -137,13 +147,15 @@ def test_what_needs_more_names_the_extra_in_one_line(on_a_board, words, extra):
 
 
 def test_help_needs_nothing_more(on_a_board):
-    results = [on_a_board[f"{script} --help"] for script in (*SCRIPTS, *MODULES)]
+    results = [result for words, result in on_a_board.items() if words.endswith("--help")]
 
+    assert len(results) == len(SCRIPTS) + len(MODULES) - 1
     assert [result for result in results if result["code"] or result["traceback"]] == []
 
 
 def test_a_command_that_is_refused_leaves_nothing(on_a_board, place):
     assert not [name for name in ("pair.png", "run", "cleaned", "new.h5") if (place / name).exists()]
+    assert not list(place.rglob("*.part"))
 
 
 def test_every_extra_is_the_one_of_pyproject():
@@ -174,6 +186,24 @@ def test_a_missing_package_is_named_before_the_work(monkeypatch):
     assert say_missing("matplotlib.figure") == say_missing("matplotlib")
     assert say_missing("my_module") is None and say_missing(None) is None
     require("numpy", "tqdm")
+
+
+@pytest.mark.slow
+def test_every_module_and_a_training_run_where_no_module_of_posix_is(place, tmp_path):
+    shutil.copytree(place, tmp_path / "place")
+    names = sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.glob("facelib/**/[!_]*.py"))
+    imports = [["import", name] for each in names if (name := each.replace("/", ".")) not in LINUX]
+    recipe, faces = str(ROOT / "recipes/toy.toml"), ["--data", "data", "--valid", "toy.bin"]
+    commands = [
+        ["prepare_data.py", "faces", "data"],
+        ["train.py", recipe, *faces, "--out", "run", "--set", "stage.0.epochs=1"],
+        ["h5_2_pb.py", "run/embedder.h5"],
+        ["train.py", recipe, *faces, "--out", "dry", "--dry-run"],
+    ]
+
+    results = blocked.run(POSIX, [*imports, *commands], tmp_path / "place", REMOVED, timeout=1800)
+
+    assert [result for result in results if result["code"] or result["traceback"]] == []
 
 
 @pytest.mark.slow

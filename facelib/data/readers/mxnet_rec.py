@@ -161,7 +161,7 @@ class RecordFile:
             self.keys = np.arange(len(self.offsets))
         self._keep_readable()
         self._read_headers()
-        self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._handle = os.open(self.path, os.O_RDONLY)
 
     def __len__(self) -> int:
         return len(self.keys)
