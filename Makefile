@@ -3,6 +3,7 @@
 # make k210: nncase for the K210, which also needs Python 3.10 (PYTHON310=...; one of pyenv is found).
 # make mcu: TFLite Micro and Vela for microcontrollers.
 # make ncnn: pnnx and ncnn.
+# make rknn: RKNN-Toolkit2 for the NPUs of Rockchip.
 PYTHON ?= python3
 DATA ?=
 VALID ?=
@@ -17,7 +18,7 @@ PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.1
 
 MINUTES ?= 10
 
-.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu ncnn clean
+.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu ncnn rknn clean
 
 # make setup           TensorFlow for the CPU
 # make setup GPU=1     with the CUDA libraries too, 2.8 GB to download
@@ -104,5 +105,15 @@ ncnn: .venv-ncnn/ready
 	.venv-ncnn/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r ncnn/requirements.txt
 	touch .venv-ncnn/ready
 
+rknn: .venv-rknn/ready
+
+# RKNN-Toolkit2 asks for PyTorch, which ONNX models do not need.
+.venv-rknn/ready: rknn/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "error: RKNN-Toolkit2 needs Python 3.10 to 3.12. $(PYTHON) is another: make rknn PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-rknn
+	.venv-rknn/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r rknn/requirements.txt
+	touch .venv-rknn/ready
+
 clean:
-	rm -rf .venv .venv-mcu .venv-ncnn build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules
+	rm -rf .venv .venv-mcu .venv-ncnn .venv-rknn build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules

@@ -24,10 +24,11 @@ from facelib.data.readers.calibration_crops import load_crops
 from facelib.errors import FaceError
 from facelib.export.graph_input import load_sized, with_raw_pixels, without_normalisation
 from facelib.export.int8_graph import has_fake_quant, without_fake_quant
+from facelib.export.layer_errors import LayerError, describe_worst, draw
 from facelib.export.parity import check_parity, parity_faces
 from facelib.export.pixel_check import check_pixels, check_width
 from facelib.export.tflite.convert import EDGES, MODES, TfliteOptions, graph_to_tflite
-from facelib.export.tflite.layer_errors import LayerError, draw, layer_errors, worst
+from facelib.export.tflite.layer_errors import layer_errors
 from facelib.files import check_out_file, require_file, sha256_of, write_bytes
 from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import node_of, open_graph
@@ -164,8 +165,7 @@ def check_edges(lite: Lite, args: argparse.Namespace) -> None:
 def report_layers(errors: Sequence[LayerError], picture: Path, faces: str) -> None:
     """Draws the error of each layer and prints the layers that lose most; `faces` says on what they were measured."""
     write_bytes(picture, draw(errors))
-    print(f"layers that lose most, on {faces} ({picture}):")
-    print("\n".join(f"  {e.layer} ({e.operation}) -{e.lost:.4f}, cosine {e.cosine:.4f}" for e in worst(errors)))
+    print(f"layers that lose most, on {faces} ({picture}):\n{describe_worst(errors)}")
 
 
 def embed_one_by_one(lite: Lite) -> Callable[[np.ndarray], np.ndarray]:

@@ -16,6 +16,7 @@ _FOLDERS = (
     "k210",
     "mcu",
     "ncnn",
+    "rknn",
     os.path.join("docs", "demo"),
 )  # of the scripts, in a checkout or in `mobilearc`
 _main_runs = False

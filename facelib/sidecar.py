@@ -105,6 +105,34 @@ def write_sidecar(
     return sidecar_path(artefact)
 
 
+def check_companion(artefact: Path, path: Path, key: str, script: str) -> Path:
+    """A file that belongs to an artefact, such as its weights; returns its path.
+
+    Args:
+        artefact: its sidecar has the hash of the file.
+        path: of the file.
+        key: of {"path", "sha256"} in the sidecar; names the file in errors.
+        script: makes both again.
+
+    Raises:
+        FaceError: the file is missing, or its SHA-256 is not the one in the sidecar.
+    """
+    require_file(path, f"file of {key}")
+    sidecar = read_sidecar(artefact)
+    expected = (sidecar.rest.get(key) or {}).get("sha256") if sidecar else None
+    if expected is not None and sha256_of(path) != expected:
+        raise FaceError(
+            f"'{path}' was changed after the sidecar of '{Path(artefact).name}' was written (SHA-256 disagrees). "
+            f"Convert the model again: {script}."
+        )
+    return path
+
+
+def companion_record(path: Path) -> dict[str, str]:
+    """What a sidecar says of a file that belongs to its artefact: {"path", "sha256"}."""
+    return {"path": path.name, "sha256": sha256_of(path)}
+
+
 def keep_flags(artefact: Path, kind: str, io: Io, sidecar: Sidecar | None) -> Sidecar | None:
     """Writes the sidecar of a file that came without one, so that no later command needs its flags.
 

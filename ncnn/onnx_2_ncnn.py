@@ -30,7 +30,14 @@ from facelib.files import check_out_file, require_file, sha256_of, write_bytes
 from facelib.model_input import Io
 from facelib.runtimes.ncnn import INPUT, OUTPUT, NcnnEmbedder, weights_path
 from facelib.runtimes.onnx import OnnxEmbedder
-from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
+from facelib.sidecar import (
+    check_sidecar,
+    check_unchanged,
+    companion_record,
+    keep_flags,
+    parity_record,
+    write_sidecar,
+)  # fmt: skip
 
 MODES = {"float": "weights in float32", "fp16": "weights in float16, half the size"}
 
@@ -69,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_flags(args.model, "onnx", io, sidecar)
     write_sidecar(
         out, kind=f"ncnn_{args.mode}", made_from=args.model, io=made, parity=parity_record(cosines),
-        weights={"path": weights_path(out).name, "sha256": sha256_of(weights_path(out))},
+        weights=companion_record(weights_path(out)),
     )  # fmt: skip
     print(f"worst cosine to the ONNX model {cosines.min():.7f} on {len(cosines)} faces")
     size = (len(param) + len(weights)) / 2**20

@@ -34,6 +34,7 @@ LAW = {
     "export.tflite": ("export", "runtimes", "models", "data"),
     "export.onnx": ("export", "runtimes", "models", "data"),
     "export.ncnn": ("export", "runtimes", "models", "data"),
+    "export.rknn": ("export", "runtimes", "models", "data"),
     "export.om": ("export", "runtimes", "models", "data"),
     "export.k210": ("export", "runtimes", "models", "data"),
     "export.kit": ("export", "export.onnx", "export.tflite", "runtimes", "models", "data"),
@@ -65,7 +66,9 @@ EXCEPTIONS = {
 ROOT_FILES = {p.stem: p for p in sorted(ROOT.glob("*.py"))}
 SCRIPTS = [p for name, p in ROOT_FILES.items() if name not in ROOT_LAW]
 SCRIPTS += [
-    p for folder in ("tools", "om", "k210", "mcu", "ncnn", "docs/demo") for p in sorted((ROOT / folder).glob("*.py"))
+    p
+    for folder in ("tools", "om", "k210", "mcu", "ncnn", "rknn", "docs/demo")
+    for p in sorted((ROOT / folder).glob("*.py"))
 ]
 SCRIPT_NAMES = {p.stem for p in SCRIPTS}
 ALL_FILES = [*MODULES.values(), *(ROOT_FILES[name] for name in ROOT_LAW), *SCRIPTS]

@@ -26,7 +26,7 @@ PHRASES = (
 
 CODE = [
     path
-    for folder in ("facelib/**", ".", "tools", "om", "k210", "mcu", "ncnn")
+    for folder in ("facelib/**", ".", "tools", "om", "k210", "mcu", "ncnn", "rknn")
     for path in sorted(ROOT.glob(f"{folder}/*.py"))
     if ".venv" not in path.parts
 ]

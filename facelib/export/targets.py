@@ -74,6 +74,11 @@ _TEST_ONNX = ("onnx_test.py {x} {test}",)
 _TFLITE = "pb_2_tflite.py {parent} --out {x} --mode"
 _RAW_PLANES, _PLANES = Io(layout="nchw"), "export/model_nchw.onnx"
 _NCNN, _TEST_NCNN = "ncnn/onnx_2_ncnn.py {parent} --out {x} --mode", ("ncnn/ncnn_test.py {x} {test}",)
+_SCALED, _RKNN = "export/model_scaled.onnx", "rknn/onnx_2_rknn.py {parent} --out {x} --mode"
+_TEST_RKNN = (
+    "onnx_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.float.json",
+    "rknn/rknn_test.py {x} --valid {bin} --pairs 600 {far}",
+)
 _GRAPH, _LITE, _ORT = executors.TENSORFLOW, executors.XNNPACK, executors.ONNX_RUNTIME
 # Parents first.
 TARGETS = (
@@ -112,6 +117,15 @@ TARGETS = (
            eats=_RAW_PLANES, min_cosine=0.9999, environment="ncnn"),
     Target("export/model_fp16.param", _PLANES, (f"{_NCNN} fp16",), _TEST_NCNN, "ncnn_fp16", executors.NCNN,
            eats=_RAW_PLANES, min_cosine=0.9995, environment="ncnn"),
+    Target(_SCALED, _OPTIMIZED,
+           ("pb_2_onnx.py {parent} --layout nchw --pixels outside --batch 1 --prelu-nodes --out {x}",), _TEST_ONNX,
+           "onnx", _ORT, eats=Io(layout="nchw", pixels="pm1"), min_cosine=0.99999, environment="rknn"),
+    Target("export/model_int8.rknn", _SCALED, (f"{_RKNN} int8 {{calibration}}",), _TEST_RKNN, "rknn_int8",
+           executors.RKNN, ran_on="simulator", eats=Io(dtype="uint8"), min_cosine=0.98,
+           environment="rknn", needs=("--calibration", "a .bin"), against="{x}.float.json"),
+    Target("export/model_fp16.rknn", _SCALED, (f"{_RKNN} fp16",), _TEST_RKNN, "rknn_fp16",
+           executors.RKNN, ran_on="simulator", eats=Io(dtype="uint8"), min_cosine=0.9995,
+           environment="rknn", needs=("a .bin",), against="{x}.float.json"),
 )  # fmt: skip
 
 

@@ -12,3 +12,4 @@ ONNX_RUNTIME = "ONNX Runtime, CPU"
 NNCASE = "nncase 1.9, simulator"
 NCNN = "ncnn, CPU"  # in float32, whatever type the weights have
 MSAME = "Ascend, msame"
+RKNN = "RKNN-Toolkit2, simulator"

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 
 from facelib.errors import FaceError
-from facelib.files import require_file, scripts_folder, sha256_of
+from facelib.files import require_file, scripts_folder
 from facelib.model_input import Io
 from facelib.runtimes import executors
 from facelib.runtimes.array_worker import WorkerEmbedder, environment_python, serve_command
-from facelib.sidecar import read_sidecar
+from facelib.sidecar import check_companion
 
 WORKER = scripts_folder() / "ncnn" / "ncnn_worker.py"
 MAGIC = b"7767517"  # the first line of a .param
@@ -37,7 +37,7 @@ class NcnnEmbedder(WorkerEmbedder):
                     f"An ncnn .param begins with {MAGIC.decode()}. '{path}' does not: name the file of "
                     f"ncnn/onnx_2_ncnn.py."
                 )
-        weights = find_weights(path)
+        weights = check_companion(path, weights_path(path), "weights", "ncnn/onnx_2_ncnn.py")
         self.size_bytes = path.stat().st_size + weights.stat().st_size
         shape = [1, 3, *io.size] if io.layout == "nchw" else [1, *io.size, 3]
         command = serve_command(
@@ -51,19 +51,3 @@ class NcnnEmbedder(WorkerEmbedder):
 def weights_path(param: Path) -> Path:
     """`X.param` -> `X.bin`."""
     return Path(param).with_suffix(".bin")
-
-
-def find_weights(param: Path) -> Path:
-    """The file of the weights of a .param.
-
-    Raises:
-        FaceError: it is missing, or its SHA-256 is not the one in the sidecar of the .param.
-    """
-    path, sidecar = require_file(weights_path(param), "file of weights"), read_sidecar(param)
-    expected = (sidecar.rest.get("weights") or {}).get("sha256") if sidecar else None
-    if expected is not None and sha256_of(path) != expected:
-        raise FaceError(
-            f"'{path}' was changed after the sidecar of '{Path(param).name}' was written (SHA-256 disagrees). Convert "
-            f"the model again: ncnn/onnx_2_ncnn.py."
-        )
-    return path

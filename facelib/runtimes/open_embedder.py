@@ -11,12 +11,13 @@ from facelib.runtimes.keras_h5 import open_keras
 from facelib.runtimes.kmodel import KmodelEmbedder
 from facelib.runtimes.ncnn import NcnnEmbedder
 from facelib.runtimes.onnx import OnnxEmbedder
+from facelib.runtimes.rknn import RknnEmbedder
 from facelib.runtimes.tflite import TfliteEmbedder
 
 
 def open_embedder(path: Path, io: Io, threads: int) -> RuntimeEmbedder:
-    """The artefact at `path` as an `Embedder`. Its suffix chooses the runtime: .h5, .pb, .tflite, .onnx, .kmodel or
-    .param (ncnn).
+    """The artefact at `path` as an `Embedder`. Its suffix chooses the runtime: .h5, .pb, .tflite, .onnx, .kmodel,
+    .param (ncnn) or .rknn.
 
     Args:
         path: the artefact.
@@ -39,4 +40,5 @@ _OPENERS: dict[str, Callable[[Path, Io, int], RuntimeEmbedder]] = {
     ".onnx": OnnxEmbedder,
     ".kmodel": KmodelEmbedder,
     ".param": NcnnEmbedder,
+    ".rknn": RknnEmbedder,
 }

@@ -11,9 +11,10 @@ import pb_2_tflite
 from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
 from facelib.errors import FaceError
 from facelib.export.freeze import freeze
+from facelib.export.layer_errors import LayerError, worst
 from facelib.export.optimize import optimize
 from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
-from facelib.export.tflite.layer_errors import LayerError, layer_errors, worst
+from facelib.export.tflite.layer_errors import layer_errors
 from facelib.model_input import Io
 from facelib.models.blocks import Blocks, embedding_output
 from facelib.models.layers import PixelScale
@@ -178,7 +179,7 @@ def test_bad_requests_are_one_line_and_leave_nothing(net):
 def test_the_names_of_the_layers_that_lose_most_stand_in_a_legend(monkeypatch):
     """Beside the line the names of neighbours were written over each other."""
     import facelib.figure_style as figure_style
-    from facelib.export.tflite.layer_errors import LayerError, draw
+    from facelib.export.layer_errors import LayerError, draw
 
     canvases, finish = [], figure_style.finish
     monkeypatch.setattr(figure_style, "finish", lambda canvas: canvases.append(canvas) or finish(canvas))

@@ -1,9 +1,7 @@
 """ncnn/: the scripts with a stand-in for pnnx and ncnn, and both themselves where they are."""
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,10 @@ from facelib.data.synthetic.files import SyntheticSet, write_pairs
 from facelib.errors import FaceError
 from facelib.evaluation.wrong_input import MISTAKES
 from facelib.model_input import Io
-from facelib.runtimes import array_worker, ncnn
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import read_sidecar, write_sidecar
+from tests.helpers.chip_stand_in import load_script, stand_in_for
 from tests.helpers.patches_onnx import write_model
 
 ROOT = Path(__file__).parents[2]
@@ -56,15 +54,7 @@ if __name__ == "__main__":
 """
 
 
-def load_script(name):
-    """A script of ncnn/ as a module: they are run by path."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "ncnn" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-onnx_2_ncnn, ncnn_test = map(load_script, ("onnx_2_ncnn", "ncnn_test"))
+onnx_2_ncnn, ncnn_test = (load_script("ncnn", name) for name in ("onnx_2_ncnn", "ncnn_test"))
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +76,7 @@ def room(models, tmp_path):
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """A project folder with an environment and a worker that stands in for pnnx and ncnn."""
-    python = tmp_path / ".venv-ncnn" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    (tmp_path / ".venv-ncnn" / "ready").touch()
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    (tmp_path / "ncnn_worker.py").write_text(STAND_IN)
-    monkeypatch.setattr(array_worker, "scripts_folder", lambda: tmp_path)
-    monkeypatch.setattr(ncnn, "WORKER", tmp_path / "ncnn_worker.py")
-    monkeypatch.setattr("facelib.export.ncnn.convert.WORKER", tmp_path / "ncnn_worker.py")
-    monkeypatch.setenv("STAND_IN_ROOT", str(ROOT))
-    return tmp_path
+    return stand_in_for("ncnn", STAND_IN, tmp_path, monkeypatch)
 
 
 def convert(room, *words):

@@ -16,7 +16,7 @@ from tests.helpers.checkout import ROOT
 # Every file that is run as a script and takes seconds to start.
 SCRIPTS = [
     path
-    for folder in (".", "tools", "om", "k210", "mcu", "ncnn", "docs/demo")
+    for folder in (".", "tools", "om", "k210", "mcu", "ncnn", "rknn", "docs/demo")
     for path in sorted(ROOT.glob(f"{folder}/*.py"))
     if "\n    run_cli(" in path.read_text(encoding="utf-8")
 ]

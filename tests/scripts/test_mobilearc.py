@@ -79,7 +79,7 @@ def test_every_other_file_of_the_packages_is_installed():
     wanted = {
         ROOT / name
         for name in listed
-        if name.startswith(("facelib/", "tools/", "om/", "k210/", "mcu/", "ncnn/", "recipes/"))
+        if name.startswith(("facelib/", "tools/", "om/", "k210/", "mcu/", "ncnn/", "rknn/", "recipes/"))
     }
 
     assert wanted <= installed, sorted(wanted - installed)
