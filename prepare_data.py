@@ -134,7 +134,7 @@ def shared_people(source: "Source", args: argparse.Namespace, io: "Io | None") -
     from facelib.data.curation.same_images import KnownImages, find_same
 
     valid, name = open_verification(args.leave_out), args.leave_out.name
-    known = KnownImages({name: map(valid.read, range(len(valid)))})
+    known = KnownImages([(name, map(valid.read, range(len(valid))))])
     same = np.unique(source.labels[find_same(source, known, args.progress)])
     print_people(source, same, f"with images that are in {name} byte for byte")
     if io is None:

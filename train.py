@@ -22,6 +22,7 @@ from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
 from facelib.cli import DEFAULT_VALID, add_set_flag, print_next, print_notes, run_cli, script_parser
 from facelib.data.conversion.job import convert
+from facelib.data.curation.same_images import same_images_notes
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
 from facelib.data.storage import data_path
@@ -30,7 +31,7 @@ from facelib.devices import add_device_flag, device_notes, settle_device, traini
 from facelib.distributed.cluster import JOIN_SECONDS, cores_of_worker, find_cluster
 from facelib.errors import FaceError
 from facelib.evaluation.results import format_text_table
-from facelib.evaluation.verification_sets import find_sets
+from facelib.evaluation.verification_sets import find_sets, named_images
 from facelib.extras import require
 from facelib.files import require_file, write_bytes
 from facelib.machine import free_bytes
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{len(sets)} verification set{'s' * (len(sets) != 1)}; {recipe.model.backbone} of "
             f"{embedder.count_params():,} parameters" + (f"; {workers.count} workers" if workers.count > 1 else "")
         )
-        print_notes(verification_notes(records, sets))
+        print_notes(same_images_notes(records, named_images(sets)))
     parent = args.init_from or (Path(recipe.model.source) if recipe.model.source else None)
     data = TrainingData.of_recipe(recipe, records, size, threads)
     measured = KerasEmbedder(embedder, recipe.face_io(size))
@@ -192,15 +193,6 @@ def measured_lines(found, stage: int, num_steps: int, seconds: float) -> list[st
         f"time:   {found.seconds:.3f} s a step, {found.images_per_s:,.1f} images/s ({found.count} steps of stage "
         f"{stage}, loss {found.loss:.2f}); all {num_steps:,} steps {total}, without evaluation",
     ]
-
-
-def verification_notes(records: Records, sets: list) -> list[str]:
-    """What training and verification sets have in common; nothing is read from object storage for it."""
-    from facelib.data.curation.same_images import same_images_notes
-
-    if not isinstance(records.path, Path):
-        return []
-    return same_images_notes(records, {faces.name: faces.images for faces in (load() for load in sets)})
 
 
 def model_notes(recipe: Recipe) -> list[str]:

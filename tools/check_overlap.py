@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def print_same(source: Source, valid: Photos, name: str) -> None:
     """Says how many training images are verification images byte for byte, and of whom."""
-    same = find_same(source, KnownImages({name: readable(valid)}))
+    same = find_same(source, KnownImages([(name, readable(valid))]))
     if len(same):
         people = sorted({source.class_names[label] for label in source.labels[same]})
         more = f" and {len(people) - SHOWN_NAMES:,} more" if len(people) > SHOWN_NAMES else ""

@@ -22,10 +22,12 @@ from functools import partial
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
-from facelib.cli import print_next, run_cli, script_parser
+from facelib.cli import print_next, print_notes, run_cli, script_parser
+from facelib.data.curation.same_images import same_images_notes
+from facelib.data.readers.open_records import open_records
 from facelib.errors import FaceError
 from facelib.evaluation.results import report_path
-from facelib.evaluation.verification_sets import find_sets
+from facelib.evaluation.verification_sets import find_sets, named_images
 from facelib.reports.training_plots import write_training_plots
 from facelib.training.self_distillation import Change, add_flags, check_flags, distil_copy
 from facelib.training.stop_signals import exit_code
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     sets = find_sets(args.valid) if args.valid else []
     check_sets(sets)
+    print_notes(same_images_notes(open_records(args.data), named_images(sets)))
     change = Change("int8", make_fake_quantized, {"quantize_aware": True})
     evaluate = partial(evaluate_sets, sets=sets) if sets else None
     stopped_by = distil_copy(args, change, TrainingData.of_recipe, evaluate, write_training_plots)

@@ -1,6 +1,6 @@
 """Verification sets: .bin files, a pair list with its photos, or a folder of identities."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -77,6 +77,13 @@ def find_sets(
             f"--letterbox is for photos: folders, or --pairs. '{valid}' has .bin files. Leave --letterbox out."
         )
     return [partial(_load_bin, path) for path in find_bins(valid)]
+
+
+def named_images(sets: Iterable[Callable[[], FaceSet]]) -> Iterator[tuple[str, list[bytes]]]:
+    """Yields (name, encoded images) of each set; one set is in memory at a time."""
+    for load in sets:
+        faces = load()
+        yield faces.name, faces.images
 
 
 def _load_bin(path: Path) -> FaceSet:

@@ -6,12 +6,12 @@ import pytest
 
 import make_bin
 import prepare_data
-import train
+from facelib.data.curation.same_images import same_images_notes
 from facelib.data.readers.open_records import open_records
 from facelib.data.readers.sources import open_source
 from facelib.data.verification.bins import load_bin, write_bin
 from facelib.errors import FaceError
-from facelib.evaluation.verification_sets import find_sets
+from facelib.evaluation.verification_sets import find_sets, named_images
 from facelib.model_input import Io
 from facelib.sidecar import write_sidecar
 from tests.helpers.patches_onnx import write_model
@@ -171,11 +171,11 @@ def test_train_says_which_verification_images_it_trains_on(faces, tmp_path, veri
     prepare(faces, tmp_path / "data")
     records, sets = open_records(tmp_path / "data"), find_sets(verification)
 
-    (note,) = train.verification_notes(records, sets)
+    (note,) = same_images_notes(records, named_images(sets))
 
     assert note.startswith("2 training images are in v byte for byte. Its figures are too good: leave these people out")
     monkeypatch.setattr("facelib.data.curation.same_images.LOOKED_AT", 90)
-    (some,) = train.verification_notes(records, sets)
+    (some,) = same_images_notes(records, named_images(sets))
     assert "of the first 90" in some
     prepare(faces, tmp_path / "clean", "--leave-out", verification)
-    assert train.verification_notes(open_records(tmp_path / "clean"), sets) == []
+    assert same_images_notes(open_records(tmp_path / "clean"), named_images(sets)) == []

@@ -5,7 +5,8 @@ Only a hash of each verification image is in memory. Two different images have o
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -23,11 +24,11 @@ class KnownImages:
     """The images of some sets.
 
     Args:
-        sets: {name of a set: its encoded images}.
+        sets: (name of a set, its encoded images) each.
     """
 
-    def __init__(self, sets: Mapping[str, Iterable[bytes]]):
-        self._set_of = {hash(image): name for name, images in sets.items() for image in images}
+    def __init__(self, sets: Iterable[tuple[str, Iterable[bytes]]]):
+        self._set_of = {hash(image): name for name, images in sets for image in images}
 
     def set_of(self, image: bytes) -> str | None:
         """The name of a set that has this image; None if there is none."""
@@ -47,15 +48,18 @@ def _has(source: Source, i: int, known: KnownImages) -> bool:
         return False
 
 
-def same_images_notes(records: Records, sets: Mapping[str, Iterable[bytes]]) -> list[str]:
+def same_images_notes(records: Records, sets: Iterable[tuple[str, Iterable[bytes]]]) -> list[str]:
     """A line for each verification set with training images in it.
 
-    Of a large training set the first 16,384 records are read. A data directory has them in random order.
+    Of a large training set the first 16,384 records are read. A data directory has them in random order. Nothing is
+    read from object storage.
 
     Args:
         records: the training set.
-        sets: {name of a verification set: its encoded images}.
+        sets: (name of a verification set, its encoded images) each.
     """
+    if not isinstance(records.path, Path):
+        return []
     known, looked_at = KnownImages(sets), min(len(records), LOOKED_AT)
     found = Counter(name for image in _first(records, looked_at) if (name := known.set_of(image)))
     of = "" if looked_at == len(records) else f" of the first {looked_at:,}"
