@@ -247,6 +247,56 @@ def test_tar_is_a_point_of_scikit_learns_curve_that_keeps_the_far():
         assert point.ci95[0] < point.tar < point.ci95[1]
 
 
+def insightface_points(cosines, is_same, fars):
+    """The lines of eval_ijbc.py: scikit-learn's curve, reversed, and the first of the nearest FARs."""
+    far, tar, _ = roc_curve(is_same, cosines)
+    far, tar = np.flipud(far), np.flipud(tar)
+    places = [min(zip(np.abs(far - wanted), range(len(far)), strict=True))[1] for wanted in fars]
+    return [(tar[i], far[i]) for i in places]
+
+
+@pytest.mark.parametrize("seed, decimals", [(0, 1), (1, 2), (2, 3), (3, 6)])
+def test_the_nearest_rule_takes_the_points_of_insightface(seed, decimals):
+    random = np.random.default_rng(seed)
+    is_same = random.random(5000) < 0.2
+    cosines = np.round(random.normal(0.5 * is_same, 0.25), decimals).astype(np.float32)
+    fars = (3e-4, 1e-3, 2.6e-3, 1e-2, 0.1, 1.0)
+
+    result = verify(cosines, is_same, fars, nearest=True)
+
+    assert result.rule == "nearest" and verify(cosines, is_same, fars).rule == "at_most"
+    for point, expected in zip(result.vr, insightface_points(cosines, is_same, fars), strict=True):
+        assert (point.tar, point.far) == pytest.approx(expected, abs=1e-12)
+        accepted = 2 - 2 * cosines.astype(np.float64) <= point.threshold + 1e-7
+        assert (accepted[is_same].mean(), accepted[~is_same].mean()) == pytest.approx((point.tar, point.far))
+
+
+def test_the_nearest_rule_may_exceed_the_stated_far():
+    # Ten impostors. FAR 0.15 lies between one of ten (0.1) and two of ten (0.2): InsightFace takes the larger FAR.
+    cosines = np.array([0.95, 0.85, 0.75, 0.9, 0.8, *np.linspace(0.5, 0.1, 8)], np.float32)
+    is_same = np.array([True] * 3 + [False] * 10)
+
+    exact, nearest = (verify(cosines, is_same, (0.16,), nearest=rule).vr[0] for rule in (False, True))
+
+    assert (exact.tar, exact.far) == (pytest.approx(2 / 3), 0.1)
+    assert (nearest.tar, nearest.far) == (1.0, 0.2)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=12, max_size=60), st.sampled_from([0.1, 0.25, 1.0])
+)
+@settings(deadline=None)
+def test_the_nearest_rule_with_ties(pairs, far):
+    cosines, is_same = (np.array(part) for part in zip(*pairs, strict=True))
+    if not 10 <= (~is_same).sum() < len(is_same):
+        return
+    cosines = (cosines / 10).astype(np.float32)
+
+    point = verify(cosines, is_same, (far,), nearest=True).vr[0]
+
+    assert (point.tar, point.far) == pytest.approx(insightface_points(cosines, is_same, (far,))[0], abs=1e-12)
+
+
 # ---------------------------------------------------------------------------------------------------------------- 1:N
 
 

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.errors import FaceError
 from facelib.evaluation.ijb import embed
+from facelib.evaluation.results import read_ijb_report
 from facelib.model_input import TEMPLATE_112, Io
 from facelib.sidecar import write_sidecar
 
@@ -149,6 +150,15 @@ def test_the_report_holds_what_the_definitions_give(mini, tmp_path, capsys, flag
     assert f"N{int(not normalize)} D{int(detector_score)} F{int(flip)}" in printed
     assert f"{100 * found['vr']['0.1']['vr']:.2f}" in printed and "needs >= 1,000 impostors" in printed
     assert "mean" in printed and "G1+G2" in printed
+
+
+def test_the_nearest_rule_is_named_in_report_and_table(mini, tmp_path, capsys):
+    folder, _ = mini
+
+    run(folder, "--protocol", "1:1", "--far", "0.02", "--nearest", "--report", tmp_path / "near.ijb.report.json")
+
+    assert read_ijb_report(tmp_path / "near.ijb.report.json")["verification"]["rule"] == "nearest"
+    assert "TAR at the nearest FAR of the ROC, which may be above the stated one" in capsys.readouterr().out
 
 
 def test_one_protocol_needs_only_its_files(mini, tmp_path):

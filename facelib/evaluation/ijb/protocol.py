@@ -16,7 +16,7 @@ from facelib import unit_vectors
 from facelib.errors import FaceError
 from facelib.evaluation.identification import Identification, identify
 from facelib.evaluation.ijb.files import IjbFaces
-from facelib.evaluation.metrics import Scores, can_resolve, wilson_interval
+from facelib.evaluation.metrics import REJECT_ALL, OperatingPoint, Scores, can_resolve, wilson_interval
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 BLOCK_ROWS = 8192  # images pooled at a time
@@ -25,7 +25,7 @@ BLOCK_SCORES = 2**24  # of the template matrix held at a time: 64 MiB
 
 @dataclass(frozen=True)
 class TarAtFar:
-    """TAR (the field's VR) at the loosest threshold whose FAR is at most `far_target`.
+    """TAR (the field's VR) at one point of the ROC: see `verify`.
 
     All numbers but `far_target` and `needs_impostors` are None when there are too few impostor pairs.
 
@@ -67,6 +67,7 @@ class Verification:
         auc: area under the ROC.
         eer: equal error rate.
         vr: one for each FAR.
+        rule: 'at_most' | 'nearest', the point of the ROC that each FAR takes.
     """
 
     pairs: int
@@ -74,11 +75,13 @@ class Verification:
     auc: float
     eer: float
     vr: tuple[TarAtFar, ...]
+    rule: str = "at_most"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, named as in docs/report.md."""
         vr = {f"{point.far_target:g}": point.as_dict() for point in self.vr}
-        return {"pairs": self.pairs, "genuine": self.genuine, "auc": self.auc, "eer": self.eer, "vr": vr}
+        head = {"pairs": self.pairs, "genuine": self.genuine, "auc": self.auc, "eer": self.eer}
+        return {**head, "rule": self.rule, "vr": vr}
 
 
 def pool_templates(
@@ -156,29 +159,58 @@ def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) ->
     return scores
 
 
-def verify(cosines: np.ndarray, is_same: np.ndarray, fars: Sequence[float] = FARS) -> Verification:
+def verify(
+    cosines: np.ndarray, is_same: np.ndarray, fars: Sequence[float] = FARS, *, nearest: bool = False
+) -> Verification:
     """TAR at each FAR, AUC and EER of one long list of pairs, sorted once.
 
-    Exact: the loosest threshold that lets at most FAR x impostors pass, equal scores together. scikit-learn's curve
-    with the nearest FAR, as the field uses it, may take a point that lies above the FAR asked for.
+    Exact: the loosest threshold that lets at most FAR x impostors pass, equal scores together.
 
     Args:
         cosines: float [P], larger means more similar.
         is_same: bool [P], which pairs are genuine.
         fars: each in (0, 1].
+        nearest: the rule of InsightFace's scripts instead: see `nearest_points`.
     """
     scores = Scores(-cosines[is_same], -cosines[~is_same])  # not 2 - 2 cos: float32 would make new ties
     num_genuine, num_impostors = len(scores.genuine), len(scores.impostor)
+    can = [can_resolve(num_impostors, far) for far in fars]
+    usable = [far for far, is_usable in zip(fars, can, strict=True) if is_usable]
+    points = iter(nearest_points(scores, usable) if nearest else map(scores.tar_at_far, usable))
     found = []
-    for far in fars:
+    for far, is_usable in zip(fars, can, strict=True):
         needs = math.ceil(1 / far - 1e-9)
-        if not can_resolve(num_impostors, far):
+        if not is_usable:
             found.append(TarAtFar(far, None, None, None, None, needs))
             continue
-        point = scores.tar_at_far(far)
+        point = next(points)
         interval = wilson_interval(round(point.tar * num_genuine), num_genuine)
         found.append(TarAtFar(far, point.tar, interval, point.far, 2.0 + 2.0 * point.threshold, needs))
-    return Verification(len(cosines), num_genuine, scores.auc(), scores.eer(), tuple(found))
+    rule = "nearest" if nearest else "at_most"
+    return Verification(len(cosines), num_genuine, scores.auc(), scores.eer(), tuple(found), rule)
+
+
+def nearest_points(scores: Scores, fars: Sequence[float]) -> list[OperatingPoint]:
+    """The point of the ROC whose FAR is nearest to each of `fars`, as InsightFace's eval_ijbc.py takes it.
+
+    The curve is that of scikit-learn's `roc_curve`: it starts at FAR 0, and points on a straight line between their
+    neighbours are left out. Of equally near points the one with the larger FAR counts, and of those with the same FAR
+    the one with the larger TAR. The FAR of the point may lie above the FAR asked for.
+
+    Args:
+        scores: of the pairs.
+        fars: each in (0, 1].
+    """
+    thresholds = np.unique(np.concatenate([scores.genuine, scores.impostor]))
+    tps = np.searchsorted(scores.genuine, thresholds, side="right")
+    fps = np.searchsorted(scores.impostor, thresholds, side="right")
+    if len(thresholds) > 2:
+        is_corner = np.concatenate([[True], (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0), [True]])
+        thresholds, tps, fps = thresholds[is_corner], tps[is_corner], fps[is_corner]
+    thresholds = np.append(REJECT_ALL, thresholds)
+    tars, rates = np.append(0, tps) / len(scores.genuine), np.append(0, fps) / len(scores.impostor)
+    places = [len(rates) - 1 - int(np.argmin(np.abs(rates[::-1] - far))) for far in fars]
+    return [OperatingPoint(float(tars[i]), float(rates[i]), float(thresholds[i])) for i in places]
 
 
 def identify_galleries(
