@@ -10,6 +10,7 @@
 export const SIZE = 112; // pixels, of the crop
 const MIN_FACE = 20, SEARCH_SIDE = 1024; // pixels: the smallest face, in photos of up to this size
 const FINE_SIDE = 2048; // pixels: the same for the searches that follow if no face was found
+const NEAR_LIMIT = 1.5; // if no face is so many times the smallest that is found, others beside it may have been missed
 const SURE_LOGIT = 10; // of the network of the five points: a face that was taken upside down has less
 const VIEW = 128; // pixels: side of BlazeFace's input
 const SMALLEST_IN_VIEW = VIEW / 8; // pixels: the smallest face that BlazeFace finds
@@ -85,7 +86,7 @@ function pixelsAt(canvas, x, y, width, height) {
 }
 
 /**
- * The faces of a photo: the usual search, then, if it found none for sure, one for rotated and one for smaller faces.
+ * The faces of a photo: the usual search, then, if it found none for sure, one for smaller and one for rotated faces.
  *
  * @returns [{box, points, score}] in pixels of the photo. box: x and y of the centre, width, height; points: five;
  *     score: of BlazeFace, and 1 more if the network of the five points is sure
@@ -93,14 +94,16 @@ function pixelsAt(canvas, x, y, width, height) {
 async function findFaces(photo, width, height, detector, target) {
   const [usual, fine] = [SEARCH_SIDE, FINE_SIDE].map((side) => MIN_FACE * Math.max(1, Math.max(width, height) / side));
   const faces = [];
-  for (const [minFace, isTurned] of [[usual, false], [usual, true], ...(fine < usual ? [[fine, false]] : [])]) {
+  const searches = fine < usual
+    ? [[usual, false, NEAR_LIMIT * usual], [fine, false, 0], [usual, true, 0]] : [[usual, false, 0], [usual, true, 0]];
+  for (const [minFace, isTurned, enough] of searches) {
     if (Math.min(width, height) < minFace) continue;
     const boxes = await search(photo, width, height, minFace, isTurned, detector.boxes);
     for (const { points, score } of distinct(boxes)) {
       const face = await faceNear(photo, points, target, detector.points);
       if (face) faces.push({ ...face, score: score + face.isSure });
     }
-    if (faces.some(({ isSure }) => isSure)) break;
+    if (faces.some(({ isSure, box }) => isSure && box[2] >= enough)) break;
   }
   return distinct(faces);
 }

@@ -17,6 +17,7 @@ from facelib.model_input import TEMPLATE_112
 SEARCH_SIDE = 1024  # pixels: in a photo with a longer side, the smallest face grows with the photo, to bound the time
 FINE_SIDE = 2048  # pixels: the same for the search that follows if no face was found
 MIN_FACE = 20  # pixels: the smallest face in a photo of up to SEARCH_SIDE pixels
+NEAR_LIMIT = 1.5  # if no face is so many times the smallest that is found, others beside it may have been missed
 MIN_PRESENCE = 0.0  # MediaPipe's: logit of the network of the five points that it sees a face
 SURE_PRESENCE = 10.0  # faces of LFW have 13.8 and more, those that BlazeFace takes upside down 7.2 and less
 
@@ -55,8 +56,8 @@ class FaceDetector:
 
     The first search finds upright faces, rotated by up to 45 degrees, from 20 pixels or, in photos of more than 1024
     pixels, from 2 % of the longer side; and faces of any rotation that fill a tenth of the photo. If it finds none, or
-    none for sure, two more searches follow: for faces of this size in any rotation; and, in photos of more
-    than 1024 pixels, for upright faces from 1 % of the longer side.
+    none for sure, or only such that are hardly larger than the smallest, two more searches follow: in photos of more
+    than 1024 pixels for upright faces from 1 % of the longer side; and for faces of the usual size in any rotation.
 
     Raises:
         FaceError: LiteRT is not installed.
@@ -73,21 +74,22 @@ class FaceDetector:
             photo: uint8 [H, W, 3] RGB.
         """
         faces: list[Face] = []
-        for boxes in self._searches(photo):
+        for boxes, enough in self._searches(photo):
             faces += self._faces(photo, boxes)
-            if any(face.is_sure for face in faces):
+            if any(face.is_sure and face.box[2] >= enough for face in faces):
                 break
         kept = distinct([face.box for face in faces], [face.score + face.is_sure for face in faces])
         return [faces[i] for i in kept]
 
-    def _searches(self, photo: np.ndarray) -> Iterator[list[FaceBox]]:
-        """Yields the boxes of one search after the other."""
+    def _searches(self, photo: np.ndarray) -> Iterator[tuple[list[FaceBox], float]]:
+        """Yields the boxes of one search after the other, and the side of a sure face that makes it the last one."""
         usual, fine = (MIN_FACE * max(1.0, max(photo.shape[:2]) / side) for side in (SEARCH_SIDE, FINE_SIDE))
         if min(photo.shape[:2]) >= usual:
-            yield self._search(photo, usual)
-            yield self._search(photo, usual, is_turned=True)
+            yield self._search(photo, usual), NEAR_LIMIT * usual if fine < usual else 0.0
         if min(photo.shape[:2]) >= fine < usual:
-            yield self._search(photo, fine)
+            yield self._search(photo, fine), 0.0
+        if min(photo.shape[:2]) >= usual:
+            yield self._search(photo, usual, is_turned=True), 0.0
 
     def _faces(self, photo: np.ndarray, boxes: list[FaceBox]) -> list[Face]:
         """The faces in the boxes of one search. One face may be found several times."""
