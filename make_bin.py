@@ -2,6 +2,10 @@
 
     python make_bin.py FOLDERS valid_dataset/mine.bin --num-pairs 6000
     python make_bin.py lfw_aligned valid_dataset/lfw.bin --pairs pairs.txt
+    python make_bin.py rfw_aligned valid_dataset/rfw.bin --pairs RFW/txts
+
+A list has the form of LFW's pairs.txt or of CALFW's and CPLFW's. The folder 'txts' of RFW has a list for each group of
+people: rfw_GROUP.bin is made of each, from the crops in FOLDERS/GROUP.
 
 Half of the random pairs are genuine. They are in 10 blocks for 10-fold evaluation; no identity is in two blocks, and no
 pair occurs twice. Images are aligned 112x112 JPEG or PNG; their bytes are kept as they are.
@@ -25,14 +29,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from facelib.data.verification.bins import write_bin
 
     check_out(args.out)
-    if args.pairs:
-        images, is_same = listed_pairs(args.folders, args.pairs, args.image_size, args.encoding)
+    is_group_folder = bool(args.pairs) and args.pairs.is_dir()
+    made = {}
+    if is_group_folder:
+        from facelib.data.verification.listed_pairs import find_group_lists
+
+        for group, file in find_group_lists(args.pairs):
+            out = args.out.with_name(f"{args.out.stem}_{group}.bin")
+            made[out] = listed_pairs(args.folders / group, file, args.image_size, args.encoding)
+    elif args.pairs:
+        made[args.out] = listed_pairs(args.folders, args.pairs, args.image_size, args.encoding)
     else:
-        images, is_same = drawn_pairs(args.folders, args.num_pairs, args.seed, args.image_size)
-    write_bin(args.out, images, is_same)
-    genuine = sum(map(bool, is_same))
-    print(f"wrote {args.out}: {len(is_same):,} pairs, {genuine:,} genuine, {len(set(images)):,} different images")
-    print_next("python", "evaluate_data.py", "MODEL.h5", "--valid", args.out)
+        made[args.out] = drawn_pairs(args.folders, args.num_pairs, args.seed, args.image_size)
+    for out, (images, is_same) in made.items():
+        write_bin(out, images, is_same)
+        genuine = sum(map(bool, is_same))
+        print(f"wrote {out}: {len(is_same):,} pairs, {genuine:,} genuine, {len(set(images)):,} different images")
+    print_next("python", "evaluate_data.py", "MODEL.h5", "--valid", args.out.parent if is_group_folder else args.out)
     return 0
 
 
@@ -102,8 +115,8 @@ def most_pairs(labels, seed: int) -> int:
 
 
 def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int], encoding: str | None = None):
-    """Reads the pairs of a pairs.txt, in its order: (encoded images [2P], is_same bool [P])."""
-    from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
+    """Reads the pairs of a list, fold by fold: (encoded images [2P], is_same bool [P])."""
+    from facelib.data.verification.listed_pairs import find_shot, read_pairs_txt
     from facelib.errors import BadRecord
     from facelib.files import read_image_file
     from facelib.image_decoding import check_image
@@ -128,7 +141,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("folders", type=Path, help="folder of identity folders of aligned faces")
     parser.add_argument("out", type=Path, help="the .bin to make")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--pairs", type=Path, metavar="TXT", help="use the pairs of this list, in the form of LFW's")
+    which.add_argument("--pairs", type=Path, metavar="TXT", help="use the pairs of this list, or of RFW's lists")
     which.add_argument(
         "--num-pairs",
         type=int,

@@ -15,7 +15,7 @@ import make_bin
 import prepare_data
 from facelib.data.readers.folder_source import ListSource
 from facelib.data.readers.sources import open_source
-from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
+from facelib.data.verification.listed_pairs import find_shot, read_pairs_txt
 from facelib.errors import BadRecord, FaceError
 from facelib.evaluation.attributes import group_faces, read_attributes
 from facelib.evaluation.verification_sets import find_sets

@@ -24,7 +24,10 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         metavar="DIR_OR_BIN",
         help="a .bin, a folder of them, or a folder of identities (default: %(default)s/)",
     )
-    pairs_help = "pair list in LFW's form, of the photos in --valid; or how many pairs of each .bin, chosen evenly"
+    pairs_help = (
+        "pair list of the photos in --valid, in the form of LFW's or CALFW's; or RFW's folder of lists; or how many "
+        "pairs of each .bin, chosen evenly"
+    )
     add("--pairs", type=_parse_pairs, metavar="TXT_OR_N", help=pairs_help)
     add(
         "--letterbox",

@@ -11,6 +11,7 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.evaluation.metrics import OperatingPoint
+from facelib.evaluation.set_means import format_means, mean_of_sets
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
 from facelib.files import read_json, write_json
 from facelib.json_schema import check_json
@@ -168,8 +169,9 @@ class Report:
         return format_table(self.sets)
 
     def findings(self) -> str:
-        """What is printed under the table: thresholds for deployment, groups, identification."""
-        return format_findings(self.sets)
+        """What is printed under the table: means of sets, thresholds for deployment, groups, identification."""
+        acc = {result.name: result.accuracy.mean for result in self.sets if result.protocol != "all-pairs"}
+        return "\n".join(filter(None, (format_means(mean_of_sets(acc)), format_findings(self.sets))))
 
     def write(self, path: Path) -> None:
         """Writes the JSON atomically."""

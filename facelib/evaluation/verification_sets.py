@@ -11,7 +11,8 @@ import numpy as np
 
 from facelib.data.readers.folder_source import FolderSource
 from facelib.data.verification.bins import IMAGE_SIZE, find_bins, load_bin
-from facelib.data.verification.pair_lists import draw_listed, find_shot, read_pairs_txt
+from facelib.data.verification.listed_pairs import find_group_lists, find_shot, read_pairs_txt
+from facelib.data.verification.pair_lists import draw_listed
 from facelib.errors import BadRecord, FaceError
 from facelib.extras import require
 from facelib.files import read_image_file, sha256_of
@@ -56,7 +57,8 @@ def find_sets(
 
     Args:
         valid: a .bin, a folder of them, or a folder of identity folders.
-        pairs: a list of pairs in LFW's form, `valid` is then the folder of its photos; or how many pairs of each set.
+        pairs: a list of pairs, `valid` is then the folder of its photos; RFW's folder of lists, `valid` then has a
+            folder of photos for each group; or how many pairs of each set.
         letterbox: scale photos of another size to fit and fill the rest with grey, instead of refusing them.
         encoding: of the list of pairs; None finds it.
 
@@ -69,6 +71,11 @@ def find_sets(
     if pairs is not None:
         if not valid.is_dir():
             raise FaceError(f"With --pairs, --valid is the folder of the photos. There is no folder at '{valid}'.")
+        if Path(pairs).is_dir():
+            return [
+                partial(_load_listed, valid / group, file, letterbox, encoding, f"rfw_{group}")
+                for group, file in find_group_lists(pairs)
+            ]
         return [partial(_load_listed, valid, pairs, letterbox, encoding)]
     if valid.is_dir() and not any(valid.glob("*.bin")) and _has_identities(valid):
         return [partial(_load_folder, valid, letterbox)]
@@ -114,14 +121,14 @@ def _draw_pairs(load: Callable[[], FaceSet], num_pairs: int) -> FaceSet:
     )
 
 
-def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool, encoding: str | None) -> FaceSet:
+def _load_listed(folder: Path, pairs_txt: Path, letterbox: bool, encoding: str | None, name: str = "") -> FaceSet:
     shots, is_same, notes = read_pairs_txt(pairs_txt, encoding)
     files = {shot: find_shot(folder, shot) for shot in dict.fromkeys(shot for pair in shots for shot in pair)}
     read = {shot: _read(partial(read_image_file, file), file, letterbox) for shot, file in files.items()}
     digests = {shot: sha256_of(file) for shot, file in files.items()}
     flat = [shot for pair in shots for shot in pair]
     return FaceSet(
-        pairs_txt.stem,
+        name or pairs_txt.stem,
         [read[shot] for shot in flat],
         [files[shot].relative_to(folder).as_posix() for shot in flat],
         str(pairs_txt),

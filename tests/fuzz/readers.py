@@ -71,7 +71,7 @@ def read_image(folder: Path) -> None:
 
 
 def read_pairs(folder: Path) -> None:
-    from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
+    from facelib.data.verification.listed_pairs import find_shot, read_pairs_txt
     from facelib.evaluation.verification_sets import find_sets
 
     for load in find_sets(folder, folder / "pairs.txt"):

@@ -9,7 +9,7 @@ import pytest
 
 import make_bin
 from facelib.data.verification.bins import load_bin
-from facelib.data.verification.pair_lists import find_shot, read_pairs_txt
+from facelib.data.verification.listed_pairs import find_shot, read_pairs_txt
 from facelib.errors import FaceError
 
 CROPS = Path(__file__).parents[3] / "shared" / "data" / "raw" / "expected_crops"

@@ -1,17 +1,8 @@
-"""The pairs of a verification set: drawn from identities, drawn from listed pairs, or read from a pairs.txt."""
-
-import os
-import re
-from pathlib import Path
+"""Draws the pairs of a verification set, from identities or from listed pairs."""
 
 import numpy as np
 
-from facelib.data.data_dir import MAX_NAME_BYTES
-from facelib.errors import FaceError, short_repr
-from facelib.files import read_text
-from facelib.photo_folders import spellings_of
-
-Shot = tuple[str, int]  # name, number of the image
+from facelib.errors import FaceError
 
 
 def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -161,78 +152,3 @@ def _impostor_pairs(block: list[np.ndarray], wanted: int, rng: np.random.Generat
         first, second = sorted(rng.choice(len(block), size=2, replace=False))
         seen[(int(rng.choice(block[first])), int(rng.choice(block[second])))] = None
     return np.array(list(seen))
-
-
-def read_pairs_txt(path: Path, encoding: str | None = None) -> tuple[list[tuple[Shot, Shot]], np.ndarray, list[str]]:
-    """Reads a pair list in the form of LFW's pairs.txt.
-
-    Args:
-        path: the list.
-        encoding: of the list; None finds it.
-
-    Returns:
-        pairs: of (name, number of the image), in the order of the file, which is fold by fold.
-        is_same: bool [P].
-        notes: what the user should know, as the encoding of the list.
-
-    Raises:
-        FaceError: a line of another form, or another number of pairs than the first line says. Names the line.
-    """
-    text, notes = read_text(path, "pair list", encoding)
-    lines = text.splitlines()
-    pairs, is_same, promised = [], [], None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        columns = [column.strip() for column in line.strip().split("\t")] if "\t" in line else line.split()
-        if number == 1 and len(columns) <= 2 and all(re.fullmatch(r"\d{1,9}", column) for column in columns):
-            promised = 2 * int(columns[0]) * (int(columns[1]) if len(columns) == 2 else 1)
-            if len(columns) == 1:
-                promised = 2 * int(columns[0])  # pairsDevTrain.txt: N genuine, N impostor
-            continue
-        try:
-            if len(columns) not in (3, 4) or max(map(len, columns)) > MAX_NAME_BYTES:
-                raise ValueError
-            first = (columns[0], int(columns[1]))
-            second = (columns[-2] if len(columns) == 4 else columns[0], int(columns[-1]))
-        except ValueError as error:
-            raise FaceError(
-                f"A pair is 'name i j' or 'name1 i name2 j', i and j numbers of images. '{path}' line {number}: "
-                f"{line.strip()[:80]!r}. Correct the line."
-            ) from error
-        pairs.append((first, second))
-        is_same.append(first[0] == second[0])
-    if not pairs:
-        raise FaceError(f"The pair list '{path}' has no pairs. Copy it again.")
-    if promised is not None and promised != len(pairs):
-        raise FaceError(
-            f"The first line of '{path}' says that there are {promised} pairs; the list has {len(pairs)}. "
-            "Copy it again."
-        )
-    return pairs, np.array(is_same, bool), notes
-
-
-def find_shot(folders: Path, shot: Shot) -> Path:
-    """The image file of a shot: `name/name_0001.jpg`, or .jpeg, .png, with any number of leading zeros.
-
-    Raises:
-        FaceError: there is none.
-    """
-    name, number = shot
-    spellings = list(spellings_of(name))
-    for spelling in spellings:
-        for folder in (folders / spelling, folders):
-            for suffix in (".jpg", ".png", ".jpeg", ".jfif", ".JPG", ".PNG"):
-                file = folder / f"{spelling}_{number:04d}{suffix}"
-                if os.path.isfile(file):
-                    return file
-    for spelling in spellings:
-        for file in sorted((folders / spelling).glob("*")) if os.path.isdir(folders / spelling) else ():
-            match = re.fullmatch(r"(.*?)_?0*(\d+)", file.stem)
-            if match and match[1] in (*spellings, "") and int(match[2]) == number:
-                return file
-    expected = short_repr(str(folders / name / f"{name}_{number:04d}.jpg"), 300)
-    raise FaceError(
-        f"The pair list names image {number} of {short_repr(name)}, but there is no {expected}. Check FOLDERS, or "
-        f"align all photos."
-    )
