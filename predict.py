@@ -3,6 +3,7 @@
     python predict.py A.jpg B.jpg --model X [--out PNG]     same person or not, at the calibrated threshold
     python predict.py enroll FOLDERS GALLERY --model X      one folder per person -> GALLERY (.npy) and GALLERY.json
     python predict.py search PHOTO GALLERY                  which person of the gallery it is, or unknown
+    python predict.py watch SOURCE GALLERY [--out MP4]      who is seen in a video, or by a camera (number, address)
 
 A 112x112 image is treated as an aligned crop; in any other photo one face is found and aligned: of several the one that
 is large and near the middle, as in align_faces.py. With --face all the first and the last command take all faces. The
@@ -42,6 +43,7 @@ from facelib.recognition.gallery import (
     write_gallery,
 )
 from facelib.recognition.photo_embeddings import Seen, class_centres, embed_photos, means_of, unit_vectors
+from facelib.recognition.video.command import add_watch_flags, check_watch_flags, run_watch
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import Sidecar, check_sidecar, check_unchanged, keep_flags, kind_of
 from facelib.unit_vectors import check_differ
@@ -52,7 +54,7 @@ MANY_CHANCE_HITS = 0.01  # a search says so when a stranger is expected to be ta
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = {"enroll": enroll, "search": search}.get(argv[0] if argv else "")
+    command = {"enroll": enroll, "search": search, "watch": watch}.get(argv[0] if argv else "")
     return command(argv[1:]) if command else compare(argv)
 
 
@@ -60,7 +62,7 @@ def compare(argv: list[str]) -> int:
     """A B --model X: the distance of two faces, and the verdict."""
     parser = script_parser(__doc__)
     parser.add_argument(
-        "a", type=Path, metavar="A", help="a photo or crop (write a file called enroll or search as ./enroll)"
+        "a", type=Path, metavar="A", help="a photo or crop (write a file called enroll, search or watch as ./enroll)"
     )
     parser.add_argument("b", type=Path, metavar="B", help="another photo or crop")
     parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw the two faces and the verdict")
@@ -223,6 +225,23 @@ def search(argv: list[str]) -> int:
             f"choose a smaller --far or a --threshold"
         )
     return 0
+
+
+def watch(argv: list[str]) -> int:
+    """SOURCE GALLERY [--out MP4]: who is seen in a video or by a camera; a line of JSON for each appearance."""
+    parser = argparse.ArgumentParser(prog="predict.py watch", description=watch.__doc__)
+    source_help = "a video file, the number of a camera, or an address such as rtsp://HOST/PATH"
+    parser.add_argument("source", metavar="SOURCE", help=source_help)
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="the gallery that the command enroll wrote")
+    add_watch_flags(parser)
+    args = parse(parser, argv, has_gallery=True)
+    check_watch_flags(args)
+    gallery = open_gallery(args.gallery)
+    args.model, enrolled_by = check_gallery_model(gallery, args.model)
+    sidecar = check_sidecar(args.model)
+    decision = search_decision(gallery, args, enrolled_by)
+    embedder = open_embedder(args.model, sidecar.io if sidecar and enrolled_by else gallery.io, args.threads)
+    return run_watch(args, gallery, decision, embedder)
 
 
 def print_found(gallery: Gallery, rows: list[int], distances: list[float], decision: Decision, face: str) -> None:

@@ -30,6 +30,7 @@ LAW = {
     "evaluation": ("data", "alignment"),
     "evaluation.ijb": ("evaluation", "data", "alignment"),
     "recognition": ("evaluation", "alignment"),
+    "recognition.video": ("recognition", "evaluation", "alignment"),
     "export": ("runtimes", "models", "data"),
     "export.tflite": ("export", "runtimes", "models", "data"),
     "export.onnx": ("export", "runtimes", "models", "data"),

@@ -59,12 +59,15 @@ class FaceDetector:
     none for sure, or only such that are hardly larger than the smallest, two more searches follow: in photos of more
     than 1024 pixels for upright faces from 1 % of the longer side; and for faces of the usual size in any rotation.
 
+    Args:
+        is_thorough: whether these two follow; in a video they would take most of the time, in frames without a face.
+
     Raises:
         FaceError: LiteRT is not installed.
     """
 
-    def __init__(self):
-        self._search = FaceSearch()
+    def __init__(self, is_thorough: bool = True):
+        self._search, self._is_thorough = FaceSearch(), is_thorough
         self._points = DetectorNet(FACE_POINTS, ("points", "presence"))
 
     def detect(self, photo: np.ndarray) -> list[Face]:
@@ -76,7 +79,7 @@ class FaceDetector:
         faces: list[Face] = []
         for boxes, enough in self._searches(photo):
             faces += self._faces(photo, boxes)
-            if any(face.is_sure and face.box[2] >= enough for face in faces):
+            if not self._is_thorough or any(face.is_sure and face.box[2] >= enough for face in faces):
                 break
         kept = distinct([face.box for face in faces], [face.score + face.is_sure for face in faces])
         return [faces[i] for i in kept]

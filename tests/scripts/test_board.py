@@ -16,6 +16,7 @@ from facelib.extras import PACKAGES, require, say_missing
 from facelib.model_input import Io
 from facelib.sidecar import write_sidecar
 from tests.helpers import blocked
+from tests.helpers.film import read_video, write_video
 from tests.helpers.patches_onnx import write_model
 from tests.helpers.placed_faces import synthetic_photo
 
@@ -59,6 +60,7 @@ def place(tmp_path_factory):
         (folder / "photos" / f"p{identity}").mkdir(parents=True)
         photo = synthetic_photo(identity, 5, 1.4)[0]
         cv2.imwrite(str(folder / "photos" / f"p{identity}" / "1.jpg"), photo[:, :, ::-1])
+    write_video(folder / "film.mp4", [synthetic_photo(3, 0, 0.8, (120, 160))[0]] * 4)
     return folder
 
 
@@ -77,6 +79,7 @@ def board_commands():
         ["predict.py", "enroll", "faces", "people.npy", "--model", "net.tflite", "--far", "0.01"],
         ["predict.py", "search", b, "people.npy", "--threshold", "2"],
         ["predict.py", "search", "photos/p0/1.jpg", "people.npy"],
+        ["predict.py", "watch", "film.mp4", "people.npy", "--threshold", "4", "--out", "seen.mp4"],
         ["align_faces.py", "photos", "crops", "--workers", "1"],
     ]
 
@@ -132,6 +135,8 @@ def test_the_board_writes_what_a_whole_installation_writes(on_a_board, place):
     assert ": distance" in outs["predict.py search faces/0001/0002.jpg people.npy --threshold 2"]
     assert sorted(path.name for path in (place / "crops").rglob("*.jpg")) == ["1.jpg", "1.jpg"]
     assert cv2.imread(str(place / "sheet.png")) is not None
+    assert '"frames": 4' in outs["predict.py watch film.mp4 people.npy --threshold 4 --out seen.mp4"]
+    assert len(read_video(place / "seen.mp4")) == 4
 
 
 @pytest.mark.parametrize(("words", "extra"), more_commands(), ids=lambda value: None if value is str else value[0])
