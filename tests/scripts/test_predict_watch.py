@@ -180,7 +180,7 @@ def test_a_slow_net_drops_frames_of_a_camera_and_ctrl_c_ends_it_in_order(place, 
     (event,), err = run(capsys, "0", "people.npy", "--out", "seen.mp4")
 
     assert event["who"] is None and event["frames"] == 19
-    assert event["to"] > 19 * 0.028, "the clock of the camera goes on"
+    assert event["to"] > 0.25, "the clock of the camera goes on: nineteen frames of it take 0.1 s"
     start, end = (datetime.fromisoformat(event[key]) for key in ("from_time", "to_time"))
     assert before <= start < end <= datetime.now(UTC)
     assert (end - start).total_seconds() == pytest.approx(event["to"] - event["from"], abs=0.01)
