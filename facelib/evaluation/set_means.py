@@ -1,14 +1,15 @@
 """The mean line under the table of several verification sets, as papers print it."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 GROUPED = "rfw_"  # sets of one collection, one for each group of people: rfw_African, rfw_Asian, ...
 
 
-class SetMean(NamedTuple):
+@dataclass(frozen=True)
+class SetMean:
     """The mean of several sets.
 
     Attributes:

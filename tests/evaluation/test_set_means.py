@@ -12,8 +12,8 @@ def test_rfw_has_a_line_of_its_own_with_the_population_deviation():
 
     sets, rfw = mean_of_sets(acc)
 
-    assert sets[:2] == ("", 3) and sets.acc == pytest.approx(statistics.fmean([0.995, 0.92, 0.96]))
-    assert rfw[:2] == ("rfw", 3) and rfw.acc_std == pytest.approx(statistics.pstdev([0.95, 0.948, 0.96]))
+    assert (sets.name, sets.count) == ("", 3) and sets.acc == pytest.approx(statistics.fmean([0.995, 0.92, 0.96]))
+    assert (rfw.name, rfw.count) == ("rfw", 3) and rfw.acc_std == pytest.approx(statistics.pstdev([0.95, 0.948, 0.96]))
     assert format_means([sets, rfw]) == (
         "mean of 3 sets: ACC 0.9583\nrfw: mean of 3 groups: ACC 0.9527, standard deviation between groups 0.52 points"
     )
