@@ -37,6 +37,7 @@ from facelib.files import sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.keras_h5 import open_keras
 from facelib.runtimes.parent import find_parent, open_reference
+from facelib.self_test import run_self_test
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags
 from facelib.unit_vectors import SAME_DISTANCE
 
@@ -213,6 +214,10 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     io = choose_io(sidecar, args)
     embedder = open_embedder(args.model, io, args.threads)
     runtime = embedder if isinstance(embedder, RuntimeEmbedder) else None  # else it stands beside a reference already
+    alone: Any = getattr(embedder, "embedder", embedder)
+    outcome = run_self_test(alone, sidecar)
+    if outcome and outcome.is_integer:
+        print(outcome)
     if runtime and args.model.suffix != ".h5" and (parent := find_parent(args.model)):  # an .h5 may be trained on
         embedder = FirstFacesChecked(runtime, partial(open_reference, parent, args.threads))
     gallery = open_gallery_model(args.gallery_model, args.threads) if args.gallery_model else None

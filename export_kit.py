@@ -22,14 +22,14 @@ from facelib.cli import DEFAULT_VALID, print_next, print_notes, run_cli, script_
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.verification.bins import decode_images, find_bins, load_bin
 from facelib.errors import FaceError
-from facelib.evaluation.beside_reference import as_function_of_values
 from facelib.evaluation.thresholds import Calibrated, read_thresholds
-from facelib.evaluation.wrong_input import EXPLAINS, MISTAKES, RIGHT, SAME_FACE
 from facelib.export.kit.files import draw_pairs, write_crops, write_facts, write_test
 from facelib.files import atomic_path, working_folder
 from facelib.model_input import Io, fit_faces
 from facelib.runtimes.parent import open_reference
+from facelib.self_test import make_self_test
 from facelib.sidecar import Sidecar, check_sidecar, portable_path
+from facelib.wrong_input import EXPLAINS, MISTAKES, RIGHT, SAME_FACE, as_function_of_values
 
 NUM_PAIRS = 32  # 64 crops
 LIMITS = {"min_cosine": 0.95, "max_acc_drop": 0.5, "max_vr_drop": 2.0,
@@ -71,13 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = args.calibration or valid
     crops, calibration = load_crops(source, args.num_calibration, 0, io.size, notes, io.fit)
     print_notes(notes)
-    expected, mistakes = embed_rightly_and_wrongly(graph, faces, io)
+    expected, mistakes, self_test = embed_rightly_and_wrongly(graph, faces, io)
     facts = {
         "genuine": pairs.is_same[picked].tolist(),
         "threshold": {"set": threshold.set_name, "far": threshold.far, "distance": threshold.distance},
         "limits": LIMITS,
         "mistakes": [{"name": each.name, "advice": each.advice} for each in MISTAKES],
         "calibration": calibration,
+        "self_test": self_test,
         "made_from": {"path": portable_path(graph, args.run), "sha256": sidecar.sha256},
         "licence": sidecar.licence,
         "training_data": sidecar.training_data,
@@ -114,12 +115,12 @@ def find_graph(run: Path, far: float) -> tuple[Path, Sidecar, Calibrated]:
     return graph, sidecar, threshold
 
 
-def embed_rightly_and_wrongly(graph: Path, faces: np.ndarray, io: Io) -> tuple[np.ndarray, np.ndarray]:
-    """(float32 [N, D], the embeddings of uint8 faces; float32 [M, N, D], those under each of `MISTAKES`)."""
+def embed_rightly_and_wrongly(graph: Path, faces: np.ndarray, io: Io) -> tuple[np.ndarray, np.ndarray, dict]:
+    """(float32 [N, D], the embeddings of uint8 faces; float32 [M, N, D], under each of `MISTAKES`; the self test)."""
     reference = open_reference(graph, 1)
     values, embed = fit_faces(faces, io.size, io.fit).astype(np.float32), as_function_of_values(reference)
-    wrong = [embed(np.ascontiguousarray(each.apply(values), np.float32)) for each in MISTAKES]
-    return reference.raw(faces), np.stack(wrong)
+    wrong = [embed(each.apply(values)) for each in MISTAKES]
+    return reference.raw(faces), np.stack(wrong), make_self_test(reference, "optimized_pb")
 
 
 def write_kit(out: Path, fill) -> None:

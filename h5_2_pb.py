@@ -18,7 +18,8 @@ from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_pars
 from facelib.export.freeze import freeze_file, model_call
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import check_out_file, sha256_of
-from facelib.runtimes.frozen_graph import INPUT, OUTPUT, open_graph, save_graph
+from facelib.runtimes.frozen_graph import INPUT, OUTPUT, GraphEmbedder, open_graph, save_graph
+from facelib.self_test import make_self_test
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
@@ -49,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     io = replace(io, size=size, embedding_size=model.outputs[0].shape[-1])
     keep_flags(args.model, "h5", io, sidecar)
     io = replace(io, input=INPUT, output=OUTPUT)
-    write_sidecar(out, kind="frozen_pb", made_from=args.model, io=io, parity=parity_record(cosines))
+    test = make_self_test(GraphEmbedder(out, io), "frozen_pb")
+    parity = parity_record(cosines)
+    write_sidecar(out, kind="frozen_pb", made_from=args.model, io=io, parity=parity, self_test=test)
     print(f"{len(graph.node)} nodes; worst cosine to the .h5 {cosines.min():.7f} on {len(cosines)} faces")
     print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB){next_step('./optimize_pb.sh', out)}")
     return 0

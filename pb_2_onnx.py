@@ -45,6 +45,8 @@ from facelib.export.pixel_check import check_pixels
 from facelib.files import check_out_file, require_file, sha256_of, write_bytes
 from facelib.model_input import IO_CHOICES, Io, scaling_of, to_model_input
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, node_of, open_graph
+from facelib.runtimes.onnx import OnnxEmbedder
+from facelib.self_test import make_self_test
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
@@ -131,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_unchanged(args.model, sha256)
     write_bytes(out, model)
     keep_flags(args.model, "h5" if is_h5 else "frozen_pb", flags, sidecar)
-    record = {"parity": parity_record(cosines), "tensors": describe_tensors(model), **record}
+    test = make_self_test(OnnxEmbedder(out, io), kind)
+    record = {"parity": parity_record(cosines), "tensors": describe_tensors(model), **record, "self_test": test}
     write_sidecar(out, kind=kind, made_from=args.model, io=io, **record)
     print(f"input {io.input}: {describe_input(io, args.batch)}")
     on = "faces" if crops is None else "crops"

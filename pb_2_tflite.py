@@ -32,7 +32,8 @@ from facelib.export.tflite.layer_errors import layer_errors
 from facelib.files import check_out_file, require_file, sha256_of, write_bytes
 from facelib.model_input import Io, to_model_input
 from facelib.runtimes.frozen_graph import node_of, open_graph
-from facelib.runtimes.tflite import Lite
+from facelib.runtimes.tflite import Lite, TfliteEmbedder
+from facelib.self_test import make_self_test
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
@@ -114,7 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_bytes(out, model)
     keep_flags(args.model, "frozen_pb", fed, sidecar)
     io = replace(io, dtype=EDGES[args.edges][0] if is_int8 else "float32")
-    record = {"parity": parity_record(cosines), "tensors": lite.describe_tensors(), **record}
+    tensors = lite.describe_tensors()
+    test = make_self_test(TfliteEmbedder(out, io), kind, tensors)
+    record = {"parity": parity_record(cosines), "tensors": tensors, **record, "self_test": test}
     write_sidecar(out, kind=kind, made_from=args.model, io=io, **record)
     if is_int8:
         how = f"measured on {calibration['count']} crops of {args.calibration}" if calibration else "trained"

@@ -45,6 +45,7 @@ from facelib.recognition.gallery import (
 from facelib.recognition.photo_embeddings import Seen, class_centres, embed_photos, means_of, unit_vectors
 from facelib.recognition.video.command import add_watch_flags, check_watch_flags, run_watch
 from facelib.runtimes.open_embedder import open_embedder
+from facelib.self_test import run_self_test
 from facelib.sidecar import Sidecar, check_sidecar, check_unchanged, keep_flags, kind_of
 from facelib.unit_vectors import check_differ
 
@@ -204,6 +205,7 @@ def search(argv: list[str]) -> int:
     photo = read_faces(args.photo, FaceCutter(args.face))
     io = sidecar.io if sidecar and enrolled_by else gallery.io
     embedder = open_embedder(args.model, io, args.threads)
+    run_self_test(embedder, sidecar)
     queries = embed_faces(embedder, photo, args.photo, gallery.flip)
     if queries.shape[1] != gallery.vectors.shape[1]:
         raise FaceError(
@@ -296,7 +298,9 @@ def open_model(args: argparse.Namespace) -> tuple[Embedder, Io, Sidecar | None]:
     """(the embedder of `--model`, how it is fed, its sidecar): as the sidecar says, or the flags."""
     sidecar = check_sidecar(args.model)
     io = choose_io(sidecar, args)
-    return open_embedder(args.model, io, args.threads), io, sidecar
+    embedder = open_embedder(args.model, io, args.threads)
+    run_self_test(embedder, sidecar)
+    return embedder, io, sidecar
 
 
 def read_faces(path: Path, cut: FaceCutter) -> PhotoFaces:

@@ -29,6 +29,7 @@ from facelib.files import atomic_path, check_out_file, sha256_of
 from facelib.model_input import Io
 from facelib.runtimes.kmodel import VERSION, KmodelEmbedder, nncase_command
 from facelib.runtimes.tflite import TfliteEmbedder, read_ops
+from facelib.self_test import make_self_test
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.unit_vectors import check_differ, row_cosines
 
@@ -77,11 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_unchanged(args.model, sha256)
     with atomic_path(out) as part:
         part.write_bytes(kmodel.content)
-        cosines = compare(part, made, args.model, io, crops[:NUM_PARITY_CROPS])
+        cosines, test = compare(part, made, args.model, io, crops[:NUM_PARITY_CROPS])
     keep_flags(args.model, "tflite", io, sidecar)
     write_sidecar(
         out, kind="kmodel", made_from=args.model, io=made, calibration=calibration, parity=parity_record(cosines),
         memory=kmodel.memory, nncase={"version": VERSION, **SETTINGS}, on_cpu=list(kmodel.on_cpu),
+        self_test=test,
     )  # fmt: skip
     print(f"{kmodel.on_kpu} convolutions on the KPU; on the CPU {', '.join(kmodel.on_cpu) or 'none'}")
     print(f"cosine to the float model on {len(cosines)} crops: worst {cosines.min():.6f}, mean {cosines.mean():.6f}")
@@ -98,8 +100,8 @@ def check_model(path: Path) -> None:
         raise FaceError(f"The K210 does not take '{path}': {errors[0].layer} {errors[0].what}.{more}")
 
 
-def compare(kmodel: Path, io: Io, tflite: Path, tflite_io: Io, crops: np.ndarray) -> np.ndarray:
-    """Cosines between simulator and float model, float [N].
+def compare(kmodel: Path, io: Io, tflite: Path, tflite_io: Io, crops: np.ndarray) -> tuple[np.ndarray, dict]:
+    """Cosines between simulator and float model, float [N], and the self test of the kmodel.
 
     Args:
         kmodel: the compiled model.
@@ -112,7 +114,8 @@ def compare(kmodel: Path, io: Io, tflite: Path, tflite_io: Io, crops: np.ndarray
     try:
         vectors = simulated(crops)
         check_differ(vectors, "The kmodel")
-        return row_cosines(vectors, TfliteEmbedder(tflite, tflite_io)(crops))
+        cosines = row_cosines(vectors, TfliteEmbedder(tflite, tflite_io)(crops))
+        return cosines, make_self_test(simulated, "kmodel")
     finally:
         simulated.close()
 

@@ -30,6 +30,7 @@ from facelib.files import check_out_file, require_file, sha256_of, write_bytes
 from facelib.model_input import Io
 from facelib.runtimes.ncnn import INPUT, OUTPUT, NcnnEmbedder, weights_path
 from facelib.runtimes.onnx import OnnxEmbedder
+from facelib.self_test import make_self_test
 from facelib.sidecar import (
     check_sidecar,
     check_unchanged,
@@ -70,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     param, weights = onnx_to_ncnn(args.model, io.size, args.mode == "fp16")
     made = replace(io, input=INPUT, output=OUTPUT, dtype="float32")
     check_unchanged(args.model, sha256)
-    cosines = compare(param, weights, made, args, io)
+    cosines, test = compare(param, weights, made, args, io)
     write_bytes(weights_path(out), weights)
     write_bytes(out, param)
     keep_flags(args.model, "onnx", io, sidecar)
     write_sidecar(
         out, kind=f"ncnn_{args.mode}", made_from=args.model, io=made, parity=parity_record(cosines),
-        weights=companion_record(weights_path(out)),
+        weights=companion_record(weights_path(out)), self_test=test,
     )  # fmt: skip
     print(f"worst cosine to the ONNX model {cosines.min():.7f} on {len(cosines)} faces")
     size = (len(param) + len(weights)) / 2**20
@@ -84,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare(param: bytes, weights: bytes, made: Io, args: argparse.Namespace, io: Io) -> np.ndarray:
-    """Cosines of the converted model to the ONNX model, float [N].
+def compare(param: bytes, weights: bytes, made: Io, args: argparse.Namespace, io: Io) -> tuple[np.ndarray, dict]:
+    """Cosines of the converted model to the ONNX model, float [N], and its self test.
 
     Args:
         param: content of the .param.
@@ -100,10 +101,10 @@ def compare(param: bytes, weights: bytes, made: Io, args: argparse.Namespace, io
         weights_path(path).write_bytes(weights)
         embedder = NcnnEmbedder(path, made)
         try:
-            return check_parity(
-                f"the ncnn model and '{args.model}'", f"ncnn_{args.mode}", embedder.raw,
-                OnnxEmbedder(args.model, io).raw, parity_faces(io.size),
-            )  # fmt: skip
+            kind, original = f"ncnn_{args.mode}", OnnxEmbedder(args.model, io)
+            what, faces = f"the ncnn model and '{args.model}'", parity_faces(io.size)
+            cosines = check_parity(what, kind, embedder.raw, original.raw, faces)
+            return cosines, make_self_test(embedder, kind)
         finally:
             embedder.close()
 

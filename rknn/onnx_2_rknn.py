@@ -36,6 +36,7 @@ from facelib.model_input import Io
 from facelib.runtimes.array_worker import environment_python
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.runtimes.rknn import RknnEmbedder, simulator_path
+from facelib.self_test import make_self_test
 from facelib.sidecar import (
     check_sidecar,
     check_unchanged,
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = replace(io, dtype="uint8", layout="nhwc", pixels="raw")
     check_unchanged(args.model, sha256)
     faces = parity_faces(io.size) if crops is None else crops[:NUM_PARITY_CROPS]
-    cosines = compare(model, made, args.model, io, faces)
+    cosines, record["self_test"] = compare(model, made, args.model, io, faces, args.mode)
     write_bytes(simulator_path(out), model.simulator)
     write_bytes(out, model.content)
     if crops is not None:
@@ -121,8 +122,8 @@ def in_order(crops: np.ndarray | None, io: Io) -> np.ndarray | None:
     return crops[..., ::-1] if crops is not None and io.colour == "bgr" else crops
 
 
-def compare(model: RknnModel, made: Io, onnx: Path, io: Io, faces: np.ndarray) -> np.ndarray:
-    """Cosines between the simulator and the ONNX model, float [N].
+def compare(model: RknnModel, made: Io, onnx: Path, io: Io, faces: np.ndarray, mode: str) -> tuple[np.ndarray, dict]:
+    """Cosines between the simulator and the ONNX model, float [N], and the self test of the rknn.
 
     Args:
         model: the compiled model.
@@ -130,6 +131,7 @@ def compare(model: RknnModel, made: Io, onnx: Path, io: Io, faces: np.ndarray) -
         onnx: the ONNX model.
         io: how that is fed.
         faces: uint8 [N, H, W, 3], RGB.
+        mode: 'int8' | 'fp16'.
     """
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "model.rknn"
@@ -139,7 +141,8 @@ def compare(model: RknnModel, made: Io, onnx: Path, io: Io, faces: np.ndarray) -
         try:
             vectors = embedder(faces)
             check_differ(vectors, "The .rknn")
-            return row_cosines(vectors, OnnxEmbedder(onnx, io)(faces))
+            cosines = row_cosines(vectors, OnnxEmbedder(onnx, io)(faces))
+            return cosines, make_self_test(embedder, f"rknn_{mode}")
         finally:
             embedder.close()
 

@@ -38,6 +38,7 @@ from facelib.evaluation.ijb.protocol import (
 )
 from facelib.files import sha256_of, write_json
 from facelib.runtimes.open_embedder import open_embedder
+from facelib.self_test import run_self_test
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, kind_of
 from facelib.unit_vectors import check_differ
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tests = [_read_test(paths, protocol, faces) for protocol in args.protocol]  # a bad line shows before the work
     check_images(faces, args.images)
     embedder = open_embedder(args.model, io, args.threads)
+    run_self_test(embedder, sidecar)
     print(f"{paths.name}: {len(faces.images):,} images, {len(faces.template_ids):,} templates, {_switches(args)}")
     embedded = embed_faces(embedder, faces, args.images, flip=args.flip, threads=args.threads)
     check_unchanged(args.model, sha256)

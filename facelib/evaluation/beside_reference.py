@@ -8,9 +8,9 @@ import numpy as np
 
 from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
-from facelib.evaluation.wrong_input import compare_with
 from facelib.model_input import fit_faces
 from facelib.unit_vectors import normalize, row_cosines
+from facelib.wrong_input import as_function_of_values, compare_with
 
 NUM_FACES = 32  # at most, for the search of a mistake
 MIN_FACES = 8
@@ -127,14 +127,3 @@ def refuse_mistake(
             f"'{name}' must give the embeddings of '{reference.name}'. Received: mean cosine {findings.cosine:.2f} on "
             f"{len(images)} faces. {findings}"
         )
-
-
-def as_function_of_values(reference: RuntimeEmbedder) -> Callable[[np.ndarray], np.ndarray]:
-    """A model as a function of float32 [N, H, W, 3], raw RGB values; an integer input rounds them to 0..255."""
-
-    def embed(values: np.ndarray) -> np.ndarray:
-        if reference.io.dtype == "uint8":
-            values = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-        return reference.raw(values)
-
-    return embed

@@ -9,6 +9,7 @@ Keras 3 layers, and that without a convolution before it (facelib/export/fold_ba
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from facelib.cli import add_io_flags, choose_io, next_step, run_cli, script_parser
 from facelib.errors import FaceError
@@ -17,7 +18,8 @@ from facelib.export.graph_input import load_sized
 from facelib.export.parity import check_parity, parity_faces
 from facelib.files import check_out_file, require_file, sha256_of
 from facelib.model_input import to_model_input
-from facelib.runtimes.frozen_graph import node_of, open_graph, prune, save_graph
+from facelib.runtimes.frozen_graph import GraphEmbedder, node_of, open_graph, prune, save_graph
+from facelib.self_test import make_self_test
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_record, write_sidecar
 from facelib.tensorflow_env import quiet_tensorflow
 
@@ -54,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     before, after = len(frozen.node), len(optimized.node)
     keep_flags(args.model, "frozen_pb", io, sidecar)
     nodes = {"before": before, "after": after}
-    write_sidecar(out, kind="optimized_pb", made_from=args.model, io=io, nodes=nodes, parity=parity_record(cosines))
+    test = make_self_test(GraphEmbedder(out, io), "optimized_pb")
+    record: dict[str, Any] = {"nodes": nodes, "parity": parity_record(cosines), "self_test": test}
+    write_sidecar(out, kind="optimized_pb", made_from=args.model, io=io, **record)
     print(f"{before} nodes -> {after} ({100 * (1 - after / before):.0f} % fewer); worst cosine {cosines.min():.7f}")
     hint = next_step("python", "pb_2_tflite.py", out, "--mode", "float")
     print(f"wrote {out} ({out.stat().st_size / 2**20:.2f} MiB){hint}")

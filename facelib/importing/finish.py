@@ -8,7 +8,8 @@ from facelib.errors import FaceError
 from facelib.export.parity import parity_faces
 from facelib.importing.job import Imported
 from facelib.model_input import Io, usual_fit
-from facelib.runtimes.keras_h5 import save_h5
+from facelib.runtimes.keras_h5 import KerasEmbedder, save_h5
+from facelib.self_test import make_self_test
 from facelib.sidecar import write_sidecar
 from facelib.unit_vectors import normalize
 
@@ -69,7 +70,8 @@ def write(
     size = tuple(model.input_shape[1:3])
     io = Io(size=size, fit=fit or usual_fit(size), embedding_size=model.outputs[0].shape[-1])
     parent = made_from if made_from.is_file() else None
-    write_sidecar(out, kind="h5", made_from=parent, io=io, imported=record, **known)
+    test = make_self_test(KerasEmbedder(model, io), "h5")
+    write_sidecar(out, kind="h5", made_from=parent, io=io, imported=record, **known, self_test=test)
 
 
 def model_table(imported: Imported, out: Path) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from facelib.runtimes.keras_h5 import save_h5
+from facelib.runtimes.keras_h5 import KerasEmbedder, save_h5
+from facelib.self_test import make_self_test
 from facelib.sidecar import write_sidecar
 from facelib.training.checkpoint import Position
 from facelib.training.protocols import Evaluate
@@ -43,6 +44,8 @@ class EpochFiles:
     def __init__(self, run: Path, embedder: keras.Model, records, recipe: Recipe, made_from: Path | None = None):
         self.run, self.embedder, self.records, self.recipe = run, embedder, records, recipe
         self.made_from = made_from
+        io = self.recipe.face_io(tuple(embedder.input_shape[1:3]))
+        self._model = KerasEmbedder(embedder, replace(io, embedding_size=embedder.output_shape[-1]))
 
     def save(self, head, position: Position, sets: dict[str, dict]) -> None:
         """Writes `epoch-NNN.h5`, and `embedder.h5` if the verification is the best so far.
@@ -65,8 +68,6 @@ class EpochFiles:
     def _write(self, model: keras.Model, name: str, number: int, sets: dict[str, dict]) -> None:
         path, records = self.run / name, self.records
         save_h5(model, path)
-        io = self.recipe.face_io(tuple(self.embedder.input_shape[1:3]))
-        io = replace(io, embedding_size=self.embedder.output_shape[-1])
         training_data = {
             "source": records.meta.get("source", {}).get("path"),
             "num_images": len(records),
@@ -77,4 +78,6 @@ class EpochFiles:
         extra: dict[str, Any] = {"recipe": self.recipe.name, "epoch": number, "acc": accuracies}
         if self.recipe.teacher:
             extra["teacher"] = Path(self.recipe.teacher).name
+        extra["self_test"] = make_self_test(self._model, "h5")
+        io = self._model.io
         write_sidecar(path, kind="h5", made_from=self.made_from, io=io, training_data=training_data, **extra)

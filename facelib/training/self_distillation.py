@@ -25,6 +25,7 @@ from facelib.files import make_folder, require_file, sha256_of, write_json
 from facelib.model_input import Io
 from facelib.models.registry import ModelConfig
 from facelib.runtimes.keras_h5 import KerasEmbedder
+from facelib.self_test import make_self_test
 from facelib.sidecar import (
     Sidecar,
     check_raw_pixels,
@@ -182,7 +183,8 @@ def write_untrained(args: argparse.Namespace, change: Change) -> int:
     make_folder(path.parent)
     save_h5(copy, path)
     io = replace(io, embedding_size=copy.outputs[0].shape[-1])
-    write_sidecar(path, kind="h5", made_from=args.model, io=io, **change.notes)
+    test = make_self_test(KerasEmbedder(copy, io), "h5")
+    write_sidecar(path, kind="h5", made_from=args.model, io=io, **change.notes, self_test=test)
     print(f"wrote {path}, which is not trained; next: the same command with --data DATA and another OUT")
     return 0
 

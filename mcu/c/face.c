@@ -2,6 +2,7 @@
 #include "face.h"
 
 #include <math.h>
+#include <string.h>
 
 void face_preprocess(const uint8_t *rgb, face_input_t *input) {
   for (int i = 0; i < FACE_INPUT_SIZE; i++) {
@@ -35,4 +36,24 @@ float face_distance(const float *a, const float *b) {
 
 int face_is_same(const float *a, const float *b) {
   return face_distance(a, b) <= FACE_THRESHOLD;
+}
+
+void face_self_test_image(uint8_t *rgb) {
+  for (int i = 0; i < FACE_INPUT_SIZE; i++) {
+    const int x = i / 3 % FACE_WIDTH, y = i / 3 / FACE_WIDTH;
+    rgb[i] = (uint8_t)((i % 3 == 0 ? 2 * x : i % 3 == 1 ? 2 * y : 255 - x - y) & 255);
+  }
+}
+
+float face_self_test(const face_output_t *output, int *same_bits) {
+  static const face_output_t expected[FACE_EMBEDDING_SIZE] = FACE_SELF_TEST_OUTPUT;
+  float dot = 0.0f, a = 0.0f, b = 0.0f;
+  for (int i = 0; i < FACE_EMBEDDING_SIZE; i++) {
+    const float u = (float)(output[i] - FACE_OUTPUT_ZERO_POINT), v = (float)(expected[i] - FACE_OUTPUT_ZERO_POINT);
+    dot += u * v;
+    a += u * u;
+    b += v * v;
+  }
+  *same_bits = memcmp(output, expected, sizeof expected) == 0;
+  return a > 0.0f && b > 0.0f ? dot / sqrtf(a * b) : 0.0f;
 }

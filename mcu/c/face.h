@@ -18,6 +18,13 @@ float face_postprocess(const face_output_t *output, float *embedding);
 /* Squared L2 distance of two embeddings, 0 (same) to 4 (opposite). */
 float face_distance(const float *a, const float *b);
 
+/* The image of the self test, FACE_INPUT_SIZE values as of a face. Feed it once at the start: */
+void face_self_test_image(uint8_t *rgb);
+
+/* Cosine of the output tensor for that image to the one of the TFLite Micro kernels on a PC. Below
+   FACE_SELF_TEST_MIN_COSINE the model is fed or computed wrongly. *same_bits: whether every bit is the same. */
+float face_self_test(const face_output_t *output, int *same_bits);
+
 /* 1 if the distance is at most FACE_THRESHOLD: the same person. */
 int face_is_same(const float *a, const float *b);
 

@@ -16,16 +16,17 @@ from backbones import build_backbone
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.data.synthetic.files import SyntheticSet, write_pairs
 from facelib.errors import FaceError
-from facelib.evaluation.wrong_input import MISTAKES
 from facelib.export.freeze import freeze
 from facelib.export.optimize import optimize
 from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
 from facelib.model_input import Io, fit_faces
 from facelib.runtimes import array_worker, tflm
 from facelib.runtimes.tflite import Lite, TfliteEmbedder
+from facelib.self_test import ramps
 from facelib.sidecar import read_sidecar, sidecar_path, write_sidecar
 from facelib.training.recipe.toml import load_recipe
 from facelib.unit_vectors import normalize
+from facelib.wrong_input import MISTAKES
 from tests.helpers.random_weights import random_weights
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +124,7 @@ def load(path):
     lite.allocate_tensors()
     source, target = lite.get_input_details()[0], lite.get_output_details()[0]
     sys.path.insert(0, os.environ["STAND_IN_ROOT"])
-    from facelib.evaluation.wrong_input import MISTAKES
+    from facelib.wrong_input import MISTAKES
     apply = {each.name: each.apply for each in MISTAKES}.get(os.environ.get("MISTAKE"), lambda pixels: pixels)
     zero_point = source["quantization"][1]
 
@@ -299,6 +300,21 @@ def test_c_feeds_the_same_bytes_as_the_test_scripts(program):
 
     for face in faces:
         assert call(example, "input", face.tobytes()) == lite.quantise(face.astype(np.float32)).tobytes()
+
+
+@pytest.mark.needs_tool("gcc")
+def test_c_runs_the_self_test(program):
+    path, example = program
+    lite, seen = Lite(path, kernels="reference"), []
+    lite.dequantise = lambda output: seen.append(output) or output
+    lite(ramps(IO.size)[None].astype(np.float32))
+    assert call(example, "ramps", b"") == lite.quantise(ramps(IO.size).astype(np.float32)).tobytes()
+
+    assert call(example, "self-test", seen[0].tobytes()) == b"cosine 1.0000, bit for bit\n"
+    near = np.where(seen[0] == seen[0].max(), seen[0] - 1, seen[0]).astype(seen[0].dtype)
+    assert re.fullmatch(rb"cosine (1\.0000|0\.99\d+)\n", call(example, "self-test", near.tobytes()))
+    wrong = subprocess.run([example, "self-test"], input=seen[0][:, ::-1].tobytes(), capture_output=True, check=False)
+    assert wrong.returncode == 1 and wrong.stdout.startswith(b"cosine ") and b"bit" not in wrong.stdout
 
 
 @pytest.mark.needs_tool("gcc")

@@ -12,12 +12,12 @@ import pytest
 from facelib.data.synthetic.faces import synthetic_face
 from facelib.data.synthetic.files import SyntheticSet, write_pairs
 from facelib.errors import FaceError
-from facelib.evaluation.wrong_input import MISTAKES
 from facelib.export.rknn.convert import parse_layers
 from facelib.model_input import Io, scaling_of
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import read_sidecar, write_sidecar
+from facelib.wrong_input import MISTAKES
 from tests.helpers.chip_stand_in import load_script, stand_in_for
 from tests.helpers.patches_onnx import write_model
 
@@ -63,7 +63,7 @@ def load(simulator):
         settings, onnx = json.loads(bundle.read("settings.json")), bundle.read("model.onnx")
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     sys.path.insert(0, os.environ["STAND_IN_ROOT"])
-    from facelib.evaluation.wrong_input import MISTAKES
+    from facelib.wrong_input import MISTAKES
     apply = {{each.name: each.apply for each in MISTAKES}}.get(os.environ.get("MISTAKE"), lambda pixels: pixels)
 
     def run(pixels):

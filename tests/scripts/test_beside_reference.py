@@ -13,10 +13,10 @@ from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.evaluation.beside_reference import BesideReference
 from facelib.evaluation.embed_images import embed_images
-from facelib.evaluation.wrong_input import MISTAKES
 from facelib.model_input import Io
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.sidecar import write_sidecar
+from facelib.wrong_input import MISTAKES
 from tests.helpers.patches_onnx import write_model
 
 ONNX_IO = Io(layout="nchw")

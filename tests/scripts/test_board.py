@@ -26,10 +26,10 @@ EXTRAS = PYPROJECT["optional-dependencies"]
 BEYOND = sorted({name for name, (_, extra) in PACKAGES.items() if extra not in ("", "board")} | {
     "mlflow", "PIL", "s3fs", "sklearn", "torch", "wandb"})  # fmt: skip
 FED = ("--input", "", "--crop", "192,192", "--fit", "resize", "--pixels", "unit", "--output", "points")
-WORKERS = {"nncase_worker.py", "ncnn_worker.py", "tflm_worker.py"}
+WORKERS = {"nncase_worker.py", "ncnn_worker.py", "rknn_worker.py", "tflm_worker.py"}
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in (".", "tools", "om", "k210", "mcu", "ncnn", "docs/demo")
+    for folder in (".", "tools", "om", "k210", "mcu", "ncnn", "rknn", "docs/demo")
     for path in (ROOT / folder).glob("*.py")
     if "\n    run_cli(" in path.read_text() and path.name not in WORKERS
 )

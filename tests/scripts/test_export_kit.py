@@ -20,7 +20,9 @@ from facelib.model_input import Io
 from facelib.runtimes.frozen_graph import save_graph
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.runtimes.tflite import Lite
+from facelib.self_test import ramps
 from facelib.sidecar import read_sidecar, write_sidecar
+from facelib.wrong_input import MISTAKES, as_function_of_values
 from tests.helpers.small_net import small_graph
 
 THRESHOLD = 0.05
@@ -70,7 +72,7 @@ def test_a_kit_has_all_that_a_converter_and_a_device_need(run, kit):
     crops = np.load(kit / "calibration" / "crops.npy")
 
     assert {path.name for path in kit.iterdir()} == {
-        "README.md", "accept.py", "kit.json", "models", "calibration", "test",
+        "README.md", "accept.py", "kit.json", "self_test.png", "models", "calibration", "test",
     }  # fmt: skip
     assert (crops.shape, crops.dtype) == ((5, 112, 112, 3), np.uint8)
     for i, crop in enumerate(crops):
@@ -130,6 +132,25 @@ WRONG = {
     "pixels scaled twice": lambda pixels: (pixels - 127.5) / 128,
     "NHWC pixels read as NCHW": lambda pixels: pixels.reshape(-1, 3, 112, 112).transpose(0, 2, 3, 1),
 }
+
+
+def test_the_self_test_passes_or_names_the_mistake(kit, tmp_path, capsys):
+    image = cv2.imread(str(kit / "self_test.png"), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(image, ramps((112, 112)))
+    model = kit / "models" / "model_nhwc.onnx"
+    embed = as_function_of_values(OnnxEmbedder(model, read_sidecar(model).io))
+    values = image[None].astype(np.float32)
+
+    np.save(tmp_path / "one.npy", embed(values))
+    code, printed = judge(kit, tmp_path / "one.npy", "--self-test", capsys=capsys)
+    assert code == 0 and printed == "self test: cosine 1.0000, at least 0.95\npass\n"
+
+    for each in MISTAKES:
+        np.save(tmp_path / "one.npy", embed(each.apply(values)))
+        code, printed = judge(kit, tmp_path / "one.npy", "--self-test", capsys=capsys)
+        assert code == 1 and f"It looks like {each.name} (cosine 1.000)" in printed, printed
+    np.save(tmp_path / "one.npy", np.full((1, 24), np.nan))
+    assert "no known mistake" in judge(kit, tmp_path / "one.npy", "--self-test", capsys=capsys)[1]
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -11,6 +11,7 @@ from facelib.export.optimize import optimize
 from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
 from facelib.model_input import TEMPLATE_POINTS, Io
 from facelib.runtimes.tflite import Lite, TfliteEmbedder
+from facelib.self_test import make_self_test
 from facelib.sidecar import read_sidecar, write_sidecar
 from tests.helpers.small_net import faces_of, small_graph
 
@@ -26,9 +27,11 @@ def models(tmp_path_factory):
         options = TfliteOptions(mode, faces_of(16) if mode == "int8" else None, edges if mode == "int8" else "uint8")
         path = folder / f"{name}.tflite"
         path.write_bytes(graph_to_tflite(graph, Io(), (1, 112, 112, 3), options))
+        io = Io(dtype="float32" if mode == "float" else name)
         write_sidecar(
-            path, kind=f"tflite_{mode}", made_from=None, io=Io(dtype="float32" if mode == "float" else name),
+            path, kind=f"tflite_{mode}", made_from=None, io=io,
             tensors=Lite(path).describe_tensors(),
+            self_test=make_self_test(TfliteEmbedder(path, io), f"tflite_{mode}", Lite(path).describe_tensors()),
             thresholds={"lfw": {"sha256": "0", "impostors": 3000, "flip": False, "far": {"0.001": {"distance": 1e-3}}}},
         )  # fmt: skip
     return folder
@@ -68,3 +71,15 @@ def test_the_sidecar_says_all_that_the_page_names(models):
         [1, 112, 112, 3],
     )
     assert last["dtype"] == "int8" and last["scale"] > 0
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_the_self_test_of_the_page_passes_and_names_a_mistake(models, page, name):
+    net = page["FaceNet"](str(models / f"{name}.tflite"))
+
+    assert net.self_test() == (net.facts["tensors"]["output"]["scale"] != 0)
+
+    embed = net.embed
+    net.embed = lambda crop: embed(crop[..., ::-1])
+    with pytest.raises(ValueError, match=r"^cosine 0\.\d+\. Nearest: BGR for RGB \((1\.000|0\.99\d)\)\. Swap"):
+        net.self_test()

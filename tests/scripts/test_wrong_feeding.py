@@ -16,7 +16,6 @@ import tflite_test
 from facelib.data.synthetic.files import SyntheticSet, write_pairs
 from facelib.data.verification.bins import write_bin
 from facelib.errors import FaceError
-from facelib.evaluation.wrong_input import MISTAKES
 from facelib.export.freeze import freeze
 from facelib.export.onnx.convert import graph_to_onnx
 from facelib.export.onnx.int8 import quantise_onnx
@@ -29,6 +28,7 @@ from facelib.runtimes.keras_h5 import save_h5
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.runtimes.tflite import TfliteEmbedder
 from facelib.sidecar import sidecar_path, write_sidecar
+from facelib.wrong_input import MISTAKES
 from tests.helpers.small_net import faces_of, small_model
 
 RUNTIMES = {

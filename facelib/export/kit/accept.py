@@ -2,12 +2,14 @@
 
     python accept.py OUTPUT.npy
     python accept.py output.bin --dtype int8 --zero-point -3     integers as the chip gave them
+    python accept.py one.npy --self-test                         first: one embedding, of self_test.png
 
 OUTPUT has one embedding for each crop of the folder test, in their order: as .npy, as text, or as raw little-endian
 values. The embeddings need not be normalised. This script needs NumPy and the files beside it, nothing else.
 """
 
 import argparse
+import base64
 import json
 import re
 import sys
@@ -122,17 +124,38 @@ def judge(output, folder, min_cosine=None):
     return wrong
 
 
+def judge_self_test(output, facts):
+    """Prints the cosine of an output, float [1, D], for the image of the self test; returns what is wrong, texts."""
+    test = facts["self_test"]
+    right, *wrong = [
+        unit(np.frombuffer(base64.b64decode(one["embedding"]), "<f4").astype(float)[None])
+        for one in (test, *test["mistakes"])
+    ]
+    cosine = float((unit(output) * right).sum()) if np.isfinite(output).all() else -1.0
+    print(f"self test: cosine {cosine:.4f}, at least {facts['limits']['min_cosine']:g}")
+    if cosine >= facts["limits"]["min_cosine"]:
+        return []
+    mistake = find_mistake(unit(output), right, np.stack(wrong), {**facts, "mistakes": test["mistakes"]})
+    return [mistake or "the model is fed or computed wrongly, and no known mistake explains it"]
+
+
 def main(argv=None, folder=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", metavar="OUTPUT", help="what the device gave")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of raw values (default: float32)")
     parser.add_argument("--zero-point", type=int, metavar="N", help="of integer values")
     parser.add_argument("--min-cosine", type=float, metavar="C", help="lowest mean cosine (default: as in kit.json)")
+    parser.add_argument("--self-test", action="store_true", help="OUTPUT has one embedding, of self_test.png")
     args = parser.parse_args(argv)
     folder = Path(folder or Path(__file__).resolve().parent)
     try:
         shape = np.load(folder / "test" / "expected.npy", mmap_mode="r").shape
-        wrong = judge(read_output(args.output, shape, args.dtype, args.zero_point), folder, args.min_cosine)
+        shape = (1, shape[1]) if args.self_test else shape
+        output = read_output(args.output, shape, args.dtype, args.zero_point)
+        if args.self_test:
+            wrong = judge_self_test(output, json.loads((folder / "kit.json").read_text(encoding="utf-8")))
+        else:
+            wrong = judge(output, folder, args.min_cosine)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from facelib.model_input import TEMPLATE_112, TEMPLATE_POINTS, Io, fit_faces, scaling_of
+from facelib.self_test import FORMULA, ramps
 from facelib.sidecar import COMPARISON, git_commit, package_versions
 
 FORMAT_VERSION = 1
@@ -19,9 +20,11 @@ For a chip whose converter or runtime is not on the machine that made this kit.
 
 1. Convert one file of `models/`. Calibrate int8 with `calibration/` (`crops.npy`: uint8 [N, H, W, 3], RGB; the
    images are the same crops, without loss).
-2. Embed every crop of `test/` on the device, in the order of `crops.npy` or of the file names. Write the embeddings as
+2. Embed `self_test.png` first: `python accept.py ONE --self-test` says whether the model is fed rightly. It shows
+   nobody: {formula}, in column x, row y.
+3. Embed every crop of `test/` on the device, in the order of `crops.npy` or of the file names. Write the embeddings as
    .npy, text or raw float32, {faces} x {values} values.
-3. `python accept.py OUTPUT` prints cosine, ACC, VR, and pass or fail, and names what was fed wrongly.
+4. `python accept.py OUTPUT` prints cosine, ACC, VR, and pass or fail, and names what was fed wrongly.
 
 | model | takes |
 |---|---|
@@ -52,7 +55,11 @@ def write_crops(folder: Path, crops: np.ndarray) -> None:
     folder.mkdir(parents=True)
     np.save(folder / "crops.npy", crops)
     for i, crop in enumerate(crops):
-        (folder / f"{i:04}.png").write_bytes(cv2.imencode(".png", crop[..., ::-1])[1].tobytes())
+        _write_png(folder / f"{i:04}.png", crop)
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 
 def write_test(folder: Path, faces: np.ndarray, io: Io, expected: np.ndarray, mistakes: np.ndarray) -> None:
@@ -71,7 +78,7 @@ def write_test(folder: Path, faces: np.ndarray, io: Io, expected: np.ndarray, mi
 
 
 def write_facts(folder: Path, name: str, models: dict[str, Io], expected: np.ndarray, facts: dict[str, Any]) -> None:
-    """Writes kit.json, README.md and accept.py.
+    """Writes kit.json, README.md, self_test.png and accept.py.
 
     Args:
         folder: the kit.
@@ -90,8 +97,9 @@ def write_facts(folder: Path, name: str, models: dict[str, Io], expected: np.nda
     (folder / "kit.json").write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     rows = "".join(f"| models/{file} | {_describe(io)} |\n" for file, io in models.items())
     faces, values = expected.shape
-    text = README.format(name=name, faces=faces, values=values, models=rows, **facts["threshold"])
+    text = README.format(name=name, faces=faces, values=values, models=rows, formula=FORMULA, **facts["threshold"])
     (folder / "README.md").write_text(text, encoding="utf-8")
+    _write_png(folder / "self_test.png", ramps(next(iter(models.values())).size))
     shutil.copyfile(ACCEPT, folder / "accept.py")
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from facelib.model_input import Io
 from facelib.runtimes.frozen_graph import node_of
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.runtimes.tflite import Lite
+from facelib.self_test import make_self_test
 from facelib.sidecar import parity_record, write_sidecar
 
 
@@ -52,11 +54,12 @@ def write_models(graph_file: Path, io: Io, folder: Path, faces: np.ndarray, expe
         path, is_tflite = folder / name, name.endswith(".tflite")
         data = model if is_tflite else model.SerializeToString()
         path.write_bytes(data)
-        kind, embed = "tflite_float" if is_tflite else "onnx", open_embedder(path, form, 1).raw
-        cosines = check_parity(f"'{name}' and '{graph_file}'", kind, embed, lambda _: expected, faces)
-        record = {
+        kind, embedder = "tflite_float" if is_tflite else "onnx", open_embedder(path, form, 1)
+        cosines = check_parity(f"'{name}' and '{graph_file}'", kind, embedder.raw, lambda _: expected, faces)
+        record: dict[str, Any] = {
             "parity": parity_record(cosines),
             "tensors": Lite(path).describe_tensors() if is_tflite else describe_tensors(data),
+            "self_test": make_self_test(embedder, kind),
         }
         write_sidecar(path, kind=kind, made_from=graph_file, io=form, **record)
     return {name: form for name, (_, form) in contents.items()}

@@ -9,6 +9,7 @@ import numpy as np
 from facelib.errors import FaceError
 from facelib.model_input import TEMPLATE_112, Io
 from facelib.runtimes.tflite import Lite
+from facelib.self_test import min_cosine_of, ramps
 
 C_TYPES = {"uint8": "uint8_t", "int8": "int8_t"}
 BYTES_A_LINE = 20
@@ -65,6 +66,7 @@ def header(model: CModel) -> str:
     scales = (width / 112, height / 112) if fits else (1.0, 1.0)
     shifts = (0.0, 0.0) if fits else ((112 - width) // 2, (112 - height) // 2)
     points = [tuple(scales[i] * point[i] - shifts[i] for i in (0, 1)) for point in TEMPLATE_112]
+    expected = ", ".join(map(str, expected_output(model)))
     template = ", ".join(f"{{{x:.4f}f, {y:.4f}f}}" for x, y in points)
     return f"""/* {model.name}, SHA-256 {model.sha256}. Written by mcu/tflite_2_c.py. */
 #ifndef FACE_MODEL_H
@@ -94,11 +96,22 @@ typedef {C_TYPES[lite.output_dtype.name]} face_output_t;
 /* The same person if the squared L2 distance of unit embeddings is at most this. {model.threshold_from} */
 #define FACE_THRESHOLD {_c_float(model.threshold)}
 
+/* What the reference kernels give for the image of face_self_test_image, and the lowest cosine to it. */
+#define FACE_SELF_TEST_OUTPUT {{{expected}}}
+#define FACE_SELF_TEST_MIN_COSINE {_c_float(min_cosine_of("tflite_int8"))}
+
 /* Where an aligned face has its left eye, right eye, nose, left and right corner of the mouth: x, y in pixels. */
 #define FACE_TEMPLATE {{{template}}}
 
 #endif
 """
+
+
+def expected_output(model: CModel) -> list[int]:
+    """The integers of the output tensor for the image of the self test, by the kernels that TFLite Micro has."""
+    reference = Lite(model.content, input=model.io.input, output=model.io.output, kernels="reference")
+    steps = reference(ramps(model.io.size)[None]) / np.float32(reference.output_scale or 1)
+    return (np.rint(steps).astype(int) + reference.output_zero_point).ravel().tolist()
 
 
 def source(model: CModel) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from facelib.data.synthetic.faces import synthetic_face
-from facelib.evaluation.wrong_input import MISTAKES, compare_with, cosine_between
+from facelib.wrong_input import MISTAKES, compare_with, cosine_between
 
 SIDE, NUM_FACES = 16, 24
 

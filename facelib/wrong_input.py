@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facelib.embedder import RuntimeEmbedder
 from facelib.unit_vectors import normalize, row_cosines, row_norms
 
 RIGHT = 0.98  # mean cosine to the reference from which on nothing is wrong
@@ -67,6 +68,11 @@ MISTAKES = (
         "uint8 pixels read as int8",
         "An int8 input takes pixel - 128: subtract its zero point",
         lambda pixels: (pixels + 128) % 256,
+    ),
+    Mistake(
+        "mirrored pixels",
+        "Left is left in the image: take the mirroring (of a front camera) out",
+        lambda pixels: pixels[:, :, ::-1],
     ),
 )
 
@@ -142,3 +148,15 @@ def cosine_between(embeddings: np.ndarray) -> float:
 
 def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(row_cosines(a, b).mean())
+
+
+def as_function_of_values(model: RuntimeEmbedder) -> Callable[[np.ndarray], np.ndarray]:
+    """A model as a function of float32 [N, H, W, 3], raw RGB values; an integer input rounds them to 0..255."""
+
+    def embed(values: np.ndarray) -> np.ndarray:
+        values = np.ascontiguousarray(values, np.float32)
+        if model.io.dtype == "uint8":
+            values = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        return model.raw(values)
+
+    return embed
