@@ -87,13 +87,14 @@ def run_self_test(model: RuntimeEmbedder, sidecar: Sidecar | None) -> Outcome | 
         model: the artefact as it will be used.
         sidecar: of the artefact; None when it has none.
 
-    Returns: what it shows; None for a sidecar without a self test, as older ones are.
+    Returns: what it shows; None for a sidecar without a self test, as older ones are, and for one whose `io` the user
+        said with flags and may say anew.
 
     Raises:
         FaceError: the model gives another embedding, or that of a mistake. Names the likely cause.
     """
     test = sidecar.rest.get("self_test") if sidecar else None
-    if not sidecar or not test:
+    if not sidecar or not test or sidecar.is_from_flags:
         return None
     right, wrong = _decode(test, sidecar), [_decode(each, sidecar) for each in test["mistakes"]]
     with np.errstate(all="ignore"):

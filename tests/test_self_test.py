@@ -127,6 +127,13 @@ def test_the_output_of_integers_is_stored_as_bytes(models):
     assert "output" not in read_sidecar(models / "float.tflite").rest["self_test"]
 
 
+def test_other_flags_are_not_refused(models):
+    sidecar = read_sidecar(models / "float.tflite")
+    sidecar.rest["io_from"] = "flags"
+
+    assert run_self_test(fed_wrongly(models / "float.tflite", "BGR for RGB"), sidecar) is None
+
+
 def test_the_sidecar_is_valid_and_an_older_one_still_works(models, tmp_path):
     value = json.loads(sidecar_path(models / "int8.tflite").read_text())
     check_json(value, SIDECAR_SCHEMA, "x", "sidecar", "")

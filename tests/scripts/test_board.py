@@ -151,6 +151,18 @@ def test_what_needs_more_names_the_extra_in_one_line(on_a_board, words, extra):
     assert re.match(line, result["err"]), result["err"]
 
 
+def test_the_board_with_onnx_tests_onnx_models(on_a_board, place):
+    a, b = "faces/0001/0001.jpg", "faces/0001/0002.jpg"
+    commands = [
+        ["onnx_test.py", "net.onnx", "--valid", "toy.bin", "--far", "0.01", "--layout", "nchw"],
+        ["predict.py", a, b, "--model", "net.onnx", "--threshold", "1"],
+    ]
+
+    results = blocked.run([name for name in BEYOND if not name.startswith("onnx")], commands, place)
+
+    assert [result for result in results if result["code"] or result["traceback"]] == []
+
+
 def test_help_needs_nothing_more(on_a_board):
     results = [result for words, result in on_a_board.items() if words.endswith("--help")]
 
