@@ -20,9 +20,7 @@ from functools import partial
 
 from dataset import TrainingData
 from evaluate_data import check_sets, evaluate_sets
-from facelib.cli import print_next, print_notes, run_cli, script_parser
-from facelib.data.curation.same_images import same_images_notes
-from facelib.data.readers.open_records import open_records
+from facelib.cli import print_next, run_cli, script_parser
 from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets, named_images
 from facelib.reports.training_plots import write_training_plots
@@ -56,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return write_untrained(args, change)
     sets = find_sets(args.valid) if args.valid else []
     check_sets(sets)
-    print_notes(same_images_notes(open_records(args.data), named_images(sets)))
     evaluate = partial(evaluate_sets, sets=sets) if sets else None
-    stopped_by = distil_copy(args, change, TrainingData.of_recipe, evaluate, write_training_plots)
+    stopped_by = distil_copy(args, change, TrainingData.of_recipe, evaluate, write_training_plots, named_images(sets))
     if stopped_by is None:
         best, report = args.out / "embedder.h5", report_path(args.model)
         gate = ("evaluate_data.py", best, "--against", report) if report.is_file() else ("h5_2_pb.py", best)

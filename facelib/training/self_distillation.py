@@ -5,7 +5,7 @@ import: the batches of dataset.py and the evaluation of evaluate_data.py.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from facelib.cli import add_pixel_flags, choose_io, print_notes
+from facelib.data.curation.same_images import same_images_notes
 from facelib.data.readers.calibration_crops import load_crops
 from facelib.data.readers.open_records import open_records
 from facelib.data.record_reader import Records
@@ -124,6 +125,7 @@ def distil_copy(
     make_data: MakeData,
     evaluate: Callable[[Embedder], Evaluation] | None = None,
     on_epoch_end: Callable[[Path], object] | None = None,
+    valid_images: Iterable[tuple[str, Iterable[bytes]]] = (),
 ) -> str | None:
     """Trains the copy on `args.data` and compares it with the original. Resumes a run that exists.
 
@@ -133,6 +135,7 @@ def distil_copy(
         make_data: makes the training batches.
         evaluate: measures the copy after each epoch; None to skip.
         on_epoch_end: called with the path of the run directory after each epoch.
+        valid_images: (name, encoded images) of the verification sets that `evaluate` reads.
 
     Returns:
         What stopped the training, 'SIGTERM', 'SIGINT' or 'n + Enter'; None if it is complete.
@@ -144,7 +147,7 @@ def distil_copy(
     crops, described = load_crops(args.data, NUM_CROPS, recipe.seed, io.size, fit=io.fit)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     print(training_on())
-    print_notes(device_notes(recipe.precision))
+    print_notes([*device_notes(recipe.precision), *same_images_notes(records, valid_images)])
     from facelib.training.trainer import Trainer
 
     copy, original = make_copy(args.model, change, crops)
