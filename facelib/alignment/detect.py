@@ -84,6 +84,15 @@ class FaceDetector:
         kept = distinct([face.box for face in faces], [face.score + face.is_sure for face in faces])
         return [faces[i] for i in kept]
 
+    def follow(self, photo: np.ndarray, face: Face) -> Face | None:
+        """Finds a face again near the place where it was in the frame before; None if it is not there.
+
+        Args:
+            photo: uint8 [H, W, 3] RGB.
+            face: from the frame before.
+        """
+        return self._placed(photo, face.points, face.score)
+
     def _searches(self, photo: np.ndarray) -> Iterator[tuple[list[FaceBox], float]]:
         """Yields the boxes of one search after the other, and the side of a sure face that makes it the last one."""
         usual, fine = (MIN_FACE * max(1.0, max(photo.shape[:2]) / side) for side in (SEARCH_SIDE, FINE_SIDE))
@@ -99,12 +108,17 @@ class FaceDetector:
         faces = []
         for i in distinct([found.box for found in boxes], [found.score for found in boxes]):
             transform = similarity_transform(boxes[i].points, EYES_AND_MOUTH)
-            points, presence = self._refine(photo, apply_inverse(transform, TEMPLATE))
-            if presence >= MIN_PRESENCE:  # a second time, because the place of the face is now known better
-                points, presence = self._refine(photo, points, mirror=True)
-            if presence >= MIN_PRESENCE:
-                faces.append(Face(face_square(points), points, boxes[i].score, presence >= SURE_PRESENCE))
+            face = self._placed(photo, apply_inverse(transform, TEMPLATE), boxes[i].score)
+            if face is not None:
+                faces.append(face)
         return faces
+
+    def _placed(self, photo: np.ndarray, points: np.ndarray, score: float) -> Face | None:
+        """The face whose five points are about at `points`, float64 [5, 2] in pixels; None if there is none."""
+        points, presence = self._refine(photo, points)
+        if presence >= MIN_PRESENCE:  # a second time, because the place of the face is now known better
+            points, presence = self._refine(photo, points, mirror=True)
+        return Face(face_square(points), points, score, presence >= SURE_PRESENCE) if presence >= MIN_PRESENCE else None
 
     def _refine(self, photo: np.ndarray, points: np.ndarray, mirror: bool = False) -> tuple[np.ndarray, float]:
         """The five points of the face near `points`, and the logit that there is a face.

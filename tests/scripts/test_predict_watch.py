@@ -170,6 +170,9 @@ class Standing:
     def detect(self, photo):
         return [face_at(100, 40)]
 
+    def follow(self, photo, face):
+        return face
+
 
 def test_a_slow_net_drops_frames_of_a_camera_and_ctrl_c_ends_it_in_order(place, capsys, monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", Camera)

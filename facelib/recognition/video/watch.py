@@ -10,16 +10,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from facelib.alignment.align import Crop, Detector, cut_faces
+from facelib.alignment.align import Crop, cut_faces
 from facelib.alignment.detect import Face
 from facelib.embedder import Embedder
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.recognition.video.annotate import VideoOut, Window, draw_face
 from facelib.recognition.video.events import MIN_FRAMES, Answer, Identify
+from facelib.recognition.video.frame_faces import FollowingDetector, FrameFaces
 from facelib.recognition.video.handover import Handover
 from facelib.recognition.video.source import Frame, VideoSource
 from facelib.recognition.video.tracks import Track, Tracker
@@ -92,7 +94,7 @@ class Watch:
 
     Args:
         source: of the frames.
-        detector: finds the faces.
+        detector: finds the faces, and follows them.
         embedder: embeds them.
         flip: whether the embeddings of mirrored faces are added.
         identify: tells who an embedding is.
@@ -106,7 +108,7 @@ class Watch:
     def __init__(
         self,
         source: VideoSource,
-        detector: Detector,
+        detector: FollowingDetector,
         embedder: Embedder,
         flip: bool,
         identify: Identify,
@@ -115,7 +117,7 @@ class Watch:
     ):
         self._source, self._embedder, self._flip, self._identify = source, embedder, flip, identify
         self.done = Watched()
-        self._detector = _Timed(detector, self.done)
+        self._faces = FrameFaces(detector)
         self._tracker, self._due = Tracker(threshold), due
         self._frames: Handover[Frame] = Handover(WAITING, drops=source.is_live)
         self._found: Handover[tuple[Frame, list[Crop]]] = Handover(WAITING)
@@ -178,11 +180,11 @@ class Watch:
         error: BaseException | None = None
         try:
             for frame in self._frames:
-                before, started = self.done.parts["detect"], time.perf_counter()
                 photo = cv2.cvtColor(frame.pixels, cv2.COLOR_BGR2RGB)
-                crops, _ = cut_faces(photo, self._detector, "all")
-                spent = time.perf_counter() - started
-                self.done.parts["align"] += spent - (self.done.parts["detect"] - before)
+                with self.done.timed("detect"):
+                    faces = self._faces.find(photo, frame.seconds)
+                with self.done.timed("align"):
+                    crops, _ = cut_faces(photo, _Found(faces), "all")
                 if not self._found.put((frame, crops)):
                     break
         except BaseException as found:
@@ -233,13 +235,11 @@ class Watch:
             tell(track, answer)
 
 
-class _Timed:
-    """A detector whose work is timed."""
+class _Found(NamedTuple):
+    """In the place of a detector: the faces of a frame are known."""
 
-    def __init__(self, detector: Detector, done: Watched):
-        self._detector, self._done = detector, done
+    faces: list[Face]
 
     def detect(self, photo: np.ndarray) -> list[Face]:
-        """The faces of a photo."""
-        with self._done.timed("detect"):
-            return self._detector.detect(photo)
+        """The faces."""
+        return self.faces
