@@ -216,6 +216,14 @@ def read_ijb_report(path: Path) -> dict[str, Any]:
     return report
 
 
+def read_tinyface_report(path: Path) -> dict[str, Any]:
+    """Reads `X.tinyface.report.json`; see `read_report`."""
+    report = read_json(path, "TinyFace report")
+    mend = "Run tools/evaluate_tinyface.py again."
+    check_json(report, SCHEMA, path, "TinyFace report", mend, definition="tinyface_report")
+    return report
+
+
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None  # JSON has no infinity
 

@@ -61,6 +61,7 @@ def render_card(run: Run) -> tuple[str, list[str]]:
         "## Figures",
         _figures(tested),
         *_ijb(run),
+        *_tinyface(run),
         "## Thresholds",
         _thresholds(tested),
         "## Training data and licence",
@@ -170,6 +171,20 @@ def _ijb(run: Run) -> list[str]:
             if not artefact.is_stale
         ]
     return ["### IJB, 1:1", format_markdown_table(rows, num_left=2)] if len(rows) > 1 else []
+
+
+def _tinyface(run: Run) -> list[str]:
+    """The section of TinyFace."""
+    rows = [("file", "probes", "gallery images", "rank", "found")]
+    for artefact in run.tinyface:
+        report = artefact.report
+        size = f"{report.get('gallery', 0) + report.get('distractors', 0):,}"
+        rows += [
+            (_code(artefact.name), f"{report.get('probes', 0):,}", size, k, _rate(rate["rate"], rate.get("ci95")))
+            for k, rate in report["rank"].items()
+            if not artefact.is_stale
+        ]
+    return ["### TinyFace, 1:N", format_markdown_table(rows, num_left=1)] if len(rows) > 1 else []
 
 
 def _thresholds(tested: list[Tested]) -> str:

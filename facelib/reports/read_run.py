@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from facelib.errors import FaceError
-from facelib.evaluation.results import read_ijb_report, read_report
+from facelib.evaluation.results import read_ijb_report, read_report, read_tinyface_report
 from facelib.export.targets import file_order
 from facelib.files import parse_json, parse_toml, read_json, sha256_of
 
@@ -17,6 +17,8 @@ Lines = list[dict[str, Any]]
 
 REPORT_SUFFIX = ".report.json"
 IJB_SUFFIX = ".ijb.report.json"
+TINYFACE_SUFFIX = ".tinyface.report.json"
+_READERS = {IJB_SUFFIX: read_ijb_report, TINYFACE_SUFFIX: read_tinyface_report, REPORT_SUFFIX: read_report}
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Run:
         log: content of metrics.jsonl.
         artefacts: those with a report, in the order in which the pipeline makes them.
         ijb: those with a report of evaluate_ijb.py, in the same order.
+        tinyface: those with a report of evaluate_tinyface.py, in the same order.
     """
 
     path: Path
@@ -117,6 +120,7 @@ class Run:
     log: TrainingLog = field(default_factory=TrainingLog)
     artefacts: list[Artefact] = field(default_factory=list)
     ijb: list[Artefact] = field(default_factory=list)
+    tinyface: list[Artefact] = field(default_factory=list)
 
 
 def read_run(path: Path) -> Run:
@@ -129,13 +133,13 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise FaceError(f"RUN_DIR is a folder that train.py made. Received: '{path}'.")
     log = read_training_log(path / "metrics.jsonl")
-    artefacts, ijb = _read_reports(path)
-    if log.is_empty and not (artefacts or ijb):
+    artefacts, ijb, tinyface = _read_reports(path)
+    if log.is_empty and not (artefacts or ijb or tinyface):
         raise FaceError(
             f"A run directory has a metrics.jsonl or a *{REPORT_SUFFIX}. '{path}' has neither. "
             "Give the folder that was the --out of train.py."
         )
-    return Run(path, _read_toml(path / "config.toml"), _read_provenance(path), log, artefacts, ijb)
+    return Run(path, _read_toml(path / "config.toml"), _read_provenance(path), log, artefacts, ijb, tinyface)
 
 
 def read_artefacts(paths: Sequence[Path]) -> list[Artefact]:
@@ -148,7 +152,7 @@ def read_artefacts(paths: Sequence[Path]) -> list[Artefact]:
     for i, file in enumerate(files):
         if file.resolve() in [other.resolve() for other in files[:i]]:
             raise FaceError(f"Each report is compared with the others. '{file}' is named twice: name it once.")
-        if file.is_dir() or not file.name.endswith(REPORT_SUFFIX) or file.name.endswith(IJB_SUFFIX):
+        if file.is_dir() or not file.name.endswith(REPORT_SUFFIX) or _suffix_of(file) != REPORT_SUFFIX:
             raise FaceError(f"Artefacts are compared by their X{REPORT_SUFFIX} files. Received: '{file}'.")
     artefacts = [_read_artefact(file) for file in files]
     full = [artefact.folder.resolve() / artefact.name for artefact in artefacts]
@@ -191,21 +195,25 @@ def _read_provenance(run: Path) -> dict[str, Any]:
     return provenance
 
 
-def _read_reports(run: Path) -> tuple[list[Artefact], list[Artefact]]:
-    """(artefacts with a report of a test script, artefacts with a report of evaluate_ijb.py)."""
-    artefacts: list[Artefact] = []
-    ijb: list[Artefact] = []
+def _read_reports(run: Path) -> tuple[list[Artefact], list[Artefact], list[Artefact]]:
+    """Artefacts with a report of a test script, of evaluate_ijb.py, and of evaluate_tinyface.py."""
+    found: dict[str, list[Artefact]] = {suffix: [] for suffix in _READERS}
     for folder in (run, run / "export"):
         for file in sorted(folder.glob(f"*{REPORT_SUFFIX}")):
-            (ijb if file.name.endswith(IJB_SUFFIX) else artefacts).append(_read_artefact(file))
-    artefacts, ijb = (sorted(found, key=lambda one: (_rank(one.name), one.name)) for found in (artefacts, ijb))
-    return artefacts, ijb
+            found[_suffix_of(file)].append(_read_artefact(file))
+    for artefacts in found.values():
+        artefacts.sort(key=lambda one: (_rank(one.name), one.name))
+    return found[REPORT_SUFFIX], found[IJB_SUFFIX], found[TINYFACE_SUFFIX]
+
+
+def _suffix_of(report_file: Path) -> str:
+    return next(suffix for suffix in _READERS if report_file.name.endswith(suffix))
 
 
 def _read_artefact(report_file: Path) -> Artefact:
-    is_ijb = report_file.name.endswith(IJB_SUFFIX)
-    report = read_ijb_report(report_file) if is_ijb else read_report(report_file)
-    path = report_file.with_name(report_file.name.removesuffix(IJB_SUFFIX if is_ijb else REPORT_SUFFIX))
+    suffix = _suffix_of(report_file)
+    report = _READERS[suffix](report_file)
+    path = report_file.with_name(report_file.name.removesuffix(suffix))
     expected = report.get("sha256")
     is_stale = bool(expected) and path.is_file() and sha256_of(path) != expected
     return Artefact(path.name, report, is_stale, report_file.parent)

@@ -16,6 +16,7 @@ def render_page(text: str) -> str:
     """The page with its tables made anew between their marks."""
     report, sidecar = read_schema(SCHEMA), read_schema(SIDECAR_SCHEMA)
     roots = {"report": (report, report), "ijb_report": (report["$defs"]["ijb_report"], report),
+             "tinyface_report": (report["$defs"]["tinyface_report"], report),
              "sidecar": (sidecar, sidecar)}  # fmt: skip
 
     def table(match: re.Match) -> str:
