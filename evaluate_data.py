@@ -246,8 +246,9 @@ def measure_single(embedder: Embedder) -> float | None:
 
 def open_gallery_model(path: Path, threads: int) -> GalleryModel:
     """The model of --gallery-model, fed as its sidecar says."""
-    check_sidecar(path)
-    return GalleryModel(path.name, sha256_of(path), open_reference(path, threads))
+    sidecar, model = check_sidecar(path), open_reference(path, threads)
+    run_self_test(model, sidecar)
+    return GalleryModel(path.name, sha256_of(path), model)
 
 
 def run_test_beside_reference(

@@ -243,6 +243,7 @@ def watch(argv: list[str]) -> int:
     sidecar = check_sidecar(args.model)
     decision = search_decision(gallery, args, enrolled_by)
     embedder = open_embedder(args.model, sidecar.io if sidecar and enrolled_by else gallery.io, args.threads)
+    run_self_test(embedder, sidecar)
     return run_watch(args, gallery, decision, embedder)
 
 
