@@ -203,9 +203,7 @@ def search(argv: list[str]) -> int:
     sidecar = check_sidecar(args.model)
     decision = search_decision(gallery, args, enrolled_by)
     photo = read_faces(args.photo, FaceCutter(args.face))
-    io = sidecar.io if sidecar and enrolled_by else gallery.io
-    embedder = open_embedder(args.model, io, args.threads)
-    run_self_test(embedder, sidecar)
+    embedder = open_searching(gallery, args, sidecar, enrolled_by)
     queries = embed_faces(embedder, photo, args.photo, gallery.flip)
     if queries.shape[1] != gallery.vectors.shape[1]:
         raise FaceError(
@@ -242,9 +240,7 @@ def watch(argv: list[str]) -> int:
     args.model, enrolled_by = check_gallery_model(gallery, args.model)
     sidecar = check_sidecar(args.model)
     decision = search_decision(gallery, args, enrolled_by)
-    embedder = open_embedder(args.model, sidecar.io if sidecar and enrolled_by else gallery.io, args.threads)
-    run_self_test(embedder, sidecar)
-    return run_watch(args, gallery, decision, embedder)
+    return run_watch(args, gallery, decision, open_searching(gallery, args, sidecar, enrolled_by))
 
 
 def print_found(gallery: Gallery, rows: list[int], distances: list[float], decision: Decision, face: str) -> None:
@@ -302,6 +298,15 @@ def open_model(args: argparse.Namespace) -> tuple[Embedder, Io, Sidecar | None]:
     embedder = open_embedder(args.model, io, args.threads)
     run_self_test(embedder, sidecar)
     return embedder, io, sidecar
+
+
+def open_searching(
+    gallery: Gallery, args: argparse.Namespace, sidecar: Sidecar | None, enrolled_by: str | None
+) -> Embedder:
+    """The model that searches a gallery: fed as it was for the gallery, or as its sidecar says if it is another one."""
+    embedder = open_embedder(args.model, sidecar.io if sidecar and enrolled_by else gallery.io, args.threads)
+    run_self_test(embedder, sidecar)
+    return embedder
 
 
 def read_faces(path: Path, cut: FaceCutter) -> PhotoFaces:

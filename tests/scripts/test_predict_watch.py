@@ -15,9 +15,10 @@ import predict
 from facelib.errors import FaceError
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision
-from facelib.recognition.gallery import write_gallery
+from facelib.recognition.gallery import open_gallery, write_gallery
 from facelib.recognition.video.annotate import KNOWN, UNKNOWN
-from facelib.recognition.video.source import VideoSource
+from facelib.recognition.video.events import Identify
+from facelib.recognition.video.source import Frame, VideoSource
 from tests.helpers import film
 from tests.helpers.film import Knowing, face_at, write_video
 
@@ -268,6 +269,25 @@ def test_a_window_that_cannot_be_opened_is_one_line(place, monkeypatch):
     assert "pip install opencv-python" in refused(place, ["film.mp4", "people.npy", "--show"])
 
 
+def test_a_model_that_is_run_wrong_is_refused_before_the_first_frame(place, monkeypatch):
+    def wrong(embedder, sidecar):
+        raise FaceError("looks like BGR fed to an RGB model")
+
+    monkeypatch.setattr(predict, "run_self_test", wrong)
+
+    assert "looks like BGR" in refused(place, ["film.mp4", "people.npy", "--out", "seen.mp4"])
+
+
+def test_a_probability_is_drawn_and_told_where_the_model_has_one(place):
+    gallery = open_gallery(place / "people.npy")
+    identify = Identify(gallery, gallery.decision, lambda distance: 1.0 - distance / 4.0)
+
+    answer = identify(Patches()(draw(film.FRONT, 3)[None])[0])
+
+    assert answer.name == "Ada" and str(answer) == f"Ada {answer.distance:.2f} {100 - 25 * answer.distance:.0f} %"
+    assert str(Identify(gallery, gallery.decision)(-gallery.vectors[0].astype(np.float32))).startswith("unknown ")
+
+
 def test_an_embedding_of_another_size_is_one_line(place, monkeypatch):
     monkeypatch.setattr(Patches, "__call__", lambda self, images: np.ones((len(images), 7), np.float32))
 
@@ -285,9 +305,7 @@ def test_the_memory_stays_flat_over_ten_thousand_frames(place, capsys, monkeypat
             if number in (2000, 9999):
                 with open("/proc/self/statm") as file:
                     sizes[number] = int(file.read().split()[1]) * resource.getpagesize() / 1e6
-            yield video_frame(number, number / 25, picture.copy())
-
-    from facelib.recognition.video.source import Frame as video_frame
+            yield Frame(number, number / 25, picture.copy())
 
     cv2.imwrite("frame.png", film.draw_frame(0, draw)[:, :, ::-1])
     monkeypatch.setattr(VideoSource, "frames", frames)

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,7 +51,13 @@ def check_watch_flags(args: argparse.Namespace) -> None:
         raise FaceError(f"The annotated video would replace its source. Received: --out {args.out}: name another file.")
 
 
-def run_watch(args: argparse.Namespace, gallery: Gallery, decision: Decision, embedder: Embedder) -> int:
+def run_watch(
+    args: argparse.Namespace,
+    gallery: Gallery,
+    decision: Decision,
+    embedder: Embedder,
+    probability: Callable[[float], float] | None = None,
+) -> int:
     """Watches `args.source` and prints an event for each person that was seen.
 
     Args:
@@ -59,6 +65,7 @@ def run_watch(args: argparse.Namespace, gallery: Gallery, decision: Decision, em
         gallery: of the enrolled people.
         decision: the threshold.
         embedder: the model that enrolled the gallery.
+        probability: squared L2 -> the probability that two faces are one person; None where that is not calibrated.
 
     Raises:
         FaceError: the source, the window or the output cannot be had.
@@ -69,7 +76,7 @@ def run_watch(args: argparse.Namespace, gallery: Gallery, decision: Decision, em
     detector = FaceDetector(is_thorough=False)
     source = VideoSource(args.source, say)
     say(f"{source.name}: {'a camera' if source.is_live else 'a file'} of {source.fps:.4g} frames a second; {decision}")
-    identify = Identify(gallery, decision)
+    identify = Identify(gallery, decision, probability)
     watch = Watch(
         source, detector, embedder, gallery.flip, identify, decision.distance, Due(args.every, args.max_fps)
     )  # fmt: skip
