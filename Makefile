@@ -18,7 +18,7 @@ PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.1
 
 MINUTES ?= 10
 
-.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu ncnn rknn clean
+.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu ncnn rknn arm clean
 
 # make setup           TensorFlow for the CPU
 # make setup GPU=1     with the CUDA libraries too, 2.8 GB to download
@@ -115,5 +115,11 @@ rknn: .venv-rknn/ready
 	.venv-rknn/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r rknn/requirements.txt
 	touch .venv-rknn/ready
 
+arm: .venv-arm/ready
+
+# An emulated ARM computer in ~/.cache/mobilearc; .venv-arm is a link to it.
+.venv-arm/ready: requirements-board.txt arm/set_up.py | setup
+	.venv/bin/python arm/set_up.py
+
 clean:
-	rm -rf .venv .venv-mcu .venv-ncnn .venv-rknn build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules
+	rm -rf .venv .venv-arm .venv-mcu .venv-ncnn .venv-rknn build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules

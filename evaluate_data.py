@@ -225,6 +225,8 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
         embedder, sets, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
         threads=args.threads, gallery=gallery,
     )  # fmt: skip
+    if not getattr(embedder, "has_times", True):
+        evaluation = replace(evaluation, ms_per_image=None)
     is_described = sidecar is not None and not sidecar.is_from_flags
     better = find_better_feeding(runtime, sets[0]()) if runtime and not is_described else None
     evaluation.check(args.model, str(better or ""))
@@ -292,7 +294,8 @@ def run_test_beside_reference(
         return 0
     mean, worst = compared[0].mean_cosine or 0.0, compared[0].min_cosine or 0.0
     name, num_faces = compared[0].reference.name, compared[0].num_faces
-    print(f"mean cosine to {name} on {num_faces} faces: {mean:.6f}, worst {worst:.6f}")
+    same = f"; the same bits on {compared[0].num_same_bits}" if compared[0].num_same_bits else ""
+    print(f"mean cosine to {name} on {num_faces} faces: {mean:.6f}, worst {worst:.6f}{same}")
     if mean < args.min_cosine:
         raise FaceError(
             f"A converted model must give the embeddings of its reference: mean cosine >= {args.min_cosine:g}. "
@@ -394,6 +397,8 @@ def _costs(report: Report) -> str:
         threads = f"{report.threads} threads" if report.threads else None
         rate = ", ".join(filter(None, (f"{report.images_per_s:.0f} images/s", threads, report.executor)))
         parts.append(f"{report.ms_per_image:.2f} ms an image ({rate})")
+    elif report.executor:
+        parts.append(report.executor)
     return ", ".join(parts)
 
 

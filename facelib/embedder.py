@@ -43,9 +43,11 @@ class RuntimeEmbedder:
 
     Attributes:
         executor: runtime and kernels, for reports; None where nobody says it.
+        has_times: whether the time of a call says something; False in an emulator.
     """
 
     executor: str | None = None
+    has_times = True
 
     def __init__(self, name: str, io: Io, batch_size: int, unit: int = 1):
         self.name, self.io, self.batch_size, self.unit = name, io, batch_size, unit

@@ -88,8 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def embed(faces: FaceSet) -> Embedded:
         norms = row_norms(plain)
         if sidecar and len(plain) >= MIN_FACES and (parent := find_parent(args.model)):
-            names = {"source": faces.where, "records": faces.names}
-            images = decode_images(faces.images[:NUM_FACES], **names)
+            images = decode_images(faces.images[:NUM_FACES], source=faces.where, records=faces.names)
             refuse_mistake(args.model.name, plain, images, open_reference(parent, 1))
         check_norms(norms, lambda i: f"'{i}_output_0' of '{folder}'")
         check_norms(row_norms(total), lambda i: f"face {i} of '{folder}', mirrored too")

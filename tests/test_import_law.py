@@ -9,6 +9,8 @@ from pathlib import Path
 import house
 import pytest
 
+from facelib.__main__ import FOLDERS
+
 ROOT = Path(__file__).parents[1]
 MODULES = house.library(ROOT)
 
@@ -66,11 +68,7 @@ EXCEPTIONS = {
 
 ROOT_FILES = {p.stem: p for p in sorted(ROOT.glob("*.py"))}
 SCRIPTS = [p for name, p in ROOT_FILES.items() if name not in ROOT_LAW]
-SCRIPTS += [
-    p
-    for folder in ("tools", "om", "k210", "mcu", "ncnn", "rknn", "docs/demo")
-    for p in sorted((ROOT / folder).glob("*.py"))
-]
+SCRIPTS += [p for folder in (*FOLDERS[1:], "docs/demo") for p in sorted((ROOT / folder).glob("*.py"))]
 SCRIPT_NAMES = {p.stem for p in SCRIPTS}
 ALL_FILES = [*MODULES.values(), *(ROOT_FILES[name] for name in ROOT_LAW), *SCRIPTS]
 

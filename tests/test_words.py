@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from facelib.__main__ import FOLDERS
+
 ROOT = Path(__file__).parents[1]
 # What stands for each: margin_share, target, shared, copy, rendezvous, synthetic faces.
 RETIRED = {"warmth", "own", "alike", "twin", "twins", "meeting", "joining", "toy", "toys"}
@@ -26,7 +28,7 @@ PHRASES = (
 
 CODE = [
     path
-    for folder in ("facelib/**", ".", "tools", "om", "k210", "mcu", "ncnn", "rknn")
+    for folder in ("facelib/**", *FOLDERS)
     for path in sorted(ROOT.glob(f"{folder}/*.py"))
     if ".venv" not in path.parts
 ]

@@ -70,6 +70,7 @@ class BesideReference(FirstFacesChecked):
     def __init__(self, embedder: RuntimeEmbedder, open_reference: Callable[[], RuntimeEmbedder]):
         super().__init__(embedder, open_reference)
         self._cosines: dict[int, float] = {}
+        self._same_bits: dict[int, bool] = {}
 
     @property
     def mean_cosine(self) -> float | None:
@@ -86,6 +87,11 @@ class BesideReference(FirstFacesChecked):
         """Number of distinct faces so far."""
         return len(self._cosines)
 
+    @property
+    def num_same_bits(self) -> int:
+        """Number of these faces whose embeddings are the reference's, bit for bit."""
+        return sum(self._same_bits.values())
+
     def _look_at(self, embeddings: np.ndarray, images: np.ndarray) -> None:
         right = self.reference.raw(images)
         if embeddings.shape != right.shape:
@@ -96,8 +102,9 @@ class BesideReference(FirstFacesChecked):
         if not self._is_checked and len(images) >= MIN_FACES:
             self._is_checked = True
             refuse_mistake(self.name, embeddings, images, self.reference, named_alone=False)
-        cosines = row_cosines(embeddings, right)
-        self._cosines.update(zip((hash(image.tobytes()) for image in images), cosines.tolist(), strict=True))
+        faces = [hash(image.tobytes()) for image in images]
+        self._cosines.update(zip(faces, row_cosines(embeddings, right).tolist(), strict=True))
+        self._same_bits.update(zip(faces, (embeddings == right).all(axis=1).tolist(), strict=True))
 
 
 def refuse_mistake(

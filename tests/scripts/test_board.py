@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from facelib.__main__ import FOLDERS
 from facelib.data.synthetic.files import SyntheticSet, write_folders, write_pairs
 from facelib.evaluation.results import read_report
 from facelib.extras import PACKAGES, require, say_missing
@@ -26,12 +27,11 @@ EXTRAS = PYPROJECT["optional-dependencies"]
 BEYOND = sorted({name for name, (_, extra) in PACKAGES.items() if extra not in ("", "board")} | {
     "mlflow", "PIL", "s3fs", "sklearn", "torch", "wandb"})  # fmt: skip
 FED = ("--input", "", "--crop", "192,192", "--fit", "resize", "--pixels", "unit", "--output", "points")
-WORKERS = {"nncase_worker.py", "ncnn_worker.py", "rknn_worker.py", "tflm_worker.py"}
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in (".", "tools", "om", "k210", "mcu", "ncnn", "rknn", "docs/demo")
+    for folder in (*FOLDERS, "docs/demo")
     for path in (ROOT / folder).glob("*.py")
-    if "\n    run_cli(" in path.read_text() and path.name not in WORKERS
+    if "\n    run_cli(" in path.read_text()
 )
 MODULES = ("facelib/export/optimize.py", "facelib/export/om/om_eval.py", "facelib/export/om/pb_2_om.py")  # of the .sh
 # What Linux has and other systems do not: macOS lacks some, Windows all.

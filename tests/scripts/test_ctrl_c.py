@@ -9,6 +9,7 @@ import time
 import pytest
 
 from facelib import script_start
+from facelib.__main__ import FOLDERS
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import SyntheticSet, write_folders
 from tests.helpers.checkout import ROOT
@@ -16,7 +17,7 @@ from tests.helpers.checkout import ROOT
 # Every file that is run as a script and takes seconds to start.
 SCRIPTS = [
     path
-    for folder in (".", "tools", "om", "k210", "mcu", "ncnn", "rknn", "docs/demo")
+    for folder in (*FOLDERS, "docs/demo")
     for path in sorted(ROOT.glob(f"{folder}/*.py"))
     if "\n    run_cli(" in path.read_text(encoding="utf-8")
 ]
