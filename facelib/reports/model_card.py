@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from facelib import __version__
@@ -138,9 +139,9 @@ def _figures(tested: list[Tested]) -> str:
     means = []
     for one in tested:
         report = one.report
-        size, cosine = report.get("size_bytes"), report.get("mean_cosine")
+        size = report.get("size_bytes")
         files.append((f"{_code(one.name)}", _kind(one), f"{size / 2**20:.2f}" if size else "-",
-                      _number(report.get("ms_per_image"), "{:.2f}"), _number(cosine, "{:.4f}"),
+                      _number(report.get("ms_per_image"), "{:.2f}"), _cosine(one),
                       f"`{report['sha256'][:16]}`" if report.get("sha256") else "-"))  # fmt: skip
         for name, result in report["sets"].items():
             rows.append((f"{_code(one.name)}", _text(name), _pairs(result), str(result.get("protocol") or "-")
@@ -262,6 +263,14 @@ def _kind(one: Tested) -> str:
     return str(one.report.get("kind") or (one.sidecar.kind if one.sidecar else "unknown"))
 
 
+def _cosine(one: Tested) -> str:
+    """'0.9987 (worst 0.9712)': of the test beside the parent, else of the conversion."""
+    parity = one.sidecar.rest.get("parity") if one.sidecar else None
+    found = one.report if one.report.get("mean_cosine") is not None else parity or {}
+    worst = f" (worst {found['min_cosine']:.4f})" if found.get("min_cosine") is not None else ""
+    return _number(found.get("mean_cosine"), "{:.4f}") + worst
+
+
 def _pairs(result: dict[str, Any]) -> str:
     drawn = (result.get("source") or {}).get("drawn_from")
     return f"{result['pairs']:,}" + (f" of {drawn:,}" if drawn else "") if result.get("pairs") else "-"
@@ -292,7 +301,10 @@ def _number(value: float | None, form: str) -> str:
 def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_as_text(part)}" for key, part in value.items())
-    return ", ".join(map(_as_text, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_as_text, value))
+    is_path = isinstance(value, str) and "\n" not in value and PurePath(value).is_absolute()
+    return PurePath(value).name if is_path else str(value)  # a card is public; where the data lie is not
 
 
 def _code(text: str) -> str:

@@ -143,6 +143,17 @@ def test_an_unknown_licence_is_no_key_and_is_said(run):
     assert "Licence of the weights: not recorded" in card and "Training data: not recorded" in card
 
 
+def test_folders_of_this_machine_stay_private_and_the_parity_of_a_conversion_is_shown(run):
+    data = {"source": str(run / "secret" / "ms1m"), "num_images": 7}
+    parity = {"faces": 9, "min_cosine": 0.91, "mean_cosine": 0.98765}
+    describe(run, "embedder.h5", training_data=data, parity=parity)
+
+    card, _ = render_card(read_run(run))
+
+    assert "- Training data: source: ms1m, num\\_images: 7" in card and "secret" not in card
+    assert "0.9877 (worst 0.9100)" in card
+
+
 def test_licences_are_identifiers_of_the_hub_or_have_a_name():
     assert licence_keys("Apache 2.0") == {"license": "apache-2.0"} and licence_keys(" ") == {}
     assert licence_keys("Non-commercial research only!") == {
