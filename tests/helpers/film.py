@@ -8,7 +8,7 @@ import numpy as np
 
 from facelib.alignment.detect import Face
 from facelib.model_input import TEMPLATE_112
-from facelib.recognition.video.source import quiet_ffmpeg
+from facelib.recognition.video.source import quiet_opencv
 
 NUM_FRAMES, FPS, SIZE = 50, 25.0, (270, 640)  # height, width
 LEFT_AT = 30  # the frame in which the stranger is no longer there
@@ -42,7 +42,7 @@ def draw_frame(frame, draw):
 
 def write_video(path, frames, fps=FPS, code="mp4v"):
     """Writes frames, uint8 [H, W, 3] RGB, as a video."""
-    quiet_ffmpeg()
+    quiet_opencv()
     frames = iter(frames)
     first = next(frames)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), fps, first.shape[1::-1])

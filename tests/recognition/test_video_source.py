@@ -62,13 +62,21 @@ def test_a_file_that_is_cut_short_gives_what_it_has_and_is_said(tmp_path, said):
         assert "cut short or damaged" in said[0]
 
 
-@pytest.mark.parametrize("name, line", [("none.mp4", "No video at"), (".", "is a folder"), ("99", "gave none: check")])
-def test_a_source_that_is_not_there_is_one_line(tmp_path, monkeypatch, said, name, line):
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("none.mp4", "No video at"),
+        (".", "is a folder"),
+        ("99", "gave none: check"),
+        ("rtsp://me:secret@127.0.0.1:9/x", r"rtsp://me:\*\*\*@127.0.0.1:9/x gave none: check"),
+    ],
+)
+def test_a_source_that_is_not_there_is_one_line(tmp_path, monkeypatch, said, capfd, name, line):
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(FaceError, match=line):
         VideoSource(name, said.append)
-    assert said == []
+    assert said == [] and capfd.readouterr().err == ""
 
 
 class Camera:

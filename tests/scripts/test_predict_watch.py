@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import resource
 import time
 from datetime import UTC, datetime
@@ -176,7 +177,8 @@ class Standing:
 
 
 def test_a_slow_net_drops_frames_of_a_camera_and_ctrl_c_ends_it_in_order(place, capsys, monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    real = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda name: Camera() if name == 0 else real(name))
     monkeypatch.setattr("facelib.alignment.detect.FaceDetector", Standing)
     monkeypatch.setattr(predict, "open_embedder", partial(Interrupted, seconds=0.03))
     before = datetime.now(UTC)
@@ -200,6 +202,30 @@ def test_ctrl_c_in_a_file_leaves_nothing_half_written(place, capsys, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         predict.main(["watch", "film.mp4", "people.npy", "--out", "seen.mp4"])
     assert sorted(path.name for path in place.iterdir()) == ["film.mp4", "net.tflite", "people.npy", "people.npy.json"]
+
+
+def test_a_video_that_the_disk_did_not_take_whole_is_refused(place, monkeypatch):
+    real = cv2.VideoWriter
+
+    class Full:
+        """OpenCV's writer on a full disk: it says nothing, and the end of the file is missing."""
+
+        def __init__(self, path, *words):
+            self.path, self.writer = path, real(path, *words)
+            self.isOpened, self.write = self.writer.isOpened, self.writer.write
+
+        def release(self):
+            self.writer.release()
+            if os.path.exists(self.path):
+                with open(self.path, "r+b") as file:
+                    file.truncate(9000)
+
+        fourcc = real.fourcc
+
+    monkeypatch.setattr(cv2, "VideoWriter", Full)
+
+    assert "Is the disk full?" in refused(place, ["film.mp4", "people.npy", "--out", "seen.mp4"])
+    assert not list(place.glob(".*"))
 
 
 def test_a_face_in_two_frames_makes_no_event_and_is_said(place, capsys, monkeypatch):

@@ -99,6 +99,23 @@ class VideoOut:
         if self._writer is not None:
             self._writer.release()
 
+    def check(self) -> None:
+        """Refuses a file that is not whole, after `close`: OpenCV does not say when a disk is full.
+
+        Raises:
+            FaceError: it has not all frames.
+        """
+        if not self._written:
+            raise FaceError("No frame was looked at, so there is no annotated video. Leave --out away.")
+        capture = cv2.VideoCapture(str(self._path))
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0.0
+        capture.release()
+        if round(count) != self._written:
+            raise FaceError(
+                f"The annotated video has {count:,.0f} of {self._written:,} frames: it could not be written whole. Is "
+                "the disk full? Choose another place."
+            )
+
     def _start(self, pixels: np.ndarray) -> None:
         self._size = pixels.shape[1::-1]
         self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, self._size)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -86,7 +87,8 @@ def run_watch(
         tqdm.write(json.dumps(event_of(track, answer, started), ensure_ascii=False), file=sys.stdout)
         sys.stdout.flush()
 
-    total = -(-source.num_frames // args.every) or None
+    rate = min(1.0 / args.every, (args.max_fps or source.fps) / source.fps)
+    total = math.ceil(source.num_frames * rate) or None
     hides = True if source.is_live else None  # None: shown in a terminal
     with video_out(args, source) as out, tqdm(total=total, desc="watch", unit="frame", disable=hides) as bar:
         watch.run(tell, out, window, bar.update)
@@ -110,6 +112,7 @@ def video_out(args: argparse.Namespace, source: VideoSource) -> Iterator[VideoOu
         try:
             yield out
             out.close()
+            out.check()
             os.replace(video, part)
         finally:
             out.close()

@@ -56,7 +56,7 @@ class VideoSource:
     """
 
     def __init__(self, name: str, say: Callable[[str], None]):
-        quiet_ffmpeg()
+        quiet_opencv()
         self.name = without_password(name)
         self._target, self.is_live = _target_of(name)
         self._say, self._stopped = say, threading.Event()
@@ -140,9 +140,11 @@ class VideoSource:
         )
 
 
-def quiet_ffmpeg() -> None:
-    """Keeps FFmpeg from printing: its lines name no file. OpenCV asks for it once, at its first video."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+def quiet_opencv() -> None:
+    """Keeps OpenCV and FFmpeg from printing: their lines name no file, and errors here say what is wrong."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, at the first video
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def without_password(name: str) -> str:
