@@ -220,9 +220,25 @@ def ijb_tables(artefacts: Sequence[Artefact]) -> list[Table]:
     return [table for table in (verification, search) if table.rows]
 
 
+def tinyface_tables(artefacts: Sequence[Artefact]) -> list[Table]:
+    """Rank-k of each artefact on TinyFace; [] for none."""
+    ranks = sorted({k for one in artefacts for k in one.report["rank"]}, key=int)
+    rows = []
+    for one in artefacts:
+        report = one.report
+        counts = [f"{report.get(key, 0):,}" for key in ("probes", "gallery", "distractors")]
+        rates = [report["rank"].get(k) for k in ranks]
+        cells = [Cell(one.name, is_name=True), *map(Cell, counts)]
+        rows.append(TableRow(cells + [rate_cell(rate and {**rate, "vr": rate["rate"]}) for rate in rates]))
+    heads = ["artefact", "probes", "gallery", "distractors", *(f"rank-{k}" for k in ranks)]
+    note = "In %, brackets are 95 % intervals. Ranks are counted over images."
+    return [Table(heads, rows, note, "TinyFace, 1:N")] if rows else []
+
+
 def _switches(report: dict[str, Any]) -> str:
+    nearest = report.get("verification", {}).get("rule") == "nearest"
     switches = (("N", not report.get("normalize")), ("D", report.get("detector_score")), ("F", report.get("flip")))
-    return " ".join(f"{letter}{int(bool(value))}" for letter, value in switches)
+    return " ".join(f"{letter}{int(bool(value))}" for letter, value in switches) + " · nearest FAR" * nearest
 
 
 def _gap(rates: Sequence[float | None], form: str = ".2f") -> str:

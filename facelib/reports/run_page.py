@@ -14,6 +14,7 @@ from facelib.reports.html_tables import (
     identification_table,
     ijb_tables,
     threshold_table,
+    tinyface_tables,
 )
 from facelib.reports.pareto import CAPTION, comparable_rows, plot_pareto
 from facelib.reports.read_run import Artefact, Run, flatten
@@ -54,7 +55,7 @@ def render_report(run: Run, sheet_jpeg: bytes | None = None, finder: FaceFinder 
         title=run.path.resolve().name,
         facts=" · ".join(_headline(run)),
         training=[draw_figure(drawing) for drawing in training_figures([("", run.log)])],
-        ijb=ijb_tables(run.ijb),
+        ijb=[*ijb_tables(run.ijb), *tinyface_tables(run.tinyface)],
         sheet_jpeg=sheet_jpeg,
         origin=[(title, flatten(content)) for title, content in parts if content],
         **_tested(run.artefacts, finder),

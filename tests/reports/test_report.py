@@ -321,3 +321,17 @@ def test_a_report_of_ijb_has_tables(run):
     (run / "embedder.h5.ijb.report.json").write_text('{"verification": {"pairs": 3}}')
     with pytest.raises(FaceError, match="verification must be an object with the key 'genuine'"):
         read_run(run)
+
+
+def test_a_report_of_tinyface_has_a_table_and_the_nearest_rule_is_named(run):
+    rank = {"1": {"rate": 0.5, "ci95": [0.4, 0.6]}, "20": {"rate": 0.75}}
+    tinyface = {"probes": 3728, "gallery": 4443, "distractors": 153428, "rank": rank}
+    (run / "embedder.h5.tinyface.report.json").write_text(json.dumps(tinyface))
+    nearest = {"pairs": 9, "genuine": 3, "auc": 0.9, "rule": "nearest", "vr": {}}
+    (run / "embedder.h5.ijb.report.json").write_text(json.dumps({"set": "ijbb", "verification": nearest}))
+
+    cells = Page(render_report(read_run(run))).cells
+
+    at = cells.index("3,728")
+    assert cells[at - 1 : at + 5] == ["embedder.h5", "3,728", "4,443", "153,428", "50.00[40.00, 60.00]", "75.00"]
+    assert "embedder.h5 · ijbb N1 D0 F0 · nearest FAR" in cells
