@@ -25,11 +25,21 @@ from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, HINTS, run_cli, script_pars
 from facelib.data.readers.calibration_crops import fingerprint_of
 from facelib.data.verification.bins import find_bins
 from facelib.errors import FaceError
+from facelib.evaluation.flags import add_strict_flag
 from facelib.evaluation.results import report_path
 from facelib.evaluation.verification_sets import find_sets
 from facelib.export.targets import READY, REFERENCE, TARGETS, Target, environment_folder
 from facelib.files import require_file, write_bytes
-from facelib.reports.export_table import Outcome, draw_outcomes, find_losses, format_outcomes, is_made, is_tested
+from facelib.reports.export_table import (
+    Outcome,
+    cosines_of,
+    draw_outcomes,
+    find_losses,
+    format_outcomes,
+    is_made,
+    is_tested,
+    layers_picture,
+)
 
 ROOT = Path(__file__).resolve().parent
 
@@ -68,6 +78,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     points = "percentage points that an artefact may lose (default: %(default)s)"
     add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"gate on ACC: {points}")
     add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"gate on VR: {points}")
+    add_strict_flag(add)
     args = parser.parse_args(argv)
     for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
         if not 0 <= value <= 100:
@@ -88,6 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if drawn := draw_outcomes(list(outcomes.values())):
         write_bytes(picture, drawn)
         text += f"\n\n![accuracy against the time of one face and against size]({picture.name})"
+    for outcome in outcomes.values():
+        if layers := layers_picture(outcome):
+            shown = Path(os.path.relpath(layers, chain.folder)).as_posix()
+            text += f"\n\n![cosine of each layer of {outcome.name}]({shown})"
     write_bytes(table, (text + "\n").encode())
     pages = chain.report() if args.pairs is None else []
     print(f"{text}\n\nwrote {' and '.join(map(str, [table, *pages]))}")
@@ -165,11 +180,24 @@ class Chain:
         else:
             self._test(target, path, parent)
         try:
-            losses = find_losses(report, references, self.args.max_acc_drop, self.args.max_vr_drop)
+            losses, unclear = find_losses(report, references, self.args.max_acc_drop, self.args.max_vr_drop)
         except FaceError as error:  # the report is of other pairs than those of its reference
             raise Refused(str(error)) from error
+        losses += self._low_cosine(target, path, report)
         gate = f"lost {'; '.join(losses)}" if losses else "passed" if references else "the reference"
-        return Outcome(path, gate, bool(losses), is_tested=True, report_file=report)
+        if unclear and not losses:
+            gate = f"too few pairs to tell: {'; '.join(unclear)}"
+        return Outcome(path, gate, bool(losses or (unclear and self.args.strict)), is_tested=True, report_file=report)
+
+    @staticmethod
+    def _low_cosine(target: Target, path: Path, report: Path) -> list[str]:
+        """Says that the mean cosine to the parent is below the floor of the target; empty where it is not."""
+        cosines, floor = cosines_of(path, report), target.min_mean_cosine
+        if floor is None or cosines is None or cosines[0] >= floor:
+            return []
+        picture = path.with_suffix(".layers.png")
+        see = f"; {picture.name} shows where" if picture.is_file() else ""
+        return [f"direction: mean cosine {cosines[0]:.3f}, worst {cosines[1]:.3f}, {floor:g} is the lowest mean{see}"]
 
     def _test(self, target: Target, path: Path, parent: Path | None) -> None:
         """Runs the test. If it fails, its report is removed: the next run would count it as passed."""

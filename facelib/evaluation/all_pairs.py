@@ -136,6 +136,7 @@ class AllPairs:
                 return no_tar(far, impostors_needed(far, self.num_folds))
             thresholds[k] = self._train_threshold(k, far, num_train)
         rates = np.array([self._rates(k, thresholds[k]) for k in self._folds()])
+        by_identity = np.argsort(self.genuine_label, kind="stable")
         return FoldTar(
             far_target=far,
             tar=float(rates[:, 0].mean()),
@@ -144,6 +145,8 @@ class AllPairs:
             ci95=self.tar_interval(thresholds[self._genuine_fold]),
             threshold=float(thresholds.mean()),
             needs_impostors=impostors_needed(far, self.num_folds),
+            is_accepted=(self.genuine <= thresholds[self._genuine_fold])[by_identity],
+            clusters=np.unique_counts(self.genuine_label).counts,
         )
 
     def tar_interval(self, thresholds) -> tuple[float, float]:

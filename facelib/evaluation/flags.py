@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from facelib.cli import DEFAULT_FARS, DEFAULT_VALID, add_encoding_flag, add_io_flags, script_parser
@@ -84,6 +84,13 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="largest allowed drop in percentage points (default: %(default)s)",
     )
+    add_strict_flag(add)
+
+
+def add_strict_flag(add: Callable[..., object]) -> None:
+    """Adds --strict, by `add_argument` of a parser or a group."""
+    text = "for a release: too few pairs to tell counts as worse"
+    add("--strict", action=argparse.BooleanOptionalAction, default=False, help=text)
 
 
 def add_far_flag(parser: argparse.ArgumentParser, text: str) -> None:

@@ -4,11 +4,15 @@
 export_all.py all use it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from facelib.errors import FaceError
+from facelib.evaluation.paired import Loss, fold_loss, paired_loss, unpack_bits
+from facelib.evaluation.ten_fold import NUM_FOLDS, count_folds, fold_of
 
 _PROTOCOLS = {
     "exact": "10 folds, exact thresholds (protocol exact)",
@@ -99,8 +103,39 @@ class Measurement:
         return f"{self.pairs} pairs, {self.genuine} genuine"
 
 
-def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: float) -> list[str]:
-    """What `report` does worse than `reference` allows; empty when it passes.
+@dataclass(frozen=True)
+class Finding:
+    """What the gate found of one rate.
+
+    Attributes:
+        rate: set and name of the rate, such as 'lfw: ACC'.
+        what: both values and the loss, such as '98.89 % against 99.40 %: 0.51 points lost, 0.5 allowed'.
+        outcome: 'passed' | 'failed' | 'unclear', which is too few pairs to tell.
+        needs: about how many pairs would tell, as text; '' where nobody knows.
+    """
+
+    rate: str
+    what: str
+    outcome: str
+    needs: str = ""
+
+    def is_loss(self, strict: bool = False) -> bool:
+        """Whether the gate fails by it. What too few pairs cannot tell fails only a strict gate."""
+        return self.outcome == "failed" or (strict and self.outcome == "unclear")
+
+    def __str__(self) -> str:
+        text = f"{self.rate} {self.what}"
+        if self.outcome != "unclear":
+            return text
+        return f"{text}: too few pairs to tell" + (f" (needs about {self.needs})" if self.needs else "")
+
+
+def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: float) -> list[Finding]:
+    """What the gate finds of each ACC and VR that both reports have.
+
+    On the same pairs, a rate passes if the 95 % interval of its loss ends within what is allowed. It fails if the loss
+    is larger than allowed and not by chance. Otherwise the pairs are too few to tell. Reports without decisions on
+    single pairs, which are older, are compared by their rates alone.
 
     Args:
         report: content of the report to judge.
@@ -117,13 +152,13 @@ def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: flo
             f"No set is in both reports: {', '.join(report['sets'])} against {', '.join(reference['sets'])}. "
             "Test both models with the same --valid."
         )
-    failures = []
+    findings = []
     for name in common:
         here, there = Measurement.of(report, name), Measurement.of(reference, name)
         if here.differences(there):
             raise FaceError(f"The gate compares tests on the same pairs. Set '{name}': {here.explain(there)}")
-        failures += _find_drops(name, report["sets"][name], reference["sets"][name], max_acc_drop, max_vr_drop)
-    return failures
+        findings += _judge_set(name, report["sets"][name], reference["sets"][name], max_acc_drop, max_vr_drop)
+    return findings
 
 
 def is_whole_test(
@@ -147,9 +182,9 @@ def is_whole_test(
     return is_plain and is_enough and measured.sha256 == sha256 and {f"{far:g}" for far in fars} <= result["vr"].keys()
 
 
-def _find_drops(name: str, new: dict, old: dict, max_acc_drop: float, max_vr_drop: float) -> list[str]:
-    """The losses of one set that are larger than allowed, ACC first."""
-    failures = _find_drop(f"{name}: ACC", new.get("acc"), old.get("acc"), max_acc_drop)
+def _judge_set(name: str, new: dict, old: dict, max_acc_drop: float, max_vr_drop: float) -> list[Finding]:
+    """The findings of one set, ACC first."""
+    found = [_judge(f"{name}: ACC", new.get("acc"), old.get("acc"), max_acc_drop, acc_loss(new, old))]
     new_vr, old_vr = new.get("vr", {}), old.get("vr", {})
     fars = [far for far in old_vr if far in new_vr]
     if not fars:
@@ -158,16 +193,66 @@ def _find_drops(name: str, new: dict, old: dict, max_acc_drop: float, max_vr_dro
             f"({', '.join(new_vr) or 'none'} here, {', '.join(old_vr) or 'none'} in the reference). Use --far."
         )
     for far in fars:
-        new_rate, old_rate = new_vr[far].get("vr"), old_vr[far].get("vr")
-        if old_rate is not None:  # where the reference has no number, there is nothing to lose
-            failures += _find_drop(f"{name}: VR@FAR={far}", new_rate, old_rate, max_vr_drop)
-    return failures
+        rate, old_rate = f"{name}: VR@FAR={far}", old_vr[far].get("vr")
+        if old_rate is None and max_vr_drop >= 100:
+            found.append(Finding(rate, "n/a", "passed"))
+        elif old_rate is None:  # where the reference has no number, nothing can be told
+            impostors = old_vr[far].get("needs_impostors")
+            found.append(Finding(rate, "n/a", "unclear", f"{impostors:,} impostor pairs" if impostors else ""))
+        else:
+            found.append(_judge(rate, new_vr[far].get("vr"), old_rate, max_vr_drop, vr_loss(new, old, far)))
+    return found
 
 
-def _find_drop(what: str, new: Any, old: Any, allowed: float) -> list[str]:
+def _judge(rate: str, new: Any, old: Any, allowed: float, loss: Loss | None) -> Finding:
     if not isinstance(new, int | float) or not isinstance(old, int | float):
-        return [f"{what} cannot be compared: {new} against {old}"]
-    drop = 100 * (old - new)
-    if drop <= allowed + 1e-9:
-        return []
-    return [f"{what} {100 * new:.2f} % against {100 * old:.2f} %: {drop:.2f} points lost, {allowed:g} allowed"]
+        return Finding(rate, f"cannot be compared: {new} against {old}", "failed")
+    drop, limit = 100 * (old - new), allowed + 1e-9
+    change = f"{drop:.2f} points lost" if drop > -0.005 else f"{-drop:.2f} points gained"
+    what = f"{100 * new:.2f} % against {100 * old:.2f} %: {change}, {allowed:g} allowed"
+    if loss is None:
+        return Finding(rate, what, "passed" if drop <= limit else "failed")
+    by_chance = f", McNemar p = {loss.p_value:.2g}" if loss.is_listed else ""
+    what += f" (95 % interval {100 * loss.low:.2f} to {100 * loss.high:.2f}{by_chance})"
+    if 100 * loss.high <= limit:
+        return Finding(rate, what, "passed")
+    if 100 * loss.lost > limit and loss.is_significant:
+        return Finding(rate, what, "failed")
+    needs = loss.needs(limit / 100)
+    return Finding(rate, what, "unclear", f"{float(f'{needs:.2g}'):,.0f} {loss.unit}" if needs else "")
+
+
+def acc_loss(new: dict[str, Any], old: dict[str, Any]) -> Loss | None:
+    """The loss of ACC on the same pairs; None for a report without decisions.
+
+    Args:
+        new: the set of the report to judge.
+        old: the same set of the reference.
+    """
+    if old.get("protocol") == "all-pairs":
+        return fold_loss(new.get("acc_folds"), old.get("acc_folds"), old.get("genuine"))
+    bits = _bits(new, old, lambda result: (result.get("decisions") or {}).get("right"), old.get("pairs"))
+    if bits is None or len(bits[0]) < NUM_FOLDS:
+        return None
+    sizes = count_folds(fold_of(len(bits[0]), NUM_FOLDS), NUM_FOLDS)
+    return paired_loss(*bits, sizes)._replace(is_listed=True)
+
+
+def vr_loss(new: dict[str, Any], old: dict[str, Any], far: str) -> Loss | None:
+    """The loss of VR on the same genuine pairs; arguments as for `acc_loss`."""
+    clusters = (old.get("decisions") or {}).get("clusters")
+    bits = _bits(
+        new, old, lambda one: ((one.get("decisions") or {}).get("accepted") or {}).get(far), old.get("genuine")
+    )
+    if bits is None or not clusters or sum(clusters) != len(bits[0]):
+        return None
+    return paired_loss(*bits, np.array(clusters))._replace(unit="genuine pairs")
+
+
+def _bits(new: dict, old: dict, take: Callable[[dict], Any], count: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """(decisions of the reference, decisions of the model), bool [count] each; None where one is missing or damaged."""
+    texts = [take(old), take(new)]
+    if not count or not all(isinstance(text, str) for text in texts):
+        return None
+    before, after = (unpack_bits(text, count) for text in texts)
+    return None if before is None or after is None else (before, after)

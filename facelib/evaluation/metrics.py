@@ -257,14 +257,14 @@ def cluster_interval(successes: np.ndarray, trials: np.ndarray) -> tuple[float, 
     low, high = wilson_interval(successes.sum(), trials.sum())
     if len(trials) < 2:
         return low, high
-    weights = _resample_weights(len(trials))
+    weights = resample_weights(len(trials))
     drawn = weights @ trials
     rates = (weights @ successes)[drawn > 0] / drawn[drawn > 0]
     return min(low, float(np.quantile(rates, 0.025))), max(high, float(np.quantile(rates, 0.975)))
 
 
 @lru_cache(maxsize=2)
-def _resample_weights(num_clusters: int) -> np.ndarray:
+def resample_weights(num_clusters: int) -> np.ndarray:
     """How often each cluster is drawn in each resample: float64 [NUM_RESAMPLES, num_clusters], always the same."""
     rng = np.random.default_rng([_SEED, num_clusters])
     return rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), NUM_RESAMPLES).astype(np.float64)

@@ -11,6 +11,7 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.evaluation.metrics import OperatingPoint
+from facelib.evaluation.paired import pack_bits
 from facelib.evaluation.set_means import format_means, mean_of_sets
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
 from facelib.files import read_json, write_json
@@ -85,6 +86,7 @@ class SetResult:
                 "threshold_all_pairs": _finite(whole.threshold) if whole else None,
                 "needs_impostors": fold.needs_impostors,
             }
+        decisions = self._decisions()
         optional = ("source", "norms", "groups", "identification", "identities")
         return {
             "protocol": self.protocol,
@@ -104,8 +106,19 @@ class SetResult:
             "roc": self.roc,
             "histogram": self.histogram,
             "hardest": self.hardest,
+            **({"decisions": decisions} if decisions else {}),
             **{name: getattr(self, name) for name in optional if getattr(self, name) is not None},
         }
+
+    def _decisions(self) -> dict[str, Any]:
+        """The decisions on single pairs, by which a later test can be compared; see docs/report.md."""
+        right = self.accuracy.is_right
+        found: dict[str, Any] = {} if right is None else {"right": pack_bits(right)}
+        for vr in self.vr:
+            if vr.is_accepted is not None and vr.clusters is not None:
+                found.setdefault("accepted", {})[f"{vr.far_target:g}"] = pack_bits(vr.is_accepted)
+                found["clusters"] = vr.clusters.tolist()
+        return found
 
 
 @dataclass(frozen=True)

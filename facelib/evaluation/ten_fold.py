@@ -7,7 +7,7 @@ unshuffled KFold has them: verification sets lie fold by fold.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ class FoldAccuracy(NamedTuple):
         ci95: 95 % interval of the pooled decisions.
         thresholds: float64 [folds], squared L2.
         accuracies: float64 [folds], fractions.
+        is_right: bool [P], which pairs are decided rightly; None where the accuracy is not one of listed pairs.
     """
 
     mean: float
@@ -34,18 +35,22 @@ class FoldAccuracy(NamedTuple):
     ci95: tuple[float, float]
     thresholds: np.ndarray
     accuracies: np.ndarray
+    is_right: np.ndarray | None = None
 
     @classmethod
-    def of(cls, thresholds: np.ndarray, accuracies: np.ndarray, sizes: np.ndarray) -> "FoldAccuracy":
+    def of(
+        cls, thresholds: np.ndarray, accuracies: np.ndarray, sizes: np.ndarray, is_right: np.ndarray
+    ) -> "FoldAccuracy":
         """The summary of all folds.
 
         Args:
             thresholds: float64 [folds].
             accuracies: float64 [folds], fractions.
             sizes: int [folds], pairs in each fold.
+            is_right: bool [P], which pairs are decided rightly.
         """
         interval = cluster_interval(np.rint(accuracies * sizes), sizes)
-        return cls(float(accuracies.mean()), float(accuracies.std()), interval, thresholds, accuracies)
+        return cls(float(accuracies.mean()), float(accuracies.std()), interval, thresholds, accuracies, is_right)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class FoldTar:
         ci95: 95 % interval of the pooled TAR, with folds as clusters.
         threshold: mean over folds, squared L2.
         needs_impostors: number of impostor pairs that the set would need for this FAR.
+        is_accepted: bool [G], the decision on each genuine pair, cluster by cluster.
+        clusters: int [K], genuine pairs in each cluster of the interval: folds, or identities.
     """
 
     far_target: float
@@ -71,6 +78,8 @@ class FoldTar:
     ci95: tuple[float, float] | None
     threshold: float | None
     needs_impostors: int
+    is_accepted: np.ndarray | None = field(default=None, compare=False)
+    clusters: np.ndarray | None = field(default=None, compare=False)
 
 
 def kfold_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int = NUM_FOLDS) -> FoldAccuracy:
@@ -94,7 +103,8 @@ def kfold_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int = NUM_
         thresholds[k] = _best_threshold(ranked[train], ranked_same[train])
         test = fold == k
         accuracies[k] = np.mean((distances[test] <= thresholds[k]) == is_same[test])
-    return FoldAccuracy.of(thresholds, accuracies, count_folds(fold, folds))
+    is_right = (distances <= thresholds[fold]) == is_same
+    return FoldAccuracy.of(thresholds, accuracies, count_folds(fold, folds), is_right)
 
 
 def kfold_tar_at_far(distances: np.ndarray, is_same: np.ndarray, far: float, folds: int = NUM_FOLDS) -> FoldTar:
@@ -150,6 +160,8 @@ def pool_tar(
         ci95=cluster_interval(hits, genuine),
         threshold=float(thresholds.mean()),
         needs_impostors=impostors_needed(far, folds),
+        is_accepted=is_accepted[is_same],
+        clusters=genuine,
     )
 
 
@@ -209,7 +221,7 @@ def grid_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int = NUM_F
     for k in range(folds):
         best = int(np.argmax((correct.sum(axis=0) - correct[k]) / (len(distances) - sizes[k])))
         thresholds[k], accuracies[k] = ACCURACY_GRID[best], correct[k, best] / sizes[k]
-    return FoldAccuracy.of(thresholds, accuracies, sizes)
+    return FoldAccuracy.of(thresholds, accuracies, sizes, (distances < thresholds[fold]) == is_same)
 
 
 def best_of_set_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int = NUM_FOLDS) -> FoldAccuracy:
@@ -239,7 +251,8 @@ def best_of_set_accuracy(distances: np.ndarray, is_same: np.ndarray, folds: int 
     threshold = candidates[np.argmax(accepted)]
     fold, is_right = fold_of(len(distances), folds), (distances < threshold) == is_same
     sizes, right = count_folds(fold, folds), count_folds(fold[is_right], folds)
-    return FoldAccuracy.of(np.full(folds, threshold), right / sizes, sizes)._replace(mean=float(is_right.mean()))
+    found = FoldAccuracy.of(np.full(folds, threshold), right / sizes, sizes, is_right)
+    return found._replace(mean=float(is_right.mean()))
 
 
 def grid_tar_at_far(distances: np.ndarray, is_same: np.ndarray, far: float, folds: int = NUM_FOLDS) -> FoldTar:

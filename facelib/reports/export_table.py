@@ -10,6 +10,7 @@ from pathlib import Path
 from facelib.errors import FaceError
 from facelib.evaluation.gate import compare, is_whole_test
 from facelib.evaluation.results import format_markdown_table, read_report, report_path
+from facelib.export.targets import LOW_COSINE
 from facelib.files import sha256_of
 from facelib.reports.artefact_table import (
     Row,
@@ -58,25 +59,25 @@ def format_outcomes(run: Path, outcomes: Sequence[Outcome]) -> str:
     """The table as aligned Markdown, with its notes; changes are against the first artefact."""
     rows = _rows(outcomes)
     fars, has_sets = all_fars(rows), len({row.set_name for row in rows}) > 1
-    heads = ["artefact", *(["set"] if has_sets else []), "gate", "executor", "MiB", "ms", "ACC %", "change"]
+    heads = ["artefact", *(["set"] if has_sets else []), "gate", "mean cosine", "worst cosine", "executor"]
+    heads += ["MiB", "ms", "ACC %", "change"]
     heads += [head for far in fars for head in (f"VR@FAR={format_far(far)} %", "change")]
-    heads.append("worst cosine")
     lines = [heads]
     for outcome in outcomes:
         found = [row for row in rows if row.artefact == outcome.name and outcome.is_tested]
         for row in found:
-            names = [outcome.name, *([row.set_name] if has_sets else []), outcome.gate, row.executor or "-"]
-            lines.append([*names, *_cells(row, fars), _worst_cosine(outcome.path)])
+            names = [outcome.name, *([row.set_name] if has_sets else []), outcome.gate, *_format_cosines(outcome)]
+            lines.append([*names, row.executor or "-", *_cells(row, fars)])
         if not found:
             names = [outcome.name, *(["-"] if has_sets else []), outcome.gate]
             lines.append(names + ["-"] * (len(heads) - len(names)))
-    notes = "ms: median of calls with one image on one thread. Changes in percentage points against embedder.h5; worst "
-    notes += "cosine to the parent."
+    notes = "ms: median of calls with one image on one thread. Changes in percentage points against embedder.h5; "
+    notes += "cosines to the parent."
     for row in rows:
         if row.obstacles:
             notes += f" {row.artefact}: {row.measurement}; the gate compares it with its parent on the same pairs."
     return "\n".join(
-        [f"# {run.resolve().name}\n", format_markdown_table(lines, 3 + has_sets), "", notes, *footnotes(rows)]
+        [f"# {run.resolve().name}\n", format_markdown_table(lines, 5 + has_sets), "", notes, *footnotes(rows)]
     )
 
 
@@ -109,11 +110,32 @@ def _change(rate: float | None, first: float | None) -> str:
     return "-" if rate is None or first is None else f"{100 * (rate - first):+.2f}"
 
 
-def _worst_cosine(path: Path) -> str:
-    """The smallest cosine to the parent's embeddings, as the conversion measured it."""
-    sidecar = read_sidecar(path)
-    worst = ((sidecar.rest.get("parity") if sidecar else None) or {}).get("min_cosine")
-    return f"{worst:.5f}" if isinstance(worst, int | float) else "-"
+def cosines_of(artefact: Path, report: Path) -> tuple[float, float] | None:
+    """(mean, worst) cosine to the parent's embeddings: of the test, else of the conversion; None where none is known.
+
+    Args:
+        artefact: its file.
+        report: its report file.
+    """
+    sidecar = read_sidecar(artefact)
+    parity = ((sidecar.rest.get("parity") if sidecar else None) or {}) if artefact.is_file() else {}
+    for found in (read_report(report) if report.is_file() else {}, parity):
+        mean, worst = found.get("mean_cosine"), found.get("min_cosine")
+        if isinstance(mean, int | float) and isinstance(worst, int | float):
+            return mean, worst
+    return None
+
+
+def layers_picture(outcome: Outcome) -> Path | None:
+    """The picture that the conversion drew of the cosine of each layer, where the mean cosine is low."""
+    cosines = cosines_of(outcome.path, outcome.report)
+    picture = outcome.path.with_suffix(".layers.png")
+    return picture if cosines and cosines[0] < LOW_COSINE and picture.is_file() else None
+
+
+def _format_cosines(outcome: Outcome) -> list[str]:
+    cosines = cosines_of(outcome.path, outcome.report)
+    return [f"{cosine:.5f}" for cosine in cosines] if cosines else ["-", "-"]
 
 
 def is_made(artefact: Path, parent: Path, calibration: str | None = None) -> bool:
@@ -159,8 +181,12 @@ def is_tested(
     return all(is_whole_test(report, name, sha256, fars, num_pairs) for name, sha256 in sets.items())
 
 
-def find_losses(report: Path, references: Sequence[Path], max_acc_drop: float, max_vr_drop: float) -> list[str]:
-    """What an artefact lost beyond the allowed drops, against the first of `references` where it lost too much.
+def find_losses(
+    report: Path, references: Sequence[Path], max_acc_drop: float, max_vr_drop: float
+) -> tuple[list[str], list[str]]:
+    """(what an artefact lost beyond the allowed drops, what its pairs are too few to tell).
+
+    The losses are those against the first of `references` where it lost too much.
 
     Args:
         report: report file of the artefact.
@@ -169,9 +195,14 @@ def find_losses(report: Path, references: Sequence[Path], max_acc_drop: float, m
         max_acc_drop: allowed drop of ACC, percentage points.
         max_vr_drop: allowed drop of VR, percentage points.
     """
-    new = read_report(report)
+    new, unclear = read_report(report), {}
     for reference in dict.fromkeys(references):
         old = read_report(reference)
-        if found := compare(new, old, max_acc_drop, max_vr_drop):
-            return [f"{loss} ({old.get('artifact')})" for loss in found]
-    return []
+        findings = compare(new, old, max_acc_drop, max_vr_drop)
+        if losses := [finding for finding in findings if finding.is_loss()]:
+            return [f"{loss} ({old.get('artifact')})" for loss in losses], []
+        for finding in findings:
+            if finding.is_loss(strict=True) and finding.rate not in unclear:
+                needs = f" needs about {finding.needs}" if finding.needs else ""
+                unclear[finding.rate] = f"{finding.rate}{needs} ({old.get('artifact')})"
+    return [], list(unclear.values())

@@ -1,9 +1,95 @@
 """The gate lets nothing worse pass, and compares only what was measured on the same pairs in the same way."""
 
+import numpy as np
 import pytest
 
 from facelib.errors import FaceError
-from facelib.evaluation.gate import Measurement, compare, is_whole_test
+from facelib.evaluation.gate import Measurement, is_whole_test
+from facelib.evaluation.gate import compare as compare_all
+from facelib.evaluation.paired import pack_bits
+
+
+def compare(*args):
+    """The losses that the gate finds, as text."""
+    return [str(finding) for finding in compare_all(*args) if finding.is_loss()]
+
+
+def report_of(is_right, is_accepted):
+    """A report with decisions on single pairs, half of them genuine, in 10 folds."""
+    is_right, is_accepted = np.array(is_right, bool), np.array(is_accepted, bool)
+    decisions = {"right": pack_bits(is_right), "accepted": {"0.001": pack_bits(is_accepted)}}
+    decisions["clusters"] = np.bincount(np.arange(len(is_accepted)) * 10 // len(is_accepted)).tolist()
+    counts = {"pairs": len(is_right), "genuine": len(is_accepted), "decisions": decisions}
+    return make_report(float(is_right.mean()), float(is_accepted.mean()), **counts)
+
+
+def with_errors(num_pairs, num_errors):
+    """bool [num_pairs], errors spread evenly."""
+    is_right = np.ones(num_pairs, bool)
+    is_right[np.linspace(0, num_pairs - 1, num_errors).astype(int)] = False
+    return is_right
+
+
+def judge(num_pairs, errors_before, errors_after, misses_after=0):
+    genuine = num_pairs // 2
+    old = report_of(with_errors(num_pairs, errors_before), with_errors(genuine, 0))
+    new = report_of(with_errors(num_pairs, errors_after), with_errors(genuine, misses_after))
+    return compare_all(new, old, 0.5, 2.0)
+
+
+def test_two_pairs_of_60_fail_no_gate_but_a_strict_one():
+    acc, vr = judge(60, 0, 2)
+
+    assert (acc.outcome, vr.outcome) == ("unclear", "unclear")
+    assert not acc.is_loss() and acc.is_loss(strict=True)
+    assert str(acc).startswith("lfw: ACC 96.67 % against 100.00 %: 3.33 points lost, 0.5 allowed (95 % interval")
+    assert "McNemar p = 0.5" in str(acc) and "too few pairs to tell (needs about" in str(acc)
+
+
+def test_equal_decisions_on_few_pairs_are_no_proof_and_on_many_they_are():
+    assert [finding.outcome for finding in judge(60, 1, 1)] == ["unclear", "unclear"]
+    assert [finding.outcome for finding in judge(6000, 40, 40)] == ["passed", "passed"]
+    needs = int(judge(60, 0, 0)[0].needs.removesuffix(" pairs"))
+    assert needs == pytest.approx(765, rel=0.02)  # z^2 (1 - a) / a
+    assert judge(int(needs * 1.04), 0, 0)[0].outcome == "passed"
+
+
+def test_a_loss_that_is_not_by_chance_fails():
+    acc, vr = judge(6000, 0, 60, misses_after=150)
+
+    assert acc.outcome == vr.outcome == "failed" and "1.00 points lost, 0.5 allowed" in str(acc)
+    assert "5.00 points lost, 2 allowed" in str(vr)
+    assert judge(60, 0, 20)[0].outcome == "failed"  # a third of them
+    assert judge(6000, 60, 0)[0].outcome == "passed"
+
+
+def test_a_rate_that_the_set_cannot_show_fails_only_a_strict_gate():
+    report = make_report(vr={"0.001": {"vr": None, "needs_impostors": 1112}})
+
+    acc, vr = compare_all(report, report, 0.5, 2.0)
+
+    assert acc.outcome == "passed" and not vr.is_loss() and vr.is_loss(strict=True)
+    assert str(vr) == "lfw: VR@FAR=0.001 n/a: too few pairs to tell (needs about 1,112 impostor pairs)"
+
+
+@pytest.mark.parametrize("decisions", [None, {}, {"right": "?"}, {"right": "AA=="}, {"accepted": {"0.001": "AA=="}}])
+def test_a_report_without_decisions_is_compared_by_its_rates(decisions):
+    new, old = make_report(0.989, decisions=decisions), make_report(decisions=decisions)
+
+    assert [finding.outcome for finding in compare_all(new, old, 0.5, 2.0)] == ["passed", "passed"]
+    assert compare_all(make_report(0.988, decisions=decisions), old, 0.5, 2.0)[0].outcome == "failed"
+
+
+def test_a_folder_is_compared_by_its_folds():
+    folds = np.linspace(0.98, 0.99, 10)
+    old = make_report(0.985, protocol="all-pairs", acc_folds=folds.tolist())
+
+    def judge_folds(lost, genuine=3000):
+        new = make_report(0.985 - lost, protocol="all-pairs", acc_folds=(folds - lost).tolist(), genuine=genuine)
+        return compare_all(new, {**old, "sets": {"lfw": {**old["sets"]["lfw"], "genuine": genuine}}}, 0.5, 2.0)[0]
+
+    assert judge_folds(0).outcome == "passed" and judge_folds(0.02).outcome == "failed"
+    assert judge_folds(0, genuine=30).outcome == "unclear"
 
 
 def make_report(acc=0.994, rate=0.987, *, flip=False, sha256="a" * 64, **changes):

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import export_all
 from facelib.data.verification.bins import load_bin, write_bin
 from facelib.errors import FaceError
 from facelib.evaluation.gate import is_whole_test
+from facelib.evaluation.paired import pack_bits
 from facelib.evaluation.results import report_path
 from facelib.evaluation.thresholds import read_thresholds
 from facelib.files import sha256_of, write_json
@@ -164,7 +167,9 @@ def chain(model, monkeypatch):
             out = Path(values[values.index("--out") + 1] if "--out" in values else values[2])
             out.parent.mkdir(exist_ok=True)
             out.write_bytes(values[0].encode())
-            write_sidecar(out, kind="fake", made_from=Path(values[1]), io=Io())
+            mean = bring.mean_cosine if out.name == "optimized.pb" else 1.0
+            parity = {"mean_cosine": mean, "min_cosine": 0.3}
+            write_sidecar(out, kind="fake", made_from=Path(values[1]), io=Io(), parity=parity)
 
     def write_report(values):
         num = int(values[values.index("--pairs") + 1]) if "--pairs" in values else 60
@@ -173,7 +178,11 @@ def chain(model, monkeypatch):
         result = {"acc": 0.9, "pairs": num, "genuine": num // 2, "protocol": "exact", "source": source}
         out = Path(values[values.index("--report") + 1]) if "--report" in values else report_path(Path(values[1]))
         out.parent.mkdir(parents=True, exist_ok=True)
-        result["vr"] = {"0.001": {"vr": None}}
+        result["vr"] = {"0.001": {"vr": 0.9}}
+        right = np.arange(num) % 10 > 0
+        if "frozen" in values[1]:
+            right[: bring.more_errors] = False
+        result["acc"], result["decisions"] = float(right.mean()), {"right": pack_bits(right)}
         report = {"artifact": Path(values[1]).name, "sha256": sha256_of(Path(values[1])), "sets": {"shades": result}}
         write_json(out, report)
 
@@ -185,7 +194,7 @@ def chain(model, monkeypatch):
     monkeypatch.setattr(export_all, "run_command", stand_in)
     monkeypatch.setattr(export_all, "ROOT", model.parent)  # where no environment of a chip is
     monkeypatch.setenv("PATH", str(model.parent))
-    bring.run = run
+    bring.run, bring.more_errors, bring.mean_cosine = run, 0, 1.0
     return bring
 
 
@@ -206,3 +215,35 @@ def test_a_test_of_a_mixed_gallery_is_no_whole_test():
 
     assert is_whole_test({"sets": {"lfw": result}}, "lfw", "a", [1e-3])
     assert not is_whole_test({"sets": {"lfw": result}, "gallery_model": {"name": "b"}}, "lfw", "a", [1e-3])
+
+
+def gates_of(chain):
+    lines = [line.split("|") for line in (chain.run / "export" / "export.md").read_text().splitlines() if "|" in line]
+    return {cells[1].strip(): cells[2].strip() for cells in lines}
+
+
+def test_two_pairs_of_60_fail_no_demo_but_a_release(chain):
+    chain.more_errors = 3  # pairs 1 and 2: pair 0 is wrong in both
+
+    chain()
+
+    assert gates_of(chain)["frozen.pb"].startswith("too few pairs to tell: shades: ACC needs about")
+    with pytest.raises(FaceError, match=r"artefacts did not pass.*frozen\.pb: too few pairs to tell"):
+        chain("--strict")
+
+
+def test_a_mean_cosine_of_0_716_did_not_pass(chain, monkeypatch):
+    targets = [replace(one, min_mean_cosine=0.85) if "optimized" in one.name else one for one in export_all.TARGETS]
+    monkeypatch.setattr(export_all, "TARGETS", tuple(targets))
+    chain.mean_cosine = 0.716
+    (chain.run / "export").mkdir()
+    (chain.run / "export" / "optimized.layers.png").touch()
+
+    with pytest.raises(FaceError, match=r"optimized\.pb: lost direction: mean cosine 0\.716, worst 0\.300, 0\.85"):
+        chain()
+
+    assert "optimized.layers.png shows where" in gates_of(chain)["optimized.pb"]
+    assert (
+        "![cosine of each layer of optimized.pb](optimized.layers.png)"
+        in (chain.run / "export" / "export.md").read_text()
+    )
