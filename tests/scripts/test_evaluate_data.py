@@ -119,7 +119,7 @@ def test_the_gate_passes_the_same_model_and_stops_a_worse_one(shades, capsys):
         def run(self, pixels):
             return super().run(pixels)[:, :1] + [[0, 1e5]]
 
-    with pytest.raises(FaceError, match=r"shades: ACC [\d.]+ % against [\d.]+ %: [\d.]+ points lost, 0.5 allowed"):
+    with pytest.raises(FaceError, match=r"shades: VR@FAR=0.1 [\d.]+ % against [\d.]+ %: [\d.]+ points lost, 2 allowed"):
         run_main(
             shades / "model.fake",
             "--valid",
