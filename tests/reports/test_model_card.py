@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -36,18 +38,19 @@ def describe(run, name, **changes):
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("faces")
-    write_faces(folder)
-    return folder
+def built(tmp_path_factory):
+    """A run with three tested artefacts; the first has a sidecar with thresholds."""
+    faces = tmp_path_factory.mktemp("faces")
+    write_faces(faces)
+    run = build_run(tmp_path_factory.mktemp("built") / "run", faces, has_folder_set=True)
+    describe(run, "embedder.h5", licence="MIT", training_data=NASTY)
+    return run
 
 
 @pytest.fixture
-def run(faces, tmp_path):
-    """A run with three tested artefacts; the first has a sidecar with thresholds."""
-    run = build_run(tmp_path / "run", faces, has_folder_set=True)
-    describe(run, "embedder.h5", licence="MIT", training_data=NASTY)
-    return run
+def run(built, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(built, tmp_path / "run"))
 
 
 def metadata_of(card):
