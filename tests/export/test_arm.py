@@ -128,7 +128,7 @@ def int8(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("int8")
     write_pairs(folder / "toy.bin", SyntheticSet(20, 4, first_identity=100), 40)
-    model = build_backbone(ModelConfig(width=0.25, embedding_size=16))
+    model = build_backbone(ModelConfig(width=0.25, embedding_size=16, activation="relu6"))
     model.save(folder / "embedder.h5")
     write_sidecar(folder / "embedder.h5", kind="h5", made_from=None, io=Io(embedding_size=16))
     assert h5_2_pb.main([str(folder / "embedder.h5"), "--out", str(folder / "frozen.pb")]) == 0
