@@ -42,6 +42,7 @@ from facelib.export.onnx.convert import OPSETS, OnnxOptions, describe_tensors, g
 from facelib.export.onnx.int8 import FIRST_PER_CHANNEL, quantise_onnx
 from facelib.export.parity import check_parity, parity_faces
 from facelib.export.pixel_check import check_pixels
+from facelib.export.power_of_two import keep_exponents, take_exponents
 from facelib.files import check_out_file, require_file, sha256_of, write_bytes
 from facelib.model_input import IO_CHOICES, Io, scaling_of, to_model_input
 from facelib.runtimes.frozen_graph import INPUT, OUTPUT, node_of, open_graph
@@ -169,12 +170,17 @@ def convert(graph, io: Io, args: argparse.Namespace) -> tuple[bytes, Io]:
     embedder = without_normalisation(graph, io)
     if args.pixels == "inside":
         embedder, io = with_raw_pixels(embedder, io)
-    optimized = without_fake_quant(optimize(embedder, node_of(io.input), target), target)
+    optimized, exponents = take_exponents(optimize(embedder, node_of(io.input), target), target)
+    optimized = without_fake_quant(optimized, target)
     if args.pixels == "outside":
         optimized, io = without_scaling(optimized, io, args.model)
     options = OnnxOptions(args.layout or io.layout, args.batch, args.opset, args.prelu_nodes)
     io = replace(io, input=node_of(io.input), output=target, layout=options.layout)
-    return graph_to_onnx(optimized, io.input, target, io.size, options).SerializeToString(), io
+    model = graph_to_onnx(optimized, io.input, target, io.size, options)
+    if exponents:
+        kept = {node.name for node in optimized.node}
+        keep_exponents(model, {name if name in kept else io.input: each for name, each in exponents.items()})
+    return model.SerializeToString(), io
 
 
 def graph_flags(args: argparse.Namespace) -> argparse.Namespace:

@@ -7,6 +7,9 @@ training. A copy of the network rounds its weights and activations to int8 while
 on DATA. Labels are not used. The verification results of OUT are those of the rounded network. Export it like any other
 network: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py --mode int8, which then needs no --calibration. Run the same command
 again to resume.
+
+--target esp32s3 or esp32p4 trains for ESP-DL, whose scales are powers of two: then go on with pb_2_onnx.py --layout
+nchw --pixels outside --batch 1 and esp/onnx_2_espdl.py, which keeps the scales of the training.
 """
 
 import sys
@@ -35,6 +38,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     data_help = "training faces, as for train.py; they set the first int8 ranges too"
     add_flags(parser, learning_rate=1e-4, data_help=data_help)
+    target_help = "whose int8: tflite, or the chip of ESP-DL (default: %(default)s)"
+    parser.add_argument("--target", choices=("tflite", "esp32s3", "esp32p4"), default="tflite", help=target_help)
     args = parser.parse_args(argv)
     check_flags(args)
     if args.data is None:
@@ -48,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     sets = find_sets(args.valid) if args.valid else []
     check_sets(sets)
-    change = Change("int8", make_fake_quantized, {"quantize_aware": True})
+    is_tflite = args.target == "tflite"
+    name, notes = ("int8", {}) if is_tflite else (f"int8_{args.target}", {"target": args.target})
+    change = Change(name, partial(make_fake_quantized, target=args.target), {"quantize_aware": True, **notes})
     evaluate = partial(evaluate_sets, sets=sets) if sets else None
     stopped_by = distil_copy(args, change, TrainingData.of_recipe, evaluate, write_training_plots, named_images(sets))
     if stopped_by is None:
@@ -59,11 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(stopped_by)
 
 
-def make_fake_quantized(original, where: str, crops):
-    """Makes the copy that rounds to int8, with the ranges of `crops`; see `ChangeModel`."""
-    from facelib.models.fake_quant_net import fake_quantized, observe
+def make_fake_quantized(original, where: str, crops, target: str):
+    """Makes the copy that rounds to the int8 of `target`, with the ranges of `crops`; see `ChangeModel`."""
+    from facelib.models.fake_quant import TARGETS
+    from facelib.models.fake_quant_net import equalise_layers, fake_quantized, observe
 
-    copy = fake_quantized(original, where)
+    copy = fake_quantized(original, where, target)
+    if TARGETS[target].power_of_two:
+        equalise_layers(copy, original, crops)
     observe(copy, crops)
     return copy
 

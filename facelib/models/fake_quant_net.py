@@ -10,8 +10,11 @@ import numpy as np
 
 from facelib.errors import FaceError
 from facelib.models.column_sums import is_global
+from facelib.models.equalisation import Kernel, Link, equalise
 from facelib.models.fake_quant import (
+    TARGETS,
     FakeQuant,
+    FakeQuantAdd,
     FakeQuantAffine,
     FakeQuantConv2D,
     FakeQuantDense,
@@ -34,19 +37,22 @@ _SAME_RANGE = (
     keras.layers.InputLayer, keras.layers.ZeroPadding2D, keras.layers.Flatten, keras.layers.Reshape,
     keras.layers.Dropout, keras.layers.MaxPooling2D, keras.layers.AveragePooling2D,
 )  # fmt: skip
-_SETS_RANGE = (FakeQuantPixelScale, FakeQuantPReLU)
+_SETS_RANGE = (FakeQuantPixelScale, FakeQuantPReLU, FakeQuantAdd)
 
 
-def fake_quantized(model: keras.Model, where: str) -> keras.Model:
+def fake_quantized(model: keras.Model, where: str, target: str = "tflite") -> keras.Model:
     """Makes the fake-quantised copy. `observe` then sets its ranges.
 
     Args:
         model: a trained float32 embedder, raw pixels in.
         where: names it in errors.
+        target: a key of `facelib.models.fake_quant.TARGETS`.
 
     Raises:
-        FaceError: the model is fake-quantised already, or a layer with weights is of an unknown class.
+        FaceError: the model is fake-quantised already, or a layer with weights is of an unknown class, or of one that
+            the target does not have.
     """
+    is_esp = TARGETS[target].power_of_two
     if any(isinstance(layer, FakeQuant) for layer in model.layers):
         raise FaceError(
             f"Training for int8 starts from a float model. '{where}' was trained for int8 already. "
@@ -58,6 +64,11 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
             raise FaceError(
                 f"Training for int8 supports convolutions, dense layers, normalisation and PReLU. '{where}' has a "
                 f"{type(layer).__name__} with weights, '{layer.name}'. Choose another network."
+            )
+        if is_esp and isinstance(layer, _PRELUS):
+            raise FaceError(
+                f"Training for the {target} supports ReLU, ReLU6 and LeakyReLU. '{where}' has PReLU, '{layer.name}'. "
+                f"Choose another activation first: tools/swap_activation.py."
             )
         if isinstance(layer, keras.layers.PReLU) and float(keras.ops.max(layer.alpha)) > 1:
             raise FaceError(
@@ -73,12 +84,15 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
     def copy_of(layer):
         config = layer.get_config()
         if type(layer) in _ROUNDED:
-            kind = FakeQuantGlobalDepthwise if _is_global(layer) else _ROUNDED[type(layer)]
-            return kind.from_config({**config, "use_bias": True})
+            if _is_global(layer) and not is_esp:
+                return FakeQuantGlobalDepthwise.from_config({**config, "use_bias": True})
+            return _ROUNDED[type(layer)].from_config({**config, "use_bias": True, "target": target})
         if isinstance(layer, _PRELUS):
             return FakeQuantPReLU(tuple(layer.alpha.shape), name=layer.name)
         if isinstance(layer, PixelScale):
-            return FakeQuantPixelScale.from_config(config)
+            return FakeQuantPixelScale.from_config({**config, "target": target})
+        if is_esp and type(layer) is keras.layers.Add:
+            return FakeQuantAdd.from_config({**config, "target": target})
         if isinstance(layer, _NORMS) and layer.name not in gone:
             return FakeQuantAffine(name=layer.name)
         return type(layer).from_config(config)
@@ -91,11 +105,13 @@ def fake_quantized(model: keras.Model, where: str) -> keras.Model:
         after = _only_reader(operations[copy.name], model)
         if copy.name in folded_convs:
             after = _only_reader(after, model)
-        return FakeQuant(name=f"{copy.name}_range")(y) if _needs_range(copy, after) else y
+        if is_esp and type(after) is keras.layers.Add:  # it rounds its terms
+            return y
+        return FakeQuant(name=f"{copy.name}_range", target=target)(y) if _needs_range(copy, after) else y
 
     copy = keras.models.clone_model(model, clone_function=copy_of, call_function=call)
     for layer in copy.layers:
-        if layer.weights and not isinstance(layer, FakeQuant):
+        if layer.weights and not isinstance(layer, (FakeQuant, FakeQuantAdd)):
             _copy_weights(layer, model, convolution_of)
     return copy
 
@@ -110,6 +126,61 @@ def observe(model: keras.Model, crops: np.ndarray, batch_size: int = 32) -> None
     """
     for start in range(0, len(crops), batch_size):
         model(crops[start : start + batch_size].astype(np.float32), training=True)
+
+
+def equalise_layers(copy: keras.Model, original: keras.Model, crops: np.ndarray) -> None:
+    """Evens out the weights of a fake-quantised network, for targets with one scale for all weights of a layer.
+
+    Args:
+        copy: of `fake_quantized`, before `observe`.
+        original: what it was made from.
+        crops: uint8 [N, H, W, 3], RGB: faces that show which channels a ReLU6 cuts.
+    """
+    pairs = [pair for layer in copy.layers if (pair := _next_convolution(layer, copy)) is not None]
+    cut = [act.name for _, act, _ in pairs if act is not None and act.max_value is not None]
+    peaks: dict[str, np.ndarray] = {}
+    if cut:
+        probe = keras.Model(original.input, [original.get_layer(name).output for name in cut])
+        for start in range(0, len(crops), 32):
+            seen = probe(crops[start : start + 32].astype(np.float32), training=False)
+            for name, value in zip(cut, seen if len(cut) > 1 else [seen], strict=True):
+                largest = np.asarray(value).max((0, 1, 2))
+                peaks[name] = np.maximum(peaks.get(name, largest), largest)
+    kernels = {layer.name: _as_kernel(layer) for first, _, second in pairs for layer in (first, second)}
+    equalise(
+        [
+            Link(
+                kernels[first.name],
+                kernels[second.name],
+                act.max_value if act is not None else None,
+                peaks.get(act.name) if act is not None else None,
+            )
+            for first, act, second in pairs
+        ]
+    )
+    for name, kernel in kernels.items():
+        layer = copy.get_layer(name)
+        order = (2, 3, 0, 1) if kernel.is_depthwise else (2, 3, 1, 0)
+        layer.kernel.assign(kernel.weights.transpose(order))
+        layer.bias.assign(kernel.bias)
+
+
+def _as_kernel(layer) -> Kernel:
+    is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    order = (2, 3, 0, 1) if is_depthwise else (3, 2, 0, 1)  # [h, w, channels, 1] or [h, w, inputs, outputs]
+    return Kernel(layer.kernel.numpy().transpose(order), layer.bias.numpy(), is_depthwise)
+
+
+def _next_convolution(layer, model):
+    """(convolution `layer`, the ReLU after it or None, the convolution that alone reads it); None if there is none."""
+    kinds = (FakeQuantConv2D, FakeQuantDepthwiseConv2D)
+    if not isinstance(layer, kinds):
+        return None
+    act, after = None, _only_reader(layer, model)
+    while isinstance(after, (keras.layers.ReLU, FakeQuant, keras.layers.ZeroPadding2D)):
+        act = after if isinstance(after, keras.layers.ReLU) else act
+        after = _only_reader(after, model)
+    return (layer, act, after) if isinstance(after, kinds) else None
 
 
 def _is_global(layer) -> bool:
