@@ -4,6 +4,7 @@
 # make mcu: TFLite Micro and Vela for microcontrollers.
 # make ncnn: pnnx and ncnn.
 # make rknn: RKNN-Toolkit2 for the NPUs of Rockchip.
+# make esp: esp-ppq for ESP-DL, with PyTorch.
 PYTHON ?= python3
 DATA ?=
 VALID ?=
@@ -18,7 +19,7 @@ PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.1
 
 MINUTES ?= 10
 
-.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu ncnn rknn arm clean
+.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu ncnn rknn esp arm clean
 
 # make setup           TensorFlow for the CPU
 # make setup GPU=1     with the CUDA libraries too, 2.8 GB to download
@@ -115,6 +116,13 @@ rknn: .venv-rknn/ready
 	.venv-rknn/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r rknn/requirements.txt
 	touch .venv-rknn/ready
 
+esp: .venv-esp/ready
+
+.venv-esp/ready: esp/requirements.txt
+	$(PYTHON) -m venv .venv-esp
+	.venv-esp/bin/python -m pip install --quiet --disable-pip-version-check -r esp/requirements.txt
+	touch .venv-esp/ready
+
 arm: .venv-arm/ready
 
 # An emulated ARM computer in ~/.cache/mobilearc; .venv-arm is a link to it.
@@ -122,4 +130,4 @@ arm: .venv-arm/ready
 	.venv/bin/python arm/set_up.py
 
 clean:
-	rm -rf .venv .venv-arm .venv-mcu .venv-ncnn .venv-rknn build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules
+	rm -rf .venv .venv-arm .venv-mcu .venv-ncnn .venv-rknn .venv-esp build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules

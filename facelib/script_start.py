@@ -17,6 +17,7 @@ _FOLDERS = (
     "mcu",
     "ncnn",
     "rknn",
+    "esp",
     os.path.join("docs", "demo"),
 )  # of the scripts, in a checkout or in `mobilearc`
 _main_runs = False

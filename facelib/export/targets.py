@@ -83,6 +83,11 @@ _TEST_RKNN = (
     "onnx_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.float.json",
     "rknn/rknn_test.py {x} --valid {bin} --pairs 600 {far}",
 )
+_PLANES_OF_ESP = "export/model_esp.onnx"  # as _SCALED, where the environment of rknn/ is missing
+_TEST_ESPDL = (
+    "onnx_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.float.json",
+    "esp/espdl_test.py {x} --valid {bin} --pairs 600 {far}",
+)
 _GRAPH, _LITE, _ORT = executors.TENSORFLOW, executors.XNNPACK, executors.ONNX_RUNTIME
 # Parents first.
 TARGETS = (
@@ -131,6 +136,13 @@ TARGETS = (
     Target("export/model_fp16.rknn", _SCALED, (f"{_RKNN} fp16",), _TEST_RKNN, "rknn_fp16",
            executors.RKNN, ran_on="simulator", eats=Io(dtype="uint8"), min_cosine=0.9995,
            environment="rknn", needs=("a .bin",), against="{x}.float.json"),
+    Target(_PLANES_OF_ESP, _OPTIMIZED, ("pb_2_onnx.py {parent} --layout nchw --pixels outside --batch 1 --out {x}",),
+           _TEST_ONNX, "onnx", _ORT, eats=Io(layout="nchw", pixels="pm1"), min_cosine=0.99999, environment="esp"),
+    *(Target(f"export/model_{chip}.espdl", _PLANES_OF_ESP,
+             (f"esp/onnx_2_espdl.py {{parent}} --chip {chip} {{calibration}} --out {{x}}",), _TEST_ESPDL, "espdl",
+             executors.ESP_PPQ, ran_on="simulator", eats=Io(layout="nchw", pixels="pm1"), min_cosine=0.97,
+             environment="esp", needs=("--calibration", "a .bin"), against="{x}.float.json")
+      for chip in ("esp32s3", "esp32p4")),
 )  # fmt: skip
 
 

@@ -13,3 +13,4 @@ NNCASE = "nncase 1.9, simulator"
 NCNN = "ncnn, CPU"  # in float32, whatever type the weights have
 MSAME = "Ascend, msame"
 RKNN = "RKNN-Toolkit2, simulator"
+ESP_PPQ = "esp-ppq, simulator"

@@ -6,6 +6,7 @@ from pathlib import Path
 from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
 from facelib.model_input import Io
+from facelib.runtimes.esp import EspdlEmbedder
 from facelib.runtimes.frozen_graph import GraphEmbedder
 from facelib.runtimes.keras_h5 import open_keras
 from facelib.runtimes.kmodel import KmodelEmbedder
@@ -17,7 +18,7 @@ from facelib.runtimes.tflite import TfliteEmbedder
 
 def open_embedder(path: Path, io: Io, threads: int) -> RuntimeEmbedder:
     """The artefact at `path` as an `Embedder`. Its suffix chooses the runtime: .h5, .pb, .tflite, .onnx, .kmodel,
-    .param (ncnn) or .rknn.
+    .param (ncnn), .rknn or .espdl.
 
     Args:
         path: the artefact.
@@ -41,4 +42,5 @@ _OPENERS: dict[str, Callable[[Path, Io, int], RuntimeEmbedder]] = {
     ".kmodel": KmodelEmbedder,
     ".param": NcnnEmbedder,
     ".rknn": RknnEmbedder,
+    ".espdl": EspdlEmbedder,
 }

@@ -29,7 +29,19 @@ ROOT = Path(__file__).parents[2]
 NUM_PAIRS = 40
 TFLITES = [f"model_{mode}.tflite" for mode in ("float", "fp16", "dynamic", "int8")]
 NAMES = ["embedder.h5", "frozen.pb", "optimized.pb", *TFLITES, "model.onnx", "model_int8.onnx"]
-ELSEWHERE = ["model.om", "model.kmodel", "model_nchw.onnx", "model_float.param", "model_fp16.param"]  # not run here
+ELSEWHERE = [
+    "model.om",
+    "model.kmodel",
+    "model_nchw.onnx",
+    "model_float.param",
+    "model_fp16.param",
+    "model_scaled.onnx",
+    "model_int8.rknn",
+    "model_fp16.rknn",
+    "model_esp.onnx",
+    "model_esp32s3.espdl",
+    "model_esp32p4.espdl",
+]  # not run here
 OPEN_GATE = ("--max-acc-drop", "100", "--max-vr-drop", "100")
 
 
@@ -217,6 +229,7 @@ def test_the_table_shows_the_report_and_sidecar_of_each_artefact(toy, bring, cap
     assert table["model.om"]["gate"] == "not run: atc is not on PATH" and table["model.om"]["ACC %"] == "-"
     assert table["model.kmodel"]["gate"] == "not run: k210/.venv is missing: make k210"
     assert table["model_nchw.onnx"]["gate"] == "not run: .venv-ncnn is missing: make ncnn"
+    assert table["model_esp.onnx"]["gate"] == "not run: .venv-esp is missing: make esp"
     assert table["model_fp16.param"]["gate"] == "not run: see model_nchw.onnx"
     assert table["frozen.pb"]["VR@FAR=1e-3 %"] == "n/a"  # 20 impostors cannot tell
     printed = capsys.readouterr().out

@@ -152,7 +152,7 @@ def test_prelu_is_refused_in_one_line():
 @pytest.mark.slow
 @pytest.mark.needs_tool(".venv-esp")
 def test_the_espdl_has_the_scales_of_the_training_and_is_the_copy(trained):
-    from facelib.runtimes.espdl import EspdlEmbedder
+    from facelib.runtimes.esp import EspdlEmbedder
     from facelib.sidecar import read_sidecar
     from facelib.unit_vectors import normalize
 

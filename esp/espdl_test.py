@@ -1,0 +1,32 @@
+"""Test an .espdl in esp-ppq's simulator of ESP-DL, and compare its embeddings with the ONNX model.
+
+python esp/espdl_test.py runs/demo/export/model_esp32s3.espdl --valid lfw.bin
+
+Simulating a face takes about a tenth of a second. So the test uses 600 pairs of the set, always the same ones: 30
+genuine and 30 impostor pairs of each fold. --far is 0.01 by default, because 300 impostor pairs cannot show 0.001. Make
+the report for --against with `--pairs 600 --far 0.01` too; every test script takes these flags.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+from collections.abc import Sequence
+
+from evaluate_data import add_reference_flags, make_parser, run_test_beside_reference
+from facelib.cli import run_cli
+from facelib.export.targets import min_cosine_of
+from facelib.runtimes.esp import EspdlEmbedder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__doc__)
+    add_reference_flags(parser, min_cosine_of("espdl") or -1.0)
+    return run_test_beside_reference(parser.parse_args(argv), EspdlEmbedder, "espdl")
+
+
+if __name__ == "__main__":
+    run_cli(main)
