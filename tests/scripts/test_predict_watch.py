@@ -17,6 +17,9 @@ from facelib.errors import FaceError
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision
 from facelib.recognition.gallery import open_gallery, write_gallery
+from facelib.recognition.video import command, handover
+from facelib.recognition.video import source as video_source
+from facelib.recognition.video import watch as video_watch
 from facelib.recognition.video.annotate import KNOWN, UNKNOWN
 from facelib.recognition.video.events import Identify
 from facelib.recognition.video.source import Frame, VideoSource
@@ -194,6 +197,33 @@ def test_a_slow_net_drops_frames_of_a_camera_and_ctrl_c_ends_it_in_order(place, 
     monkeypatch.undo()
     written = len(film.read_video(place / "seen.mp4"))
     assert written == pytest.approx(200 * event["to"], abs=5), "the video has the clock of the camera"
+
+
+class Unplugged(Camera):
+    """It gives ten frames; opened again it has none until somebody who was seen is told, then Ctrl-C comes."""
+
+    def read(self):
+        if self.frame == 10:
+            return False, None
+        return super().read()
+
+
+def test_an_event_does_not_wait_for_a_camera_that_is_away(place, capsys, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", lambda name: Unplugged())
+    monkeypatch.setattr("facelib.alignment.detect.FaceDetector", Standing)
+    monkeypatch.setattr(video_source, "FIRST_WAIT", 60.0)
+    monkeypatch.setattr(video_watch, "LONGEST_STEP", 0.4)
+    monkeypatch.setattr(handover, "PATIENCE", 0.02)
+
+    def event_then_ctrl_c(track, answer, started):
+        told.append(track.num_frames)
+        raise KeyboardInterrupt
+
+    told = []
+    monkeypatch.setattr(command, "event_of", event_then_ctrl_c)
+
+    assert predict.main(["watch", "0", "people.npy"]) == 0
+    assert len(told) == 1 and told[0] > 2 and "gives no frames any more: waiting for it" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_a_file_leaves_nothing_half_written(place, capsys, monkeypatch):

@@ -58,14 +58,20 @@ class Handover(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         """The items in order, until the giving side finishes."""
+        for item in self.with_pauses():
+            if item is not None:
+                yield item
+
+    def with_pauses(self) -> Iterator[Item | None]:
+        """The items in order, until the giving side finishes; and None whenever none came for `PATIENCE` seconds."""
         while True:
             with self._changed:
-                while not self._items and not self._is_closed:
+                if not self._items and not self._is_closed:
                     self._changed.wait(PATIENCE)
-                if not self._items:
+                if not self._items and self._is_closed:
                     if self._error is not None:
                         raise self._error
                     return
-                item = self._items.popleft()
+                item = self._items.popleft() if self._items else None
                 self._changed.notify_all()
             yield item

@@ -24,7 +24,7 @@ from facelib.recognition.video.events import MIN_FRAMES, Answer, Identify
 from facelib.recognition.video.frame_faces import FollowingDetector, FrameFaces
 from facelib.recognition.video.handover import Handover
 from facelib.recognition.video.source import Frame, VideoSource
-from facelib.recognition.video.tracks import Track, Tracker
+from facelib.recognition.video.tracks import LONGEST_STEP, Track, Tracker
 
 WAITING = 2  # frames between two threads at most
 PARTS = ("read", "detect", "align", "embed", "identify", "draw")
@@ -142,10 +142,16 @@ class Watch:
         for thread in threads:
             thread.start()
         try:
-            for frame, crops in self._found:
-                if not self._look(frame, crops, tell, out, window):
+            came = time.monotonic()
+            for item in self._found.with_pauses():
+                if item is None:
+                    if self._source.is_live and time.monotonic() - came > LONGEST_STEP:  # the camera is away
+                        self._tell(self._tracker.finish(), tell)
+                    continue
+                if not self._look(*item, tell, out, window):
                     break
                 progress(1)
+                came = time.monotonic()
         except KeyboardInterrupt:
             if not self._source.is_live:
                 raise
