@@ -35,6 +35,7 @@ from facelib.evaluation.tinyface import (
 )
 from facelib.files import sha256_of, write_json
 from facelib.runtimes.open_embedder import open_embedder
+from facelib.self_test import run_self_test
 from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, kind_of
 from facelib.unit_vectors import check_differ
 
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     io = choose_io(sidecar, args)
     found = find_tinyface(args.images)
     embedder = open_embedder(args.model, io, args.threads)
+    run_self_test(embedder, sidecar)
     options = {"flip": args.flip, "letterbox": args.letterbox, "threads": args.threads}
     parts = {role: embed_files(embedder, found.files[role], progress=role, **options) for role in PUBLISHED}
     check_unchanged(args.model, sha256)
