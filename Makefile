@@ -4,6 +4,7 @@
 # make mcu: TFLite Micro and Vela for microcontrollers.
 # make ncnn: pnnx and ncnn.
 # make rknn: RKNN-Toolkit2 for the NPUs of Rockchip.
+# make coreml: coremltools for Apple's systems.
 # make esp: esp-ppq for ESP-DL, with PyTorch.
 PYTHON ?= python3
 DATA ?=
@@ -19,7 +20,7 @@ PYTHON310 ?= $(firstword $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.1
 
 MINUTES ?= 10
 
-.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu ncnn rknn esp arm clean
+.PHONY: setup demo export demo-page test test-all fuzz chaos lint docs k210 mcu ncnn rknn coreml esp arm clean
 
 # make setup           TensorFlow for the CPU
 # make setup GPU=1     with the CUDA libraries too, 2.8 GB to download
@@ -116,6 +117,13 @@ rknn: .venv-rknn/ready
 	.venv-rknn/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r rknn/requirements.txt
 	touch .venv-rknn/ready
 
+coreml: .venv-coreml/ready
+
+.venv-coreml/ready: coreml/requirements.txt
+	$(PYTHON) -m venv .venv-coreml
+	.venv-coreml/bin/python -m pip install --quiet --disable-pip-version-check -r coreml/requirements.txt
+	touch .venv-coreml/ready
+
 esp: .venv-esp/ready
 
 .venv-esp/ready: esp/requirements.txt
@@ -130,4 +138,4 @@ arm: .venv-arm/ready
 	.venv/bin/python arm/set_up.py
 
 clean:
-	rm -rf .venv .venv-arm .venv-mcu .venv-ncnn .venv-rknn .venv-esp build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules
+	rm -rf .venv .venv-arm .venv-mcu .venv-ncnn .venv-rknn .venv-coreml .venv-esp build site mobilearc.egg-info demo_out k210/.venv docs/demo/dist docs/demo/node_modules

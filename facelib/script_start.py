@@ -17,6 +17,7 @@ _FOLDERS = (
     "mcu",
     "ncnn",
     "rknn",
+    "coreml",
     "esp",
     os.path.join("docs", "demo"),
 )  # of the scripts, in a checkout or in `mobilearc`

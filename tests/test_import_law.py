@@ -38,6 +38,7 @@ LAW = {
     "export.onnx": ("export", "runtimes", "models", "data"),
     "export.ncnn": ("export", "runtimes", "models", "data"),
     "export.rknn": ("export", "runtimes", "models", "data"),
+    "export.coreml": ("export", "runtimes", "models", "data"),
     "export.esp": ("export", "runtimes", "models", "data"),
     "export.om": ("export", "runtimes", "models", "data"),
     "export.k210": ("export", "runtimes", "models", "data"),

@@ -1,5 +1,5 @@
 """Exports a trained .h5: frozen.pb, optimized.pb, and a folder for each target: tflite/, onnx/, om/, k210/,
-kit/, mcu/, ncnn/, rknn/, esp/.
+kit/, mcu/, ncnn/, rknn/, coreml/, esp/.
 
 freeze, optimize (with fold_batch_norm) make the graph that all targets start from. int8_graph
 rewrites it for int8. parity compares every artefact with its parent. The scripts at the top level

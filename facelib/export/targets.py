@@ -88,6 +88,11 @@ _TEST_ESPDL = (
     "onnx_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.float.json",
     "esp/espdl_test.py {x} --valid {bin} --pairs 600 {far}",
 )
+_IMAGE, _COREML = "export/model_coreml.onnx", "coreml/onnx_2_coreml.py {parent} --out {x} --mode"
+_TEST_COREML = (
+    "onnx_test.py {parent} --valid {bin} --pairs 600 {far} --report {x}.float.json",
+    "coreml/coreml_test.py {x} --valid {bin} --pairs 600 {far}",
+)
 _GRAPH, _LITE, _ORT = executors.TENSORFLOW, executors.XNNPACK, executors.ONNX_RUNTIME
 # Parents first.
 TARGETS = (
@@ -136,6 +141,15 @@ TARGETS = (
     Target("export/model_fp16.rknn", _SCALED, (f"{_RKNN} fp16",), _TEST_RKNN, "rknn_fp16",
            executors.RKNN, ran_on="simulator", eats=Io(dtype="uint8"), min_cosine=0.9995,
            environment="rknn", needs=("a .bin",), against="{x}.float.json"),
+    Target(_IMAGE, _OPTIMIZED,
+           ("pb_2_onnx.py {parent} --layout nchw --pixels inside --batch 1 --prelu-nodes --out {x}",), _TEST_ONNX,
+           "onnx", _ORT, eats=_RAW_PLANES, min_cosine=0.99999, environment="coreml"),
+    Target("export/model_fp16.mlpackage.zip", _IMAGE, (f"{_COREML} fp16",), _TEST_COREML, "coreml_fp16",
+           executors.MIL_IN_NUMPY, ran_on="structure only", eats=Io(dtype="uint8"), min_cosine=0.9995,
+           environment="coreml", needs=("a .bin",), against="{x}.float.json"),
+    Target("export/model_int8.mlpackage.zip", _IMAGE, (f"{_COREML} int8",), _TEST_COREML, "coreml_int8",
+           executors.MIL_IN_NUMPY, ran_on="structure only", eats=Io(dtype="uint8"), min_cosine=0.98,
+           environment="coreml", needs=("a .bin",), against="{x}.float.json"),
     Target(_PLANES_OF_ESP, _OPTIMIZED, ("pb_2_onnx.py {parent} --layout nchw --pixels outside --batch 1 --out {x}",),
            _TEST_ONNX, "onnx", _ORT, eats=Io(layout="nchw", pixels="pm1"), min_cosine=0.99999, environment="esp"),
     *(Target(f"export/model_{chip}.espdl", _PLANES_OF_ESP,

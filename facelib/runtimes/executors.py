@@ -13,4 +13,5 @@ NNCASE = "nncase 1.9, simulator"
 NCNN = "ncnn, CPU"  # in float32, whatever type the weights have
 MSAME = "Ascend, msame"
 RKNN = "RKNN-Toolkit2, simulator"
+MIL_IN_NUMPY = "Core ML operations in NumPy"  # Core ML itself runs on Apple's systems only
 ESP_PPQ = "esp-ppq, simulator"

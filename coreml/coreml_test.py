@@ -1,0 +1,33 @@
+"""Test the operations of a Core ML model in NumPy, and compare the embeddings with the ONNX model.
+
+python coreml/coreml_test.py runs/demo/export/model_fp16.mlpackage.zip --valid lfw.bin
+
+The table, the report and the gate are those of every test script. Core ML runs on Apple's systems only, so this proves
+what is in the file, its weights and operations, and not what a phone makes of them. NumPy is slow, so the test uses 600
+pairs of the set, always the same ones: 30 genuine and 30 impostor pairs of each fold. --far is 0.01 by default, because
+300 impostor pairs cannot show 0.001. Make the report for --against with `--pairs 600 --far 0.01` too.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
+
+# isort: split
+from collections.abc import Sequence
+
+from evaluate_data import add_reference_flags, make_parser, run_test_beside_reference
+from facelib.cli import run_cli
+from facelib.export.targets import min_cosine_of
+from facelib.runtimes.coreml import CoremlEmbedder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__doc__)
+    add_reference_flags(parser, min_cosine_of("coreml_int8") or 0)
+    return run_test_beside_reference(parser.parse_args(argv), CoremlEmbedder, "coreml")
+
+
+if __name__ == "__main__":
+    run_cli(main)
