@@ -43,7 +43,7 @@ from facelib.recognition.gallery import (
     write_gallery,
 )
 from facelib.recognition.photo_embeddings import Seen, class_centres, embed_photos, means_of, unit_vectors
-from facelib.recognition.video.command import add_watch_flags, check_watch_flags, run_watch
+from facelib.recognition.video.command import add_watch_flags, check_watch_flags, run_watch, say
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.self_test import run_self_test
 from facelib.sidecar import Sidecar, check_sidecar, check_unchanged, keep_flags, kind_of
@@ -218,13 +218,19 @@ def search(argv: list[str]) -> int:
         print_found(gallery, found.rows.tolist(), distances.tolist(), decision, face)
     print(f"* within the {decision}")
     print_several([photo], [args.photo], args.face)
-    expected = (decision.far or 0.0) * len(gallery)
-    if expected > MANY_CHANCE_HITS:
-        print(
-            f"note: {len(gallery):,} comparisons at that FAR take a stranger for {about(expected)} people on average; "
-            f"choose a smaller --far or a --threshold"
-        )
+    print_notes(chance_notes(gallery, decision))
     return 0
+
+
+def chance_notes(gallery: Gallery, decision: Decision) -> list[str]:
+    """The note that a stranger is often taken for somebody in this gallery; none if it is rare."""
+    expected = (decision.far or 0.0) * len(gallery)
+    if expected <= MANY_CHANCE_HITS:
+        return []
+    return [
+        f"{len(gallery):,} comparisons at that FAR take a stranger for {about(expected)} people on average; "
+        f"choose a smaller --far or a --threshold"
+    ]
 
 
 def watch(argv: list[str]) -> int:
@@ -240,6 +246,8 @@ def watch(argv: list[str]) -> int:
     args.model, enrolled_by = check_gallery_model(gallery, args.model)
     sidecar = check_sidecar(args.model)
     decision = search_decision(gallery, args, enrolled_by)
+    for note in chance_notes(gallery, decision):
+        say(f"note: {note}")
     return run_watch(args, gallery, decision, open_searching(gallery, args, sidecar, enrolled_by))
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import predict
 from facelib.errors import FaceError
+from facelib.evaluation.thresholds import Calibrated
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision
 from facelib.recognition.gallery import open_gallery, write_gallery
@@ -89,6 +90,18 @@ def test_the_film_of_three_people_gives_three_events(place, capsys):
     assert hidden > 5 and by_name["王小明"]["frames"] == film.NUM_FRAMES - hidden
     assert by_name["Ada"]["frames"] == film.NUM_FRAMES
     assert "50 frames" in err and "seen: " in err and "1 unknown" in err and "dropped" not in err
+
+
+def test_what_chance_alone_gives_is_said_beside_the_events(place, capsys):
+    known = Calibrated("lfw", 3000, 0.01, 0.5, 0.4, (0.4, 0.6), (1e-3, 2e-2), flip=False)
+    write_gallery(
+        place / "people.npy", open_gallery(place / "people.npy").vectors, list(NAMES.values()), [1, 1],
+        model=place / "net.tflite", io=Io(embedding_size=48), flip=False, decision=Decision(0.5, known),
+    )  # fmt: skip
+
+    events, err = run(capsys, "film.mp4", "people.npy")
+
+    assert len(events) == 3 and "note: 2 comparisons at that FAR take a stranger for 0.02 people" in err
 
 
 def test_the_best_frame_is_where_the_face_is(place, capsys):
