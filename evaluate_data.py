@@ -29,6 +29,7 @@ from facelib.evaluation.gate import compare
 from facelib.evaluation.keep_thresholds import write_thresholds
 from facelib.evaluation.mixed_gallery import GalleryModel, embed_across
 from facelib.evaluation.other_feeding import find_better_feeding
+from facelib.evaluation.probability import Ratio
 from facelib.evaluation.results import Report, SetResult, find_whole_test, read_report
 from facelib.evaluation.single_calls import single_call_ms
 from facelib.evaluation.thresholds import too_few_impostors
@@ -93,6 +94,7 @@ class Evaluation:
                 "date": date.today().isoformat(),
                 "executor": executor,
                 "far": result.thresholds,
+                "probability": result.probability and Ratio.of(result.probability).as_dict(),
                 **{key: value for key, value in (result.source or {}).items() if key == "drawn_from"},
             }
             for result in self.results

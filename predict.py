@@ -30,6 +30,8 @@ from facelib.data.readers.sources import open_source
 from facelib.embedder import Embedder
 from facelib.errors import BadRecord, FaceError
 from facelib.evaluation.nearest import Nearest
+from facelib.evaluation.probability import Ratio, probability
+from facelib.evaluation.thresholds import read_ratio
 from facelib.extras import require
 from facelib.files import read_image_file, require_file, sha256_of, write_bytes
 from facelib.model_input import Io
@@ -67,8 +69,12 @@ def compare(argv: list[str]) -> int:
     )
     parser.add_argument("b", type=Path, metavar="B", help="another photo or crop")
     parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw the two faces and the verdict")
+    prior_help = "chance of the same person before the faces are seen (default: %(default)s)"
+    parser.add_argument("--prior", type=float, default=0.5, metavar="P", help=prior_help)
     add_face_flags(parser, quality=False)
     args = parse(parser, argv)
+    if not 0 < args.prior < 1:
+        raise FaceError(f"A prior is a probability between 0 and 1. Received: --prior {args.prior:g}.")
     if args.out and args.out.suffix.lower() != ".png":
         raise FaceError(f"The picture is a .png. Received: --out {args.out}.")
     if args.out:
@@ -89,6 +95,8 @@ def compare(argv: list[str]) -> int:
     else:
         verdict = "same person" if distance <= decision.distance else "different people"
         print(f"{verdict}: distance {distance:.4f}, cosine {1 - distance / 2:.4f}")
+        if found := read_ratio(args.model, decision.flip):
+            print(probability_line(*found, distance, args.prior))
     print(decision)
     print_several(photos, (args.a, args.b), args.face)
     if args.out:
@@ -96,6 +104,16 @@ def compare(argv: list[str]) -> int:
         write_bytes(args.out, verdict_picture(faces, [args.a.name, args.b.name], distance, decision))
         print(f"wrote {args.out}{': the nearest pair' if distances.size > 1 else ''}")
     return 0
+
+
+def probability_line(ratio: Ratio, set_name: str, distance: float, prior: float) -> str:
+    """The probability that a pair at `distance` is the same person, with its interval and its origin."""
+    ratios = (float(ratio.at(distance)), *ratio.interval(distance))
+    middle, low, high = (f"{probability(one, prior):.4f}" for one in ratios)
+    return (
+        f"P(same person) {middle} [{low}, {high}] at prior {prior:g}; log-likelihood ratio {ratios[0]:+.2f} "
+        f"[{ratios[1]:+.2f}, {ratios[2]:+.2f}], calibrated on {set_name}"
+    )
 
 
 def pair_lines(

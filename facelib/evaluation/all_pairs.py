@@ -13,6 +13,7 @@ import numpy as np
 from facelib.data.verification.pair_lists import split_identities
 from facelib.errors import FaceError
 from facelib.evaluation.metrics import REJECT_ALL, Scores, allowed_accepts, can_resolve, cluster_interval
+from facelib.evaluation.probability import Calibration, calibrate_ratio, count_distances
 from facelib.evaluation.ten_fold import NUM_FOLDS, FoldAccuracy, FoldTar, impostors_needed, no_tar
 from facelib.unit_vectors import normalize
 
@@ -148,6 +149,17 @@ class AllPairs:
             is_accepted=(self.genuine <= thresholds[self._genuine_fold])[by_identity],
             clusters=np.unique_counts(self.genuine_label).counts,
         )
+
+    def calibrate_ratio(self) -> Calibration | None:
+        """The calibration of probabilities, on folds of identities."""
+        cells = {cell: count_distances(values[:0], values) for cell, values in self._cells.items()}
+        genuine = [count_distances(self._of_fold(k), self.genuine[:0]) for k in self._folds()]
+        whole = np.sum([*cells.values(), *genuine], axis=0)
+        folds = []
+        for k in self._folds():
+            fit = [cells[cell] for cell in self._train_cells(k)] + [genuine[j] for j in self._folds() if j != k]
+            folds.append((np.sum(fit, axis=0), genuine[k] + cells[k, k]))
+        return calibrate_ratio(whole, folds)
 
     def tar_interval(self, thresholds) -> tuple[float, float]:
         """95 % interval of the TAR, with identities as clusters.

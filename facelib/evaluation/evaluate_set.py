@@ -12,6 +12,7 @@ from facelib.evaluation.attributes import group_faces, measure_group
 from facelib.evaluation.embed_images import Embedded
 from facelib.evaluation.identification import identify, split_open_set
 from facelib.evaluation.metrics import Scores, can_resolve, cluster_interval, pair_distances
+from facelib.evaluation.probability import Calibration, calibrate_pairs
 from facelib.evaluation.results import HISTOGRAM_EDGES, SetResult
 from facelib.evaluation.ten_fold import NUM_FOLDS, FoldTar, count_folds, fold_of, kfold_accuracy, kfold_tar_at_far
 from facelib.evaluation.thresholds import calibrate
@@ -113,6 +114,7 @@ def measure_pairs(
     return SetResult(
         **_common(name, scores, fars, tar_interval),
         protocol=protocol,
+        probability=_as_dict(calibrate_pairs(distances, is_same, fold)),
         accuracy=accuracy,
         vr=vr,
         hardest={
@@ -170,6 +172,7 @@ def measure_folder(
     return SetResult(
         **_common(name, pairs.scores, fars, pairs.tar_interval),
         protocol="all-pairs",
+        probability=_as_dict(pairs.calibrate_ratio()),
         accuracy=accuracy,
         vr=vr,
         hardest={
@@ -209,6 +212,10 @@ def _common(
             "impostor": _histogram(scores.impostor),
         },
     }
+
+
+def _as_dict(calibration: Calibration | None) -> dict[str, Any] | None:
+    return calibration.as_dict() if calibration else None
 
 
 def _thin_roc(scores: Scores, tar_interval: Callable[[float], tuple[float, float]]) -> dict[str, list[float]]:

@@ -49,6 +49,7 @@ class SetResult:
         groups: results by group.
         identification: open-set search among the faces of a folder.
         identities: counts of a folder.
+        probability: from a distance to a probability, and how good it is; None for too few pairs.
     """
 
     name: str
@@ -71,6 +72,7 @@ class SetResult:
     groups: dict[str, Any] | None = None
     identification: dict[str, Any] | None = None
     identities: dict[str, Any] | None = None
+    probability: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; what a set cannot resolve is null."""
@@ -87,7 +89,7 @@ class SetResult:
                 "needs_impostors": fold.needs_impostors,
             }
         decisions = self._decisions()
-        optional = ("source", "norms", "groups", "identification", "identities")
+        optional = ("source", "norms", "groups", "identification", "identities", "probability")
         return {
             "protocol": self.protocol,
             "pairs": self.pairs,
@@ -279,6 +281,11 @@ def format_findings(sets: "tuple[SetResult, ...]") -> str:
             lines.append(
                 f"{result.name}: FAR {far}: same person at squared L2 <= {chosen['distance']:.4f} "
                 f"(cosine >= {chosen['cosine']:.4f}), VR {chosen['vr']:.4f}; true FAR in [{low:.2g}, {high:.2g}]"
+            )
+        if found := result.probability:
+            lines.append(
+                f"{result.name}: probability: Cllr {found['cllr']:.4f} on folds that were not fitted, minCllr "
+                f"{found['fold_min_cllr']:.4f} on the same, {found['min_cllr']:.4f} fitted to all pairs"
             )
         if result.identities:
             lines.append(f"{result.name}: {_describe_folder(result.identities)}; ACC is balanced over all pairs")

@@ -12,6 +12,7 @@ from typing import Any
 
 from facelib.errors import FaceError
 from facelib.evaluation.metrics import Scores, can_resolve, wilson_interval
+from facelib.evaluation.probability import Ratio
 from facelib.files import require_file
 from facelib.sidecar import Sidecar, read_sidecar
 
@@ -166,6 +167,30 @@ def read_thresholds(
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FaceError(f"The thresholds in '{sidecar.path}' are damaged ({error!r}). {mend}.") from error
+
+
+def read_ratio(artefact: Path, flip: bool) -> tuple[Ratio, str] | None:
+    """(the log-likelihood ratio of a distance, the set it was calibrated on); None where the sidecar has none.
+
+    Args:
+        artefact: a model.
+        flip: whether the embedding of the mirrored face is added.
+    """
+    sidecar = read_sidecar(artefact)
+    sets = {
+        name: one
+        for name, one in sets_of(sidecar).items()
+        if isinstance(one, dict) and one.get("probability") and bool(one.get("flip")) == flip
+    }
+    if sidecar is None or not sets:
+        return None
+    name = best_set(sets, calibration_set(sidecar))
+    try:
+        return Ratio.of(sets[name]["probability"]), name
+    except (KeyError, TypeError, ValueError) as error:
+        raise FaceError(
+            f"The probability in '{sidecar.path}' is damaged ({error!r}). Run the test script of '{artefact}' again."
+        ) from error
 
 
 def _no_threshold(artefact: Path, far: float, name: str, values: dict[str, Any]) -> str:

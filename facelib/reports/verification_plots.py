@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from facelib.evaluation.metrics import wilson_interval
 from facelib.figure_style import Drawing, begin, finish, label, legend_below, styles
 
 Results = Sequence[tuple[str, dict[str, Any]]]
@@ -155,6 +156,32 @@ def plot_norms(results: Results, theme: str = "light") -> bytes:
     return finish(figure)
 
 
+def plot_reliability(results: Results, theme: str = "light") -> bytes:
+    """Share of genuine pairs against the probability given, at prior 0.5, with 95 % intervals; dotted: equal.
+
+    Probabilities are those that the other folds gave. Bins have equal width in the log-likelihood ratio.
+    """
+    figure, (ax,), colours = begin(theme, height=3.2)
+    for (name, result), style in zip(results, styles(colours), strict=False):
+        found = (result.get("probability") or {}).get("reliability")
+        if not found:
+            continue
+        ratio, genuine, impostor = (np.array(found[key], float) for key in ("ratio", "genuine", "impostor"))
+        balance = max(impostor.sum(), 1) / max(genuine.sum(), 1)  # so that the prior is 0.5
+        ends = np.array([wilson_interval(int(g), int(g + i)) for g, i in zip(genuine, impostor, strict=True)])
+        shares = np.stack([genuine / (genuine + impostor), *ends.T])
+        shares = shares * balance / (shares * balance + 1 - shares)
+        given = 1 / (1 + np.exp(-ratio))
+        error = np.clip([shares[0] - shares[1], shares[2] - shares[0]], 0, None)
+        ax.errorbar(100 * given, 100 * shares[0], 100 * error, color=style.color, linestyle=style.dashes,
+                    marker=style.marker, markersize=4.5, capsize=2, label=name)  # fmt: skip
+    ax.axline((0, 0), slope=1, color=colours.text, linewidth=0.8, linestyle=":", alpha=0.7)
+    ax.set(xlim=(-2, 102), ylim=(-2, 102))
+    label(ax, colours, "P(same person) given, %", "same person, %")
+    legend_below(figure, ax, colours)
+    return finish(figure)
+
+
 def verification_figures(results: Results) -> list[Drawing]:
     """Every figure for which at least one result has numbers."""
     is_folder = any(result.get("protocol") == "all-pairs" for _, result in results)
@@ -174,6 +201,9 @@ def verification_figures(results: Results) -> list[Drawing]:
         ("norms", plot_norms, lambda result: result.get("norms"),
          f"Wrong decisions against the smaller raw embedding norm of the two faces; a point is a tenth of the {kind}. "
          "Poor pictures often have short embeddings."),
+        ("reliability", plot_reliability, lambda result: result.get("probability"),
+         "Reliability of the probability at prior 0.5, given by folds that were not fitted: on the dotted line it is "
+         "what it says. Bars: 95 % intervals."),
     ]  # fmt: skip
     return [
         (key, caption, partial(draw, results))

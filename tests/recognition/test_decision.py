@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from facelib.errors import FaceError
+from facelib.evaluation.probability import Ratio
 from facelib.evaluation.thresholds import Calibrated
 from facelib.recognition.decision import Decision, about, decide_by, verdict_picture
+from predict import probability_line
 
 LFW = Calibrated("lfw", 3000, 1e-3, 1.2, 0.4, (1.15, 1.25), (3e-4, 3e-3), flip=True)
 
@@ -51,3 +53,13 @@ def test_a_verdict_is_a_png_whatever_the_names():
 
     pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
     assert pixels.shape == (704, 960, 3)
+
+
+def test_the_line_of_a_probability_has_its_interval_prior_and_set():
+    ratio = Ratio(-10.0, 12.0, 8.0, (1.0, -1.2, 1.5))
+
+    line = probability_line(ratio, "lfw", 1.0, 0.5)
+
+    assert line.startswith("P(same person) 0.8808 [") and "] at prior 0.5; log-likelihood ratio +2.00 [" in line
+    assert line.endswith("calibrated on lfw")
+    assert probability_line(ratio, "lfw", 1.0, 0.01).startswith("P(same person) 0.0695 [")

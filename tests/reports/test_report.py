@@ -82,7 +82,7 @@ def test_the_page_needs_no_network_and_holds_every_figure(finished):
     figures = [alt for alt in alts if not alt.startswith("face ")]
     assert text.count('<source media="(prefers-color-scheme: dark)"') == len(figures) - 1  # the contact sheet has one
     training = ["loss", "accuracy", "learning_rate", "verification"]
-    of_set = ["roc", "det", "folds", "scores", "norms"]
+    of_set = ["roc", "det", "folds", "scores", "norms", "reliability"]
     expected = ["costs", *training, *(f"{key} {name}" for name in ("toy", "people") for key in of_set)]
     assert figures == [*expected, "training faces, one identity a row"]
     hardest = sum(len(result["hardest"][key]) for result in distinct_results(finished) for key in result["hardest"])

@@ -9,6 +9,7 @@ from facelib.reports.verification_plots import (
     plot_det,
     plot_folds,
     plot_norms,
+    plot_reliability,
     plot_roc,
     plot_scores,
     verification_figures,
@@ -25,6 +26,7 @@ FULL = {
     "vr": {"0.001": {"vr": 0.5, "threshold": 1.0}, "1e-05": {"vr": None, "threshold": None}},
     "histogram": {"edges": [0.0, 1.0, 2.0], "genuine": [3, 1], "impostor": [0, 8]},
     "norms": {"edges": [10.0, 20.0, 40.0], "pairs": [50, 0], "errors": [5, 0]},
+    "probability": {"reliability": {"ratio": [-2.0, 0.0, 2.0], "genuine": [10, 50, 90], "impostor": [45, 25, 5]}},
 }  # fmt: skip
 
 
@@ -97,6 +99,14 @@ def test_errors_are_at_the_middle_of_their_bin_of_norms_and_an_empty_bin_is_a_ga
     np.testing.assert_allclose(points, [[15, 10], [30, np.nan]])
 
 
+def test_the_reliability_curve_counts_both_kinds_alike(drawn):
+    points = plot_reliability([("a", FULL)]).axes[0].get_lines()[0].get_xydata()
+
+    genuine, impostor = np.array([10, 50, 90]) / 150, np.array([45, 25, 5]) / 75
+    np.testing.assert_allclose(points[:, 0], 100 / (1 + np.exp([2, 0, -2])))
+    np.testing.assert_allclose(points[:, 1], 100 * genuine / (genuine + impostor))
+
+
 def test_an_artefact_has_the_same_colour_in_every_figure(drawn):
     results = [("older", {"roc": ROC, "acc": 0.9}), ("newer", FULL)]
 
@@ -105,14 +115,16 @@ def test_an_artefact_has_the_same_colour_in_every_figure(drawn):
     assert len(colours) == 1
 
 
-@pytest.mark.parametrize("part", ["roc", "acc_folds", "histogram", "norms"])
+@pytest.mark.parametrize("part", ["roc", "acc_folds", "histogram", "norms", "probability"])
 def test_a_figure_without_numbers_is_left_out(part):
     result = {key: value for key, value in FULL.items() if key != part}
-    gone = {"roc": {"roc", "det"}, "acc_folds": {"folds"}, "histogram": {"scores"}, "norms": {"norms"}}[part]
+    gone = {"roc": {"roc", "det"}, "acc_folds": {"folds"}, "histogram": {"scores"}, "probability": {"reliability"}}
 
     keys = [key for key, _, _ in verification_figures([("a", result)])]
 
-    assert keys == [key for key in ("roc", "det", "folds", "scores", "norms") if key not in gone]
+    assert keys == [
+        key for key in ("roc", "det", "folds", "scores", "norms", "reliability") if key not in gone.get(part, {part})
+    ]
 
 
 def test_a_perfect_separation_has_no_det():

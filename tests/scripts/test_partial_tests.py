@@ -15,7 +15,7 @@ from facelib.errors import FaceError
 from facelib.evaluation.gate import is_whole_test
 from facelib.evaluation.paired import pack_bits
 from facelib.evaluation.results import report_path
-from facelib.evaluation.thresholds import read_thresholds
+from facelib.evaluation.thresholds import read_ratio, read_thresholds
 from facelib.files import sha256_of, write_json
 from facelib.model_input import Io
 from facelib.sidecar import read_sidecar, sidecar_path, write_sidecar
@@ -247,3 +247,14 @@ def test_a_mean_cosine_of_0_716_did_not_pass(chain, monkeypatch):
         "![cosine of each layer of optimized.pb](optimized.layers.png)"
         in (chain.run / "export" / "export.md").read_text()
     )
+
+
+def test_the_probability_goes_into_the_sidecar_as_three_numbers(larger, capsys):
+    run_main(larger, "--valid", larger.parent)
+
+    assert "shades: probability: Cllr" in capsys.readouterr().out
+    found = thresholds_of(larger)["probability"]
+    assert found["slope"] < 0 and found["limit"] == pytest.approx(np.log(121))
+    ratio, name = read_ratio(larger, flip=False)
+    assert (ratio.slope, ratio.offset, name) == (found["slope"], found["offset"], "shades")
+    assert read_ratio(larger, flip=True) is None

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facelib.evaluation.probability import probability
+from facelib.evaluation.thresholds import read_ratio
 from facelib.export.optimize import optimize
 from facelib.export.tflite.convert import TfliteOptions, graph_to_tflite
 from facelib.model_input import TEMPLATE_POINTS, Io
@@ -32,7 +34,9 @@ def models(tmp_path_factory):
             path, kind=f"tflite_{mode}", made_from=None, io=io,
             tensors=Lite(path).describe_tensors(),
             self_test=make_self_test(TfliteEmbedder(path, io), f"tflite_{mode}", Lite(path).describe_tensors()),
-            thresholds={"lfw": {"sha256": "0", "impostors": 3000, "flip": False, "far": {"0.001": {"distance": 1e-3}}}},
+            thresholds={"lfw": {"sha256": "0", "impostors": 3000, "flip": False, "far": {"0.001": {"distance": 1e-3}},
+                                "probability": {"slope": -10.0, "offset": 2.0, "limit": 8.0,
+                                                "covariance": [0.0, 0.0, 0.0]}}},
         )  # fmt: skip
     return folder
 
@@ -55,6 +59,9 @@ def test_the_lines_of_the_page_give_the_embedding_and_the_verdict(models, page, 
 
     np.testing.assert_allclose([net.embed(face) for face in faces], expected, atol=1e-5)
     assert net.same_person(faces[0], faces[0]) and not net.same_person(faces[0], faces[1])
+    ratio, _ = read_ratio(models / f"{name}.tflite", flip=False)
+    distance = np.square(net.embed(faces[0]) - net.embed(faces[1])).sum()
+    assert net.probability(faces[0], faces[1], prior=0.2) == pytest.approx(probability(ratio.at(distance), 0.2))
 
 
 def test_the_sidecar_says_all_that_the_page_names(models):
