@@ -14,18 +14,8 @@ from facelib.errors import FaceError
 from facelib.files import scripts_folder
 from facelib.script_start import hold_ctrl_c
 
-FOLDERS = (
-    ".",
-    "tools",
-    "om",
-    "k210",
-    "mcu",
-    "ncnn",
-    "rknn",
-    "coreml",
-    "esp",
-    "arm",
-)  # of scripts, in the order of the list
+# Of scripts, in the order of the list.
+FOLDERS = (".", "tools", "om", "k210", "mcu", "ncnn", "rknn", "coreml", "esp", "arm")
 NOT_INSTALLED = {"demo.sh"}  # it makes a virtual environment in a checkout
 
 

@@ -264,14 +264,14 @@ def test_the_toolkit_compiles_and_simulates_a_net_with_prelu(mode, cosine, real)
 @pytest.mark.slow
 @pytest.mark.needs_tool(".venv-rknn")
 @pytest.mark.parametrize(
-    "mistake, told",
+    "mistake, told, fed",
     [
-        ("pixels scaled twice", Io(layout="nchw", pixels="pm1")),
-        ("BGR for RGB", Io(layout="nchw", colour="bgr")),
+        ("pixels scaled twice", Io(layout="nchw", pixels="pm1"), Io(dtype="uint8")),
+        ("BGR for RGB", Io(layout="nchw"), Io(dtype="uint8", colour="bgr")),
     ],
 )
-def test_a_rknn_that_was_compiled_with_a_mistake_is_refused(mistake, told, real, tmp_path):
-    """The sidecar of its ONNX model was wrong, so the chip scales pixels or takes colours as the net does not."""
+def test_a_rknn_that_is_told_or_fed_wrongly_is_refused(mistake, told, fed, real, tmp_path):
+    """The toolkit is told a scaling that the net does itself, or the faces come in another order of colours."""
     for name in ("model.onnx", "toy.bin"):
         shutil.copy(real / name, tmp_path / name)
     write_sidecar(tmp_path / "model.onnx", kind="onnx", made_from=None, io=told)
@@ -279,7 +279,7 @@ def test_a_rknn_that_was_compiled_with_a_mistake_is_refused(mistake, told, real,
         convert(tmp_path, mode="fp16")
     if not (tmp_path / "model_fp16.rknn").is_file():
         return
-    write_sidecar(tmp_path / "model_fp16.rknn", kind="rknn_fp16", made_from=None, io=Io(dtype="uint8"))
+    write_sidecar(tmp_path / "model_fp16.rknn", kind="rknn_fp16", made_from=None, io=fed)
 
     words = [str(tmp_path / "model_fp16.rknn"), "--valid", str(tmp_path / "toy.bin"), *FLAGS]
     with pytest.raises(FaceError, match=mistake):
@@ -290,9 +290,11 @@ def test_a_rknn_that_was_compiled_with_a_mistake_is_refused(mistake, told, real,
 @pytest.mark.needs_tool(".venv-rknn")
 def test_an_nhwc_model_that_a_sidecar_calls_nchw_is_refused(tmp_path):
     from facelib.export.onnx.convert import OnnxOptions, graph_to_onnx
+    from facelib.export.optimize import optimize
     from tests.helpers.small_net import small_graph
 
-    model = graph_to_onnx(small_graph(), "input_1", "embeddings", (112, 112), OnnxOptions())
+    graph = optimize(small_graph(), "input_1", "embeddings")
+    model = graph_to_onnx(graph, "input_1", "embeddings", (112, 112), OnnxOptions())
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     write_sidecar(tmp_path / "model.onnx", kind="onnx", made_from=None, io=IO)
 
