@@ -266,7 +266,9 @@ def watch(argv: list[str]) -> int:
     decision = search_decision(gallery, args, enrolled_by)
     for note in chance_notes(gallery, decision):
         say(f"note: {note}")
-    return run_watch(args, gallery, decision, open_searching(gallery, args, sidecar, enrolled_by))
+    calibrated = None if enrolled_by else read_ratio(args.model, gallery.flip)
+    embedder = open_searching(gallery, args, sidecar, enrolled_by)
+    return run_watch(args, gallery, decision, embedder, calibrated[0] if calibrated else None)
 
 
 def print_found(gallery: Gallery, rows: list[int], distances: list[float], decision: Decision, face: str) -> None:

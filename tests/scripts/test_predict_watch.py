@@ -14,6 +14,7 @@ import pytest
 
 import predict
 from facelib.errors import FaceError
+from facelib.evaluation.probability import Ratio
 from facelib.evaluation.thresholds import Calibrated
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision
@@ -24,6 +25,7 @@ from facelib.recognition.video import watch as video_watch
 from facelib.recognition.video.annotate import KNOWN, UNKNOWN
 from facelib.recognition.video.events import Identify
 from facelib.recognition.video.source import Frame, VideoSource
+from facelib.sidecar import write_sidecar
 from tests.helpers import film
 from tests.helpers.film import Knowing, face_at, write_video
 
@@ -347,14 +349,23 @@ def test_a_model_that_is_run_wrong_is_refused_before_the_first_frame(place, monk
     assert "looks like BGR" in refused(place, ["film.mp4", "people.npy", "--out", "seen.mp4"])
 
 
-def test_a_probability_is_drawn_and_told_where_the_model_has_one(place):
+def test_an_event_has_a_probability_where_the_model_is_calibrated(place, capsys):
+    ratio = Ratio(slope=-8.0, offset=6.0, limit=5.0)
+    found = {"sha256": "0", "impostors": 3000, "flip": False, "far": {}, "probability": ratio.as_dict()}
+    before, _ = run(capsys, "film.mp4", "people.npy")
+    write_sidecar(
+        place / "net.tflite", kind="tflite", made_from=None, io=Io(embedding_size=48), thresholds={"t": found}
+    )
+
+    events, _ = run(capsys, "film.mp4", "people.npy")
+
+    assert not any("probability" in event for event in before) and len(events) == 3
+    for event in events:
+        expected = 1 / (1 + np.exp(-np.clip(6 - 8 * event["distance"], -5, 5) + np.log(2)))  # two people and a stranger
+        assert event["probability"] == pytest.approx(expected, abs=2e-3)
     gallery = open_gallery(place / "people.npy")
-    identify = Identify(gallery, gallery.decision, lambda distance: 1.0 - distance / 4.0)
-
-    answer = identify(Patches()(draw(film.FRONT, 3)[None])[0])
-
-    assert answer.name == "Ada" and str(answer) == f"Ada {answer.distance:.2f} {100 - 25 * answer.distance:.0f} %"
-    assert str(Identify(gallery, gallery.decision)(-gallery.vectors[0].astype(np.float32))).startswith("unknown ")
+    answer = Identify(gallery, gallery.decision, ratio)(gallery.vectors[0].astype(np.float32))
+    assert str(answer) == "Ada 0.00 99 %"
 
 
 def test_an_embedding_of_another_size_is_one_line(place, monkeypatch):

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from facelib.embedder import Embedder
 from facelib.errors import FaceError
+from facelib.evaluation.probability import Ratio
 from facelib.files import atomic_path
 from facelib.recognition.decision import Decision
 from facelib.recognition.gallery import Gallery
@@ -57,7 +58,7 @@ def run_watch(
     gallery: Gallery,
     decision: Decision,
     embedder: Embedder,
-    probability: Callable[[float], float] | None = None,
+    ratio: Ratio | None = None,
 ) -> int:
     """Watches `args.source` and prints an event for each person that was seen.
 
@@ -66,7 +67,7 @@ def run_watch(
         gallery: of the enrolled people.
         decision: the threshold.
         embedder: the model that enrolled the gallery.
-        probability: squared L2 -> the probability that two faces are one person; None where that is not calibrated.
+        ratio: calibrated, for probabilities; None where the model has none.
 
     Raises:
         FaceError: the source, the window or the output cannot be had.
@@ -77,7 +78,7 @@ def run_watch(
     detector = FaceDetector(is_thorough=False)
     source = VideoSource(args.source, say)
     say(f"{source.name}: {'a camera' if source.is_live else 'a file'} of {source.fps:.4g} frames a second; {decision}")
-    identify = Identify(gallery, decision, probability)
+    identify = Identify(gallery, decision, ratio)
     watch = Watch(
         source, detector, embedder, gallery.flip, identify, decision.distance, Due(args.every, args.max_fps)
     )  # fmt: skip

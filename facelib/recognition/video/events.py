@@ -1,12 +1,12 @@
 """Who a track is, by its averaged embedding, and its event as JSON."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
 from facelib.evaluation.nearest import Nearest
+from facelib.evaluation.probability import Ratio, probability
 from facelib.recognition.decision import Decision
 from facelib.recognition.gallery import Gallery
 from facelib.recognition.video.tracks import Track, box_of
@@ -39,19 +39,21 @@ class Identify:
     Args:
         gallery: the enrolled people.
         decision: the threshold.
-        probability: squared L2 -> the probability that two faces are one person; None where that is not calibrated.
+        ratio: calibrated, for the probability; None where the model has none.
     """
 
-    def __init__(self, gallery: Gallery, decision: Decision, probability: Callable[[float], float] | None = None):
+    def __init__(self, gallery: Gallery, decision: Decision, ratio: Ratio | None = None):
         self._names, self._nearest = gallery.names, Nearest(gallery.vectors)
-        self._decision, self._probability = decision, probability
+        self._decision, self._ratio = decision, ratio
+        self._prior = 1.0 / (len(gallery) + 1)  # everybody in the gallery, and a stranger, are equally likely
 
     def __call__(self, vector: np.ndarray) -> Answer:
         """Who has this embedding, float32 [D] of unit length."""
         found = self._nearest(vector, 1)
         distance = float(np.clip(2.0 - 2.0 * float(found.cosines[0]), 0.0, 4.0))
         name = self._names[int(found.rows[0])] if distance <= self._decision.distance else None
-        return Answer(name, distance, self._probability(distance) if self._probability else None)
+        sure = probability(float(self._ratio.at(distance)), self._prior) if self._ratio else None
+        return Answer(name, distance, sure)
 
 
 def event_of(track: Track, answer: Answer, started: float | None) -> dict:
