@@ -292,7 +292,7 @@ def run_test_beside_reference(
         for embedder in opened:
             getattr(embedder, "close", lambda: None)()
     if not compared:
-        print("no cosine to a reference: the file that the sidecar names is missing or was changed; --reference MODEL")
+        print("no cosine: the reference of the sidecar is missing, changed, or does not run here; --reference MODEL")
         return 0
     mean, worst = compared[0].mean_cosine or 0.0, compared[0].min_cosine or 0.0
     name, num_faces = compared[0].reference.name, compared[0].num_faces

@@ -54,11 +54,12 @@ def require(*modules: str) -> None:
         FaceError: one of them is not installed.
     """
     for module in modules:
-        if not _is_installed(module):
+        if not is_installed(module):
             raise FaceError(say_missing(module) or f"This needs {module}, which is not installed.")
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether a package can be imported; nothing is imported."""
     if module in sys.modules:
         return sys.modules[module] is not None
     try:

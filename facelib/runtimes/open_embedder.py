@@ -5,6 +5,7 @@ from pathlib import Path
 
 from facelib.embedder import RuntimeEmbedder
 from facelib.errors import FaceError
+from facelib.extras import is_installed
 from facelib.model_input import Io
 from facelib.runtimes.esp import EspdlEmbedder
 from facelib.runtimes.frozen_graph import GraphEmbedder
@@ -32,6 +33,16 @@ def open_embedder(path: Path, io: Io, threads: int) -> RuntimeEmbedder:
     if suffix not in _OPENERS:
         raise FaceError(f"A model is a {', '.join(_OPENERS)} file. Received: '{path}'.")
     return _OPENERS[suffix](path, io, threads)
+
+
+# What a runtime imports at the first model. A worker of another environment brings its own.
+_PACKAGES = {".h5": "keras", ".pb": "tensorflow", ".tflite": "ai_edge_litert", ".onnx": "onnxruntime"}
+
+
+def can_open(path: Path) -> bool:
+    """Whether the package that runs a file of this suffix is installed."""
+    package = _PACKAGES.get(Path(path).suffix.lower())
+    return package is None or is_installed(package)
 
 
 _OPENERS: dict[str, Callable[[Path, Io, int], RuntimeEmbedder]] = {

@@ -5,16 +5,19 @@ from pathlib import Path
 from facelib.embedder import RuntimeEmbedder
 from facelib.files import sha256_of
 from facelib.model_input import Io
-from facelib.runtimes.open_embedder import open_embedder
+from facelib.runtimes.open_embedder import can_open, open_embedder
 from facelib.sidecar import read_sidecar
 
 
 def find_parent(artefact: Path) -> Path | None:
-    """The file that the sidecar says the artefact was made from, if it is there and unchanged; else None."""
+    """The file that the sidecar says the artefact was made from: there, unchanged, and to be run here; else None.
+
+    A board has no TensorFlow for a .pb, even if the whole export folder was copied to it.
+    """
     sidecar = read_sidecar(artefact)
     named = (sidecar.rest.get("made_from") or {}) if sidecar else {}
     path = Path(artefact).parent / named.get("path", "")
-    return path if path.is_file() and sha256_of(path) == named.get("sha256") else None
+    return path if path.is_file() and can_open(path) and sha256_of(path) == named.get("sha256") else None
 
 
 def open_reference(path: Path, threads: int) -> RuntimeEmbedder:

@@ -56,6 +56,9 @@ def place(tmp_path_factory):
     for name in ("net.h5", "net.pb"):
         (folder / name).write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
         write_sidecar(folder / name, kind=name[4:], made_from=None, io=Io())
+    shutil.copy(folder / "net.tflite", folder / "made.tflite")
+    fed = Io(size=(192, 192), fit="resize", pixels="unit", output="points")
+    write_sidecar(folder / "made.tflite", kind="tflite_float", made_from=folder / "net.pb", io=fed)
     for identity in (0, 3):
         (folder / "photos" / f"p{identity}").mkdir(parents=True)
         photo = synthetic_photo(identity, 5, 1.4)[0]
@@ -74,6 +77,7 @@ def board_commands():
         ["prepare_data.py", "inspect", "data"],
         ["tflite_test.py", "net.tflite", "--valid", "toy.bin", "--far", "0.01", *FED],
         ["tflite_test.py", "net.tflite", "--valid", "toy.bin", "--far", "0.01", "--against", "net.tflite.report.json"],
+        ["tflite_test.py", "made.tflite", "--valid", "toy.bin", "--far", "0.01"],  # from a .pb that nothing here runs
         ["predict.py", a, b, "--model", "net.tflite", "--far", "0.01"],
         ["predict.py", "photos/p0/1.jpg", "photos/p3/1.jpg", "--model", "net.tflite", "--threshold", "0.5"],
         ["predict.py", "enroll", "faces", "people.npy", "--model", "net.tflite", "--far", "0.01"],
