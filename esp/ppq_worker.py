@@ -19,7 +19,7 @@ PLATFORMS = {
     "esp32s3": {8: "ESPDL_S3_INT8", 16: "ESPDL_S3_H_PRE_INT16"},
     "esp32p4": {8: "ESPDL_INT8", 16: "ESPDL_H_PRE_INT16"},
 }
-# Of esp-ppq. "kl", "percentile" and "mse" gave nearly the same cosines and took up to twice as long.
+# Of esp-ppq. "kl", "percentile" and "mse" gave nearly the same cosines.
 CALIBRATION = "minmax"
 MEASURED = 16  # faces on which cosines are measured
 HEADER = 16  # bytes before the FlatBuffers table of an .espdl
