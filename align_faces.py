@@ -64,8 +64,8 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
         low = f"{outcome.num_low:,} of too low a quality, " if outcome.num_low else ""
         print(
             printable(
-                f"no crop of {len(outcome.skipped):,} photos ({outcome.num_faceless:,} without a face, {low}{bad:,} "
-                f"that cannot be read), all in {out / SKIPPED}:"
+                f"{len(outcome.skipped):,} photos gave no crop ({outcome.num_faceless:,} without a face, {low}{bad:,} "
+                f"that cannot be read); they are listed in {out / SKIPPED}:"
             )
         )
         for photo, why in sorted(outcome.skipped.items())[:SHOWN]:

@@ -103,7 +103,7 @@ class Evaluation:
     def too_small(self) -> list[str]:
         """Says of each set that is too small for any threshold what to do."""
         found = [too_few_impostors(result.name, result.pairs - result.genuine) for result in self.results]
-        return [f"{why}; predict.py needs a larger set here, or its --threshold DISTANCE" for why in found if why]
+        return [f"{why}; test a larger set, or use --threshold DISTANCE of predict.py" for why in found if why]
 
 
 def evaluate_sets(
@@ -292,7 +292,7 @@ def run_test_beside_reference(
         for embedder in opened:
             getattr(embedder, "close", lambda: None)()
     if not compared:
-        print("no cosine: the reference of the sidecar is missing, changed, or does not run here; --reference MODEL")
+        print("no cosine: the reference of the sidecar is missing, changed or does not run here; use --reference MODEL")
         return 0
     mean, worst = compared[0].mean_cosine or 0.0, compared[0].min_cosine or 0.0
     name, num_faces = compared[0].reference.name, compared[0].num_faces

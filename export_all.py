@@ -73,7 +73,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     far_help = "report VR at these FARs (default: 0.001)"
     add("--far", type=float, nargs="+", default=DEFAULT_FARS, metavar="RATE", help=far_help)
-    pairs_help = "a quick look: so many pairs of each .bin, with reports and a table of their own in RUN/export/pairs_N"
+    pairs_help = "a quick look: test N pairs of each .bin; the reports and the table go into RUN/export/pairs_N"
     add("--pairs", type=int, metavar="N", help=pairs_help)
     points = "percentage points that an artefact may lose (default: %(default)s)"
     add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"gate on ACC: {points}")
@@ -152,7 +152,7 @@ class Chain:
         if missing := next(filter(self._lacks, target.needs), None):
             return Outcome(path, f"not run: {_HOW_TO_GET.get(missing, f'{missing} is not on PATH')}")
         if self.args.pairs is not None and not (target.against or _takes_test_flags(target)):
-            return Outcome(path, "not run: its test takes all pairs: leave out --pairs")
+            return Outcome(path, "not run: its test always takes all pairs; leave out --pairs")
         if target.environment and not (ROOT / (folder := environment_folder(target.environment)) / READY).is_file():
             return Outcome(path, f"not run: {folder} is missing: make {target.environment}")
         try:

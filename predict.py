@@ -5,8 +5,9 @@
     python predict.py search PHOTO GALLERY                  which person of the gallery it is, or unknown
     python predict.py watch SOURCE GALLERY [--out MP4]      who is seen in a video, or by a camera (number, address)
 
-A 112x112 image is treated as an aligned crop; in any other photo one face is found and aligned: of several the one that
-is large and near the middle, as in align_faces.py. With --face all the first and the last command take all faces. The
+A 112x112 image is treated as an aligned crop; in any other photo, one face is found and aligned. If there are
+several, it is the one that is large and near the middle, as in align_faces.py. With --face all, comparing and searching
+take all faces. The
 distance is the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test script
 writes it).
 """
@@ -246,7 +247,7 @@ def chance_notes(gallery: Gallery, decision: Decision) -> list[str]:
     if expected <= MANY_CHANCE_HITS:
         return []
     return [
-        f"{len(gallery):,} comparisons at that FAR take a stranger for {about(expected)} people on average; "
+        f"{len(gallery):,} comparisons at this FAR match a stranger with {about(expected)} people on average; "
         f"choose a smaller --far or a --threshold"
     ]
 
@@ -284,7 +285,7 @@ def print_found(gallery: Gallery, rows: list[int], distances: list[float], decis
     if distances[0] <= decision.distance:
         print(f"{face}{gallery.names[rows[0]]}: distance {distances[0]:.4f}, cosine {1 - distances[0] / 2:.4f}")
     else:
-        print(f"{face}unknown: nobody of {len(gallery):,} people is within the threshold")
+        print(f"{face}unknown: none of {len(gallery):,} people is within the threshold")
     print(f"  {'':2} {'identity':<28} {'distance':>8} {'cosine':>8} {'photos':>6}")
     for row, distance in zip(rows, distances, strict=True):
         mark = "*" if distance <= decision.distance else ""

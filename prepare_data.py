@@ -271,14 +271,14 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
         "--hold-out",
         type=int,
         metavar="N",
-        help="write N identities into the folder OUT-held-out in place of OUT, a choice by --seed",
+        help="write N identities chosen by --seed, into the folder OUT-held-out and not into OUT",
     )
     parser.add_argument(
         "--leave-out",
         type=Path,
         metavar="BIN",
-        help="leave out the identities of a verification set: those with the same image bytes, and with --model those "
-        "whose faces are of one person",
+        help="leave out the identities of a verification set: those with the same image bytes and, with --model, "
+        "those that the model recognises",
     )
     parser.add_argument("--model", type=Path, metavar="X", help="a face model with a sidecar, for --leave-out")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")

@@ -24,7 +24,7 @@ from facelib.runtimes.arm import CPUS, ArmEmbedder
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__)
-    cpu_help = f"to emulate: {', '.join(CPUS)}, or another that QEMU knows (default: %(default)s)"
+    cpu_help = f"the CPU to emulate: {', '.join(CPUS)}, or another that QEMU knows (default: %(default)s)"
     parser.add_argument("--cpu", default=CPUS[0], help=cpu_help)
     add_reference_flags(parser, 0.9998)
     args = parser.parse_args(argv)

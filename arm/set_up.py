@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     script_parser(__doc__).parse_args(argv)
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
-            raise FaceError(f"The emulated ARM computer is made of Debian's packages. There is no {program} here.")
+            raise FaceError(f"make arm needs Debian or Ubuntu. This computer has no {program}.")
     folder, link = cache_home() / "arm", scripts_folder() / ".venv-arm"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="arm-") as name:
@@ -183,7 +183,7 @@ def call(words: list[str], refused: str, apt_config: Path | None = None) -> str:
     done = subprocess.run(words, capture_output=True, text=True, errors="replace", env=env)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise FaceError(f"{refused} ({lines[-1][:200]}). Check the network and run it again.")
+        raise FaceError(f"{refused} ({lines[-1][:200]}). Check the network and run the command again.")
     return done.stdout
 
 

@@ -4,9 +4,9 @@ python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --pixels inside 
   --out runs/demo/export/model_coreml.onnx
 python coreml/onnx_2_coreml.py runs/demo/export/model_coreml.onnx --mode fp16
 
-The model takes an image, `image`, 112x112 of an aligned face, whose pixels it scales itself. `embedding` is the
+The input `image` is an image of an aligned face, 112x112; the model scales its pixels itself. `embedding` is the
 embedding in float32, before L2 normalisation. coremltools, which `make coreml` installs, converts. Unzip the file, and
-add the .mlpackage to a project of Xcode.
+add the .mlpackage to an Xcode project.
 """
 
 import sys
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     io = choose_io(sidecar, args)
     if (io.layout, io.pixels) != ("nchw", "raw"):
         raise FaceError(
-            f"Core ML feeds raw pixels in planes. '{args.model}' takes {io.pixels}, {io.layout}: make it again, "
+            f"The conversion needs an ONNX model that takes raw pixels, nchw. '{args.model}' takes {io.pixels}, "
+            f"{io.layout}. Make it again: "
             f"python pb_2_onnx.py optimized.pb --layout nchw --pixels inside --batch 1 --prelu-nodes --out X.onnx."
         )
     content, interface = onnx_to_coreml(args.model, io, args.mode)
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     print(f"an app gives `{INPUT}`, an image of {io.size[0]}x{io.size[1]} pixels, and gets `{OUTPUT}`, float32")
     print(
-        f"its operations in NumPy: worst cosine to the ONNX model {cosines.min():.6f} on {len(cosines)} faces. Core ML "
+        f"computed in NumPy: worst cosine to the ONNX model {cosines.min():.6f} on {len(cosines)} faces. Core ML "
         f"itself was not run"
     )
     size = len(content) / 2**20

@@ -4,7 +4,7 @@ python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --pixels outside
 python esp/onnx_2_espdl.py X.onnx --chip esp32s3 --calibration DATA
 
 Scales are powers of two. The ESP32-S3 has one for all weights of a layer, the ESP32-P4 one for each output channel. So
-the weights of neighbouring layers are evened out first, which does not change what the net computes. Where 8 bits still
+the weights of neighbouring layers are evened out first, which does not change what the net computes. If 8 bits still
 lose too much, the layers that lose most get 16 bits, until the mean cosine to the ONNX model is --min-cosine. esp-ppq,
 which `make esp` installs, quantises. The model takes scaled pixels; the sidecar has mean and std. The float model with
 even weights is written beside it, model_esp32s3.onnx: the simulator needs it, the chip does not.
@@ -47,10 +47,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, metavar="X.onnx", help="a model of pb_2_onnx.py --layout nchw --pixels outside --batch 1")
     add("--chip", choices=CHIPS, default=CHIPS[0], help="default: %(default)s")
-    add("--bits", type=int, choices=(8, 16), default=8, help="of weights and activations (default: %(default)s)")
-    int16_help = "layers that get 16 bits, by name; 'none' for no layer (default: the worst, until --min-cosine)"
+    add("--bits", type=int, choices=(8, 16), default=8, help="bits of weights and activations (default: %(default)s)")
+    int16_help = "layers that get 16 bits, by name; 'none' for no layer (default: those that lose most)"
     add("--int16", nargs="+", metavar="LAYER", help=int16_help)
-    cosine_help = "mean cosine to the ONNX model from which on no layer gets 16 bits (default: %(default)s)"
+    cosine_help = "mean cosine to the ONNX model at which no further layer gets 16 bits (default: %(default)s)"
     add("--min-cosine", type=float, default=min_cosine_of("espdl"), metavar="COSINE", help=cosine_help)
     calibration_help = "real crops to measure ranges on: a data directory, TFRecords, folder of crops or .bin"
     add_calibration_flags(parser, 64, calibration_help)
@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     io = choose_io(sidecar, args)
     if io.layout != "nchw" or io.pixels == "raw":
         raise FaceError(
-            f"esp-ppq takes an ONNX model in planes, and its 8 bits go to scaled pixels. '{args.model}' takes "
-            f"{io.layout}, {io.pixels} pixels: make it again, python pb_2_onnx.py optimized.pb --layout nchw --pixels "
+            f"esp-ppq needs an ONNX model that takes scaled pixels, nchw. '{args.model}' takes "
+            f"{io.layout}, {io.pixels} pixels. Make it again: python pb_2_onnx.py optimized.pb --layout nchw --pixels "
             f"outside --batch 1 --out X.onnx."
         )
     environment_python("esp", "esp-ppq")  # refuses a missing environment before the crops are read

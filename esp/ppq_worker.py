@@ -302,7 +302,7 @@ def check_weights(model: Quantised, weights: dict[str, np.ndarray]) -> None:
         if op.type in ("Conv", "Gemm") and variable is op.inputs[1]:
             right = np.sort(PPQLinearQuant_toInt(variable.value, config).numpy(), axis=None)
             if not np.array_equal(right, np.sort(weights.get(variable.name, right[:0]))):
-                raise ValueError(f"the weights of {op.name} are others than those of the ONNX model")
+                raise ValueError(f"the weights of {op.name} differ from those of the ONNX model")
             checked += 1
     if not checked:
         raise ValueError("the model has no convolution")

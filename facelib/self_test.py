@@ -112,7 +112,10 @@ def run_self_test(model: RuntimeEmbedder, sidecar: Sidecar | None) -> Outcome | 
         raise FaceError(
             f"'{model.name}' does not give the embedding of its self test: cosine {cosine:.3f}, at least "
             f"{test['min_cosine']:g} is right. Nothing was done. "
-            + (mistake or f"No known mistake explains it: the runtime computes wrongly; it was made on {made_on}.")
+            + (
+                mistake
+                or f"No known mistake explains it: the runtime computes wrongly. The test was made on {made_on}."
+            )
         )
     is_integer = sidecar.kind.endswith(_INTEGER_KINDS)
     return Outcome(cosine, row[0].tobytes() == right.tobytes(), test.get("executor"), is_integer)

@@ -40,13 +40,13 @@ def _rows_as_planes(pixels: np.ndarray) -> np.ndarray:
 MISTAKES = (
     Mistake(
         "pixels scaled twice",
-        "The model scales pixels itself: take the scaling (mean, std) out of the converter's settings or of the code "
-        "that feeds it",
+        "The model scales pixels itself: remove the scaling (mean, std) from the converter's settings or from the "
+        "code that feeds the model",
         lambda pixels: (pixels - 127.5) / 128,
     ),
     Mistake(
         "pixels not scaled",
-        "The model takes scaled pixels: set the mean and std that the sidecar says",
+        "The model takes scaled pixels: set the mean and std that the sidecar names",
         lambda pixels: pixels * 128 + 127.5,
     ),
     Mistake(
@@ -71,7 +71,7 @@ MISTAKES = (
     ),
     Mistake(
         "mirrored pixels",
-        "Left is left in the image: take the mirroring (of a front camera) out",
+        "Do not mirror the image: switch off the mirroring, for instance of a front camera",
         lambda pixels: pixels[:, :, ::-1],
     ),
 )

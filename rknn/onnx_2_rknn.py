@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_file(args.model, "ONNX model")
     out = check_out_file(args.out or args.model.parent / f"model_{args.mode}.rknn")
     if out.suffix != ".rknn":
-        raise FaceError(f"Rockchip's runtime reads a .rknn. Received: --out '{out}'.")
+        raise FaceError(f"--out ends in .rknn. Received: --out '{out}'.")
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
     io = choose_io(sidecar, args)

@@ -38,7 +38,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     data_help = "training faces, as for train.py; they set the first int8 ranges too"
     add_flags(parser, learning_rate=1e-4, data_help=data_help)
-    target_help = "whose int8: tflite, or the chip of ESP-DL (default: %(default)s)"
+    target_help = "what the network is for: tflite, or a chip of ESP-DL (default: %(default)s)"
     parser.add_argument("--target", choices=("tflite", "esp32s3", "esp32p4"), default="tflite", help=target_help)
     args = parser.parse_args(argv)
     check_flags(args)

@@ -52,5 +52,5 @@ def several_note(several: Mapping[str, int], rule: str) -> list[str]:
 def _quality(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"a quality is 0 to 1, not {text}")
+        raise argparse.ArgumentTypeError(f"a quality is a number from 0 to 1, not {text}")
     return value

@@ -90,8 +90,8 @@ class FaceCutter:
         good = [crop for crop in crops if crop.quality.score >= self.min_quality]
         if not good:
             raise UnusablePhotoError(
-                f"A face has at least the quality {self.min_quality:g}. {where} has {crops[0].quality}: take another "
-                "photo, or a lower --min-quality."
+                f"The quality of a face must be at least {self.min_quality:g}. {where} has {crops[0].quality}: take "
+                "another photo, or a lower --min-quality."
             )
         return PhotoFaces(good, num_faces)
 

@@ -96,8 +96,9 @@ class BesideReference(FirstFacesChecked):
         right = self.reference.raw(images)
         if embeddings.shape != right.shape:
             raise FaceError(
-                f"A model and its reference give embeddings of one size. '{self.name}' gives {embeddings.shape[1]} "
-                f"values, '{self.reference.name}' {right.shape[1]}: name its own --reference."
+                f"A model and its reference give embeddings of the same size. '{self.name}' gives "
+                f"{embeddings.shape[1]} values, '{self.reference.name}' {right.shape[1]}: name the right one with "
+                f"--reference."
             )
         if not self._is_checked and len(images) >= MIN_FACES:
             self._is_checked = True

@@ -89,7 +89,7 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_strict_flag(add: Callable[..., object]) -> None:
     """Adds --strict, by `add_argument` of a parser or a group."""
-    text = "for a release: too few pairs to tell counts as worse"
+    text = "for a release: the outcome 'too few pairs to tell' is a failure too"
     add("--strict", action=argparse.BooleanOptionalAction, default=False, help=text)
 
 

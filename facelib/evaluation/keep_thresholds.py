@@ -82,9 +82,7 @@ def write_thresholds(
 
 def _check_calibration(artefact: Path, sidecar: Sidecar | None, sets: dict[str, dict[str, Any]]) -> None:
     if sidecar is None:
-        raise FaceError(
-            f"--calibrate writes thresholds into the sidecar of an artefact. '{artefact}' has none. Leave it out."
-        )
+        raise FaceError(f"--calibrate writes thresholds into a sidecar. '{artefact}' has none. Leave out --calibrate.")
     largest = max(sets, key=lambda name: sets[name]["impostors"])
     if not sets[largest]["far"]:
         why = too_few_impostors(largest, sets[largest]["impostors"]) or f"'{largest}' gave no threshold for any FAR"
@@ -98,9 +96,9 @@ def _why_kept(name: str, new: dict[str, Any], old: dict[str, Any] | None, chosen
     if name == chosen:
         why = "they were chosen by --calibrate"
     elif None not in (old.get("executor"), new.get("executor")) and old["executor"] != new["executor"]:
-        why = f"they are those of {old['executor']}, this test ran on {new['executor']}"
+        why = f"they were measured on {old['executor']}, and this test ran on {new['executor']}"
     elif is_usual(old) and not is_usual(new):
-        why = f"this test is of {_describe(new)}"
+        why = f"this test has {_describe(new)}"
     elif is_usual(old) == is_usual(new) and new["impostors"] < old["impostors"]:
         why = f"this test has {new['impostors']:,} impostor pairs"
     else:

@@ -143,7 +143,7 @@ def read_thresholds(
     """
     sidecar = read_sidecar(require_file(artefact, "model"))
     sets = sets_of(sidecar, gallery_sha256)
-    mend = f"Calibrate it: run the test script of '{artefact}' with --valid, or say --threshold DISTANCE"
+    mend = f"Calibrate it: run the test script of '{artefact}' with --valid, or pass --threshold DISTANCE"
     if sidecar is None or not sets:
         raise FaceError(f"'{artefact}' has no calibrated threshold. {mend}.")
     if set_name is not None and set_name not in sets:

@@ -249,7 +249,7 @@ def _limits(tested: list[Tested], has_ijb: bool) -> str:
     lines += [
         "The figures hold for photos like those of the sets. Measure the thresholds on photos of your own cameras.",
         "People of the training data may be in the sets, unless the training data says otherwise.",
-        "The network does not see whether a face is alive, or a photo of a photo.",
+        "The network cannot tell a living face from a photo of a face.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -34,7 +34,7 @@ class EspdlEmbedder(WorkerEmbedder):
         with open(require_file(path, "ESP-DL model"), "rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise FaceError(
-                    f"An .espdl begins with '{MAGIC.decode()}'. '{path}' does not: name the file of "
+                    f"An .espdl begins with '{MAGIC.decode()}'. '{path}' does not: pass the file of "
                     f"esp/onnx_2_espdl.py."
                 )
         onnx = check_companion(path, float_path(path), "simulated", "esp/onnx_2_espdl.py")

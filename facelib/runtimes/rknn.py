@@ -33,7 +33,7 @@ class RknnEmbedder(WorkerEmbedder):
         with open(require_file(path, "RKNN model"), "rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise FaceError(
-                    f"A .rknn begins with '{MAGIC.decode()}'. '{path}' does not: name the file of rknn/onnx_2_rknn.py."
+                    f"A .rknn begins with '{MAGIC.decode()}'. '{path}' does not: pass the file of rknn/onnx_2_rknn.py."
                 )
         again = "rknn/onnx_2_rknn.py"
         simulator = check_companion(path, simulator_path(path), "simulator", again)

@@ -249,5 +249,5 @@ def test_esp_ppq_quantises_and_simulates_the_net(chip, tmp_path, capsys):
     assert report["mean_cosine"] > 0.9
     (tmp_path / f"model_{chip}.onnx").write_bytes((tmp_path / "model.onnx").read_bytes())  # other weights
     (tmp_path / f"model_{chip}.espdl.json").unlink()
-    with pytest.raises(FaceError, match=r"the weights of .* are others than those of the ONNX model"):
+    with pytest.raises(FaceError, match=r"the weights of .* differ from those of the ONNX model"):
         EspdlEmbedder(tmp_path / f"model_{chip}.espdl", sidecar.io)

@@ -166,7 +166,7 @@ def test_synthetic_faces_are_cut_out_and_nothing_but_the_summary_is_printed(tmp_
     assert (done.returncode, done.stderr) == (0, "")
     wrote, skips, one, following = done.stdout.splitlines()
     assert wrote.startswith(f"wrote {tmp_path / 'out'}: 2 crops of 3 photos in ")
-    assert skips.startswith("no crop of 1 photos (1 without a face, 0 that cannot be read)")
+    assert skips.startswith("1 photos gave no crop (1 without a face, 0 that cannot be read)")
     assert one == f"  p3/nobody.png: {NO_FACE}"
     assert following == f"next: python prepare_data.py {tmp_path / 'out'} DATA"
     for identity in (1, 3):

@@ -143,7 +143,7 @@ def test_with_a_model_people_with_other_photos_are_left_out_too(faces, tmp_path,
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--hold-out", 0], "--hold-out is 1 or more"),
+        (["--hold-out", 0], "--hold-out N needs"),
         (["--hold-out", 31], "31, of 31 identities, 30 with two images or more"),
         (["--hold-out", 3, "--shard", "1/2"], "on one host"),
         (["--model", "X.onnx"], "without --leave-out"),

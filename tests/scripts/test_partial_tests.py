@@ -142,7 +142,7 @@ def test_a_set_too_small_for_any_far_says_so_at_the_test_and_in_predict(model, c
     run_main(model, "--valid", model.parent)
 
     assert "'shades' has 30 impostor pairs, too few for any threshold: FAR 0.01 needs 100" in capsys.readouterr().out
-    with pytest.raises(FaceError, match=r"30 impostor pairs, too few.*larger set, or say --threshold"):
+    with pytest.raises(FaceError, match=r"30 impostor pairs, too few.*larger set, or pass --threshold"):
         read_thresholds(model, 1e-3)
     before = read_sidecar(model).rest
     with pytest.raises(FaceError, match=r"--calibrate takes thresholds from a set\. 'shades' has 30 impostor pairs"):

@@ -172,7 +172,7 @@ def test_a_model_that_is_replaced_while_people_are_enrolled_makes_no_gallery(toy
 def test_a_search_says_what_chance_alone_gives(toy, capsys):
     enrolled(toy, capsys)
 
-    assert "take a stranger for 0.06 people" in run(capsys, "search", toy / "new0.png", toy / "g.npy")
+    assert "match a stranger with 0.06 people" in run(capsys, "search", toy / "new0.png", toy / "g.npy")
     assert "stranger" not in run(capsys, "search", toy / "new0.png", toy / "g.npy", "--far", 0.001)
 
 
@@ -325,7 +325,7 @@ def test_faces_of_low_quality_are_left_out_of_a_gallery_which_keeps_quality_and_
     norms = [np.mean([np.linalg.norm(vector_raw(draw(k, photo))) for photo in range(3)]) for k in range(6)]
     np.testing.assert_allclose(kept["norms"], norms, rtol=1e-3)
     assert "5 people, 15 photos" in out and "not enrolled: p0" in out
-    assert "A face has at least the quality 0.3" in out and "(size 1.00, sharpness 0.1" in out
+    assert "The quality of a face must be at least 0.3" in out and "(size 1.00, sharpness 0.1" in out
 
 
 def test_a_photo_is_turned_upright_as_its_exif_tag_says():

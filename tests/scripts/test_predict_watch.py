@@ -103,7 +103,7 @@ def test_what_chance_alone_gives_is_said_beside_the_events(place, capsys):
 
     events, err = run(capsys, "film.mp4", "people.npy")
 
-    assert len(events) == 3 and "note: 2 comparisons at that FAR take a stranger for 0.02 people" in err
+    assert len(events) == 3 and "note: 2 comparisons at this FAR match a stranger with 0.02 people" in err
 
 
 def test_the_best_frame_is_where_the_face_is(place, capsys):
@@ -305,8 +305,8 @@ def refused(place, words):
     ("words", "line"),
     [
         (["none.mp4", "people.npy"], "No video at 'none.mp4'"),
-        (["text.mp4", "people.npy"], "has none: it is damaged, empty or no video"),
-        (["cut.mp4", "people.npy"], "has none: it is damaged, empty or no video"),
+        (["text.mp4", "people.npy"], "has none: it is damaged, empty or not a video"),
+        (["cut.mp4", "people.npy"], "has none: it is damaged, empty or not a video"),
         (["film.mp4", "none.npy"], "No gallery at 'none.npy'"),
         (["film.mp4", "people.npy", "--model", "other.tflite"], "searched with the model that made it"),
         (["film.mp4", "people.npy", "--every", "0"], "N is 1 or more"),

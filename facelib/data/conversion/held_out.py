@@ -49,8 +49,8 @@ def choose_held_out(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     stay = int((sizes > 0).sum()) - count
     if not 1 <= count <= len(eligible) or stay < 2:
         raise FaceError(
-            f"--hold-out is 1 or more identities with two images or more, and two others stay. Received: --hold-out "
-            f"{count}, of {int((sizes > 0).sum()):,} identities, {len(eligible):,} with two images or more."
+            f"--hold-out N needs N identities with two images or more, and two others for OUT. Received: "
+            f"--hold-out {count}, of {int((sizes > 0).sum()):,} identities, {len(eligible):,} with two images or more."
         )
     return np.sort(np.random.default_rng([seed, 2]).permutation(eligible)[:count])
 

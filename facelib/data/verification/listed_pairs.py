@@ -84,7 +84,7 @@ def _read_name_lines(path: Path, lines: list[str]) -> tuple[list[tuple[Shot, Sho
             second = (columns[-2] if len(columns) == 4 else columns[0], int(columns[-1]))
         except ValueError as error:
             raise FaceError(
-                f"A pair is 'name i j' or 'name1 i name2 j', i and j numbers of images. '{path}' line {number}: "
+                f"A pair is 'name i j' or 'name1 i name2 j'; i and j are numbers of images. '{path}' line {number}: "
                 f"{line.strip()[:80]!r}. Correct the line."
             ) from error
         pairs.append((first, second))
@@ -115,7 +115,7 @@ def _read_image_list(path: Path, lines: list[str]) -> tuple[list[tuple[Shot, Sho
         numbers.append(int(match[2]))
         places.append(place)
     if len(shots) % 2:
-        raise FaceError(f"A pair has two lines. The last line of '{path}' has no second. Copy it again.")
+        raise FaceError(f"A pair has two lines. The last pair of '{path}' has only one. Copy it again.")
     for i in range(0, len(shots), 2):
         if numbers[i] != numbers[i + 1]:
             raise FaceError(

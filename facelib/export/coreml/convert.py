@@ -52,7 +52,8 @@ def check_interface(interface: dict, io: Io) -> None:
     if wrong:
         raise FaceError(
             f"An app gives the model an image and gets float32. coremltools made {wrong} instead of "
-            f"{ {key: wanted[key] for key in wrong} }. Nothing was written. Use the version of coreml/requirements.txt."
+            f"{ {key: wanted[key] for key in wrong} }. Nothing was written. Install the version "
+            "that coreml/requirements.txt names."
         )
 
 

@@ -20,8 +20,8 @@ For a chip whose converter or runtime is not on the machine that made this kit.
 
 1. Convert one file of `models/`. Calibrate int8 with `calibration/` (`crops.npy`: uint8 [N, H, W, 3], RGB; the
    images are the same crops, without loss).
-2. Embed `self_test.png` first: `python accept.py ONE --self-test` says whether the model is fed rightly. It shows
-   nobody: {formula}, in column x, row y.
+2. Embed `self_test.png` first: `python accept.py ONE --self-test` says whether the model is fed correctly. The
+   image shows nobody: {formula}, in column x, row y.
 3. Embed every crop of `test/` on the device, in the order of `crops.npy` or of the file names. Write the embeddings as
    .npy, text or raw float32, {faces} x {values} values.
 4. `python accept.py OUTPUT` prints cosine, ACC, VR, and pass or fail, and names what was fed wrongly.

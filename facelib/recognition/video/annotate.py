@@ -106,14 +106,14 @@ class VideoOut:
             FaceError: it has not all frames.
         """
         if not self._written:
-            raise FaceError("No frame was looked at, so there is no annotated video. Leave --out away.")
+            raise FaceError("No frame was looked at, so there is no annotated video. Leave out --out.")
         capture = cv2.VideoCapture(str(self._path))
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0.0
         capture.release()
         if round(count) != self._written:
             raise FaceError(
-                f"The annotated video has {count:,.0f} of {self._written:,} frames: it could not be written whole. Is "
-                "the disk full? Choose another place."
+                f"The annotated video has {count:,.0f} of {self._written:,} frames: the others could not be written. "
+                "Is the disk full? Choose another place."
             )
 
     def _start(self, pixels: np.ndarray) -> None:
@@ -122,7 +122,7 @@ class VideoOut:
         if not self._writer.isOpened():
             raise FaceError(
                 f"The annotated video is written by OpenCV, which cannot write MP4 of {self._size[0]}x{self._size[1]} "
-                "pixels here. Leave --out away, or install opencv-python-headless from PyPI."
+                "pixels here. Leave out --out, or install opencv-python-headless from PyPI."
             )
 
 

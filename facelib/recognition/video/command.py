@@ -44,9 +44,9 @@ def check_watch_flags(args: argparse.Namespace) -> None:
         FaceError: a rate that is none, or an output that is no .mp4 or the source itself.
     """
     if args.every < 1:
-        raise FaceError(f"Every Nth frame is looked at, N is 1 or more. Received: --every {args.every}.")
+        raise FaceError(f"--every N looks at every Nth frame; N is 1 or more. Received: --every {args.every}.")
     if args.max_fps is not None and not 0 < args.max_fps < float("inf"):
-        raise FaceError(f"A rate is a number of frames a second above 0. Received: --max-fps {args.max_fps:g}.")
+        raise FaceError(f"--max-fps is a number of frames a second, above 0. Received: --max-fps {args.max_fps:g}.")
     if args.out and args.out.suffix.lower() != ".mp4":
         raise FaceError(f"The annotated video is an .mp4. Received: --out {args.out}.")
     if args.out and args.out.exists() and os.path.exists(args.source) and args.out.samefile(args.source):
@@ -132,7 +132,7 @@ def closing_lines(done: Watched, path: Path | None) -> list[str]:
     if done.brief:
         lines.append(f"{done.brief} faces in fewer than {MIN_FRAMES} frames made no event")
     if done.dropped:
-        lines.append(f"{done.dropped:,} frames were dropped: the work takes longer than the frames come")
+        lines.append(f"{done.dropped:,} frames were dropped: the work is slower than the camera")
     parts = ", ".join(f"{part} {ms:.1f}" for part, ms in done.milliseconds().items())
     lines.append(f"{done.frames / max(done.seconds, 1e-9):.1f} frames a second; ms a frame, overlapping: {parts}")
     return [*lines, f"wrote {path}"] if path else lines

@@ -132,7 +132,7 @@ class VideoSource:
         if not self.is_live:
             return (
                 f"A video has frames that OpenCV can decode. '{self.name}' has none: it is damaged, empty or "
-                "no video. Copy it again, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+                "not a video. Copy it again, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
             )
         return (
             f"A camera gives frames when it is opened. {self.name} gave none: check that it is connected, that the "
