@@ -80,7 +80,7 @@ def test_an_image_without_a_number_is_found_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("a_1.jpg 1\na_2.jpg 1\na_3.jpg 0\n", "has no second"),
+        ("a_1.jpg 1\na_2.jpg 1\na_3.jpg 0\n", "has only one"),
         ("a_1.jpg 1\na_2.jpg 0\n", "lines 1 and 2: 1 and 0"),
         ("a_1.jpg 1\na_2.jpg\n", "line 2: 'a_2.jpg'"),
         ("a_1.jpg 1\na\t1\t2\n", "line 2"),
