@@ -197,7 +197,7 @@ def _no_threshold(artefact: Path, far: float, name: str, values: dict[str, Any])
     """Why the thresholds of a set have none for `far`, and what to do."""
     if why := too_few_impostors(name, values["impostors"]):
         return (
-            f"'{artefact}' has no threshold: {why}. Run its test script with --valid and a larger set, or say "
+            f"'{artefact}' has no threshold: {why}. Run its test script with --valid and a larger set, or pass "
             f"--threshold DISTANCE."
         )
     return (

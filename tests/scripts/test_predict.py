@@ -152,7 +152,7 @@ def test_a_search_finds_who_was_enrolled_and_calls_others_unknown(toy, capsys):
         assert name == f"p{identity}" and float(rest.split(",")[0]) == pytest.approx(expected, abs=5e-4)
         assert len([line for line in lines if line.endswith("      3")]) == 3
     out = run(capsys, "search", toy / "stranger.png", toy / "g.npy")
-    assert out.startswith("unknown: nobody of 6 people") and "  *" not in out
+    assert out.startswith("unknown: none of 6 people") and "  *" not in out
 
 
 def test_a_model_that_is_replaced_while_people_are_enrolled_makes_no_gallery(toy, capsys, monkeypatch):
