@@ -90,7 +90,7 @@ def test_another_reference_is_named_by_a_flag(room, capsys):
     shutil.copy(room / "net.onnx.json", room / "other.onnx.json")
     (room / "net.onnx").unlink()
     assert run(room) == 0
-    assert "no cosine to a reference" in capsys.readouterr().out
+    assert "no cosine: the reference of the sidecar" in capsys.readouterr().out
 
     assert run(room, "--reference", str(room / "other.onnx")) == 0
 
