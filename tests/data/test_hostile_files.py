@@ -83,7 +83,7 @@ def test_models_bins_recipes_and_lists_are_files(tmp_path, endless):
             open_it(path)
     with pytest.raises(FaceError):
         find_sets(path)[0]()
-    assert "pipe or a device" in _align_file(tmp_path, tmp_path, "largest", lambda: None, "x.bin", "x.jpg")
+    assert "pipe or a device" in _align_file(tmp_path, tmp_path, "largest", 0.0, lambda: None, "x.bin", "x.jpg")[0]
 
 
 @pytest.mark.parametrize("name", bombs())
@@ -94,7 +94,7 @@ def test_a_bomb_is_one_line_wherever_pictures_are_shown_or_scaled(faces, name):
         find_sets(faces, letterbox=True)[0]()
     with pytest.raises(FaceError, match="at most 100,000,000"):
         load_crops(faces, 5, 0)
-    assert "at most" in _align_file(faces, faces.parent, "largest", lambda: None, "a/0.jpg", "x.jpg")
+    assert "at most" in _align_file(faces, faces.parent, "largest", 0.0, lambda: None, "a/0.jpg", "x.jpg")[0]
     assert decode_or_blank(bombs()[name]).shape == (112, 112, 3) and len(thumbnail(bombs()[name])) < 5_000
     with pytest.raises(FaceError, match="neither JPEG nor PNG"):
         convert(faces, faces.parent / "out", progress=False)
@@ -285,10 +285,11 @@ def test_a_tface_index_names_shards_beside_it(tmp_path, name):
 
 
 def test_a_photo_above_the_largest_size_is_one_line_for_predict(tmp_path):
-    from predict import read_face
+    from facelib.alignment.photos import FaceCutter
+    from predict import read_faces
 
     (tmp_path / "large.jpg").write_bytes(JPEG)
     os.truncate(tmp_path / "large.jpg", 1 << 30)
 
     with pytest.raises(FaceError, match="an image has at most"):
-        read_face(tmp_path / "large.jpg", None)
+        read_faces(tmp_path / "large.jpg", FaceCutter())

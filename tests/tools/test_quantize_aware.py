@@ -148,7 +148,7 @@ NETS = {
 @pytest.mark.parametrize("name", slow_unless_quick(NETS, ("prelu", "relu6", "leaky", "small")))
 def test_without_the_rounding_the_copy_is_its_original(name, monkeypatch):
     monkeypatch.setattr(fake_quant._Range, "rounded", lambda self, x: x)
-    monkeypatch.setattr(fake_quant, "round_kernel", lambda kernel, axes: kernel)
+    monkeypatch.setattr(fake_quant, "round_kernel", lambda kernel, *_: kernel)
     monkeypatch.setattr(fake_quant.FakeQuantPixelScale, "call", fake_quant.PixelScale.call)
     keras.utils.set_random_seed(0)
     model = random_weights(NETS[name](), spread=0.5)
@@ -172,7 +172,7 @@ def net_with_a_slope_a_pixel(highest=0.9):
 
 def test_slopes_of_each_pixel_are_kept_and_saved(monkeypatch, tmp_path):
     monkeypatch.setattr(fake_quant._Range, "rounded", lambda self, x: x)
-    monkeypatch.setattr(fake_quant, "round_kernel", lambda kernel, axes: kernel)
+    monkeypatch.setattr(fake_quant, "round_kernel", lambda kernel, *_: kernel)
     monkeypatch.setattr(fake_quant.FakeQuantPixelScale, "call", fake_quant.PixelScale.call)
     model, faces = net_with_a_slope_a_pixel(), parity_faces((16, 16)).astype("float32")
 

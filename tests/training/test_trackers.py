@@ -1,5 +1,6 @@
 """facelib/training/trackers.py: MLflow with a file store, Weights & Biases offline, and trackers that fail."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -91,7 +92,8 @@ def test_wandb_offline_has_a_run_with_its_embedder(toy, tmp_path):
 
 
 def test_without_its_package_a_tracker_is_refused_at_once(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mlflow" else find(name))
 
     with pytest.raises(FaceError, match="needs the package mlflow, which is not installed"):
         train.main(["--out", str(tmp_path / "run"), "--track", "mlflow"])
