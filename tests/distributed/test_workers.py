@@ -14,12 +14,8 @@ from facelib.distributed.workers import ONE_WORKER, Workers
 from facelib.errors import FaceError
 from facelib.losses.partial_fc import SampledClasses, rows_of
 from tests.helpers import worker_step
-from tests.helpers.slow import slow_unless_quick
 
 CHILD = Path(__file__).parents[1] / "helpers" / "worker_step.py"
-
-
-QUICK = ("softmax", "arcface sub-centres, filtered", "curricularface sampled")  # on two workers; the rest is slow
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +58,11 @@ def free_ports(count):
     return ports
 
 
-@pytest.mark.parametrize(
-    ("count", "case"),
-    slow_unless_quick([(n, case) for n in (2, 3) for case in worker_step.CASES], [(2, case) for case in QUICK]),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", worker_step.CASES)
+@pytest.mark.parametrize("count", [2, 3])
 def test_loss_and_all_gradients_are_those_of_one_worker(compute, count, case):
-    is_quick = count == 2 and case in QUICK
-    workers, sample = compute(count, QUICK if is_quick else tuple(worker_step.CASES))[case], None
+    workers, sample = compute(count, tuple(worker_step.CASES))[case], None
     classes = [np.concatenate([worker[f"classes {number}"] for worker in workers]) for number in range(2)]
     if "sampled" in case:
         assert len(classes[1]) < worker_step.NUM_CLASSES

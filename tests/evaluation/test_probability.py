@@ -60,6 +60,7 @@ def test_min_cllr_is_that_of_an_isotonic_regression():
     assert sum(found.reliability["genuine"]) == sum(found.reliability["impostor"]) == 300
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_true_ratio():
     held = 0
     for seed in range(60):

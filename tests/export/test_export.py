@@ -134,6 +134,7 @@ def test_the_faces_have_different_embeddings(chain):
     assert (unit @ unit.T)[np.triu_indices(7, 1)].min() < 0.9  # else any cosine above would pass
 
 
+@pytest.mark.slow
 def test_the_saved_model_is_the_model_bit_for_bit(chain):
     loaded = load_model(chain.h5)
     faces = chain.faces.astype("float32")

@@ -115,6 +115,7 @@ def test_an_om_has_the_table_of_its_graph(net, road, model, form, tolerance, fli
     assert report["images_per_s"] == pytest.approx(1000 / report["ms_per_image"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_mirrored_faces_are_added_if_there_are_results(net, road):
     assert test_of(net, road.out("half", "BIN"), "--model", road.half)["flip"] is True
 
@@ -267,6 +268,7 @@ def test_inputs_of_another_size_are_refused_before_the_run(net, road, tmp_path):
         om_eval.main([str(road.half), str(tmp_path / "in"), str(tmp_path / "out")])
 
 
+@pytest.mark.slow
 def test_failed_executions_are_named(road, tools, tmp_path):
     om = shutil.copy(road.half, tmp_path / "bare.om")  # no sidecar, so that only msame sees the sizes
     (tmp_path / "in").mkdir()

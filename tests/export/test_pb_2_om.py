@@ -18,7 +18,6 @@ from facelib.models.registry import BACKBONES, ModelConfig
 from facelib.runtimes.frozen_graph import load_graph, open_graph, save_graph
 from tests.helpers.ascend_road import ROOT, hide_tools, put_on_path, save_small_net, save_with_sidecar
 from tests.helpers.ascend_stand_ins.on_path import install
-from tests.helpers.slow import slow_unless_quick
 
 
 @pytest.fixture(autouse=True)
@@ -183,12 +182,12 @@ def test_aipp_may_scale_pixels_for_a_net_that_does_not(pb, tmp_path, pixels, col
 
 # -------------------------------------------------------------------------------------------------- our own backbones
 
-QUICK = {("mobilefacenet", "prelu")}
-OTHERS = {(name, "prelu") for name in BACKBONES}
-OTHERS |= {("mobilefacenet", "relu6"), ("MobileNetV3Small", "own"), ("EfficientNetV2B0", "own")}
+NETS = {(name, "prelu") for name in BACKBONES}
+NETS |= {("mobilefacenet", "relu6"), ("MobileNetV3Small", "own"), ("EfficientNetV2B0", "own")}
 
 
-@pytest.mark.parametrize(("backbone", "activation"), slow_unless_quick(sorted(QUICK | OTHERS), QUICK), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "activation"), sorted(NETS), ids=str)
 def test_every_backbone_passes_the_checks(backbone, activation):
     from backbones import build_backbone
 

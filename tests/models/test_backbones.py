@@ -557,12 +557,10 @@ def test_an_application_is_the_keras_net_with_fused_norms_and_prelu(name):
     assert (model.input.name, model.layers[-1].name, model.output_shape) == ("input_1", "embeddings", (None, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output_layer", "kind"),
-    slow_unless_quick(
-        [(output, kind) for output in ("GDC", "E", "GAP") for kind in ("own", "leaky_relu")],
-        [("E", "leaky_relu")],
-    ),
+    [(output, kind) for output in ("GDC", "E", "GAP") for kind in ("own", "leaky_relu")],
 )
 def test_an_application_freezes_and_folds(output_layer, kind):
     config = ModelConfig(
@@ -618,9 +616,8 @@ def test_an_option_that_a_backbone_does_not_have_is_refused(options, message):
         build_backbone(ModelConfig(**options))
 
 
-@pytest.mark.parametrize(
-    "name", slow_unless_quick(["MobileNetV3Small", "EfficientNetV2B0", "MobileNetV2"], ["MobileNetV3Small"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetV2B0", "MobileNetV2"])
 def test_an_application_with_its_own_activations_can_be_written_and_read_again(name, tmp_path):
     """MobileNetV3 has `x + 3.0` between its layers, which an .h5 cannot say."""
     model = application(name, embedding_size=8, activation="own")

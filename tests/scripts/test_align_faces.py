@@ -139,7 +139,7 @@ def test_rotated_photos_give_the_landmarks_of_the_upright_ones():
 
 
 @needs_photos
-@pytest.mark.parametrize("degrees", [90, 180])
+@pytest.mark.parametrize("degrees", slow_unless_quick([90, 180], [90]))
 def test_small_faces_of_rotated_photos_are_not_taken_upside_down(degrees):
     """Every thirtieth photo, reduced to a fraction of another one. BlazeFace alone takes many faces upside down."""
     detector = FaceDetector()

@@ -179,6 +179,7 @@ def is_1x1(node):
     return any(item.name == "kernel_shape" and list(item.ints) == [1, 1] for item in node.attribute)
 
 
+@pytest.mark.slow
 def test_weights_in_a_file_beside_the_model_are_read_and_recorded(tmp_path):
     source = Arcface(True).mbf().save(tmp_path / "net.onnx", save_as_external_data=True, location="net.onnx.data")
 

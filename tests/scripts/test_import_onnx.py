@@ -62,7 +62,7 @@ def run_onnx(path, face, mean, std):
 @pytest.mark.parametrize(
     "activation, pads, folded, separable",
     [
-        ("prelu", [0, 0, 1, 1], False, False),
+        pytest.param("prelu", [0, 0, 1, 1], False, False, marks=pytest.mark.slow),
         ("relu6", [1, 1, 1, 1], True, True),
         pytest.param("leaky_relu", [1, 1, 1, 1], False, False, marks=pytest.mark.slow),
         pytest.param("relu", [0, 0, 1, 1], True, False, marks=pytest.mark.slow),

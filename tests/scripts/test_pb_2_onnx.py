@@ -189,6 +189,7 @@ def test_prelu_may_be_one_node(tmp_path):
     assert_close(run_onnx(exported, pixels(2)), model(pixels(2), training=False).numpy())
 
 
+@pytest.mark.slow
 def test_an_h5_is_converted_too(tmp_path):
     model = randomise(build_backbone(ModelConfig(width=0.25, embedding_size=16)))
     model.save(tmp_path / "embedder.h5")

@@ -11,6 +11,7 @@ from facelib.errors import FaceError
 from facelib.reports.read_run import require_training_log
 from facelib.reports.training_plots import best_table
 from tests.helpers.simulated_runs import write_log
+from tests.helpers.slow import slow_unless_quick
 
 
 def staged_run(folder, num_steps=40):
@@ -41,7 +42,7 @@ def test_the_table_has_the_best_accuracy_of_each_run(tmp_path):
     assert second == ["two", "1", "0.02", "1.0000", "60.00 % (epoch 1)"]
 
 
-@pytest.mark.parametrize("by", ["epochs", "steps", "hours"])
+@pytest.mark.parametrize("by", slow_unless_quick(["epochs", "steps", "hours"], ["epochs"]))
 def test_one_run_is_plotted_with_its_stages(tmp_path, capsys, by):
     run = staged_run(tmp_path / "run")
 

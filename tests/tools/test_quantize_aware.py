@@ -247,6 +247,7 @@ def test_the_int8_model_has_a_scale_for_each_output_channel(chain):
             assert len(kernel["quantization_parameters"]["scales"]) == tensors[op["outputs"][0]]["shape"][-1]
 
 
+@pytest.mark.slow
 def test_a_shallow_int8_model_is_the_copy_but_for_a_step(tmp_path):
     keras.utils.set_random_seed(0)
     copy = fake_quantized(random_weights(small_net(), spread=0.3), "a.h5")

@@ -72,6 +72,7 @@ def test_a_backbone_alone_leaves_the_centres_new(run):
     assert said.endswith("class centres re-initialised")
 
 
+@pytest.mark.slow
 def test_sub_centres_move_together(tmp_path):
     model, head = net(), head_for(OLD, sub_centres=2)
     labels = keras.Input((), dtype="int32", name="labels")

@@ -118,7 +118,8 @@ def test_short_variables_are_one_vector_and_long_ones_are_not_copied():
     assert groups[1].vector is variables[1] and groups[2].vector is variables[3]
 
 
-@pytest.mark.parametrize("kind", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_a_step_of_mobilefacenet_has_at_most_3000_nodes(kind, monkeypatch):
     from mobilefacenet import mobilefacenet
 
