@@ -288,9 +288,13 @@ def load(path):
     source, target = lite.get_input_details()[0], lite.get_output_details()[0]
     _, height, width, _ = source["shape"].tolist()
     random, noise = np.random.default_rng(0), float(os.environ.get("STAND_IN_NOISE", "0"))
+    sys.path.insert(0, os.environ["STAND_IN_ROOT"])
+    from facelib.wrong_input import MISTAKES
+    apply = {each.name: each.apply for each in MISTAKES}.get(os.environ.get("MISTAKE"), lambda pixels: pixels)
 
     def run(pixels):
-        lite.set_tensor(source["index"], pixels.transpose(0, 2, 3, 1).astype(np.float32)); lite.invoke()
+        fed = np.ascontiguousarray(apply(pixels.transpose(0, 2, 3, 1).astype(np.float32)), np.float32)
+        lite.set_tensor(source["index"], fed); lite.invoke()
         return lite.get_tensor(target["index"]) + random.normal(size=target["shape"]) * noise
 
     return {"shape": [1, 3, height, width], "dtype": "uint8", "outputs": target["shape"].tolist()}, run
@@ -331,6 +335,7 @@ def room(small, tmp_path, monkeypatch):
     (k210 / "nncase_worker.py").write_text(STAND_IN)
     monkeypatch.setattr(kmodel, "K210_DIR", k210)
     monkeypatch.setenv("STAND_IN_REPORT", REPORT)
+    monkeypatch.setenv("STAND_IN_ROOT", str(ROOT))
     for name in ("model_float.tflite", "model_float.tflite.json"):
         (tmp_path / name).write_bytes((small / name).read_bytes())
     return tmp_path
@@ -385,6 +390,16 @@ def test_a_kmodel_that_is_another_net_is_refused(room, small, monkeypatch):
     with pytest.raises(FaceError, match=r"mean cosine >= 0.985.*calibrated on other"):
         kmodel_test.main(words)
     assert (room / "model.kmodel.report.json").is_file()
+
+
+@pytest.mark.parametrize("mistake", ["pixels scaled twice", "BGR for RGB", "NHWC pixels read as NCHW"])
+def test_a_mistake_in_feeding_is_named(mistake, room, small, monkeypatch):
+    compile_it(room, small)
+    monkeypatch.setenv("MISTAKE", mistake)
+
+    with pytest.raises(FaceError, match=mistake):
+        kmodel_test.main([str(room / "model.kmodel"), "--valid", str(small / "toy.bin"), "--pairs", "20"])
+    assert not (room / "model.kmodel.report.json").exists()
 
 
 def test_any_script_runs_a_kmodel_in_any_batch(room, small):

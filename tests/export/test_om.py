@@ -16,10 +16,12 @@ import pytest
 
 import pb_test
 from facelib.data.synthetic.faces import encode_jpeg, synthetic_face
-from facelib.data.verification.bins import load_bin, write_bin
+from facelib.data.verification.bins import decode_images, load_bin, write_bin
 from facelib.errors import FaceError
 from facelib.export.om import om_eval, pb_2_om
+from facelib.runtimes.frozen_graph import GraphEmbedder
 from facelib.sidecar import read_sidecar
+from facelib.wrong_input import MISTAKES
 from tests.helpers.ascend_road import ROOT, hide_tools, load_script, put_on_path, save_small_net
 from tests.helpers.ascend_stand_ins.on_path import install
 from tests.helpers.slow import slow_unless_quick
@@ -169,6 +171,19 @@ def test_the_gate_stops_a_worse_model(net, road, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------- image2bin
+
+
+@pytest.mark.parametrize("mistake", ["pixels scaled twice", "BGR for RGB", "NHWC pixels read as NCHW"])
+def test_a_mistake_in_feeding_is_named(net, road, tmp_path, mistake):
+    (apply,) = (each.apply for each in MISTAKES if each.name == mistake)
+    pixels = np.ascontiguousarray(apply(decode_images(load_bin(net.bin).images).astype(np.float32)), np.float32)
+    (tmp_path / "out").mkdir()
+    for number, row in enumerate(GraphEmbedder(net.pb, read_sidecar(net.pb).io).run(pixels)):
+        (tmp_path / "out" / f"{number}_output_0.bin").write_bytes(row.tobytes())
+
+    with pytest.raises(FaceError, match=rf"'half\.om' must give the embeddings of '.*'\. .*It looks like {mistake}"):
+        test_of(net, tmp_path / "out", "--model", road.half)
+    assert not (tmp_path / "om.report.json").exists()
 
 
 def bgr_of(net, number):
