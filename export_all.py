@@ -69,7 +69,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--calibration",
         type=Path,
         metavar="DATA",
-        help="face crops that calibrate int8 and the K210, such as the data directory of the training",
+        help="face crops to calibrate the int8 and K210 models with, such as the training data directory",
     )
     far_help = "report VR at these FARs (default: 0.001)"
     add("--far", type=float, nargs="+", default=DEFAULT_FARS, metavar="RATE", help=far_help)
