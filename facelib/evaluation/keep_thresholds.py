@@ -95,6 +95,8 @@ def _why_kept(name: str, new: dict[str, Any], old: dict[str, Any] | None, chosen
         return None
     if name == chosen:
         why = "they were chosen by --calibrate"
+    elif is_usual(new) and not is_usual(old):
+        return None  # whatever ran the lesser test
     elif None not in (old.get("executor"), new.get("executor")) and old["executor"] != new["executor"]:
         why = f"they were measured on {old['executor']}, and this test ran on {new['executor']}"
     elif is_usual(old) and not is_usual(new):

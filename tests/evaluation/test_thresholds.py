@@ -108,3 +108,12 @@ def test_an_artefact_without_a_sidecar_gets_none(tmp_path):
 
     assert write_thresholds(tmp_path / "other.onnx", {"lfw": entry(draw_scores(3000))}).path is None
     assert list(tmp_path.iterdir()) == [tmp_path / "other.onnx"]
+
+
+def test_a_lesser_test_on_another_executor_does_not_keep_the_usual_one_out(artefact):
+    partial = {**entry(draw_scores(300)), "drawn_from": 6000, "executor": "an emulator"}
+    write_thresholds(artefact, {"lfw": partial})
+
+    write_thresholds(artefact, {"lfw": {**entry(draw_scores(3000)), "executor": "this CPU"}})
+
+    assert read_sidecar(artefact).rest["thresholds"]["lfw"]["executor"] == "this CPU"
