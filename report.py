@@ -1,10 +1,11 @@
 """Print one table of a run or of several tested artefacts, and write an HTML page that needs no network.
 
     python report.py runs/2026-11-22_0405_mobilefacenet
+    python report.py runs/2026-11-22_0405_mobilefacenet --watch
     python report.py A.report.json B.report.json --out compare.html
 
 Reads config.toml, provenance.json and metrics.jsonl of a run, and the *.report.json files that the test scripts wrote
-there and in export/. Writes RUN_DIR/report.html and RUN_DIR/plots/*.png.
+there and in export/. Writes RUN_DIR/report.html and RUN_DIR/plots/*.png. With --watch the page follows the training.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -40,11 +41,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--faces", action=argparse.BooleanOptionalAction, default=True,
                         help="show faces of the hardest pairs and of the training data on the page")  # fmt: skip
+    parser.add_argument("--watch", action=argparse.BooleanOptionalAction, default=False,
+                        help="make the page again when the run changes, until Ctrl-C; it reloads itself")  # fmt: skip
     args = parser.parse_args(argv)
     if args.valid is not None and not args.valid.exists():
         raise FaceError(f"--valid is a .bin or a folder. There is nothing at '{args.valid}'.")
     if len(args.paths) > 1 and any(path.is_dir() for path in args.paths):
         raise FaceError("report.py shows one run. To compare several: python tools/compare_runs.py RUN_A RUN_B.")
+    if args.watch and not (len(args.paths) == 1 and args.paths[0].is_dir()):
+        raise FaceError(f"--watch goes with the RUN_DIR of a training. Received: '{args.paths[0]}'. Name that folder.")
     if len(args.paths) == 1 and not args.paths[0].is_file():
         args.out = args.out or args.paths[0] / "report.html"
     elif args.out is None:
@@ -64,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from facelib.reports.read_run import read_artefacts, read_run
 
     finder = FaceFinder(args.valid) if args.faces else None
+    if args.watch:
+        return follow_run(args, finder)
     if args.paths[0].is_file() or len(args.paths) > 1:
         from facelib.reports.run_page import render_artefacts
 
@@ -90,6 +97,24 @@ def render_run(run: "Run", args: argparse.Namespace, finder: "FaceFinder | None"
     page = render_report(run, draw_sheet(args.data, run) if args.faces else None, finder)
     write_training_plots(run.path)
     return page
+
+
+def follow_run(args: argparse.Namespace, finder: "FaceFinder | None") -> int:
+    """Makes the page of a run again whenever its files change, until Ctrl-C."""
+    from facelib.reports.read_run import read_run
+    from facelib.reports.run_page import headline, render_report
+    from facelib.reports.watch import watch_run
+
+    sheets: list[bytes | None] = []  # the faces of the data are drawn once, when the run names its data
+
+    def make_page() -> tuple[str, str]:
+        run = read_run(args.paths[0], may_be_empty=True)
+        if args.faces and not sheets and (args.data or data_of(run)):
+            sheets.append(draw_sheet(args.data, run))
+        return render_report(run, sheets[0] if sheets else None, finder), headline(run)
+
+    watch_run(args.paths[0], args.out, make_page)
+    return 0
 
 
 def draw_sheet(data: Path | None, run: "Run") -> bytes | None:

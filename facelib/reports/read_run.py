@@ -123,8 +123,12 @@ class Run:
     tinyface: list[Artefact] = field(default_factory=list)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, may_be_empty: bool = False) -> Run:
     """Reads config.toml, provenance.json, metrics.jsonl, *.report.json and export/*.report.json of a run directory.
+
+    Args:
+        path: the folder.
+        may_be_empty: whether it may have neither a logged step nor a report yet.
 
     Raises:
         FaceError: there is no such folder, it is not a run directory, or a file in it is damaged.
@@ -134,7 +138,7 @@ def read_run(path: Path) -> Run:
         raise FaceError(f"RUN_DIR is a folder that train.py made. Received: '{path}'.")
     log = read_training_log(path / "metrics.jsonl")
     artefacts, ijb, tinyface = _read_reports(path)
-    if log.is_empty and not (artefacts or ijb or tinyface):
+    if log.is_empty and not (artefacts or ijb or tinyface or may_be_empty):
         raise FaceError(
             f"A run directory has a metrics.jsonl or a *{REPORT_SUFFIX}. '{path}' has neither. "
             "Give the folder that was the --out of train.py."

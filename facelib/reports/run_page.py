@@ -21,6 +21,8 @@ from facelib.reports.read_run import Artefact, Run, flatten
 from facelib.reports.training_plots import training_figures
 from facelib.reports.verification_plots import verification_figures
 
+NO_NAME = "unnamed"  # of a recipe that has no name
+
 
 @dataclass(frozen=True)
 class Section:
@@ -52,8 +54,8 @@ def render_report(run: Run, sheet_jpeg: bytes | None = None, finder: FaceFinder 
     parts = (("Recipe", run.config), ("Provenance", run.provenance))
     return render(
         "run.html.j2",
-        title=run.path.resolve().name,
-        facts=" · ".join(_headline(run)),
+        title=_title(run),
+        facts=headline(run),
         training=[draw_figure(drawing) for drawing in training_figures([("", run.log)])],
         ijb=[*ijb_tables(run.ijb), *tinyface_tables(run.tinyface)],
         sheet_jpeg=sheet_jpeg,
@@ -115,8 +117,17 @@ def _folder_facts(group: ResultGroup) -> list[str]:
     return []
 
 
-def _headline(run: Run) -> list[str]:
-    """Length of the training and its last logged loss."""
+def _title(run: Run) -> str:
+    """The name of the run: that of its folder, with the recipe's where the folder does not say it."""
+    folder, recipe = run.path.resolve().name, run.config.get("name")
+    is_said = not isinstance(recipe, str) or recipe in ("", NO_NAME) or recipe in folder
+    return folder if is_said else f"{folder} ({recipe})"
+
+
+def headline(run: Run) -> str:
+    """Length of the training and its last logged loss, in one line."""
+    if run.log.is_empty and not run.artefacts:
+        return "nothing is logged yet"
     facts = []
     if run.log.epochs:
         num_epochs = len(run.log.epochs)
@@ -129,7 +140,7 @@ def _headline(run: Run) -> list[str]:
             facts.append(f"{rates[len(rates) // 2]:,.0f} images/s")
         if isinstance(last.get("loss"), int | float):
             facts.append(f"last loss {last['loss']:.3f}")
-    return facts
+    return " · ".join(facts)
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """The page of a run has the table of artefacts and every figure, and needs no network."""
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -273,6 +274,15 @@ def test_help_answers_without_matplotlib_and_jinja2():
                          cwd=Path(script.__file__).parent)  # fmt: skip
 
     assert run.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(("name", "title"), [("", "a_<run>"), ("unnamed", "a_<run>"), ("run", "a_<run>"),
+                                             ("<b>", "a_<run> (<b>)")])  # fmt: skip
+def test_the_title_is_the_name_of_the_run_with_that_of_its_recipe_where_it_differs(tmp_path, name, title):
+    text = render_report(Run(tmp_path / "a_<run>", config={"name": name}))
+
+    assert Page(text).text.count(title) == 2 and "<b>" not in text  # the title and the headline
+    assert f"<title>{html.escape(title)}</title>" in text
 
 
 def test_artefacts_of_different_runs_are_compared_on_one_page(run, tmp_path, capsys):
