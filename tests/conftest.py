@@ -55,6 +55,22 @@ def no_determinism_is_left():
             config.disable_op_determinism()
 
 
+def _seed():
+    """Weights that a test or a fixture draws without a seed are the same in every run, whatever ran before."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef, request):
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    _seed()
+
+
 # ------------------------------------------------------------------------------------------------------------ markers
 
 
