@@ -284,7 +284,7 @@ def rate_of(score: dict[str, Any]) -> float | None:
 
 def describe(rounds: int, busy: dict[int, float]) -> str:
     """The conditions of the measurement, in two sentences."""
-    versions = package_versions()
+    versions = dict(package_versions())
     for name in ("openvino", "ncnn"):
         try:
             versions[name] = metadata.version(name)

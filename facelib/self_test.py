@@ -68,9 +68,10 @@ def make_self_test(model: RuntimeEmbedder, kind: str, tensors: dict[str, Any] | 
     if last.get("scale"):
         output = np.rint(right / np.float32(last["scale"])) + last["zero_point"]
         found["output"] = base64.b64encode(output.astype(last["dtype"]).tobytes()).decode()
+    rows = embed(np.concatenate([each.apply(values) for each in MISTAKES]))
     wrong = [
-        {"name": each.name, "advice": each.advice, "embedding": _encode(embed(each.apply(values))[0])}
-        for each in MISTAKES
+        {"name": each.name, "advice": each.advice, "embedding": _encode(row)}
+        for each, row in zip(MISTAKES, rows, strict=True)
     ]
     return {**found, "executor": model.executor, "min_cosine": min_cosine_of(kind), "mistakes": wrong}
 

@@ -4,6 +4,7 @@ The sidecar holds the SHA-256 of its artefact: an artefact that was changed afte
 """
 
 import errno
+import functools
 import os
 import subprocess
 import sys
@@ -246,8 +247,12 @@ def check_raw_pixels(io: Io, artefact: Path) -> Io:
     return io
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """Commit of the code that runs, with '+changes' when files differ from it; None when it runs from no checkout."""
+    """Commit of the code that runs, with '+changes' when files differ from it; None when it runs from no checkout.
+
+    Asked once a process: code that is edited during a training is not the code that runs.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():  # installed, perhaps inside the checkout of another project
         return None
@@ -265,6 +270,7 @@ def git_commit() -> str | None:
     return commit + ("+changes" if ask("status", "--porcelain", "--untracked-files=no") else "")
 
 
+@functools.cache
 def package_versions() -> dict[str, str]:
     """Versions of Python, of MobileArc and of the installed packages that shape an artefact."""
     versions = {"python": ".".join(map(str, sys.version_info[:3])), "mobilearc": __version__}

@@ -56,16 +56,17 @@ class EpochFiles:
             sets: results by set. Without any the latest epoch is the best.
         """
         model, number = self.embedder, position.epoch_number
+        self_test = make_self_test(self._model, "h5")  # both files hold this embedder
         if head is not None:
             labels = keras.Input((), dtype="int32", name="labels")
             logits, _ = head(model.output, labels)
             model = keras.Model([model.input, labels], logits, name="training")
-        self._write(model, f"epoch-{number:03d}.h5", number, sets)
+        self._write(model, f"epoch-{number:03d}.h5", number, sets, self_test)
         score = [float(np.mean([r[key] for r in sets.values()])) for key in ("acc", "auc")] if sets else [float(number)]
         if position.note_score(score, sorted(sets)):
-            self._write(self.embedder, "embedder.h5", number, sets)
+            self._write(self.embedder, "embedder.h5", number, sets, self_test)
 
-    def _write(self, model: keras.Model, name: str, number: int, sets: dict[str, dict]) -> None:
+    def _write(self, model: keras.Model, name: str, number: int, sets: dict[str, dict], self_test: dict) -> None:
         path, records = self.run / name, self.records
         save_h5(model, path)
         training_data = {
@@ -78,6 +79,6 @@ class EpochFiles:
         extra: dict[str, Any] = {"recipe": self.recipe.name, "epoch": number, "acc": accuracies}
         if self.recipe.teacher:
             extra["teacher"] = Path(self.recipe.teacher).name
-        extra["self_test"] = make_self_test(self._model, "h5")
+        extra["self_test"] = self_test
         io = self._model.io
         write_sidecar(path, kind="h5", made_from=self.made_from, io=io, training_data=training_data, **extra)
