@@ -9,6 +9,7 @@ from facelib.errors import FaceError
 from facelib.evaluation import ten_fold
 from facelib.evaluation.all_pairs import NUM_HARDEST, AllPairs
 from facelib.evaluation.attributes import group_faces, measure_group
+from facelib.evaluation.by_identity import measure_identities
 from facelib.evaluation.embed_images import Embedded
 from facelib.evaluation.identification import identify, split_open_set
 from facelib.evaluation.metrics import Scores, can_resolve, cluster_interval, pair_distances
@@ -51,7 +52,7 @@ def evaluate_set(
     groups = group_faces(attributes, faces.names, faces.identities, faces.where) if attributes else None
     common: dict[str, Any] = {"norms": embedded.norms, "groups": groups, "images": faces.names, "source": faces.source}
     if faces.labels is not None:
-        return measure_folder(faces.name, embedded.rows, faces.labels, fars, **common)
+        return measure_folder(faces.name, embedded.rows, faces.labels, fars, identities=faces.identities, **common)
     if faces.is_same is None:
         raise ValueError(f"A FaceSet has `labels` or `is_same`. {faces.where} has neither")
     distances = pair_distances(embedded.rows)
@@ -140,6 +141,7 @@ def measure_folder(
     norms: np.ndarray | None = None,
     groups: np.ndarray | None = None,
     images: Sequence[str],
+    identities: Sequence[str] | None = None,
     source: dict[str, Any] | None = None,
 ) -> SetResult:
     """All measures of all pairs of faces of known identity, and open-set identification among them.
@@ -154,6 +156,7 @@ def measure_folder(
         norms: float [N], L2 norms of the raw embeddings; None where they are not known.
         groups: str [N], the group of each face, '' for none.
         images: N names.
+        identities: N names, who is on each image; default: the labels.
         source: the `source` object of a report.
     """
     try:
@@ -163,6 +166,7 @@ def measure_folder(
     accuracy = pairs.kfold_accuracy()
     threshold = float(accuracy.thresholds.mean())
     vr = tuple(pairs.kfold_tar_at_far(far) for far in fars)
+    strictest = [one.threshold for one in sorted(vr, key=lambda one: one.far_target)] + [threshold, 0.0]
 
     def describe(hard) -> dict[str, Any]:
         ends = [hard.first, hard.second]
@@ -184,6 +188,9 @@ def measure_folder(
         ),
         groups=_folder_groups(groups, embeddings, labels, threshold, vr) if groups is not None else None,
         identification=_identification(embeddings, labels),
+        by_identity=measure_identities(
+            embeddings, labels, next(t for t in strictest if t is not None and np.isfinite(t)), images, identities
+        ),
         identities={"count": len(sizes), "images": len(labels), "single": int((sizes == 1).sum()),
                     "median_images": float(np.median(sizes)), "max_images": int(sizes.max())},
         source=source,

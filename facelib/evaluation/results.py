@@ -16,6 +16,7 @@ from facelib.evaluation.set_means import format_means, mean_of_sets
 from facelib.evaluation.ten_fold import FoldAccuracy, FoldTar
 from facelib.files import read_json, write_json
 from facelib.json_schema import check_json
+from facelib.wording import printable
 
 SCHEMA = Path(__file__).with_name("report.schema.json")  # of report files; docs/report.md is made from it
 HISTOGRAM_EDGES = np.linspace(0.0, 4.0, 81)  # squared L2 of unit vectors, steps of 0.05
@@ -49,6 +50,7 @@ class SetResult:
         groups: results by group.
         identification: open-set search among the faces of a folder.
         identities: counts of a folder.
+        by_identity: the worst identities of a folder, and who is taken for whom.
         probability: from a distance to a probability, and how good it is; None for too few pairs.
     """
 
@@ -72,6 +74,7 @@ class SetResult:
     groups: dict[str, Any] | None = None
     identification: dict[str, Any] | None = None
     identities: dict[str, Any] | None = None
+    by_identity: dict[str, Any] | None = None
     probability: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,7 +92,7 @@ class SetResult:
                 "needs_impostors": fold.needs_impostors,
             }
         decisions = self._decisions()
-        optional = ("source", "norms", "groups", "identification", "identities", "probability")
+        optional = ("source", "norms", "groups", "identification", "identities", "by_identity", "probability")
         return {
             "protocol": self.protocol,
             "pairs": self.pairs,
@@ -290,6 +293,8 @@ def format_findings(sets: "tuple[SetResult, ...]") -> str:
         if result.identities:
             lines.append(f"{result.name}: {_describe_folder(result.identities)}; ACC is balanced over all pairs")
         lines += [f"{result.name}: {line}" for line in _identification_lines(result.identification or {})]
+        if errors := result.by_identity:
+            lines.append(f"{result.name}: {_describe_confused(errors)}")
         lines += [f"{result.name}: {line}" for line in _group_lines(result.groups or {})]
     return "\n".join(lines)
 
@@ -298,6 +303,16 @@ def _describe_folder(identities: dict[str, Any]) -> str:
     return (
         f"{identities['count']:,} identities, {identities['images']:,} images ({identities['median_images']:g} in the "
         f"middle, {identities['max_images']:,} at most; {identities['single']:,} identities with one)"
+    )
+
+
+def _describe_confused(errors: dict[str, Any]) -> str:
+    """'12 of 340 faces are nearest to another person; hardest: Ada (3 of 4)'."""
+    worst = errors["worst"][0]
+    hardest = f"; hardest: {printable(worst['identity'])} ({worst['confused']:,} of {worst['images']:,})"
+    return (
+        f"{errors['confused']:,} of {errors['faces']:,} faces are nearest to a face of another identity"
+        f"{hardest if worst['confused'] else ''}"
     )
 
 

@@ -54,11 +54,13 @@ class Cell:
         text: what it says.
         notes: small print below the text.
         is_name: whether the text is a file name, which may break at its dots, slashes and underscores.
+        faces: (name, JPEG bytes) of small pictures before the text.
     """
 
     text: str
     notes: tuple[Note, ...] = ()
     is_name: bool = False
+    faces: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from facelib.reports.html_tables import (
     threshold_table,
     tinyface_tables,
 )
+from facelib.reports.identity_errors import confusion_figures, identity_tables
 from facelib.reports.pareto import CAPTION, comparable_rows, plot_pareto
 from facelib.reports.read_run import Artefact, Run, flatten
 from facelib.reports.training_plots import training_figures
@@ -32,7 +33,7 @@ class Section:
         title: name of the set.
         facts: how it was measured, in one line.
         figures: plots.
-        tables: thresholds, identification, groups.
+        tables: thresholds, identification, groups, worst identities.
         galleries: the hardest pairs.
     """
 
@@ -98,10 +99,12 @@ def _tested(artefacts: Sequence[Artefact], finder: FaceFinder | None) -> dict[st
 
 def _section(group: ResultGroup, finder: FaceFinder | None) -> Section:
     tables = [threshold_table(group), identification_table(group), attribute_table(group)]
+    tables += identity_tables(group, finder)
+    drawings = [*verification_figures(group.results), *confusion_figures(group)]
     return Section(
         title=group.title,
         facts=" · ".join([str(group.measurement), *_folder_facts(group)]),
-        figures=[draw_figure(drawing, group.title) for drawing in verification_figures(group.results)],
+        figures=[draw_figure(drawing, group.title) for drawing in drawings],
         tables=[table for table in tables if table.rows],
         galleries=hardest_galleries(group, finder) if finder else [],
     )

@@ -69,6 +69,7 @@ def folder_result(faces, noise):
     return measure_folder(
         "people", rows, source.labels, (1e-1,), norms=np.linalg.norm(rows, axis=1), images=names,
         groups=np.where(source.labels % 2, "odd <ones>", "even"),
+        identities=[source.class_names[label] for label in source.labels.tolist()],
         source={"path": str(source.path.resolve()), "sha256": source.fingerprint},
     )  # fmt: skip
 

@@ -85,6 +85,7 @@ def test_the_page_needs_no_network_and_holds_every_figure(finished):
     training = ["loss", "accuracy", "learning_rate", "verification"]
     of_set = ["roc", "det", "folds", "scores", "norms", "reliability"]
     expected = ["costs", *training, *(f"{key} {name}" for name in ("toy", "people") for key in of_set)]
+    expected.append("confusion people")
     assert figures == [*expected, "training faces, one identity a row"]
     hardest = sum(len(result["hardest"][key]) for result in distinct_results(finished) for key in result["hardest"])
     assert alts.count("face 1") == alts.count("face 2") == hardest > 60
@@ -92,6 +93,17 @@ def test_the_page_needs_no_network_and_holds_every_figure(finished):
         image = cv2.imdecode(np.frombuffer(base64.b64decode(address.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
         assert image is not None and image.std() > 3
     assert "seed = 7" in text and "stage.0.loss = arcface" in text and "0123abcd" in text
+
+
+def test_the_worst_identities_of_a_folder_are_a_table_with_faces(finished):
+    page = Page((finished / "report.html").read_text())
+    worst = json.loads((finished / "embedder.h5.report.json").read_text())["sets"]["people"]["by_identity"]["worst"]
+
+    at = page.cells.index("closest other") + 5
+    rows = [page.cells[i : i + 6] for i in range(at, at + 6 * len(worst), 6)]
+    assert [row[:2] for row in rows] == [[one["identity"], one["nearest"]] for one in worst]
+    assert rows[0][3] == str(worst[0]["images"]) and rows[0][4].startswith(str(worst[0]["confused"]))
+    assert all(f"face {name}" in page.alts for one in worst for name in one["faces"])
 
 
 def distinct_results(run):
