@@ -7,6 +7,7 @@ import pytest
 from facelib.alignment.align import align_face, rank_faces
 from facelib.alignment.detect import SEARCH_SIDE, FaceDetector
 from tests.helpers.placed_faces import synthetic_photo
+from tests.helpers.slow import slow_unless_quick
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_a_small_face_in_a_corner_is_found(detector, side):
     np.testing.assert_allclose(face.points.mean(axis=0), (580, 40), atol=side / 2)
 
 
-@pytest.mark.parametrize("degrees", [45, 90, 135, 180])
+@pytest.mark.parametrize("degrees", slow_unless_quick([45, 90, 135, 180], [180]))
 def test_small_faces_are_found_however_the_photo_lies(detector, degrees):
     """Each fills a sixteenth of the photo's side; two of them, so that a group is found whole."""
     upright = np.concatenate([synthetic_photo(1, 0, 0.6, (640, 320))[0], synthetic_photo(3, 5, 0.7, (640, 320))[0]], 1)
@@ -68,7 +69,7 @@ def test_small_faces_are_found_however_the_photo_lies(detector, degrees):
         assert min(np.linalg.norm(face.points.mean(axis=0) - place) for face in faces) < 15
 
 
-@pytest.mark.parametrize("width", [2000, pytest.param(6000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", slow_unless_quick([2000, 6000], ()))
 def test_a_face_of_a_sixtieth_of_the_photo_is_found(detector, width):
     """100 pixels in 6000x4000, alone and beside one of 133 pixels, which the usual search finds."""
     photo = np.full((width * 2 // 3, width, 3), 120, np.uint8)

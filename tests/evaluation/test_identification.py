@@ -76,7 +76,7 @@ def brute_force(gallery, gallery_ids, probes, probe_ids, ranks, fpirs):
 
 
 @given(faces, faces, RATES, st.integers(1, 5))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_identify_is_its_definition_whatever_the_blocks(drawn, searched, fpirs, rows):
     arguments = (*as_arrays(drawn), *as_arrays(searched))
     ranks = (1, 2, 5)

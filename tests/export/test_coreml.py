@@ -13,7 +13,7 @@ from facelib.errors import FaceError
 from facelib.export.coreml.convert import check_interface
 from facelib.model_input import Io
 from facelib.sidecar import read_sidecar, write_sidecar
-from facelib.wrong_input import MISTAKES
+from tests.helpers import mistakes
 from tests.helpers.chip_stand_in import load_script, stand_in_for
 from tests.helpers.patches_onnx import write_model
 
@@ -112,7 +112,7 @@ def test_a_core_ml_model_takes_an_image_and_is_tested_like_every_artefact(room, 
     assert report["mean_cosine"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "_"))
+@pytest.mark.parametrize("mistake", mistakes.TRIED, ids=lambda mistake: mistake.name.replace(" ", "_"))
 def test_a_mistake_in_feeding_is_named(mistake, room, stand_in, monkeypatch):
     convert(room)
     monkeypatch.setenv("MISTAKE", mistake.name)

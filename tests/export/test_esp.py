@@ -15,7 +15,7 @@ from facelib.runtimes.esp import EspdlEmbedder
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.sidecar import read_sidecar, write_sidecar
-from facelib.wrong_input import MISTAKES
+from tests.helpers import mistakes
 from tests.helpers.chip_stand_in import load_script, stand_in_for
 from tests.helpers.patches_onnx import write_model
 
@@ -144,7 +144,7 @@ def test_any_script_runs_an_espdl(room, stand_in):
     embedder.close()
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "_"))
+@pytest.mark.parametrize("mistake", mistakes.TRIED, ids=lambda mistake: mistake.name.replace(" ", "_"))
 def test_a_mistake_in_feeding_is_named(mistake, room, stand_in, monkeypatch):
     convert(room)
     monkeypatch.setenv("MISTAKE", mistake.name)

@@ -248,6 +248,7 @@ def test_converting_asks_how_to_feed_a_graph_without_sidecar(chain, tmp_path):
     assert check_sidecar(tmp_path / "model_float.tflite").io.pixels == "raw"
 
 
+@pytest.mark.slow
 def test_slopes_above_one_are_refused(chain, tmp_path):
     model = load_model(chain.h5)
     slopes = model.get_layer("stem_conv_act").alpha

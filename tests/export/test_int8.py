@@ -64,7 +64,7 @@ def run(net, name, *flags):
     [
         ("uint8", np.uint8, 0, np.int8),
         pytest.param("int8", np.int8, -128, np.int8, marks=pytest.mark.slow),
-        ("float", np.float32, 0, np.float32),
+        pytest.param("float", np.float32, 0, np.float32, marks=pytest.mark.slow),
     ],
 )
 def test_edges_have_the_requested_types_and_embeddings_stay_the_same(net, edges, source, zero_point, target):

@@ -402,6 +402,7 @@ def test_a_mistake_in_feeding_is_named(mistake, room, small, monkeypatch):
     assert not (room / "model.kmodel.report.json").exists()
 
 
+@pytest.mark.slow
 def test_any_script_runs_a_kmodel_in_any_batch(room, small):
     compile_it(room, small)
     faces = np.stack([synthetic_face(1, k, 0) for k in range(5)])
@@ -463,6 +464,7 @@ def test_a_file_that_is_no_kmodel_is_refused(room, small):
         kmodel_test.main([str(room / "model.kmodel"), "--valid", str(small / "toy.bin"), "--layout", "nchw"])
 
 
+@pytest.mark.slow
 def test_a_folder_has_no_pairs_to_draw_from(room, small, tmp_path):
     compile_it(room, small)
     for person in ("a", "b"):

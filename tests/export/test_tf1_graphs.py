@@ -20,6 +20,7 @@ from facelib.runtimes.tflite import TfliteEmbedder
 from facelib.sidecar import read_sidecar
 from facelib.unit_vectors import normalize
 from tests.helpers.ascend_road import hide_tools
+from tests.helpers.slow import slow_unless_quick
 from tests.helpers.tf1_graphs import SIZE, freeze_linzmin, freeze_sirius, run_as_it_is
 
 LINZMIN = Io(output="embeddings/l2_normalize", colour="bgr", pixels="pm1")
@@ -45,7 +46,7 @@ def faces():
     return parity_faces()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_unless_quick(KINDS, ["sirius", "no shape", "linzmin"]))
 def test_every_form_gives_the_embeddings_of_the_graph_as_it_is(tmp_path, monkeypatch, capsys, faces, kind):
     freeze, options, io, feeds = KINDS[kind]
     pb, optimized = freeze(tmp_path / "frozen.pb", **options), tmp_path / "optimized.pb"
@@ -126,6 +127,7 @@ def test_flags_are_said_once(tmp_path, shades, capsys):
     assert capsys.readouterr().out.count("no sidecar") == 0
 
 
+@pytest.mark.slow
 def test_later_flags_replace_earlier_ones_but_not_what_we_made(tmp_path, shades, monkeypatch):
     monkeypatch.setattr("facelib.sidecar.RENAME_SECONDS", 0)
     pb, test = freeze_linzmin(tmp_path / "frozen.pb"), ["--valid", str(shades / "shades.bin")]

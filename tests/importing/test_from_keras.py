@@ -9,6 +9,7 @@ from facelib.files import read_json, write_json
 from facelib.runtimes.keras_h5 import load_head_centres, load_model
 from facelib.sidecar import check_sidecar
 from tests.helpers.keras2_files import DIM, SIZE, Keras2Net
+from tests.helpers.slow import slow_unless_quick
 
 FACES = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.float32)
 PM1 = (FACES - 127.5) / 127.5
@@ -80,7 +81,7 @@ def heads():
             "softmax head": softmax}  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", heads())
+@pytest.mark.parametrize("kind", slow_unless_quick(heads(), ["NormDense", "softmax head"]))
 def test_the_head_of_a_training_model_is_cut_off_with_one_line(tmp_path, capsys, kind):
     net, outputs = heads()[kind](Keras2Net().body())
 

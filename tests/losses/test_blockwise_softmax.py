@@ -154,6 +154,7 @@ def test_reading_the_centres_copies_nothing():
     assert first._numpy().ctypes.data == second._numpy().ctypes.data
 
 
+@pytest.mark.slow
 def test_two_losses_of_the_same_faces_in_one_graph_are_those_of_two_graphs():
     """As mixup has them. TensorFlow computes once what two of them share, so neither may write into it."""
     rng = np.random.default_rng(3)

@@ -496,6 +496,7 @@ def count_ghostfacenet(embedding_size=512, width=1.3):
     return count
 
 
+@pytest.mark.slow
 def test_ghostfacenet_has_the_parameters_and_multiply_adds_of_its_table():
     model = build_backbone(ModelConfig(backbone="ghostfacenet_v1", embedding_size=512))
 
@@ -532,10 +533,7 @@ def test_mobilefacenet_s_is_the_small_net_of_the_k210_repository():
     assert not [layer for layer in model.layers if isinstance(layer, keras.layers.Add)]
 
 
-QUICK = ("MobileNetV3Small",)
-
-
-@pytest.mark.parametrize("name", slow_unless_quick(APPLICATIONS, QUICK))
+@pytest.mark.parametrize("name", slow_unless_quick(APPLICATIONS, ()))
 def test_an_application_is_the_keras_net_with_fused_norms_and_prelu(name):
     model = application(name, 64)
     options = {} if name.startswith(("MobileNetV3", "Eff")) is False else {"include_preprocessing": False}

@@ -284,6 +284,7 @@ def test_a_report_counts_only_for_its_file_sets_and_rates(tmp_path):
     assert not is_tested(artefact, {"lfw": "ab"}, (1e-3,))
 
 
+@pytest.mark.slow
 def test_an_artefact_of_another_parent_is_made_again(toy, bring):
     bring()
     sidecar = toy.export / "optimized.pb.json"
@@ -297,6 +298,7 @@ def test_an_artefact_of_another_parent_is_made_again(toy, bring):
     assert is_made(int8, pb) and not is_made(int8, toy.export / "frozen.pb")
 
 
+@pytest.mark.slow
 def test_a_script_that_fails_stops_only_what_needs_it(toy, bring):
     bring()
     bring.refused["pb_2_onnx.py"] = "This graph has an op without a name."
@@ -320,6 +322,7 @@ def test_a_script_that_fails_stops_only_what_needs_it(toy, bring):
     assert gates["model.kmodel"] == "not run: see model_float.tflite"
 
 
+@pytest.mark.slow
 def test_without_crops_int8_is_left_out(toy, bring):
     bring()
     ran = bring(calibration=False)
@@ -328,6 +331,7 @@ def test_without_crops_int8_is_left_out(toy, bring):
     assert table_of(toy)["model_int8.tflite"]["gate"] == "not run: pass --calibration DATA"
 
 
+@pytest.mark.slow
 def test_ascend_and_k210_run_if_their_tools_are_there(toy, bring):
     bring()
     for name in ("atc", "msame"):
@@ -371,6 +375,7 @@ def test_ascend_and_k210_run_if_their_tools_are_there(toy, bring):
     Path(f"{kmodel}.float.json").write_bytes(before)
 
 
+@pytest.mark.slow
 def test_a_test_that_failed_after_its_report_does_not_count_as_passed(toy, bring):
     bring()
     path = report_path(toy.export / "model.onnx")

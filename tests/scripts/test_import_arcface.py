@@ -22,6 +22,7 @@ from facelib.models.onnx_import.steps import list_steps
 from facelib.runtimes.keras_h5 import load_model
 from facelib.sidecar import check_sidecar, sha256_of
 from tests.helpers.onnx_writer import OnnxWriter
+from tests.helpers.slow import slow_unless_quick
 
 SIZE = (48, 32)  # not square: height and width of the last map, 3 and 2, must not change places
 SMALL = (4, 8, 16, 32)  # channels, where the number of layers alone matters
@@ -119,7 +120,7 @@ def test_the_import_gives_what_onnx_runtime_gives(tmp_path, net, folded, layers)
     assert said["pixels"] == "pm1_exact" and said["slopes_rewritten"] == 0
 
 
-@pytest.mark.parametrize("net, folded", [pytest.param("iresnet", False, marks=pytest.mark.slow), ("mbf", True)])
+@pytest.mark.parametrize("net, folded", slow_unless_quick([("iresnet", False), ("mbf", True)], ()))
 def test_slopes_above_1_become_slopes_below_1_of_the_same_function(tmp_path, net, folded):
     source = getattr(Arcface(folded, max_slope=3.0), net)().save(tmp_path / "net.onnx")
 

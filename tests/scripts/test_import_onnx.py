@@ -91,6 +91,7 @@ def test_the_import_gives_what_the_onnx_file_gives(tmp_path, activation, pads, f
         np.testing.assert_allclose(norm.moving_variance.numpy(), variance + 1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_net_of_bgr_takes_rgb(tmp_path):
     source = Mobile("prelu", [0, 0, 1, 1], False).network().save(tmp_path / "net.onnx")
 
@@ -104,6 +105,7 @@ def test_a_net_of_bgr_takes_rgb(tmp_path):
     np.testing.assert_allclose(received, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_relu_and_relu6_may_mix_and_survive_saving(tmp_path):
     writer = Mobile("relu6", [1, 1, 1, 1], True).network(separable=True)
     mixed = [node for node in writer.nodes if node.op_type == "Clip"][1]

@@ -107,6 +107,7 @@ def test_two_workers_train_from_s3_as_from_local_files(bucket, tmp_path):
     assert found == pytest.approx(expected, rel=1e-4)  # sums between workers are in no fixed order
 
 
+@pytest.mark.slow
 def test_another_source_for_the_same_address_is_refused(bucket, tmp_path):
     stored, environ = f"{bucket[0]}/other", bucket[1]
     write_folders(tmp_path / "faces", SyntheticSet(3, 3))

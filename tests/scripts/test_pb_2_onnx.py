@@ -226,6 +226,7 @@ def exported(tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 def test_other_converters_get_channels_first_scaled_pixels_and_one_face(exported, capsys):
     path, model = exported("--layout", "nchw", "--pixels", "outside", "--batch", "1", "--opset", "13")
 

@@ -79,6 +79,7 @@ def test_curves_of_the_runs_are_in_one_figure_for_each_artefact(runs, tmp_path, 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_network(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     _, page = run_script(runs[:2], tmp_path / "c.html", capsys)
@@ -105,6 +106,7 @@ def test_a_run_without_a_recipe_does_not_make_every_key_a_difference(runs, tmp_p
     assert line.split(" | ")[1].strip() == "no recipe"
 
 
+@pytest.mark.slow
 def test_many_differences_have_a_second_table(runs, tmp_path, capsys):
     with open(runs[1] / "config.toml", "a") as file:
         file.write("epochs = 9\nscale = 64.0\nmomentum = 0.5\nflag = true\n")

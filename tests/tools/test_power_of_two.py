@@ -28,6 +28,7 @@ from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.sidecar import write_sidecar
 from facelib.unit_vectors import row_cosines
 from tests.helpers.random_weights import random_weights
+from tests.helpers.slow import slow_unless_quick
 
 CHIPS = ("esp32s3", "esp32p4")
 ROOT = Path(__file__).parents[2]
@@ -84,7 +85,7 @@ def bottlenecks(activation="relu6"):
     return keras.Model(faces, embedding_output(x), name="net")
 
 
-@pytest.fixture(scope="module", params=CHIPS)
+@pytest.fixture(scope="module", params=slow_unless_quick(CHIPS, ["esp32s3"]))
 def trained(request, tmp_path_factory):
     """(chip, the copy, model.onnx in planes, faces): a net with ranges for the chip, through the export scripts."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -13,6 +13,7 @@ from facelib.model_input import Io
 from facelib.models.registry import ModelConfig
 from facelib.runtimes.keras_h5 import load_model, save_h5
 from facelib.sidecar import read_sidecar, write_sidecar
+from tests.helpers.slow import slow_unless_quick
 from tests.helpers.toy_data import write_data, write_toy_pairs
 
 RECIPE = """
@@ -95,7 +96,12 @@ def test_a_mistake_is_one_line(folder, tmp_path, sets, message):
         run(folder, tmp_path / "run", *(word for text in named for word in ("--set", text)))
 
 
-@pytest.mark.parametrize("backbone", ["mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", "MobileNetV3Small"])
+@pytest.mark.parametrize(
+    "backbone",
+    slow_unless_quick(
+        ["mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", "MobileNetV3Small"], ["mobilefacenet"]
+    ),
+)
 def test_a_net_has_the_size_and_the_scaling_of_the_recipe(backbone):
     model = ModelConfig(backbone=backbone, embedding_size=8, input_size="96,64", pixels="imagenet")
 

@@ -9,6 +9,7 @@ from facelib.errors import FaceError
 from facelib.models.layers import PixelScale
 from facelib.runtimes.keras_h5 import load_head_centres, save_h5
 from facelib.training.init_from import apply_init, class_map, write_classes
+from tests.helpers.slow import slow_unless_quick
 
 OLD, NEW = ["ann", "bob", "cid", "dan"], ["eve", "cid", "ann"]
 
@@ -89,7 +90,12 @@ def test_sub_centres_move_together(tmp_path):
     assert "class centres re-initialised: the file has 8 for 4 identities" in said
 
 
-@pytest.mark.parametrize("loss", ["softmax", "margin_softmax", "curricularface", "magface", "adaface", "adacos"])
+@pytest.mark.parametrize(
+    "loss",
+    slow_unless_quick(
+        ["softmax", "margin_softmax", "curricularface", "magface", "adaface", "adacos"], ["softmax", "adaface"]
+    ),
+)
 def test_a_file_with_any_head_is_read(tmp_path, loss):
     model, head = net(), head_for(OLD, loss=loss)
     labels = keras.Input((), dtype="int32", name="labels")
@@ -153,7 +159,7 @@ def test_a_layer_too_many_in_the_old_model_is_refused(tmp_path):
         apply_init(net(), None, tmp_path / "x.h5", NEW)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"class_names": 3}', "nonsense"])
+@pytest.mark.parametrize("text", slow_unless_quick(["{}", '{"class_names": 3}', "nonsense"], ["{}"]))
 def test_a_damaged_list_of_classes_is_one_line_and_nothing_is_changed(run, text):
     path, _, _ = run
     (path / "classes.json").write_text(text)
