@@ -24,12 +24,14 @@ from facelib.evaluation.attributes import read_attributes
 from facelib.evaluation.beside_reference import BesideReference, FirstFacesChecked
 from facelib.evaluation.embed_images import Embedded, embed_images
 from facelib.evaluation.evaluate_set import evaluate_set
+from facelib.evaluation.face_map import FaceMap, make_map
 from facelib.evaluation.flags import check_test_flags, default_report, make_parser
 from facelib.evaluation.gate import compare
 from facelib.evaluation.keep_thresholds import write_thresholds
 from facelib.evaluation.mixed_gallery import GalleryModel, embed_across
 from facelib.evaluation.other_feeding import find_better_feeding
 from facelib.evaluation.probability import Ratio
+from facelib.evaluation.projector import check_map_folder, map_folder, write_maps
 from facelib.evaluation.results import Report, SetResult, find_whole_test, read_report
 from facelib.evaluation.single_calls import single_call_ms
 from facelib.evaluation.thresholds import too_few_impostors
@@ -56,12 +58,14 @@ class Evaluation:
         ms_per_image: milliseconds per image in the runtime alone; None when not known.
         mean_norm: mean L2 norm of the raw vectors; None when the runtime hides them.
         notes: what the user should know of the sets.
+        maps: faces of each set on a plane, if asked for.
     """
 
     results: tuple[SetResult, ...]
     ms_per_image: float | None
     mean_norm: float | None
     notes: tuple[str, ...] = ()
+    maps: tuple[FaceMap, ...] = ()
 
     def table(self) -> str:
         """The table that is printed."""
@@ -117,6 +121,7 @@ def evaluate_sets(
     progress: bool = True,
     threads: int | None = None,
     gallery: GalleryModel | None = None,
+    with_maps: bool = False,
 ) -> Evaluation:
     """Measures `embedder` on verification sets, one after another.
 
@@ -130,6 +135,7 @@ def evaluate_sets(
         progress: whether a bar is shown.
         threads: number of threads that decode.
         gallery: embeds the second face of each pair; None for `embedder`.
+        with_maps: whether faces of each set are put on a plane.
     """
 
     def embed(faces: FaceSet) -> Embedded:
@@ -138,7 +144,9 @@ def evaluate_sets(
             return embed_across(faces, embedder, gallery.embedder, **options)
         return embed_images(embedder, faces.images, where=faces.where, names=faces.names, **options)
 
-    return evaluate_embedded(sets, embed, fars=fars, protocol=protocol, flip=flip, attributes=attributes)
+    return evaluate_embedded(
+        sets, embed, fars=fars, protocol=protocol, flip=flip, attributes=attributes, with_maps=with_maps
+    )
 
 
 def evaluate_embedded(
@@ -149,6 +157,7 @@ def evaluate_embedded(
     protocol: str,
     flip: bool,
     attributes: dict[str, str] | None,
+    with_maps: bool = False,
 ) -> Evaluation:
     """The same for embeddings of any origin.
 
@@ -159,19 +168,22 @@ def evaluate_embedded(
         protocol: thresholds of listed pairs, a key of `PROTOCOLS`.
         flip: whether each image was embedded twice.
         attributes: {identity or image: group}; None for no groups.
+        with_maps: whether faces of each set are put on a plane.
     """
     results, num_distinct, seconds, norms, notes = [], 0, 0.0, [], []
+    maps: list[FaceMap] = []
     for load in sets:
         faces = load()
         embedded = embed(faces)
         notes += faces.notes
         results.append(evaluate_set(faces, embedded, fars, protocol=protocol, attributes=attributes))
+        maps += [make_map(faces, embedded, results[-1])] if with_maps else []
         num_distinct += embedded.num_distinct
         seconds += embedded.seconds
         norms += [embedded.norms] if embedded.norms is not None else []
     mean_norm = float(np.concatenate(norms).mean()) if norms else None
     ms_per_image = 1000 * seconds / (num_distinct * (2 if flip else 1))
-    return Evaluation(tuple(results), ms_per_image or None, mean_norm, tuple(notes))
+    return Evaluation(tuple(results), ms_per_image or None, mean_norm, tuple(notes), tuple(maps))
 
 
 def check_sets(sets: Sequence[Callable[[], FaceSet]]) -> None:
@@ -207,6 +219,8 @@ test_main.__test__ = False  # type: ignore[attr-defined]  # pytest, which collec
 def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -> int:
     """`test_main` after the flags of `make_parser` are parsed; a script may have added more flags."""
     check_test_flags(args)
+    if args.map:
+        check_map_folder(map_folder(args.report or default_report(args)))
     if args.threads < 1:
         raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
     sets = find_sets(args.valid, args.pairs, letterbox=args.letterbox, encoding=args.encoding)
@@ -225,7 +239,7 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     gallery = open_gallery_model(args.gallery_model, args.threads) if args.gallery_model else None
     evaluation = evaluate_sets(
         embedder, sets, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
-        threads=args.threads, gallery=gallery,
+        threads=args.threads, gallery=gallery, with_maps=args.map,
     )  # fmt: skip
     if not getattr(embedder, "has_times", True):
         evaluation = replace(evaluation, ms_per_image=None)
@@ -367,6 +381,8 @@ def finish_test(
     whole = find_whole_test(path, report)
     if whole is None:
         report.write(path)
+    if evaluation.maps:
+        write_maps(map_folder(path), evaluation.maps, sha256)
     print_notes(evaluation.notes)
     if gallery:
         print(f"probes by {args.model.name}, gallery by {gallery.name}")
@@ -379,9 +395,11 @@ def finish_test(
     if reference is not None:
         _gate(report, reference, args)
     wrote = [] if whole else [str(path)]
+    wrote += [f"{map_folder(path)}/, with pictures of the faces"] if evaluation.maps else []
     wrote += [f"the thresholds in {calibrated.path}"] if calibrated.path else []
     if whole:
         print_notes([f"'{path}' keeps the test of {whole}; to keep this one too, name a file: --report FILE"])
+    print_notes([one.say_bound() for one in evaluation.maps if len(one.faces) < one.num_faces])
     if wrote:
         print(f"wrote {' and '.join(wrote)}{next_step(*_next_command(report.kind, args.model))}")
     return 0

@@ -22,6 +22,7 @@ PACKAGES = {
     "faiss": ("faiss-cpu", "data"),
     "fsspec": ("fsspec", "data"),
     "scipy": ("scipy", "data"),
+    "sklearn": ("scikit-learn", "data"),
     "h5py": ("h5py", "train"),
     "keras": ("keras", "train"),
     "simplejpeg": ("simplejpeg", "train"),

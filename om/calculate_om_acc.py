@@ -96,8 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Embedded(total, norms, len(total), executions * (ms or 0.0) / 1000)
 
     evaluation = evaluate_embedded(
-        [lambda: faces], embed, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes
-    )
+        [lambda: faces], embed, fars=args.far, protocol=args.protocol, flip=args.flip, attributes=attributes,
+        with_maps=args.map,
+    )  # fmt: skip
     args.model, args.threads = args.model or args.out_dir, None
     evaluation.check(args.model)
     return finish_test(args, evaluation, "om", sha256, executor=executors.MSAME, ms_single=evaluation.ms_per_image)

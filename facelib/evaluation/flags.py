@@ -10,6 +10,7 @@ from facelib.errors import FaceError
 from facelib.evaluation.evaluate_set import PROTOCOLS
 from facelib.evaluation.metrics import check_far
 from facelib.evaluation.results import read_report, report_path
+from facelib.extras import require
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -61,6 +62,11 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
     add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
     add_far_flag(parser, "measure VR at these FARs (default: 0.001)")
     add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")
+    map_help = (
+        "write the folder MODEL.map too: up to 1,000 faces of each set on a plane (t-SNE), with small pictures, for "
+        "report.py and for TensorBoard's projector"
+    )
+    add("--map", action=argparse.BooleanOptionalAction, default=False, help=map_help)
     calibrate_help = "deploy the thresholds of this test, whatever the sidecar has, and say what they replace"
     add("--calibrate", action=argparse.BooleanOptionalAction, default=False, help=calibrate_help)
     add = parser.add_argument_group("gate").add_argument
@@ -109,6 +115,8 @@ def check_test_flags(args: argparse.Namespace) -> argparse.Namespace:
     for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
         if not 0 <= value <= 100:
             raise FaceError(f"{flag} is in percentage points, 0 to 100. Received: {value:g}.")
+    if args.map:
+        require("sklearn")
     if args.against:
         read_report(args.against)  # a wrong one shows before the work
     return args

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from facelib.errors import FaceError
+from facelib.evaluation.projector import map_folder
 from facelib.evaluation.results import read_ijb_report, read_report, read_tinyface_report
 from facelib.export.targets import file_order
 from facelib.files import parse_json, parse_toml, read_json, sha256_of
@@ -92,12 +93,14 @@ class Artefact:
         report: content of the report file.
         is_stale: whether the artefact has changed since it was tested.
         folder: where the report file lies; the paths in it are relative to this folder.
+        map_folder: where its maps are, if it has any.
     """
 
     name: str
     report: dict[str, Any]
     is_stale: bool = False
     folder: Path = Path()
+    map_folder: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ def _read_artefact(report_file: Path) -> Artefact:
     path = report_file.with_name(report_file.name.removesuffix(suffix))
     expected = report.get("sha256")
     is_stale = bool(expected) and path.is_file() and sha256_of(path) != expected
-    return Artefact(path.name, report, is_stale, report_file.parent)
+    return Artefact(path.name, report, is_stale, report_file.parent, map_folder(report_file))
 
 
 def _rank(name: str) -> int:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from facelib.reports import face_maps
 from facelib.reports.artefact_table import ResultGroup, artefact_rows, group_comparable, warnings_of
+from facelib.reports.face_maps import MapPicture, map_pictures
 from facelib.reports.hardest_pairs import FaceFinder, Gallery, hardest_galleries
 from facelib.reports.html import Figure, Table, draw_figure, render
 from facelib.reports.html_tables import (
@@ -35,6 +37,7 @@ class Section:
         figures: plots.
         tables: thresholds, identification, groups, worst identities.
         galleries: the hardest pairs.
+        maps: faces on a plane.
     """
 
     title: str
@@ -42,6 +45,7 @@ class Section:
     figures: list[Figure]
     tables: list[Table]
     galleries: list[Gallery]
+    maps: list[MapPicture]
 
 
 def render_report(run: Run, sheet_jpeg: bytes | None = None, finder: FaceFinder | None = None) -> str:
@@ -93,7 +97,9 @@ def _tested(artefacts: Sequence[Artefact], finder: FaceFinder | None) -> dict[st
         "warnings": warnings_of(groups),
         "artefacts": artefact_table(rows) if rows else None,
         "costs": [draw_figure(("costs", CAPTION, partial(plot_pareto, shown)))] if shown else [],
-        "sections": [one for one in sections if one.figures or one.tables or one.galleries],
+        "sections": [one for one in sections if one.figures or one.tables or one.galleries or one.maps],
+        "map_width": face_maps.WIDTH,
+        "map_side": face_maps.PICTURE,
     }
 
 
@@ -107,6 +113,7 @@ def _section(group: ResultGroup, finder: FaceFinder | None) -> Section:
         figures=[draw_figure(drawing, group.title) for drawing in drawings],
         tables=[table for table in tables if table.rows],
         galleries=hardest_galleries(group, finder) if finder else [],
+        maps=map_pictures(group, with_faces=finder is not None),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from facelib.errors import FaceError
+from facelib.evaluation.projector import INDEX
 from facelib.files import write_bytes
 from facelib.reports.read_run import REPORT_SUFFIX
 
@@ -64,6 +65,7 @@ def stamps_of(run: Path) -> Stamps:
     """{file: (time of change in ns, bytes)} of every file of the run that the page shows."""
     files = [run / name for name in ("metrics.jsonl", "config.toml", "provenance.json")]
     files += [file for folder in (run, run / "export") for file in folder.glob(f"*{REPORT_SUFFIX}")]
+    files += [file for folder in (run, run / "export") for file in folder.glob(f"*.map/{INDEX}")]
     stamps: Stamps = {}
     for file in files:
         try:

@@ -8,6 +8,7 @@ from facelib.data.readers.folder_source import FolderSource
 from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.data.verification.bins import write_bin
 from facelib.evaluation.evaluate_set import measure_folder, measure_pairs
+from facelib.evaluation.face_map import SIDE, FaceMap, MappedFace
 from facelib.evaluation.results import Report
 from facelib.files import sha256_of
 from facelib.reports.html import Figure
@@ -92,3 +93,14 @@ def build_run(folder, faces, *, margin=0.5, noise=0.0, flip=False, protocol="exa
         )
         report.write(folder / f"{name}.report.json")
     return folder
+
+
+def simulated_map(set_sha256="", num_faces=60):
+    """A map of toy.bin with ten identities and three errors; what it shows are no faces."""
+    random = np.random.default_rng(0)
+    verdicts = {3: ("false accept", "4.jpg"), 4: ("false accept", "3.jpg"), 9: ("false reject", "not on the map")}
+    faces = [MappedFace(f"{i}.jpg", f"<person {i // 6}>", *verdicts.get(i, ("right", ""))) for i in range(num_faces)]
+    return FaceMap(
+        "toy", set_sha256, faces, np.eye(num_faces, dtype=np.float32), random.random((num_faces, 2), np.float32),
+        random.integers(0, 256, (num_faces, SIDE, SIDE, 3), np.uint8), 12_000,
+    )  # fmt: skip

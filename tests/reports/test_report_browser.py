@@ -12,8 +12,10 @@ import compare_runs
 import pytest
 
 import report
+from facelib.evaluation.projector import write_maps
+from facelib.files import sha256_of
 from tests.helpers.chromium import CHROMIUM, FLAGS
-from tests.helpers.simulated_runs import build_run, write_faces
+from tests.helpers.simulated_runs import build_run, simulated_map, write_faces
 
 SCHEMES = {"dark": ("0", "rgb(13, 17, 23)"), "light": ("1", "rgb(246, 248, 250)")}  # Chromium's number, our ground
 pytestmark = pytest.mark.needs_tool("chromium")
@@ -28,6 +30,7 @@ def pages(tmp_path_factory):
         build_run(folder / "a_run", folder, has_folder_set=True),
         build_run(folder / "another_run", folder, margin=0.4, flip=True),
     ]
+    write_maps(runs[0] / "embedder.h5.map", [simulated_map(sha256_of(folder / "toy.bin"))], None)
     report.main([str(runs[0])])
     compare_runs.main([*map(str, runs), "--out", str(folder / "compare.html")])
     return {"run": (runs[0] / "report.html").read_text(), "comparison": (folder / "compare.html").read_text()}
@@ -45,6 +48,7 @@ def test_every_picture_is_shown_and_no_page_is_wider_than_the_screen(pages, tmp_
             width: page.documentElement.scrollWidth,
             drawn: images.filter(isDrawn).length,
             figures: sources.length,
+            marks: [...page.querySelectorAll('svg g')].filter(mark => mark.getBoundingClientRect().width > 0).length,
             dark: sources.filter(image => image.currentSrc === image.previousElementSibling.srcset).length,
             ground: page.defaultView.getComputedStyle(page.body).backgroundColor,
         });
@@ -65,5 +69,6 @@ def test_every_picture_is_shown_and_no_page_is_wider_than_the_screen(pages, tmp_
     assert found["width"] <= width
     assert found["drawn"] == pages[kind].count("<img ")
     assert found["figures"] == pages[kind].count("<source ") == {"run": 18, "comparison": 10}[kind]
+    assert found["marks"] == {"run": 120, "comparison": 0}[kind]
     assert found["dark"] == (found["figures"] if scheme == "dark" else 0)
     assert found["ground"] == ground
