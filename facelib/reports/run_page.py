@@ -23,6 +23,7 @@ from facelib.reports.pareto import CAPTION, comparable_rows, plot_pareto
 from facelib.reports.read_run import Artefact, Run, flatten
 from facelib.reports.training_plots import training_figures
 from facelib.reports.verification_plots import verification_figures
+from facelib.wording import counted
 
 NO_NAME = "unnamed"  # of a recipe that has no name
 
@@ -144,7 +145,7 @@ def headline(run: Run) -> str:
         facts.append(f"{num_epochs} epoch{'s' * (num_epochs != 1)} in {_duration(run.log.seconds)}")
     if run.log.steps:
         last = run.log.steps[-1]
-        facts.append(f"{last['step']:,} steps")
+        facts.append(counted(last["step"], "step"))
         if isinstance(last.get("images_per_s"), int | float):
             rates = sorted(line["images_per_s"] for line in run.log.steps if line.get("images_per_s"))
             facts.append(f"{rates[len(rates) // 2]:,.0f} images/s")

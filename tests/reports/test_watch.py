@@ -73,7 +73,7 @@ def test_a_line_that_is_being_written_waits_for_its_end(tmp_path, follow):
         lambda: (tmp_path / "metrics.jsonl").write_text(whole + second),
     )
 
-    assert [line.split(": ")[-1] for line in lines[:2]] == ["1 steps · last loss 9.000", "2 steps · last loss 8.000"]
+    assert [line.split(": ")[-1] for line in lines[:2]] == ["1 step · last loss 9.000", "2 steps · last loss 8.000"]
 
 
 def test_a_file_that_cannot_be_read_is_named_once_and_the_page_stays(tmp_path, follow):
