@@ -107,6 +107,38 @@ class Table:
         return len(self.rows) <= _MAX_OPEN_ROWS
 
 
+@dataclass(frozen=True)
+class MatrixCell:
+    """A square of a matrix.
+
+    Attributes:
+        text: what stands in it.
+        strength: of its colour, 0 to 1.
+        title: what the browser shows when the pointer is on it.
+    """
+
+    text: str
+    strength: float
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A square table with the same names at its left and below, as coloured squares.
+
+    Attributes:
+        title: what the reader clicks on to open it.
+        names: (whole name, the name as it is shown), K.
+        rows: K rows of K cells.
+        note: text below.
+    """
+
+    title: str
+    names: list[tuple[str, str]]
+    rows: list[list[MatrixCell]]
+    note: str
+
+
 def notes(*texts: str, kind: str = "") -> tuple[Note, ...]:
     """A note for each text that is not empty."""
     return tuple(Note(text, kind) for text in texts if text)

@@ -1,25 +1,19 @@
 """The identities of a folder on a page: the worst of them as a table, and who is taken for whom as a matrix."""
 
-from functools import partial
 from typing import Any
 
-import numpy as np
-
-from facelib.figure_style import Drawing, begin, finish, label
 from facelib.reports.artefact_table import ResultGroup, format_percent
 from facelib.reports.hardest_pairs import FaceFinder, FacesMissing, thumbnail
-from facelib.reports.html import Cell, Table, TableRow, notes
+from facelib.reports.html import Cell, Matrix, MatrixCell, Table, TableRow, notes
 from facelib.reports.read_run import Artefact
 from facelib.wording import counted
 
-_CAPTION = (
-    "Who is taken for whom by {name}: a number counts the faces of the row that are nearest to a face of the column. "
-    "The stronger a colour, the closer the mean embeddings of the two. These are the identities that are confused most "
-    "often, or else are closest."
+_NOTE = (
+    "A number counts the faces of the row that are nearest to a face of the column. The stronger a colour, the closer "
+    "the mean embeddings of the two. These are the identities that are confused most often, or else are closest."
 )
 _LETTERS = 16  # of a name beside the matrix
 _FARTHEST = 2.0  # squared L2 of unit vectors without a common direction: no colour
-_SIDE = 3.9  # inches
 
 
 def identity_tables(group: ResultGroup, finder: FaceFinder | None) -> list[Table]:
@@ -36,38 +30,29 @@ def identity_tables(group: ResultGroup, finder: FaceFinder | None) -> list[Table
     ]
 
 
-def confusion_figures(group: ResultGroup) -> list[Drawing]:
-    """The matrix of the first artefact that was tested on a folder."""
-    for name, result in group.results:
-        found = (result.get("by_identity") or {}).get("confusion")
-        if found and len(found["identities"]) > 1:
-            return [("confusion", _CAPTION.format(name=name), partial(plot_confusion, found))]
-    return []
+def confusion_matrices(group: ResultGroup) -> list[Matrix]:
+    """Who is taken for whom, a matrix for each artefact that was tested on a folder."""
+    return [
+        _matrix(name, result["by_identity"]["confusion"]) for name, result in group.results if result.get("by_identity")
+    ]
 
 
-def plot_confusion(confusion: dict[str, Any], theme: str = "light") -> bytes:
-    """The matrix `confusion` of docs/report.md, PNG."""
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+def _matrix(artefact: str, confusion: dict[str, Any]) -> Matrix:
+    rows = []
+    for i, (counts, distances) in enumerate(zip(confusion["nearest"], confusion["distance"], strict=True)):
+        closeness = [0.0 if i == j else max(0.0, 1 - distance / _FARTHEST) for j, distance in enumerate(distances)]
+        rows.append([
+            MatrixCell(f"{count:,}" if count else "", round(share, 2), f"distance {distance:.3f}")
+            for count, share, distance in zip(counts, closeness, distances, strict=True)
+        ])  # fmt: skip
+    names = [(name, _short(name)) for name in confusion["identities"]]
+    return Matrix(f"Who is taken for whom by {artefact}", names, rows, _NOTE)
 
-    figure, (ax,), colours = begin(theme, height=_SIDE)
-    names = [name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…" for name in confusion["identities"]]
-    closeness = 1 - np.clip(np.array(confusion["distance"]) / _FARTHEST, 0, 1)
-    np.fill_diagonal(closeness, 0)
-    shades = LinearSegmentedColormap.from_list("closeness", [colours.ground, colours.series[0]])
-    ax.imshow(closeness, cmap=shades, vmin=0, vmax=1, aspect="equal")
-    dark, light = sorted((colours.ground, colours.text), key=lambda one: sum(to_rgb(one)))
-    for i, row in enumerate(confusion["nearest"]):
-        for j, count in enumerate(row):
-            if count:
-                red, green, blue, _ = shades(closeness[i, j])
-                is_bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-                ax.text(j, i, f"{count:,}", ha="center", va="center", fontsize=8.5, color=dark if is_bright else light,
-                        weight="normal" if i == j else "bold")  # fmt: skip
-    ax.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8.5)
-    ax.set_yticks(range(len(names)), names, fontsize=8.5)
-    ax.grid(False)
-    label(ax, colours, "nearest face is of", "faces of")
-    return finish(figure)
+
+def _short(name: str) -> str:
+    """The name, without its middle if it is long: names of one data set often begin with the same letters."""
+    half = _LETTERS // 2
+    return name if len(name) <= _LETTERS else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _table(artefact: Artefact, result: dict[str, Any], finder: FaceFinder | None) -> Table:

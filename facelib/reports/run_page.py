@@ -9,7 +9,7 @@ from facelib.reports import face_maps
 from facelib.reports.artefact_table import ResultGroup, artefact_rows, group_comparable, warnings_of
 from facelib.reports.face_maps import MapPicture, map_pictures
 from facelib.reports.hardest_pairs import FaceFinder, Gallery, hardest_galleries
-from facelib.reports.html import Figure, Table, draw_figure, render
+from facelib.reports.html import Figure, Matrix, Table, draw_figure, render
 from facelib.reports.html_tables import (
     artefact_table,
     attribute_table,
@@ -18,7 +18,7 @@ from facelib.reports.html_tables import (
     threshold_table,
     tinyface_tables,
 )
-from facelib.reports.identity_errors import confusion_figures, identity_tables
+from facelib.reports.identity_errors import confusion_matrices, identity_tables
 from facelib.reports.pareto import CAPTION, comparable_rows, plot_pareto
 from facelib.reports.read_run import Artefact, Run, flatten
 from facelib.reports.training_plots import training_figures
@@ -38,6 +38,7 @@ class Section:
         figures: plots.
         tables: thresholds, identification, groups, worst identities.
         galleries: the hardest pairs.
+        matrices: who is taken for whom.
         maps: faces on a plane.
     """
 
@@ -46,6 +47,7 @@ class Section:
     figures: list[Figure]
     tables: list[Table]
     galleries: list[Gallery]
+    matrices: list[Matrix]
     maps: list[MapPicture]
 
 
@@ -107,13 +109,13 @@ def _tested(artefacts: Sequence[Artefact], finder: FaceFinder | None) -> dict[st
 def _section(group: ResultGroup, finder: FaceFinder | None) -> Section:
     tables = [threshold_table(group), identification_table(group), attribute_table(group)]
     tables += identity_tables(group, finder)
-    drawings = [*verification_figures(group.results), *confusion_figures(group)]
     return Section(
         title=group.title,
         facts=" · ".join([str(group.measurement), *_folder_facts(group)]),
-        figures=[draw_figure(drawing, group.title) for drawing in drawings],
+        figures=[draw_figure(drawing, group.title) for drawing in verification_figures(group.results)],
         tables=[table for table in tables if table.rows],
         galleries=hardest_galleries(group, finder) if finder else [],
+        matrices=confusion_matrices(group),
         maps=map_pictures(group, with_faces=finder is not None),
     )
 

@@ -85,7 +85,6 @@ def test_the_page_needs_no_network_and_holds_every_figure(finished):
     training = ["loss", "accuracy", "learning_rate", "verification"]
     of_set = ["roc", "det", "folds", "scores", "norms", "reliability"]
     expected = ["costs", *training, *(f"{key} {name}" for name in ("toy", "people") for key in of_set)]
-    expected.append("confusion people")
     assert figures == [*expected, "training faces, one identity a row"]
     hardest = sum(len(result["hardest"][key]) for result in distinct_results(finished) for key in result["hardest"])
     assert alts.count("face 1") == alts.count("face 2") == hardest > 60

@@ -68,7 +68,7 @@ def test_every_picture_is_shown_and_no_page_is_wider_than_the_screen(pages, tmp_
     found = json.loads(re.search(r"<title>(.+?)</title>", dump.stdout)[1])
     assert found["width"] <= width
     assert found["drawn"] == pages[kind].count("<img ")
-    assert found["figures"] == pages[kind].count("<source ") == {"run": 18, "comparison": 10}[kind]
+    assert found["figures"] == pages[kind].count("<source ") == {"run": 17, "comparison": 10}[kind]
     assert found["marks"] == {"run": 120, "comparison": 0}[kind]
     assert found["dark"] == (found["figures"] if scheme == "dark" else 0)
     assert found["ground"] == ground
