@@ -15,7 +15,7 @@ from facelib.files import scripts_folder
 from facelib.script_start import hold_ctrl_c
 
 # Of scripts, in the order of the list.
-FOLDERS = (".", "tools", "om", "k210", "mcu", "ncnn", "rknn", "coreml", "esp", "arm")
+FOLDERS = (".", "tools", "om", "k210", "mcu", "ncnn", "rknn", "coreml", "esp", "arm", "board")
 NOT_INSTALLED = {"demo.sh"}  # it makes a virtual environment in a checkout
 
 

@@ -1,5 +1,6 @@
-"""The cores, the memory and the disk of this machine, as far as this process may use them."""
+"""The cores, memory, disk, clock and temperature of this machine, as far as this process may use or read them."""
 
+import contextlib
 import os
 import platform
 import re
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PROC = Path("/proc")
+SYS = Path("/sys")
 CGROUP = Path("/sys/fs/cgroup")
 _CHUNK = 8 << 20  # bytes of one read
 _DISK_SECONDS = 1.0
@@ -26,6 +28,48 @@ def processor() -> str:
     return " ".join(found[1].split()) if found else platform.machine()
 
 
+def board() -> str | None:
+    """The name of the board, such as "Raspberry Pi 5 Model B Rev 1.0"; None where no device tree says it."""
+    model = PROC / "device-tree" / "model"
+    return model.read_text(encoding="utf-8", errors="replace").strip("\0\n") if model.is_file() else None
+
+
+def is_emulated() -> bool:
+    """Whether QEMU runs this process on a CPU of another family. False where the kernel does not say its own."""
+    kernel = PROC / "sys" / "kernel" / "arch"
+    return kernel.is_file() and _is_arm(kernel.read_text(encoding="utf-8")) != _is_arm(platform.machine())
+
+
+def _is_arm(machine: str) -> bool:
+    return machine.lower().startswith(("arm", "aarch64"))
+
+
+def temperature() -> float | None:
+    """Degrees Celsius of the hottest sensor; None where none can be read."""
+    values = _numbers_of("class/thermal/thermal_zone*/temp")
+    return max(values) / 1000 if values else None
+
+
+def clock_mhz() -> float | None:
+    """MHz of the fastest core at this moment; None where the system does not tell."""
+    values = _numbers_of("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
+    return max(values) / 1000 if values else None
+
+
+def _numbers_of(pattern: str) -> list[int]:
+    """The numbers in files of /sys. A sensor that is switched off gives an error in place of a number."""
+    found = []
+    for path in SYS.glob(pattern):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(path.read_text(encoding="utf-8")))
+    return found
+
+
+def peak_bytes() -> int | None:
+    """Bytes of memory that this process held at most; None where the system does not tell."""
+    return _kilobytes(PROC / "self" / "status", "VmHWM")
+
+
 def total_bytes() -> int | None:
     """Bytes of memory that this process may use at most; None if the system does not tell."""
     total, limit = _from_meminfo("MemTotal"), _from_cgroup("memory.max")
@@ -39,7 +83,10 @@ def free_bytes() -> int | None:
 
 
 def _from_meminfo(name: str) -> int | None:
-    info = PROC / "meminfo"
+    return _kilobytes(PROC / "meminfo", name)
+
+
+def _kilobytes(info: Path, name: str) -> int | None:
     lines = info.read_text(encoding="utf-8").split("\n") if info.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 

@@ -19,6 +19,8 @@ _FOLDERS = (
     "rknn",
     "coreml",
     "esp",
+    "arm",
+    "board",
     os.path.join("docs", "demo"),
 )  # of the scripts, in a checkout or in `mobilearc`
 _main_runs = False

@@ -24,7 +24,7 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
 class TfliteEmbedder(RuntimeEmbedder):
-    """An `Embedder` over LiteRT: `threads` interpreters of one thread each.
+    """An `Embedder` over LiteRT: `threads` interpreters, usually of one thread each.
 
     These models take one face at a time, and 5 ms of work is too little to share between threads. Two interpreters
     side by side embed nearly twice as many faces as one interpreter with two threads.
@@ -34,10 +34,12 @@ class TfliteEmbedder(RuntimeEmbedder):
         io: how the model is fed.
         threads: number of interpreters.
         kernels: a key of `KERNELS`.
+        call_threads: threads of an interpreter, which share the work of one face.
     """
 
-    def __init__(self, path: Path, io: Io, threads: int = 1, kernels: str = "xnnpack"):
-        lites = [Lite(path, input=io.input, output=io.output, kernels=kernels) for _ in range(threads)]
+    def __init__(self, path: Path, io: Io, threads: int = 1, kernels: str = "xnnpack", call_threads: int = 1):
+        names = {"input": io.input, "output": io.output}
+        lites = [Lite(path, **names, threads=call_threads, kernels=kernels) for _ in range(threads)]
         self.executor = KERNELS[kernels]
         shape = lites[0].shape
         expected = (*io.size, 3) if io.layout == "nhwc" else (3, *io.size)
