@@ -9,6 +9,9 @@ from facelib.reports.artefact_table import Row
 
 CAPTION = "Accuracy, time of one face on one thread, and size. The line joins those that none beats in both."
 
+_DECADE = 10
+_MAX_STEPS = 8
+
 
 def comparable_rows(rows: Sequence[Row]) -> list[Row]:
     """The rows of the first verification set that were measured as its first row; an empty list if fewer than two."""
@@ -25,6 +28,21 @@ def pareto_front(costs: Sequence[float], rates: Sequence[float]) -> list[int]:
     return front
 
 
+def choose_locator(low: float, high: float):
+    """Where a log axis has its ticks: at 1, 2, 5, 10, ..; over less than a decade, where these are few, evenly spaced.
+
+    Args:
+        low: the lower end of the axis, above 0.
+        high: its upper end.
+
+    Returns:
+        A locator of matplotlib.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    return LogLocator(subs=(1, 2, 5)) if high / low >= _DECADE else MaxNLocator(_MAX_STEPS, steps=(1, 2, 5, 10))
+
+
 def plot_pareto(rows: Sequence[Row], theme: str = "light") -> bytes:
     """The picture, PNG: ms (above) and MiB (below), both on log axes, against ACC in % with its 95 % interval.
 
@@ -32,8 +50,6 @@ def plot_pareto(rows: Sequence[Row], theme: str = "light") -> bytes:
         rows: of `comparable_rows`. One without a time or a size is missing in that half.
         theme: 'light' or 'dark'.
     """
-    from matplotlib.ticker import LogLocator
-
     figure, axes, colours = begin(theme, height=6.4, rows=2)
     costs = ([row.ms_single for row in rows], [row.size_bytes and row.size_bytes / 2**20 for row in rows])
     for ax, values in zip(axes, costs, strict=True):
@@ -49,7 +65,7 @@ def plot_pareto(rows: Sequence[Row], theme: str = "light") -> bytes:
         best = [(100 * shown[i][0].acc, shown[i][1]) for i in front]
         ax.plot([acc for acc, _ in best], [cost for _, cost in best], color=colours.text, linewidth=0.8, zorder=0)
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_locator(choose_locator(*ax.get_ylim()))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("")
     label(axes[0], colours, y="ms of one face, one thread (log)")

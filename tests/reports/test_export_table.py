@@ -17,7 +17,7 @@ from facelib.reports.export_table import (
     format_outcomes,
     layers_picture,
 )
-from facelib.reports.pareto import pareto_front
+from facelib.reports.pareto import choose_locator, pareto_front
 from facelib.sidecar import sidecar_path
 
 
@@ -84,6 +84,13 @@ def test_the_picture_has_the_tested_artefacts_and_needs_two(tmp_path):
 
 def test_the_front_has_the_points_that_none_beats_in_both():
     assert pareto_front([3.0, 1.0, 2.0, 2.0], [0.9, 0.8, 0.7, 0.95]) == [1, 3]
+
+
+@pytest.mark.parametrize(("low", "high"), [(6.1, 19.9), (0.9, 4.2), (3.8, 4.1), (0.5, 300)])
+def test_an_axis_of_costs_has_several_ticks(low, high):
+    ticks = [tick for tick in choose_locator(low, high).tick_values(low, high) if low <= tick <= high]
+
+    assert 3 <= len(ticks) <= 10
 
 
 def test_no_change_is_given_where_the_pairs_differ(tmp_path):
