@@ -47,6 +47,7 @@ from facelib.unit_vectors import SAME_DISTANCE
 FEW_PAIRS = 600  # of a slow runtime: 30 genuine and 30 impostor pairs of each fold
 FAR_OF_FEW_PAIRS = 1e-2  # 300 impostor pairs are enough for it
 OpenEmbedder = Callable[[Path, Io, int], Embedder]
+MEASURED = ("mean_cosine", "min_cosine", "same_bits", "executor", "memory")  # fields of a report that an embedder has
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     evaluation = replace(evaluation, notes=(*evaluation.notes, *([str(better)] if better else [])))
     check_unchanged(args.model, sha256)
     sidecar = keep_flags(args.model, kind, replace(io, embedding_size=embedder.embedding_size), sidecar)
-    facts = {name: getattr(embedder, name, None) for name in ("mean_cosine", "min_cosine", "executor", "memory")}
+    facts = {name: getattr(embedder, name, None) for name in MEASURED}
     facts["size_bytes"] = getattr(embedder, "size_bytes", args.model.stat().st_size)
     facts["ms_single"] = measure_single(embedder)
     return finish_test(args, evaluation, sidecar.kind if sidecar else kind, sha256, gallery, **facts)

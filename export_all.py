@@ -26,9 +26,9 @@ from facelib.data.readers.calibration_crops import fingerprint_of
 from facelib.data.verification.bins import find_bins
 from facelib.errors import FaceError
 from facelib.evaluation.flags import add_strict_flag
-from facelib.evaluation.results import report_path
+from facelib.evaluation.results import read_report, report_path
 from facelib.evaluation.verification_sets import find_sets
-from facelib.export.targets import READY, REFERENCE, TARGETS, Target, environment_folder
+from facelib.export.targets import READY, REFERENCE, TARGETS, Target, arm_targets, environment_folder
 from facelib.files import require_file, write_bytes
 from facelib.reports.export_table import (
     Outcome,
@@ -55,6 +55,12 @@ def _takes_test_flags(target: Target) -> bool:
     return any("{test}" in line for line in target.test)
 
 
+def _describe_bits(report: Path) -> str:
+    """Whether a test on another CPU gave the embeddings of this one: 'same bits', 'same bits on 12 % of the faces'."""
+    share = read_report(report).get("same_bits") or 0
+    return "same bits" if share == 1 else f"same bits on {int(100 * share)} % of the faces" if share else "other bits"
+
+
 class Refused(Exception):
     """A command failed. The message is one line that says why."""
 
@@ -78,6 +84,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     points = "percentage points that an artefact may lose (default: %(default)s)"
     add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"gate on ACC: {points}")
     add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"gate on VR: {points}")
+    arm_help = "test each .tflite and .onnx on emulated ARM CPUs too (docs/arm.md); this takes hours"
+    add("--arm", action=argparse.BooleanOptionalAction, default=False, help=arm_help)
     add_strict_flag(add)
     args = parser.parse_args(argv)
     for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
@@ -91,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_file(args.run / REFERENCE, "trained embedder")
     chain = Chain(args)
     outcomes: dict[str, Outcome] = {}
-    for target in TARGETS:
+    for target in (*TARGETS, *(arm_targets() if args.arm else ())):
         outcomes[target.name] = chain.bring(target, outcomes)
     table = chain.folder / "export.md"
     text = format_outcomes(args.run, list(outcomes.values()))
@@ -108,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{text}\n\nwrote {' and '.join(map(str, [table, *pages]))}")
     bad = [f"{outcome.name}: {outcome.gate}" for outcome in outcomes.values() if outcome.is_bad]
     if bad:
-        raise FaceError(f"{len(bad)} of {len(TARGETS)} artefacts did not pass. {' | '.join(bad)}")
+        raise FaceError(f"{len(bad)} of {len(outcomes)} artefacts did not pass. {' | '.join(bad)}")
     return 0
 
 
@@ -151,7 +159,7 @@ class Chain:
             return Outcome(path, f"not run: see {Path(target.parent).name}")
         if missing := next(filter(self._lacks, target.needs), None):
             return Outcome(path, f"not run: {_HOW_TO_GET.get(missing, f'{missing} is not on PATH')}")
-        if self.args.pairs is not None and not (target.against or _takes_test_flags(target)):
+        if self.args.pairs is not None and not (target.num_pairs or _takes_test_flags(target)):
             return Outcome(path, "not run: its test always takes all pairs; leave out --pairs")
         if target.environment and not (ROOT / (folder := environment_folder(target.environment)) / READY).is_file():
             return Outcome(path, f"not run: {folder} is missing: make {target.environment}")
@@ -174,7 +182,8 @@ class Chain:
             sets = {self.bin.stem: self.sets[self.bin.stem]}
         references, report = self._references(target, path, parent), self._report_of(target)
         artefact = path if target.make or parent is None else parent
-        is_done = is_tested(artefact, sets, self.args.far, report, self.args.pairs)
+        num_pairs = self.args.pairs if _takes_test_flags(target) else target.num_pairs
+        is_done = is_tested(artefact, sets, self.args.far, report, num_pairs)
         if is_done and all(file.is_file() for file in references):
             print(f"{path} is up to date", flush=True)
         else:
@@ -184,9 +193,11 @@ class Chain:
         except FaceError as error:  # the report is of other pairs than those of its reference
             raise Refused(str(error)) from error
         losses += self._low_cosine(target, path, report)
-        gate = f"lost {'; '.join(losses)}" if losses else "passed" if references else "the reference"
+        gate = f"lost {'; '.join(losses)}" if losses else "the reference" if parent is None else "passed"
         if unclear and not losses:
             gate = f"too few pairs to tell: {'; '.join(unclear)}"
+        if target.environment == "arm":
+            gate += f"; {_describe_bits(report)}"
         return Outcome(path, gate, bool(losses or (unclear and self.args.strict)), is_tested=True, report_file=report)
 
     @staticmethod
@@ -215,7 +226,7 @@ class Chain:
 
     def _references(self, target: Target, path: Path, parent: Path | None) -> list[Path]:
         """The reports that the gate compares with."""
-        if parent is None:
+        if parent is None or target.against is None:
             return []
         if target.against:
             return [Path(target.against.format(x=path))]

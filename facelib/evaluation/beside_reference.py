@@ -92,6 +92,11 @@ class BesideReference(FirstFacesChecked):
         """Number of these faces whose embeddings are the reference's, bit for bit."""
         return sum(self._same_bits.values())
 
+    @property
+    def same_bits(self) -> float | None:
+        """Share of these faces; None before the first."""
+        return self.num_same_bits / self.num_faces if self.num_faces else None
+
     def _look_at(self, embeddings: np.ndarray, images: np.ndarray) -> None:
         right = self.reference.raw(images)
         if embeddings.shape != right.shape:

@@ -144,6 +144,7 @@ class Report:
         mean_norm: mean L2 norm of the raw embeddings; None when the runtime hides them.
         mean_cosine: mean cosine to the parent artefact on all faces of the sets; None where the parent was not run.
         min_cosine: cosine of the worst of these faces.
+        same_bits: share of these faces whose embeddings are those of the parent, bit for bit.
         flip: whether the embedding of the mirrored face was added.
         executor: runtime and kernels, e.g. 'LiteRT, XNNPACK'; None where the runtime does not say it.
         memory: {what: bytes} that the artefact needs on a chip; None where that is not known.
@@ -163,6 +164,7 @@ class Report:
     mean_norm: float | None = None
     mean_cosine: float | None = None
     min_cosine: float | None = None
+    same_bits: float | None = None
     flip: bool = False
     executor: str | None = None
     memory: dict[str, int] | None = None

@@ -4,11 +4,13 @@ export_all.py makes and tests them in this order, conversions take their lowest 
 and docs/targets.md has the table. A new target is a folder and an entry; CONTRIBUTING.md shows it on a small one.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from facelib.model_input import Io
 from facelib.runtimes import executors
+from facelib.runtimes.arm import CPUS, EXECUTORS
 
 REFERENCE = "embedder.h5"
 _RAW = Io()  # raw RGB pixels, NHWC, float32
@@ -31,8 +33,8 @@ class Target:
         test: command lines that test it and write its report.
         kind: of artefact, as its sidecar says.
         executor: the runtime and its kernels that the test runs.
-        ran_on: what the project ran it on: 'CPU', 'simulator', 'own kernels' (the chip's, on a CPU), 'structure only'
-            (read, not run), 'not run'.
+        ran_on: what the project ran it on: 'CPU', 'simulator', 'own kernels' (the chip's, on a CPU), 'emulated CPU',
+            'structure only' (read, not run), 'not run'.
         eats: layout, scaling and type of the input.
         min_cosine: lowest cosine to the parent that is allowed: of any face in a conversion on the CPU, of the mean of
             all faces in a simulator. None where ACC and VR alone decide.
@@ -42,7 +44,8 @@ class Target:
         needs: programs on PATH, '--calibration' or 'a .bin'. If one is missing, or the environment, the target is left
             out and the table says why.
         fits: command lines that fail if the parent does not suit this target. It is then left out.
-        against: path of the report that the gate compares with; '' for the reports of the parent and of embedder.h5.
+        against: path of the report that the gate compares with; '' for the reports of the parent and of embedder.h5;
+            None where the test itself compares all embeddings, and fails.
     """
 
     name: str
@@ -58,12 +61,18 @@ class Target:
     environment: str = ""
     needs: tuple[str, ...] = ()
     fits: tuple[str, ...] = ()
-    against: str = ""
+    against: str | None = ""
 
     @property
     def scripts(self) -> list[str]:
         """The scripts that make and test it, as paths in the project."""
         return list(dict.fromkeys(line.split()[0] for line in (*self.make, *self.test)))
+
+    @property
+    def num_pairs(self) -> int | None:
+        """How many pairs of a set its test draws; None for all of them, or as many as --pairs says."""
+        found = re.search(r"--pairs (\d+)", " ".join(self.test))
+        return int(found[1]) if found else None
 
 
 def environment_folder(environment: str) -> str:
@@ -158,6 +167,31 @@ TARGETS = (
              environment="esp", needs=("--calibration", "a .bin"), against="{x}.float.json")
       for chip in ("esp32s3", "esp32p4")),
 )  # fmt: skip
+
+
+def arm_targets() -> tuple[Target, ...]:
+    """Every .tflite and .onnx of this computer once more, on each emulated ARM CPU.
+
+    The test compares the embeddings with those on this computer. Only the int8 .tflite is fast enough for 600 pairs.
+    """
+    return tuple(_on_arm(target, cpu) for target in TARGETS if _runs_on_arm(target) for cpu in CPUS)
+
+
+def _runs_on_arm(target: Target) -> bool:
+    return target.executor in EXECUTORS.values() and not target.environment
+
+
+def _on_arm(target: Target, cpu: str) -> Target:
+    pairs = 600 if target.name == _INT8 else 12
+    # What is quantised may round differently, which PReLU nets show.
+    floor = 0.9998 if target.min_mean_cosine is None else 0.98
+    flags = f"--cpu {cpu} --valid {{bin}} --pairs {pairs} {{far}} --min-cosine {floor}"
+    return replace(
+        target, name=f"{target.name}.{cpu}", parent=target.name, make=(),
+        test=(f"arm/arm_test.py {{parent}} {flags} --report {{x}}.report.json",),
+        executor=executors.on_emulated(target.executor, cpu), ran_on="emulated CPU", min_cosine=floor,
+        min_mean_cosine=None, environment="arm", needs=("a .bin",), against=None,
+    )  # fmt: skip
 
 
 def min_cosine_of(kind: str) -> float | None:

@@ -33,7 +33,7 @@ class ArmEmbedder(WorkerEmbedder):
         suffix = require_file(path, "model").suffix
         if suffix not in EXECUTORS:
             raise FaceError(f"The emulated ARM CPU runs {' and '.join(EXECUTORS)} files. Received: '{path}'.")
-        self.executor = f"{EXECUTORS[suffix]} on {cpu} in QEMU"
+        self.executor = executors.on_emulated(EXECUTORS[suffix], cpu)
         python = environment_python("arm", "The emulated ARM CPU")
         command = serve_command(python, WORKER, "load", os.path.abspath(path), json.dumps(io.as_dict()))
         refused = f"'{path}' does not run on an emulated {cpu}. Try it on this CPU first, or another --cpu"

@@ -15,3 +15,8 @@ MSAME = "Ascend, msame"
 RKNN = "RKNN-Toolkit2, simulator"
 MIL_IN_NUMPY = "Core ML operations in NumPy"  # Core ML itself runs on Apple's systems only
 ESP_PPQ = "esp-ppq, simulator"
+
+
+def on_emulated(executor: str, cpu: str) -> str:
+    """The name of an executor on an ARM CPU that QEMU emulates."""
+    return f"{executor} on {cpu} in QEMU"

@@ -56,6 +56,7 @@ def test_the_report_names_the_cpu_and_no_times_and_the_bits_are_compared(folder,
     value = json.loads(report.read_text())
     assert value["executor"] == "ONNX Runtime, CPU on cortex-a76 in QEMU"
     assert value["ms_per_image"] is None and value["ms_single"] is None and value["min_cosine"] > 0.999999
+    assert value["same_bits"] == 1
     printed = capsys.readouterr().out
     assert "images/s" not in printed
     assert re.search(r"on (\d+) faces: 1\.000000, worst 1\.000000; the same bits on \1\n", printed)

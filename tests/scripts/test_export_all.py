@@ -109,7 +109,7 @@ def bring(toy, monkeypatch):
             raise KeyboardInterrupt
         if words[0] in bring.refused:
             raise export_all.Refused(bring.refused[words[0]])
-        if words[0].startswith(("om/", "k210/", "mcu/")) or "--pairs" in words:
+        if words[0].startswith(("om/", "k210/", "mcu/", "arm/")) or "--pairs" in words:
             return stand_in(toy, words)
         if words[0] == "report.py":  # tests of its own look at the page
             return (toy.run / "report.html").write_text("page")
@@ -138,10 +138,17 @@ def stand_in(toy, words):
         out.write_bytes(f"made by {script}".encode())
         extra = {} if out.suffix == ".om" else {"calibration": load_crops(toy.bin, 5, 0)[1]}
         write_sidecar(out, kind=out.suffix[1:], made_from=Path(values[0]), io=Io(), **extra)
-    if script in ("om/calculate_om_acc.py", "k210/kmodel_test.py", "tflite_test.py"):
+    if script in ("om/calculate_om_acc.py", "k210/kmodel_test.py", "tflite_test.py", "arm/arm_test.py"):
         artefact = Path(values[values.index("--model") + 1] if script.startswith("om/") else values[0])
         report = json.loads(report_path(toy.run / "embedder.h5").read_text())
         report["sets"]["toy"]["pairs"] = NUM_PAIRS if artefact.suffix == ".om" else NUM_PAIRS // 4
+        if script == "arm/arm_test.py":
+            cpu = values[values.index("--cpu") + 1]
+            lite = "LiteRT, XNNPACK" if artefact.suffix == ".tflite" else "ONNX Runtime, CPU"
+            report |= {"executor": f"{lite} on {cpu} in QEMU", "same_bits": 0.25 if cpu == "max" else 1.0}
+            report |= {"mean_cosine": 0.99999, "min_cosine": 0.9999, "ms_single": None}
+            report["sets"]["toy"]["pairs"] = int(values[values.index("--pairs") + 1])
+            report["sets"]["toy"]["source"]["drawn_from"] = 6000
         out = Path(values[values.index("--report") + 1]) if "--report" in values else report_path(artefact)
         write_json(out, {**report, "artifact": artefact.name, "sha256": sha256_of(artefact)})
 
@@ -373,6 +380,40 @@ def test_ascend_and_k210_run_if_their_tools_are_there(toy, bring):
     with pytest.raises(FaceError, match=r"model\.kmodel: lost toy: ACC .*10\.00 points .*\(model_float\.tflite\)"):
         bring(gate=("--max-acc-drop", "9", "--max-vr-drop", "100"))
     Path(f"{kmodel}.float.json").write_bytes(before)
+
+
+def test_with_arm_each_file_is_tested_on_each_emulated_cpu(toy, bring):
+    """The stand-in for arm_test.py gives other bits on the CPU max."""
+    assert all(".cortex-a53" not in name for name in table_of_a_run(toy, bring))
+    assert table_of_a_run(toy, bring, "--arm")["model_int8.tflite.max"]["gate"] == (
+        "not run: .venv-arm is missing: make arm"
+    )
+    (toy.folder / ".venv-arm").mkdir()
+    (toy.folder / ".venv-arm" / "ready").touch()
+
+    table = table_of_a_run(toy, bring, "--arm")
+
+    ran = [words for words in bring.ran if words[0] == "arm_test.py"]
+    rows = {name: row for name, row in table.items() if name.endswith(("a53", "a76", ".max"))}
+    assert list(rows) == [f"{name}.{cpu}" for name in NAMES[3:] for cpu in ("cortex-a53", "cortex-a76", "max")]
+    assert len(ran) == len(rows) and ran[9][1:] == [
+        str(toy.export / "model_int8.tflite"), "--cpu", "cortex-a53", "--valid", str(toy.bin), "--pairs", "600",
+        "--far", "0.001", "--min-cosine", "0.98",
+        "--report", str(toy.export / "model_int8.tflite.cortex-a53.report.json"),
+    ]  # fmt: skip
+    assert {words[words.index("--pairs") + 1] for words in ran if "int8.tflite" not in words[1]} == {"12"}
+    row = rows["model_float.tflite.cortex-a76"]
+    assert row["gate"] == "passed; same bits" and row["executor"] == "LiteRT, XNNPACK on cortex-a76 in QEMU"
+    assert (row["mean cosine"], row["ms"]) == ("0.99999", "-")
+    assert rows["model.onnx.max"]["gate"] == "passed; same bits on 25 % of the faces"
+    table_of_a_run(toy, bring, "--arm")
+    assert [words[0] for words in bring.ran] == ["report.py"]  # nothing is tested twice
+    (toy.folder / ".venv-arm" / "ready").unlink()
+
+
+def table_of_a_run(toy, bring, *words):
+    bring(*words)
+    return table_of(toy)
 
 
 @pytest.mark.slow
