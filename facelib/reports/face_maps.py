@@ -61,6 +61,13 @@ class MapPicture:
     marks: list[Mark]
     lines: list[tuple[float, float, float, float]]
 
+    @property
+    def view(self) -> str:
+        """The part of the plane that is shown, as SVG's viewBox: without the empty space above and below."""
+        heights = [mark.y for mark in self.marks]
+        top = min(heights) - _MARGIN
+        return f"0 {top:.1f} {WIDTH} {max(heights) + _MARGIN - top:.1f}"
+
 
 def map_pictures(group: ResultGroup, with_faces: bool) -> list[MapPicture]:
     """The two maps of each artefact that was tested with --map; without the second where nothing is wrong.

@@ -101,7 +101,6 @@ def _tested(artefacts: Sequence[Artefact], finder: FaceFinder | None) -> dict[st
         "artefacts": artefact_table(rows) if rows else None,
         "costs": [draw_figure(("costs", CAPTION, partial(plot_pareto, shown)))] if shown else [],
         "sections": [one for one in sections if one.figures or one.tables or one.galleries or one.maps],
-        "map_width": face_maps.WIDTH,
         "map_side": face_maps.PICTURE,
     }
 

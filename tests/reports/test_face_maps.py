@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 import report as script
@@ -23,6 +24,13 @@ def test_the_first_map_has_a_colour_for_each_identity_and_pictures_with_room():
         assert all(max(abs(one.x - two.x), abs(one.y - two.y)) >= PICTURE for two in pictured[:i])
     assert all(PICTURE / 2 <= value <= 1000 - PICTURE / 2 for mark in picture.marks for value in (mark.x, mark.y))
     assert not any(mark.jpeg for mark in by_identity(simulated_map(), "model.h5", with_faces=False).marks)
+
+
+def test_a_flat_map_has_no_empty_space_above_and_below():
+    flat = simulated_map()
+    flat.places[:, 1] = np.linspace(0.4, 0.6, 60)
+
+    assert by_identity(flat, "model.h5", with_faces=True).view == "0 368.0 1000 264.0"  # 40 around 408 to 592
 
 
 def test_the_second_map_marks_the_errors_and_joins_them_with_the_other_face():
