@@ -182,7 +182,7 @@ def _runs_on_arm(target: Target) -> bool:
 
 
 def _on_arm(target: Target, cpu: str) -> Target:
-    pairs = 600 if target.name == _INT8 else 12
+    pairs = 600 if target.name == _INT8 else 20
     # What is quantised may round differently, which PReLU nets show.
     floor = 0.9998 if target.min_mean_cosine is None else 0.98
     flags = f"--cpu {cpu} --valid {{bin}} --pairs {pairs} {{far}} --min-cosine {floor}"

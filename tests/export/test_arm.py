@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,3 +181,40 @@ def test_the_scripts_of_a_board_run_unchanged_on_an_arm_cpu(int8, tmp_path):
     assert {key: one[key] for key in ("acc", "auc", "dist_max", "dist_min")} == {
         key: other[key] for key in ("acc", "auc", "dist_max", "dist_min")
     }
+
+
+@pytest.fixture
+def wrong_sme(tmp_path):
+    """Runs a script on the CPU `max` or another in QEMU 7.2, which computes SME wrongly."""
+    qemu = shutil.which(set_up.QEMU)
+    if qemu is None or set_up.qemu_version(Path(qemu)) != (7, 2):
+        pytest.skip("needs_tool: QEMU 7.2 is not installed")
+    arm, place = ROOT / ".venv-arm", tmp_path / "arm"
+    (place / "root" / "proc").mkdir(parents=True)
+    for each in (arm / "root").iterdir():
+        (place / "root" / each.name).symlink_to(each.resolve())
+    words = [arm / "bin" / "python", "-c", "print(open('/proc/cpuinfo').read())"]
+    cpuinfo = subprocess.run(words, capture_output=True, check=True, env=os.environ | {"ARM_CPU": "max"}).stdout
+    (place / "root" / "proc" / "cpuinfo").write_bytes(cpuinfo)  # 7.2 shows that of this computer
+    (place / "bin").mkdir()
+    shutil.copy(arm / "bin" / "python", place / "bin")
+
+    def run(cpu, *words):
+        environment = os.environ | {"ARM_CPU": cpu, "ARM_QEMU": qemu}
+        words = [place / "bin" / "python", *words]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tool(".venv-arm")
+def test_the_self_test_finds_a_wrong_emulation_before_any_table(int8, wrong_sme, tmp_path):
+    model, report = int8 / "model.tflite", tmp_path / "report.json"
+
+    done = wrong_sme("max", "tflite_test.py", model, "--valid", int8 / "toy.bin", "--pairs", "20", "--report", report)
+
+    assert done.returncode == 1 and not done.stdout and not report.exists()
+    assert "does not give the embedding of its self test" in done.stderr and "computes wrongly" in done.stderr
+    right = wrong_sme("max,sme=off", "board/bench_board.py", model, "--out", tmp_path / "board.json")
+    assert right.returncode == 0 and "same bits" in right.stdout

@@ -401,7 +401,7 @@ def test_with_arm_each_file_is_tested_on_each_emulated_cpu(toy, bring):
         "--far", "0.001", "--min-cosine", "0.98",
         "--report", str(toy.export / "model_int8.tflite.cortex-a53.report.json"),
     ]  # fmt: skip
-    assert {words[words.index("--pairs") + 1] for words in ran if "int8.tflite" not in words[1]} == {"12"}
+    assert {words[words.index("--pairs") + 1] for words in ran if "int8.tflite" not in words[1]} == {"20"}  # the fewest
     row = rows["model_float.tflite.cortex-a76"]
     assert row["gate"] == "passed; same bits" and row["executor"] == "LiteRT, XNNPACK on cortex-a76 in QEMU"
     assert (row["mean cosine"], row["ms"]) == ("0.99999", "-")
