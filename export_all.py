@@ -159,7 +159,7 @@ class Chain:
             return Outcome(path, f"not run: see {Path(target.parent).name}")
         if missing := next(filter(self._lacks, target.needs), None):
             return Outcome(path, f"not run: {_HOW_TO_GET.get(missing, f'{missing} is not on PATH')}")
-        if self.args.pairs is not None and not (target.num_pairs or _takes_test_flags(target)):
+        if self.args.pairs is not None and not (target.pairs or _takes_test_flags(target)):
             return Outcome(path, "not run: its test always takes all pairs; leave out --pairs")
         if target.environment and not (ROOT / (folder := environment_folder(target.environment)) / READY).is_file():
             return Outcome(path, f"not run: {folder} is missing: make {target.environment}")
@@ -173,16 +173,16 @@ class Chain:
         used = self.fingerprint if "--calibration" in target.needs else None
         if parent is not None and target.make and not is_made(path, parent, used):
             try:
-                self._run(target.fits, path, parent)
+                self._run(target, target.fits, path, parent)
             except Refused as error:
                 return Outcome(path, f"not run: {error}")
-            self._run(target.make, path, parent)
+            self._run(target, target.make, path, parent)
         sets = self.sets
         if self.bin is not None and "a .bin" in target.needs:
             sets = {self.bin.stem: self.sets[self.bin.stem]}
         references, report = self._references(target, path, parent), self._report_of(target)
         artefact = path if target.make or parent is None else parent
-        num_pairs = self.args.pairs if _takes_test_flags(target) else target.num_pairs
+        num_pairs = self.args.pairs if _takes_test_flags(target) else target.pairs
         is_done = is_tested(artefact, sets, self.args.far, report, num_pairs)
         if is_done and all(file.is_file() for file in references):
             print(f"{path} is up to date", flush=True)
@@ -213,7 +213,7 @@ class Chain:
     def _test(self, target: Target, path: Path, parent: Path | None) -> None:
         """Runs the test. If it fails, its report is removed: the next run would count it as passed."""
         try:
-            self._run(target.test, path, parent, self._report_of(target))
+            self._run(target, target.test, path, parent, self._report_of(target))
         except Refused:
             self._report_of(target).unlink(missing_ok=True)
             raise
@@ -247,7 +247,9 @@ class Chain:
             return self.bin is None
         return shutil.which(need) is None
 
-    def _run(self, lines: Sequence[str], path: Path, parent: Path | None, report: Path | None = None) -> None:
+    def _run(
+        self, target: Target, lines: Sequence[str], path: Path, parent: Path | None, report: Path | None = None
+    ) -> None:
         far = ["--far", *(f"{far:g}" for far in self.args.far)]
         partial = [] if self.args.pairs is None else ["--pairs", str(self.args.pairs), "--report", str(report)]
         several = {
@@ -255,7 +257,7 @@ class Chain:
             "{far}": far,
             "{calibration}": ["--calibration", str(self.args.calibration)],
         }
-        one = {"x": path, "parent": parent, "bin": self.bin}
+        one = {"x": path, "parent": parent, "bin": self.bin, "pairs": target.pairs}
         for line in lines:
             words = [word for text in line.split() for word in several.get(text) or [text.format(**one)]]
             run_command(words, self._log(words[0], path))

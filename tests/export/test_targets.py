@@ -32,7 +32,8 @@ def test_every_script_of_a_target_exists_and_is_told_what_it_works_on(target):
     for line in (*target.make, *target.test, *target.fits):
         assert (ROOT / line.split()[0]).is_file()
         assert "{parent}" in line or "{x}" in line
-        line.format(x="x", parent="p", bin="b", test="t", far="f", calibration="c")
+        line.format(x="x", parent="p", bin="b", test="t", far="f", calibration="c", pairs=target.pairs)
+    assert ("{pairs}" in str(target.test)) == (target.pairs is not None)
     assert ("{calibration}" in str(target.make)) == ("--calibration" in target.needs)
 
 
