@@ -54,8 +54,8 @@ demo-page: setup
 	@test -n "$(MODEL)" || { echo "error: Which model? make demo-page MODEL=X.tflite" >&2; exit 1; }
 	.venv/bin/python docs/demo/build.py "$(MODEL)"
 
-# Two files at a time, the longest first: much of a test is one thread of TensorFlow.
-PYTEST = .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three files at a time on two cores, the longest first: one of the three often waits for a process or a clock.
+PYTEST = .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST) $(ARGS)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -57,8 +58,8 @@ def no_determinism_is_left():
 
 def _seed():
     """Weights that a test or a fixture draws without a seed are the same in every run, whatever ran before."""
-    if "keras" in sys.modules:
-        sys.modules["keras"].utils.set_random_seed(0)
+    random.seed(0)  # Keras draws the seeds of its initialisers from it
+    np.random.seed(0)
 
 
 @pytest.hookimpl(tryfirst=True)

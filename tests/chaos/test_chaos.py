@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 IN_PLACE = """
 with open("result.txt", "w") as file:
@@ -40,6 +42,7 @@ def python(*words):
     return done.stdout, done.returncode
 
 
+@pytest.mark.slow
 def test_a_kill_finds_what_looks_finished_and_what_stays(tmp_path):
     (tmp_path / "in_place.py").write_text(IN_PLACE + "import time; time.sleep(1)")  # the second kill comes in the sleep
     (tmp_path / "part.py").write_text(LEAVES_A_PART)

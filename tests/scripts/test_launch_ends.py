@@ -12,6 +12,7 @@ import pytest
 
 from facelib.distributed import worker_processes
 from tests.helpers.launched import SOON, starting, state, wait_until_gone
+from tests.helpers.slow import slow_unless_quick
 
 
 @pytest.fixture
@@ -162,7 +163,10 @@ sys.exit(CODE)
 """
 
 
-@pytest.mark.parametrize("sent, got", [("SIGTERM", "SIGTERM"), ("SIGINT", "SIGINT"), ("SIGHUP", "SIGTERM")])
+@pytest.mark.parametrize(
+    "sent, got",
+    slow_unless_quick([("SIGTERM", "SIGTERM"), ("SIGINT", "SIGINT"), ("SIGHUP", "SIGTERM")], [("SIGINT", "SIGINT")]),
+)
 def test_a_signal_to_the_launcher_reaches_every_worker_once(start, sent, got):
     one = start(COUNTING.replace("CODE", "0"), "-n", "3")
     for i in range(3):
@@ -174,7 +178,9 @@ def test_a_signal_to_the_launcher_reaches_every_worker_once(start, sent, got):
     assert [one.read(f"got.{i}") for i in range(3)] == [str([got])] * 3
 
 
-@pytest.mark.parametrize("sent, code", [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143)])
+@pytest.mark.parametrize(
+    "sent, code", slow_unless_quick([("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143)], [("SIGTERM", 143)])
+)
 def test_workers_that_end_because_they_were_asked_to_have_not_failed(start, sent, code):
     script = COUNTING.replace("CODE", "128 + signal.Signals[got[0]]").replace("time.sleep(1)", "time.sleep(RANK)")
     one = start(script, "-n", "3")

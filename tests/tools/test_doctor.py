@@ -18,6 +18,7 @@ from facelib.data.synthetic.files import SyntheticSet, write_folders
 from facelib.errors import FaceError
 from facelib.image_decoding import decode_image
 from tests.helpers.fake_gpu import fake_gpu
+from tests.helpers.slow import slow_unless_quick
 from tests.helpers.tiny_train import tiny_backbone
 
 RECIPE = """name = "x"
@@ -80,8 +81,13 @@ def rates_of(out):
     return {what: int(rate.replace(",", "")) for what, rate in rows}
 
 
-@pytest.mark.parametrize("shuffle", ["records", "blocks"])
-@pytest.mark.parametrize("part", ["read", "decode", "augment"])
+@pytest.mark.parametrize(
+    ("part", "shuffle"),
+    slow_unless_quick(
+        [(part, shuffle) for part in ("read", "decode", "augment") for shuffle in ("records", "blocks")],
+        [("read", "blocks"), ("decode", "records"), ("augment", "blocks")],
+    ),
+)
 def test_the_slow_part_of_the_input_is_named(home, monkeypatch, capsys, part, shuffle):
     if part == "read":
         monkeypatch.setattr(LocalFiles, "read", slowed(LocalFiles.read))
