@@ -69,17 +69,17 @@ class AugmentConfig:
 def check_augment(config: AugmentConfig, prefix: str) -> list[tuple[bool, str, object]]:
     """Checks the table called `prefix`: a list of (is the rule met, rule, value received)."""
     rules: list[tuple[bool, str, object]] = [
-        (config.preset in PRESETS, f"{prefix}.preset is one of {', '.join(PRESETS)}", repr(config.preset))
+        (config.preset in PRESETS, f"{prefix}.preset must be one of {', '.join(PRESETS)}", repr(config.preset))
     ]
     for name in ("crop", "color"):
         value = getattr(config, name)
-        rules.append((value is None or 0 <= value <= 0.5, f"{prefix}.{name} is a share from 0 to 0.5", value))
+        rules.append((value is None or 0 <= value <= 0.5, f"{prefix}.{name} must be from 0 to 0.5", value))
     for name in ("gray", "downsample", "blur", "jpeg", "cutout", "mask"):
         value = getattr(config, name)
-        rules.append((value is None or 0 <= value <= 1, f"{prefix}.{name} is a probability", value))
+        rules.append((value is None or 0 <= value <= 1, f"{prefix}.{name} must be a probability, from 0 to 1", value))
     count, magnitude = config.rand_augment, config.rand_magnitude
-    rules.append((count is None or 0 <= count <= 8, f"{prefix}.rand_augment is from 0 to 8 operations", count))
-    rules.append((0 <= magnitude <= 30, f"{prefix}.rand_magnitude is from 0 to 30", magnitude))
+    rules.append((count is None or 0 <= count <= 8, f"{prefix}.rand_augment must be from 0 to 8 operations", count))
+    rules.append((0 <= magnitude <= 30, f"{prefix}.rand_magnitude must be from 0 to 30", magnitude))
     return rules
 
 

@@ -61,7 +61,9 @@ def write_frames(path: Path, images: Iterable[bytes], labels: list[int], num_byt
         FaceError: a shard of 4 GiB or more.
     """
     if num_bytes + len(labels) * _OVERHEAD_BYTES > MAX_SHARD_BYTES:
-        raise FaceError(f"A shard stays below 4 GiB. '{path.name}' would have {num_bytes:,} bytes: use more --shards.")
+        raise FaceError(
+            f"A shard must be smaller than 4 GiB. '{path.name}' would have {num_bytes:,} bytes: use more --shards."
+        )
     rows = np.zeros(len(labels), INDEX_DTYPE)
     rows["label"] = labels
     digest, images = hashlib.sha256(), iter(images)
@@ -144,7 +146,7 @@ def open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
     meta = read_json(folder / META, "data directory's meta.json")
     if meta.get("format_version") != FORMAT_VERSION:
         raise FaceError(
-            f"This MobileArc reads data directories of version {FORMAT_VERSION}. '{path}' has version "
+            f"This MobileArc reads data directories of version {FORMAT_VERSION} only. '{path}' has version "
             f"{short_repr(meta.get('format_version'))}. Run prepare_data.py again."
         )
     again = "Run prepare_data.py again, or copy the directory again."
@@ -152,7 +154,7 @@ def open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
         _check_optional(meta) or check_shards(meta["shards"]) or check_class_names(meta["class_names"])
     )
     if problem:
-        raise FaceError(f"'{path / META}' lacks what a data directory needs: {problem}. {again}")
+        raise FaceError(f"'{path / META}' is not the meta.json of a complete data directory: {problem}. {again}")
     shards = [(entry["name"], entry["bytes"]) for entry in meta["shards"]]
     reader: StoredFiles | LocalFiles
     if isinstance(path, StoredPath):
@@ -166,9 +168,9 @@ def open_data_dir(folder: Path, path: Path | StoredPath) -> Records:
     names = Names(meta.pop("class_names"))
     index, digest, problem = _open_index(folder / INDEX, len(names), [size for _, size in shards], again)
     if len(index) != meta["num_images"] or digest.hexdigest() != meta["index"].get("sha256"):
-        raise WrongIndexError(f"'{path / INDEX}' is not the index that meta.json was written for. {again}")
+        raise WrongIndexError(f"'{path / INDEX}' does not match meta.json. {again}")
     if problem:
-        raise FaceError(f"'{path / INDEX}' does not fit its data directory: {problem}. {again}")
+        raise FaceError(f"'{path / INDEX}' does not match the other files of its data directory: {problem}. {again}")
     return Records(path, reader.paths, index, names, meta=meta, index_digest=digest, reader=reader)
 
 
@@ -205,10 +207,10 @@ def check_rows(rows: np.ndarray, num_classes: int, sizes: list[int], first: int 
     labels, shards = rows["label"].view(np.uint64), rows["shard"].astype(np.intp)  # below 0 is above every class
     if int(labels.max(initial=0)) >= num_classes:
         k = int(np.argmax(labels >= num_classes))
-        return f"record {first + k} has label {rows['label'][k]}, and there are {num_classes} classes"
+        return f"record {first + k} has label {rows['label'][k]}, but there are only {num_classes} classes"
     if int(shards.max(initial=0)) >= len(sizes):
         k = int(np.argmax(shards >= len(sizes)))
-        return f"record {first + k} lies in shard {shards[k]}, and there are {len(sizes)} shards"
+        return f"record {first + k} lies in shard {shards[k]}, but there are only {len(sizes)} shards"
     ends = rows["offset"].astype(np.int64)
     ends += rows["length"]
     ends += FRAME_BYTES
@@ -216,7 +218,10 @@ def check_rows(rows: np.ndarray, num_classes: int, sizes: list[int], first: int 
     of_shard = np.array(sizes, np.int64)
     if len(rows) and (np.maximum.reduceat(ends, starts) > of_shard[shards[starts]]).any():
         k = int(np.argmax(ends > of_shard[shards]))
-        return f"record {first + k} ends at byte {ends[k]} of shard {shards[k]}, which has {sizes[shards[k]]} bytes"
+        return (
+            f"record {first + k} ends at byte {ends[k]} of shard {shards[k]}, but this shard has {sizes[shards[k]]} "
+            "bytes"
+        )
     return ""
 
 
@@ -235,7 +240,7 @@ def check_fields(value: object, fields: Mapping[str, type]) -> str:
 def check_shards(shards: list) -> str:
     """Whether the entries of shards have names of files in the folder, and sizes."""
     if not 1 <= len(shards) <= MAX_SHARDS:
-        return f"it lists {len(shards)} shards, and there are 1 to {MAX_SHARDS}"
+        return f"it lists {len(shards)} shards, but must list 1 to {MAX_SHARDS}"
     for entry in shards:
         problem = check_fields(entry, {"name": str, "bytes": int})
         if problem:
@@ -243,7 +248,7 @@ def check_shards(shards: list) -> str:
         name = entry["name"]
         is_plain = name.isascii() and name.isprintable() and "/" not in name and name not in ("", ".", "..")
         if not is_plain or len(name) > MAX_NAME_BYTES:
-            return f"a shard has the name of a file in the folder, not {short_repr(name)}"
+            return f"a shard must have the name of a file in the folder, not {short_repr(name)}"
     return ""
 
 
@@ -251,11 +256,11 @@ def check_class_names(names: list) -> str:
     """Whether all names are texts that UTF-8 can hold."""
     for name in names:
         if type(name) is not str:
-            return f"a class has the name {short_repr(name)}, which is no text"
+            return f"the name of a class must be text, not {short_repr(name)}"
     try:
         "".join(names).encode()
     except UnicodeEncodeError as error:
-        return f"a class has a name that is not Unicode: {short_repr(error.object[error.start : error.end])}"
+        return f"the name of a class is not valid Unicode: {short_repr(error.object[error.start : error.end])}"
     return ""
 
 

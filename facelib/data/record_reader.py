@@ -178,11 +178,15 @@ class Records:
             stored = read_label(layout, features)
             expected = label if older is None or older.label_ids is None else int(older.label_ids[label])
             if stored != expected:
-                raise BadRecord(f"its label is {stored} where the index says {expected}")
+                raise BadRecord(f"its label is {stored}, but the index says {expected}")
         return read_image(layout, features, Path(self.files[self._file_of_shard[shard]]).parent)
 
     def _damaged(self, i: int, error: BadRecord) -> FaceError:
-        advice = "Run prepare_data.py again, or copy the files again." if self.is_data_dir else "Make or copy it again."
+        advice = (
+            "Run prepare_data.py again, or copy the files again."
+            if self.is_data_dir
+            else "Make the file again, or copy it again."
+        )
         return FaceError(f"The index and the record must agree. '{self.path}', {self.describe(i)}: {error}. {advice}")
 
 

@@ -67,8 +67,8 @@ def copy_to_cache(folder: StoredPath, meta: str, index: str) -> Path:
     """
     if size_of(folder / meta) is None:
         raise FaceError(
-            f"Only data directories are read from object storage. '{folder}' has no {meta}. Write one with: "
-            f"python prepare_data.py SOURCE {folder}"
+            f"In object storage, only data directories can be read. '{folder}' has no {meta}. Write one with: python "
+            f"prepare_data.py SOURCE {folder}"
         )
     local, new = folder.cache, read_stored(folder / meta)
     try:
@@ -78,7 +78,7 @@ def copy_to_cache(folder: StoredPath, meta: str, index: str) -> Path:
             write_bytes(local / meta, new)  # last: it vouches for the index
     except OSError as error:
         raise FaceError(
-            f"meta.json and the index of data in object storage are copied to a cache. '{local}' cannot be "
+            f"meta.json and the index of data in object storage are copied to a local cache. '{local}' cannot be "
             f"written: {error.strerror}. Set XDG_CACHE_HOME to a writable folder."
         ) from error
     return local
@@ -169,7 +169,7 @@ def _one_line_errors(path: StoredPath, verb: str) -> Iterator[None]:
         package = _EXTRAS.get(scheme)
         how = f"pip install {package}" if package else "mount the storage as a folder"
         raise FaceError(
-            f"'{path}' cannot be {verb}: no package for {scheme}:// is installed. What to do: {how}."
+            f"'{path}' cannot be {verb}: no package for {scheme}:// is installed. To solve this: {how}."
         ) from error
     except Exception as error:  # clients of object storage share no base class
         reason = " ".join((str(error) or type(error).__name__).split())

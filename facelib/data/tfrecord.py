@@ -58,7 +58,7 @@ def check_frame(data: bytes, length: int) -> None:
     if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != size_crc:
         raise BadRecord("the checksum of its length fails: the bytes changed, or the index points elsewhere")
     if size != length:
-        raise BadRecord(f"it has {size} bytes where the index says {length}")
+        raise BadRecord(f"it has {size} bytes, but the index says {length}")
     crc = crc32c(memoryview(data)[12:-4])
     if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != _CRC.unpack_from(data, length + 12)[0]:
         raise BadRecord("its checksum fails: the bytes changed after they were written")
@@ -103,19 +103,22 @@ def scan(path: Path, bad: list[str] | None = None) -> tuple[np.ndarray, np.ndarr
             if position + FRAME_BYTES <= end:
                 length, crc = _HEAD.unpack_from(data, position)
                 if masked_crc(data[position : position + 8]) != crc:
-                    problem = "is damaged in" if offsets else "is not a TFRecord file: see"
+                    problem = "is damaged in" if offsets else "is not a TFRecord file: the header is wrong in"
             if not problem and position + FRAME_BYTES + length > end:
-                problem = "is cut short in"
+                problem = "ends inside"
             if problem and not offsets and (method := _COMPRESSED.get(data[:2])):
                 raise FaceError(
-                    f"TFRecords are read uncompressed. '{path}' is compressed with {method}. Unpack it: "
+                    f"TFRecord files must not be compressed. '{path}' is compressed with {method}. Unpack the file: "
                     f"{'gzip -dc FILE > NAME.tfrecord' if method == 'gzip' else 'write it again without compression'}."
                 )
             if problem:
                 where = f"'{path}' {problem} record {len(offsets)} (offset {position}, the file has {end} bytes)"
                 if bad is None or not offsets:
-                    raise FaceError(f"A TFRecord file is made of whole frames. {where}. Make or copy it again.")
-                bad.append(f"{where}: lost from there on")
+                    raise FaceError(
+                        f"A TFRecord file must consist of complete records. {where}. Make the file again, or copy it "
+                        "again."
+                    )
+                bad.append(f"{where}: the rest of the file is not read")
                 break
             offsets.append(position)
             lengths.append(length)

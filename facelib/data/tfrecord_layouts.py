@@ -70,7 +70,9 @@ def find_layout(features: dict[str, Feature]) -> Layout:
         if layout.image_key in features and (layout.label_key is None or layout.label_key in features):
             return layout
     keys = ", ".join(sorted(features)) or "none"
-    raise BadRecord(f"its feature keys fit no known layout (received: {keys[:200]}; ours are image_raw and label)")
+    raise BadRecord(
+        f"its feature keys match no known layout (received: {keys[:200]}; MobileArc writes image_raw and label)"
+    )
 
 
 def read_label(layout: Layout, features: dict[str, Feature]) -> int:
@@ -152,8 +154,8 @@ def _read_path(name: bytes, folder: Path) -> bytes:
             except BadRecord as error:
                 raise BadRecord(f"its image file '{candidate}': {error}") from error
     raise BadRecord(
-        f"it names the image file {short_repr(str(path))}, which is not there: image paths lead below '{folder}' or "
-        f"one of the {_FOLDERS_ABOVE} folders above it, without '..'"
+        f"there is no image file {short_repr(str(path))}: an image path must stay inside '{folder}' or one of the "
+        f"{_FOLDERS_ABOVE} folders above it, without '..'"
     )
 
 

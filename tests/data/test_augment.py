@@ -159,11 +159,11 @@ def test_draws_are_even():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("preset = 'weird'", "data.augment.preset is one of none, face_safe, strong. Received: 'weird'"),
-        ("gray = 1.5", "data.augment.gray is a probability. Received: 1.5"),
-        ("crop = 0.9", "data.augment.crop is a share from 0 to 0.5. Received: 0.9"),
-        ("rand_augment = 9", "data.augment.rand_augment is from 0 to 8"),
-        ("rand_magnitude = 31", "rand_magnitude is from 0 to 30"),
+        ("preset = 'weird'", "data.augment.preset must be one of none, face_safe, strong. Received: 'weird'"),
+        ("gray = 1.5", "data.augment.gray must be a probability, from 0 to 1. Received: 1.5"),
+        ("crop = 0.9", "data.augment.crop must be from 0 to 0.5. Received: 0.9"),
+        ("rand_augment = 9", "data.augment.rand_augment must be from 0 to 8"),
+        ("rand_magnitude = 31", "rand_magnitude must be from 0 to 30"),
         ("cutot = 0.1", "unknown key 'data.augment.cutot'. Did you mean 'data.augment.cutout'"),
     ],
 )

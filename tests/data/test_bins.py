@@ -213,7 +213,7 @@ def test_an_object_across_the_end_of_its_frame_is_refused_before_its_length_is_m
     crossing = b"\x80\x04\x95" + struct.pack("<Q", len(frame)) + b"]\x94(" + item + b"e."
     inside = b"\x80\x04\x95" + struct.pack("<Q", 40) + b"]\x95" + struct.pack("<Q", 3) + b"]]]" + b"." * 30
 
-    for content, words in ((crossing, "crosses the end of its frame"), (inside, "frame begins inside")):
+    for content, words in ((crossing, "extends past the end of its frame"), (inside, "frame begins inside")):
         with pytest.raises(FaceError, match=words):
             load_bin(write_pickle(tmp_path, content))
 

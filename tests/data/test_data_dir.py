@@ -172,7 +172,7 @@ def test_an_index_whose_label_disagrees_with_the_shard_is_noticed(copy):
     index["label"][3] += 1
     records = Records(copy, records.files, index, [*records.class_names, "one more"])
 
-    with pytest.raises(FaceError, match=r"record 3 .*label is \d where the index says"):
+    with pytest.raises(FaceError, match=r"record 3 .*label is \d, but the index says"):
         records.read(3)
 
 
@@ -180,9 +180,9 @@ def test_an_index_whose_label_disagrees_with_the_shard_is_noticed(copy):
     ("change", "match"),
     [
         ({"format_version": 99}, "version 99"),
-        ({"num_images": 11}, "not the index"),
-        ({"shards": "none"}, "lacks"),
-        ({"class_names": None}, "lacks"),
+        ({"num_images": 11}, "does not match meta"),
+        ({"shards": "none"}, "not the meta.json of a complete"),
+        ({"class_names": None}, "not the meta.json of a complete"),
     ],
 )
 def test_a_changed_meta_json_is_noticed(copy, change, match):
@@ -213,11 +213,11 @@ def with_value(field, value, k=4):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (with_value("label", 4), "record 4 has label 4, and there are 4 classes"),
+        (with_value("label", 4), "record 4 has label 4, but there are only 4 classes"),
         (with_value("label", -1, 9), "record 9 has label -1"),
         (with_value("label", 2**63 - 1), "label 9223372036854775807"),
         (with_value("label", -(2**63)), "label -9223372036854775808"),
-        (with_value("shard", 3, 0), "record 0 lies in shard 3, and there are 3 shards"),
+        (with_value("shard", 3, 0), "record 0 lies in shard 3, but there are only 3 shards"),
         (with_value("shard", 65535), "shard 65535"),
         (with_value("offset", 2**32 - 1), "record 4 ends at byte"),
         (with_value("length", 2**32 - 1), "record 4 ends at byte"),
@@ -303,7 +303,7 @@ def test_a_folder_without_meta_json_is_not_a_finished_directory(copy):
     (copy / "meta.json").unlink()
     assert not open_records(copy).is_data_dir  # its shards are still TFRecords
 
-    with pytest.raises(FaceError, match="No training data"):
+    with pytest.raises(FaceError, match="There are no training data"):
         open_records(copy / "nowhere")
 
 
@@ -413,7 +413,7 @@ def test_a_tface_set_takes_labels_from_its_index_text(tmp_path, from_index_file)
     [
         ({"picture": b"x", "label": 1}, "picture"),
         ({"image_raw": b"x", "label": b"y"}, "not one int64"),
-        ({"image_raw": b"x", "label": -1}, "count from 0"),
+        ({"image_raw": b"x", "label": -1}, "must be 0 or greater"),
     ],
 )
 def test_records_of_no_known_layout_are_named(tmp_path, example, match):
@@ -464,5 +464,5 @@ def test_skip_bad_keeps_the_records_before_the_end_of_a_cut_file(tmp_path):
 
     assert [source.read(i) for i in range(len(source))] == [jpeg(0), jpeg(1)]
     assert f"record 2 (offset {offsets[2]}" in source.bad[0]
-    with pytest.raises(FaceError, match="cut short"):
+    with pytest.raises(FaceError, match="ends inside"):
         open_source(file)

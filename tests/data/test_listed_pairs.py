@@ -81,7 +81,7 @@ def test_an_image_without_a_number_is_found_by_its_name(tmp_path):
     "text, words",
     [
         ("a_1.jpg 1\na_2.jpg 1\na_3.jpg 0\n", "has only one"),
-        ("a_1.jpg 1\na_2.jpg 0\n", "lines 1 and 2: 1 and 0"),
+        ("a_1.jpg 1\na_2.jpg 0\n", "lines 1 and 2 have 1 and 0"),
         ("a_1.jpg 1\na_2.jpg\n", "line 2: 'a_2.jpg'"),
         ("a_1.jpg 1\na\t1\t2\n", "line 2"),
     ],
@@ -154,10 +154,10 @@ def test_a_missing_group_folder_leaves_nothing_half_written(rfw, tmp_path):
 
 
 def test_a_folder_without_group_lists_is_refused(tmp_path):
-    with pytest.raises(FaceError, match="has none"):
+    with pytest.raises(FaceError, match="has no such list"):
         find_group_lists(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "Asian_pairs.txt").touch()
-    with pytest.raises(FaceError, match="two with one name"):
+    with pytest.raises(FaceError, match="two of them with the same name"):
         find_group_lists(tmp_path)

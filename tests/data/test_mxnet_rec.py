@@ -165,10 +165,10 @@ def test_an_idx_cut_at_any_byte_is_an_error_or_loses_no_image(tmp_path):
     [
         ("0\t0\n1\t999999\n", "outside the file"),
         ("0\t0\n1\t2\n", "between its words"),
-        ("0\t0\n1\t4\n", "no record begins there|runs into"),
+        ("0\t0\n1\t4\n", "no record begins there|overlaps"),
         ("0\t0\n1\tx\n", "integers"),
         ("0\t0\n0\t40\n", "repeated"),
-        ("0\t0\n1\t0\n", "repeated"),
+        ("0\t0\n1\t0\n", "repeats"),
         ("0\t0\n", "does not list"),
         ("", "empty"),
     ],
@@ -201,7 +201,7 @@ def test_a_header_record_that_float32_cannot_hold_is_refused(tmp_path):
     payloads[0] = pack(b"", [2.0**24 + 2, 2.0**24 + 4], 0)
     write_rec(tmp_path / "train.rec", payloads)
 
-    with pytest.raises(FaceError, match="what float32 holds exactly"):
+    with pytest.raises(FaceError, match="the largest that float32 holds exactly"):
         open_source(tmp_path)
 
 
@@ -274,7 +274,7 @@ def test_a_property_file_of_no_size_is_not_used(tmp_path, text):
     (tmp_path / "property").write_text(text, errors="surrogateescape")
 
     source = open_source(tmp_path)
-    assert source.image_size is None and "was not used" in source.notes[0]
+    assert source.image_size is None and "was ignored" in source.notes[0]
 
 
 def test_a_property_file_with_a_byte_order_mark_is_used(tmp_path):

@@ -112,7 +112,7 @@ def test_a_directory_that_is_still_being_written_opens_when_it_is_whole(stored, 
     open_records(stored)
     index = (other / "index.npy").rename(tmp_path / "index.npy")
     put(other, stored)
-    with pytest.raises(FaceError, match=r"is not the index that meta\.json was written for"):
+    with pytest.raises(FaceError, match=r"does not match meta\.json"):
         open_records(stored)
     index.rename(other / "index.npy")
     put(other, stored)

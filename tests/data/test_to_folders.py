@@ -49,7 +49,7 @@ def test_a_bad_record_is_named_and_no_folder_is_left(tmp_path):
 
 def test_a_folder_with_files_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FaceError, match="choose another name"):
+    with pytest.raises(FaceError, match="choose a different name"):
         export_folders(MemorySource(["a", "b"]), tmp_path, progress=False)
 
 

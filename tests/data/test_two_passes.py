@@ -129,7 +129,7 @@ def test_an_identity_that_bad_images_leave_too_small_goes_and_the_labels_close_u
 def test_a_source_that_is_all_bad_leaves_no_identity(tmp_path):
     job = make_job(tmp_path, MemorySource(bad=range(16)), min_images=2)
 
-    with pytest.raises(FaceError, match=r"No identity of .* has 2 images after 16 bad"):
+    with pytest.raises(FaceError, match=r"After 16 bad images were left out, no identity of .* has at least 2 images"):
         remaining_labels(job, fill_buckets(job, range(3), tmp_path))
 
 

@@ -49,8 +49,9 @@ def choose_held_out(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     stay = int((sizes > 0).sum()) - count
     if not 1 <= count <= len(eligible) or stay < 2:
         raise FaceError(
-            f"--hold-out N needs N identities with two images or more, and two others for OUT. Received: "
-            f"--hold-out {count}, of {int((sizes > 0).sum()):,} identities, {len(eligible):,} with two images or more."
+            "--hold-out N needs at least N identities with two or more images, and at least two other identities for "
+            f"OUT. Received: --hold-out {count}; {int((sizes > 0).sum()):,} identities, {len(eligible):,} of them "
+            "with two or more images."
         )
     return np.sort(np.random.default_rng([seed, 2]).permutation(eligible)[:count])
 
@@ -65,7 +66,9 @@ def write_held_out(job: Job) -> None:
     if (out / MADE_FROM).is_file() and read_json(out / MADE_FROM, "record of a hold-out") == job.made_from:
         return
     if out.is_dir() and any(out.iterdir()):
-        raise FaceError(f"--hold-out writes a new folder. '{out}' exists: remove it, or choose another OUT.")
+        raise FaceError(
+            f"--hold-out must write to a new folder. '{out}' already exists: remove it, or choose a different OUT."
+        )
     source, records = job.source, job.held_out
     if job.skip_bad:
         images = job.check(records.tolist())

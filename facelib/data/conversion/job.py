@@ -120,7 +120,7 @@ def open_job(
             is_held = np.isin(source.labels[keep], choose_held_out(source.labels[keep], hold_out, seed))
             held, keep = keep[is_held], keep[~is_held]
         if not len(keep):
-            raise FaceError("No identity remains: --leave-out takes all of them.")
+            raise FaceError("No identity remains, because --leave-out removes all of them.")
     size = image_size or source.image_size or DEFAULT_SIZE
     check = ImageChecker(source, size, decode_all, workers or max(DEFAULT_WORKERS, os.cpu_count() or 1))
     job = make_job(source, Path(out), options, keep=keep, check=check, skip_bad=skip_bad, progress=progress)
@@ -188,31 +188,36 @@ def check_num_shards(job: Job) -> None:
     """Raises FaceError when there are more shards than images."""
     if job.num_shards > len(job.keep):
         raise FaceError(
-            f"A shard holds at least one record. --shards {job.num_shards} is more than the {len(job.keep)} images."
+            f"Each shard must hold at least one record. Received: --shards {job.num_shards} for {len(job.keep)} images."
         )
 
 
 def _check_options(shards: int | None, min_images: int, max_images: int | None, seed: int, workers) -> None:
     if shards is not None and not 1 <= shards <= 1 << 16:
-        raise FaceError(f"--shards is 1 to 65536. Received: {shards}.")
+        raise FaceError(f"--shards must be from 1 to 65536. Received: {shards}.")
     if min_images < 1:
-        raise FaceError(f"--min-images is 1 or more. Received: {min_images}.")
+        raise FaceError(f"--min-images must be 1 or more. Received: {min_images}.")
     if max_images is not None and max_images < min_images:
-        raise FaceError(f"--max-images is at least --min-images ({min_images}). Received: {max_images}.")
+        raise FaceError(f"--max-images must not be less than --min-images ({min_images}). Received: {max_images}.")
     if seed < 0:
-        raise FaceError(f"--seed is 0 or more. Received: {seed}.")
+        raise FaceError(f"--seed must be 0 or more. Received: {seed}.")
     if workers is not None and workers < 1:
-        raise FaceError(f"--workers is 1 or more. Received: {workers}.")
+        raise FaceError(f"--workers must be 1 or more. Received: {workers}.")
 
 
 def _check_out(out: Path, source: Source) -> None:
     if out.exists() and not out.is_dir():
-        raise FaceError(f"OUT is a folder that will be made. '{out}' is a file: choose another name.")
+        raise FaceError(f"OUT must be a folder. '{out}' is a file: choose a different name.")
     if out.is_dir() and not (out / META).exists() and any(out.iterdir()):
-        raise FaceError(f"OUT is a new folder. '{out}' has files and is not a data directory: choose another name.")
+        raise FaceError(
+            f"OUT must be a new folder or a data directory. '{out}' is a folder with other files: choose a different "
+            "name."
+        )
     inside = target_of(out)
     if source.kind == "identity folders" and source.path.resolve() in [inside, *inside.parents]:
-        raise FaceError(f"OUT must not lie in SOURCE. Received: OUT '{out}' in '{source.path}'. Choose another place.")
+        raise FaceError(
+            f"OUT must not be inside SOURCE. Received: OUT '{out}', SOURCE '{source.path}'. Choose a different folder."
+        )
 
 
 def already_there(out: Path, made_from: dict) -> Conversion:
@@ -236,14 +241,15 @@ def check_made_from(out: Path | StoredPath, old: dict, made_from: dict) -> None:
     """Raises FaceError when `out` was made from another source, or with other options."""
     differences = []
     if old.get("hash") != made_from["hash"]:
-        differences.append(f"other face data ({short_repr(old.get('path'))}, {short_repr(old.get('kind'))[1:-1]})")
+        differences.append(f"different face data ({short_repr(old.get('path'))}, {short_repr(old.get('kind'))[1:-1]})")
     options = old["options"] if isinstance(old.get("options"), dict) else {}
     for name, value in made_from["options"].items():
         if options.get(name) != value:
             differences.append(f"--{name.replace('_', '-')} {json.dumps(options.get(name))[:80]}")
     if differences:
         raise FaceError(
-            f"'{out}' was made with {', '.join(differences)}. Choose another OUT, or delete it to make it again."
+            f"'{out}' was made with {', '.join(differences)}. Choose a different OUT, or delete this folder and "
+            "run the command again."
         )
 
 
@@ -263,7 +269,7 @@ def select(labels: np.ndarray, min_images: int, max_images: int | None, seed: in
         FaceError: none remains.
     """
     if not len(labels):
-        raise FaceError("No image can be read. Copy the files again.")
+        raise FaceError("None of the images can be read. Copy the files again.")
     counts = np.bincount(labels)
     keep = np.flatnonzero(counts[labels] >= min_images)
     if max_images is not None and counts.max() > max_images:
@@ -273,7 +279,10 @@ def select(labels: np.ndarray, min_images: int, max_images: int | None, seed: in
         rank = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)
         keep = np.sort(keep[order[rank < max_images]])
     if not len(keep):
-        raise FaceError(f"No identity has --min-images {min_images} images: the largest has {counts.max()}.")
+        raise FaceError(
+            f"No identity has at least {min_images} images (--min-images). The largest identity has {counts.max()}. "
+            "Lower --min-images."
+        )
     return keep
 
 

@@ -71,7 +71,7 @@ def parse_part(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     part, count = map(int, found.groups()) if found else (0, 0)
     if not 1 <= part <= count:
-        raise FaceError(f"--shard is I/N, host I of N counted from 1, such as 2/8. Received: {text}.")
+        raise FaceError(f"--shard must be I/N: the part I (counted from 1) of N parts, such as 2/8. Received: {text}.")
     return part, count
 
 
@@ -99,8 +99,8 @@ def convert_part(source_path: Path, out: Path, part: int, count: int, **options)
     check_num_shards(job)
     if job.num_shards < count:
         raise FaceError(
-            f"Each host writes at least one shard. --shard {part}/{count} has more hosts than the {job.num_shards} "
-            f"shards of this source: use fewer hosts, or --shards {count}."
+            f"Each host must write at least one shard. With --shard {part}/{count} there are more hosts than shards "
+            f"({job.num_shards}). Use fewer hosts, or --shards {count}."
         )
     folder = part_path(job.out, part, count)
     if (folder / PART).exists():
@@ -108,7 +108,7 @@ def convert_part(source_path: Path, out: Path, part: int, count: int, **options)
         check_made_from(folder, old.meta["source"], job.made_from)
         return _conversion(old, was_finished=True)
     if folder.exists():
-        raise FaceError(f"A part is a new folder. '{folder}' exists and is not a part: remove it.")
+        raise FaceError(f"Each part must be written to a new folder. '{folder}' exists and is not a part: remove it.")
     with working_folder(folder) as working:
         _write_part(job, part, count, working)
     return _conversion(_open_part(folder))
@@ -154,7 +154,7 @@ def merge(out: Path, progress: bool = True) -> Conversion:
         _remove_parts(out, [path for path in merged if _is_of(_open_part(path), source)])  # that merge was killed
         return done
     if out.exists():
-        raise FaceError(f"OUT is a folder that will be made. '{out}' exists: choose another name.")
+        raise FaceError(f"OUT must be a new folder. '{out}' already exists: choose a different name.")
     parts = _open_parts(out)
     first = parts[0].meta
     index = np.concatenate([part.index for part in parts])
@@ -217,25 +217,30 @@ def _open_parts(out: Path) -> list[Part]:
     found = _find_parts(out)
     if not found:
         raise FaceError(
-            f"'{out}' is merged from the parts beside it. There are none: make each with prepare_data.py SOURCE {out} "
-            f"--shard I/N."
+            f"'{out}' is merged from the parts beside it, but there are no parts. Make each part with prepare_data.py "
+            f"SOURCE {out} --shard I/N."
         )
     counts = sorted({count for count, _, _ in found})
     if len(counts) > 1:
         raise FaceError(
-            f"All parts of '{out}' must have the same N of --shard I/N. There are parts with N = "
-            f"{' and of '.join(map(str, counts))}: remove those with the wrong N."
+            f"All parts of '{out}' must be made with the same N in --shard I/N. Received: parts with N = "
+            f"{' and of '.join(map(str, counts))}. Remove the parts with the wrong N."
         )
     count = counts[0]
     missing = sorted(set(range(1, count + 1)) - {part for _, part, _ in found})
     if missing:
         which = ", ".join(f"{part}/{count}" for part in missing[:8]) + ", ..." * (len(missing) > 8)
-        raise FaceError(f"'{out}' is merged from {count} parts. Missing: {which}. Make them with --shard first.")
+        raise FaceError(
+            f"'{out}' needs all {count} parts. Missing: {which}. Make the missing parts with --shard first."
+        )
     parts = [_open_part(path) for _, _, path in found]
     for part in parts[1:]:
         check_made_from(part.path, part.meta["source"], parts[0].meta["source"])
         if part.meta["num_shards"] != parts[0].meta["num_shards"]:
-            raise FaceError(f"'{part.path}' was not made by the same conversion as '{parts[0].path}'. Make it again.")
+            raise FaceError(
+                f"All parts must come from the same conversion. '{part.path}' and '{parts[0].path}' do not. Make the "
+                "first one again."
+            )
     return parts
 
 
@@ -289,9 +294,9 @@ def _check_meta(meta: dict) -> str:
         return f"it is part {meta['part']} of {meta['parts']}, of {meta['num_shards']} shards"
     numbers_here = _shards_of(meta["num_shards"], meta["part"], meta["parts"])
     if [entry["name"] for entry in meta["shards"]] != [shard_name(k, meta["num_shards"]) for k in numbers_here]:
-        return "its shards have other names than those of this part"
+        return "the names of its shards are not those of this part"
     if not all(type(line) is str for line in meta["source_bad"]):
-        return "'source_bad' is not a list of texts"
+        return "'source_bad' is not a list of strings"
     if not all(isinstance(line, list) and [*map(type, line)] == [int, str] for line in meta["bad"]):
         return "'bad' is not a list of [number, text]"
     return ""
@@ -304,15 +309,15 @@ def _check_files(path: Path, meta: dict, index: np.ndarray) -> str:
     sizes = [entry["bytes"] for entry in meta["shards"]]
     for entry, size in zip(meta["shards"], sizes, strict=True):
         if (path / entry["name"]).stat().st_size != size:
-            return f"'{entry['name']}' has another size"
+            return f"'{entry['name']}' has the wrong size"
     first = _shards_of(meta["num_shards"], meta["part"], meta["parts"]).start
     if len(index) and int(index["shard"].min()) < first:
-        return f"its index lists shard {index['shard'].min()}, and its first is {first}"
+        return f"its index lists shard {index['shard'].min()}, but its first shard is {first}"
     rows = index.copy()
     rows["shard"] -= first
     counts = np.bincount(rows["shard"], minlength=len(sizes)).tolist()
     if counts != [entry["records"] for entry in meta["shards"]]:
-        return "its index lists another number of records than its shards have"
+        return "its index and its shards have different numbers of records"
     return check_rows(rows, len(meta["class_names"]), sizes)
 
 

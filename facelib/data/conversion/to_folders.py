@@ -31,7 +31,7 @@ def export_folders(source: Source, out: Path, progress: bool = True, files: Mapp
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FaceError(f"FOLDERS is a new folder. '{out}' exists: choose another name.")
+        raise FaceError(f"FOLDERS must be a new folder. '{out}' already exists: choose a different name.")
     folders = folder_names(source.class_names)
     labels = source.labels.tolist()
     with working_folder(out) as root:
@@ -56,7 +56,8 @@ def folder_names(class_names: Sequence[str]) -> Sequence[str]:
     for name in class_names:
         if max(map(len, map(os.fsencode, name.split("/")))) > MAX_NAME_BYTES:
             raise FaceError(
-                f"A folder's name has at most {MAX_NAME_BYTES} bytes. Received the class {short_repr(name)}."
+                f"A folder name can have at most {MAX_NAME_BYTES} bytes. The name of class {short_repr(name)} is "
+                "longer. Rename the class."
             )
     if all(name.isascii() and name.isdigit() for name in class_names):
         width = max(map(len, class_names), default=0)
@@ -65,5 +66,7 @@ def folder_names(class_names: Sequence[str]) -> Sequence[str]:
     for name in class_names:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or "\0" in name or ".." in parts or any(p.startswith(".") for p in parts):
-            raise FaceError(f"A class name must be a folder name that is not hidden. Received: {name!r}.")
+            raise FaceError(
+                f"Each class name must be a valid folder name that does not begin with a dot. Received: {name!r}."
+            )
     return class_names

@@ -159,9 +159,10 @@ def fill_buckets(job: Job, shards: range, folder: Path) -> Buckets:
                     bad.append((int(number[n]), f"{source.describe(int(keep[n]))}: {image}"))
                     if not job.skip_bad:
                         is_option = isinstance(image, OtherSize) and "image_size" in job.made_from["options"]
-                        hint = " If all have this size, give it with --image-size." if is_option else ""
+                        hint = " If all images have this size, pass it with --image-size." if is_option else ""
                         raise FaceError(
-                            f"{bad[0][1]} ('{source.path}'). Replace or remove it, or run again with --skip-bad.{hint}"
+                            f"{bad[0][1]} ('{source.path}'). Replace or remove this image, or run again with "
+                            f"--skip-bad.{hint}"
                         )
                     continue
                 lengths[n] = len(image)
@@ -204,8 +205,8 @@ def new_labels(classes: np.ndarray, num_classes: int) -> np.ndarray:
 def too_small(made_from: dict, num_bad: int, min_images: int) -> FaceError:
     """The error of a source whose bad images leave no identity with enough images."""
     return FaceError(
-        f"No identity of '{made_from['path']}' has {min_images} images after {num_bad} bad images were "
-        "left out. Lower --min-images, or replace the images."
+        f"After {num_bad} bad images were left out, no identity of '{made_from['path']}' has at least {min_images} "
+        "images. Lower --min-images, or replace the images."
     )
 
 

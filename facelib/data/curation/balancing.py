@@ -80,8 +80,8 @@ def balance(source: Source, seed: int) -> Balanced:
         table.append((rule.name, len(identities), before, after))
     if not picks:
         raise FaceError(
-            f"Balancing keeps identities of more than {RULES[-2].above} images. The largest identity of "
-            f"'{source.path}' has {counts.max()}. Give a larger set."
+            f"Balancing needs an identity with more than {RULES[-2].above} images. The largest identity of "
+            f"'{source.path}' has {counts.max()} images. Use a larger data set."
         )
     changed = np.concatenate(changes)
     picked = np.concatenate(picks)

@@ -177,7 +177,7 @@ def _fit(text: str, width: int) -> str:
 def save_png(path: Path, image: np.ndarray) -> None:
     """Writes uint8 [H, W, 3] RGB as PNG, atomically."""
     if Path(path).suffix.lower() != ".png":
-        raise FaceError(f"A contact sheet is a .png. Received: '{path}'.")
+        raise FaceError(f"The file of a contact sheet must end in .png. Received: '{path}'.")
     write_bytes(path, cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
@@ -188,4 +188,4 @@ def check_sheet_path(path: Path | None) -> None:
         FaceError: it is not a .png.
     """
     if path is not None and path.suffix.lower() != ".png":
-        raise FaceError(f"A contact sheet is a .png. Received: '{path}'.")
+        raise FaceError(f"The file of a contact sheet must end in .png. Received: '{path}'.")

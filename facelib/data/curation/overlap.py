@@ -87,8 +87,8 @@ def find_hits(centres: np.ndarray, images: np.ndarray, distance: float) -> Hits:
         num_found += len(at_centre)
         if num_found > MAX_HITS:
             raise FaceError(
-                f"More than {MAX_HITS:,} pairs lie within distance {distance:g}: the threshold is too loose to show "
-                f"an overlap. Use a smaller one."
+                f"More than {MAX_HITS:,} pairs lie within distance {distance:g}: the threshold is too large to find "
+                "the same people. Use a smaller threshold."
             )
     at_centre, at_image, distances = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.lexsort((at_image, at_centre, distances))
@@ -120,7 +120,7 @@ class Chance:
         self.comparisons = len(centres) * len(images)
         if self.comparisons < MIN_COMPARISONS:
             raise FaceError(
-                f"The threshold is estimated from at least {MIN_COMPARISONS:,} comparisons of faces. Received: "
+                f"The threshold must be estimated from at least {MIN_COMPARISONS:,} comparisons of faces. Received: "
                 f"{len(centres)} identities x {len(images)} images. Use --threshold DISTANCE or --far RATE."
             )
         rng = np.random.default_rng(seed)

@@ -41,12 +41,12 @@ class FolderSource:
         self._folders = [folder for folder in folders if len(folder.photos)]
         if not self._folders:
             raise FaceError(
-                f"No images ({', '.join(IMAGE_SUFFIXES)}) in folders below '{path}', nor a train.rec, TFRecords or a "
-                "data directory. Face data are one folder per identity, with images in it."
+                f"No images ({', '.join(IMAGE_SUFFIXES)}) in folders below '{path}', and no train.rec, TFRecords or "
+                "data directory. Face data must be one folder of images for each identity."
             )
         if not self._folders[0].name:
             raise FaceError(
-                f"Each identity has its own folder. '{path}' has images outside of them, such as "
+                f"Each identity must have its own folder. '{path}' has images that are in no identity folder, such as "
                 f"'{self._folders[0].photos[0]}'. Move them into identity folders."
             )
         for folder in self._folders:
@@ -55,7 +55,8 @@ class FolderSource:
             except UnicodeEncodeError as error:
                 raw = os.fsencode(folder.name)
                 raise FaceError(
-                    f"Names of identities are UTF-8. Received: folder {raw!r} in '{path}'. Rename it."
+                    f"The folder names of identities must be UTF-8. Received: folder {raw!r} in '{path}'. Rename "
+                    "this folder."
                 ) from error
         self.class_names = [folder.name for folder in self._folders]
         counts = [len(folder.photos) for folder in self._folders]
@@ -212,14 +213,16 @@ class ListSource:
                 label, name = _id_and_path(line)
                 if not label.isdigit() or not name or len(label) > 18:
                     raise FaceError(
-                        f"A list of faces has lines 'id;path', the id a whole number from 0. '{path}' line {number}: "
-                        f"{line[:80].decode(errors='replace')!r}. Correct the line."
+                        "Each line of a face list must be 'id;path', where id is a whole number, 0 or greater. "
+                        f"'{path}' line {number}: {line[:80].decode(errors='replace')!r}. Correct the line."
                     )
                 ids.append(int(label))
                 self._names.append(name)
         self.notes += decode.notes
         if not ids:
-            raise FaceError(f"The list '{path}' has no lines 'id;path'. Make it again.")
+            raise FaceError(
+                f"A face list must have at least one line 'id;path'. '{path}' has none. Make the list again."
+            )
         values, self.labels = np.unique(np.frombuffer(ids, np.int64), return_inverse=True)
         self.class_names = [str(value) for value in values.tolist()]
 
@@ -240,7 +243,7 @@ class ListSource:
         if not os.path.exists(path):
             name = self._names[i]
             if re.match(r"[A-Za-z]:[\\/]", name):
-                raise BadRecord("the list names a path of Windows: write it relative to the folder of the list")
+                raise BadRecord("its path is a Windows path: write the path relative to the folder of the list")
             found = (self.path.parent / spelling for spelling in spellings_of(name))
             path = next((file for file in found if os.path.exists(file)), path)
         return read_image_file(path)

@@ -66,14 +66,14 @@ def unpack(payload: bytes) -> tuple[Header, bytes]:
         return Header(0, [label], record_id, id2), payload[24:]
     end = _IR.size + 4 * flag
     if len(payload) < end:
-        raise BadRecord(f"its header says {flag} labels, but only {len(payload) - 24} bytes follow")
+        raise BadRecord(f"its header says {flag} labels, but the record has only {len(payload) - 24} bytes for them")
     return Header(flag, np.frombuffer(payload, "<f4", flag, 24).tolist(), record_id, id2), payload[end:]
 
 
 def encode_record(payload: bytes) -> bytes:
     """`payload` as one RecordIO record, in parts where it holds the magic word at a multiple of 4."""
     if len(payload) > MAX_LENGTH:
-        raise FaceError(f"A RecordIO record has at most {MAX_LENGTH} bytes. Received: {len(payload)}.")
+        raise FaceError(f"A RecordIO record can have at most {MAX_LENGTH} bytes. Received: {len(payload)}.")
     out, start = [], 0
     found = payload.find(_MAGIC_BYTES)
     while found >= 0:
@@ -143,13 +143,13 @@ class RecordFile:
         self._map = map_file(self.path)
         if self._map[:4] != _MAGIC_BYTES:
             raise FaceError(
-                f"A RecordIO file begins with {_MAGIC_BYTES.hex(' ')}. '{path}' begins with {self._map[:4].hex(' ')}. "
-                "Check the path."
+                f"A RecordIO file must begin with the bytes {_MAGIC_BYTES.hex(' ')}. '{path}' begins with "
+                f"{self._map[:4].hex(' ')}. Check the path."
             )
         if len(self._map) % 4 and not skip_bad:
             raise FaceError(
-                f"A RecordIO file is a multiple of 4 bytes long. '{path}' has {len(self._map)}: it is cut short. "
-                "Copy it again."
+                f"The size of a RecordIO file must be a multiple of 4 bytes. '{path}' has {len(self._map)} bytes: its "
+                "end is missing. Copy the file again."
             )
         self._words = np.frombuffer(self._map, "<u4", len(self._map) // 4)
         self.idx_path = self.path.with_suffix(".idx")
@@ -176,11 +176,13 @@ class RecordFile:
         data = os.pread(self._handle, size, offset)
         if len(data) != size:
             raise FaceError(
-                f"'{self.path}' became shorter while it was read ({self.describe(position)}). Copy it again."
+                f"'{self.path}' became shorter while it was read ({self.describe(position)}). Copy the file again."
             )
         magic, lrec = _PART.unpack_from(data)
         if magic != MAGIC:
-            raise FaceError(f"'{self.path}' changed while it was read ({self.describe(position)}). Copy it again.")
+            raise FaceError(
+                f"'{self.path}' changed while it was read ({self.describe(position)}). Copy the file again."
+            )
         if lrec >> 29 == 0:
             return data[8 : 8 + lrec]
         parts, at = [], 0
@@ -237,7 +239,11 @@ class RecordFile:
 
     def _broken(self, key: int, offset: int, why: str) -> "_BrokenRecord":
         where = f"record {key} (offset {offset}"
-        advice = f" If only the .idx is wrong, delete '{self.idx_path.name}': it is not needed." if self.has_idx else ""
+        advice = (
+            f" If only the .idx is wrong, delete '{self.idx_path.name}': the .rec can be read without an .idx."
+            if self.has_idx
+            else ""
+        )
         return _BrokenRecord(
             f"'{self.path}' {where}, the file has {len(self._map)} bytes): {why}. Copy the file again.{advice}",
             f"{self.path.name} {where}): {why}",
@@ -276,9 +282,9 @@ class RecordFile:
         self.sizes = stops - self.offsets
         is_long = stops > following
         self.sizes = self.sizes[~is_long]
-        self._drop(is_long, "it is cut short, or runs into the next record")
+        self._drop(is_long, "its end is missing, or it overlaps the next record")
         if not len(self.keys):
-            raise FaceError(f"'{self.path}' has no whole record. Copy it again.")
+            raise FaceError(f"'{self.path}' has no complete record. Copy the file again.")
         self.num_unlisted_bytes = end - int(self.sizes.sum())
 
     def _read_headers(self) -> None:
@@ -311,29 +317,30 @@ def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
         FaceError: not pairs of integers, or a key or offset that is repeated.
     """
     text = require_file(path, "RecordIO index").read_bytes()
-    hint = f"Copy it again, or delete it: a .rec can be read without. File: '{path}'."
+    hint = f"Copy the .idx again, or delete it: the .rec can be read without an .idx. File: '{path}'."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             values = np.fromstring(text.decode("ascii"), np.int64, sep=" ")
     except (DeprecationWarning, ValueError) as error:
         raise FaceError(
-            f"An .idx has lines of 'key TAB offset', both integers. This one has other lines. {hint}"
+            f"Each line of an .idx must be 'key TAB offset', two integers. This file has other lines. {hint}"
         ) from error
     num_lines = text.count(b"\n") + (not text.endswith(b"\n"))
     if num_lines != len(values) // 2:  # blank lines do not count
         num_lines = sum(1 for line in text.splitlines() if line.strip())
     if len(values) % 2 or num_lines != len(values) // 2:
         raise FaceError(
-            f"An .idx has two integers per line. This one has {len(values)} in all: it is cut short. {hint}"
+            f"An .idx must have two integers per line. This file has {len(values)} integers in total: its end is "
+            f"missing. {hint}"
         )
     keys, offsets = values[0::2], values[1::2]
     order = np.argsort(keys, kind="stable")
     keys, offsets = keys[order], offsets[order]
     if len(np.unique(keys)) != len(keys):
         raise FaceError(
-            f"Every key occurs once in an .idx. Key {keys[1:][keys[1:] == keys[:-1]][0]} is repeated. {hint}"
+            f"Each key must occur only once in an .idx. Key {keys[1:][keys[1:] == keys[:-1]][0]} is repeated. {hint}"
         )
     if len(np.unique(offsets)) != len(offsets):
-        raise FaceError(f"Every offset occurs once in an .idx. Some are repeated in this one. {hint}")
+        raise FaceError(f"Each offset must occur only once in an .idx. This file repeats some offsets. {hint}")
     return keys, offsets

@@ -40,7 +40,7 @@ def open_records(path: Path | StoredPath) -> Records:
     if is_data_dir(path):
         return open_data_dir(path, path)
     if not path.exists():
-        raise FaceError(f"No training data at '{path}'. Make them with: python prepare_data.py SOURCE {path}")
+        raise FaceError(f"There are no training data at '{path}'. Make them with: python prepare_data.py SOURCE {path}")
     return open_older(path)
 
 
@@ -81,8 +81,8 @@ def open_older(path: Path, bad: list[str] | None = None) -> Records:
     files = list_tfrecords(path) if path.is_dir() else [require_file(path, "TFRecord file")]
     if not files:
         raise FaceError(
-            f"No data directory and no TFRecord file ({', '.join(SUFFIXES)}) in '{path}'. "
-            "Make a data directory with: python prepare_data.py SOURCE OUT"
+            f"'{path}' has neither a data directory nor a TFRecord file ({', '.join(SUFFIXES)}). Make a data "
+            "directory with: python prepare_data.py SOURCE OUT"
         )
     layout, size = None, None
     columns: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -93,7 +93,7 @@ def open_older(path: Path, bad: list[str] | None = None) -> Records:
             size = _size_in(file, int(offsets[0]), int(lengths[0]), layout)
         columns.append((k, offsets, lengths, labels))
     if layout is None or not sum(len(column[1]) for column in columns):
-        raise FaceError(f"'{path}' holds no image records. Make or copy it again.")
+        raise FaceError(f"'{path}' holds no image records. Make the file again, or copy it again.")
     if layout.label_key is None:
         return _find_tface_index(path, files, bad)
     records = _build(path, files, columns, layout)
@@ -125,8 +125,8 @@ def _scan_file(file: Path, layout: Layout | None, bad: list[str] | None):
         except BadRecord as error:
             if bad is None or layout is None:
                 raise FaceError(
-                    f"Every record is a tf.train.Example with an image and a label. '{file}' record {i} "
-                    f"(offset {offset}): {error}. Make or copy it again."
+                    f"Every record must be a tf.train.Example with an image and a label. '{file}' record {i} (offset "
+                    f"{offset}): {error}. Make the file again, or copy it again."
                 ) from error
             keep[i] = False
             bad.append(f"{file.name} record {i} (offset {offset}): {error}")
@@ -147,7 +147,8 @@ def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
             stop = int(np.searchsorted(offsets + lengths + FRAME_BYTES, base + MAX_SHARD_BYTES, side="right"))
             if stop == start:
                 raise FaceError(
-                    f"A record stays below 4 GiB. '{files[file]}' offset {base} has {lengths[start]:,} bytes."
+                    f"A record must be smaller than 4 GiB. The record at offset {base} of '{files[file]}' has "
+                    f"{lengths[start]:,} bytes."
                 )
             part = np.empty(stop - start, INDEX_DTYPE)
             part["shard"], part["offset"] = len(first_bytes), offsets[start:stop] - base
@@ -157,12 +158,14 @@ def _build(path: Path, files: list[Path], columns, layout: Layout) -> Records:
             file_of_shard.append(file)
             start = stop
     if not rows:
-        raise FaceError(f"'{path}' holds no image record that can be read. Make or copy it again.")
+        raise FaceError(f"'{path}' holds no readable image record. Make the file again, or copy it again.")
     index = np.concatenate(rows)
     ids, contiguous = np.unique(index["label"], return_inverse=True)
     if ids[0] < 0:
         where = int(np.argmin(index["label"]))
-        raise FaceError(f"Labels count from 0. '{path}' record {where} has label {ids[0]}. Make the file again.")
+        raise FaceError(
+            f"A label must be 0 or greater. '{path}' record {where} has label {ids[0]}. Make the file again."
+        )
     index["label"] = contiguous
     index.flags.writeable = False
     has_gaps = ids[-1] != len(ids) - 1
@@ -181,8 +184,8 @@ def _find_tface_index(path: Path, files: list[Path], bad) -> Records:
         if candidate.is_file():
             return _open_tface(candidate, bad)
     raise FaceError(
-        f"'{path}' has images without labels, as TFace writes them. Give the index text file instead "
-        f"(lines 'name TAB shard TAB offset TAB label'), usually {name}.txt."
+        f"'{path}' has images without labels, as TFace writes them. Use the index text file instead (usually "
+        f"{name}.txt, with lines 'name TAB shard TAB offset TAB label')."
     )
 
 
@@ -201,12 +204,12 @@ def _open_tface(path: Path, bad: list[str] | None = None) -> Records:
                 all_labels.append(int(label))
             except (ValueError, OverflowError) as error:
                 raise FaceError(
-                    f"A TFace index has lines of 'name TAB shard TAB offset TAB label'. '{path}' line {number}: "
-                    f"{line.strip()[:80]!r}. Make it with TFace's convert_new_index.py."
+                    f"Each line of a TFace index must be 'name TAB shard TAB offset TAB label'. '{path}' line "
+                    f"{number}: {line.strip()[:80]!r}. Make the index again with TFace's convert_new_index.py."
                 ) from error
             names.append(ids.setdefault(name, len(ids)))
     if not names:
-        raise FaceError(f"'{path}' has no lines. Make it with TFace's convert_new_index.py.")
+        raise FaceError(f"'{path}' is empty. Make the index again with TFace's convert_new_index.py.")
     table = np.stack([np.array(names), np.frombuffer(shards, np.int64)], 1)
     pairs, which = np.unique(table, axis=0, return_inverse=True)
     offsets, labels = np.frombuffer(all_offsets, np.int64), np.frombuffer(all_labels, np.int64)
@@ -225,7 +228,7 @@ def _open_tface(path: Path, bad: list[str] | None = None) -> Records:
         if not is_there.all():
             missing = int(offsets[mine][~is_there][0])
             raise FaceError(
-                f"'{path}' names offset {missing} of '{file.name}', where no record begins. Make the index again."
+                f"'{path}' lists offset {missing} of '{file.name}', but no record begins there. Make the index again."
             )
         columns.append((k, offsets[mine], lengths[place], labels[mine]))
     return _build(path, files, columns, tfrecord_layouts.LAYOUTS[-1])
@@ -238,5 +241,6 @@ def _tface_shard(path: Path, name: str, shard: int) -> Path:
         if os.path.isfile(place):
             return place
     raise FaceError(
-        f"'{path}' names the shard '{file}', which is not beside it. There is no file {', '.join(map(str, places))}."
+        f"'{path}' lists the shard '{file}', but this file is not beside the index. Looked for: "
+        f"{', '.join(map(str, places))}."
     )

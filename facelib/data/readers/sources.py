@@ -70,8 +70,12 @@ def open_source(path: Path, skip_bad: bool = False, encoding: str | None = None)
     path = Path(path)
     if not path.exists():
         is_address = re.match("[a-z0-9]+:/", str(path))  # pathlib has made one slash of two
-        hint = "Only train.py and doctor.py read addresses: copy it to a folder." if is_address else "Check the path."
-        raise FaceError(f"No face data at '{path}'. {hint}")
+        hint = (
+            "Only train.py and doctor.py read data from an address: copy the data to a folder first."
+            if is_address
+            else "Check the path."
+        )
+        raise FaceError(f"There are no face data at '{path}'. {hint}")
     if path.is_dir():
         if is_data_dir(path) or list_tfrecords(path):
             return _open_tfrecords(path, skip_bad)
@@ -79,7 +83,7 @@ def open_source(path: Path, skip_bad: bool = False, encoding: str | None = None)
         if recs:
             train = path / "train.rec"
             if train not in recs and len(recs) > 1:
-                raise FaceError(f"'{path}' has {len(recs)} .rec files and none is train.rec. Name the one you mean.")
+                raise FaceError(f"'{path}' has {len(recs)} .rec files, but no train.rec. Pass the path of one .rec.")
             return RecSource(train if train in recs else recs[0], skip_bad)
         return FolderSource(path)
     require_file(path, "data set")
@@ -91,12 +95,14 @@ def open_source(path: Path, skip_bad: bool = False, encoding: str | None = None)
         return _open_tfrecords(path, skip_bad) if _is_tface_index(path) else ListSource(path, encoding)
     if path.suffix == ".bin":
         raise FaceError(
-            f"'{path}' is a verification set: it has pairs, not identities, so nothing can be trained on it."
+            f"'{path}' is a verification set. It has pairs, not identities, so it cannot be used for training."
         )
     if path.suffix == ".gz":
-        raise FaceError(f"Face data are not compressed. '{path}' is compressed with gzip: unpack it first (gunzip).")
+        raise FaceError(
+            f"Face data must not be compressed. '{path}' is compressed with gzip: unpack it first (gunzip)."
+        )
     raise FaceError(
-        f"Face data are a folder of identity folders, an InsightFace directory or .rec, a list 'id;path' (.txt), "
+        "Face data must be a folder of identity folders, an InsightFace directory or .rec, a list 'id;path' (.txt), "
         f"TFRecords ({', '.join(SUFFIXES)}) or a data directory. '{path}' is none of these."
     )
 
@@ -138,12 +144,12 @@ class RecSource:
             num_classes = self._read_header(0)
         elif self.file.num_unlisted_bytes and not skip_bad:
             raise FaceError(
-                f"'{self.file.idx_path}' does not list {self.file.num_unlisted_bytes} bytes of the .rec. Copy "
-                "both again, or delete the .idx: it is not needed."
+                f"'{self.file.idx_path}' does not list {self.file.num_unlisted_bytes} bytes of the .rec. Copy both "
+                "files again, or delete the .idx: the .rec can be read without an .idx."
             )
         self.labels = self._check_labels(num_classes, skip_bad)
         if not len(self.labels):
-            raise FaceError(f"'{path}' has no image that can be read ({len(self.bad)} bad). Copy it again.")
+            raise FaceError(f"'{path}' has no readable image ({len(self.bad)} bad). Copy the file again.")
         num_classes = num_classes or int(self.labels.max()) + 1
         self._read_property(num_classes)
         self.class_names = [str(label) for label in range(num_classes)]
@@ -178,9 +184,9 @@ class RecSource:
         (stop, end), bound = unpack(self._payload(position))[0].labels, FLOAT32_EXACT
         if not (1 < stop < end <= bound and stop == int(stop) and end == int(end)):
             raise FaceError(
-                f"Record 0 of an InsightFace .rec holds [images + 1, images + 1 + identities], whole numbers up to "
-                f"{bound:,} (what float32 holds exactly). '{self.path}' has [{stop:.9g}, {end:.9g}]. Write larger sets "
-                "with im2rec, without this record."
+                "Record 0 of an InsightFace .rec must hold [images + 1, images + 1 + identities], whole numbers up "
+                f"to {bound:,} (the largest that float32 holds exactly). '{self.path}' has [{stop:.9g}, {end:.9g}]. "
+                "Write larger sets with im2rec, without this record."
             )
         if self.file.bad and not self.file.has_idx:  # keys are counted, so they say nothing: images are what has pixels
             payload_bytes = np.where(self.file.flags > 0, 32 + 4 * self.file.flags.astype(np.int64), 32)
@@ -199,8 +205,8 @@ class RecSource:
         elif not is_there.all():
             where = self.file.idx_path if self.file.has_idx else self.path
             raise FaceError(
-                f"Record 0 of '{self.path}' says that there are {len(keys)} images. '{where}' lacks "
-                f"{int((~is_there).sum())} of them, the first with key {keys[~is_there][0]}. Copy the .rec and "
+                f"Record 0 of '{self.path}' says that there are {len(keys)} images. '{where}' does not list "
+                f"{int((~is_there).sum())} of them, the first one with key {keys[~is_there][0]}. Copy the .rec and "
                 ".idx again."
             )
         return int(end) - int(stop)
@@ -215,7 +221,7 @@ class RecSource:
         elif is_bad.any():
             i = int(np.argmax(is_bad))
             raise FaceError(
-                f"Labels are whole numbers from 0 to {bound - 1:,}"
+                f"Labels must be whole numbers from 0 to {bound - 1:,}"
                 + (
                     " (float32 is exact no further)"
                     if num_classes is None
@@ -236,11 +242,13 @@ class RecSource:
             if check_image_size([height, width]):
                 raise ValueError
         except ValueError:
-            self.notes.append(f"'{file}' is not 'classes,height,width' and was not used")
+            self.notes.append(f"'{file}' does not have the form 'classes,height,width' and was ignored")
             return
         self.image_size = height, width
         if classes != num_classes:
-            self.notes.append(f"'{file}' says {classes} identities, the .rec has {num_classes}: the .rec counts")
+            self.notes.append(
+                f"'{file}' says {classes} identities, but the .rec has {num_classes}: the number in the .rec is used"
+            )
 
 
 class RecordsSource:
@@ -268,7 +276,7 @@ class RecordsSource:
         try:
             return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
         except (cv2.error, AttributeError) as error:
-            raise BadRecord(f"its raw pixels of {image.shape[0]}x{image.shape[1]} make no PNG") from error
+            raise BadRecord(f"its raw pixels ({image.shape[0]}x{image.shape[1]}) cannot be written as PNG") from error
 
     def describe(self, i: int) -> str:
         return self.records.describe(i)

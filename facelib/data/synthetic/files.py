@@ -37,9 +37,9 @@ class SyntheticSet:
     def __post_init__(self):
         if self.num_identities < 1 or self.num_images < 1 or self.first_identity < 0 or self.seed < 0:
             raise FaceError(
-                "A synthetic set has at least 1 identity with at least 1 image, and no negative number. "
-                f"Received: identities={self.num_identities}, images={self.num_images}, "
-                f"first identity={self.first_identity}, seed={self.seed}."
+                "A synthetic set must have at least 1 identity with at least 1 image, and no number may be negative. "
+                f"Received: identities={self.num_identities}, images={self.num_images}, first "
+                f"identity={self.first_identity}, seed={self.seed}."
             )
 
     def __len__(self) -> int:
@@ -106,4 +106,6 @@ WRITERS: dict[str, Callable[[Path, SyntheticSet], None]] = {
 
 def _refuse_filled(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FaceError(f"OUT must be a new or empty folder. '{out}' exists: remove it or choose another name.")
+        raise FaceError(
+            f"OUT must be a new or empty folder. '{out}' already exists: remove it or choose a different name."
+        )

@@ -56,20 +56,22 @@ def load_bin(path: Path) -> Pairs:
     """
     path = require_file(path, "verification set")
     if path.stat().st_size > MAX_BIN_BYTES:
-        raise FaceError(f"A verification set has at most {MAX_BIN_BYTES:,} bytes. '{path}': {path.stat().st_size:,}.")
+        raise FaceError(
+            f"A verification set can have at most {MAX_BIN_BYTES:,} bytes. '{path}' has {path.stat().st_size:,}."
+        )
     try:
         content = load_pickle(path.read_bytes())
     except RefusedPickleError as error:
         raise FaceError(
-            f"'{path}' is not a plain list of images: its pickle tries to load {error}. Nothing in it was "
-            f"executed. Do not use this file. {MAKE_HINT}"
+            f"A verification set must be a plain list of images. The pickle '{path}' tries to load {error}. Nothing "
+            f"in it was executed. Do not use this file. {MAKE_HINT}"
         ) from error
     except MemoryError:
         raise
     except Exception as error:  # the unpickler raises nearly any type on damaged bytes
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {str(error)[:160]}")
         raise FaceError(
-            f"'{path}' is damaged or not a verification set ({reason}). Copy it again. {MAKE_HINT}"
+            f"'{path}' is damaged or not a verification set ({reason}). Copy the file again. {MAKE_HINT}"
         ) from error
     images, is_same = _split_content(content, path)
     return Pairs(images, is_same, path.stem, str(path))
@@ -79,8 +81,8 @@ def write_bin(path: Path, images: Sequence[bytes], is_same: Sequence[bool] | np.
     """Writes a verification set atomically, as `bytes` and bools: older tools read it too."""
     if len(images) != 2 * len(is_same) or len(is_same) == 0:
         raise FaceError(
-            f"A verification set has two images per pair and at least one pair. "
-            f"Received: {len(images)} images, {len(is_same)} pairs."
+            f"A verification set must have two images per pair and at least one pair. Received: {len(images)} images, "
+            f"{len(is_same)} pairs."
         )
     content = ([bytes(image) for image in images], [bool(value) for value in is_same])
     write_bytes(path, pickle.dumps(content, protocol=4))
@@ -91,11 +93,14 @@ def find_bins(valid: Path) -> list[Path]:
     valid = Path(valid)
     if not valid.is_dir():
         if not valid.exists():
-            raise FaceError(f"No verification set at '{valid}': name a .bin or a folder of them. {MAKE_HINT}")
+            raise FaceError(
+                f"There is no verification set at '{valid}'. Pass the path of a .bin, or of a folder of .bin files. "
+                f"{MAKE_HINT}"
+            )
         return [require_file(valid, "verification set")]
     paths = sorted(path for path in valid.glob("*.bin") if path.is_file())
     if not paths:
-        raise FaceError(f"No .bin in the folder '{valid}'. {MAKE_HINT}")
+        raise FaceError(f"The folder '{valid}' has no .bin. {MAKE_HINT}")
     return paths
 
 
@@ -168,21 +173,29 @@ def _split_content(content: object, path: Path) -> tuple[list[bytes], np.ndarray
     if isinstance(content, list) and len(content) == 2 and isinstance(content[1], bytes):
         content = [content[0], list(content[1])]  # truths as an array of uint8
     if not isinstance(content, list) or len(content) != 2 or not all(isinstance(part, list) for part in content):
-        raise FaceError(f"A verification set is a pair (images, is_same). '{path}' holds something else. {MAKE_HINT}")
+        raise FaceError(
+            f"A verification set must be a pair (images, is_same). '{path}' holds something else. {MAKE_HINT}"
+        )
     images, truth = content
     if not images:
         raise FaceError(f"'{path}' has no images. {MAKE_HINT}")
     if len(images) % 2 or len(images) != 2 * len(truth):
         raise FaceError(
-            f"A verification set has two images per pair. '{path}' has {len(images)} images for {len(truth)} pairs. "
-            f"Copy it again. {MAKE_HINT}"
+            f"A verification set must have two images per pair. '{path}' has {len(images)} images for {len(truth)} "
+            f"pairs. Copy the file again. {MAKE_HINT}"
         )
     for i, image in enumerate(images):
         if type(image) is not bytes:
-            raise FaceError(f"Images are bytes or uint8 arrays. Record {i} of '{path}' is a {type(image).__name__}.")
+            raise FaceError(
+                f"Each image of a verification set must be bytes or a uint8 array. Record {i} of '{path}' is a "
+                f"{type(image).__name__}."
+            )
     for k, value in enumerate(truth):
         if type(value) not in (bool, int) or value not in (0, 1):
-            raise FaceError(f"Pairs are marked True or False. Pair {k} of '{path}' is marked {short_repr(value, 40)}.")
+            raise FaceError(
+                f"Each pair of a verification set must be marked True or False. Pair {k} of '{path}' is marked "
+                f"{short_repr(value, 40)}."
+            )
     return images, np.array(truth, dtype=bool)
 
 
@@ -192,5 +205,6 @@ def decode_face(data: bytes, size: tuple[int, int], what: str) -> np.ndarray:
         return decode_image(data, size=size)
     except BadRecord as error:
         raise FaceError(
-            f"{what}: {error}. Make the file again; faces of another size are aligned by align_faces.py."
+            f"{what}: {error}. Make the file again. If its faces have the wrong size, align them first with "
+            "align_faces.py."
         ) from error

@@ -57,10 +57,10 @@ def find_group_lists(folder: Path) -> list[tuple[str, Path]]:
     """
     found = sorted((file.name.removesuffix("_pairs.txt"), file) for file in Path(folder).rglob("*_pairs.txt"))
     if not found or len({group for group, _ in found}) < len(found):
-        state = f"has {len(found)}, two with one name" if found else "has none"
+        state = f"has {len(found)} lists, two of them with the same name" if found else "has no such list"
         raise FaceError(
-            f"A folder of pair lists has one GROUP_pairs.txt for each group, as RFW's 'txts'. '{folder}' {state}. "
-            "Name that folder, or one list."
+            "A folder of pair lists must have one GROUP_pairs.txt for each group, like the folder 'txts' of RFW. "
+            f"'{folder}' {state}. Pass such a folder, or the path of one list."
         )
     return found
 
@@ -84,17 +84,16 @@ def _read_name_lines(path: Path, lines: list[str]) -> tuple[list[tuple[Shot, Sho
             second = (columns[-2] if len(columns) == 4 else columns[0], int(columns[-1]))
         except ValueError as error:
             raise FaceError(
-                f"A pair is 'name i j' or 'name1 i name2 j'; i and j are numbers of images. '{path}' line {number}: "
-                f"{line.strip()[:80]!r}. Correct the line."
+                "Each pair must be 'name i j' or 'name1 i name2 j', where i and j are the numbers of images. "
+                f"'{path}' line {number}: {line.strip()[:80]!r}. Correct the line."
             ) from error
         pairs.append((first, second))
         is_same.append(first[0] == second[0])
     if not pairs:
-        raise FaceError(f"The pair list '{path}' has no pairs. Copy it again.")
+        raise FaceError(f"The pair list '{path}' has no pairs. Copy the list again.")
     if promised is not None and promised != len(pairs):
         raise FaceError(
-            f"The first line of '{path}' says that there are {promised} pairs; the list has {len(pairs)}. "
-            "Copy it again."
+            f"The first line of '{path}' promises {promised} pairs, but the list has {len(pairs)}. Copy the list again."
         )
     return pairs, is_same
 
@@ -108,19 +107,19 @@ def _read_image_list(path: Path, lines: list[str]) -> tuple[list[tuple[Shot, Sho
         match = _IMAGE_LINE.fullmatch(line.strip())
         if match is None or len(match[1]) > MAX_NAME_BYTES:
             raise FaceError(
-                f"A line of an image list is 'name_0001.jpg NUMBER'. '{path}' line {place}: {line.strip()[:80]!r}. "
-                "Correct the line."
+                f"Each line of an image list must be 'name_0001.jpg NUMBER'. '{path}' line {place}: "
+                f"{line.strip()[:80]!r}. Correct the line."
             )
         shots.append(_shot_of(match[1]))
         numbers.append(int(match[2]))
         places.append(place)
     if len(shots) % 2:
-        raise FaceError(f"A pair has two lines. The last pair of '{path}' has only one. Copy it again.")
+        raise FaceError(f"Each pair must have two lines. The last pair of '{path}' has only one. Copy the list again.")
     for i in range(0, len(shots), 2):
         if numbers[i] != numbers[i + 1]:
             raise FaceError(
-                f"Both lines of a pair have the same number. '{path}' lines {places[i]} and {places[i + 1]}: "
-                f"{numbers[i]} and {numbers[i + 1]}. Copy it again."
+                f"Both lines of a pair must have the same number. '{path}' lines {places[i]} and {places[i + 1]} have "
+                f"{numbers[i]} and {numbers[i + 1]}. Copy the list again."
             )
     is_same = np.array(numbers[::2]) > 0
     kinds = (np.array_split(np.flatnonzero(kind), FOLDS) for kind in (is_same, ~is_same))
@@ -155,8 +154,8 @@ def find_shot(folders: Path, shot: Shot) -> Path:
                 return file
     expected = short_repr(str(folders / name / f"{name}_{number:04d}.jpg"), 300)
     raise FaceError(
-        f"The pair list names image {number} of {short_repr(name)}, but there is no {expected}. Check FOLDERS, or "
-        f"align all photos."
+        f"The pair list names image {number} of {short_repr(name)}, but there is no file {expected}. Check FOLDERS, "
+        "or align all photos."
     )
 
 

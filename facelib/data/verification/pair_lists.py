@@ -27,9 +27,8 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
     """
     if num_pairs < 1 or num_pairs % (2 * folds):
         raise FaceError(
-            f"The number of pairs must be a multiple of {2 * folds}: {folds} folds, and half of the pairs of "
-            f"each fold are genuine. Received: {num_pairs}. Ask for "
-            f"{max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
+            f"The number of pairs must be a multiple of {2 * folds}: {folds} folds, and half of the pairs of each "
+            f"fold are genuine. Received: {num_pairs}. Use {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
         )
     rng = np.random.default_rng([seed, 0x9A125])
     groups = _images_by_identity(np.asarray(labels))
@@ -38,8 +37,8 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
     possible = min(min(_num_genuine(block), _num_impostor(block)) for block in blocks)
     if wanted > possible:
         raise FaceError(
-            f"{num_pairs} different pairs in {folds} folds without shared identities need more faces than "
-            f"{len(groups)} identities with {len(labels)} images give. "
+            f"{num_pairs} different pairs in {folds} folds without shared identities need more faces than these "
+            f"{len(groups)} identities with {len(labels)} images. "
             + (
                 f"Ask for at most {possible * 2 * folds} pairs."
                 if possible
@@ -71,16 +70,16 @@ def draw_listed(is_same: np.ndarray, num_pairs: int, folds: int = 10, seed: int 
     each, rest = divmod(num_pairs, 2 * folds)
     if each < 1 or rest:
         raise FaceError(
-            f"--pairs N is a multiple of {2 * folds}: {folds} folds, and half of the pairs of each fold are "
-            f"genuine. Received: {num_pairs}. Ask for {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
+            f"--pairs must be a multiple of {2 * folds}: there are {folds} folds, and half of the pairs of each fold "
+            f"are genuine. Received: {num_pairs}. Use --pairs {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
         )
     rng, picked = np.random.default_rng([seed, 0x9A125]), []
     for number, fold in enumerate(np.array_split(np.arange(len(is_same)), folds)):
         for kind in (fold[is_same[fold]], fold[~is_same[fold]]):
             if len(kind) < each:
                 raise FaceError(
-                    f"--pairs {num_pairs} takes {each} genuine and {each} impostor pairs of each fold. Fold {number} "
-                    f"of {folds} has only {len(kind)} of one kind: ask for at most {2 * folds * len(kind)}."
+                    f"--pairs {num_pairs} needs {each} genuine and {each} impostor pairs in each fold. Fold {number} "
+                    f"of {folds} has only {len(kind)} of one kind. Use at most --pairs {2 * folds * len(kind)}."
                 )
             picked.append(rng.choice(kind, size=each, replace=False))
     return np.sort(np.concatenate(picked))
