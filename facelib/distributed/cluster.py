@@ -88,7 +88,10 @@ def split_address(address: str) -> tuple[str, int]:
     """
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})", address)
     if match is None or not 0 < int(match[3]) < 65536:
-        raise FaceError(f"The address of a worker is host:port, port 1 to 65535. Received: '{address}'. Correct it.")
+        raise FaceError(
+            f"The address of a worker must be host:port, with a port from 1 to 65535. Received: '{address}'. Correct "
+            "this address."
+        )
     return match[1] or match[2], int(match[3])
 
 
@@ -115,8 +118,8 @@ def _from_tf_config(text: str) -> Cluster:
     except ValueError as error:
         reason = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else error
         raise FaceError(
-            f"{TF_CONFIG} is JSON. Received: {shorten(text[:200])} ({reason}). "
-            "Correct it, or unset it to train in one process."
+            f"{TF_CONFIG} must be valid JSON. Received: {shorten(text[:200])} ({reason}). Correct it, or unset "
+            f"{TF_CONFIG} to train in one process."
         ) from error
     if config == {}:
         return Cluster()
@@ -124,21 +127,25 @@ def _from_tf_config(text: str) -> Cluster:
     for job in jobs:
         if job not in ("chief", "worker"):
             raise FaceError(
-                f"There are no parameter servers: the jobs of {TF_CONFIG} are worker, and chief for the first worker. "
-                f"Received: '{job}'. Leave it out."
+                f"{TF_CONFIG} can have only the jobs 'worker' and 'chief' (the first worker), because there are no "
+                f"parameter servers. Received: '{job}'. Leave this job out."
             )
     chiefs, workers = (_addresses(jobs, job) for job in ("chief", "worker"))
     if len(chiefs) > 1:
-        raise FaceError(f"{TF_CONFIG} has at most one chief. Received: {len(chiefs)}. Make the others workers.")
+        raise FaceError(
+            f"{TF_CONFIG} can have at most one chief. Received: {len(chiefs)}. Change the others to workers."
+        )
     addresses = (*chiefs, *workers)
     if not addresses:
         raise FaceError(
-            f"{TF_CONFIG} lists the workers. Received none. List them, or unset it to train in one process."
+            f"{TF_CONFIG} must list the workers. Received none. List the workers, or unset this variable to train "
+            "in one process."
         )
     if len(set(addresses)) < len(addresses):
         double = next(address for address in addresses if addresses.count(address) > 1)
         raise FaceError(
-            f"No two workers share an address. Received: '{double}' twice in {TF_CONFIG}. Give each its own port."
+            f"Each worker must have its own address. Received: '{double}' twice in {TF_CONFIG}. Use a different "
+            "port for each worker."
         )
     return Cluster(_rank(task, chiefs, workers), addresses)
 
@@ -148,8 +155,8 @@ def _table(config, key: str) -> dict:
     if not isinstance(value, dict):
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
         raise FaceError(
-            f"{TF_CONFIG} has the form {example}. Received: {key} = {shorten(json.dumps(value))}. "
-            "Correct it, or unset it to train in one process."
+            f"{TF_CONFIG} must have the form {example}. Received: {key} = {shorten(json.dumps(value))}. Correct it, "
+            "or unset this variable to train in one process."
         )
     return value
 
@@ -158,8 +165,8 @@ def _addresses(jobs: dict, job: str) -> list[str]:
     addresses = jobs.get(job, [])
     if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
         raise FaceError(
-            f'The {job} of {TF_CONFIG} is a list such as ["host:port", ...]. '
-            f"Received: {shorten(json.dumps(addresses))}. Correct it."
+            f'The {job} of {TF_CONFIG} must be a list such as ["host:port", ...]. '
+            f"Received: {shorten(json.dumps(addresses))}. Correct this list."
         )
     for address in addresses:
         split_address(address)
@@ -170,8 +177,8 @@ def _rank(task: dict, chiefs: list[str], workers: list[str]) -> int:
     kind, index = task.get("type"), task.get("index")
     if kind not in ("chief", "worker"):
         raise FaceError(
-            f"The task of {TF_CONFIG} is of type worker, or chief for the first. "
-            f"Received: {shorten(json.dumps(kind))}. Start train.py only in the workers."
+            f"The task of {TF_CONFIG} must have the type worker, or chief for the first worker. Received: "
+            f"{shorten(json.dumps(kind))}. Start train.py only in the workers."
         )
     if isinstance(index, str) and index.isascii() and index.isdigit():
         index = int(index)  # a shell's $INDEX is a string; TensorFlow accepts it too
@@ -180,8 +187,8 @@ def _rank(task: dict, chiefs: list[str], workers: list[str]) -> int:
         received = "no index" if index is None else f"index {shorten(json.dumps(index))}"
         allowed = f"0 to {len(same) - 1}" if same else f"none: there is no {kind}"
         raise FaceError(
-            f"The index of a task in {TF_CONFIG} is its place in the list of {kind}s, here {allowed}. "
-            f"Received: {received}. Give each process its own index."
+            f"The index of a task in {TF_CONFIG} must be its position in the list of {kind}s, here {allowed}. "
+            f"Received: {received}. Use a different index for each process."
         )
     return index + (len(chiefs) if kind == "worker" else 0)
 
@@ -202,33 +209,34 @@ def from_slurm(environ: Mapping[str, str]) -> Cluster | None:
     if "SLURM_STEP_NODELIST" not in environ and environ.get("ENVIRONMENT") == "BATCH":
         # A batch script itself has SLURM_PROCID=0 and SLURM_NTASKS: nobody started the other tasks.
         raise FaceError(
-            f"The {num_tasks} tasks of a Slurm job are started by srun. This one was started by the batch script "
-            "itself. Write: srun python train.py ... (or unset SLURM_NTASKS to train alone)."
+            f"The {num_tasks} tasks of a Slurm job must be started by srun. This process was started by the batch "
+            "script itself. Use: srun python train.py ... (or unset SLURM_NTASKS to train in one process)."
         )
     if not host_list or not task_list:
         missing = "SLURM_STEP_NODELIST" if not host_list else "SLURM_STEP_TASKS_PER_NODE"
         raise FaceError(
-            f"{num_tasks} Slurm tasks find each other by {missing}. It is not set. Start the tasks with srun, or set "
-            f"{TF_CONFIG}."
+            f"The {num_tasks} Slurm tasks need the variable {missing} to find each other. It is not set. Start the "
+            f"tasks with srun, or set {TF_CONFIG}."
         )
     hosts, counts = expand_hosts(host_list), expand_counts(task_list)
     if len(hosts) != len(counts) or sum(counts) != num_tasks:
         raise FaceError(
-            f"Slurm's list of hosts and its list of tasks for each host must fit a job of {num_tasks} tasks. Received: "
-            f"{len(hosts)} in the list of hosts, {len(counts)} in that of tasks, {sum(counts)} tasks in all. Start "
-            f"the tasks with srun, without changing its variables, or set {TF_CONFIG}."
+            f"Slurm's list of hosts and its list of tasks per host must match a job of {num_tasks} tasks. Received: "
+            f"{len(hosts)} entries in the list of hosts, {len(counts)} in the list of tasks, {sum(counts)} tasks in "
+            f"total. Start the tasks with srun and do not change its variables, or set {TF_CONFIG}."
         )
     rank = _integer("SLURM_PROCID", environ["SLURM_PROCID"])
     places = [(node, number) for node, count in enumerate(counts) for number in range(count)]
     if rank >= num_tasks:
         raise FaceError(
-            f"SLURM_PROCID is 0 to {num_tasks - 1}. Received: {rank}. Start the tasks with srun, or set {TF_CONFIG}."
+            f"SLURM_PROCID must be from 0 to {num_tasks - 1}. Received: {rank}. Start the tasks with srun, or set "
+            f"{TF_CONFIG}."
         )
     for key, ours in zip(("SLURM_NODEID", "SLURM_LOCALID"), places[rank], strict=True):
         if environ.get(key, str(ours)) != str(ours):
             raise FaceError(
-                f"Slurm's tasks fill one node after the other. Task {rank} has {key}={environ[key]}, but by that order "
-                f"it is {ours}. Start the tasks with: srun --distribution=block ..."
+                f"Slurm must fill one node after the other with tasks. Task {rank} has {key}={environ[key]}, but this "
+                f"order would give {ours}. Start the tasks with: srun --distribution=block ..."
             )
     base = _base_port(environ, max(counts))
     return Cluster(rank, tuple(f"{hosts[node]}:{base + number}" for node, number in places))
@@ -241,7 +249,7 @@ def _first(environ: Mapping[str, str], *keys: str) -> str:
 
 def _integer(key: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise FaceError(f"{key} is a whole number. Received: '{shorten(text)}'. Correct it, or set {TF_CONFIG}.")
+        raise FaceError(f"{key} must be a whole number. Received: '{shorten(text)}'. Correct it, or set {TF_CONFIG}.")
     return int(text)
 
 
@@ -251,8 +259,8 @@ def _base_port(environ: Mapping[str, str], most_tasks: int) -> int:
         base = _integer("MOBILEARC_PORT", environ["MOBILEARC_PORT"])
         if not 0 < base <= 65536 - most_tasks:
             raise FaceError(
-                f"MOBILEARC_PORT is the first of {most_tasks} ports per node. Received: {base}. "
-                "Take one between 10000 and 30000."
+                f"MOBILEARC_PORT must be the first of {most_tasks} ports per node. Received: {base}. Use a port from "
+                "10000 to 30000."
             )
         return base
     job = _integer("SLURM_JOB_ID", environ.get("SLURM_JOB_ID", "0"))
@@ -296,8 +304,8 @@ def _numbers(ranges: str, text: str) -> list[str]:
 
 def _bad_hosts(text: str) -> FaceError:
     return FaceError(
-        f"Slurm lists hosts as in node[01-03,7],gpu1. Received: '{shorten(text)}'. Start the tasks with srun, or set "
-        f"{TF_CONFIG}."
+        f"Slurm must list hosts in the form node[01-03,7],gpu1. Received: '{shorten(text)}'. Start the tasks with "
+        f"srun, or set {TF_CONFIG}."
     )
 
 
@@ -312,8 +320,8 @@ def expand_counts(text: str) -> list[int]:
         match = re.fullmatch(r"([0-9]{1,6})(?:\(x([0-9]{1,6})\))?", item)
         if match is None or len(counts) + int(match[2] or 1) > MAX_HOSTS:
             raise FaceError(
-                f"Slurm lists the tasks of nodes as in 2(x2),1. Received: '{shorten(text)}'. Start them with srun, or "
-                f"set {TF_CONFIG}."
+                f"Slurm must list the tasks of the nodes in the form 2(x2),1. Received: '{shorten(text)}'. Start the "
+                f"tasks with srun, or set {TF_CONFIG}."
             )
         counts += [int(match[1])] * int(match[2] or 1)
     return counts

@@ -83,7 +83,7 @@ def _prove(connection: socket.socket, cluster: Cluster, token: bytes, is_caller:
     if found is None:
         raise StrangerError("another program")
     if found[2] != digest:
-        raise StrangerError("a worker with another list of workers")
+        raise StrangerError("a worker with a different list of workers")
     rank = int(found[1])
     if rank not in cluster.peers:
         raise StrangerError(f"worker {rank}")
@@ -92,7 +92,7 @@ def _prove(connection: socket.socket, cluster: Cluster, token: bytes, is_caller:
     mine, theirs = (b"call", b"answer") if is_caller else (b"answer", b"call")
     connection.sendall(_proof(token, mine, talk))
     if not hmac.compare_digest(_line_of(connection), _proof(token, theirs, talk)):
-        raise StrangerError("a worker with another token", rank)
+        raise StrangerError("a worker with a different token", rank)
     return rank
 
 

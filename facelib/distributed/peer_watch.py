@@ -116,8 +116,8 @@ class PeerWatch:
                 ranks = self._most_silent()
                 self._end(
                     ranks,
-                    f"did not answer for {self._patience[min(ranks)]:g} s: gone, or frozen. End what is left "
-                    "of them (kill -9)",
+                    f"did not answer for {self._patience[min(ranks)]:g} s: ended or frozen. End the remaining "
+                    "processes of this worker (kill -9)",
                 )
             elif max(self._closed.values(), default=0.0) >= CLOSED_PATIENCE:
                 self._end(set(self._closed), "ended. See the output there")
@@ -146,7 +146,7 @@ class PeerWatch:
                 return
             self._stopped.set()
             line = "\n" * getattr(sys.stderr, "is_mid_line", False) + (  # the progress bar is open
-                f"error: A training needs all its workers. Worker{'s' * (len(ranks) > 1)} {self._names(ranks)} {what}. "
+                f"error: Training needs all its workers. Worker{'s' * (len(ranks) > 1)} {self._names(ranks)} {what}. "
                 "Start all workers again: the run continues from its last checkpoint."
             )
             _in_a_thread(lambda: sys.stdout and sys.stdout.flush())  # os._exit would drop the last lines of the log

@@ -33,8 +33,8 @@ WAITING_LINE_AFTER = 10  # seconds; then a line names the workers that are missi
 UNKNOWN_NAME_SECONDS = 20  # a name that is unknown for so long is a wrong one
 IN_KUBERNETES = "KUBERNETES_SERVICE_HOST"  # set in every pod; there a name is known only when its pod has a node
 _LOST_WHILE_CONNECTING = (
-    "error: All workers connect to each other after the rendezvous. One of them is lost or frozen: see the logs of "
-    "all, and start all workers again."
+    "error: All workers must connect to each other after the rendezvous. One worker is lost or frozen: see the logs "
+    "of all workers, and start all workers again."
 )
 
 
@@ -88,8 +88,8 @@ class Rendezvous:
             waited = time.monotonic() - begin
             if waited >= seconds:
                 raise FaceError(
-                    f"Every worker joins within {seconds:g} s. {self._describe(missing)} did not. Start all of them at "
-                    "about the same time, or check their logs, the addresses and the firewall."
+                    f"Every worker must join within {seconds:g} s. {self._describe(missing)} did not. Start all "
+                    "workers at about the same time, or check their logs, the addresses and the firewall."
                 )
             self._check_names()
             if waited >= WAITING_LINE_AFTER and not has_said:
@@ -104,8 +104,8 @@ class Rendezvous:
         if ranks and not os.environ.get(IN_KUBERNETES):
             names = ", ".join(f"{rank} ({self.cluster.peers[rank]})" for rank in ranks)
             raise FaceError(
-                f"The address of a worker has a name that every host knows. Worker{'s' * (len(ranks) > 1)} {names}: "
-                f"this host does not know the name. Correct the list of hosts, or write IP addresses."
+                f"Every host must know the names in the addresses of the workers. Worker{'s' * (len(ranks) > 1)} "
+                f"{names}: this host does not know the name. Correct the list of hosts, or use IP addresses."
             )
 
     def take_connections(self) -> dict[int, socket.socket]:
@@ -157,7 +157,7 @@ class Rendezvous:
             self.callers[greeting.answer(connection, self.cluster, self.token)] = connection
         except greeting.StrangerError as stranger:
             if stranger.rank is not None:
-                self.strangers.setdefault(stranger.rank, f"; {stranger} called in its place")
+                self.strangers.setdefault(stranger.rank, f"; {stranger} connected instead")
             connection.close()
         except OSError:
             connection.close()
@@ -194,12 +194,12 @@ def _port_error(cluster: Cluster, error: OSError) -> FaceError:
     address = cluster.addresses[cluster.rank]
     if error.errno == errno.EADDRINUSE:
         return FaceError(
-            f"Every worker needs a free port. Worker {cluster.rank} is to listen at {address}, which another "
-            "process uses. End that process (perhaps an earlier run), or choose another port."
+            f"Every worker needs a free port. Worker {cluster.rank} must listen at {address}, but a different process "
+            "uses this port. End that process (perhaps an earlier run), or choose a different port."
         )
     return FaceError(
-        f"Every worker listens at its port. Worker {cluster.rank} may not listen at {address}: {error.strerror}. "
-        "Choose a port between 10000 and 30000."
+        f"Every worker must listen at its port. Worker {cluster.rank} has no permission to listen at {address}: "
+        f"{error.strerror}. Choose a port from 10000 to 30000."
     )
 
 
@@ -285,8 +285,8 @@ def open_workers(cluster: Cluster, join_seconds: float) -> "Workers":
         return ONE_WORKER
     if cluster.rank == 0 and not greeting.find_token():
         print(
-            f"warning: {greeting.TOKEN} is not set: who knows the addresses of the workers can pass for one. Set it to "
-            "the same random text on every host.",
+            f"warning: {greeting.TOKEN} is not set, so anyone who knows the addresses of the workers can pose as a "
+            "worker. Set this variable to the same random text on every host.",
             file=sys.stderr,
         )
     check_port(cluster)

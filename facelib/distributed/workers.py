@@ -189,9 +189,9 @@ class Workers:
                 raise
             names = self.held[1].name_lost() if self.held else ""
             raise FaceError(
-                f"A training needs all its workers. Worker {self.rank} has lost another worker{names and f': {names}'} "
-                f"({_reason(error)}). See the output of that worker. Run the same command again to continue from the "
-                "last checkpoint."
+                f"Training needs all its workers. Worker {self.rank} has lost contact to other "
+                f"workers{names and f': {names}'} ({_reason(error)}). See the output of the lost workers. Run the "
+                "same command again to continue from the last checkpoint."
             ) from error
 
     def close(self) -> None:
@@ -220,8 +220,8 @@ class Workers:
             odd = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
             if odd:
                 raise FaceError(
-                    f"All workers train with the same {name}. Worker {', '.join(odd)} has another {name} than worker "
-                    f"0: give every worker the same command and the same files."
+                    f"All workers must train with the same {name}. Worker {', '.join(odd)} has a different {name} "
+                    "from worker 0: use the same command and the same files for every worker."
                 )
 
 

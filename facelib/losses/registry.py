@@ -69,7 +69,7 @@ _ABOVE_0 = (lambda v: 0 < v < math.inf, "above 0")
 _RULES = {
     "scale": _ABOVE_0,
     "sub_centres": (lambda v: 1 <= v <= 100, "from 1 to 100"),
-    "interclass_filtering": (lambda v: 0 <= v < 1, "a cosine in [0, 1), 0 for none"),
+    "interclass_filtering": (lambda v: 0 <= v < 1, "a cosine in [0, 1); 0 means no filtering"),
     "margin": _ANGLE,
     "margin1": (lambda v: 1 <= v < 5, "in [1, 5)"),
     "margin2": _ANGLE,
@@ -99,14 +99,15 @@ def resolve_options(loss: str, given: dict) -> dict:
     """
     if loss not in LOSSES:
         losses = (*LOSSES, "distill")
-        raise FaceError(f"loss is one of {', '.join(losses)}. Received: '{loss}'.{did_you_mean(loss, losses)}")
+        raise FaceError(f"loss must be one of {', '.join(losses)}. Received: '{loss}'.{did_you_mean(loss, losses)}")
     defaults = LOSSES[loss].options
     options = dict(defaults)
     for name, value in given.items():
         if name not in defaults:
             known = ", ".join(f"{key} = {default!r}" for key, default in defaults.items()) or "none"
             raise FaceError(
-                f"the options of loss '{loss}' are {known}. Received: {name} = {value!r}.{did_you_mean(name, defaults)}"
+                f"loss '{loss}' has only the options {known}. Received: {name} = "
+                f"{value!r}.{did_you_mean(name, defaults)}"
             )
         options[name] = _checked(loss, name, value, type(defaults[name]))
     if loss == "magface":
@@ -120,10 +121,10 @@ def _checked(loss: str, name: str, value, kind: type):
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise FaceError(f"'{name}' of loss '{loss}' is a {kind.__name__}. Received: {value!r}.")
+        raise FaceError(f"'{name}' of loss '{loss}' must be a {kind.__name__}. Received: {value!r}.")
     is_met, rule = _RULES.get(name, (lambda v: True, ""))
     if not is_met(value):
-        raise FaceError(f"'{name}' of loss '{loss}' is {rule}. Received: {value!r}.")
+        raise FaceError(f"'{name}' of loss '{loss}' must be {rule}. Received: {value!r}.")
     return value
 
 

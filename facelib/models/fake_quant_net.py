@@ -55,25 +55,25 @@ def fake_quantized(model: keras.Model, where: str, target: str = "tflite") -> ke
     is_esp = TARGETS[target].power_of_two
     if any(isinstance(layer, FakeQuant) for layer in model.layers):
         raise FaceError(
-            f"Training for int8 starts from a float model. '{where}' was trained for int8 already. "
-            "Name the float embedder.h5 that it came from."
+            f"Training for int8 must start from a float model. '{where}' was already trained for int8. Use the float "
+            "embedder.h5 from which this model was made."
         )
     for layer in model.layers:
         is_known = type(layer) in _ROUNDED or isinstance(layer, (*_NORMS, *_PRELUS, PixelScale))
         if layer.weights and not is_known:
             raise FaceError(
                 f"Training for int8 supports convolutions, dense layers, normalisation and PReLU. '{where}' has a "
-                f"{type(layer).__name__} with weights, '{layer.name}'. Choose another network."
+                f"{type(layer).__name__} with weights, '{layer.name}'. Choose a different network."
             )
         if is_esp and isinstance(layer, _PRELUS):
             raise FaceError(
-                f"Training for the {target} supports ReLU, ReLU6 and LeakyReLU. '{where}' has PReLU, '{layer.name}'. "
-                f"Choose another activation first: tools/swap_activation.py."
+                f"Training for the {target} supports ReLU, ReLU6 and LeakyReLU. '{where}' has PReLU, in the layer "
+                f"'{layer.name}'. Choose a different activation first: tools/swap_activation.py."
             )
         if isinstance(layer, keras.layers.PReLU) and float(keras.ops.max(layer.alpha)) > 1:
             raise FaceError(
-                f"Training for int8 computes PReLU as max(x, a x), with slopes of at most 1. '{where}' has a "
-                f"slope of {float(keras.ops.max(layer.alpha)):.3g} in the layer '{layer.name}'. Choose another "
+                f"Training for int8 computes PReLU as max(x, a x), so slopes must be at most 1. '{where}' has a slope "
+                f"of {float(keras.ops.max(layer.alpha)):.3g} in the layer '{layer.name}'. Choose a different "
                 "activation: tools/swap_activation.py."
             )
     convolution_of = {norm.name: conv for norm in model.layers if (conv := _folded_into(norm, model)) is not None}

@@ -123,7 +123,8 @@ def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
         if key not in taken and not is_default:
             others = ", ".join(other for other, keys in TAKEN.items() if key in keys)
             raise FaceError(
-                f"model.{key} is an option of {others}. Received: {key}={value!r} for {name}. Leave it out."
+                f"model.{key} is an option only of {others}. Received: {key}={value!r} for {name}. Leave this "
+                "option out."
             )
         if not is_default:  # the defaults of a builder may differ: mbf pads, and ghostfacenet_v1 is wider, as published
             options[key] = value
@@ -134,7 +135,10 @@ def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
     if name in APPLICATIONS:
         return builders["application"](name, **options)
     if model.activation == "own":
-        raise FaceError(f"model.activation = 'own' is for {', '.join(APPLICATIONS)}. Received: {name}. Choose another.")
+        raise FaceError(
+            f"model.activation = 'own' works only with {', '.join(APPLICATIONS)}. Received: {name}. Choose a "
+            "different activation."
+        )
     if name in IRESNETS:
         return builders["iresnet"](int(name.removeprefix("iresnet")), **options)
     return builders[name](**options)

@@ -41,8 +41,8 @@ def swap_activations(model: keras.Model, kind: str, where: str) -> tuple[keras.M
     if not num_swapped:
         kinds = ", ".join(sorted({type(layer).__name__ for layer in model.layers if isinstance(layer, SWAPPED)}))
         raise FaceError(
-            f"A swap changes at least one activation. '{where}' has none to change to {kind} "
-            f"({kinds or 'no PReLU, ReLU or LeakyReLU at all'}): choose another --to."
+            f"A swap must change at least one activation. '{where}' has no activation to change to {kind} (found: "
+            f"{kinds or 'no PReLU, ReLU or LeakyReLU at all'}): choose a different --to."
         )
     for layer in copy.layers:
         if layer.weights:

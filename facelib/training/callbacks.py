@@ -34,7 +34,7 @@ class Callbacks:
                 self._callbacks.remove(callback)
                 reason = " ".join(str(error).split())[:200]
                 print(
-                    f"\nwarning: the callback {type(callback).__name__} failed in {method} and is not called again "
-                    f"({type(error).__name__}: {reason}). The training goes on.",
+                    f"\nwarning: the callback {type(callback).__name__} failed in {method} and will not be called "
+                    f"again ({type(error).__name__}: {reason}). The training continues.",
                     flush=True,
                 )

@@ -172,7 +172,8 @@ def _check_header(member: io.BytesIO) -> None:
 def _damaged(path: Path, error: Exception) -> FaceError:
     main = Path(path).name.split(".")[0] + ".npz"
     return FaceError(
-        f"The checkpoint '{path}' is damaged ({error}). Delete '{main}': the run resumes from the one before it."
+        f"The checkpoint '{path}' is damaged ({error}). Delete '{main}': the run then resumes from the previous "
+        "checkpoint."
     )
 
 
@@ -196,7 +197,7 @@ def save_parts(folder: Path, step: int, parts: "StageParts", state: dict) -> Pat
     arrays = {name: v.numpy() for name, v in variables.items() if name in mine or workers.is_chief}
     odd = next((n for n, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), None)
     if workers.any(odd is not None):  # a roll-back needs a good checkpoint
-        raise NonFiniteVariable(odd or "weights of another worker")
+        raise NonFiniteVariable(odd or "weights of a different worker")
     if mine:
         bounds = [parts.rows_of_classes(rank)[:2] for rank in range(workers.count)]
         names = [row_file(step, first, last) for first, last in bounds]
@@ -233,8 +234,8 @@ def restore_parts(path: Path, arrays: dict, state: dict, parts: "StageParts") ->
     if variables.keys() != arrays.keys():
         odd = sorted(variables.keys() ^ arrays.keys())[0]
         raise FaceError(
-            f"A checkpoint fits only the network that wrote it. '{path}' was written by another network "
-            f"(they differ at '{odd}'). Give another --out for a new run."
+            f"A checkpoint can be loaded only by the network that wrote it. '{path}' was written by a different "
+            f"network (they differ at '{odd}'). Use a different --out for a new run."
         )
     for name, variable in variables.items():
         variable.assign(arrays[name])
@@ -255,7 +256,10 @@ def head_to_save(folder: Path, parts: "StageParts"):
         return None
     num_rows, width = parts.rows_of_classes()[2], head.centres.shape[-1]
     if 4 * num_rows * width > MOST_BYTES_OF_CENTRES:
-        print("epoch-NNN.h5 is the embedder alone: the class centres, above 1 GiB, are in the checkpoint")
+        print(
+            "epoch-NNN.h5 has only the embedder: the class centres are larger than 1 GiB and are kept only in the "
+            "checkpoint"
+        )
         return None
     if parts.workers.count == 1:
         return head

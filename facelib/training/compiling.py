@@ -62,7 +62,7 @@ class CompiledStep:
         float(found[0])  # waits for the device
         self._sizes.add(size)
         self._say(
-            f"compile: the first step of {size} images with XLA, which compiles it, took "
+            f"compile: the first step with {size} images, including the compilation with XLA, took "
             f"{time.perf_counter() - start:.0f} s"
         )
         return found
@@ -103,7 +103,7 @@ class FasterStep:
             if number == 0 or self._seconds[1]:  # XLA refuses when it compiles, before anything has moved
                 raise
             self.chosen = self._steps[0]
-            self._say(f"compile = 'auto': without XLA, which does not compile this step ({_first_line(error)})")
+            self._say(f"compile = 'auto': without XLA, which cannot compile this step ({_first_line(error)})")
             return self.chosen(*inputs)
         self._seconds[number].append(time.perf_counter() - start)
         if len(self._seconds[1]) > _ROUNDS:

@@ -50,8 +50,8 @@ def check_memory(recipe: Recipe, num_classes: int, embedding_size: int, workers:
     """
     if workers.count > num_classes:
         raise FaceError(
-            f"Every worker holds at least one class. Received: {workers.count} workers, {num_classes} identities. "
-            f"Start fewer workers."
+            f"Every worker must hold at least one class. Received: {workers.count} workers, {num_classes} identities. "
+            "Start fewer workers."
         )
     need = head_bytes(recipe, num_classes, embedding_size, workers)
     if need < _WORTH_SAYING:
@@ -63,8 +63,7 @@ def check_memory(recipe: Recipe, num_classes: int, embedding_size: int, workers:
         return line
     if workers.on_host * (need + _SPARE) > free:
         raise FaceError(
-            f"The class centres must fit into memory. Received: {line}; {free / 1e9:.1f} GB are "
-            "free. Lower stage.sample_rate or model.embedding_size, use sgd, or start more workers on more "
-            "machines."
+            f"The class centres must fit into memory. Needed: {line}. Free: {free / 1e9:.1f} GB. Lower "
+            "stage.sample_rate or model.embedding_size, use sgd, or start more workers on more machines."
         )
     return f"{line}; {free / 1e9:.1f} GB are free"

@@ -60,7 +60,9 @@ def apply_init(embedder, head, path: Path, class_names: Sequence[str]) -> str:
     if centres is None:
         said = "class centres re-initialised"
     elif old_names is None:
-        said = f"class centres re-initialised: there is no {CLASSES} beside it that names their identities"
+        said = (
+            f"class centres re-initialised: there is no {CLASSES} beside the model with the names of their identities"
+        )
     else:
         said = _copy_centres(head, centres, old_names, class_names)
     return "; ".join([*parts, said])
@@ -77,9 +79,9 @@ def _check_scaling(old, new, path: Path) -> None:
         require_raw_pixels(path)
     if first is not None and second is not None and not np.allclose(first, second):
         raise FaceError(
-            f"--init-from takes a model with the recipe's pixel scaling, (x - mean) / std. '{path}' has mean "
-            f"and std {first}, {new.name} has {second}. Train it as it is (--set model.backbone=imported), "
-            "give the recipe its scaling (model.pixels), or use it as a teacher."
+            f"--init-from needs a model with the pixel scaling of the recipe, (x - mean) / std. '{path}' has mean and "
+            f"std {first}, {new.name} has {second}. Train this model as it is (--set model.backbone=imported), set "
+            "its scaling in the recipe (model.pixels), or use the model as a teacher."
         )
 
 
@@ -95,14 +97,14 @@ def _match_layers(old, new, path: Path) -> tuple[list[tuple], list[str]]:
             is_resized = layer.name.startswith("embedding") and old.output_shape[-1] != new.output_shape[-1]
             if not (theirs and is_resized):
                 raise FaceError(
-                    f"--init-from takes a model of the recipe's structure. '{path}' has no layer '{layer.name}' of the "
-                    f"shape that {new.name} has: check model.backbone, width, activation and stem, or "
-                    "train the net as it is: --set model.backbone=imported."
+                    f"--init-from needs a model with the structure of the recipe. '{path}' has no layer "
+                    f"'{layer.name}' with the shape in {new.name}: check model.backbone, width, activation and stem, "
+                    "or train the net of the file: --set model.backbone=imported."
                 )
             fresh.append(layer.name)
     if by_name:
         raise FaceError(
-            f"--init-from takes a model of the recipe's structure. {new.name} has no place for layer "
+            f"--init-from needs a model with the structure of the recipe. {new.name} has no layer that matches "
             f"'{next(iter(by_name))}' of '{path}': check model.backbone, width, activation and stem."
         )
     return pairs, fresh
@@ -115,7 +117,9 @@ def _read_classes(path: Path) -> list[str] | None:
         return None
     names = read_json(note, "list of classes").get("class_names")
     if not isinstance(names, list):
-        raise FaceError(f"A {CLASSES} has a list 'class_names'. '{note}' has none: copy it again, or delete it.")
+        raise FaceError(
+            f"A {CLASSES} must have a list 'class_names'. '{note}' has none: copy the file again, or delete it."
+        )
     return names
 
 
@@ -124,7 +128,7 @@ def _copy_centres(head, centres: np.ndarray, old_names: Sequence[str], class_nam
     first, last = head.split.bounds(len(class_names))
     each = len(mine) // (last - first)
     if len(centres) != each * len(old_names):
-        return f"class centres re-initialised: the file has {len(centres)} for {len(old_names)} identities"
+        return f"class centres re-initialised: the file has {len(centres)} centres for {len(old_names)} identities"
     known = class_map(old_names, class_names)
     is_known = known >= 0
     if not is_known.any():

@@ -188,7 +188,8 @@ class ProfileSteps(keras.callbacks.Callback):
             self._stop()
         elif self._step <= _SKIPPED:
             print(
-                f"no profile: it starts after {_SKIPPED} steps, and the training ended after {self._step}", flush=True
+                f"no profile was written: it starts after {_SKIPPED} steps, but the training ended after {self._step}",
+                flush=True,
             )
 
     def _stop(self) -> None:

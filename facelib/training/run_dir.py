@@ -63,7 +63,8 @@ class RunDir:
             self.changes = self._check_same(config, recipe, fingerprint)
         elif names and ("provenance.json" not in names or names - _BEGINNINGS):
             raise FaceError(
-                f"--out is a new folder or a run to continue. '{self.path}' holds other files: choose another."
+                f"--out must be a new folder or the folder of a run to continue. '{self.path}' holds other files: "
+                "choose a different folder."
             )
         self._remove_leftovers()
         session: dict = {"argv": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "git_commit": git_commit()}
@@ -110,7 +111,7 @@ class RunDir:
         if handle is not None and is_held(handle):
             os.close(handle)
             raise FaceError(
-                f"Another process trains into '{self.path}' now. Wait for it to end, or give another --out."
+                f"A different process is training into '{self.path}' now. Wait until it ends, or use a different --out."
             )
         return handle
 
@@ -137,17 +138,18 @@ class RunDir:
         if forbidden:
             some = "; ".join(forbidden[:3]) + (" ..." if forbidden[3:] else "")
             raise FaceError(
-                f"A run resumes with its own recipe, but for the keys that docs/train.md lists. '{self.path}' was "
-                f"started with another one ({some}). Give the old values to resume it, or begin a new run: {new_run}."
+                "A run must resume with its own recipe; only the keys listed in docs/train.md may change. "
+                f"'{self.path}' was started with a different recipe ({some}). Use the old values to resume the run, "
+                f"or begin a new run: {new_run}."
             )
         if at:
             check_epochs(recipe, at.stage, (at.epoch, at.step))
         started_with = read_json(self.path / "provenance.json", "provenance").get("data", {}).get("fingerprint")
         if started_with != fingerprint:
             raise FaceError(
-                f"A run resumes on its own data. '{self.path}' was started on other data (fingerprint "
-                f"{str(started_with)[:12]}, now {fingerprint[:12]}). Give the same --data to resume it, or begin a new "
-                f"run: {new_run}."
+                f"A run must resume with its own data. '{self.path}' was started with different data (fingerprint "
+                f"{str(started_with)[:12]}, now {fingerprint[:12]}). Use the same --data to resume the run, or begin "
+                f"a new run: {new_run}."
             )
         return changed
 

@@ -65,16 +65,20 @@ def _warnings_of(stage: Stage, per_epoch: int) -> list[str]:
         key = "warmup_steps" if stage.warmup_steps else "warmup_epochs"
         found.append(f"{key}: the warm-up takes {counted(warm, 'step')}, {length}: the rate never falls")
     if stage.margin_warmup_steps >= total:
-        found.append(f"margin_warmup_steps = {stage.margin_warmup_steps}, {length}: the margin is never whole")
+        found.append(
+            f"margin_warmup_steps = {stage.margin_warmup_steps}, {length}: the margin never reaches its full value"
+        )
     if stage.lr_drop_epochs and stage.schedule != "step":
-        found.append(f"lr_drop_epochs goes with schedule = 'step'. It has no effect with '{stage.schedule}'")
+        found.append(f"lr_drop_epochs works only with schedule = 'step', and has no effect with '{stage.schedule}'")
     late = [f"{epoch:g}" for epoch in stage.lr_drop_epochs if epoch >= stage.epochs]
     if late and stage.schedule == "step":
         found.append(f"lr_drop_epochs: the drop at {', '.join(late)} comes after the end, epoch {stage.epochs}")
     if stage.schedule == "step" and not stage.lr_drop_epochs:
         found.append("schedule = 'step' without lr_drop_epochs: the rate never drops")
     if stage.schedule == "plateau" and stage.patience >= stage.epochs:
-        found.append(f"patience = {stage.patience}, the stage has {counted(stage.epochs, 'epoch')}: it never drops")
+        found.append(
+            f"patience = {stage.patience}, but the stage has {counted(stage.epochs, 'epoch')}: the rate never drops"
+        )
     if stage.final_epoch is not None and stage.final_epoch > stage.epochs:
         found.append(f"final_epoch = {stage.final_epoch:g} comes after the end, epoch {stage.epochs}")
     return found

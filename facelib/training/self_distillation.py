@@ -90,10 +90,10 @@ class Change:
 def add_flags(parser: argparse.ArgumentParser, *, learning_rate: float, data_help: str) -> None:
     """Adds the flags that both tools share. `check_flags` checks their values."""
     add = parser.add_argument
-    add("model", type=Path, metavar="EMBEDDER.h5", help="the trained network")
-    add("out", type=Path, metavar="OUT", help="run directory of the copy; one that exists is resumed")
+    add("model", type=Path, metavar="EMBEDDER.h5", help="trained network")
+    add("out", type=Path, metavar="OUT", help="run directory of the copy; an existing run is resumed")
     add("--data", type=Path, metavar="DATA", help=data_help)
-    add("--valid", type=Path, metavar="DIR_OR_BIN", help="verification sets for each epoch (default: none)")
+    add("--valid", type=Path, metavar="DIR_OR_BIN", help="verification sets, tested after each epoch (default: none)")
     add("--epochs", type=int, default=1, metavar="N", help="passes over DATA (default: %(default)s)")
     add("--batch-size", type=int, default=32, metavar="N", help="images per step (default: %(default)s)")
     rate_help = "peak learning rate of AdamW (default: %(default)s)"
@@ -103,7 +103,7 @@ def add_flags(parser: argparse.ArgumentParser, *, learning_rate: float, data_hel
         type=int,
         default=1000,
         metavar="STEPS",
-        help="steps between checkpoints; one follows each epoch too (default: %(default)s)",
+        help="steps between checkpoints; each epoch also ends with one (default: %(default)s)",
     )
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add_device_flag(parser)
@@ -116,7 +116,7 @@ def check_flags(args: argparse.Namespace) -> None:
     for flag in ("checkpoint_every", "threads"):
         value = getattr(args, flag)
         if value is not None and value < 1:
-            raise FaceError(f"--{flag.replace('_', '-')} is at least 1. Received: {value}.")
+            raise FaceError(f"--{flag.replace('_', '-')} must be at least 1. Received: {value}.")
 
 
 def distil_copy(
@@ -178,7 +178,10 @@ def write_untrained(args: argparse.Namespace, change: Change) -> int:
 
     path = args.out / "embedder.h5"
     if path.exists():
-        raise FaceError(f"OUT is a new folder or, with --data, a run to continue. '{path}' exists: choose another OUT.")
+        raise FaceError(
+            f"OUT must be a new folder or, with --data, the folder of a run to continue. '{path}' exists: choose a "
+            "different OUT."
+        )
     _, io = find_io(args)
     recipe = make_recipe(args, change, io)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)

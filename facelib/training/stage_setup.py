@@ -143,7 +143,8 @@ class StageParts:
             if not any(layer.name.startswith(prefix) for layer in self.embedder.layers):
                 names = ", ".join(layer.name for layer in self.embedder.layers if layer.weights)
                 raise FaceError(
-                    f"freeze_layers lists prefixes of layer names. Received: '{prefix}'. The layers: {names}."
+                    f"freeze_layers must be a list of prefixes of layer names. No layer begins with '{prefix}'. "
+                    f"The layers are: {names}."
                 )
         for layer in self.embedder.layers:
             layer.trainable = not layer.name.startswith(prefixes) if prefixes else True

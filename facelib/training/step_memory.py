@@ -56,7 +56,7 @@ def check_step(recipe: Recipe, embedder, num_classes: int) -> tuple[str, str]:
     faces = _faces(recipe) - (need - free) / bytes_of_face(embedder, itemsize)
     fits = int(faces * batch / _faces(recipe)) // 8 * 8
     smaller = f"--set data.batch_size={fits}" if fits > 0 else "a smaller net or fewer classes"
-    return line, f"It needs {line}. Use {smaller}, or more micro_batches in [[stage]]."
+    return line, f"The step needs {line}. Use {smaller}, or more micro_batches in [[stage]]."
 
 
 def _faces(recipe: Recipe) -> int:

@@ -45,18 +45,23 @@ def open_stored_teacher(path: Path, records: Records) -> Teacher:
     def compute() -> np.ndarray:
         known = dict(_embeddings(files))
         if not known:
-            raise FaceError(f"A stored teacher is TFRecords with 'image_names' and 'embeddings'. '{path}' has none.")
+            raise FaceError(
+                f"A stored teacher must be TFRecords with 'image_names' and 'embeddings'. '{path}' has none."
+            )
         rows = [known.get(_digest(records.read(i)[0])) for i in range(len(records))]
         missing = [i for i, row in enumerate(rows) if row is None]
         if missing:
             raise FaceError(
-                f"A stored teacher knows every face of the data by the bytes of its image. '{path}' does not know "
-                f"{len(missing):,} of {len(rows):,}, such as {records.describe(missing[0])} of '{records.path}': train "
-                f"on the images that it names, or name the teacher's model."
+                f"A stored teacher must have an embedding for every image of the data. '{path}' has none for "
+                f"{len(missing):,} of {len(rows):,} images, such as {records.describe(missing[0])} of "
+                f"'{records.path}'. Train on the images of the stored teacher, or use the model of the teacher "
+                "instead."
             )
         found = [row for row in rows if row is not None]
         if len({len(row) for row in found}) != 1:
-            raise FaceError(f"The embeddings of a teacher have one length. Those of '{path}' differ: make it again.")
+            raise FaceError(
+                f"All embeddings of a teacher must have the same length. Those in '{path}' differ: make the file again."
+            )
         units = normalize(np.stack(found), lambda i: f"{records.describe(i)} in '{path}'")
         return np.repeat(units[:, None], 2, axis=1).astype(np.float16)
 
@@ -75,7 +80,7 @@ def _embeddings(files: list[Path]) -> Iterator[tuple[bytes, np.ndarray]]:
                     continue
                 yield _digest(read_image(_LAYOUT, features, file.parent)), _embedding(features, dtype)
             except BadRecord as error:
-                raise FaceError(f"'{file}' record {number}: {error}. Make or copy it again.") from error
+                raise FaceError(f"'{file}' record {number}: {error}. Make the file again, or copy it again.") from error
 
 
 def _embedding(features: dict[str, Feature], dtype: np.dtype) -> np.ndarray:
@@ -84,7 +89,7 @@ def _embedding(features: dict[str, Feature], dtype: np.dtype) -> np.ndarray:
         raise BadRecord("its feature 'embeddings' is not one byte string")
     data = bytes(value[0])
     if not data or len(data) % dtype.itemsize:
-        raise BadRecord(f"its embedding has {len(data)} bytes, which are no {dtype.name} values")
+        raise BadRecord(f"its embedding has {len(data)} bytes, not a whole number of {dtype.name} values")
     return np.frombuffer(data, dtype).astype(np.float32)
 
 

@@ -50,8 +50,8 @@ class Teacher:
                 raise ValueError(f"it holds {list(self._rows.shape)} values for {num_records} records")
         except (ValueError, OSError) as error:
             raise FaceError(
-                f"Teacher embeddings are computed once and stored. Those in '{path}' are damaged ({error}). "
-                "Delete this file to compute them again."
+                f"The stored teacher embeddings in '{path}' are damaged ({error}). Delete this file to compute them "
+                "again."
             ) from error
         self.size = self._rows.shape[-1]
 
@@ -130,8 +130,8 @@ def _kept(what: dict, records: Records, compute: Callable[[Path], None]) -> Teac
             if error.errno not in NOT_WRITABLE:
                 raise
             raise FaceError(
-                f"Teacher embeddings are stored beside the data. '{cache.parent}' cannot be written: {error.strerror}. "
-                f"Copy the data to another place."
+                f"Teacher embeddings are stored beside the data. '{cache.parent}' cannot be written: "
+                f"{error.strerror}. Copy the data to a writable folder."
             ) from error
     return Teacher(cache, len(records))
 
@@ -209,8 +209,8 @@ def _faces(records: Records, chunk: range) -> np.ndarray:
             face = decode_image(records.read(i)[0], buffer, size=size, check_end=False)
         except BadRecord as error:
             raise FaceError(
-                f"A teacher takes aligned faces of one size. '{records.path}', {records.describe(i)}: {error}. "
-                f"Run prepare_data.py again with --decode-all --skip-bad, on aligned faces."
+                f"A teacher needs aligned faces that all have the same size. '{records.path}', {records.describe(i)}: "
+                f"{error}. Run prepare_data.py again with --decode-all --skip-bad, on aligned faces."
             ) from error
         if faces is None:
             faces = np.empty((len(chunk), *face.shape), np.uint8)

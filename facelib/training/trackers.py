@@ -62,7 +62,7 @@ def check_tracker(tracker: str) -> None:
     """Raises FaceError if the package of a tracker is not installed."""
     if tracker in ("mlflow", "wandb") and importlib.util.find_spec(tracker) is None:
         raise FaceError(
-            f"--track {tracker} needs the package {tracker}, which is not installed. Write: pip install {tracker}."
+            f"--track {tracker} needs the package {tracker}, which is not installed. Install it: pip install {tracker}."
         )
 
 
@@ -106,8 +106,8 @@ class Tracking:
             folder = self._run.path / "tensorboard"
             what = f"the TensorBoard log in '{folder}'" if self._name == "tensorboard" else f"the tracker {self._name}"
             self._say(
-                f"warning: {what} cannot be written any more ({reason}). The training goes on, and metrics.jsonl has "
-                "all values."
+                f"warning: {what} cannot be written any more ({reason}). The training continues, and metrics.jsonl "
+                "has all values."
             )
 
 

@@ -184,9 +184,11 @@ class Trainer:
         self.run.forget_after(at.global_step, at.epoch, at.stage)
         if self.run.changes:
             self.run.log(kind="change", step=at.global_step, epoch=at.epoch_number, changes=self.run.changes)
-            self.progress.say(f"changed from here on: {'; '.join(self.run.changes)}")
+            self.progress.say(f"changed from this step on: {'; '.join(self.run.changes)}")
         if at.forget_rollbacks(state.get("learning_rates", []), self.recipe.stage):
-            self.progress.say("with the new learning rate, the roll-backs no longer lower it and count from 0")
+            self.progress.say(
+                "earlier roll-backs do not lower the new learning rate, and their count starts again at 0"
+            )
 
     def _begin(self) -> None:
         self._make_stage(0)
@@ -241,7 +243,7 @@ class Trainer:
                     without = f" without --steps {self.max_steps}" if self.max_steps else " again"
                     if self.max_steps and not is_last:
                         self._draw_plots()
-                    self.progress.say(f"next: the same command{without} continues there")
+                    self.progress.say(f"next: the same command{without} continues from this step")
                     return False
                 if is_last or at.global_step % self.checkpoint_every == 0:
                     self._save()
@@ -374,9 +376,9 @@ class Trainer:
         good = list_checkpoints(self.run.checkpoints)[-1]
         if rollbacks > self.recipe.nan_retries:
             raise FaceError(
-                f"{error} This happened {rollbacks} times, last after {good}. "
-                f"Lower stage.{stage}.learning_rate: the same command continues there. Or lengthen warmup_steps, with "
-                "another --out."
+                f"{error} This happened {rollbacks} times, most recently after {good}. Lower "
+                f"stage.{stage}.learning_rate, and the same command continues from there. Or raise warmup_steps and "
+                "use a different --out."
             ) from error
         self.losses.forget()
         self._load(good)

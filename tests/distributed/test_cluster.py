@@ -80,7 +80,7 @@ def test_tf_config_takes_precedence_over_slurm():
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("{'cluster': 1}", "is JSON"),
+        ("{'cluster': 1}", "must be valid JSON"),
         ("[]", "cluster = null"),
         ("7", "cluster = null"),
         ('{"cluster": {"worker": ["a:1"]}}', "task = null"),

@@ -137,7 +137,7 @@ def test_frozen_while_all_connect_is_one_line_after_the_time_to_join(start):
     code = one.launcher.wait()
     print(f"\n| worker 1 of 2 | while all connect | {others:.0f} | {launcher:.0f} | {code} |", *one.errors, sep="\n")
     assert code == 1 and "Traceback" not in one.output and others < 25, one.output
-    assert one.errors[0].startswith("error: All workers connect to each other after the rendezvous. One of them is")
+    assert one.errors[0].startswith("error: All workers must connect to each other after the rendezvous. One worker is")
 
 
 @pytest.mark.slow

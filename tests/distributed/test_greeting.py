@@ -66,7 +66,7 @@ def test_what_is_sent_after_the_greeting_is_left_for_others(pair):
 def test_another_token_is_noticed_by_both(pair, tokens):
     for error, rank in zip(greet(pair, *tokens), (1, 2), strict=True):
         assert isinstance(error, StrangerError) and error.rank == rank
-        assert str(error) == "a worker with another token"
+        assert str(error) == "a worker with a different token"
 
 
 def test_the_token_is_never_sent_and_no_greeting_is_as_another(pair):
@@ -83,7 +83,7 @@ def test_the_token_is_never_sent_and_no_greeting_is_as_another(pair):
 
 def test_another_list_of_workers_is_named_whatever_the_token(pair):
     for error in greet(pair, b"other", addresses=(*ADDRESSES, "127.0.0.1:1")):
-        assert str(error) == "a worker with another list of workers" and error.rank is None
+        assert str(error) == "a worker with a different list of workers" and error.rank is None
 
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"x" * 1000, b""])
@@ -121,7 +121,7 @@ def test_who_sends_back_what_it_gets_is_nobody(pair, is_called):
 
     thread = threading.Thread(target=mirror)
     thread.start()
-    with pytest.raises(StrangerError, match="another token"):
+    with pytest.raises(StrangerError, match="a different token"):
         if is_called:
             call(pair[0], Cluster(0, ADDRESSES), 1, TOKEN)
         else:

@@ -49,7 +49,9 @@ def test_a_port_in_use_is_one_line_with_worker_and_address(host):
     with listening() as (_, address):
         address = address.replace("127.0.0.1", host)
 
-        with pytest.raises(FaceError, match=rf"Worker 1 is to listen at {address}, which another process uses\. End"):
+        with pytest.raises(
+            FaceError, match=rf"Worker 1 must listen at {address}, but a different process uses this port\. End"
+        ):
             check_port(Cluster(1, ("127.0.0.1:1", address)))
 
 
@@ -58,7 +60,7 @@ def test_a_port_in_use_on_another_address_of_this_host_counts():
     with listening() as (_, address):
         port = address.rpartition(":")[2]
 
-        with pytest.raises(FaceError, match="another process uses"):
+        with pytest.raises(FaceError, match="a different process uses"):
             check_port(Cluster(0, (f"127.0.0.2:{port}", "127.0.0.1:1")))
 
 
@@ -94,7 +96,9 @@ def test_a_worker_that_never_comes_is_one_line():
 
         with (
             present(1, addresses),
-            pytest.raises(FaceError, match=rf"joins within 0\.6 s\. Worker 2 \({missing}\) did not\. Start ") as caught,
+            pytest.raises(
+                FaceError, match=rf"must join within 0\.6 s\. Worker 2 \({missing}\) did not\. Start "
+            ) as caught,
             JoinWatch(Cluster(0, addresses), 0.6, interval=0.05),
         ):
             pytest.fail("it was let in")
@@ -111,7 +115,8 @@ def test_another_program_at_the_address_of_a_worker_is_no_worker():
         with (
             present(1, elsewhere),
             pytest.raises(
-                FaceError, match=r"Workers 1 \(\S+, where a worker with another list of workers answers\), 2 \(.*\) did"
+                FaceError,
+                match=r"Workers 1 \(\S+, where a worker with a different list of workers answers\), 2 \(.*\) did",
             ),
             JoinWatch(Cluster(0, addresses), 0.6, interval=0.05),
         ):
@@ -123,7 +128,7 @@ def test_a_worker_with_another_token_is_named_and_never_present(monkeypatch):
     addresses = (free_address(), free_address())
     with (
         present(1, addresses, token=b"3f2b"),
-        pytest.raises(FaceError, match=r"Worker 1 \(\S+, where a worker with another token answers\) did not\."),
+        pytest.raises(FaceError, match=r"Worker 1 \(\S+, where a worker with a different token answers\) did not\."),
         JoinWatch(Cluster(0, addresses), 0.6, interval=0.05),
     ):
         pytest.fail("it was let in")
@@ -136,10 +141,12 @@ def test_who_calls_in_the_place_of_a_missing_worker_is_named():
         with socket.create_server(("127.0.0.1", port)) as listener, Rendezvous(Cluster(0, addresses), listener) as one:
             with (
                 socket.create_connection(("127.0.0.1", port)) as connection,
-                pytest.raises(StrangerError, match="another token"),
+                pytest.raises(StrangerError, match="a different token"),
             ):
                 greeting.call(connection, Cluster(1, addresses), 0, b"guessed")
-            with pytest.raises(FaceError, match=r"1 \(\S+; a worker with another token called in its place\) did not"):
+            with pytest.raises(
+                FaceError, match=r"1 \(\S+; a worker with a different token connected instead\) did not"
+            ):
                 one.wait(0.5)
 
             assert not one.callers
@@ -212,7 +219,9 @@ def test_a_host_whose_name_nobody_knows_ends_the_wait_early(monkeypatch, capfd):
 
     with (
         refusing() as missing,
-        pytest.raises(FaceError, match=r"every host knows\. Worker 2 \(no-such-host\.invalid:23456\): this host"),
+        pytest.raises(
+            FaceError, match=r"Every host must know .*\. Worker 2 \(no-such-host\.invalid:23456\): this host"
+        ),
         JoinWatch(Cluster(0, (free_address(), missing, UNKNOWN)), SOON, interval=0.05),
     ):
         pytest.fail("it was let in")
@@ -225,7 +234,9 @@ def test_in_kubernetes_a_name_may_become_known_as_long_as_workers_may_join(monke
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
 
     with (
-        pytest.raises(FaceError, match=r"joins within 0\.6 s\. Worker 1 \(no-such-host\.invalid:23456, a name that"),
+        pytest.raises(
+            FaceError, match=r"must join within 0\.6 s\. Worker 1 \(no-such-host\.invalid:23456, a name that"
+        ),
         JoinWatch(Cluster(0, (free_address(), UNKNOWN)), 0.6, interval=0.05),
     ):
         pytest.fail("it was let in")
@@ -256,7 +267,7 @@ def test_workers_that_come_one_after_another_meet_and_their_ports_are_free_again
 def test_a_port_in_use_is_one_line_at_the_rendezvous_too():
     with (
         listening() as (_, here),
-        pytest.raises(FaceError, match=f"Worker 0 is to listen at {here}"),
+        pytest.raises(FaceError, match=f"Worker 0 must listen at {here}"),
         JoinWatch(Cluster(0, (here, free_address())), 1.0),
     ):
         pytest.fail("it was let in")
@@ -278,7 +289,7 @@ with JoinWatch(Cluster(0, tuple(sys.argv[1:])), 1.0, interval=0.05):
 
     assert (done.returncode, done.stdout) == (1, "in\n")
     assert "Timeout (0:00:01)!" in done.stderr
-    assert done.stderr.startswith("error: All workers connect to each other") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: All workers must connect to each other") and done.stderr.count("\n") == 1
     assert time.monotonic() - began < 2 * SOON
 
 

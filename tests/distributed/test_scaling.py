@@ -166,5 +166,7 @@ def test_workers_with_another_recipe_are_named(toy, tmp_path):
     assert [process.returncode for process in processes] == [1, 1], outputs
     for output in outputs:
         errors = [line for line in output.split("\n") if line.startswith("error: ")]
-        assert len(errors) == 1 and "All workers train with the same recipe. Worker 1 has another" in errors[0], output
+        assert (
+            len(errors) == 1 and "All workers must train with the same recipe. Worker 1 has a different" in errors[0]
+        ), output
         assert "Traceback" not in output

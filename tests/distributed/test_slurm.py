@@ -100,8 +100,11 @@ def test_jobs_and_steps_of_near_numbers_share_no_port_and_none_that_connections_
         ({"SLURM_NTASKS": "six"}, "SLURM_NTASKS"),
         ({"SLURM_PROCID": "5"}, "0 to 4. Received: 5"),
         ({"SLURM_PROCID": "-1"}, "'-1'"),
-        ({"SLURM_NTASKS": "4"}, "4 tasks. Received: 3 in the list of hosts, 3 in that of tasks, 5 tasks in all"),
-        ({"SLURM_TASKS_PER_NODE": "5"}, "3 in the list of hosts, 1 in that of tasks, 5 tasks in all"),
+        (
+            {"SLURM_NTASKS": "4"},
+            "4 tasks. Received: 3 entries in the list of hosts, 3 in the list of tasks, 5 tasks in total",
+        ),
+        ({"SLURM_TASKS_PER_NODE": "5"}, "3 entries in the list of hosts, 1 in the list of tasks, 5 tasks in total"),
         ({"SLURM_TASKS_PER_NODE": "2(x2,1"}, "'2(x2,1'"),
         ({"SLURM_STEP_NODELIST": "node[1-"}, "'node[1-'"),
         ({"MOBILEARC_PORT": "http"}, "'http'"),
@@ -119,8 +122,11 @@ def test_wrong_slurm_variables_are_one_line(change, said):
     [
         ({"SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST. It is not set"),
         ({"SLURM_TASKS_PER_NODE": ""}, "SLURM_STEP_TASKS_PER_NODE. It is not set"),
-        ({"SLURM_NODEID": "0", "SLURM_LOCALID": "1"}, "SLURM_NODEID=0, but by that order it is 1"),  # as srun -m cyclic
-        ({"SLURM_NODEID": "1", "SLURM_LOCALID": "0"}, "SLURM_LOCALID=0, but by that order it is 1"),
+        (
+            {"SLURM_NODEID": "0", "SLURM_LOCALID": "1"},
+            "SLURM_NODEID=0, but this order would give 1",
+        ),  # as srun -m cyclic
+        ({"SLURM_NODEID": "1", "SLURM_LOCALID": "0"}, "SLURM_LOCALID=0, but this order would give 1"),
     ],
 )
 def test_tasks_that_cannot_be_placed_are_one_line(change, said):
@@ -217,7 +223,7 @@ def test_any_text_is_hosts_or_one_line(text):
      "n[1,]", "n[0-999999999999]", "n[1-999][1-999][1-999]"],
 )  # fmt: skip
 def test_a_wrong_host_list_is_refused(text):
-    with pytest.raises(FaceError, match="Slurm lists hosts as in"):
+    with pytest.raises(FaceError, match="Slurm must list hosts in the form"):
         expand_hosts(text)
 
 
@@ -228,5 +234,5 @@ def test_counts_of_tasks():
 
 @pytest.mark.parametrize("text", ["", "2,", "x2", "2(x)", "2x2", "-1", "1(x999999999)", "1(x99999),1(x99999)"])
 def test_wrong_counts_are_refused(text):
-    with pytest.raises(FaceError, match="tasks of nodes"):
+    with pytest.raises(FaceError, match="tasks of the nodes"):
         expand_counts(text)

@@ -40,7 +40,7 @@ def test_options_and_the_warm_up_reach_the_layer():
 
 
 def test_an_unknown_option_is_named():
-    with pytest.raises(FaceError, match=r"options of loss 'softmax' are none\. Received: scale = 3\.0"):
+    with pytest.raises(FaceError, match=r"loss 'softmax' has only the options none\. Received: scale = 3\.0"):
         make_head("softmax", 7, {"scale": 3.0})
 
 

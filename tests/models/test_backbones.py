@@ -597,16 +597,16 @@ def assert_folds(model):
     [
         (
             {"backbone": "mbf", "stem": "separable"},
-            r"model.stem is an option of mobilefacenet. Received: stem='separable'",
+            r"model.stem is an option only of mobilefacenet. Received: stem='separable'",
         ),
-        ({"backbone": "iresnet18", "width": 0.5}, "model.width is an option of mobilefacenet, mobilefacenet_s, "),
-        ({"backbone": "mobilefacenet", "output_layer": "E"}, "model.output_layer is an option of MobileNet, "),
-        ({"backbone": "mobilefacenet", "activation": "own"}, "activation = 'own' is for MobileNet, "),
+        ({"backbone": "iresnet18", "width": 0.5}, "model.width is an option only of mobilefacenet, mobilefacenet_s, "),
+        ({"backbone": "mobilefacenet", "output_layer": "E"}, "model.output_layer is an option only of MobileNet, "),
+        ({"backbone": "mobilefacenet", "activation": "own"}, "activation = 'own' works only with MobileNet, "),
         (
             {"backbone": "ResNet50V2", "width": 0.5},
-            "only the MobileNets take model.width. Received: 0.5 for ResNet50V2",
+            "only the MobileNets support model.width. Received: 0.5 for ResNet50V2",
         ),
-        ({"backbone": "ResNet50V2", "padding": "symmetric"}, "model.padding is an option of mobilefacenet, "),
+        ({"backbone": "ResNet50V2", "padding": "symmetric"}, "model.padding is an option only of mobilefacenet, "),
     ],
 )
 def test_an_option_that_a_backbone_does_not_have_is_refused(options, message):

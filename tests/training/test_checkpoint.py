@@ -87,7 +87,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
     path = tmp_path / "step-000000001.npz"
     path.write_bytes(content)
 
-    with pytest.raises(FaceError, match=r"step-000000001.npz' is damaged.*resumes from the one before"):
+    with pytest.raises(FaceError, match=r"step-000000001.npz' is damaged.*resumes from the previous checkpoint"):
         load_checkpoint(path)
 
 

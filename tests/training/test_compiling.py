@@ -71,7 +71,7 @@ def test_each_compilation_with_xla_is_said_with_its_seconds(monkeypatch):
         step(np.zeros(size))
 
     assert said == [
-        f"compile: the first step of {size} images with XLA, which compiles it, took 42 s" for size in (4, 3)
+        f"compile: the first step of {size} images, including the compilation with XLA, took 42 s" for size in (4, 3)
     ]
 
 
@@ -107,4 +107,4 @@ def test_a_step_that_xla_refuses_is_taken_without_it():
     step = FasterStep(timed([0.0], 1.0, calls), refuse, said.append)
 
     assert [step(number)[0] for number in range(3)] == [0, 1, 2]
-    assert said == ["compile = 'auto': without XLA, which does not compile this step (no kernel)"]
+    assert said == ["compile = 'auto': without XLA, which cannot compile this step (no kernel)"]

@@ -60,7 +60,7 @@ def test_a_large_head_is_told_and_one_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr(head_memory, "free_bytes", lambda: 10 << 30)
     recipe = Recipe(stage=(Stage(optimizer="adam"),))
 
-    with pytest.raises(FaceError, match=r"must fit into memory.*; 10\.7 GB are free. Lower stage.sample_rate"):
+    with pytest.raises(FaceError, match=r"must fit into memory.*Free: 10\.7 GB. Lower stage.sample_rate"):
         check_memory(recipe, 4_000_000, 512, Workers(0, 2))
     assert check_memory(recipe, 1000, 512, Workers(0, 2)) == ""  # a small head is not mentioned
     line = check_memory(Recipe(stage=(Stage(sample_rate=0.1),)), 1_000_000, 512, Workers(0, 4))

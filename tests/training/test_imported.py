@@ -60,7 +60,7 @@ def test_the_net_is_trained_as_it_is_and_the_sidecar_says_how_it_is_fed(folder, 
 
     out = capsys.readouterr().out
     assert code == 0
-    assert f"note: the net of '{folder / 'net.h5'}' is trained as it is: [model] activation has no effect" in out
+    assert f"note: the net of '{folder / 'net.h5'}' is not changed: [model] activation has no effect" in out
     before, after = load_model(folder / "net.h5"), load_model(tmp_path / "run" / "embedder.h5")
     assert [layer.name for layer in after.layers] == [layer.name for layer in before.layers]
     changed = {}
@@ -84,7 +84,7 @@ def test_the_net_is_trained_as_it_is_and_the_sidecar_says_how_it_is_fed(folder, 
         (["model.from=none.h5"], "No model at 'none.h5'"),
         (["model.from=NET"], r"image of 96x96 pixels.*is 112x112, but all must be 96x96.*data.fit = 'resize'"),
         (["model.from=PM1"], "import the net first with import_model.py"),
-        (["model.backbone=mbf", "model.from=NET"], "model.from goes with backbone = 'imported'"),
+        (["model.backbone=mbf", "model.from=NET"], "model.from needs backbone = 'imported'"),
     ],
 )
 def test_a_mistake_is_one_line(folder, tmp_path, sets, message):

@@ -112,7 +112,7 @@ def test_without_classes_json_the_centres_are_re_initialised_and_a_line_says_so(
     path, _, _ = run
     (path / "classes.json").unlink()
 
-    assert "there is no classes.json beside it that names their identities" in apply_init(
+    assert "there is no classes.json beside the model with the names of their identities" in apply_init(
         net(), head_for(NEW), path / "epoch-001.h5", NEW
     )
 
@@ -135,7 +135,7 @@ def test_another_structure_is_refused_and_nothing_is_changed(run, options):
     new = net(**options)
     before = kernels(new)
 
-    with pytest.raises(FaceError, match="has no layer 'stem_conv' of the shape that tiny has"):
+    with pytest.raises(FaceError, match="has no layer 'stem_conv' with the shape in tiny"):
         apply_init(new, None, path / "embedder.h5", NEW)
 
     for mine, value in zip(kernels(new), before, strict=True):
@@ -155,7 +155,7 @@ def test_a_layer_too_many_in_the_old_model_is_refused(tmp_path):
     x = keras.layers.Dense(3, name="embedding_conv")(keras.layers.Flatten(name="flat")(x))
     save_h5(keras.Model(faces, keras.layers.Activation("linear", name="embeddings")(x)), tmp_path / "x.h5")
 
-    with pytest.raises(FaceError, match="tiny has no place for layer 'stem_act'"):
+    with pytest.raises(FaceError, match="tiny has no layer that matches 'stem_act'"):
         apply_init(net(), None, tmp_path / "x.h5", NEW)
 
 

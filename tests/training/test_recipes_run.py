@@ -142,8 +142,8 @@ def test_a_run_begins_with_an_older_one(toy, trained, tmp_path):
     "sets, message",
     [
         (["teacher=nothing.h5"], "No model at 'nothing.h5'"),
-        (["stage.0.freeze_layers=['stam']"], "prefixes of layer names. Received: 'stam'"),
-        (["model.stem=separable", "model.backbone=mbf"], "model.stem is an option of mobilefacenet"),
+        (["stage.0.freeze_layers=['stam']"], "prefixes of layer names. No layer begins with 'stam'"),
+        (["model.stem=separable", "model.backbone=mbf"], "model.stem is an option only of mobilefacenet"),
     ],
 )
 def test_bad_input_is_one_line(toy, tmp_path, sets, message):

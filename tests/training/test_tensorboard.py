@@ -17,4 +17,4 @@ def test_a_profile_is_of_the_steps_after_the_first_ten(tmp_path, capsys, epochs,
     assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == bool(written)
     output = capsys.readouterr().out
     assert (f"wrote a profile of {written} steps" in output) == bool(written)
-    assert ("no profile: it starts after 10 steps, and" in output) == (not written)
+    assert ("no profile was written: it starts after 10 steps, but" in output) == (not written)

@@ -176,7 +176,9 @@ def test_frozen_layers_stay_for_their_stage_alone(tmp_path):
 
 
 def test_a_layer_to_freeze_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(FaceError, match=r"prefixes of layer names. Received: 'stem'. The layers: embeddings"):
+    with pytest.raises(
+        FaceError, match=r"prefixes of layer names. No layer begins with 'stem'. The layers are: embeddings"
+    ):
         fit(tmp_path / "run", replace(RECIPE, stage=(replace(STAGE, freeze_layers=("stem",)),)))
 
 
@@ -190,7 +192,7 @@ def test_stages_can_be_given_in_python(tmp_path):
     made.run.close()
     assert_equal_weights(made, in_recipe)
     assert len(load_recipe(tmp_path / "two" / "config.toml").stage) == 2
-    with pytest.raises(FaceError, match=r"fit: stage.0.epochs is at least 1. Received: 0"):
+    with pytest.raises(FaceError, match=r"fit: stage.0.epochs must be at least 1. Received: 0"):
         make_trainer(tmp_path / "three").fit([Stage(epochs=0)])
 
 
@@ -353,7 +355,9 @@ def test_a_rate_that_the_user_changes_on_a_resume_is_not_halved(tmp_path, capsys
     rates = [line["learning_rate"] for line in lines(tmp_path / "run", "step")]
     assert rates == pytest.approx([0.05] + [0.025] * (STEPS - 1) + [expected] * STEPS)
     assert made.position.rollbacks == (learning_rate == 0.05)
-    assert ("the roll-backs no longer lower it" in capsys.readouterr().out) == (learning_rate != 0.05)
+    assert ("earlier roll-backs do not lower the new learning rate" in capsys.readouterr().out) == (
+        learning_rate != 0.05
+    )
 
 
 def test_the_halved_rate_of_a_stage_stays_when_that_of_a_later_one_is_changed(tmp_path):
@@ -631,7 +635,7 @@ def test_a_finished_run_trains_longer_at_another_rate(tmp_path, capsys):
 
     assert is_complete and load_recipe(tmp_path / "run" / "config.toml") == longer
     out = capsys.readouterr().out
-    assert "changed from here on: " in out and "stage.0.epochs: 2 -> 3" in out
+    assert "changed from this step on: " in out and "stage.0.epochs: 2 -> 3" in out
     (change,) = lines(tmp_path / "run", "change")
     assert change["step"] == 2 * STEPS and "stage.0.learning_rate: 0.05 -> 0.01" in change["changes"]
     steps = lines(tmp_path / "run", "step")

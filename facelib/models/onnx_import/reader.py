@@ -51,10 +51,11 @@ def load_onnx(path: Path):
             raise
         reason = " ".join(str(error).split())[:160]
         raise FaceError(
-            f"'{path}' is not an ONNX model, or damaged ({reason}). Copy it again, with the .data file if it has one."
+            f"'{path}' is not an ONNX model, or is damaged ({reason}). Copy the file again, together with its "
+            ".data file if there is one."
         ) from error
     if not model.graph.node:
-        raise FaceError(f"'{path}' is not an ONNX model: it has no nodes. Copy it again.")
+        raise FaceError(f"'{path}' is not an ONNX model: it has no nodes. Copy the file again.")
     return model
 
 
@@ -81,11 +82,14 @@ def find_input(model) -> tuple[str, tuple[int, int]]:
     shapes = {name: [dim.dim_value for dim in tensor.shape.dim] for name, tensor in inputs.items()}
     name, dims = next(iter(shapes.items()), ("", []))
     if len(inputs) != 1 or len(dims) != 4 or dims[1] not in (0, 3):
-        raise FaceError(f"A face model has one input [N, 3, H, W]. Received: {shapes or 'none'}. Choose another model.")
+        raise FaceError(
+            f"A face model must have one input [N, 3, H, W]. Received: {shapes or 'none'}. Choose a different model."
+        )
     if inputs[name].elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16) or len(model.graph.output) != 1:
         raise FaceError(
-            f"A face model has one float input and one output. Received: {len(model.graph.output)} outputs, input "
-            f"'{name}' of ONNX type {inputs[name].elem_type} (float32 is 1). Export it again with one of each."
+            f"A face model must have one float input and one output. Received: {len(model.graph.output)} outputs, "
+            f"input '{name}' of ONNX type {inputs[name].elem_type} (float32 is 1). Export the model again with one "
+            "input and one output."
         )
     return name, (dims[2] or 112, dims[3] or 112)
 

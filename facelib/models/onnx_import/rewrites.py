@@ -28,9 +28,9 @@ def flatten_slopes(steps: list[Step], path: Path) -> int:
             continue
         if step.is_added:
             raise FaceError(
-                f"PReLU slopes are at most 1 here. '{path}' has a slope of {slope.max():.4f} after "
-                f"'{step.name}', where a shortcut begins. Such a layer can be rewritten only if convolutions or "
-                "normalisations follow it."
+                f"PReLU slopes must be at most 1 here. '{path}' has a slope of {slope.max():.4f} after '{step.name}', "
+                "where a shortcut begins. Such a layer can be rewritten only if convolutions or normalisations "
+                "follow it."
             )
         steep = slope > 1
         factor = np.where(steep, -slope, 1).astype(np.float32)

@@ -105,7 +105,7 @@ def list_steps(model, path: Path) -> list[Step]:
     for node in nodes:
         reader.take(node)
     if not any(step.kernel is not None for step in reader.steps):
-        raise FaceError(f"'{path}' has no convolutions: import_model.py does not know such a face model.")
+        raise FaceError(f"'{path}' has no convolutions, so it is not a face model that import_model.py supports.")
     return _in_keras_order(reader.steps)
 
 
@@ -152,8 +152,8 @@ class _Reader:
         }
         if node.op not in handlers:
             raise FaceError(
-                f"'{self.path}' has an operation '{node.op}' ({node.name}), which is in no network that "
-                "import_model.py knows. The model has another architecture and cannot be imported."
+                f"import_model.py supports no network with the operation '{node.op}' ({node.name}) of '{self.path}'. "
+                "The model has a different architecture and cannot be imported."
             )
         known = [self.tensors[name] for name in node.inputs if name in self.tensors]
         if not known:
@@ -163,8 +163,8 @@ class _Reader:
     def _other_network(self, what: str) -> FaceError:
         """The error for a network that import_model.py does not know."""
         return FaceError(
-            f"'{self.path}' cannot be imported: {what}. import_model.py knows MobileFaceNets and arcface_torch "
-            "networks. Other models can be tested as they are: python onnx_test.py MODEL.onnx --help."
+            f"'{self.path}' cannot be imported: {what}. import_model.py supports MobileFaceNets and arcface_torch "
+            "networks. You can test other models without import: python onnx_test.py MODEL.onnx --help."
         )
 
     def _constant(self, node: Node, place: int, what: str, channels: int | None = None) -> np.ndarray:
@@ -215,7 +215,7 @@ class _Reader:
         is_plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1 and not given.get("transA", 0)
         if matrix.ndim != 2 or matrix.shape[1] != np.prod(source.shape) or not is_plain:
             raise self._other_network(
-                f"the weights of '{node.name}' ({node.op}), {list(weights.shape)}, do not fit a map of "
+                f"the weights of '{node.name}' ({node.op}), {list(weights.shape)}, do not match a feature map of "
                 f"{list(source.shape)}"
             )
         kernel = matrix.reshape(-1, *source.shape)
@@ -242,7 +242,7 @@ class _Reader:
         if constants := [self.constants[name] for name in node.inputs if name in self.constants]:
             step = source.step
             if step is None or step.activation != "linear" or constants[0].size != step.channels:
-                raise self._other_network(f"'{node.name}' adds a constant where no bias belongs")
+                raise self._other_network(f"'{node.name}' adds a constant where no bias is expected")
             step.beta = step.beta + constants[0].reshape(-1).astype(np.float32)
             return source
         summed = [self.tensors[name] for name in node.inputs if name in self.tensors]
@@ -254,7 +254,7 @@ class _Reader:
     def _activation(self, node: Node, source: _Tensor) -> _Tensor:
         step, given = source.step, node.attributes
         if step is None or step.activation != "linear":
-            raise self._other_network(f"'{node.name}' ({node.op}) stands where no activation belongs")
+            raise self._other_network(f"'{node.name}' ({node.op}) is an activation where none is expected")
         step.activation = "relu"
         if node.op == "Clip":
             limits = [self.constants.get(name) for name in node.inputs[1:3]] + [None, None]
@@ -262,7 +262,7 @@ class _Reader:
             low, high = (float(np.ravel(value)[0]) if value is not None and np.size(value) == 1 else None
                          for value in (low, high))  # fmt: skip
             if low != 0 or high is None:
-                raise self._other_network(f"'{node.name}' clips to {low}..{high}, and ReLU6 clips to 0..6")
+                raise self._other_network(f"'{node.name}' clips to {low}..{high}, but ReLU6 clips to 0..6")
             step.max_value = high
         elif node.op == "PRelu":
             slope = self._constant(node, 1, "slopes").reshape(-1)

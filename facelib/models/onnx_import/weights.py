@@ -132,13 +132,13 @@ def copy_weights(steps: list[Step], model: keras.Model, path: Path) -> list[Fuse
     for number, (step, place) in enumerate(zip(steps, places, strict=False), start=1):
         if difference := _find_difference(step, place):
             raise FaceError(
-                f"'{path}' does not fit {model.name}: layer {number} of {len(steps)} ('{step.name}') is a "
+                f"'{path}' does not match {model.name}: layer {number} of {len(steps)} ('{step.name}') is a "
                 f"{step.describe()}; {difference}, in layer '{place.name}'."
             )
         _copy_one(step, place)
     if len(steps) != len(places):
         raise FaceError(
-            f"'{path}' does not fit {model.name}: it has {len(steps)} layers, {model.name} has {len(places)}."
+            f"'{path}' does not match {model.name}: the file has {len(steps)} layers, {model.name} has {len(places)}."
         )
     return [place.norm for step, place in zip(steps, places, strict=True) if step.variance is None]
 
@@ -146,14 +146,14 @@ def copy_weights(steps: list[Step], model: keras.Model, path: Path) -> list[Fuse
 def _find_difference(step: Step, place: Place) -> str:
     """How a step differs from its place, or ''."""
     if step.describe() != place.describe():
-        return f"a {place.describe()} belongs there"
+        return f"expected: a {place.describe()}"
     if step.pads != place.pads:
-        return f"it pads {list(step.pads)} where {list(place.pads)} belong"
+        return f"it pads {list(step.pads)}, but {list(place.pads)} is expected"
     has_none = place.activation is None
     if (step.activation == "linear") != has_none:
-        return f"it has activation '{step.activation}' where {'none' if has_none else 'one'} belongs"
+        return f"it has activation '{step.activation}', but {'none' if has_none else 'one'} is expected"
     if step.is_added != place.is_added:
-        return f"it has {'a' if step.is_added else 'no'} shortcut where {'none' if step.is_added else 'one'} belongs"
+        return f"it has {'a' if step.is_added else 'no'} shortcut, but {'none' if step.is_added else 'one'} is expected"
     return ""
 
 

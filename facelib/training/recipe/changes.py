@@ -36,7 +36,7 @@ def check_epochs(recipe: Recipe, stage: int, trained: Sequence[int]) -> None:
     begun = epochs + (steps > 0) - sum(earlier.epochs for earlier in recipe.stage[:stage])
     if recipe.stage[stage].epochs < begun:
         raise FaceError(
-            f"stage.{stage}.epochs is at least {begun}, the epochs that have begun. Received: "
+            f"stage.{stage}.epochs must be at least {begun}, the number of epochs that have already begun. Received: "
             f"{recipe.stage[stage].epochs}."
         )
 

@@ -43,7 +43,7 @@ def _read(path: Path, overrides: typing.Sequence[str]) -> dict:
     try:
         values = parse_toml(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise FaceError(f"A recipe is a TOML file. '{path}' is not: {error}.") from error
+        raise FaceError(f"A recipe must be a valid TOML file. '{path}' is not: {error}.") from error
     for override in overrides:
         _override(values, override)
     return values
@@ -105,13 +105,13 @@ def _toml(value) -> str:
 def _override(values: dict, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals:
-        raise FaceError(f"--set takes KEY=VALUE, such as stage.0.epochs=2. Received: {_cut(text)}.")
+        raise FaceError(f"--set must be KEY=VALUE, such as stage.0.epochs=2. Received: {_cut(text)}.")
     try:
         parsed = parse_toml(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         parsed = value  # a bare word is a string: --set model.activation=relu
     except ValueError as error:
-        raise FaceError(f"--set takes a TOML value. Received: {_cut(text)}: {error}.") from error
+        raise FaceError(f"--set needs a TOML value. Received: {_cut(text)}: {error}.") from error
     text = _cut(text)
     *parents, last = key.split(".")
     target = values
@@ -140,7 +140,7 @@ def _require_table(target, parents: list[str], text: str, last: str = "", can_be
     if not isinstance(target, dict) and not (can_be_list and isinstance(target, list)):
         name = "stage.0." + (difflib.get_close_matches(last, recipe_keys(Stage), 1, 0.6) or ["epochs"])[0]
         raise FaceError(
-            f"--set {text}: '{_cut('.'.join(parents))}' is not a table of keys. Name a key, such as {name}=2."
+            f"--set {text}: '{_cut('.'.join(parents))}' is not a table of keys. Pass a key, such as {name}=2."
         )
 
 
@@ -200,6 +200,6 @@ def _convert(hint, value, key: str, source: str):
         raise FaceError(f"{source}: '{key}' must be {hint.__name__}. Received: {short_repr(value)}.")
     choices = CHOICES.get(key) or CHOICES.get(key.split(".")[-1])
     if choices and value not in choices:
-        rule = f"{source}: '{key}' is one of {', '.join(choices)}."
+        rule = f"{source}: '{key}' must be one of {', '.join(choices)}."
         raise FaceError(f"{rule} Received: '{_cut(value)}'.{did_you_mean(value, choices)}")
     return value
