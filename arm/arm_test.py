@@ -2,8 +2,9 @@
 
 python arm/arm_test.py runs/demo/export/model_int8.tflite --cpu cortex-a53 --valid lfw.bin
 
-The table, the report and the gate are those of every test script. The reference is the same file on this computer; the
-last line says on how many faces the embeddings have the same bits. Times are left out: they are QEMU's.
+The table, the report and the gate are the same as in every test script. The reference is the same file on this
+computer. The last line says for how many faces the embeddings have the same bits. Times are left out, because they
+would be times of QEMU.
 """
 
 import sys
@@ -24,7 +25,7 @@ from facelib.runtimes.arm import CPUS, ArmEmbedder
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__)
-    cpu_help = f"the CPU to emulate: {', '.join(CPUS)}, or another that QEMU knows (default: %(default)s)"
+    cpu_help = f"CPU to emulate: {', '.join(CPUS)}, or any other CPU of QEMU (default: %(default)s)"
     parser.add_argument("--cpu", default=CPUS[0], help=cpu_help)
     add_reference_flags(parser, 0.9998)
     args = parser.parse_args(argv)

@@ -2,9 +2,9 @@
 
 python arm/set_up.py
 
-It needs apt-get and dpkg-deb, that is Debian or Ubuntu, and no root. What it fetches lies outside the project, in
-~/.cache/mobilearc/arm (400 MB), and `.venv-arm` is a link to it. `.venv-arm/bin/python` is Python on the emulated CPU
-that ARM_CPU names: any script that works with the board install runs with it.
+The script needs Debian or Ubuntu (apt-get and dpkg-deb), but no root rights. The downloads go to ~/.cache/mobilearc/arm
+(400 MB), outside the project, and `.venv-arm` is a link to this folder. `.venv-arm/bin/python` is Python on the
+emulated CPU, whose name is in ARM_CPU. This Python runs every script that works with the board install.
 """
 
 import sys
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     script_parser(__doc__).parse_args(argv)
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
-            raise FaceError(f"make arm needs Debian or Ubuntu. This computer has no {program}.")
+            raise FaceError(f"make arm needs Debian or Ubuntu. This computer does not have {program}.")
     folder, link = cache_home() / "arm", scripts_folder() / ".venv-arm"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="arm-") as name:
@@ -122,7 +122,9 @@ def put_qemu(work: Path, folder: Path) -> None:
             shutil.copy2(found, folder / QEMU)
             return
     oldest = ".".join(map(str, OLDEST_QEMU))
-    raise FaceError(f"The emulation needs QEMU {oldest} or later. This system has an older one: put {QEMU} on PATH.")
+    raise FaceError(
+        f"The emulation needs QEMU {oldest} or later. This system has an older version: put a newer {QEMU} on PATH."
+    )
 
 
 def qemu_version(program: Path) -> tuple[int, ...]:

@@ -5,8 +5,8 @@ python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --pixels inside 
 python coreml/onnx_2_coreml.py runs/demo/export/model_coreml.onnx --mode fp16
 
 The input `image` is an image of an aligned face, 112x112; the model scales its pixels itself. `embedding` is the
-embedding in float32, before L2 normalisation. coremltools, which `make coreml` installs, converts. Unzip the file, and
-add the .mlpackage to an Xcode project.
+embedding in float32, before L2 normalisation. The conversion uses coremltools, which `make coreml` installs. Unzip the
+file, and add the .mlpackage to an Xcode project.
 """
 
 import sys
@@ -38,10 +38,10 @@ from facelib.sidecar import check_sidecar, check_unchanged, keep_flags, parity_r
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("model", type=Path, metavar="X.onnx", help="a model of pb_2_onnx.py --layout nchw --pixels inside")
+    add("model", type=Path, metavar="X.onnx", help="ONNX model made by pb_2_onnx.py --layout nchw --pixels inside")
     modes = "; ".join(f"{mode}: {what}" for mode, what in MODES.items())
     add("--mode", choices=tuple(MODES), default="fp16", help=f"{modes} (default: %(default)s)")
-    add("--out", type=Path, metavar="X", help=f"default: model_MODE{SUFFIX} beside X.onnx")
+    add("--out", type=Path, metavar="X", help=f"path of the model (default: model_MODE{SUFFIX} beside X.onnx)")
     add_io_flags(parser)
     return parser.parse_args(argv)
 
@@ -51,15 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_file(args.model, "ONNX model")
     out = check_out_file(args.out or args.model.parent / f"model_{args.mode}{SUFFIX}")
     if not out.name.endswith(SUFFIX):
-        raise FaceError(f"A .mlpackage is a folder, so it is written as a {SUFFIX}. Received: --out '{out}'.")
+        raise FaceError(
+            f"--out must end in {SUFFIX}, because a .mlpackage is a folder and is written as a zip file. Received: "
+            f"--out '{out}'."
+        )
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
     io = choose_io(sidecar, args)
     if (io.layout, io.pixels) != ("nchw", "raw"):
         raise FaceError(
             f"The conversion needs an ONNX model that takes raw pixels, nchw. '{args.model}' takes {io.pixels}, "
-            f"{io.layout}. Make it again: "
-            f"python pb_2_onnx.py optimized.pb --layout nchw --pixels inside --batch 1 --prelu-nodes --out X.onnx."
+            f"{io.layout}. Make the model again: python pb_2_onnx.py optimized.pb --layout nchw --pixels inside "
+            "--batch 1 --prelu-nodes --out X.onnx."
         )
     content, interface = onnx_to_coreml(args.model, io, args.mode)
     made = replace(io, input=INPUT, output=OUTPUT, dtype="uint8", layout="nhwc")
@@ -71,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out, kind=f"coreml_{args.mode}", made_from=args.model, io=made, parity=parity_record(cosines),
         interface=interface, self_test=test,
     )  # fmt: skip
-    print(f"an app gives `{INPUT}`, an image of {io.size[0]}x{io.size[1]} pixels, and gets `{OUTPUT}`, float32")
+    print(f"input `{INPUT}`: an image of {io.size[0]}x{io.size[1]} pixels; output `{OUTPUT}`: float32")
     print(
         f"computed in NumPy: worst cosine to the ONNX model {cosines.min():.6f} on {len(cosines)} faces. Core ML "
         f"itself was not run"

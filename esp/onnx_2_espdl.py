@@ -3,11 +3,12 @@
 python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --pixels outside --batch 1 --out X.onnx
 python esp/onnx_2_espdl.py X.onnx --chip esp32s3 --calibration DATA
 
-Scales are powers of two. The ESP32-S3 has one for all weights of a layer, the ESP32-P4 one for each output channel. So
-the weights of neighbouring layers are evened out first, which does not change what the net computes. If 8 bits still
-lose too much, the layers that lose most get 16 bits, until the mean cosine to the ONNX model is --min-cosine. esp-ppq,
-which `make esp` installs, quantises. The model takes scaled pixels; the sidecar has mean and std. The float model with
-even weights is written beside it, model_esp32s3.onnx: the simulator needs it, the chip does not.
+Scales are powers of two. The ESP32-S3 has one scale for all weights of a layer, the ESP32-P4 one for each output
+channel. So the weights of neighbouring layers are equalised first, which does not change the result of the net. If 8
+bits still lose too much accuracy, the layers that lose most get 16 bits, until the mean cosine to the ONNX model
+reaches --min-cosine. The quantisation uses esp-ppq, which `make esp` installs. The model needs scaled pixels; the
+sidecar has mean and std. The float model with equalised weights, model_esp32s3.onnx, is also written: the simulator
+needs this file, but the chip does not.
 """
 
 import sys
@@ -45,24 +46,33 @@ NUM_PARITY_CROPS = 32
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("model", type=Path, metavar="X.onnx", help="a model of pb_2_onnx.py --layout nchw --pixels outside --batch 1")
-    add("--chip", choices=CHIPS, default=CHIPS[0], help="default: %(default)s")
+    add(
+        "model",
+        type=Path,
+        metavar="X.onnx",
+        help="ONNX model made by pb_2_onnx.py --layout nchw --pixels outside --batch 1",
+    )
+    add("--chip", choices=CHIPS, default=CHIPS[0], help="chip for which the model is quantised (default: %(default)s)")
     add("--bits", type=int, choices=(8, 16), default=8, help="bits of weights and activations (default: %(default)s)")
-    int16_help = "layers that get 16 bits, by name; 'none' for no layer (default: those that lose most)"
+    int16_help = "names of the layers that get 16 bits; 'none' for no layer (default: the layers that lose most)"
     add("--int16", nargs="+", metavar="LAYER", help=int16_help)
-    cosine_help = "mean cosine to the ONNX model at which no further layer gets 16 bits (default: %(default)s)"
+    cosine_help = (
+        "give 16 bits to more layers until the mean cosine to the ONNX model reaches this value (default: %(default)s)"
+    )
     add("--min-cosine", type=float, default=min_cosine_of("espdl"), metavar="COSINE", help=cosine_help)
-    calibration_help = "real crops to measure ranges on: a data directory, TFRecords, folder of crops or .bin"
+    calibration_help = (
+        "crops to measure the ranges of the activations: a data directory, TFRecords, folder of crops or .bin"
+    )
     add_calibration_flags(parser, 64, calibration_help)
-    out_help = "default: model_CHIP.espdl beside X.onnx, model_CHIP_int16.espdl for 16 bits"
+    out_help = "path of the model (default: model_CHIP.espdl beside X.onnx; model_CHIP_int16.espdl for 16 bits)"
     add("--out", type=Path, metavar="X", help=out_help)
     add_io_flags(parser)
     args = parser.parse_args(argv)
     if args.calibration is None or args.num_calibration < MIN_CROPS:
         raise FaceError(
-            f"The ranges are measured on real crops, at least {MIN_CROPS}. Pass --calibration DATA: the data directory "
-            f"of the training, a folder of 112x112 crops, or a .bin. Received: --calibration {args.calibration} "
-            f"--num-calibration {args.num_calibration}."
+            f"At least {MIN_CROPS} real crops are needed to measure the ranges. Pass --calibration DATA: the data "
+            "directory of the training, a folder of 112x112 crops, or a .bin. Received: --calibration "
+            f"{args.calibration} --num-calibration {args.num_calibration}."
         )
     return args
 
@@ -74,23 +84,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = check_out_file(args.out or args.model.parent / name)
     if out.suffix != ".espdl" or float_path(out).absolute() == args.model.absolute():
         raise FaceError(
-            f"--out ends in .espdl, and the .onnx of the same name is written too. Received: '{out}' from "
-            f"'{args.model}'. Choose another --out."
+            "--out must end in .espdl, and must not have the name of X.onnx, because an .onnx with the name of --out "
+            f"is also written. Received: '{out}' from '{args.model}'. Choose a different --out."
         )
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
     io = choose_io(sidecar, args)
     if io.layout != "nchw" or io.pixels == "raw":
         raise FaceError(
-            f"esp-ppq needs an ONNX model that takes scaled pixels, nchw. '{args.model}' takes "
-            f"{io.layout}, {io.pixels} pixels. Make it again: python pb_2_onnx.py optimized.pb --layout nchw --pixels "
-            f"outside --batch 1 --out X.onnx."
+            f"esp-ppq needs an ONNX model that takes scaled pixels, nchw. '{args.model}' takes {io.layout}, "
+            f"{io.pixels} pixels. Make the model again: python pb_2_onnx.py optimized.pb --layout nchw --pixels "
+            "outside --batch 1 --out X.onnx."
         )
     environment_python("esp", "esp-ppq")  # refuses a missing environment before the crops are read
     notes: list[str] = []
     crops, calibration = load_crops(args.calibration, args.num_calibration, args.seed, io.size, notes, io.fit)
     print_notes(notes)
-    print(f"quantising for the {args.chip} with {len(crops)} crops of {args.calibration}: some minutes")
+    print(f"quantising for the {args.chip} with {len(crops)} crops of {args.calibration}; this takes some minutes")
     int16 = None if args.int16 is None else [layer for layer in args.int16 if layer != "none"]
     pixels = to_model_input(with_full_range(crops), io)
     trained = read_exponents(args.model)
@@ -146,7 +156,7 @@ def print_result(made: Espdl, cosines: np.ndarray, args: argparse.Namespace) -> 
         print_notes(
             [
                 f"the mean cosine is below {args.min_cosine:g}: train the net for this chip (tools/quantize_aware.py "
-                f"--target {args.chip}), or choose --bits 16"
+                f"--target {args.chip}), or use --bits 16"
             ]
         )
 

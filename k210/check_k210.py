@@ -1,9 +1,9 @@
-"""Check whether a float .tflite fits the K210, and name every layer that does not.
+"""Check whether a float .tflite can run on the K210, and list every layer that cannot.
 
 python k210/check_k210.py runs/k210/export/model_float.tflite
 
-If there is an error, k210/tflite_2_kmodel.py refuses the model. A note names a layer that runs on the CPU, not on the
-KPU.
+An error means that k210/tflite_2_kmodel.py cannot compile the model. A note names a layer that runs on the CPU, not on
+the KPU.
 """
 
 import sys
@@ -24,7 +24,7 @@ from facelib.runtimes.tflite import read_ops
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("model", type=Path, metavar="X.tflite", help="a float model that pb_2_tflite.py made")
+    parser.add_argument("model", type=Path, metavar="X.tflite", help="float model made by pb_2_tflite.py")
     return parser.parse_args(argv)
 
 
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for finding in findings:
             print(f"{word:5} {finding.layer}: {finding.what}")
     if lint.errors:
-        number = f"{len(lint.errors)} errors, the first" if len(lint.errors) > 1 else "an error"
-        raise FaceError(f"The K210 does not take '{args.model}': {number} in {lint.errors[0].layer}. See above.")
+        number = f"{len(lint.errors)} errors, the first one" if len(lint.errors) > 1 else "an error"
+        raise FaceError(f"The K210 cannot run '{args.model}': {number} in {lint.errors[0].layer}. See the list above.")
     print(
         f"KPU: {lint.on_kpu} convolutions, at most {lint.kpu_bytes / 2**20:.2f} of 2 MiB ({lint.kpu_layer}); "
         f"CPU: {len(lint.notes)} layers; RAM: at least {lint.ram_bytes / 2**20:.2f} of 6 MiB"

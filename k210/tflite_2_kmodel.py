@@ -2,9 +2,9 @@
 
 python k210/tflite_2_kmodel.py runs/k210/export/model_float.tflite --calibration DATA
 
-The kmodel takes raw pixels, uint8 [1, 3, 112, 112], RGB, in three planes as the K210's camera delivers them. The kmodel
-gives the embedding in float32, before L2 normalisation. nncase, which `make k210` installs, measures the 8-bit ranges
-on face crops.
+The input of the kmodel is raw pixels, uint8 [1, 3, 112, 112], RGB, in three planes as from the K210's camera. The
+output is the embedding in float32, before L2 normalisation. nncase, which `make k210` installs, compiles the model and
+measures the 8-bit ranges on face crops.
 """
 
 import sys
@@ -40,10 +40,12 @@ NUM_SIMULATORS = 2
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("model", type=Path, metavar="X.tflite", help="a float model that passes k210/check_k210.py")
-    calibration_help = "real crops to measure ranges on: a data directory, TFRecords, folder of crops or .bin"
+    add("model", type=Path, metavar="X.tflite", help="float model that passes k210/check_k210.py")
+    calibration_help = (
+        "crops to measure the ranges of the activations: a data directory, TFRecords, folder of crops or .bin"
+    )
     add_calibration_flags(parser, 100, calibration_help)
-    add("--out", type=Path, metavar="X", help="default: model.kmodel beside X.tflite")
+    add("--out", type=Path, metavar="X", help="path of the kmodel (default: model.kmodel beside X.tflite)")
     add_io_flags(parser)
     return parser.parse_args(argv)
 
@@ -54,16 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_model(args.model)
     if args.calibration is None:
         raise FaceError(
-            "The K210 computes with 8 bits, and the ranges are measured on real crops. Pass --calibration DATA: the "
-            "training's data directory, a folder of 112x112 crops, or a .bin."
+            "The K210 computes with 8 bits, and real crops are needed to measure the ranges of the activations. Pass "
+            "--calibration DATA: the training's data directory, a folder of 112x112 crops, or a .bin."
         )
     sidecar = check_sidecar(args.model)
     io = choose_io(sidecar, args)
     sha256 = sha256_of(args.model)
     if (io.pixels, io.layout) != ("raw", "nhwc"):
         raise FaceError(
-            f"A kmodel is compiled from a .tflite that takes raw pixels, NHWC. '{args.model}' takes {io.pixels}, "
-            f"{io.layout}. Make it again: pb_2_tflite.py --mode float --raw-pixels."
+            f"A kmodel must be compiled from a .tflite that takes raw pixels, NHWC. '{args.model}' takes {io.pixels}, "
+            f"{io.layout}. Make the model again: pb_2_tflite.py --mode float --raw-pixels."
         )
     nncase_command()  # refuses a missing environment before the crops are read
     notes: list[str] = []
@@ -96,8 +98,8 @@ def check_model(path: Path) -> None:
     """Refuses a model that does not fit the K210, with the first reason."""
     errors = check_ops(read_ops(path)).errors
     if errors:
-        more = f" {len(errors) - 1} more: python k210/check_k210.py {path}" if len(errors) > 1 else ""
-        raise FaceError(f"The K210 does not take '{path}': {errors[0].layer} {errors[0].what}.{more}")
+        more = f" {len(errors) - 1} more problems: python k210/check_k210.py {path}" if len(errors) > 1 else ""
+        raise FaceError(f"The K210 cannot run '{path}': {errors[0].layer} {errors[0].what}.{more}")
 
 
 def compare(kmodel: Path, io: Io, tflite: Path, tflite_io: Io, crops: np.ndarray) -> tuple[np.ndarray, dict]:

@@ -1,10 +1,10 @@
-"""Write an int8 .tflite as C source, with the code before and after it: pixels in, decision out.
+"""Write an int8 .tflite as C source, with the code from pixels to the decision.
 
 python mcu/tflite_2_c.py runs/demo/export/model_int8.tflite --out firmware/
 
 face_model.h, face_model.c    the file as an array; sizes, scales, zero points, threshold, alignment points
 face.h, face.c                pixels to the input tensor; output tensor to a unit embedding; distance and decision
-example.c                     both as a program for a PC: the first thing to compile
+example.c                     both as a program for a PC: compile this first
 """
 
 import sys
@@ -32,11 +32,16 @@ AROUND = ("face.h", "face.c", "example.c")
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("model", type=Path, metavar="X.tflite", help="an int8 model")
-    add("--out", type=Path, metavar="FOLDER", help="default: c/ beside X.tflite")
-    far_help = f"take the threshold of this FAR from the sidecar (default: {DEFAULT_FAR:g})"
+    add("model", type=Path, metavar="X.tflite", help="int8 model")
+    add("--out", type=Path, metavar="FOLDER", help="folder for the C files (default: c/ beside X.tflite)")
+    far_help = f"use the threshold for this FAR from the sidecar (default: {DEFAULT_FAR:g})"
     add("--far", type=float, metavar="RATE", help=far_help)
-    add("--threshold", type=float, metavar="DISTANCE", help="this squared L2 distance in place of the sidecar's")
+    add(
+        "--threshold",
+        type=float,
+        metavar="DISTANCE",
+        help="use this squared L2 distance instead of the threshold in the sidecar",
+    )
     add_io_flags(parser)
     return parser.parse_args(argv)
 
@@ -45,15 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     out = args.out or args.model.parent / "c"
     if out.exists() and not out.is_dir():
-        raise FaceError(f"--out is a folder. Received: '{out}', a file.")
+        raise FaceError(f"--out must be a folder. Received: '{out}', a file.")
     io = choose_io(check_sidecar(args.model), args)
     lite = Lite(args.model, input=io.input, output=io.output)
     check_edges(lite, io, args.model)
     decision = decide_by(args.model, args.far, args.threshold)
     if decision.flip:
         raise FaceError(
-            f"The C code embeds a face once. The threshold of '{args.model}' is for two embeddings, --flip: test it "
-            f"without --flip, or give --threshold DISTANCE."
+            f"The C code embeds each face once, but the threshold of '{args.model}' was measured with --flip. Test "
+            "the model without --flip, or pass --threshold DISTANCE."
         )
     content = require_file(args.model, "TFLite model").read_bytes()
     model = CModel(args.model.name, sha256_of(args.model), content, io, lite, decision.distance, f"{decision}.")

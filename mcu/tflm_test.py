@@ -55,7 +55,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args.report = args.report or default_report(args, "tflm")  # beside that of tflite_test.py
     for flag, value in (("--max-arena", args.max_arena), ("--max-flash", args.max_flash)):
         if value is not None and not value > 0:
-            raise FaceError(f"{flag} is a size above 0 in KiB. Received: {value:g}.")
+            raise FaceError(f"{flag} must be a size in KiB above 0. Received: {value:g}.")
     return args
 
 
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for embedder in opened:
             embedder.close()
-    print(f"mean cosine to {KERNELS['xnnpack']} with the same file: {opened[0].cosines.mean():.4f}")
+    print(f"mean cosine to {KERNELS['xnnpack']} (same file): {opened[0].cosines.mean():.4f}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""What an int8 .tflite costs on Arm's Ethos-U, estimated by Vela: time, memories, what stays on the CPU, each layer.
+"""Estimate the cost of an int8 .tflite on Arm's Ethos-U with Vela: time, memory, operations on the CPU, each layer.
 
 python mcu/vela_report.py runs/demo/export/model_int8.tflite
 
-Vela compiles the model for each accelerator and estimates; no accelerator is run. Writes X.vela.json, and X.vela.png
-with the layers that take most time.
+Vela compiles the model for each accelerator and estimates its cost; no accelerator is used. The script writes
+X.vela.json, and X.vela.png with the layers that take most time.
 """
 
 import sys
@@ -27,8 +27,8 @@ ACCELERATORS = ("ethos-u55-128", "ethos-u55-256", "ethos-u65-512", "ethos-u85-25
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("model", type=Path, metavar="X.tflite", help="an int8 model")
-    accelerators_help = f"names of Vela's --accelerator-config (default: {' '.join(ACCELERATORS)})"
+    add("model", type=Path, metavar="X.tflite", help="int8 model")
+    accelerators_help = f"accelerators, named as in Vela's --accelerator-config (default: {' '.join(ACCELERATORS)})"
     add("--accelerators", nargs="+", default=ACCELERATORS, metavar="NAME", help=accelerators_help)
     return parser.parse_args(argv)
 

@@ -2,8 +2,8 @@
 
 python ncnn/ncnn_test.py runs/demo/export/model_fp16.param --valid lfw.bin
 
-The table, the report and the gate are those of every test script. ncnn computes in float32 here, whatever type the
-weights are stored in; a phone's CPU may compute in half precision.
+The table, the report and the gate are the same as in every test script. Here ncnn computes in float32 for any type of
+the stored weights; a phone's CPU may compute in half precision.
 """
 
 import sys

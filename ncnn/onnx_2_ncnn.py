@@ -3,9 +3,9 @@
 python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --out runs/demo/export/model_nchw.onnx
 python ncnn/onnx_2_ncnn.py runs/demo/export/model_nchw.onnx --mode fp16
 
-The model takes raw pixels in three planes, as ncnn::Mat::from_pixels(..., PIXEL_RGB, ...) delivers them, without
-substract_mean_normalize. The input is `in0`, the embedding before L2 normalisation is `out0`. pnnx, which `make ncnn`
-installs, converts.
+The model takes raw pixels in three planes, as from ncnn::Mat::from_pixels(..., PIXEL_RGB, ...), without
+substract_mean_normalize. The input is `in0`, the embedding before L2 normalisation is `out0`. The conversion uses pnnx,
+which `make ncnn` installs.
 """
 
 import sys
@@ -46,10 +46,15 @@ MODES = {"float": "weights in float32", "fp16": "weights in float16, half the si
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("model", type=Path, metavar="X.onnx", help="a model of pb_2_onnx.py --layout nchw")
+    add("model", type=Path, metavar="X.onnx", help="ONNX model made by pb_2_onnx.py --layout nchw")
     modes = "; ".join(f"{mode}: {what}" for mode, what in MODES.items())
     add("--mode", choices=tuple(MODES), default="float", help=f"{modes} (default: %(default)s)")
-    add("--out", type=Path, metavar="X", help="default: model_MODE.param beside X.onnx; the .bin stands beside it")
+    add(
+        "--out",
+        type=Path,
+        metavar="X",
+        help="path of the model (default: model_MODE.param beside X.onnx); the .bin is written beside the .param",
+    )
     add_io_flags(parser)
     return parser.parse_args(argv)
 
@@ -59,14 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_file(args.model, "ONNX model")
     out = check_out_file(args.out or args.model.parent / f"model_{args.mode}.param")
     if out.suffix != ".param":
-        raise FaceError(f"ncnn reads a .param, and a .bin of the same name. Received: --out '{out}'.")
+        raise FaceError(f"--out must end in .param; the .bin gets the same name. Received: --out '{out}'.")
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
     io = choose_io(sidecar, args)
     if io.layout != "nchw":
         raise FaceError(
-            f"ncnn takes images in planes. '{args.model}' takes {io.layout}: make it again, "
-            f"python pb_2_onnx.py optimized.pb --layout nchw --out X.onnx."
+            f"ncnn needs images in planes (nchw). '{args.model}' takes {io.layout}: make the model again, python "
+            "pb_2_onnx.py optimized.pb --layout nchw --out X.onnx."
         )
     param, weights = onnx_to_ncnn(args.model, io.size, args.mode == "fp16")
     made = replace(io, input=INPUT, output=OUTPUT, dtype="float32")

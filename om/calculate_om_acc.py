@@ -2,8 +2,9 @@
 
 python om/calculate_om_acc.py om_output valid_dataset/lfw.bin --model runs/demo/export/model.om
 
-OUT_DIR is the folder that om_eval.sh wrote (the newest run in it is used), or a folder of results. Files are matched by
-name, and their size tells float16 from float32. If there are results of mirrored faces, their embeddings are added.
+OUT_DIR is the folder that om_eval.sh wrote (the newest run in this folder is used), or a folder of results. Files are
+matched by name. The size of a file shows whether its values are float16 or float32. If there are results of mirrored
+faces, their embeddings are added.
 """
 
 import sys
@@ -36,30 +37,30 @@ from facelib.unit_vectors import check_norms, row_norms
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("out_dir", type=Path, metavar="OUT_DIR", help="the folder that msame wrote")
-    add("bin", type=Path, metavar="FILE.bin", help="the verification set that image2bin.py was given")
+    add("out_dir", type=Path, metavar="OUT_DIR", help="folder that msame wrote")
+    add("bin", type=Path, metavar="FILE.bin", help="verification set that was passed to image2bin.py")
     add(
         "--model",
         type=Path,
         metavar="X.om",
-        help="the model; the embedding size is read from its sidecar, MODEL.om.json",
+        help="model; the embedding size is read from its sidecar, MODEL.om.json",
     )
     add(
         "--embedding-size",
         type=int,
         default=0,
         metavar="D",
-        help="number of values; needed for .bin results of a model without a sidecar",
+        help="number of values of an embedding; needed for .bin results of a model without a sidecar",
     )
     add(
         "--flip",
         action=argparse.BooleanOptionalAction,
-        help="add the embeddings of mirrored faces (default: if there are results of them)",
+        help="add the embeddings of mirrored faces (default: yes, if there are results of mirrored faces)",
     )
     add_test_flags(parser)
     args = check_test_flags(parser.parse_args(argv))
     if args.embedding_size < 0:
-        raise FaceError(f"An embedding has at least one value. Received: --embedding-size {args.embedding_size}.")
+        raise FaceError(f"--embedding-size must be at least 1. Received: {args.embedding_size}.")
     return args
 
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sidecar and args.embedding_size and known not in (0, args.embedding_size):
         raise FaceError(
             f"--embedding-size {args.embedding_size} contradicts the sidecar '{sidecar.path}', which says {known}. "
-            f"Leave it out."
+            "Leave out this flag."
         )
     folder = find_results(args.out_dir)
     print(f"results of {folder}")
@@ -110,7 +111,7 @@ def find_ms(*folders: Path) -> float | None:
         log = folder / LOG_NAME
         if log.is_file() and (timing := read_timing(log.read_text(encoding="utf-8", errors="replace"))):
             return timing.ms
-    print(f"no average time: there is none in {LOG_NAME} of {folders[0]}")
+    print(f"no average time: {LOG_NAME} of {folders[0]} has none")
     return None
 
 

@@ -3,7 +3,7 @@
 python om/image2bin.py valid_dataset/lfw.bin bin_input --model runs/demo/export/model.om
 python om/image2bin.py valid_dataset/lfw.bin bin_input --color bgr --pixels pm1
 
-The second command writes the input that MobileFaceNet-V2 of Ascend's ModelZoo takes: (x - 127.5) / 128, BGR, float32. A
+The second command writes the input of MobileFaceNet-V2 from Ascend's ModelZoo: (x - 127.5) / 128, BGR, float32. A
 file holds only the pixels. With --flip, i_flip.bin is the mirrored face of i.bin.
 """
 
@@ -36,15 +36,15 @@ WRITERS = 4
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("bin", type=Path, metavar="FILE.bin", help="a verification set")
+    add("bin", type=Path, metavar="FILE.bin", help="verification set")
     add(
         "dir",
         type=Path,
         metavar="DIR",
-        help="an empty folder, or one that this script wrote for a set of the same size",
+        help="empty folder, or a folder that this script wrote for a set of the same size",
     )
-    add("--model", type=Path, metavar="X", help="the .om, or its graph; its sidecar describes the input")
-    add("--flip", action=argparse.BooleanOptionalAction, default=False, help="write mirrored faces too")
+    add("--model", type=Path, metavar="X", help="the .om, or its graph; the sidecar of this file describes the input")
+    add("--flip", action=argparse.BooleanOptionalAction, default=False, help="also write mirrored faces")
     other = parser.add_argument_group("without --model")
     add_pixel_flags(other)
     other.add_argument(
@@ -77,25 +77,27 @@ def find_io(args: argparse.Namespace, sidecar: Sidecar | None) -> Io:
     given = [name for name in ("color", "pixels", "layout", "crop", "dtype") if getattr(args, name) is not None]
     if args.model is None and not given:
         raise FaceError(
-            "Say what the model takes: --model X.om, or --color rgb|bgr --pixels raw|pm1|... [--dtype uint8 "
-            "--layout nchw --crop H,W]."
+            "The input of the model is unknown. Pass --model X.om, or --color rgb|bgr --pixels raw|pm1|... [--dtype "
+            "uint8 --layout nchw --crop H,W]."
         )
     io = choose_io(sidecar, args) if sidecar or given != ["dtype"] else Io()
     if sidecar and args.dtype not in (None, io.dtype):
-        raise FaceError(f"--dtype {args.dtype} contradicts the sidecar '{sidecar.path}': {io.dtype}. Leave it out.")
+        raise FaceError(
+            f"--dtype {args.dtype} contradicts the sidecar '{sidecar.path}': {io.dtype}. Leave out this flag."
+        )
     return replace(io, dtype=args.dtype or io.dtype)
 
 
 def check_folder(folder: Path, names: Sequence[str]) -> None:
     """Refuses a folder with other files in it: msame would read them as inputs."""
     if folder.exists() and not folder.is_dir():
-        raise FaceError(f"DIR is a folder. '{folder}' is a file. Name another DIR.")
+        raise FaceError(f"DIR must be a folder. '{folder}' is a file. Choose a different DIR.")
     expected = set(names)
     others = sorted(path.name for path in folder.iterdir() if path.name not in expected) if folder.is_dir() else []
     if others:
         raise FaceError(
-            f"msame reads every file in its folder. '{folder}' has {len(others):,} that are none of the "
-            f"{len(names):,} inputs, such as '{others[0]}'. Name an empty folder."
+            f"msame reads every file in its folder. '{folder}' has {len(others):,} files that are not among the "
+            f"{len(names):,} inputs, such as '{others[0]}'. Use an empty folder."
         )
 
 

@@ -5,8 +5,9 @@ python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --pixels outside
 python rknn/onnx_2_rknn.py runs/demo/export/model_scaled.onnx --mode int8 --chip rk3588 --calibration DATA
 
 The .rknn takes raw RGB pixels, uint8 [1, 112, 112, 3], and scales them itself: mean and std come from the sidecar of
-X.onnx. It gives the embedding in float32, before L2 normalisation. RKNN-Toolkit2, which `make rknn` installs, measures
-the 8-bit ranges on face crops, and which layers lose the most accuracy. The .zip is for rknn/rknn_test.py.
+X.onnx. Its output is the embedding in float32, before L2 normalisation. RKNN-Toolkit2, which `make rknn` installs,
+measures the 8-bit ranges on face crops, and shows which layers lose the most accuracy. The .zip is for
+rknn/rknn_test.py.
 """
 
 import sys
@@ -53,19 +54,24 @@ NUM_PARITY_CROPS = 32
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("model", type=Path, metavar="X.onnx", help="a model of pb_2_onnx.py --layout nchw")
-    add("--mode", choices=MODES, default="int8", help="default: %(default)s")
-    add("--chip", default=CHIPS[0], metavar="CHIP", help=f"{', '.join(CHIPS)} (default: %(default)s)")
-    calibration_help = "for int8: real crops: a data directory, TFRecords, folder of crops or .bin"
+    add("model", type=Path, metavar="X.onnx", help="ONNX model made by pb_2_onnx.py --layout nchw")
+    add(
+        "--mode",
+        choices=MODES,
+        default="int8",
+        help="type of the weights and of the computation (default: %(default)s)",
+    )
+    add("--chip", default=CHIPS[0], metavar="CHIP", help=f"chip: {', '.join(CHIPS)} (default: %(default)s)")
+    calibration_help = "crops for int8: a data directory, TFRecords, folder of crops or .bin"
     add_calibration_flags(parser, 100, calibration_help)
-    add("--out", type=Path, metavar="X", help="default: model_MODE.rknn beside X.onnx")
+    add("--out", type=Path, metavar="X", help="path of the model (default: model_MODE.rknn beside X.onnx)")
     add_io_flags(parser)
     args = parser.parse_args(argv)
     check_chip(args.chip, args.mode)
     if args.mode == "int8" and args.calibration is None:
         raise FaceError(
-            "int8 needs real crops to measure ranges on. Pass --calibration DATA: the training's data directory, a "
-            "folder of 112x112 crops, or a .bin."
+            "int8 needs real crops to measure the ranges of the activations. Pass --calibration DATA: the training's "
+            "data directory, a folder of 112x112 crops, or a .bin."
         )
     return args
 
@@ -75,14 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_file(args.model, "ONNX model")
     out = check_out_file(args.out or args.model.parent / f"model_{args.mode}.rknn")
     if out.suffix != ".rknn":
-        raise FaceError(f"--out ends in .rknn. Received: --out '{out}'.")
+        raise FaceError(f"--out must end in .rknn. Received: --out '{out}'.")
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
     io = choose_io(sidecar, args)
     if io.layout != "nchw":
         raise FaceError(
-            f"RKNN-Toolkit2 takes channels first, and misreads other models. '{args.model}' takes {io.layout}: make it "
-            f"again, python pb_2_onnx.py optimized.pb --layout nchw --pixels outside --batch 1 --out X.onnx."
+            f"RKNN-Toolkit2 needs a model with channels first (nchw). '{args.model}' takes {io.layout}: make the "
+            "model again, python pb_2_onnx.py optimized.pb --layout nchw --pixels outside --batch 1 --out X.onnx."
         )
     environment_python("rknn", "RKNN-Toolkit2")  # refuses a missing environment before the crops are read
     crops, record = None, dict[str, Any]()
@@ -104,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record["layers"] = [error.as_dict() for error in model.layers]
         picture = out.with_suffix(".layers.png")
         write_bytes(picture, draw(model.layers))
-        print(f"layers that lose most, on one crop ({picture}):\n{describe_worst(model.layers)}")
+        print(f"layers that lose most accuracy, on one crop ({picture}):\n{describe_worst(model.layers)}")
     keep_flags(args.model, "onnx", io, sidecar)
     write_sidecar(
         out, kind=f"rknn_{args.mode}", made_from=args.model, io=made, parity=parity_record(cosines), chip=args.chip,

@@ -94,12 +94,13 @@ def _replace_batch_norms(graph):
         gamma, beta, mean, variance = (constants.get(name) for name in node.input[1:5])
         if gamma is None or beta is None or mean is None or variance is None or node.attr["is_training"].b:
             raise FaceError(
-                f"Batch normalisation can be folded only if its statistics are constants. '{node.name}' still "
-                "computes the statistics: freeze the model in inference mode (h5_2_pb.py does)."
+                f"Batch normalisation can be folded only if its statistics are constants. The node '{node.name}' "
+                "still computes its statistics: freeze the model in inference mode (h5_2_pb.py does this)."
             )
         if node.attr["data_format"].s not in (b"", b"NHWC"):
             raise FaceError(
-                f"optimize_pb.sh takes NHWC graphs. '{node.name}' is {node.attr['data_format'].s.decode()}."
+                f"optimize_pb.sh accepts only NHWC graphs. The node '{node.name}' is "
+                f"{node.attr['data_format'].s.decode()}."
             )
         scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + node.attr["epsilon"].f)
         offset = beta - mean * scale

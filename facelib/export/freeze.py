@@ -29,8 +29,8 @@ def check_slopes(model, path: Path) -> None:
     for layer in model.layers:
         if isinstance(layer, PReLU) and (steepest := float(layer.alpha.numpy().max())) > 1:
             raise FaceError(
-                f"PReLU slopes are at most 1. '{path}' has {steepest:.4f} in layer '{layer.name}': train it again with "
-                f"facelib.models.layers.PReLU, which limits them."
+                f"PReLU slopes must be at most 1. '{path}' has the slope {steepest:.4f} in layer '{layer.name}': "
+                "train the model again with facelib.models.layers.PReLU, which limits the slopes."
             )
 
 

@@ -2,8 +2,8 @@
 
 ./optimize_pb.sh runs/demo/export/frozen.pb
 
-TensorFlow's optimize_for_inference runs first. The batch normalisation that it leaves is folded next: that of stock
-Keras 3 layers, and that without a convolution before it (facelib/export/fold_batch_norm.py).
+TensorFlow's optimize_for_inference runs first. This script then folds the remaining
+batch normalisation: the layers of stock Keras 3, and those without a convolution before them.
 """
 
 import argparse
@@ -26,8 +26,14 @@ from facelib.tensorflow_env import quiet_tensorflow
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__, prog="optimize_pb.sh")
-    parser.add_argument("model", type=Path, metavar="IN.pb", help="the frozen graph")
-    parser.add_argument("out", type=Path, nargs="?", metavar="OUT.pb", help="default: optimized.pb beside IN.pb")
+    parser.add_argument("model", type=Path, metavar="IN.pb", help="frozen graph")
+    parser.add_argument(
+        "out",
+        type=Path,
+        nargs="?",
+        metavar="OUT.pb",
+        help="path of the optimised graph (default: optimized.pb beside IN.pb)",
+    )
     add_io_flags(parser)
     return parser.parse_args(argv)
 
@@ -36,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     out = check_out_file(args.out or args.model.parent / "optimized.pb")
     if out.resolve() == require_file(args.model, "frozen graph").resolve():
-        raise FaceError(f"IN.pb and OUT.pb are two files. Received: '{out}' for both. Name another OUT.pb.")
+        raise FaceError(
+            f"IN.pb and OUT.pb must be two different files. Received: '{out}' for both. Choose a different OUT.pb."
+        )
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
     io = choose_io(sidecar, args, needs_flags=False)

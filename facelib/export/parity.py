@@ -42,9 +42,8 @@ def check_parity(
     if not np.isfinite(cosines).all() or (floor is not None and cosines.min() < floor):
         rule = "a finite cosine" if floor is None else f"cosine >= {floor}"
         raise FaceError(
-            f"{what} must give the same embeddings: {rule} for every face. Received: {cosines.min():.6f} for "
-            f"face {int(cosines.argmin())} of {len(cosines)}. Nothing was written. Test the model that was "
-            "converted."
+            f"{what} must give the same embeddings: {rule} for every face. Received: {cosines.min():.6f} for face "
+            f"{int(cosines.argmin())} of {len(cosines)}. Nothing was written. Test the original model first."
         )
     for rows, name in zip(embeddings, ("the converted model", "its parent"), strict=True):
         check_differ(normalize(rows, f"face {{}} of {name}".format), f"{what}: {name}")

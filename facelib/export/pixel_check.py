@@ -48,10 +48,10 @@ def check_pixels(run: Callable[[np.ndarray], np.ndarray], crops: np.ndarray, io:
     what = f"with --pixels {io.pixels} the embeddings of {len(crops)} crops hardly differ (mean cosine {stated:.2f})"
     if 1 - cosine > max(MIN_GAIN * (1 - stated), MIN_SPREAD):
         raise FaceError(
-            f"The net must get pixels that are scaled as in its training. '{path}': {what}; with --pixels "
-            f"{other} the cosine is {cosine:.2f}. Give the --pixels that the net was trained with."
+            f"The net needs the same pixel scaling as in its training. '{path}': {what}; with --pixels {other} the "
+            f"cosine is {cosine:.2f}. Use the --pixels of its training."
         )
-    print_notes([f"'{path}': {what}; check --pixels, --output and whether the net is trained"])
+    print_notes([f"'{path}': {what}; check --pixels and --output, and check that the net is trained"])
 
 
 def check_width(embeddings: np.ndarray, io: Io, path: Path) -> None:
@@ -64,6 +64,6 @@ def check_width(embeddings: np.ndarray, io: Io, path: Path) -> None:
     """
     if io.embedding_size not in (0, embeddings.shape[-1]):
         raise FaceError(
-            f"The sidecar of '{path}' says embedding_size={io.embedding_size}, and {io.output} gives "
-            f"{embeddings.shape[-1]} values. Make the graph again, or remove the sidecar and name --output."
+            f"The sidecar of '{path}' says embedding_size={io.embedding_size}, but {io.output} has "
+            f"{embeddings.shape[-1]} values. Make the graph again, or remove the sidecar and pass --output."
         )

@@ -86,7 +86,7 @@ def test_what_cannot_run_is_one_line(folder, emulated, tmp_path):
 
 def test_without_debians_programs_the_set_up_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FaceError, match="This computer has no apt-get"):
+    with pytest.raises(FaceError, match="This computer does not have apt-get"):
         set_up.main([])
 
 

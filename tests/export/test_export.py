@@ -292,7 +292,7 @@ def test_calibration_draws_the_same_crops_for_the_same_seed(chain):
     picture = cv2.imdecode(np.frombuffer((chain.crops / "00.jpg").read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     everything, _ = load_crops(chain.crops, 40, seed=0)
     np.testing.assert_array_equal(everything[0], picture[:, :, ::-1])  # RGB
-    with pytest.raises(FaceError, match="No face data"):
+    with pytest.raises(FaceError, match="no face data"):
         load_crops(chain.folder / "nowhere", 10, seed=0)
 
 

@@ -83,7 +83,7 @@ def test_missing_mirrored_results_are_named(tmp_path, vectors):
 @pytest.mark.parametrize(("name", "match"), [
     ("3_output_0.txt", r"3_output_0\.bin and 3_output_0\.txt"),
     ("03_output_0.bin", r"03_output_0\.bin and 3_output_0\.bin"),
-    ("12_output_0.bin", r"faces 0 to 11.*12_output_0\.bin"), ("cat_output_0.bin", r"cat_output_0\.bin"),
+    ("12_output_0.bin", r"a face, 0 to 11.*12_output_0\.bin"), ("cat_output_0.bin", r"cat_output_0\.bin"),
     ("3_output_1.bin", "one output.*--out_nodes")])  # fmt: skip
 def test_a_second_result_and_one_of_no_face_are_named(tmp_path, vectors, name, match):
     write_results(tmp_path, vectors)
@@ -122,7 +122,7 @@ def test_the_newest_run_is_read(tmp_path, vectors):
     with pytest.raises(FaceError, match=r"not a folder.*Run om/om_eval\.sh first"):
         find_results(tmp_path / "nowhere")
     (tmp_path / "notes").mkdir()
-    with pytest.raises(FaceError, match="No msame results"):
+    with pytest.raises(FaceError, match="no results of msame"):
         find_results(tmp_path)
 
     for stamp in ("20251231_235959", "20260101_000000"):

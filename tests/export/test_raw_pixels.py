@@ -93,7 +93,7 @@ def test_a_net_that_gives_everybody_the_same_is_refused(tmp_path, crops):
         tf.add(tf.nn.relu6(x), [1e4, 1e3, 0.0], name="embeddings")
     save_graph(graph.as_graph_def(), tmp_path / "frozen.pb")
 
-    with pytest.raises(FaceError, match="the same one for all 32 faces"):
+    with pytest.raises(FaceError, match="the same embedding for all 32 faces"):
         pb_2_tflite.main([str(tmp_path / "frozen.pb"), "--mode", "int8", "--calibration", crops, "--pixels", "raw"])
     assert [path.name for path in tmp_path.iterdir()] == ["frozen.pb"]
 

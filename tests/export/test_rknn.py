@@ -194,9 +194,9 @@ def test_without_the_environment_one_line_says_so(room, stand_in):
     "words, message",
     [
         ((), "Pass --calibration DATA"),
-        (("--chip", "rk9999", "--mode", "fp16"), "--chip is one of rk3588, .* Received: 'rk9999'"),
-        (("--chip", "rv1106", "--mode", "fp16"), "rv1106 computes in integers only"),
-        (("--mode", "fp16", "--out", "model.onnx"), "--out ends in .rknn"),
+        (("--chip", "rk9999", "--mode", "fp16"), "--chip must be one of rk3588, .* Received: 'rk9999'"),
+        (("--chip", "rv1106", "--mode", "fp16"), "rv1106 computes only in integers"),
+        (("--mode", "fp16", "--out", "model.onnx"), "--out must end in .rknn"),
     ],
 )
 def test_an_impossible_request_is_refused(words, message, room):

@@ -51,9 +51,9 @@ def check_interface(interface: dict, io: Io) -> None:
     wrong = {key: interface.get(key) for key, value in wanted.items() if interface.get(key) != value}
     if wrong:
         raise FaceError(
-            f"An app gives the model an image and gets float32. coremltools made {wrong} instead of "
-            f"{ {key: wanted[key] for key in wrong} }. Nothing was written. Install the version "
-            "that coreml/requirements.txt names."
+            f"The Core ML model must take an image and return float32. coremltools made {wrong} instead of "
+            f"{ {key: wanted[key] for key in wrong} }. Nothing was written. Install the version of coremltools in "
+            "coreml/requirements.txt."
         )
 
 

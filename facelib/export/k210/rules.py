@@ -85,8 +85,8 @@ def check_ops(ops: list[Op]) -> Lint:
         lint.errors.append(
             Finding(
                 quantised.name,
-                f"is {quantised.dtype}: nncase quantises a float32 model itself. Make one: python pb_2_tflite.py IN.pb "
-                f"--mode float",
+                f"is {quantised.dtype}: nncase needs a float32 model, which it quantises itself. Make this model: "
+                "python pb_2_tflite.py IN.pb --mode float",
             )
         )
         return lint  # the other rules are for float models
@@ -99,7 +99,7 @@ def check_ops(ops: list[Op]) -> Lint:
             computed_by = kpu_ops if _check_convolution(op, made_by, lint) else cpu_ops
             computed_by.append(op)
         elif slope := _prelu_slope(op, made_by):
-            lint.errors.append(Finding(op.layer, f"is a PReLU of {slope} slopes, which the KPU does not have: {SWAP}"))
+            lint.errors.append(Finding(op.layer, f"is a PReLU of {slope} slopes, which the KPU cannot compute: {SWAP}"))
         elif op.kind in ELEMENTWISE and op.inputs[0].index in raw and op.inputs[1].data is not None:
             raw.add(op.output.index)  # becomes a table of 256 values
         elif _feeds_prelu(op, ops, made_by):
@@ -110,7 +110,9 @@ def check_ops(ops: list[Op]) -> Lint:
     lint.ram_bytes = estimate_ram(kpu_ops, cpu_ops)
     if lint.ram_bytes > RAM_BYTES:
         lint.errors.append(
-            Finding("the whole", f"needs {lint.ram_bytes / 2**20:.1f} MiB or more of 6: lower model.width")
+            Finding(
+                "the whole", f"needs {lint.ram_bytes / 2**20:.1f} MiB or more, but the K210 has 6: lower model.width"
+            )
         )
     return lint
 
@@ -128,12 +130,12 @@ def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
         errors.append(f"has {max(channels, filters):,} channels, the KPU at most {MAX_CHANNELS:,}: lower model.width")
     if height > MAX_HEIGHT or width > MAX_WIDTH:
         errors.append(
-            f"sees a map of {height}x{width}, the KPU at most {MAX_HEIGHT}x{MAX_WIDTH}: take smaller faces (--crop)"
+            f"sees a map of {height}x{width}, the KPU at most {MAX_HEIGHT}x{MAX_WIDTH}: use smaller faces (--crop)"
         )
     padding = _padding(op, padded_by, (height, width), kernel, stride)
     is_even = all(pad_before == pad_after for pad_before, pad_after in padding)
     if kernel == (3, 3) and not is_even:
-        errors.append(f"pads {_text(padding)} (before, after), the KPU as much before as after: {PAD}")
+        errors.append(f"pads {_text(padding)} (before, after), the KPU needs the same padding before and after: {PAD}")
     lint.errors += [Finding(op.layer, what) for what in errors]
     reason = _cpu_reason(op, kernel, stride, (height, width))
     if reason:
@@ -147,7 +149,10 @@ def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
     out_height, out_width = op.output.shape[1:3] if stride != (1, 1) and not is_depthwise else (height, width)
     needed = kpu_bytes(height, width, channels) + kpu_bytes(out_height, out_width, filters)
     if needed > KPU_BYTES:
-        what = f"has maps of {needed / 2**20:.1f} MiB in and out, the KPU 2: lower model.width, or take smaller faces"
+        what = (
+            f"has maps of {needed / 2**20:.1f} MiB for its input and output, but the KPU has 2: lower model.width, or "
+            "use smaller faces"
+        )
         lint.errors.append(Finding(op.layer, what))
     if needed > lint.kpu_bytes:
         lint.kpu_bytes, lint.kpu_layer = needed, op.layer
@@ -168,15 +173,15 @@ def _padding(op: Op, padded_by: Op | None, size, kernel, stride) -> list[tuple[i
 def _cpu_reason(op: Op, kernel, stride, size) -> str:
     """Why nncase computes a convolution on the CPU; '' if the KPU does."""
     if kernel not in ((1, 1), (3, 3)):
-        return f"its kernel is {kernel[0]}x{kernel[1]}, the KPU's are 1x1 and 3x3"
+        return f"its kernel is {kernel[0]}x{kernel[1]}, but the KPU has only 1x1 and 3x3"
     if stride not in ((1, 1), (2, 2)):
-        return f"its stride is {stride[0]}x{stride[1]}, the KPU's are 1 and 2"
+        return f"its stride is {stride[0]}x{stride[1]}, but the KPU has only 1 and 2"
     if (op.options["dilationHFactor"], op.options["dilationWFactor"]) != (1, 1):
-        return "the KPU has no dilation"
+        return "the KPU does not support dilation"
     if op.kind == "DEPTHWISE_CONV_2D" and op.output.shape[3] != op.inputs[0].shape[3]:
-        return "the KPU has one depthwise filter a channel"
+        return "the KPU supports only one depthwise filter per channel"
     if min(size) < MIN_SIDE and kernel != (1, 1):  # nncase pads the map of a 1x1 kernel to 4x4
-        return f"its map is {size[0]}x{size[1]}, the KPU's at least {MIN_SIDE}x{MIN_SIDE}"
+        return f"its map is {size[0]}x{size[1]}, but the KPU needs at least {MIN_SIDE}x{MIN_SIDE}"
     return ""
 
 
@@ -221,9 +226,9 @@ def _is_beside(op: Op) -> bool:
 
 def _check_other(op: Op, lint: Lint) -> None:
     if op.kind in (*ON_CPU, *POOLS, *BESIDE):
-        lint.notes.append(Finding(op.layer, f"runs on the CPU: the KPU has no such {op.kind}"))
+        lint.notes.append(Finding(op.layer, f"runs on the CPU: the KPU does not support such a {op.kind}"))
     else:
-        what = f"is {op.kind}, which nncase 1.9 does not have: build the layer from convolutions, sums and ReLU6"
+        what = f"is {op.kind}, which nncase 1.9 does not support: build the layer from convolutions, sums and ReLU6"
         lint.errors.append(Finding(op.layer, what))
 
 
@@ -275,6 +280,7 @@ def check_memory(memory: dict[str, int], where: str) -> None:
     """
     if memory["total"] > RAM_BYTES:
         raise FaceError(
-            f"The K210 has 6 MiB of RAM. '{where}' needs {memory['total'] / 2**20:.2f}: model "
-            f"{memory['model'] / 2**20:.2f}, data {memory['data'] / 2**20:.2f}. Nothing was written: lower model.width."
+            f"The K210 has 6 MiB of RAM. '{where}' needs {memory['total'] / 2**20:.2f} MiB: model "
+            f"{memory['model'] / 2**20:.2f}, data {memory['data'] / 2**20:.2f}. Nothing was written: lower "
+            "model.width."
         )

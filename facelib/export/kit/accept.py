@@ -1,11 +1,11 @@
-"""Judge a device by the embeddings that it gave: cosine to the float model, ACC, VR, pass or fail, likely mistake.
+"""Check the embeddings of a device: cosine to the float model, ACC, VR, pass or fail, the likely mistake.
 
     python accept.py OUTPUT.npy
-    python accept.py output.bin --dtype int8 --zero-point -3     integers as the chip gave them
+    python accept.py output.bin --dtype int8 --zero-point -3     the integers of the chip, unchanged
     python accept.py one.npy --self-test                         first: one embedding, of self_test.png
 
-OUTPUT has one embedding for each crop of the folder test, in their order: as .npy, as text, or as raw little-endian
-values. The embeddings need not be normalised. This script needs NumPy and the files beside it, nothing else.
+OUTPUT must have one embedding for each crop in the folder test, in the same order: as .npy, text, or raw
+little-endian values. The embeddings need not be normalised. This script needs only NumPy and the files beside it.
 """
 
 import argparse
@@ -46,11 +46,11 @@ def read_output(path, shape, dtype="float32", zero_point=None):
         raise Refused(f"'{path}' cannot be read ({' '.join(str(error).split())}).") from error
     if values.size != shape[0] * shape[1] or (values.ndim > 1 and values.shape[0] != shape[0]):
         raise Refused(
-            f"The output has {shape[0]} embeddings of {shape[1]} values, one for each crop. '{path}' has "
-            f"{values.size} values, shape {list(values.shape)}. Raw values: check --dtype."
+            f"OUTPUT must have {shape[0]} embeddings of {shape[1]} values, one for each crop. '{path}' has "
+            f"{values.size} values, shape {list(values.shape)}. If the values are raw, check --dtype."
         )
     if values.dtype.kind in "iu" and zero_point is None:
-        raise Refused(f"'{path}' has integers. Name the zero point of the output tensor: --zero-point N.")
+        raise Refused(f"'{path}' has integers. Pass the zero point of the output tensor: --zero-point N.")
     return values.reshape(shape).astype(float) - (zero_point or 0)
 
 
@@ -72,7 +72,7 @@ def between(rows):
 
 
 def find_mistake(rows, expected, mistakes, facts):
-    """'It looks like BGR for RGB (cosine 0.998). Swap ...', or '' if nothing explains the difference.
+    """'The likely cause: BGR for RGB (cosine 0.998 with this mistake). Swap ...', or ''.
 
     Args:
         rows: unit [N, D], of the device.
@@ -88,10 +88,14 @@ def find_mistake(rows, expected, mistakes, facts):
     nearest = (rows @ expected.T).argmax(1)
     in_order = float((rows * expected[nearest]).sum(1).mean())
     if (nearest != np.arange(len(rows))).mean() > 0.5 and in_order > cosines[best]:
-        name, advice, cosine = "crops in another order", "Feed them in the order of test/crops.npy", in_order
+        name, advice, cosine = "crops in a different order", "Embed the crops in the order of test/crops.npy", in_order
     else:
         name, advice, cosine = facts["mistakes"][best]["name"], facts["mistakes"][best]["advice"], float(cosines[best])
-    return f"It looks like {name} (cosine {cosine:.3f}). {advice}." if 1 - cosine <= limits["explains"] * error else ""
+    return (
+        f"The likely cause: {name} (cosine {cosine:.3f} with this mistake). {advice}."
+        if 1 - cosine <= limits["explains"] * error
+        else ""
+    )
 
 
 def judge(output, folder, min_cosine=None):
@@ -136,16 +140,24 @@ def judge_self_test(output, facts):
     if cosine >= facts["limits"]["min_cosine"]:
         return []
     mistake = find_mistake(unit(output), right, np.stack(wrong), {**facts, "mistakes": test["mistakes"]})
-    return [mistake or "the model is fed or computed wrongly, and no known mistake explains it"]
+    return [mistake or "the input or the computation is wrong, but it fits no known mistake"]
 
 
 def main(argv=None, folder=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", metavar="OUTPUT", help="what the device gave")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of raw values (default: float32)")
-    parser.add_argument("--zero-point", type=int, metavar="N", help="of integer values")
-    parser.add_argument("--min-cosine", type=float, metavar="C", help="lowest mean cosine (default: as in kit.json)")
-    parser.add_argument("--self-test", action="store_true", help="OUTPUT has one embedding, of self_test.png")
+    parser.add_argument("output", metavar="OUTPUT", help="file with the embeddings of the device")
+    parser.add_argument(
+        "--dtype", choices=tuple(DTYPES), default="float32", help="data type of raw values (default: float32)"
+    )
+    parser.add_argument("--zero-point", type=int, metavar="N", help="zero point of integer values")
+    parser.add_argument(
+        "--min-cosine", type=float, metavar="C", help="lowest mean cosine (default: the limit in kit.json)"
+    )
+    parser.add_argument(
+        "--self-test",
+        action="store_true",
+        help="check only the embedding of self_test.png, the one embedding in OUTPUT",
+    )
     args = parser.parse_args(argv)
     folder = Path(folder or Path(__file__).resolve().parent)
     try:

@@ -47,13 +47,15 @@ def check_edges(lite: Lite, io: Io, path: Path) -> None:
     types = (lite.dtype.name, lite.output_dtype.name)
     if not set(types) <= C_TYPES.keys():
         raise FaceError(
-            f"A microcontroller's model has integers at both ends. '{path}' takes {types[0]} and gives {types[1]}. "
-            f"Make one: python pb_2_tflite.py IN.pb --mode int8 --edges int8 --calibration DATA"
+            f"The model for a microcontroller must have integer input and output. '{path}' has {types[0]} input and "
+            f"{types[1]} output. Make a suitable model: python pb_2_tflite.py IN.pb --mode int8 --edges int8 "
+            "--calibration DATA"
         )
     if (io.pixels, io.colour, io.layout) != ("raw", "rgb", "nhwc"):
         raise FaceError(
-            f"The C code feeds raw RGB pixels, NHWC. '{path}' takes {io.pixels} {io.colour} pixels, {io.layout}: "
-            f"convert its graph with pb_2_tflite.py --mode int8, which puts that into the model."
+            f"The C code passes raw RGB pixels in NHWC order to the model. '{path}' needs {io.pixels} {io.colour} "
+            f"pixels, {io.layout}: convert its graph with pb_2_tflite.py --mode int8, which adds the pixel conversion "
+            "to the model."
         )
 
 

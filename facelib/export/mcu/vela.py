@@ -87,8 +87,8 @@ def estimate(model: Path, accelerator: str) -> Estimate:
         if done.returncode != 0 or len(summaries) != 1:
             reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
             raise FaceError(
-                f"Vela cannot compile '{model}' for {accelerator} ({reason[:200]}). It takes int8 models: "
-                f"pb_2_tflite.py --mode int8."
+                f"Vela cannot compile '{model}' for {accelerator} ({reason[:200]}). Vela needs an int8 model: "
+                "pb_2_tflite.py --mode int8."
             )
         return read_estimate(accelerator, done.stdout, summaries[0], folder / "model_per-layer.csv")
 

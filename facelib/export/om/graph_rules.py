@@ -50,13 +50,13 @@ def input_shape(graph, input_name: str, path: Path) -> list[int]:
         shown = "unknown" if shape.unknown_rank else f"[{', '.join('?' if n < 1 else str(n) for n in dims)}]"
         raise FaceError(
             "Ascend needs static shapes: only the number of faces may be unknown, [?, H, W, C]. The input "
-            f"'{input_name}' of '{path}' is {shown}. Freeze a net whose image size is fixed (python h5_2_pb.py "
-            "MODEL.h5), or give the size with --crop H,W."
+            f"'{input_name}' of '{path}' is {shown}. Freeze a net with a fixed image size (python h5_2_pb.py "
+            "MODEL.h5), or pass the size with --crop H,W."
         )
     if dims[0] not in (-1, 0, 1):
         raise FaceError(
-            f"On Ascend a net takes one face at a time. '{input_name}' of '{path}' takes {dims[0]}. Freeze "
-            "it for any number of faces (python h5_2_pb.py MODEL.h5)."
+            f"On Ascend a net must take one face at a time. '{input_name}' of '{path}' takes {dims[0]} faces. Freeze "
+            "the net for any number of faces (python h5_2_pb.py MODEL.h5)."
         )
     return [1, *dims[1:]]
 
@@ -95,7 +95,7 @@ def fix_shapes(graph, input_name: str, output_name: str, path: Path):
         more = f" and {len(unknown) - MAX_LISTED} more" if len(unknown) > MAX_LISTED else ""
         raise FaceError(
             f"Ascend needs static shapes. In '{path}' the sizes of {', '.join(unknown[:MAX_LISTED])}{more} are known "
-            f"only when it runs, even for a batch of 1. Remove these operations, or name an --output before them."
+            "only at run time, even for a batch of 1. Remove these operations, or pass an --output before them."
         )
     return fixed
 

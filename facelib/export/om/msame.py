@@ -71,14 +71,14 @@ def find_results(out_dir: Path) -> Path:
     out_dir = Path(out_dir)
     if not out_dir.is_dir():
         raise FaceError(
-            f"OUT_DIR is the folder that msame wrote to. '{out_dir}' is not a folder. Run om/om_eval.sh first."
+            f"OUT_DIR must be the folder of msame's results. '{out_dir}' is not a folder. Run om/om_eval.sh first."
         )
     if any(_OUTPUT.fullmatch(file.name) for file in out_dir.iterdir()):
         return out_dir
     runs = sorted(folder for folder in out_dir.iterdir() if folder.is_dir() and _STAMP.fullmatch(folder.name))
     if not runs:
         raise FaceError(
-            f"No msame results in '{out_dir}': neither files like 0_output_0.bin nor a folder like 20250131_120000. "
+            f"'{out_dir}' has no results of msame: no files like 0_output_0.bin and no folder like 20250131_120000. "
             f"Run om/om_eval.sh MODEL.om BIN_DIR {out_dir}"
         )
     return runs[-1]
@@ -128,17 +128,18 @@ def _index(folder: Path, num_faces: int) -> dict[str, Path]:
         found[key] = file
     if len(outputs) > 1:
         raise FaceError(
-            f"An embedder has one output. '{folder}' has results of {len(outputs)}, numbered {', '.join(outputs)}. "
-            f"Convert the model with one: om/pb_2_om.sh sets --out_nodes."
+            f"An embedder must have one output. '{folder}' has results of {len(outputs)} outputs, numbered "
+            f"{', '.join(outputs)}. Convert the model with one output: om/pb_2_om.sh sets --out_nodes."
         )
     if strangers:
         raise FaceError(
-            f"Results are named after faces 0 to {num_faces - 1}. '{folder}' has {_named(strangers)}. Name the "
-            f".bin that image2bin.py was given, or run msame into an empty folder."
+            f"Each result must be named after a face, 0 to {num_faces - 1}. '{folder}' has {_named(strangers)}. Pass "
+            "the .bin that image2bin.py read, or run msame with an empty OUT_DIR."
         )
     if doubles:
         raise FaceError(
-            f"A face has one result. '{folder}' has more than one: {_named(doubles)}. Run msame into an empty folder."
+            f"Each face must have only one result. '{folder}' has more than one: {_named(doubles)}. Run msame "
+            "with an empty OUT_DIR."
         )
     return found
 
@@ -172,7 +173,7 @@ def _read(file: Path) -> bytes | np.ndarray:
             return np.array(words, np.uint16).view(np.float16)
         return np.array(words, np.float64)
     except (ValueError, OverflowError) as error:
-        raise FaceError(f"A .txt of msame holds numbers. '{file}' does not ({error}). Use --outfmt BIN.") from error
+        raise FaceError(f"A .txt of msame must hold numbers. '{file}' does not ({error}). Use --outfmt BIN.") from error
 
 
 def _deduce_size(row: bytes | np.ndarray, file: Path) -> int:
@@ -180,8 +181,8 @@ def _deduce_size(row: bytes | np.ndarray, file: Path) -> int:
         return len(row)
     choices = [f"{len(row) // size} of {dtype.__name__}" for size, dtype in _DTYPES.items() if len(row) % size == 0]
     raise FaceError(
-        f"'{file}' has {len(row)} bytes, which may be {' or '.join(choices)}. Pass --embedding-size D, or --model X.om "
-        f"with its sidecar."
+        f"'{file}' has {len(row)} bytes, which may be {' or '.join(choices)}. Pass --embedding-size D, or --model "
+        "X.om if X.om has a sidecar."
     )
 
 
@@ -191,7 +192,7 @@ def _as_floats(row: bytes | np.ndarray, size: int, file: Path) -> np.ndarray:
         dtype = _DTYPES.get(len(row) // size if len(row) % size == 0 else 0)
         if dtype is None:
             raise FaceError(
-                f"An embedding of {size} values has {2 * size} bytes (float16) or {4 * size} (float32). "
+                f"An embedding of {size} values must have {2 * size} bytes (float16) or {4 * size} bytes (float32). "
                 f"'{file}' has {len(row)}. Check --embedding-size, or run msame again."
             )
         row = np.frombuffer(row, dtype)

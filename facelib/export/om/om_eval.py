@@ -2,8 +2,8 @@
 
 ./om/om_eval.sh runs/demo/export/model.om bin_input om_output
 
-msame makes a folder in OUT_DIR whose name is the time. Its output is saved there too, as msame.log. Every input must
-have a result. TensorFlow is not needed.
+msame creates a folder in OUT_DIR, named after the current time. The messages of msame are saved there too, as
+msame.log. Every input must have a result. TensorFlow is not needed.
 """
 
 import argparse
@@ -28,10 +28,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL.om", help="an Ascend model with one input and one output")
     add("bin_dir", type=Path, metavar="BIN_DIR", help="the folder that image2bin.py wrote")
-    add("out_dir", type=Path, metavar="OUT_DIR", help="msame makes a folder in it")
-    add("--outfmt", choices=("BIN", "TXT"), default="BIN", help="TXT rounds to six digits (default: %(default)s)")
-    add("--device", type=int, metavar="ID", help="0 to 255 (default: 0)")
-    add("--loop", type=int, metavar="N", help="1 to 100; msame ignores it for a folder")
+    add("out_dir", type=Path, metavar="OUT_DIR", help="msame creates its result folder in this folder")
+    add(
+        "--outfmt",
+        choices=("BIN", "TXT"),
+        default="BIN",
+        help="format of the results; TXT rounds to six digits (default: %(default)s)",
+    )
+    add("--device", type=int, metavar="ID", help="number of the device, 0 to 255 (default: 0)")
+    add("--loop", type=int, metavar="N", help="repetitions, 1 to 100; msame ignores this for a folder")
     return parser.parse_args(argv)
 
 
@@ -47,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(shlex.join(command), flush=True)
     if shutil.which("msame") is None:
         raise FaceError(
-            "msame is not on PATH. Build it from Ascend/tools (msame) on the machine with the device, and run the line "
-            "above there. See docs/ascend.md."
+            "msame is not on PATH. Build msame from Ascend/tools on the machine with the device, and run the command "
+            "line above there. See docs/ascend.md."
         )
     folder = run_msame(command, args.out_dir)
     check_results(folder, inputs)
     timing = read_timing((folder / LOG_NAME).read_text(encoding="utf-8", errors="replace"))
-    speed = f"{timing.ms:.2f} ms per execution by msame's log" if timing else "no average time in msame's log"
+    speed = f"{timing.ms:.2f} ms per execution by msame's log" if timing else "msame's log has no average time"
     print(f"{len(inputs):,} results in {folder}; {speed}")
     print_next("python", "om/calculate_om_acc.py", args.out_dir, "FILE.bin", "--model", args.model)
     return 0
@@ -63,19 +68,19 @@ def check_paths(args: argparse.Namespace) -> None:
     """Refuses paths that msame misreads: it searches the whole path for '.om' and '.bin', and exits with code 0."""
     require_file(args.model, "Ascend model")
     if ".om" not in str(args.model):
-        raise FaceError(f"msame takes models named X.om. Received: '{args.model}'.")
+        raise FaceError(f"The name of the model must end in .om for msame. Received: '{args.model}'.")
     if not args.bin_dir.is_dir():
         raise FaceError(
-            f"There is no folder of inputs at '{args.bin_dir}'. Make it: python om/image2bin.py FILE.bin DIR"
+            f"There is no input folder '{args.bin_dir}'. Make the folder: python om/image2bin.py FILE.bin DIR"
         )
     if ".bin" in str(args.bin_dir) or "," in str(args.bin_dir):
         raise FaceError(
-            f"msame reads a path with '.bin' in it as one file, and a comma as the end of a path. Received: "
-            f"'{args.bin_dir}'. Rename the folder."
+            "The path of the input folder must not contain '.bin' or a comma, because msame reads such a path "
+            f"wrongly. Received: '{args.bin_dir}'. Rename the folder."
         )
     for name, value, low, high in (("--device", args.device, 0, 255), ("--loop", args.loop, 1, 100)):
         if value is not None and not low <= value <= high:
-            raise FaceError(f"{name} is {low} to {high}. Received: {value}.")
+            raise FaceError(f"{name} must be from {low} to {high}. Received: {value}.")
 
 
 def check_inputs(model: Path, bin_dir: Path) -> list[str]:
@@ -84,16 +89,18 @@ def check_inputs(model: Path, bin_dir: Path) -> list[str]:
     files = sorted(file for file in bin_dir.iterdir() if not file.name.startswith("."))
     if not files or any(file.suffix != ".bin" for file in files):
         found = next((file.name for file in files if file.suffix != ".bin"), "nothing")
-        raise FaceError(f"BIN_DIR holds only .bin files, because msame runs every file. '{bin_dir}' has {found}.")
+        raise FaceError(
+            f"BIN_DIR must hold only .bin files, because msame runs the model on every file. '{bin_dir}' has {found}."
+        )
     if sidecar:
         io = sidecar.io
         expected = io.size[0] * io.size[1] * 3 * np.dtype(io.dtype).itemsize
         for file in files:
             if file.stat().st_size != expected:
                 raise FaceError(
-                    f"'{model}' takes {expected:,} bytes of {io.dtype} for each face. '{file}' has "
-                    f"{file.stat().st_size:,} bytes. Write the inputs for this model: python om/image2bin.py "
-                    f"FILE.bin DIR --model {model}"
+                    f"'{model}' needs {expected:,} bytes of {io.dtype} for each face. '{file}' has "
+                    f"{file.stat().st_size:,} bytes. Write the inputs for this model: python om/image2bin.py FILE.bin "
+                    f"DIR --model {model}"
                 )
     return [file.stem for file in files]
 
@@ -116,7 +123,7 @@ def run_msame(command: Sequence[str], out_dir: Path) -> Path:
     made = sorted(path for path in out_dir.iterdir() if path.is_dir() and path.name not in before)
     if code != 0 or not made:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
-        raise FaceError(f"msame failed (exit code {code}), its last line: {last[:200]}. The whole log is '{log}'.")
+        raise FaceError(f"msame failed (exit code {code}). Its last line: {last[:200]}. The whole log is '{log}'.")
     log.rename(made[-1] / LOG_NAME)
     return made[-1]
 

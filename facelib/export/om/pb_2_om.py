@@ -2,7 +2,8 @@
 
 ./om/pb_2_om.sh runs/demo/export/optimized.pb --soc_version Ascend310P3
 
-Checks the graph, prints the command of Huawei's converter atc, and runs it if atc is on PATH. See docs/ascend.md.
+The script checks the graph and prints the command for atc, Huawei's converter. If atc is on PATH,
+the script runs it. See docs/ascend.md.
 """
 
 import argparse
@@ -40,18 +41,33 @@ IMPL_MODES = ("high_precision", "high_performance", "high_precision_for_all", "h
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__, prog="pb_2_om.sh")
     add = parser.add_argument
-    add("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
-    add("out", type=Path, nargs="?", metavar="OUT", help="default: model.om beside IN.pb")
-    add = parser.add_argument_group("passed on to atc").add_argument
+    add("model", type=Path, metavar="IN.pb", help="optimised or frozen graph")
+    add("out", type=Path, nargs="?", metavar="OUT", help="path of the model (default: model.om beside IN.pb)")
+    add = parser.add_argument_group("options for atc").add_argument
     add(
         "--soc_version",
         default="Ascend310",
-        help="the chip: Ascend and the name that `npu-smi info` shows (default: %(default)s)",
+        help="name of the chip: 'Ascend' and the name that `npu-smi info` shows (default: %(default)s)",
     )
-    add("--precision_mode", choices=PRECISION_MODES, default=PRECISION_MODES[0], help="default: %(default)s")
-    add("--op_select_implmode", choices=IMPL_MODES, default=IMPL_MODES[0], help="default: %(default)s")
+    add(
+        "--precision_mode",
+        choices=PRECISION_MODES,
+        default=PRECISION_MODES[0],
+        help="precision of the computation (default: %(default)s)",
+    )
+    add(
+        "--op_select_implmode",
+        choices=IMPL_MODES,
+        default=IMPL_MODES[0],
+        help="fast or precise implementation of the operations (default: %(default)s)",
+    )
     add("--output_type", choices=("FP32", "FP16"), help="type of the embedding (default: atc's choice)")
-    add("--insert_op_conf", type=Path, metavar="CFG", help="AIPP: the model takes uint8 pixels; see om/aipp.cfg")
+    add(
+        "--insert_op_conf",
+        type=Path,
+        metavar="CFG",
+        help="AIPP configuration, with which the model takes uint8 pixels; see om/aipp.cfg",
+    )
     add("--fusion_switch_file", type=Path, metavar="CFG", help="fusion rules to turn off")
     add_io_flags(parser)
     return parser.parse_args(argv)
@@ -63,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = out if out.suffix == ".om" else out.with_name(out.name + ".om")
     if args.model.is_dir() and (args.model / "saved_model.pb").is_file():
         raise FaceError(
-            f"atc takes a frozen GraphDef. '{args.model}' is a SavedModel: freeze the Keras model instead "
-            f"(python h5_2_pb.py MODEL.h5)."
+            f"atc needs a frozen GraphDef. '{args.model}' is a SavedModel: freeze the Keras model instead (python "
+            "h5_2_pb.py MODEL.h5)."
         )
     require_file(args.model, "frozen graph")
     sidecar = check_sidecar(args.model)
@@ -79,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     fed = io_with_aipp(io, args.insert_op_conf) if args.insert_op_conf and is_said else io
     if has_fake_quant(graph):
         raise FaceError(
-            f"atc takes a float net. '{args.model}' has the fake quantisation of quantize_aware.py. Convert the graph "
-            f"of the embedder.h5 that quantize_aware.py started from."
+            f"atc needs a float net. '{args.model}' has the fake quantisation of quantize_aware.py. Convert the graph "
+            "of the embedder.h5 that quantize_aware.py started from."
         )
     shape = input_shape(graph, io.input, args.model)
     if is_said or not args.insert_op_conf:
@@ -91,8 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"the input is fixed to one face by --input_shape\n\n{shlex.join(command)}\n", flush=True)
     if shutil.which("atc") is None:
         raise FaceError(
-            "atc is not on PATH, so there is no model yet. Run the line above where CANN is installed, then copy the "
-            "model to the device."
+            "atc is not on PATH, so no model was made. Run the command line above on a machine with CANN, then copy "
+            "the model to the device."
         )
     run_atc(command, out)
     if sidecar:
@@ -123,7 +139,9 @@ def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path
         return path
     copy = out.with_name(f"{out.stem}_batch1.pb")
     if copy.resolve() == path.resolve():
-        raise FaceError(f"The graph for one face, which is written first, would overwrite '{path}'. Name another OUT.")
+        raise FaceError(
+            f"The graph for one face, which is written first, would overwrite '{path}'. Choose a different OUT."
+        )
     run_one = open_graph(fixed, copy, io.input, io.output)
     height, width = input_shape(graph, io.input, path)[1:3]
     pixels = to_model_input(parity_faces((height, width)), io)
@@ -136,7 +154,7 @@ def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path
         write_sidecar(copy, kind="batch1_pb", made_from=path, io=io)
     print(
         f"wrote {copy}: the graph for one face, {len(graph.node)} -> {len(fixed.node)} nodes, without computed shapes "
-        f"and phases of training"
+        "and training phases"
     )
     return copy
 
@@ -146,12 +164,15 @@ def report_ops(graph, output_name: str) -> None:
     graph = prune(graph, [node_of(output_name)])
     ops = sorted({node.op for node in graph.node})
     if not (unknown := find_unknown_ops(graph)):
-        print(f"all {len(ops)} kinds of operations are known to Ascend's TensorFlow parser: {', '.join(ops)}")
+        print(f"Ascend's TensorFlow parser knows all {len(ops)} kinds of operations in this graph: {', '.join(ops)}")
         return
     for op, names in unknown.items():
         more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-        print(f"warning: operation {op} is not in the table of Ascend's parser: {', '.join(names[:MAX_LISTED])}{more}")
-    print("warning: atc may say 'No parser is registered'. The source of the table: facelib/export/om/graph_rules.py")
+        print(f"warning: Ascend's parser may not know operation {op}: {', '.join(names[:MAX_LISTED])}{more}")
+    print(
+        "warning: atc may say 'No parser is registered'. The known operations are listed in "
+        "facelib/export/om/graph_rules.py"
+    )
 
 
 def atc_command(graph: Path, out: Path, io: Io, shape: Sequence[int], args: argparse.Namespace) -> list[str]:
@@ -179,8 +200,8 @@ def run_atc(command: Sequence[str], out: Path) -> None:
     done = subprocess.run(command, check=False, preexec_fn=ends_with_parent())
     if done.returncode != 0 or not out.is_file():
         raise FaceError(
-            f"atc failed (exit code {done.returncode}{'' if out.is_file() else f', no {out.name}'}): its message is "
-            f"above. docs/ascend.md lists causes."
+            f"atc failed (exit code {done.returncode}{'' if out.is_file() else f', no {out.name}'}): see its message "
+            "above. docs/ascend.md lists common causes."
         )
 
 
@@ -204,13 +225,13 @@ def read_aipp(path: Path) -> dict[str, str]:
     for key, value in wanted.items():
         if settings.get(key, "false" if key == "csc_switch" else None) != value:
             raise FaceError(
-                f"Faces reach the device as RGB or BGR bytes, so an AIPP configuration has {key}: {value}. "
+                f"The device gets faces as RGB or BGR bytes, so an AIPP configuration must have {key}: {value}. "
                 f"'{path}' has {settings.get(key, 'no such line')}. Start from om/aipp.cfg."
             )
     if len(re.findall(r"aipp_op\s*\{", text)) != 1:
         raise FaceError(
-            f"An AIPP file for a net with one input has exactly one aipp_op {{ }} block. '{path}' has none or several. "
-            "Write one as in om/aipp.cfg."
+            f"An AIPP file for a net with one input must have exactly one aipp_op {{ }} block. '{path}' has none or "
+            "several. Write one block as in om/aipp.cfg."
         )
     return settings
 
@@ -229,21 +250,28 @@ def io_with_aipp(io: Io, path: Path) -> Io:
     for key, size in (("src_image_size_h", io.size[0]), ("src_image_size_w", io.size[1])):
         if settings.get(key, str(size)) != str(size):
             raise FaceError(
-                f"The net takes {io.size[0]}x{io.size[1]}. '{path}' has {key}: {settings[key]}. Correct it."
+                f"The AIPP file must have the input size of the net, {io.size[0]}x{io.size[1]}. '{path}' has "
+                f"{key}: {settings[key]}. Correct this value."
             )
     if io.layout != "nhwc":
-        raise FaceError(f"AIPP feeds nets with layout NHWC. Received: {io.layout}. Leave --insert_op_conf out.")
+        raise FaceError(
+            f"AIPP can be used only for nets with layout NHWC. Received: {io.layout}. Leave out --insert_op_conf."
+        )
     means, deviations = (np.broadcast_to(value, 3) for value in PIXEL_SCALINGS[io.pixels])
     for channel in range(3):
         mean, low, factor = (float(settings.get(f"{key}_{channel}", value)) for key, value in _NEUTRAL.items())
         rgb = channel if io.colour == "rgb" else 2 - channel  # AIPP counts the channels that the net gets
         shift, scale = means[rgb], 1 / deviations[rgb]
         if abs(mean + low - shift) > 1e-3 or abs(factor / scale - 1) > 1e-3:
-            why = "the net scales pixels itself" if io.pixels == "raw" else f"the net takes pixels as '{io.pixels}'"
+            why = (
+                "the net scales pixels itself"
+                if io.pixels == "raw"
+                else f"the net needs pixels scaled as '{io.pixels}'"
+            )
             raise FaceError(
-                f"AIPP must compute the input of the net, and {why}: channel {channel} needs min_chn {shift:g} "
-                f"and var_reci_chn {scale:.9g}. '{path}' has mean_chn {mean:g}, min_chn {low:g}, var_reci_chn "
-                f"{factor:.9g}. Correct it."
+                f"AIPP must compute the input of the net, and {why}: channel {channel} needs min_chn {shift:g} and "
+                f"var_reci_chn {scale:.9g}. '{path}' has mean_chn {mean:g}, min_chn {low:g}, var_reci_chn "
+                f"{factor:.9g}. Correct these values."
             )
     is_swapped = settings.get("rbuv_swap_switch", "false") == "true"
     colour = {"rgb": "bgr", "bgr": "rgb"}[io.colour] if is_swapped else io.colour

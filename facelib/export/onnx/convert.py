@@ -59,8 +59,8 @@ def graph_to_onnx(
     builder.value(target)
     if builder.rank(target) != 2:
         raise FaceError(
-            f"The shape of an embedding is [N, D]. That of '{target}' is {builder.shapes[target]}. Name "
-            "another --output."
+            f"The output must have the shape [N, D]. '{target}' has the shape {builder.shapes[target]}. Pass a "
+            "different --output."
         )
     batch = options.batch or "N"
     image = [*size, 3] if options.layout == "nhwc" else [3, *size]
@@ -174,7 +174,7 @@ class _Builder:
     def _write(self, node) -> str:
         write = WRITERS.get(node.op)
         if write is None:
-            raise unknown(node, "its operation has no ONNX form here")
+            raise unknown(node, "its operation cannot be converted to ONNX here")
         return write(self, node)
 
     def prelu(self, node):
@@ -225,7 +225,7 @@ class _Builder:
     def window(self, node) -> tuple[list[int], list[int], list[int]]:
         """(strides, kernel size, dilations), each [height, width]."""
         if node.attr["data_format"].s not in (b"", b"NHWC"):
-            raise unknown(node, "graphs are NHWC here")
+            raise unknown(node, "only NHWC graphs can be converted")
         strides = list(node.attr["strides"].list.i)[1:3]
         if node.op in CONVOLUTIONS:
             kernel = list(self.constant(node, node.input[1]).shape[:2])

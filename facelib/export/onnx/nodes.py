@@ -88,7 +88,7 @@ def _prelu_in_blocks(builder, node, x: str, slopes: np.ndarray) -> str:
 def _batch_norm(builder, node) -> str:
     """Of a graph that keeps its normalisation; that of an optimised graph is part of the convolutions."""
     if node.attr["is_training"].b or node.attr["data_format"].s not in (b"", b"NHWC"):
-        raise unknown(node, "it computes statistics, or is not NHWC")
+        raise unknown(node, "it computes its statistics, or its layout is not NHWC")
     parts = ("gamma", "beta", "mean", "variance")
     values = [builder.constant(node, name) for name in node.input[1:5]]
     inputs = [builder.tensor(f"{node.name}/{part}", value) for part, value in zip(parts, values, strict=True)]
@@ -218,6 +218,6 @@ BINARY = ("AddV2", "Add", "Sub", "Mul", "RealDiv", "Maximum", "Minimum")
 def unknown(node, why: str) -> FaceError:
     """The error for a node that has no ONNX form here."""
     return FaceError(
-        f"Every node of the graph needs an ONNX form. '{node.name}' ({node.op}) has none: {why}. Convert the graph of "
-        f"h5_2_pb.py and optimize_pb.sh, or the net's own ONNX."
+        f"Every node of the graph must have an ONNX form. '{node.name}' ({node.op}) has none: {why}. Convert a graph "
+        "made by h5_2_pb.py and optimize_pb.sh, or use the original ONNX model of the net."
     )

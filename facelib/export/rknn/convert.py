@@ -40,9 +40,9 @@ class RknnModel:
 def check_chip(chip: str, mode: str) -> None:
     """Refuses a chip that RKNN-Toolkit2 does not know, or that cannot compute in `mode`."""
     if chip not in CHIPS:
-        raise FaceError(f"--chip is one of {', '.join(CHIPS)}. Received: '{chip}'.")
+        raise FaceError(f"--chip must be one of {', '.join(CHIPS)}. Received: '{chip}'.")
     if mode != "int8" and chip in _INT8_CHIPS:
-        raise FaceError(f"The NPU of {chip} computes in integers only. Received: --mode {mode}. Use --mode int8.")
+        raise FaceError(f"The NPU of {chip} computes only in integers. Received: --mode {mode}. Use --mode int8.")
 
 
 def onnx_to_rknn(onnx: Path, io: Io, chip: str, crops: np.ndarray | None) -> RknnModel:

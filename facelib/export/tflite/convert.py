@@ -88,8 +88,8 @@ def check_layers(graph, names: Sequence[str]) -> None:
         if not any(layer.startswith(name) for layer in layers):
             near = difflib.get_close_matches(name, layers, 3, 0.0)
             raise FaceError(
-                f"--keep-float takes prefixes of layer names. No layer begins with '{name}'. Similar names: "
-                f"{', '.join(near)}."
+                f"--keep-float must be a list of prefixes of layer names. No layer name begins with '{name}'. Similar "
+                f"names: {', '.join(near)}."
             )
 
 
