@@ -1,11 +1,11 @@
-"""Cut aligned 112x112 faces out of photos. The crops go into folders with the names of the folders of photos.
+"""Cut aligned 112x112 faces out of photos. Each folder of photos becomes a folder of crops with the same name.
 
     python align_faces.py PHOTOS OUT                   PHOTOS: a folder per identity, or one flat folder
     python align_faces.py PHOTOS OUT --face largest    for photos in which the person is not in the middle
     python align_faces.py PHOTOS OUT --face all        every face: a.jpg, a.face2.jpg, ...
 
-BlazeFace finds a face, and a face mesh gives its five landmarks; the face is rotated, scaled and shifted onto ArcFace's
-template. Crops are JPEGs of quality 95 with the names of the photos. Run it again to make missing crops.
+BlazeFace finds a face, and a face mesh finds its five landmarks. The face is rotated, scaled and shifted onto ArcFace's
+template. Crops are JPEGs of quality 95 with the names of the photos. Run the command again to make missing crops.
 Photos that cannot be read or show no face are listed in OUT/skipped.csv.
 """
 
@@ -55,13 +55,13 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
     where = shlex.quote(str(out))
     if outcome.num_written:
         speed = f" in {seconds:.0f} s, {outcome.num_written / seconds:.1f} a second"
-        there = f", {outcome.num_before:,} were there" if outcome.num_before else ""
+        there = f", {outcome.num_before:,} already existed" if outcome.num_before else ""
         print(printable(f"wrote {out}: {outcome.num_written:,} crops of {outcome.num_photos:,} photos{there}{speed}"))
     else:
         print(printable(f"no new crop: {out} has {outcome.num_before:,} crops of {outcome.num_photos:,} photos"))
     if outcome.skipped:
         bad = len(outcome.skipped) - outcome.num_faceless - outcome.num_low
-        low = f"{outcome.num_low:,} of too low a quality, " if outcome.num_low else ""
+        low = f"{outcome.num_low:,} with too low quality, " if outcome.num_low else ""
         print(
             printable(
                 f"{len(outcome.skipped):,} photos gave no crop ({outcome.num_faceless:,} without a face, {low}{bad:,} "
@@ -75,8 +75,8 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
         print(printable(f"{len(lost):,} of {len(outcome.folders):,} folders have no crop at all, such as '{lost[0]}'"))
     if not outcome.folders_with_crop:
         raise FaceError(
-            f"No face was found in any photo. Are the faces larger than 20 pixels? '{out / SKIPPED}' has the "
-            "reason for each photo."
+            f"No face was found in any photo. Check that the faces are larger than 20 pixels. '{out / SKIPPED}' has "
+            "the reason for each photo."
         )
     if outcome.folders == {""}:
         print_next("python", "predict.py", "A.jpg", "B.jpg", "--model", "MODEL", more=f", with two crops of {where}")
@@ -86,8 +86,10 @@ def print_summary(outcome: "Outcome", out: Path, seconds: float) -> None:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, or of folders of photos")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the crops, new or from an earlier run")
+    parser.add_argument(
+        "photos", type=Path, metavar="PHOTOS", help="folder of photos, or folder with one folder of photos per identity"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the crops, new or from an earlier run")
     add_face_flags(parser)
     parser.add_argument(
         "--workers",
@@ -99,7 +101,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)
     if args.workers < 1:
-        raise FaceError(f"--workers is at least 1. Received: --workers {args.workers}.")
+        raise FaceError(f"--workers must be at least 1. Received: --workers {args.workers}.")
     return args
 
 

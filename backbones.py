@@ -52,7 +52,7 @@ def open_imported(source: str) -> keras.Model:
 
     if not source:
         raise FaceError(
-            "model.backbone = 'imported' takes the net of an .h5. Received no file: set model.from = 'X.h5'."
+            "model.backbone = 'imported' needs the .h5 of a net. Received no file: set model.from = 'X.h5'."
         )
     path = require_file(Path(source), "model")
     require_raw_pixels(path)
@@ -91,8 +91,8 @@ def application(name, embedding_size=512, activation="prelu", output_layer="GDC"
     options = {"alpha": width} if name.startswith("MobileNet") else {}
     if width != 1.0 and not options:
         raise FaceError(
-            f"Among the keras.applications networks only the MobileNets take model.width. "
-            f"Received: {width:g} for {name}. Leave it out."
+            f"Among the keras.applications networks, only the MobileNets support model.width. Received: {width:g} for "
+            f"{name}. Leave model.width out."
         )
     if name.startswith(("MobileNetV3", "EfficientNetV2")):
         options["include_preprocessing"] = False

@@ -81,9 +81,9 @@ class TrainingData:
         num_threads: int | None = None,
     ):
         if shuffle not in ("records", "blocks"):
-            raise FaceError(f"shuffle is 'records' or 'blocks'. Received: shuffle='{shuffle}'.")
+            raise FaceError(f"shuffle must be 'records' or 'blocks'. Received: shuffle='{shuffle}'.")
         if batch_size < 1:
-            raise FaceError(f"A batch holds at least one record. Received: batch_size={batch_size}.")
+            raise FaceError(f"A batch must hold at least one record. Received: batch_size={batch_size}.")
         self.records = path if isinstance(path, Records) else open_records(path)
         self.batch_size, self.seed, self.shuffle, self.augment = batch_size, seed, shuffle, augment
         height, width = image_size
@@ -149,9 +149,9 @@ class TrainingData:
         smallest = len(self) // self.steps_per_epoch
         if self.num_workers > 1 and (self.batch_size < 2 * self.num_workers or smallest < self.num_workers):
             raise FaceError(
-                f"A batch holds at least two images for each worker. Received: batch_size={self.batch_size} for "
-                f"{self.num_workers} workers; the smallest batch has {smallest} images. Raise data.batch_size, "
-                "or use fewer workers."
+                f"A batch must hold at least two images for each worker. Received: batch_size={self.batch_size} for "
+                f"{self.num_workers} workers; the smallest batch has {smallest} images. Raise data.batch_size, or use "
+                "fewer workers."
             )
         return self
 
@@ -237,9 +237,9 @@ class TrainingData:
     def _bad_image(self, record: int, error: Exception) -> FaceError:
         height, width = self.image_size
         return FaceError(
-            f"Every record holds an image of {height}x{width} pixels that decodes. '{self.records.path}', "
-            f"{self.records.describe(record)}: {error}. For images of another size set data.fit = 'resize' or 'crop', "
-            f"or model.input_size; for damaged ones run prepare_data.py again with --decode-all --skip-bad."
+            f"Every record must hold a valid image of {height}x{width} pixels. '{self.records.path}', "
+            f"{self.records.describe(record)}: {error}. For images of a different size, set data.fit = 'resize' or "
+            "'crop', or model.input_size. For damaged images, run prepare_data.py again with --decode-all --skip-bad."
         )
 
 

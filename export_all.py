@@ -2,7 +2,7 @@
 
 python export_all.py runs/demo --valid valid_dataset/ --calibration DATA
 
-Each step is one of the other scripts: its command is printed, and its output goes to RUN/export/logs. An artefact
+Each step runs one of the other scripts. Its command is printed, and its output goes to RUN/export/logs. An artefact
 passes the gate if its ACC and VR fall by at most --max-acc-drop and --max-vr-drop, compared with its parent and with
 embedder.h5. Artefacts and reports that are up to date are not made again, so an interrupted run continues.
 """
@@ -44,7 +44,7 @@ from facelib.reports.export_table import (
 ROOT = Path(__file__).resolve().parent
 
 
-_HOW_TO_GET = {"--calibration": "pass --calibration DATA", "a .bin": "its test needs a .bin, and --valid has none"}
+_HOW_TO_GET = {"--calibration": "pass --calibration DATA", "a .bin": "its test needs a .bin, but --valid has none"}
 
 
 _BY_NAME = {target.name: target for target in TARGETS}
@@ -68,29 +68,29 @@ class Refused(Exception):
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="the --out of train.py: a folder with an embedder.h5")
-    valid_help = "a .bin, a folder of them, or a folder of identities (default: %(default)s/)"
+    add("run", type=Path, metavar="RUN", help="run directory (the --out of train.py) with an embedder.h5")
+    valid_help = "verification sets: a .bin, a folder of .bin files, or a folder of identities (default: %(default)s/)"
     add("--valid", type=Path, default=DEFAULT_VALID, metavar="DIR_OR_BIN", help=valid_help)
     add(
         "--calibration",
         type=Path,
         metavar="DATA",
-        help="face crops to calibrate the int8 and K210 models with, such as the training data directory",
+        help="face crops to calibrate the int8 and K210 models, such as those in the training data directory",
     )
     far_help = "report VR at these FARs (default: 0.001)"
     add("--far", type=float, nargs="+", default=DEFAULT_FARS, metavar="RATE", help=far_help)
-    pairs_help = "a quick look: test N pairs of each .bin; the reports and the table go into RUN/export/pairs_N"
+    pairs_help = "quick test with only N pairs of each .bin; the reports and the table go into RUN/export/pairs_N"
     add("--pairs", type=int, metavar="N", help=pairs_help)
     points = "percentage points that an artefact may lose (default: %(default)s)"
-    add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"gate on ACC: {points}")
-    add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"gate on VR: {points}")
+    add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"largest allowed loss of ACC: {points}")
+    add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"largest allowed loss of VR: {points}")
     arm_help = "test each .tflite and .onnx on emulated ARM CPUs too (docs/arm.md); this takes hours"
     add("--arm", action=argparse.BooleanOptionalAction, default=False, help=arm_help)
     add_strict_flag(add)
     args = parser.parse_args(argv)
     for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
         if not 0 <= value <= 100:
-            raise FaceError(f"{flag} is in percentage points, 0 to 100. Received: {value:g}.")
+            raise FaceError(f"{flag} must be in percentage points, from 0 to 100. Received: {value:g}.")
     return args
 
 
@@ -160,7 +160,7 @@ class Chain:
         if missing := next(filter(self._lacks, target.needs), None):
             return Outcome(path, f"not run: {_HOW_TO_GET.get(missing, f'{missing} is not on PATH')}")
         if self.args.pairs is not None and not (target.pairs or _takes_test_flags(target)):
-            return Outcome(path, "not run: its test always takes all pairs; leave out --pairs")
+            return Outcome(path, "not run: its test always uses all pairs; leave out --pairs")
         if target.environment and not (ROOT / (folder := environment_folder(target.environment)) / READY).is_file():
             return Outcome(path, f"not run: {folder} is missing: make {target.environment}")
         try:

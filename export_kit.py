@@ -1,10 +1,10 @@
-"""Write a kit for a chip whose converter is not here: models, crops, expected embeddings, and a script that judges.
+"""Write a kit for a chip without a converter here: models, crops, expected embeddings, and a test script.
 
 python export_kit.py runs/demo --valid lfw.bin --calibration DATA
 
-The kit has ONNX with channels first and last, float TFLite, calibration crops, 64 test crops with their embeddings,
-thresholds, and accept.py: it reads the embeddings that the device gave, and prints cosine, ACC, VR, pass or fail and
-the likely mistake. accept.py needs NumPy and nothing else. The crops are yours: the kit is as private as they are.
+The kit has ONNX models (channels first and channels last), float TFLite, calibration crops, 64 test crops with their
+embeddings, thresholds, and accept.py. That script reads the embeddings of the device and prints cosine, ACC, VR, pass
+or fail, and the likely mistake. It needs only NumPy. The kit contains your crops, so keep it as private as the crops.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -39,22 +39,37 @@ LIMITS = {"min_cosine": 0.95, "max_acc_drop": 0.5, "max_vr_drop": 2.0,
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="the --out of train.py, with export/optimized.pb and its test")
-    valid_help = "the .bin that test crops are taken from, or a folder: its first .bin (default: %(default)s/)"
+    add(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="run directory (the --out of train.py) with export/optimized.pb and its test report",
+    )
+    valid_help = "the .bin with the test crops, or a folder, whose first .bin is used (default: %(default)s/)"
     add("--valid", type=Path, default=DEFAULT_VALID, metavar="DIR_OR_BIN", help=valid_help)
     add("--calibration", type=Path, metavar="DATA", help="face crops for int8 (default: crops of --valid)")
-    add("--num-calibration", type=int, default=300, metavar="N", help="number of them (default: %(default)s)")
-    pairs_help = "pairs of the test, half of them genuine; two crops each (default: %(default)s)"
+    add(
+        "--num-calibration",
+        type=int,
+        default=300,
+        metavar="N",
+        help="number of calibration crops (default: %(default)s)",
+    )
+    pairs_help = "number of test pairs, half of them genuine; each pair has two crops (default: %(default)s)"
     add("--pairs", type=int, default=NUM_PAIRS, metavar="N", help=pairs_help)
-    far_help = "use the threshold that was calibrated for this FAR (default: %(default)s)"
+    far_help = "use the threshold calibrated for this FAR (default: %(default)s)"
     add("--far", type=float, default=1e-3, metavar="RATE", help=far_help)
-    add("--out", type=Path, metavar="OUT", help="the folder or .zip to write (default: RUN/export/kit)")
+    add("--out", type=Path, metavar="OUT", help="folder or .zip to write (default: RUN/export/kit)")
     args = parser.parse_args(argv)
     args.out = args.out or args.run / "export" / "kit"
     if args.pairs < 2 or args.pairs % 2:
-        raise FaceError(f"--pairs is an even number, half of the pairs are genuine. Received: {args.pairs}.")
+        raise FaceError(
+            f"--pairs must be an even number, because half of the pairs are genuine. Received: {args.pairs}."
+        )
     if args.out.is_file() or (args.out.is_dir() and any(args.out.iterdir())):
-        raise FaceError(f"A kit is written to a new place. '{args.out}' exists: remove it or choose another --out.")
+        raise FaceError(
+            f"A kit must be written to a new path. '{args.out}' already exists: remove it or choose a different --out."
+        )
     return args
 
 
@@ -103,15 +118,21 @@ def find_graph(run: Path, far: float) -> tuple[Path, Sidecar, Calibrated]:
     graph = run / "export" / "optimized.pb"
     if not graph.is_file():
         raise FaceError(
-            f"A kit is made from an optimised graph. There is no '{graph}': python h5_2_pb.py {run}/embedder.h5, then "
-            f"./optimize_pb.sh {run}/export/frozen.pb."
+            f"A kit needs an optimised graph. There is no '{graph}'. Make it: python h5_2_pb.py {run}/embedder.h5, "
+            f"then ./optimize_pb.sh {run}/export/frozen.pb."
         )
     sidecar = check_sidecar(graph)
     if sidecar is None:
-        raise FaceError(f"A sidecar says how a graph is fed. '{graph}' has none: make it again with optimize_pb.sh.")
+        raise FaceError(
+            f"A graph needs a sidecar that describes its input. '{graph}' has none: make the graph again with "
+            "optimize_pb.sh."
+        )
     threshold = read_thresholds(graph, far)
     if threshold.flip:
-        raise FaceError(f"A device embeds each face once. '{graph}' was calibrated with --flip: test it without.")
+        raise FaceError(
+            f"The kit needs a threshold measured without --flip, because a device embeds each face once. '{graph}' "
+            "was calibrated with --flip: test the graph again without this flag."
+        )
     return graph, sidecar, threshold
 
 

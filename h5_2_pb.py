@@ -2,8 +2,8 @@
 
 python h5_2_pb.py runs/demo/embedder.h5
 
-The input of the graph is `input_1`, raw RGB pixels of any number of faces. The output is `embeddings`, before L2
-normalisation.
+The input of the graph is `input_1`: raw RGB pixels of any number of faces. The output is `embeddings`: the embeddings
+before L2 normalisation.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -26,9 +26,9 @@ from facelib.tensorflow_env import quiet_tensorflow
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL.h5", help="the embedder to freeze")
+    parser.add_argument("model", type=Path, metavar="MODEL.h5", help="embedder to freeze")
     parser.add_argument(
-        "--out", type=Path, metavar="PB", help="the graph to write (default: export/frozen.pb beside the model)"
+        "--out", type=Path, metavar="PB", help="graph to write (default: export/frozen.pb beside the model)"
     )
     add_io_flags(parser)
     return parser.parse_args(argv)

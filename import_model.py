@@ -1,11 +1,11 @@
-"""Import a trained face net of another system: IN -> OUT.h5 (+ OUT.h5.json).
+"""Import a trained face net from a different system: IN -> OUT.h5 (+ OUT.h5.json).
 
 python import_model.py w600k_mbf.onnx runs/pretrained/embedder.h5 --licence non-commercial
 
-IN is recognised by its content. The layers of the net are rebuilt, and the result is compared with the original if the
-original can be run. OUT.h5 is like a model that train.py trained, and takes raw RGB pixels. Export it with h5_2_pb.py,
-optimize_pb.sh and pb_2_tflite.py, or start a training from it with train.py --init-from. If the file contains code, the
-code is not run.
+The format of IN is recognised by its content. The layers of the net are rebuilt, and the result is compared with the
+original if the original can be run. OUT.h5 is like a model of train.py: its input is raw RGB pixels. Export it with
+h5_2_pb.py, optimize_pb.sh and pb_2_tflite.py, or start a training from it with train.py --init-from. If the file
+contains code, the code is not run.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -26,23 +26,25 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=Path, metavar="IN", help=f"trained face net: {NAMED}")
     parser.add_argument("out", type=Path, metavar="OUT.h5")
     faces_help = (
-        "training crops, if you train the model further: 256 of them restore the statistics of folded batch "
-        "normalisation. No output changes; without them the training loss starts too high"
+        "training crops, only for further training: 256 of them restore the statistics of folded batch "
+        "normalisation. The outputs do not change, but without these crops the training loss starts too high"
     )
     parser.add_argument("--faces", type=Path, metavar="DATA", help=faces_help)
-    parser.add_argument("--licence", metavar="NAME", help="licence of the weights, for the sidecar, e.g. Apache-2.0")
     parser.add_argument(
-        "--training-data", metavar="NAME", help="training data of the weights, for the sidecar, e.g. MS1M"
+        "--licence", metavar="NAME", help="licence of the weights, written into the sidecar, such as Apache-2.0"
+    )
+    parser.add_argument(
+        "--training-data", metavar="NAME", help="training data of the weights, written into the sidecar, such as MS1M"
     )
     parser.add_argument(
         "--structure",
         type=Path,
         metavar="JSON",
-        help="for an .h5 with weights only: the JSON of its net, as net.to_json() gives it",
+        help="for an .h5 with weights only: the JSON file of its net, written by net.to_json()",
     )
-    as_help = "the net of an .h5 with weights only, by name: mobilefacenet, mobilenet, iresnet50 (bubbliiiing's)"
+    as_help = "for an .h5 with weights only: the name of its net: mobilefacenet, mobilenet, iresnet50 (bubbliiiing's)"
     parser.add_argument("--as", dest="known_as", metavar="NAME", help=as_help)
-    add_pixel_flags(parser.add_argument_group("what IN takes, where its layers do not show it"))
+    add_pixel_flags(parser.add_argument_group("pixel scaling of the input of IN, if its layers do not show this"))
     return parser.parse_args(argv)
 
 
@@ -85,11 +87,11 @@ def keep_classes(imported: Imported, folder: Path) -> None:
     names = [str(number) for number in range(count)]
     if note.exists() and read_json(note, "list of classes").get("class_names") != names:
         imported.centres = None
-        imported.lines.append(f"its {count:,} class centres left out: '{note}' names other identities")
+        imported.lines.append(f"its {count:,} class centres were left out: '{note}' lists different identities")
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_classes(folder, names)
-    imported.lines.append(f"its {count:,} class centres kept: identities '0' to '{count - 1}' in {note}")
+    imported.lines.append(f"its {count:,} class centres were kept: identities '0' to '{count - 1}' in {note}")
 
 
 def build_ours(name: str, **options):
@@ -106,7 +108,7 @@ def build_ours(name: str, **options):
 def print_result(args: argparse.Namespace, imported: Imported, difference: float | None) -> None:
     from facelib.importing.finish import NUM_FACES, model_table
 
-    how = "from --pixels" if args.pixels else "guessed from its layers; give --pixels if that is wrong"
+    how = "from --pixels" if args.pixels else "guessed from its layers; if this is wrong, use --pixels"
     print(f"{imported.what}, {imported.model.count_params():,} parameters")
     print(f"pixels: {imported.pixels} ({how})")
     for line in imported.lines:
@@ -114,7 +116,7 @@ def print_result(args: argparse.Namespace, imported: Imported, difference: float
     if difference is not None:
         print(f"outputs agree within {difference:.1e} on {NUM_FACES} faces")
     how = f", with --init-from {args.out}" if imported.table or imported.centres is not None else ""
-    print(f"a recipe that trains it on has{how}:\n{model_table(imported, args.out)}")
+    print(f"to train it further{how}, use this in the recipe:\n{model_table(imported, args.out)}")
     print(f"wrote {args.out}{next_step('python', 'evaluate_data.py', args.out)}")
 
 

@@ -8,14 +8,13 @@ Each worker gets its own TF_CONFIG. Worker i uses the i-th visible GPU; without 
 worker fails, the others are ended, and launch.py returns the exit code of the failed worker. Ctrl-C and SIGTERM go to
 every worker.
 
-Each worker has a TensorFlow server, which listens on all addresses without a password: anyone who reaches its port can
-run programs with your rights. Therefore the workers of one host get a private network, if the kernel allows one;
-otherwise a warning names the addresses and ports. From this private network they reach neither the internet nor other
-hosts. They stay in the network of the host in two cases: with --no-private, and if an argument contains "://", such as
---data s3://... So that no other program can pose as a worker, the workers prove to each other that they know
-MOBILEARC_TOKEN, a random text. If all workers run on one host, launch.py makes this text itself. With --hosts, set the
-variable to the same text on every host.
-More in docs/scaling.md.
+Each worker runs a TensorFlow server, which listens on all addresses without a password: anyone who can reach its port
+can run programs with your rights. Therefore the workers of one host get a private network, if the kernel allows one;
+otherwise a warning names the addresses and ports. From this private network the workers reach neither the internet nor
+other hosts. The workers use the normal network of the host in two cases: with --no-private, and if an argument contains
+"://", such as --data s3://... No other program can pose as a worker: each worker must prove that it knows
+MOBILEARC_TOKEN, a random text. If all workers run on one host, launch.py creates this text. With --hosts, set the
+variable to the same text on every host. See docs/scaling.md.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -81,8 +80,8 @@ def private_network(args: argparse.Namespace, addresses: Sequence[str]) -> Priva
     ports = ", ".join(str(split_address(address)[1]) for address in addresses)
     print(
         f"warning: TensorFlow listens on all addresses of this host ({', '.join(host_addresses())}), without a "
-        f"password, at ports {ports}: {reason}. Who reaches them can run programs as you: let a firewall close them to "
-        "others.",
+        f"password, at ports {ports}: {reason}. Anyone who can reach these ports can run programs with your rights: "
+        "block the ports with a firewall.",
         file=sys.stderr,
     )
     return None
@@ -126,8 +125,8 @@ def device_settings(count: int) -> list[dict[str, str]]:
     gpus = visible_gpus()
     if gpus and count > len(gpus):
         raise FaceError(
-            f"Every worker needs its own GPU. Received: -n {count} with {len(gpus)} visible. Ask for -n {len(gpus)}, "
-            f"or set CUDA_VISIBLE_DEVICES= to train on the CPU."
+            f"Every worker needs its own GPU. Received: -n {count} with {len(gpus)} visible. Use -n {len(gpus)}, or "
+            "set CUDA_VISIBLE_DEVICES= to train on the CPU."
         )
     if gpus:
         return [{"CUDA_VISIBLE_DEVICES": gpus[i]} for i in range(count)]
@@ -151,13 +150,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=60,
         metavar="SECONDS",
-        help="seconds between SIGTERM and SIGKILL when workers are ended (default: %(default)g)",
+        help="seconds between SIGTERM and SIGKILL when launch.py ends the workers (default: %(default)g)",
     )
     add(
         "--private",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="give the workers of one host a network that no other user can reach (default: yes)",
+        help="run the workers of one host in a private network that other users cannot reach (default: yes)",
     )
     add("--hosts", metavar="HOST,HOST", help="all hosts of the run, each with N workers (default: this host only)")
     add("--host-index", type=int, metavar="I", help="position of this host in the list of --hosts, counted from 0")
@@ -173,16 +172,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         del args.command[0]
     if args.n is None or args.n < 1:
         received = "nothing" if args.n is None else args.n
-        raise FaceError(f"-n is the number of workers, at least 1. Received: {received}. Write: -n 2.")
+        raise FaceError(f"-n must be the number of workers, 1 or more. Received: {received}. Use, for instance: -n 2.")
     if not args.command:
-        raise FaceError("launch.py runs a script. Received none. Write: python launch.py -n 2 train.py ...")
+        raise FaceError(
+            "launch.py needs a script to run. Received none. Use, for instance: python launch.py -n 2 train.py ..."
+        )
     if not args.grace >= 0:
-        raise FaceError(f"--grace is in seconds, at least 0. Received: {args.grace:g}. Write: --grace 60.")
+        raise FaceError(
+            f"--grace must be a number of seconds, 0 or more. Received: {args.grace:g}. Use, for instance: --grace 60."
+        )
     if args.port is not None and not 0 < args.port <= 65536 - args.n:
-        raise FaceError(f"--port is the first of {args.n} ports. Received: {args.port}. Take one from 10000 to 30000.")
+        raise FaceError(
+            f"--port must be the first of {args.n} ports. Received: {args.port}. Use a port from 10000 to 30000."
+        )
     if args.hosts is None and args.host_index is not None:
         raise FaceError(
-            f"--host-index goes with --hosts. Received: {args.host_index} without --hosts. Write: --hosts a,b."
+            f"--host-index needs --hosts. Received: {args.host_index} without --hosts. Use, for instance: --hosts a,b."
         )
     if args.hosts is not None:
         check_hosts(args)
@@ -193,18 +198,23 @@ def check_hosts(args: argparse.Namespace) -> None:
     """Raises FaceError for wrong values of --hosts, --host-index and --port."""
     hosts = args.hosts.split(",")
     if not all(hosts) or len(set(hosts)) < len(hosts):
-        raise FaceError(f"--hosts names each host once. Received: '{args.hosts}'. Write: --hosts a,b,c.")
+        raise FaceError(
+            f"--hosts must list each host only once. Received: '{args.hosts}'. Use, for instance: --hosts a,b,c."
+        )
     for host in hosts:
         if ":" in host and not is_ipv6(host):
-            raise FaceError(f"--hosts takes names without ports. Received: '{host}'. Write the port as --port P.")
+            raise FaceError(f"--hosts must list names without ports. Received: '{host}'. Pass the port as --port P.")
     if args.host_index is None or not 0 <= args.host_index < len(hosts):
         received = "none" if args.host_index is None else args.host_index
         raise FaceError(
-            f"--host-index is the place of this host in --hosts, 0 to {len(hosts) - 1}. Received: {received}. "
-            "Give each host its own index."
+            f"--host-index must be the position of this host in --hosts, from 0 to {len(hosts) - 1}. Received: "
+            f"{received}. Use a different index on each host."
         )
     if args.port is None:
-        raise FaceError("Every host uses the same port numbers. Received no --port. Write: --port 23456.")
+        raise FaceError(
+            "--hosts needs --port, because every host must use the same port numbers. Received no --port. Use, for "
+            "instance: --port 23456."
+        )
 
 
 def is_ipv6(host: str) -> bool:

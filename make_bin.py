@@ -4,11 +4,11 @@
     python make_bin.py lfw_aligned valid_dataset/lfw.bin --pairs pairs.txt
     python make_bin.py rfw_aligned valid_dataset/rfw.bin --pairs RFW/txts
 
-A list has the form of LFW's pairs.txt or of CALFW's and CPLFW's. The folder 'txts' of RFW has a list for each group of
-people: rfw_GROUP.bin is made of each, from the crops in FOLDERS/GROUP.
+A pair list must have the format of LFW, or of CALFW and CPLFW. The folder 'txts' of RFW has one list for each group of
+people: each list and the crops in FOLDERS/GROUP become one rfw_GROUP.bin.
 
 Half of the random pairs are genuine. They are in 10 blocks for 10-fold evaluation; no identity is in two blocks, and no
-pair occurs twice. Images are aligned 112x112 JPEG or PNG; their bytes are kept as they are.
+pair occurs twice. Images are aligned 112x112 JPEG or PNG; their bytes are not changed.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -56,9 +56,9 @@ def check_out(out: Path) -> None:
         FaceError: not a .bin, or a folder.
     """
     if out.suffix != ".bin":
-        raise FaceError(f"A verification set is called NAME.bin; tables show NAME. Received: '{out}'.")
+        raise FaceError(f"The name of a verification set must be NAME.bin; tables show NAME. Received: '{out}'.")
     if out.is_dir():
-        raise FaceError(f"OUT is a file that will be made. '{out}' is a folder: choose another name.")
+        raise FaceError(f"OUT must be a new file. '{out}' is a folder: choose a different name.")
 
 
 def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tuple[int, int]):
@@ -78,7 +78,9 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
     from facelib.image_decoding import check_image
 
     if not folders.is_dir():
-        raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
+        raise FaceError(
+            f"FOLDERS must be a folder of identity folders. There is no folder '{folders}'. Check the path."
+        )
     source = FolderSource(folders)
     if num_pairs is None:
         num_pairs = most_pairs(source.labels, seed)
@@ -89,7 +91,7 @@ def drawn_pairs(folders: Path, num_pairs: int | None, seed: int, image_size: tup
             read[i] = source.read(i)
             check_image(read[i], image_size)
         except BadRecord as error:
-            raise FaceError(f"{source.describe(i)}: {error}. Replace or remove it.") from error
+            raise FaceError(f"{source.describe(i)}: {error}. Replace or remove this image.") from error
     print_notes(source.notes)
     return [read[i] for i in idx.tolist()], is_same
 
@@ -122,7 +124,9 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int], en
     from facelib.image_decoding import check_image
 
     if not folders.is_dir():
-        raise FaceError(f"FOLDERS is a folder of identity folders. There is none at '{folders}'. Check the path.")
+        raise FaceError(
+            f"FOLDERS must be a folder of identity folders. There is no folder '{folders}'. Check the path."
+        )
     pairs, is_same, notes = read_pairs_txt(pairs_txt, encoding)
     print_notes(notes)
     read = {}
@@ -132,23 +136,23 @@ def listed_pairs(folders: Path, pairs_txt: Path, image_size: tuple[int, int], en
             read[shot] = read_image_file(file)
             check_image(read[shot], image_size)
         except BadRecord as error:
-            raise FaceError(f"'{file}': {error}. Replace or remove it.") from error
+            raise FaceError(f"'{file}': {error}. Replace or remove this image.") from error
     return [read[shot] for pair in pairs for shot in pair], is_same
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("folders", type=Path, help="folder of identity folders of aligned faces")
-    parser.add_argument("out", type=Path, help="the .bin to make")
+    parser.add_argument("out", type=Path, help=".bin to make")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--pairs", type=Path, metavar="TXT", help="use the pairs of this list, or of RFW's lists")
+    which.add_argument("--pairs", type=Path, metavar="TXT", help="pair list to use, or the folder of RFW's lists")
     which.add_argument(
         "--num-pairs",
         type=int,
         metavar="N",
         help="draw N pairs, a multiple of 20 (default: as many as possible, up to 6000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pairs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random pairs (default: %(default)s)")
     parser.add_argument(
         "--image-size",
         type=size,

@@ -2,7 +2,7 @@
 
     python model_card.py runs/2026-11-22_0405_mobilefacenet
 
-Reads the sidecars (X.json) and reports (X.report.json) of the run directory and of its export/, and nothing else.
+The script reads only the sidecars (X.json) and reports (X.report.json) in the run directory and in its export/.
 Nothing is uploaded.
 """
 
@@ -20,7 +20,7 @@ from facelib.errors import FaceError
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the --out of train.py")
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="run directory (the --out of train.py)")
     parser.add_argument("--out", type=Path, help="where to write the card (default: RUN_DIR/README.md)")
     args = parser.parse_args(argv)
     args.out = args.out or args.run / "README.md"
@@ -35,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     card, notes = render_card(read_run(args.run))
     if args.out.exists() and MADE_BY.encode() not in args.out.read_bytes():
-        raise FaceError(f"A card replaces only cards. '{args.out}' was written by hand: name another --out FILE.")
+        raise FaceError(
+            f"--out must not replace a file that model_card.py did not write, such as '{args.out}'. Choose a "
+            "different --out FILE."
+        )
     write_bytes(args.out, card.encode())
     print_notes(notes)
     print(f"wrote {args.out}")

@@ -2,14 +2,14 @@
 
 python pb_2_onnx.py runs/demo/export/optimized.pb
 
-It also takes an embedder.h5. The input is `input_1`, raw RGB pixels, float32 [N, 112, 112, 3], any number of faces. The
-output is `embeddings`, before L2 normalisation.
+The script also converts an embedder.h5. The input of the ONNX model is `input_1`: raw RGB pixels, float32
+[N, 112, 112, 3], any number of faces. The output is `embeddings`: the embeddings before L2 normalisation.
 
 --mode int8 measures the ranges of the activations on the crops of --calibration, as pb_2_tflite.py does:
 
 python pb_2_onnx.py runs/demo/export/optimized.pb --mode int8 --calibration DATA
 
-Other converters want channels first, scaled pixels and one face. The sidecar has mean and std for their configuration:
+Some converters need channels first, scaled pixels and one face. The sidecar has mean and std for their configuration:
 
 python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --pixels outside --batch 1 --out model_nchw.onnx
 """
@@ -57,42 +57,51 @@ NUM_PARITY_CROPS = 32
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph, or an embedder.h5")
+    parser.add_argument("model", type=Path, metavar="IN.pb", help="optimised or frozen graph, or an embedder.h5")
     parser.add_argument(
-        "--out", type=Path, metavar="X", help="default: export/model.onnx in the run, model_int8.onnx for int8"
+        "--out",
+        type=Path,
+        metavar="X",
+        help="path of the model (default: export/model.onnx in the run; model_int8.onnx for int8)",
     )
-    parser.add_argument("--mode", choices=("float", "int8"), default="float", help="default: %(default)s")
-    calibration_help = "for int8: a data directory, TFRecords, folder of crops or .bin"
+    parser.add_argument(
+        "--mode",
+        choices=("float", "int8"),
+        default="float",
+        help="type of the weights and of the computation (default: %(default)s)",
+    )
+    calibration_help = "crops for int8: a data directory, TFRecords, folder of crops or .bin"
     add_calibration_flags(parser, 300, calibration_help)
     add = parser.add_argument_group("form of the model").add_argument
-    layout_help = "order of the axes of its input: [N, H, W, 3] or [N, 3, H, W] (default: nhwc)"
+    layout_help = "order of the axes of the input: [N, H, W, 3] or [N, 3, H, W] (default: nhwc)"
     add("--layout", choices=IO_CHOICES["layout"], help=layout_help)
     pixels_help = (
-        "inside: it takes raw RGB pixels and scales them; outside: it takes scaled ones (default: as the graph). The "
-        "other words say how a graph without a sidecar is fed: raw, (x-127.5)/128, (x-127.5)/127.5, x/255, ImageNet"
+        "inside: the model scales raw RGB pixels itself; outside: the model needs scaled pixels (default: as the "
+        "graph). The other values are for a graph without a sidecar and name its pixel scaling: raw, (x-127.5)/128, "
+        "(x-127.5)/127.5, x/255, ImageNet"
     )
     add("--pixels", choices=(*PLACES, *IO_CHOICES["pixels"]), help=pixels_help)
-    add("--batch", type=int, default=0, metavar="N", help="faces in one call (default: any number)")
-    opset_help = f"{OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)"
+    add("--batch", type=int, default=0, metavar="N", help="number of faces per call (default: any number)")
+    opset_help = f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)"
     add("--opset", type=int, default=OnnxOptions.opset, metavar="N", help=opset_help)
-    prelu_help = "write PReLU as PRelu nodes for other runtimes; ONNX Runtime is half as fast then (default: no)"
+    prelu_help = "write PReLU as PRelu nodes for other runtimes; this makes ONNX Runtime half as fast (default: no)"
     add("--prelu-nodes", action=argparse.BooleanOptionalAction, default=False, help=prelu_help)
     add_io_flags(parser, without=("pixels", "layout"))
     args = parser.parse_args(argv)
     if args.opset not in OPSETS or args.batch < 0:
         raise FaceError(
-            f"--opset is {OPSETS[0]} to {OPSETS[-1]}, --batch at least 1, or 0 for any number. Received: --opset "
-            f"{args.opset} --batch {args.batch}."
+            f"--opset must be from {OPSETS[0]} to {OPSETS[-1]}, and --batch at least 1, or 0 for any number. "
+            f"Received: --opset {args.opset} --batch {args.batch}."
         )
     if args.mode == "int8" and args.calibration is None:
         raise FaceError(
-            "int8 needs real crops to measure ranges on. Pass --calibration DATA: the training's data directory, a "
-            "folder of 112x112 crops, or a .bin."
+            "int8 needs real crops to measure the ranges of the activations. Pass --calibration DATA: the training's "
+            "data directory, a folder of 112x112 crops, or a .bin."
         )
     if args.mode == "int8" and (args.opset < FIRST_PER_CHANNEL or args.prelu_nodes):
         raise FaceError(
-            f"int8 takes --opset {FIRST_PER_CHANNEL} or later, which has scales per channel, and no --prelu-nodes, "
-            f"which ONNX Runtime computes in float only. Received: --opset {args.opset}."
+            f"int8 needs --opset {FIRST_PER_CHANNEL} or later, which has scales per channel, and cannot be used with "
+            f"--prelu-nodes, which ONNX Runtime computes only in float. Received: --opset {args.opset}."
         )
     return args
 
@@ -108,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fed = choose_io(sidecar, graph_flags(args))
     if fed.layout != "nhwc":
         raise FaceError(
-            f"The converter takes NHWC graphs. '{args.model}' is {fed.layout}. Convert the graph of h5_2_pb.py."
+            f"The converter needs an NHWC graph. '{args.model}' is {fed.layout}. Use a graph made by h5_2_pb.py."
         )
     crops = None
     record: dict[str, Any] = {}
@@ -158,7 +167,7 @@ def read_parent(path: Path, fed: Io):
         return graph, fed, replace(fed, input=INPUT, output=OUTPUT, size=size)
     graph, io = load_sized(path, fed)
     if io.size[0] == 3:
-        raise FaceError(f"The converter takes NHWC graphs. '{path}' is NCHW. Convert the graph of h5_2_pb.py.")
+        raise FaceError(f"The converter needs an NHWC graph. '{path}' is NCHW. Use a graph made by h5_2_pb.py.")
     return graph, io, io
 
 

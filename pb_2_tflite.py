@@ -5,8 +5,8 @@ python pb_2_tflite.py runs/demo/export/optimized.pb --mode int8 --calibration DA
 float    float32 throughout
 fp16     weights stored in 16 bits: half the size
 dynamic  weights in int8, except depthwise kernels; activations are quantised at run time: a third of the size
-int8     all integer: uint8 pixels in, int8 embedding out (--edges for other types). Ranges are measured on the crops of
-         --calibration, or come from quantize_aware.py. Prints and draws which layers lose the most accuracy
+int8     integers throughout: uint8 pixels in, int8 embedding out (--edges for other types). Ranges are measured on the
+         crops of --calibration, or come from quantize_aware.py. Prints and draws the layers that lose most accuracy
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -40,28 +40,40 @@ from facelib.tensorflow_env import quiet_tensorflow
 NUM_PARITY_CROPS = 32
 NUM_LAYER_CROPS = 16
 ASK_FOR_CROPS = (
-    "int8 needs real crops to measure ranges on. Pass --calibration DATA: the training's data directory, a folder of "
-    "112x112 crops, or a .bin."
+    "int8 needs real crops to measure the ranges of the activations. Pass --calibration DATA: the training's data "
+    "directory, a folder of 112x112 crops, or a .bin."
 )
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("model", type=Path, metavar="IN.pb", help="an optimised or frozen graph")
-    parser.add_argument("--mode", choices=MODES, default="float", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="X", help="default: model_<mode>.tflite beside IN.pb")
+    parser.add_argument("model", type=Path, metavar="IN.pb", help="optimised or frozen graph")
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="float",
+        help="type of the weights and of the computation (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="X", help="path of the model (default: model_<mode>.tflite beside IN.pb)"
+    )
     int8 = parser.add_argument_group("int8")
     calibration_help = (
-        "a data directory, TFRecords, folder of crops or .bin; not needed if the net was trained for int8"
+        "crops for int8: a data directory, TFRecords, folder of crops or .bin; not needed if the net was trained "
+        "for int8"
     )
     add_calibration_flags(int8, 300, calibration_help)
     add = int8.add_argument
-    edges_help = "uint8: pixels; int8: pixels - 128; float: float32 pixels and embedding (default: %(default)s)"
+    edges_help = (
+        "types of an int8 model's input and output; uint8: pixels; int8: pixels - 128; float: float32 pixels and "
+        "embedding (default: %(default)s)"
+    )
     add("--edges", choices=tuple(EDGES), default="uint8", help=edges_help)
-    keep_help = "compute these layers in float: prefixes of layer names, such as of those that lose most"
+    keep_help = "compute these layers in float, for instance those that lose most accuracy (prefixes of layer names)"
     add("--keep-float", nargs="+", action="extend", default=[], metavar="LAYER", help=keep_help)
     raw_help = (
-        "the model takes raw RGB pixels, NHWC, whatever the graph takes (default: in int8; else what the graph takes)"
+        "the input of the model is raw RGB pixels, NHWC (default: yes for int8, otherwise the input of the graph "
+        "is kept)"
     )
     parser.add_argument("--raw-pixels", action=argparse.BooleanOptionalAction, help=raw_help)
     add_io_flags(parser)
@@ -137,9 +149,9 @@ def check_request(args: argparse.Namespace, io: Io) -> None:
     """Refuses impossible requests before the slow imports."""
     is_int8, raw_pixels = args.mode == "int8", takes_raw_pixels(args)
     if is_int8 and not raw_pixels:
-        raise FaceError("An int8 model takes raw pixels 0..255. Received: --no-raw-pixels. Leave it out.")
+        raise FaceError("An int8 model needs raw pixels from 0 to 255. Received: --no-raw-pixels. Leave out this flag.")
     if io.layout != "nhwc" and not raw_pixels:
-        raise FaceError(f"TFLite models are NHWC. '{args.model}' is {io.layout}. Use --raw-pixels.")
+        raise FaceError(f"TFLite models must be NHWC. '{args.model}' is {io.layout}. Use --raw-pixels.")
     if not is_int8 and (args.edges != "uint8" or args.keep_float):
         raise FaceError(f"--edges and --keep-float need --mode int8. Received: --mode {args.mode}.")
 
@@ -156,19 +168,20 @@ def check_edges(lite: Lite, args: argparse.Namespace) -> None:
         return
     if args.keep_float and "float32" in found:
         raise FaceError(
-            f"With --edges {args.edges} the first and last layers compute in integers, but --keep-float "
-            "names one of them. Leave that layer out of --keep-float, or use --edges float."
+            f"With --edges {args.edges} the first and last layers compute in integers, but --keep-float lists one of "
+            "these. Leave this layer out of --keep-float, or use --edges float."
         )
     raise FaceError(
-        f"The input of an int8 model is {EDGES[args.edges][0]} pixels with scale 1. From '{args.model}' TFLite made "
-        f"{found[0]} with scale {lite.scale}, zero point {lite.zero_point}: the graph must take raw pixels, float32."
+        f"The input of an int8 model must be {EDGES[args.edges][0]} pixels with scale 1. From '{args.model}' TFLite "
+        f"made {found[0]} with scale {lite.scale}, zero point {lite.zero_point}: the input of the graph must be raw "
+        "float32 pixels."
     )
 
 
 def report_layers(errors: Sequence[LayerError], picture: Path, faces: str) -> None:
     """Draws the error of each layer and prints the layers that lose most; `faces` says on what they were measured."""
     write_bytes(picture, draw(errors))
-    print(f"layers that lose most, on {faces} ({picture}):\n{describe_worst(errors)}")
+    print(f"layers that lose most accuracy, on {faces} ({picture}):\n{describe_worst(errors)}")
 
 
 def embed_one_by_one(lite: Lite) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,17 +1,17 @@
-"""Turn any face data into a data directory (sharded, indexed TFRecords), show face data, or write folders again.
+"""Turn any face data into a data directory (sharded, indexed TFRecords), show face data, or write identity folders.
 
     python prepare_data.py SOURCE OUT              SOURCE: folder of identity folders, InsightFace directory or .rec,
                                                    list of 'id;path' lines, older TFRecords, data directory
-    python prepare_data.py inspect PATH [--sheet PNG]        counts and a contact sheet, of any of these or a .bin
-    python prepare_data.py export DATA FOLDERS               identity folders again, the image bytes as they came
-    python prepare_data.py SOURCE s3://BUCKET/NAME           the same in object storage; pip install s3fs (gs://: gcsfs)
+    python prepare_data.py inspect PATH [--sheet PNG]        counts and a contact sheet of face data or a .bin
+    python prepare_data.py export DATA FOLDERS               write identity folders, with unchanged image bytes
+    python prepare_data.py SOURCE s3://BUCKET/NAME           write to object storage; pip install s3fs (gs://: gcsfs)
     python prepare_data.py SOURCE OUT --shard 2/8            host 2 of 8 writes its part, OUT.part-2-of-8
-    python prepare_data.py merge OUT                         the parts become OUT, the same bytes as of one host
+    python prepare_data.py merge OUT                         the parts become OUT, with the same bytes as on one host
     python prepare_data.py SOURCE OUT --hold-out 100         100 identities into OUT-held-out, for make_bin.py
     python prepare_data.py SOURCE OUT --leave-out lfw.bin --model X     without the people of a verification set
 
-The image bytes are kept as they are. A finished conversion is not repeated. A conversion that is stopped leaves no
-half-written output.
+The image bytes are not changed. A finished conversion is not repeated. A stopped conversion leaves no half-written
+output.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -57,16 +57,20 @@ def prepare(argv: list[str]) -> int:
     source, out, shard, model = (options.pop(name) for name in ("source", "out", "shard", "model"))
     if args.hold_out is not None and (isinstance(out, StoredPath) or shard is not None):
         raise FaceError(
-            "--hold-out writes folders beside OUT, on one host. Hold out first, into a folder OUT; then convert again "
-            "with --leave-out and the .bin of these folders."
+            "--hold-out must write its folders beside OUT, on one host. First use --hold-out with a folder OUT. Then "
+            "convert again with --leave-out and the .bin made of the held-out folders."
         )
     if model and not args.leave_out:
-        raise FaceError(f"--model finds the people of --leave-out. Received: --model {model} without --leave-out.")
+        raise FaceError(
+            f"--model needs --leave-out, because it finds the people of --leave-out. Received: --model {model} "
+            "without --leave-out."
+        )
     options["leave_out"] = leave_out_of(args) if args.leave_out else None
     if isinstance(out, StoredPath):
         if shard is not None:
             raise FaceError(
-                f"--shard writes its part into a folder. Received: OUT '{out}'. Name a folder that all hosts see."
+                f"--shard must write its part into a folder. Received: OUT '{out}'. Choose a folder that all "
+                "hosts can reach."
             )
         _report(convert_to_storage(source, out, **options), valid_of(source))
         return 0
@@ -83,7 +87,7 @@ def prepare(argv: list[str]) -> int:
 def merge(argv: list[str]) -> int:
     """OUT: makes the data directory from the parts that --shard wrote beside it, and removes the parts."""
     parser = argparse.ArgumentParser(prog="prepare_data.py merge", description=merge.__doc__)
-    parser.add_argument("out", type=Path, help="data directory to make; give the OUT of the --shard commands")
+    parser.add_argument("out", type=Path, help="data directory to make: the OUT of the --shard commands")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)
     from facelib.data.conversion.shards_done import merge as merge_parts
@@ -94,7 +98,7 @@ def merge(argv: list[str]) -> int:
 
 def print_held_out(folder: Path, count: int) -> None:
     """Says where the held-out identities are, and how a verification set is made of them."""
-    print(f"held out: {counted(count, 'identity', 'identities')} in {folder}")
+    print(f"wrote held-out identities: {counted(count, 'identity', 'identities')} in {folder}")
     print_next("python", "make_bin.py", folder, DEFAULT_VALID / f"{folder.name}.bin")
 
 
@@ -111,8 +115,8 @@ def leave_out_of(args: argparse.Namespace) -> "LeaveOut":
         sidecar = check_sidecar(args.model)
         if sidecar is None:
             raise FaceError(
-                f"--model needs a sidecar that says how it is fed. '{args.model}' has none: find the people with "
-                "tools/check_overlap.py, which takes --color, --pixels and --layout."
+                f"--model needs a model with a sidecar, which describes its input. '{args.model}' has none: find the "
+                "people with tools/check_overlap.py, which has the flags --color, --pixels and --layout."
             )
     return LeaveOut(described, lambda source: shared_people(source, args, sidecar.io if sidecar else None))
 
@@ -189,7 +193,7 @@ def _report(done, valid: Path = DEFAULT_VALID) -> None:
 def inspect(argv: list[str]) -> int:
     """PATH [--sheet PNG]: prints counts, images per identity and encodings; draws a sample."""
     parser = argparse.ArgumentParser(prog="prepare_data.py inspect", description=inspect.__doc__)
-    parser.add_argument("path", type=Path, help="face data of any format, or a verification .bin")
+    parser.add_argument("path", type=Path, help="face data in any format, or a verification .bin")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed that chooses the faces on the sheet (default: %(default)s)"
@@ -202,7 +206,7 @@ def inspect(argv: list[str]) -> int:
     print(*result.lines, sep="\n")
     if args.sheet:
         save_png(args.sheet, result.sheet())
-        of = "pairs" if args.path.suffix == ".bin" else "identities, a row each: its name, and of how many images"
+        of = "pairs" if args.path.suffix == ".bin" else "identities, one row each: name and number of images"
         print(f"wrote {args.sheet}: a sample of the {of}")
     return 0
 
@@ -210,7 +214,7 @@ def inspect(argv: list[str]) -> int:
 def export(argv: list[str]) -> int:
     """DATA FOLDERS: writes identity folders from a data directory or any other face data."""
     parser = argparse.ArgumentParser(prog="prepare_data.py export", description=export.__doc__)
-    parser.add_argument("data", type=Path, help="data directory, or face data of another format")
+    parser.add_argument("data", type=Path, help="data directory, or face data in any other format")
     parser.add_argument("folders", type=Path, help="folder to make")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     args = parser.parse_args(argv)
@@ -228,12 +232,12 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
     from facelib.data.storage import data_path
 
     parser = script_parser(__doc__)
-    parser.add_argument("source", type=Path, help="face data of any format (write a folder called merge as ./merge)")
+    parser.add_argument("source", type=Path, help="face data in any format (write a folder called merge as ./merge)")
     parser.add_argument("out", type=data_path, help="data directory to make; also an address such as s3://BUCKET/NAME")
     parser.add_argument(
         "--shards", type=int, metavar="N", help="number of TFRecord files (default: one per 16,384 images)"
     )
-    parser.add_argument("--min-images", type=int, default=1, metavar="N", help="drop identities with fewer images")
+    parser.add_argument("--min-images", type=int, default=1, metavar="N", help="leave out identities with fewer images")
     parser.add_argument(
         "--max-images", type=int, metavar="N", help="keep at most N images per identity, chosen by --seed"
     )
@@ -243,35 +247,37 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
         metavar="H,W",
         help="size of the images in pixels (default: that of SOURCE, or 112,112)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the order and choice (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the order and of the choice of images (default: %(default)s)"
+    )
     parser.add_argument(
         "--skip-bad",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="leave bad images out and list them, instead of stopping at the first",
+        help="leave out and list bad images, instead of stopping at the first bad image",
     )
     parser.add_argument(
         "--decode-all",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="decode every image as a check (default: check its header and its end)",
+        help="check every image by decoding it (default: check only its header and its end)",
     )
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="threads that read and check images (default: as many as cores, at least 8)",
+        help="threads that read and check images (default: one per core, at least 8)",
     )
     parser.add_argument(
         "--shard",
         metavar="I/N",
-        help="write part I of N, on host I of N; when all are written, run: prepare_data.py merge OUT",
+        help="write part I of N, on host I of N; after all parts are written, run: prepare_data.py merge OUT",
     )
     parser.add_argument(
         "--hold-out",
         type=int,
         metavar="N",
-        help="write N identities chosen by --seed, into the folder OUT-held-out and not into OUT",
+        help="write N identities, chosen by --seed, into the folder OUT-held-out instead of OUT",
     )
     parser.add_argument(
         "--leave-out",
@@ -280,7 +286,7 @@ def _parse_prepare(argv: list[str]) -> argparse.Namespace:
         help="leave out the identities of a verification set: those with the same image bytes and, with --model, "
         "those that the model recognises",
     )
-    parser.add_argument("--model", type=Path, metavar="X", help="a face model with a sidecar, for --leave-out")
+    parser.add_argument("--model", type=Path, metavar="X", help="face model with a sidecar, for --leave-out")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     add_encoding_flag(parser)
     return parser.parse_args(argv)

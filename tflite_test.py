@@ -3,7 +3,7 @@
 python tflite_test.py runs/demo/export/model_int8.tflite --valid valid_dataset/
 
 xnnpack      the kernels of phones and PCs
-reference    plain C++, slow; its integers are those of TFLite Micro, and differ from XNNPACK's
+reference    plain C++, slow; its integers are the same as in TFLite Micro, and differ from those of XNNPACK
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -20,7 +20,7 @@ from facelib.runtimes.tflite import KERNELS, TfliteEmbedder
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__)
-    kernels_help = "of LiteRT (default: %(default)s)"
+    kernels_help = "kernels of LiteRT (default: %(default)s)"
     parser.add_argument("--kernels", choices=tuple(KERNELS), default="xnnpack", help=kernels_help)
     args = parser.parse_args(argv)
     if args.kernels == "reference":

@@ -1,13 +1,13 @@
-"""Train an embedder from a recipe and data, and write RUN/embedder.h5. Run it again to resume.
+"""Train an embedder from a recipe and data, and write RUN/embedder.h5. To resume, run the same command again.
 
-python train.py                                            on synthetic faces that it creates, in a few minutes
+python train.py                                            creates synthetic faces and trains in a few minutes
 python train.py recipes/small_mobilefacenet.toml --data DATA --valid lfw.bin --out runs/small
 python train.py recipes/small_mobilefacenet.toml --data DATA --out runs/x --set model.activation=relu
 python train.py RECIPE --data DATA --dry-run               schedule, memory and time of the training; trains nothing
 python launch.py -n 2 train.py RECIPE ...                  two workers on this machine; for clusters: docs/scaling.md
 
-Ctrl-C or SIGTERM writes a checkpoint and ends with exit code 130 or 143. `n` + Enter ends after the current epoch, with
-exit code 0.
+Ctrl-C or SIGTERM writes a checkpoint and ends the training with exit code 130 or 143. `n` + Enter ends the training
+after the current epoch, with exit code 0.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -77,14 +77,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = open_records(args.data)
     if records.num_classes < 2:
         raise FaceError(
-            f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}. Give other data."
+            f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}. Use different data."
         )
     cluster = find_cluster()
     threads = args.threads or cores_of_worker(cluster)  # open_workers changes the environment
     settle_device(args.device)
     if args.dry_run:
         if cluster.count > 1:
-            raise FaceError(f"--dry-run measures one process. Received: {cluster.count} workers. Run it without them.")
+            raise FaceError(
+                f"--dry-run works only with one process. Received: {cluster.count} workers. Run train.py without "
+                "launch.py."
+            )
         return dry_run(recipe, records, sets, Path(f"{out}.schedule.png"), threads)
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
@@ -200,7 +203,7 @@ def model_notes(recipe: Recipe) -> list[str]:
     unused = recipe.model.without_effect
     if not unused:
         return []
-    return [f"the net of '{recipe.model.source}' is trained as it is: [model] {', '.join(unused)} has no effect"]
+    return [f"the net of '{recipe.model.source}' is not changed: [model] {', '.join(unused)} has no effect"]
 
 
 def find_teacher_io(recipe: Recipe, args: argparse.Namespace) -> Io:
@@ -214,8 +217,8 @@ def find_teacher_io(recipe: Recipe, args: argparse.Namespace) -> Io:
         return sidecar.io
     if not says_table("teacher_io", args.recipe, args.set):
         raise FaceError(
-            f"The teacher '{recipe.teacher}' has no sidecar that says how to feed it. Say it: "
-            f"--set teacher_io.pixels={'|'.join(PIXEL_SCALINGS)} --set teacher_io.colour=rgb|bgr."
+            f"The teacher '{recipe.teacher}' has no sidecar that describes its input. Describe the input: --set "
+            f"teacher_io.pixels={'|'.join(PIXEL_SCALINGS)} --set teacher_io.colour=rgb|bgr."
         )
     return Io(**vars(recipe.teacher_io))
 
@@ -273,7 +276,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="data directory (s3://, gs:// too) or older TFRecords (default: synthetic faces)",
     )
-    add("--valid", type=Path, metavar="DIR_OR_BIN", help=f"verification sets (default: {DEFAULT_VALID}/*.bin)")
+    add(
+        "--valid",
+        type=Path,
+        metavar="DIR_OR_BIN",
+        help=f"verification sets, tested after each epoch (default: {DEFAULT_VALID}/*.bin)",
+    )
     add(
         "--out",
         type=Path,
@@ -284,14 +292,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--init-from",
         type=Path,
         metavar="H5",
-        help="start with the weights of an embedder.h5; an epoch-NNN.h5 also gives the class centres of the identities "
-        "that both data sets have",
+        help="start with the weights of an embedder.h5; an epoch-NNN.h5 also has the class centres of the identities "
+        "in both data sets",
     )
     add(
         "--steps",
         type=int,
         metavar="N",
-        help="end after N steps of this command, with a checkpoint; the schedules keep their shape",
+        help="end after N steps, with a checkpoint; the schedules stay those of the full training",
     )
     add(
         "--dry-run",
@@ -311,13 +319,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=20,
         metavar="STEPS",
-        help="steps between lines of metrics.jsonl and of the tracker (default: %(default)s)",
+        help="steps between two entries in metrics.jsonl and in the tracker (default: %(default)s)",
     )
     add(
         "--track",
         choices=TRACKERS,
         default=TRACKERS[0],
-        help="where the curves go, too; mlflow and wandb also get recipe, plots and embedder (default: %(default)s)",
+        help=(
+            "also send the curves to this tracker; mlflow and wandb also get recipe, plots and embedder (default: "
+            "%(default)s)"
+        ),
     )
     add(
         "--profile",
@@ -336,16 +347,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--threads",
         type=int,
         metavar="N",
-        help="threads that read and decode images (default: the cores, shared by the workers of a host)",
+        help="threads that read and decode images (default: one per core, shared by the workers of a host)",
     )
     add_device_flag(parser)
     args = parser.parse_args(argv)
     for flag in ("checkpoint_every", "log_every", "threads", "join_seconds", "profile", "steps"):
         value = getattr(args, flag)
         if value is not None and value < 1:
-            raise FaceError(f"--{flag.replace('_', '-')} is at least 1. Received: {value}.")
+            raise FaceError(f"--{flag.replace('_', '-')} must be at least 1. Received: {value}.")
     if args.data is None and args.recipe.resolve() != TOY_RECIPE.resolve():
-        raise FaceError("Only the toy recipe trains without --data. Give --data DIR, as prepare_data.py writes it.")
+        raise FaceError(
+            "Only the toy recipe can train without --data. Pass --data DIR with a data directory made by "
+            "prepare_data.py."
+        )
     return args
 
 

@@ -77,7 +77,10 @@ def _run() -> int:
     path = known.get(name.removesuffix(".py").removesuffix(".sh"))
     if path is None:
         near = difflib.get_close_matches(name, known, 1, 0.0)[0]
-        raise FaceError(f"mobilearc has no command '{name}'. Did you mean {near}? mobilearc alone lists all commands.")
+        raise FaceError(
+            f"mobilearc has no command '{name}'. Did you mean {near}? To list all commands, run mobilearc without a "
+            "command."
+        )
     return _replace_process(path, words[1:])
 
 

@@ -57,13 +57,16 @@ def run_cli(main: Callable[[], int]) -> None:
         _end_out_of_memory(error)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            print("error: Too many files are open. Raise the limit: ulimit -n 4096.", file=sys.stderr)
+            print("error: Too many files are open. Raise this limit: ulimit -n 4096.", file=sys.stderr)
             sys.exit(1)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP):
-            print(f"error: '{error.filename}': {error.strerror}. Mend that, or choose another place.", file=sys.stderr)
+            print(
+                f"error: '{error.filename}': {error.strerror}. Solve this problem, or use a different path.",
+                file=sys.stderr,
+            )
             sys.exit(1)
         if error.errno == errno.ENOENT and _is_in_a_removed_folder():
-            print("error: The current folder was removed. Change to one that is there: cd FOLDER.", file=sys.stderr)
+            print("error: The current folder was removed. Go to an existing folder: cd FOLDER.", file=sys.stderr)
             sys.exit(1)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -76,7 +79,7 @@ def run_cli(main: Callable[[], int]) -> None:
     except RuntimeError as error:
         if not str(error).startswith("Symlink loop"):  # of Path.resolve
             raise
-        print(f"error: A link leads back to itself ({printable(str(error))}). Remove it.", file=sys.stderr)
+        print(f"error: A link leads back to itself ({printable(str(error))}). Remove this link.", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         is_memory = type(error).__name__ == "ResourceExhaustedError"  # TensorFlow's, which need not be imported here
@@ -96,8 +99,8 @@ def _is_in_a_removed_folder() -> bool:
 def _end_out_of_memory(error: Exception) -> NoReturn:
     reason = " ".join(str(error)[:200].split())
     print(
-        f"error: The memory is full{f' ({reason})' if reason else ''}. Lower what is held at once: the batch of a "
-        "training (--set data.batch_size=N), --workers, --threads, or the size of the pictures; or end other programs.",
+        f"error: The memory is full{f' ({reason})' if reason else ''}. To use less memory, lower the batch size of "
+        "the training (--set data.batch_size=N), --workers, --threads, or the image size; or end other programs.",
         file=sys.stderr,
     )
     sys.exit(1)
@@ -210,13 +213,13 @@ class _ScriptParser(argparse.ArgumentParser):
 def add_set_flag(parser: argparse.ArgumentParser, example: str) -> None:
     """Adds --set KEY=VALUE, which changes keys of the recipe and may be given several times."""
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"change recipe keys, one or more: {example}"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"one or more changes of recipe keys: {example}"
     )
 
 
 def add_encoding_flag(parser: argparse.ArgumentParser) -> None:
     """Adds --encoding, of the lists and tables that a script reads; `facelib.files.read_text` takes it."""
-    text = "of lists, such as gbk (default: UTF-8, UTF-16 with its mark, else GBK)"
+    text = "encoding of lists, such as gbk (default: UTF-8, or UTF-16 with a byte order mark; otherwise GBK)"
     parser.add_argument("--encoding", metavar="NAME", help=text)
 
 
@@ -230,7 +233,13 @@ def add_calibration_flags(parser, count: int, use: str) -> None:
     """
     add = parser.add_argument
     add("--calibration", type=Path, metavar="DATA", help=use)
-    add("--num-calibration", type=int, default=count, metavar="N", help="number of crops (default: %(default)s)")
+    add(
+        "--num-calibration",
+        type=int,
+        default=count,
+        metavar="N",
+        help="number of calibration crops (default: %(default)s)",
+    )
     add("--seed", type=int, default=0, help="seed that chooses the crops (default: %(default)s)")
 
 
@@ -241,9 +250,9 @@ def add_io_flags(parser: argparse.ArgumentParser, *, without: Container[str] = (
         parser: gets the flags.
         without: names of those that the script adds itself, because they mean more there.
     """
-    other = parser.add_argument_group("models without a sidecar")
-    other.add_argument("--input", metavar="NAME", help="input tensor (default: input_1)")
-    other.add_argument("--output", metavar="NAME", help="output tensor (default: embeddings)")
+    other = parser.add_argument_group("for models without a sidecar")
+    other.add_argument("--input", metavar="NAME", help="name of the input tensor (default: input_1)")
+    other.add_argument("--output", metavar="NAME", help="name of the output tensor (default: embeddings)")
     add_pixel_flags(other, without)
 
 
@@ -255,13 +264,15 @@ def add_pixel_flags(other, without: Container[str] = ()) -> None:
         without: names of those that the script adds itself.
     """
     other.add_argument("--color", choices=("rgb", "bgr"), help="channel order (default: rgb)")
-    pixels_help = "0..255, (x-127.5)/128, (x-127.5)/127.5, x/255, or ImageNet statistics (default: raw)"
+    pixels_help = (
+        "scaling of the pixels: 0..255, (x-127.5)/128, (x-127.5)/127.5, x/255, or ImageNet statistics (default: raw)"
+    )
     if "pixels" not in without:
         other.add_argument("--pixels", choices=IO_CHOICES["pixels"], help=pixels_help)
     if "layout" not in without:
         other.add_argument("--layout", choices=("nhwc", "nchw"), help="order of the axes (default: nhwc)")
     other.add_argument("--crop", type=_parse_crop, metavar="H,W", help="size of the input in pixels (default: 112,112)")
-    fit_help = "how a face of another size gets it: its centre is cut out, or it is scaled (default: crop)"
+    fit_help = "how a face of a different size is made to fit: cut out its centre, or scale it (default: crop)"
     other.add_argument("--fit", choices=IO_CHOICES["fit"], help=fit_help)
 
 
@@ -283,7 +294,14 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace, needs_flags: bo
     given = {name: getattr(args, flag) for flag, name in flags.items() if getattr(args, flag, None) is not None}
     if sidecar is None:
         if not given and not needs_flags:
-            print_notes([f"'{args.model}' is taken for a net of raw RGB pixels; if not, say --color and --pixels"])
+            print_notes(
+                [
+                    (
+                        f"'{args.model}' has no sidecar, so its input is assumed to be raw RGB pixels; if not, use "
+                        "--color and --pixels"
+                    )
+                ]
+            )
             return Io()
         if not given:
             raise FaceError(
@@ -299,7 +317,7 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace, needs_flags: bo
             flag = {"colour": "color", "size": "crop"}.get(name, name)
             raise FaceError(
                 f"--{flag} {value} contradicts the sidecar '{sidecar.path}', which says {getattr(sidecar.io, name)}. "
-                f"Leave the flag out."
+                "Leave out this flag."
             )
     return sidecar.io
 
@@ -307,5 +325,5 @@ def choose_io(sidecar: Sidecar | None, args: argparse.Namespace, needs_flags: bo
 def _parse_crop(text: str) -> tuple[int, int]:
     height, _, width = text.partition(",")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"H,W in pixels, such as 112,96. Received: {text}")
+        raise argparse.ArgumentTypeError(f"the size must be H,W in pixels, such as 112,96. Received: {text}")
     return int(height), int(width)

@@ -19,7 +19,10 @@ MIXED_ON_CPU = 3
 
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
     """Adds --device, which `settle_device` takes."""
-    text = "what to train on; auto: a GPU if there is one, and an error if TensorFlow does not see it (default: auto)"
+    text = (
+        "device for the training; auto: a GPU if the machine has one, and an error if TensorFlow does not see that "
+        "GPU (default: auto)"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help=text)
 
 
@@ -56,7 +59,9 @@ def settle_device(choice: str) -> None:
         return
     if are_hidden():
         if choice == "gpu":
-            raise FaceError(f"--device gpu needs a GPU. {VISIBLE}={os.environ[VISIBLE]} hides all: unset it.")
+            raise FaceError(
+                f"--device gpu needs a GPU. {VISIBLE}={os.environ[VISIBLE]} hides all GPUs: unset this variable."
+            )
         return
     nvidia = find_nvidia()
     if (choice == "gpu" or nvidia.signs) and not gpu_names():
@@ -80,7 +85,7 @@ def _what_is_missing(nvidia: Nvidia) -> tuple[str, str]:
     """(what is missing, what to do), of the first thing that is missing."""
     tf = import_tensorflow()
     build, version = tf.sysconfig.get_build_info(), tf.__version__
-    install = f"Run make setup GPU=1, or in an environment of your own pip install 'tensorflow[and-cuda]=={version}'"
+    install = f"Run make setup GPU=1, or in your own Python environment: pip install 'tensorflow[and-cuda]=={version}'"
     if not build.get("is_cuda_build"):
         return f"CUDA in TensorFlow {version}, which was built without it", install
     cuda = build["cuda_version"]
@@ -90,12 +95,12 @@ def _what_is_missing(nvidia: Nvidia) -> tuple[str, str]:
         return "libcuda.so.1 of the driver", "Install the NVIDIA driver; start a container with --gpus all"
     oldest = OLDEST_DRIVER.get(cuda.split(".")[0])
     if oldest and nvidia.driver and tuple(map(int, nvidia.driver.split(".")[:2])) < oldest:
-        return f"a driver for CUDA {cuda}: {oldest[0]}.{oldest[1]} or newer", "Update the NVIDIA driver"
+        return f"driver {oldest[0]}.{oldest[1]} or newer, for CUDA {cuda}", "Update the NVIDIA driver"
     files = [DEV / name for name in device_files()]
     if not any(os.access(file, os.R_OK | os.W_OK) for file in files):
-        missing = f"the right to use {files[0]}" if files else f"{DEV / 'nvidia0'}"
+        missing = f"permission to use {files[0]}" if files else f"{DEV / 'nvidia0'}"
         return missing, "Start a container with --gpus all; ask Slurm for a GPU with --gres=gpu:1"
-    return "nothing that is known here", f"See what TensorFlow says: {_SEE_WHY}"
+    return "unknown", f"See what TensorFlow says: {_SEE_WHY}"
 
 
 def gpu_names() -> list[str]:

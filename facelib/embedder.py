@@ -80,13 +80,13 @@ class RuntimeEmbedder:
         output = output.reshape(len(output), -1) if output.ndim > 2 and output.shape[0] else output  # [N, 1, 1, D]
         if output.ndim != 2 or len(output) != num_images:
             raise FaceError(
-                f"An embedder gives one row per face. '{self.name}' gave {list(output.shape)} for {num_images} faces: "
-                f"check --output."
+                f"An embedder must return one row per face. '{self.name}' returned {list(output.shape)} for "
+                f"{num_images} faces: check --output."
             )
         if self.embedding_size not in (0, output.shape[1]):
             raise FaceError(
-                f"The sidecar of '{self.name}' says embedding_size={self.io.embedding_size}, the model gives "
-                f"{output.shape[1]}. Make the artefact again."
+                f"The sidecar of '{self.name}' says embedding_size={self.io.embedding_size}, but the model returns "
+                f"{output.shape[1]} values. Make the artefact again."
             )
         self.embedding_size = output.shape[1]
         return output

@@ -43,8 +43,8 @@ def say_missing(module: str | None) -> str | None:
     package, extra = PACKAGES[name]
     whole = f'"mobilearc[{extra}]"' if extra else "mobilearc"
     return (
-        f"This needs {package}, which is not installed. Install it: pip install {whole}, or in a checkout pip install "
-        f"{package}."
+        f"This command needs {package}, which is not installed. Install it: pip install {whole}, or in a checkout pip "
+        f"install {package}."
     )
 
 
@@ -56,7 +56,7 @@ def require(*modules: str) -> None:
     """
     for module in modules:
         if not is_installed(module):
-            raise FaceError(say_missing(module) or f"This needs {module}, which is not installed.")
+            raise FaceError(say_missing(module) or f"This command needs {module}, which is not installed.")
 
 
 def is_installed(module: str) -> bool:

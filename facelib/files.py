@@ -52,7 +52,7 @@ def atomic_path(path: Path, sweeps: bool = True) -> Iterator[Path]:
         if error.filename in (None, str(part)):
             error.filename = str(path)  # a full disk is reported with the name the user asked for
         if error.errno in NOT_WRITABLE:
-            raise FaceError(f"'{path}' cannot be written: {error.strerror}. Choose another place.") from error
+            raise FaceError(f"'{path}' cannot be written: {error.strerror}. Choose a different path.") from error
         raise
     finally:
         with suppress(OSError):  # it is not there, or the disk is read-only and it never was
@@ -71,11 +71,11 @@ def make_folder(folder: Path) -> None:
         target_of(folder).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise FaceError(
-            f"'{folder}' must be a folder. It or a part of its path is a file: choose another folder."
+            f"'{folder}' must be a folder, but it or a part of its path is a file. Choose a different folder."
         ) from error
     except OSError as error:
         if error.errno in NOT_WRITABLE:
-            raise FaceError(f"'{folder}' cannot be written: {error.strerror}. Choose another place.") from error
+            raise FaceError(f"'{folder}' cannot be written: {error.strerror}. Choose a different folder.") from error
         raise
 
 
@@ -87,7 +87,7 @@ def check_out_file(path: Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        raise FaceError(f"The output is a file. '{path}' is a folder: name a file in it.")
+        raise FaceError(f"The output must be a file. '{path}' is a folder: choose a file in this folder.")
     return path
 
 
@@ -107,7 +107,7 @@ def cache_home() -> Path:
     try:
         home = home if home.is_absolute() else Path.home() / ".cache"  # as the XDG specification has it
     except RuntimeError as error:
-        raise FaceError("This user's home folder is not known. Set XDG_CACHE_HOME to a folder for caches.") from error
+        raise FaceError("This user's home folder is unknown. Set XDG_CACHE_HOME to a folder for caches.") from error
     return home / "mobilearc"
 
 
@@ -127,9 +127,11 @@ def read_json(path: Path, what: str) -> dict:
     try:
         value = parse_json(require_file(path, what).read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise FaceError(f"The {what} is a JSON object. '{path}' is not: {error}. Make it again.") from error
+        raise FaceError(f"The {what} must be a JSON object. '{path}' is not: {error}. Make the file again.") from error
     if not isinstance(value, dict):
-        raise FaceError(f"The {what} is a JSON object. '{path}' holds a {type(value).__name__}. Make it again.")
+        raise FaceError(
+            f"The {what} must be a JSON object. '{path}' holds a {type(value).__name__}. Make the file again."
+        )
     return value
 
 
@@ -199,7 +201,7 @@ def map_npy(path: Path, dtype: np.dtype | type, ndim: int, mode: Literal["r", "r
     shape = tuple(map(int, found[1].split(", ")))
     expected = offset + math.prod(shape) * dtype.itemsize
     if size != expected:
-        raise ValueError(f"it has {size} bytes where its header says {expected}")
+        raise ValueError(f"it has {size} bytes, but its header says {expected}")
     return np.memmap(path, dtype, mode, offset, shape)
 
 
@@ -226,14 +228,15 @@ def read_text(path: Path, what: str, encoding: str | None = None) -> tuple[str, 
             return data.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding), []
         except (LookupError, UnicodeError) as error:
             raise FaceError(
-                f"--encoding {encoding} is not the encoding of the {what} '{path}' ({error}). Name the right one."
+                f"The {what} '{path}' does not have the encoding {encoding} of --encoding ({error}). Use the "
+                "right encoding."
             ) from error
     try:
         encoding = encoding_of(data)
     except ValueError as error:
-        raise FaceError(f"The {what} is a text file. '{path}' is not: {error}.") from error
+        raise FaceError(f"The {what} must be a text file. '{path}' is not: {error}.") from error
     known = encoding in ("utf-8-sig", "utf-16")
-    return data.decode(encoding), [] if known else [f"'{path}' is not UTF-8: it is read as {encoding}"]
+    return data.decode(encoding), [] if known else [f"'{path}' is not UTF-8, so it was read as {encoding}"]
 
 
 def encoding_of(data: bytes) -> str:
@@ -249,7 +252,7 @@ def encoding_of(data: bytes) -> str:
         with suppress(UnicodeDecodeError):
             if "\0" not in data.decode(encoding):
                 return encoding
-    raise ValueError("it has bytes that no text has, save it as UTF-8")
+    raise ValueError("some of its bytes are not text, save it as UTF-8")
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -263,11 +266,11 @@ def require_file(path: Path, what: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise FaceError(f"The {what} '{path}' cannot be opened: {reason}. Check the path.") from error
     if stat.S_ISDIR(found.st_mode):
-        raise FaceError(f"The {what} is a file. '{path}' is a folder: name a file in it.")
+        raise FaceError(f"The {what} must be a file. '{path}' is a folder: pass a file in this folder.")
     if not stat.S_ISREG(found.st_mode):
-        raise FaceError(f"The {what} must be a regular file, but '{path}' is a pipe or a device. Name a file.")
+        raise FaceError(f"The {what} must be a regular file, but '{path}' is a pipe or a device. Pass a file.")
     if found.st_size == 0:
-        raise FaceError(f"The {what} '{path}' is empty (0 bytes). Make or copy it again.")
+        raise FaceError(f"The {what} '{path}' is empty (0 bytes). Make the file again, or copy it again.")
     return path
 
 
@@ -282,7 +285,9 @@ def read_image_file(path: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise BadRecord(f"it is a {'folder' if stat.S_ISDIR(found.st_mode) else 'pipe or a device'}, not a file")
         if found.st_size > MAX_IMAGE_FILE_BYTES:
-            raise BadRecord(f"the file has {found.st_size:,} bytes, and an image has at most {MAX_IMAGE_FILE_BYTES:,}")
+            raise BadRecord(
+                f"the file has {found.st_size:,} bytes, but an image can have at most {MAX_IMAGE_FILE_BYTES:,}"
+            )
         with open(path, "rb", buffering=0) as file:
             return file.read()
     except BadRecord:
@@ -305,7 +310,7 @@ def target_of(out: Path) -> Path:
     """
     real = Path(os.path.realpath(out))
     if real.is_symlink():
-        raise FaceError(f"OUT is a folder that will be made. '{out}' is a link that leads back to itself: remove it.")
+        raise FaceError(f"OUT must be a new folder. '{out}' is a link that leads back to itself: remove this link.")
     return real
 
 
@@ -322,24 +327,24 @@ def working_folder(out: Path) -> Iterator[Path]:
     real = target_of(out)
     if real == Path.cwd() or os.path.ismount(real):
         what = "the current folder" if real == Path.cwd() else "a mount point"
-        raise FaceError(f"OUT is a folder that will be made. '{out}' is {what}: name a new folder in it.")
+        raise FaceError(f"OUT must be a new folder. '{out}' is {what}: choose a new folder in it.")
     folder = real.with_name(f".{real.name}.part")
     if folder.is_symlink():
         raise FaceError(f"The temporary folder '{folder}' must not be a link. Remove the link.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise FaceError(f"OUT cannot be made: a part of its path '{folder.parent}' is a file.") from error
+        raise FaceError(f"OUT cannot be created: a part of its path '{folder.parent}' is a file.") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise FaceError(
-            f"You may not write into '{folder.parent}' ({error.strerror}). Choose another place."
+            f"You have no permission to write into '{folder.parent}' ({error.strerror}). Choose a different folder."
         ) from error
     handle = open_folder(folder, follow=False)
     try:
         if handle is not None and is_held(handle):
-            raise FaceError(f"Another conversion is writing '{out}' at this moment. Wait for it, or end it.")
+            raise FaceError(f"Another conversion is writing '{out}' now. Wait until it ends, or end it.")
         if not folder.exists():  # renamed between our open and our lock
             raise FaceError(f"Another conversion has just written '{out}'. Run the command again.")
         for leftover in folder.iterdir():  # of a killed run
@@ -350,7 +355,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         try:
             yield folder
             if out.is_dir() and any(out.iterdir()):  # an empty one is replaced
-                raise FaceError(f"'{out}' was created by another program in the meantime. Choose another OUT.")
+                raise FaceError(f"A different program has created '{out}' in the meantime. Choose a different OUT.")
             os.rename(folder, real)
         finally:
             if folder.exists():

@@ -103,7 +103,7 @@ def _jpeg_header(data: bytes) -> tuple[tuple[int, int], str, str]:
         at += 2 + (data[at + 2] << 8 | data[at + 3])
     # Phones append whole films. Behind the frame header only the end is FF D9: compressed pixels never hold it.
     has_end = _JPEG_END in data[-_TRAILING:] or (frame and data.find(_JPEG_END, frame) >= 0)
-    missing = "" if has_end else "the JPEG is cut short: its end marker is missing"
+    missing = "" if has_end else "the JPEG is cut short: the end marker is missing"
     if not frame:
         raise BadRecord(missing or "the JPEG is damaged: it has no frame header")
     marker, bits = data[frame + 1], data[frame + 4]
@@ -116,7 +116,7 @@ def _jpeg_header(data: bytes) -> tuple[tuple[int, int], str, str]:
 
 def _name_of_kind(marker: int, bits: int) -> str:
     name = _RARE_FRAMES.get(marker - 0xC0, "")
-    return f"{name} (SOF{marker - 0xC0})" if name else f"of {bits} bits a sample"
+    return f"{name} (SOF{marker - 0xC0})" if name else f"of {bits} bits per sample"
 
 
 def _png_header(data: bytes) -> tuple[tuple[int, int], str, str]:
@@ -166,7 +166,8 @@ def _check_size(found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
 def _check_pixels(found: tuple[int, int]) -> None:
     if found[0] * found[1] > MAX_PIXELS:
         raise BadRecord(
-            f"the image has {found[0]}x{found[1]} pixels, and at most {MAX_PIXELS:,} are decoded: make it smaller"
+            f"the image has {found[0]}x{found[1]} pixels, but at most {MAX_PIXELS:,} can be decoded: make the "
+            "image smaller"
         )
 
 
@@ -261,5 +262,5 @@ def _decode_any(image: bytes, kind: str) -> np.ndarray:
     if pixels is not None:
         return pixels
     if kind:
-        raise BadRecord(f"the JPEG is {kind}, which OpenCV does not decode: save it as a baseline JPEG or as PNG")
+        raise BadRecord(f"the JPEG is {kind}, which OpenCV cannot decode: save the image as a baseline JPEG or as PNG")
     raise BadRecord("the image cannot be decoded: its pixels are damaged")

@@ -31,7 +31,7 @@ def other_size(data: bytes) -> tuple[int, int]:
     """
     reader = next((reader for begin, reader in _READERS if re.match(begin, data, re.DOTALL)), None)
     if reader is None:
-        raise BadRecord(f"neither JPEG nor PNG, nor another image that is read (begins with {data[:4].hex(' ')})")
+        raise BadRecord(f"neither JPEG nor PNG, nor any other supported image (begins with {data[:4].hex(' ')})")
     try:
         height, width = reader(data)
     except (struct.error, ValueError, IndexError) as error:

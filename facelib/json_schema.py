@@ -66,7 +66,7 @@ def _same_length(_validator, names: list[str], value: Any, _schema):
     from jsonschema import ValidationError
 
     if len({len(found) for found in _lists_of(value, names)}) > 1:
-        yield ValidationError("lists of other lengths")
+        yield ValidationError("lists of different lengths")
 
 
 def _one_more(_validator, name: str, value: Any, schema: dict):
@@ -95,7 +95,7 @@ def _expected(error) -> str:
     if rule in ("minItems", "maxItems"):
         return f"a list of {'at least' if rule == 'minItems' else 'at most'} {asked} values"
     if rule in ("sameLength", "oneMore"):
-        more = f", and '{error.schema['oneMore']}' with one value more" if "oneMore" in error.schema else ""
+        more = f", and one value more in '{error.schema['oneMore']}'" if "oneMore" in error.schema else ""
         return f"an object with lists of equal length in {', '.join(error.schema['sameLength'])}{more}"
     signs = {
         "minimum": "at least",

@@ -112,7 +112,7 @@ def to_model_input(images: np.ndarray, io: Io) -> np.ndarray:
     if io.pixels == "raw":
         values = pixels
     elif io.dtype == "uint8":
-        raise FaceError(f"A uint8 input takes raw pixels. Received: pixels={io.pixels}. Use --pixels raw.")
+        raise FaceError(f"A uint8 input must have raw pixels. Received: pixels={io.pixels}. Use --pixels raw.")
     else:
         mean, std = (np.asarray(value, np.float32) for value in PIXEL_SCALINGS[io.pixels])
         values = (pixels.astype(np.float32) - mean) / std
@@ -153,8 +153,8 @@ def crop_centre(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = images.shape[1:3]
     if size[0] > height or size[1] > width:
         raise FaceError(
-            f"The model takes {size[0]}x{size[1]} pixels, the faces have {height}x{width}: a crop cannot be enlarged. "
-            f"Check --crop, or scale the faces: --fit resize (data.fit in a recipe)."
+            f"The model needs {size[0]}x{size[1]} pixels, but the faces have {height}x{width}, and a crop cannot be "
+            "enlarged. Check --crop, or scale the faces: --fit resize (data.fit in a recipe)."
         )
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     return images[:, top : top + size[0], left : left + size[1]]

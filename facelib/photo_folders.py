@@ -96,17 +96,17 @@ def folder_notes(folders: Sequence[Walked]) -> list[str]:
     notes = []
     if nested:
         notes.append(
-            f"each folder with images is taken for a person of its own, also below another folder: {len(nested):,} of "
-            f"{counted(len(people), 'identity', 'identities')}, such as '{printable(nested[0])}'. If the folders below "
-            "a person are of that person, move their images up"
+            f"each folder with images counts as a separate person, even inside another folder: {len(nested):,} of "
+            f"{counted(len(people), 'identity', 'identities')}, such as '{printable(nested[0])}'. If a subfolder "
+            "shows the same person as the folder above, move its images up"
         )
     if empty:
         notes.append(f"{counted(empty, 'folder')} without images skipped")
     if other := sum(folder.num_other for folder in folders):
         notes.append(f"{counted(other, 'file that is not an image', 'files that are not images')} skipped")
     if left_out:
-        what = counted(len(left_out), "folder of the system or link to another folder here",
-                       "folders of the system or links to other folders here")  # fmt: skip
+        what = counted(len(left_out), "system folder or link to a different folder",
+                       "system folders or links to other folders")  # fmt: skip
         notes.append(f"{what} skipped, such as '{printable(left_out[0])}'")
     return notes
 

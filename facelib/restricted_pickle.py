@@ -46,7 +46,7 @@ def check_opcodes(stream: IO[bytes], allowed: frozenset[str]) -> None:
     for count in itertools.count():
         # The C unpickler drops what is left of a frame and takes the length of an object from the bytes after it.
         if stream.tell() > frame_end > 0:
-            raise pickle.UnpicklingError("an object crosses the end of its frame")
+            raise pickle.UnpicklingError("an object extends past the end of its frame")
         frame_end = frame_end if stream.tell() < frame_end else 0
         code = stream.read(1)
         opcode = _OPCODES.get(code)

@@ -43,7 +43,7 @@ class Outcome:
     def __str__(self) -> str:
         """What is printed of an artefact that passed."""
         if self.is_same_bits:
-            return f"self test: bit for bit as on {self.executor}"
+            return f"self test: exactly the same bits as on {self.executor}"
         return f"self test: cosine {self.cosine:.4f} to {self.executor}, not the same bits"
 
 
@@ -101,18 +101,22 @@ def run_self_test(model: RuntimeEmbedder, sidecar: Sidecar | None) -> Outcome | 
     with np.errstate(all="ignore"):
         row = as_function_of_values(model)(ramps(model.io.size)[None].astype(np.float32))
         if any(one.shape != row[0].shape for one in (right, *wrong)):
-            raise FaceError(f"'{sidecar.path}' does not belong to '{model.name}': its self test has another size.")
+            raise FaceError(
+                f"'{sidecar.path}' does not belong to '{model.name}': its self test has a different input size."
+            )
         cosine, *mistaken = np.nan_to_num([row_cosines(one[None], row)[0] for one in (right, *wrong)], nan=-1).tolist()
     mistake = ""
     best = int(np.argmax(mistaken)) if mistaken else 0
     if cosine < RIGHT and mistaken and 1 - mistaken[best] <= EXPLAINS * (1 - cosine):
         named = test["mistakes"][best]
-        mistake = f"It looks like {named['name']} (cosine {mistaken[best]:.3f} to that). {named['advice']}."
+        mistake = (
+            f"The likely cause: {named['name']} (cosine {mistaken[best]:.3f} with this mistake). {named['advice']}."
+        )
     if mistake or cosine < test["min_cosine"]:
         made_on = test.get("executor")
         raise FaceError(
-            f"'{model.name}' does not give the embedding of its self test: cosine {cosine:.3f}, at least "
-            f"{test['min_cosine']:g} is right. Nothing was done. "
+            f"'{model.name}' does not return the embedding of its self test: cosine {cosine:.3f}, but at least "
+            f"{test['min_cosine']:g} is required. Nothing was done. "
             + (
                 mistake
                 or f"No known mistake explains it: the runtime computes wrongly. The test was made on {made_on}."

@@ -200,9 +200,8 @@ def check_sidecar(artefact: Path) -> Sidecar | None:
             return None
         if time.monotonic() >= end:
             raise FaceError(
-                f"'{artefact}' was changed after its sidecar '{sidecar.path.name}' was written (SHA-256 "
-                "disagrees). Make the file again, or remove the sidecar and describe the model's input with "
-                "flags."
+                f"'{artefact}' was changed after its sidecar '{sidecar.path.name}' was written (SHA-256 disagrees). "
+                "Make the artefact again, or remove the sidecar and describe the model's input with flags."
             )
         time.sleep(0.05)
 
@@ -216,8 +215,8 @@ def check_unchanged(artefact: Path, sha256: str) -> None:
     """
     if not Path(artefact).is_file() or sha256_of(artefact) != sha256:
         raise FaceError(
-            f"'{artefact}' was replaced while this command ran, so the results are not those of this file. Nothing was "
-            f"written. Run the command again."
+            f"'{artefact}' was replaced while this command ran, so the results would not match the new file. Nothing "
+            "was written. Run the command again."
         )
 
 
@@ -230,8 +229,9 @@ def require_raw_pixels(artefact: Path) -> Io:
     sidecar = check_sidecar(artefact)
     if sidecar is None:
         raise FaceError(
-            f"A training feeds raw RGB pixels. '{artefact}' has no sidecar that says what it takes: import it first, "
-            f"python import_model.py {Path(artefact).name} OUT.h5 --pixels {'|'.join(PIXEL_SCALINGS)} --color rgb|bgr."
+            f"Training uses raw RGB pixels. '{artefact}' has no sidecar that describes its input: import the model "
+            f"first, python import_model.py {Path(artefact).name} OUT.h5 --pixels {'|'.join(PIXEL_SCALINGS)} --color "
+            "rgb|bgr."
         )
     return check_raw_pixels(sidecar.io, artefact)
 
@@ -240,9 +240,8 @@ def check_raw_pixels(io: Io, artefact: Path) -> Io:
     """Refuses the input of a model that is to be trained, unless it is raw RGB pixels, NHWC; returns it."""
     if (io.layout, io.colour, io.pixels) != (Io.layout, Io.colour, Io.pixels):
         raise FaceError(
-            f"A training gives the net raw RGB pixels, NHWC. '{artefact}' takes {io.pixels} {io.colour} "
-            f"pixels, {io.layout}: import the net first with import_model.py, which puts the scaling into "
-            "the net."
+            f"Training passes raw RGB pixels (NHWC) to the net. '{artefact}' needs {io.pixels} {io.colour} pixels, "
+            f"{io.layout}: import the net first with import_model.py, which adds the scaling to the net."
         )
     return io
 

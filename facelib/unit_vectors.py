@@ -28,10 +28,9 @@ def check_norms(norms: np.ndarray, describe: Callable[[int], str]) -> None:
     if is_bad.any():
         i = int(np.argmax(is_bad))
         raise FaceError(
-            "An embedding has a finite norm above 0. The model gave "
-            f"{'a zero' if norms[i] == 0 else 'a non-finite'} embedding for {describe(i)} "
-            f"({int(is_bad.sum())} of {len(norms)} embeddings are bad). Check which pixels the model is "
-            "given, or train it again."
+            "An embedding must have a finite norm above 0. The model returned "
+            f"{'a zero' if norms[i] == 0 else 'a non-finite'} embedding for {describe(i)} ({int(is_bad.sum())} of "
+            f"{len(norms)} embeddings are bad). Check the pixels that the model gets, or train the model again."
         )
 
 
@@ -65,8 +64,8 @@ def check_differ(vectors: np.ndarray, what: str) -> None:
     """
     if len(vectors) > 1 and np.abs(vectors - vectors[:1]).max() <= SAME_DISTANCE:
         raise FaceError(
-            f"Embeddings differ from face to face. {what} gives the same one for all {len(vectors)} faces. "
-            f"Check how the model is fed, or train it again."
+            f"Different faces must have different embeddings. {what} returns the same embedding for all "
+            f"{len(vectors)} faces. Check the pixels that the model gets, or train the model again."
         )
 
 

@@ -56,12 +56,12 @@ MISTAKES = (
     ),
     Mistake(
         "NHWC pixels read as NCHW",
-        "The model takes three planes: transpose the pixels, or convert a model of the layout that is fed",
+        "The model takes three planes: transpose the pixels, or convert the model to the layout of your pixels",
         _rows_as_planes,
     ),
     Mistake(
         "NCHW pixels read as NHWC",
-        "The model takes the channels last: transpose the pixels, or convert a model of the layout that is fed",
+        "The model takes the channels last: transpose the pixels, or convert the model to the layout of your pixels",
         lambda pixels: pixels.transpose(0, 3, 1, 2).reshape(pixels.shape),
     ),
     Mistake(
@@ -105,15 +105,16 @@ class Findings:
         parts = []
         if self.looks_the_same:
             parts.append(
-                f"Different faces look the same (mean cosine {self.between:.2f} between them, in the reference "
-                f"{self.reference_between:.2f})."
+                f"Different faces get almost the same embedding (mean cosine between them {self.between:.2f}, "
+                f"reference {self.reference_between:.2f})."
             )
         if self.mistake is not None:
             parts.append(
-                f"It looks like {self.mistake.name} (cosine {self.mistake_cosine:.3f}). {self.mistake.advice}."
+                f"The likely cause: {self.mistake.name} (cosine {self.mistake_cosine:.3f} with this mistake). "
+                f"{self.mistake.advice}."
             )
         elif self.looks_the_same:
-            parts.append("Check how the model is fed: scaling, colours, layout.")
+            parts.append("Check the input of the model: scaling, colour order, layout.")
         return " ".join(parts)
 
 

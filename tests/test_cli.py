@@ -65,7 +65,7 @@ def test_a_removed_current_folder_is_one_line(removed_folder, capsys, work):
         run_cli(work)
 
     assert end.value.code == 1
-    assert capsys.readouterr().err == "error: The current folder was removed. Change to one that is there: cd FOLDER.\n"
+    assert capsys.readouterr().err == "error: The current folder was removed. Go to an existing folder: cd FOLDER.\n"
 
 
 def test_facelib_can_be_imported_in_a_removed_folder(removed_folder, monkeypatch):

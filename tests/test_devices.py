@@ -103,9 +103,9 @@ def test_an_nvidia_smi_that_fails_is_a_note(tmp_path, monkeypatch):
     [
         (False, "550.54", True, True, r"Missing: CUDA in TensorFlow .* built without it\. Run make setup GPU=1"),
         (True, "550.54", False, True, r"Missing: libcuda\.so\.1 of the driver\. Install .*--gpus all"),
-        (True, "470.57.02", True, True, r"driver 470\.57\.02\. Missing: a driver for CUDA 12\.5.*525\.60.*Update"),
+        (True, "470.57.02", True, True, r"driver 470\.57\.02\. Missing: driver 525\.60.* or newer, for CUDA 12\.5"),
         (True, "", True, False, r"Missing: \S+/nvidia0\. Start a container with --gpus all; ask Slurm"),
-        (True, "550.54", True, True, r"Missing: nothing that is known here\. See what TensorFlow says: python -c"),
+        (True, "550.54", True, True, r"Missing: unknown\. See what TensorFlow says: python -c"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(tmp_path, monkeypatch, is_cuda, driver, loads, nodes, expected):

@@ -49,7 +49,7 @@ def test_a_list_is_read_in_any_encoding_and_form(faces, encoding, line):
     (faces / "list.lst").write_bytes(text.encode(encoding))
     source = open_source(faces / "list.lst")
     assert every(source) == [PICTURE, PICTURE] and source.labels.tolist() == [0, 1]
-    assert [f"'{faces}/list.lst' is not UTF-8: it is read as gb18030"] * (encoding == "gb18030") == source.notes
+    assert [f"'{faces}/list.lst' is not UTF-8, so it was read as gb18030"] * (encoding == "gb18030") == source.notes
 
 
 def test_a_table_with_a_head_is_a_list(faces):
@@ -89,7 +89,7 @@ def test_accents_are_found_however_they_are_stored(tmp_path, listed, there):
 
 def test_a_drive_letter_is_named(tmp_path):
     (tmp_path / "list.txt").write_text("0;C:\\faces\\a.jpg", encoding="utf-8")
-    with pytest.raises(BadRecord, match="a path of Windows: write it relative to the folder of the list"):
+    with pytest.raises(BadRecord, match="a Windows path: write the path relative to the folder of the list"):
         ListSource(tmp_path / "list.txt").read(0)
 
 
@@ -121,7 +121,7 @@ def test_a_gbk_list_whose_bytes_are_utf8_too_is_read_as_said(tmp_path, capsys):
     assert "note" not in capsys.readouterr().out.replace("note: 1 image", "")
     for wrong in ("no-such", "utf-8", "ascii"):
         faces.write_bytes(b"0;\xff.png")
-        with pytest.raises(FaceError, match=f"--encoding {wrong} is not the encoding of the list of faces"):
+        with pytest.raises(FaceError, match=f"The list of faces .* does not have the encoding {wrong}"):
             open_source(faces, encoding=wrong)
 
 

@@ -59,7 +59,7 @@ def test_what_our_files_hold_is_read_as_python_reads_it():
 def test_a_json_file_that_is_no_object_is_one_line(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
 
-    with pytest.raises(FaceError, match=r"The report is a JSON object\.") as caught:
+    with pytest.raises(FaceError, match=r"The report must be a JSON object\.") as caught:
         read_json(tmp_path / "a.json", "report")
     assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
 
@@ -203,7 +203,7 @@ def test_a_conversion_into_a_folder_is_refused_before_the_work(tmp_path, script)
     (tmp_path / "model").write_bytes(b"no model")
     flags = [] if script in ("facelib.export.optimize", "import_model") else ["--out"]
 
-    with pytest.raises(FaceError, match="is a folder: name a file in it"):
+    with pytest.raises(FaceError, match="is a folder: choose a file in this folder"):
         import_module(script).main([str(tmp_path / "model"), *flags, str(tmp_path)])
 
 

@@ -39,8 +39,8 @@ def schema(tmp_path):
         ({"list": [1, 2, 3]}, "list must be a list of at most 2 values. Received: [1, 2, 3]."),
         ({"n": -1}, "n must be at least 0. Received: -1."),
         ({"n": "a" * 99}, 'n must be a whole number. Received: "' + "a" * 56 + "..."),
-        ({"x": [1], "y": [1, 2]}, "equal length in x, y, and 'edges' with one value more. Received: 1 in x, 2 in y."),
-        ({"x": [1], "edges": [1]}, "with one value more. Received: 1 in x, 1 in edges."),
+        ({"x": [1], "y": [1, 2]}, "equal length in x, y, and one value more in 'edges'. Received: 1 in x, 2 in y."),
+        ({"x": [1], "edges": [1]}, "and one value more in 'edges'. Received: 1 in x, 1 in edges."),
     ],
 )
 def test_an_error_names_file_place_rule_and_value(schema, value, words):

@@ -34,7 +34,7 @@ def test_twice_the_size_keeps_the_picture():
 
 
 def test_a_crop_cannot_enlarge_and_says_the_way():
-    with pytest.raises(FaceError, match=r"takes 128x128 pixels, the faces have 112x112.*--fit resize"):
+    with pytest.raises(FaceError, match=r"needs 128x128 pixels, but the faces have 112x112.*--fit resize"):
         to_model_input(FACES, Io(size=(128, 128)))
     assert to_model_input(FACES, Io(size=(128, 128), fit="resize")).shape == (3, 128, 128, 3)
 

@@ -91,9 +91,9 @@ def test_what_counts_and_what_is_left_out_is_noted(odd):
     source = FolderSource(odd)
     assert list(source.class_names) == ["ann", "ann/profile", "bob", "eve"]
     said = "\n".join(source.notes)
-    assert "taken for a person of its own" in said and "1 of 4 identities, such as 'ann/profile'" in said
+    assert "counts as a separate person" in said and "1 of 4 identities, such as 'ann/profile'" in said
     assert "1 file that is not an image skipped" in said
-    assert "4 folders of the system or links to other folders here skipped, such as '__MACOSX'" in said
+    assert "4 system folders or links to other folders skipped, such as '__MACOSX'" in said
     assert "several people" not in said
     for i in range(len(source)):
         source.read(i)
@@ -128,8 +128,8 @@ def test_every_script_prints_the_notes_of_its_source(odd, tmp_path, script, caps
         )
         predict.main(["enroll", str(odd), str(tmp_path / "g.npy"), "--model", str(tmp_path / "m.fake")])
     said = capsys.readouterr().out
-    assert "note: each folder with images is taken for a person of its own" in said
-    assert "note: 4 folders of the system" in said
+    assert "note: each folder with images counts as a separate person" in said
+    assert "note: 4 system folders" in said
     if script in ("prepare", "export", "evaluate", "enroll"):
         assert "note: 1 image in the folders of several people" in said
 
@@ -137,7 +137,7 @@ def test_every_script_prints_the_notes_of_its_source(odd, tmp_path, script, caps
 def test_calibration_tells_the_notes_of_its_source(odd):
     notes = []
     load_crops(odd, 3, 0, notes=notes)
-    assert "taken for a person of its own" in notes[0]
+    assert "counts as a separate person" in notes[0]
 
 
 def test_a_pipe_is_not_a_photo(tmp_path):

@@ -72,13 +72,13 @@ def test_a_model_that_is_run_rightly_passes(models, name):
 
     assert outcome.cosine > 0.99999 and outcome.is_same_bits
     assert outcome.is_integer == (FORMS[name] == "tflite_int8")
-    assert str(outcome).startswith("self test: bit for bit as on ")
+    assert str(outcome).startswith("self test: exactly the same bits as on ")
 
 
 @pytest.mark.parametrize("mistake", NAMES)
 @pytest.mark.parametrize("name", FORMS)
 def test_each_mistake_is_named(models, name, mistake):
-    line = rf"It looks like {mistake} \(cosine (0\.9\d+|1\.000) to that\)\. [A-Z]"
+    line = rf"The likely cause: {mistake} \(cosine (0\.9\d+|1\.000) with this mistake\)\. [A-Z]"
     with pytest.raises(FaceError, match=line) as error:
         run_self_test(fed_wrongly(models / name, mistake), read_sidecar(models / name))
 
@@ -169,7 +169,7 @@ def test_scripts_stop_before_they_measure(models, tmp_path, shades, change, caus
         lambda: tflite_test.main([str(model), "--valid", str(shades / "shades.bin")]),
         lambda: predict.main([*map(str, crops), "--model", str(model), "--threshold", "1"]),
     ):
-        with pytest.raises(FaceError, match=f"It looks like {cause}"):
+        with pytest.raises(FaceError, match=f"The likely cause: {cause}"):
             run()
     assert not list(tmp_path.glob("*.report.json"))
 
@@ -177,7 +177,7 @@ def test_scripts_stop_before_they_measure(models, tmp_path, shades, change, caus
 def test_an_integer_model_says_its_bits(models, shades, capsys):
     tflite_test.main([str(models / "int8.tflite"), "--valid", str(shades / "shades.bin"), "--far", "0.1"])
 
-    assert capsys.readouterr().out.startswith("self test: bit for bit as on LiteRT, XNNPACK\n")
+    assert capsys.readouterr().out.startswith("self test: exactly the same bits as on LiteRT, XNNPACK\n")
 
 
 def test_floors_follow_the_kind():

@@ -1,4 +1,4 @@
-"""Give the identities of a training set more equal numbers of images.
+"""Balance a training set: make the numbers of images per identity more equal.
 
     python tools/balance_data.py DATA BALANCED
 
@@ -9,8 +9,8 @@ more than 350           350 of them, chosen by --seed
 31 to 90                all, and three copies of each: opening, Gaussian noise, salt and pepper
 30 or fewer             none
 
-The rule is from AIWintermuteAI/MobileFaceNet-Keras-K210. The bytes of the original images are kept.
-BALANCED/balance.json holds the table that is printed.
+The rule is from AIWintermuteAI/MobileFaceNet-Keras-K210. The bytes of the original images are not changed.
+The script prints a table and writes it to BALANCED/balance.json.
 """
 
 import sys
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("data", type=Path, help="data directory, or face data of another format")
+    parser.add_argument("data", type=Path, help="data directory, or face data in any other format")
     parser.add_argument("out", type=Path, help="data directory to make")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the sample, noise and order (default: %(default)s)"
@@ -67,7 +67,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for flag, least in (("seed", 0), ("workers", 1)):
         if getattr(args, flag) < least:
-            raise FaceError(f"--{flag} is at least {least}. Received: {getattr(args, flag)}.")
+            raise FaceError(f"--{flag} must be at least {least}. Received: {getattr(args, flag)}.")
     return args
 
 

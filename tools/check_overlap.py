@@ -1,4 +1,4 @@
-"""Find identities of a training set that are in a verification set too. They make the scores on that set too good.
+"""Find identities that are in both a training set and a verification set. They make the scores on that set too high.
 
     python tools/check_overlap.py data/ms1m lfw.bin --model embedder.h5 --out overlap.csv --sheet overlap.png
 
@@ -7,8 +7,8 @@ VALID: a .bin or identity folders: every distinct image is compared with every i
 
 T identities x V images at a false-accept rate f give T*V*f hits by chance: 22 thousand for 2,818 x 7,701 at 1e-3. So by
 default the threshold is the distance at which --chance-hits (1) are expected. It is computed from a normal distribution
-fitted to these comparisons. Lookalikes make a few hits more. Look at the sheet before you decide. Images that are in
-both sets byte for byte are named too; prepare_data.py --leave-out makes a training set without these people.
+fitted to these comparisons. Lookalikes cause a few more hits. Look at the sheet before you decide. Images that are in
+both sets byte for byte are listed too; prepare_data.py --leave-out makes a training set without these people.
 """
 
 import sys
@@ -102,7 +102,7 @@ def choose_distance(
     if decision is None:
         chance = Chance(centres, images, args.seed)
         distance = chance.distance_for(args.chance_hits)
-        return distance, f"about {about(chance.hits_within(distance))} hits; lookalikes make it a few times as many"
+        return distance, f"about {about(chance.hits_within(distance))} hits; with lookalikes a few times as many"
     if decision.far is None:
         return decision.distance, ""
     return decision.distance, f"about {about(decision.far * len(centres) * len(images))} hits; {decision}"
@@ -210,9 +210,9 @@ def print_bad(bad: list[str]) -> None:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("train", type=Path, metavar="TRAIN", help="training faces of any format that prepare_data.py takes")
-    add("valid", type=Path, metavar="VALID", help="a .bin, or identity folders")
-    add("--model", type=Path, required=True, metavar="X", help=".h5, .pb, .tflite or .onnx")
+    add("train", type=Path, metavar="TRAIN", help="training faces in any format that prepare_data.py accepts")
+    add("valid", type=Path, metavar="VALID", help="verification set: a .bin, or identity folders")
+    add("--model", type=Path, required=True, metavar="X", help="face model: .h5, .pb, .tflite or .onnx")
     add(
         "--max-images",
         type=int,
@@ -232,20 +232,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="use this threshold instead, a squared L2 distance from 0 to 4",
     )
     which.add_argument("--far", type=float, metavar="RATE", help="use the model's threshold calibrated for this FAR")
-    add("--out", type=Path, metavar="CSV", help="CSV file for all pairs that are found")
+    add("--out", type=Path, metavar="CSV", help="CSV file for all pairs found")
     add("--sheet", type=Path, metavar="PNG", help="where to write a contact sheet")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)")
     add_io_flags(parser)
     args = parser.parse_args(argv)
     check_sheet_path(args.sheet)
     if args.out and args.out.is_dir():
-        raise FaceError(f"--out names the CSV to be written. '{args.out}' is a folder: name a file in it.")
+        raise FaceError(
+            f"--out must be the path of a CSV file. '{args.out}' is a folder: choose a file in this folder."
+        )
     if args.max_images < 1:
-        raise FaceError(f"An identity's centre needs at least one face. Received: --max-images {args.max_images}.")
+        raise FaceError(f"The centre of an identity needs at least one face. Received: --max-images {args.max_images}.")
     if not (math.isfinite(args.chance_hits) and args.chance_hits > 0):
-        raise FaceError(f"--chance-hits is a number above 0, such as 0.1. Received: {args.chance_hits:g}.")
+        raise FaceError(f"--chance-hits must be a number above 0, such as 0.1. Received: {args.chance_hits:g}.")
     if args.threads < 1:
-        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
+        raise FaceError(f"--threads must be at least 1. Received: {args.threads}.")
     return args
 
 

@@ -3,12 +3,12 @@
     python tools/clean_data.py DATA CLEANED --model runs/first/embedder.h5 --sheet dropped.png
     python tools/clean_data.py DATA CLEANED --model X --relabel --merge-angle 35
 
-A face further than --max-angle from the centre of its identity is dropped. With --relabel the face moves to another
-identity, if the centre of that identity is within --max-angle and at least 20 degrees nearer than its own. The centre
+A face further than --max-angle from the centre of its identity is dropped. With --relabel the face moves to a
+different identity, if the centre of that identity is within --max-angle and at least 20 degrees nearer. The centre
 is the mean of the half of the faces that is nearest to it, so wrong faces do not move it. For a model with sub-centres
 (--head RUN/epoch-NNN.h5) the centre is the dominant sub-centre (Sub-center ArcFace, ECCV 2020). The image bytes are
-kept. CLEANED/clean.json lists every changed record and why. If CLEANED is already finished, the script does not make it
-again.
+not changed. CLEANED/clean.json lists every changed record and the reason. If CLEANED is already finished, the script
+does not make it again.
 """
 
 import sys
@@ -108,16 +108,18 @@ def read_sub_centres(path: Path, class_names: Sequence[str]) -> np.ndarray:
     centres = load_head_centres(path)
     names = read_json(require_file(Path(path).parent / CLASSES, "list of classes"), "list of classes")["class_names"]
     if centres is None:
-        raise FaceError(f"--head is an epoch-NNN.h5 with class centres. '{path}' has none.")
+        raise FaceError(f"--head must be an epoch-NNN.h5 with class centres. '{path}' has none.")
     if len(centres) % len(names):
         raise FaceError(
-            f"A head has K centres per identity. '{path}' has {len(centres)} centres for {len(names)} identities."
+            f"A head must have the same number of centres for each identity. '{path}' has {len(centres)} centres "
+            f"for {len(names)} identities."
         )
     known = class_map(names, class_names)
     if (known < 0).any():
         missing = class_names[int(np.argmin(known))]
         raise FaceError(
-            f"--head knows every identity of DATA. '{path}' does not know '{missing}': clean without --head."
+            f"--head must have a class centre for every identity of DATA. '{path}' has none for '{missing}': "
+            "clean without --head."
         )
     centres = centres.reshape(len(names), -1, centres.shape[1])[known]
     return centres / np.linalg.norm(centres, axis=-1, keepdims=True)
@@ -128,8 +130,8 @@ def check_sizes(vectors: np.ndarray, sub_centres: np.ndarray) -> None:
     sizes = vectors.shape[-1], sub_centres.shape[-1]
     if sizes[0] != sizes[1]:
         raise FaceError(
-            f"--head and --model must come from one training. Received: {sizes[0]} values in the vectors of --model, "
-            f"{sizes[1]} in the centres of --head."
+            f"--head and --model must come from the same training. Received: {sizes[0]} values in the vectors of "
+            f"--model, {sizes[1]} in the centres of --head."
         )
 
 
@@ -161,8 +163,8 @@ def write(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarray
     stays = verdict.labels >= 0
     if not stays.any():
         raise FaceError(
-            f"After cleaning, an identity has at least {args.min_images} faces within {args.max_angle:g} degrees of "
-            "its centre. None has. Raise --max-angle or lower --min-images; if that does not help, test the model: its "
+            f"After cleaning, no identity has at least {args.min_images} faces within {args.max_angle:g} degrees of "
+            "its centre. Raise --max-angle or lower --min-images. If this does not help, test the model: its "
             "embeddings may be bad."
         )
     names = [source.class_names[label] for label in np.unique(verdict.labels[stays])]
@@ -208,9 +210,9 @@ def report(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarra
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
-    add("data", type=Path, help="data directory, or face data of another format")
+    add("data", type=Path, help="data directory, or face data in any other format")
     add("out", type=Path, help="data directory to make")
-    add("--model", type=Path, required=True, metavar="X", help="a trained face model: .h5, .pb, .tflite or .onnx")
+    add("--model", type=Path, required=True, metavar="X", help="trained face model: .h5, .pb, .tflite or .onnx")
     add("--head", type=Path, metavar="H5", help="epoch-NNN.h5 whose dominant sub-centres are the class centres")
     add(
         "--max-angle",
@@ -242,16 +244,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for flag, low, high in (("max_angle", 0, 180), ("merge_angle", 0, 90)):
         value = getattr(args, flag)
         if value is not None and not low < value < high:
-            raise FaceError(f"--{flag.replace('_', '-')} is between {low} and {high} degrees. Received: {value:g}.")
+            raise FaceError(
+                f"--{flag.replace('_', '-')} must be between {low} and {high} degrees. Received: {value:g}."
+            )
     for flag, least in (("min_images", 1), ("threads", 1), ("seed", 0)):
         if getattr(args, flag) < least:
-            raise FaceError(f"--{flag.replace('_', '-')} is at least {least}. Received: {getattr(args, flag)}.")
+            raise FaceError(f"--{flag.replace('_', '-')} must be at least {least}. Received: {getattr(args, flag)}.")
     if args.head and args.merge_angle:
         raise FaceError(
-            "--merge-angle would change the class centres that --head gives. Merge first, in a run without --head."
+            "--merge-angle cannot be used with --head, because merging changes the class centres. Merge first, "
+            "in a run without --head."
         )
     if args.out.exists() and not (args.out / META).exists():
-        raise FaceError(f"OUT is a folder that will be made. '{args.out}' exists: choose another name.")
+        raise FaceError(f"OUT must be a new folder. '{args.out}' already exists: choose a different name.")
     return args
 
 

@@ -23,8 +23,10 @@ from facelib.cli import run_cli, script_parser
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="the --out of a train.py")
-    parser.add_argument("--out", type=Path, default=Path("compare.html"), help="the page (default: %(default)s)")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run directories (the --out of train.py)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("compare.html"), help="path of the page (default: %(default)s)"
+    )
     return parser.parse_args(argv)
 
 

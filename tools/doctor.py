@@ -3,7 +3,7 @@
     python tools/doctor.py RECIPE --data DIR [--seconds 5] [--threads N]
 
 First comes a table of the machine: driver, CUDA, cuDNN, TensorFlow, devices, cores, memory, and the disk of DIR. Then
-each part is measured alone, as the training would run it: reading, decoding and augmenting on all threads, the whole
+each part is measured alone, in the same way as in training: reading, decoding and augmenting on all threads, the whole
 input pipeline, and the step of the recipe's first stage on a fixed batch. A batch that does not fit into the memory is
 not run. On a CPU the step and the input share the cores, so a training is a little slower than the slower of the two.
 Data that were read recently come from memory instead of the disk: to measure a disk, use data that are larger than the
@@ -154,14 +154,16 @@ def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str,
     pipeline, step = rates["pipeline"], rates.get("step")
     if step is not None and pipeline >= ENOUGH * step:
         times = f"{pipeline / step:.0f}" if pipeline >= 10 * step else f"{pipeline / step:.1f}"
-        could = f"the input could feed {pipeline:,.0f}: {times} times as many"
+        could = f"the input pipeline could deliver {pipeline:,.0f}: {times} times as many"
         return f"The step: {step:,.0f} images/s; {could}. {advice}"
-    feeds = f"the whole input feeds {pipeline:,.0f}"
-    feeds += "." if step is None else f", the step could take {step:,.0f}."
+    feeds = f"the whole input pipeline delivers {pipeline:,.0f}"
+    feeds += "." if step is None else f", the step could use {step:,.0f}."
     together = 1 / sum(1 / rates[name] for name in DOING)
     if pipeline < MUCH_WAITING * together:
         other = num_cores if threads != num_cores else 1
-        return f"Threads wait for each other: without that {together:,.0f} images/s; {feeds} Try --threads {other}."
+        return (
+            f"Threads wait for each other: without this delay {together:,.0f} images/s; {feeds} Try --threads {other}."
+        )
     slowest = min(DOING, key=lambda name: rates[name])
     advice = _input_advice(slowest, threads, num_cores, shuffle)
     if step is None:
@@ -171,8 +173,8 @@ def verdict(rates: dict[str, float], threads: int, num_cores: int, shuffle: str,
 
 def _input_advice(slowest: str, threads: int, num_cores: int, shuffle: str) -> str:
     if slowest == "read":
-        sequence = "data.shuffle = 'blocks' reads in sequence; " * (shuffle == "records")
-        return f"More --threads than {threads} wait at the same time; {sequence}or use a faster disk."
+        sequence = "data.shuffle = 'blocks' to read in sequence, " * (shuffle == "records")
+        return f"Use more than {threads} --threads to read more at the same time, {sequence}or a faster disk."
     if threads < num_cores:
         return f"Use --threads {num_cores}, as many as there are cores."
     if slowest == "augment":
@@ -309,13 +311,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add_set_flag(parser, "data.shuffle=blocks")
-    add("--step", action=argparse.BooleanOptionalAction, default=True, help="measure the training step too")
+    add("--step", action=argparse.BooleanOptionalAction, default=True, help="also measure the training step")
     add_device_flag(parser)
     args = parser.parse_args(argv)
     if args.threads is not None and args.threads < 1:
-        raise FaceError(f"--threads is at least 1. Received: {args.threads}.")
+        raise FaceError(f"--threads must be at least 1. Received: {args.threads}.")
     if not 0 < args.seconds <= 3600:
-        raise FaceError(f"--seconds is above 0, at most 3600. Received: {args.seconds:g}.")
+        raise FaceError(f"--seconds must be above 0 and at most 3600. Received: {args.seconds:g}.")
     return args
 
 

@@ -4,8 +4,8 @@
 
 MODEL is any artefact: .h5, .pb, .tflite or .onnx. By default the embeddings keep their norms (N1), are weighted by the
 detector score (D1), and the embedding of the mirrored image is added (F1). TAR@FAR is measured at the loosest threshold
-whose FAR is not above the stated one. The usual scripts take the point of scikit-learn's ROC with the nearest FAR,
-which may be above the stated one. So their TAR can be higher. To compare with their tables, add --nearest.
+whose FAR is not above the stated one. The usual scripts use the point of scikit-learn's ROC with the nearest FAR,
+which may be above the stated one, so their TAR can be higher. To compare with their tables, add --nearest.
 """
 
 import sys
@@ -155,7 +155,7 @@ def _switches(args: argparse.Namespace) -> str:
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
-    add("model", type=Path, metavar="MODEL", help="the artefact to test")
+    add("model", type=Path, metavar="MODEL", help="artefact to test")
     add(
         "--meta",
         type=Path,
@@ -175,7 +175,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--detector-score", action=switch, default=True, help="D1: weight each image by its detector score")
     add("--flip", action=switch, default=True, help="F1: add the embedding of the mirrored image")
     add_far_flag(parser, "measure TAR at these FARs (default: 1e-6 to 0.1)")
-    add("--nearest", action="store_true", help="TAR at the nearest FAR of the ROC, as InsightFace's scripts take it")
+    add("--nearest", action="store_true", help="TAR at the nearest FAR of the ROC, as in InsightFace's scripts")
     add("--report", type=Path, help="where to write the report (default: MODEL.ijb.report.json)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
     add_io_flags(parser)
@@ -183,7 +183,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args.protocol = tuple(protocol for protocol in PROTOCOLS if protocol in args.protocol)
     args.far = check_fars(args.far or FARS)
     if args.threads < 1:
-        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
+        raise FaceError(f"--threads must be at least 1. Received: {args.threads}.")
     return args
 
 

@@ -3,8 +3,8 @@
     python tools/evaluate_tinyface.py runs/demo/embedder.h5 --images TinyFace_aligned
 
 MODEL is any artefact. --images holds the folders Probe, Gallery_Match and Gallery_Distractor with aligned 112x112
-crops; with --letterbox the images of Testing_Set as they are. Ranks are counted over images of the gallery, as papers
-do.
+crops; with --letterbox, the unchanged images of Testing_Set. Ranks are counted over the images of the gallery, as in
+papers.
 """
 
 import sys
@@ -85,7 +85,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
-    add("model", type=Path, metavar="MODEL", help="the artefact to test")
+    add("model", type=Path, metavar="MODEL", help="artefact to test")
     add("--images", type=Path, required=True, metavar="DIR", help="folder of Probe, Gallery_Match, Gallery_Distractor")
     add("--letterbox", action=switch, default=False, help="scale images of any size to the input, with grey bars")
     add("--flip", action=switch, default=False, help="add the embedding of the mirrored image")
@@ -94,7 +94,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_io_flags(parser)
     args = parser.parse_args(argv)
     if args.threads < 1:
-        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
+        raise FaceError(f"--threads must be at least 1. Received: {args.threads}.")
     return args
 
 

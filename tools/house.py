@@ -131,7 +131,7 @@ def describe(root: Path) -> str:
     """The report on a checkout as text: a table of rooms, then totals, arrows between rooms, and circles."""
     modules = library(root)
     if not modules:
-        raise FaceError(f"No facelib/ in '{root}'. Name the folder of a checkout.")
+        raise FaceError(f"'{root}' has no folder facelib/. Pass the folder of a checkout.")
     files = {name: path for name, path in modules.items() if path.name != "__init__.py"}
     arrows = file_arrows(modules)
     between = room_arrows(arrows, modules)
@@ -160,7 +160,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     this = Path(__file__).resolve().parents[1]
     parser.add_argument(
-        "checkout", type=Path, nargs="?", default=this, metavar="DIR", help="the checkout to read (default: this one)"
+        "checkout", type=Path, nargs="?", default=this, metavar="DIR", help="checkout to read (default: this one)"
     )
     return parser.parse_args(argv)
 

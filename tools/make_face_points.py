@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     mesh = require_file(args.assets, "assets file").read_bytes()[START:STOP]
     if hashlib.sha256(mesh).hexdigest() != SOURCE:
         raise FaceError(
-            f"The face mesh must be that of @mediapipe/face_mesh {VERSION}. '{args.assets}' holds another "
-            f"mesh or none: get the right one with npm pack @mediapipe/face_mesh@{VERSION}."
+            f"The face mesh must be that of @mediapipe/face_mesh {VERSION}. '{args.assets}' holds a different mesh or "
+            f"none: download the right one with npm pack @mediapipe/face_mesh@{VERSION}."
         )
     data = replace_last_layer(mesh)
     write_bytes(args.out, data)

@@ -4,8 +4,8 @@
     python tools/plot_history.py runs/a runs/b --out compare.png     several runs in one picture
     python tools/plot_history.py checkpoints/mbf_hist.json runs/a    also the history of leondgarse/Keras_insightface
 
-Prints the best accuracy of each run. A run that is still training can be plotted at any time. compare_runs.py compares
-the tested models of several runs.
+Prints the best accuracy of each run. A run that is still training can be plotted at any time. To compare the tested
+models of several runs, use compare_runs.py.
 """
 
 import sys
@@ -42,17 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a training, or a *_hist.json")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run directories (the --out of train.py), or *_hist.json files",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="PNG",
-        help="the picture (default: RUN/plots/history.png; for several runs: history.png in the folder above them)",
+        help=("path of the picture (default: RUN/plots/history.png; for several runs: history.png in the folder above "
+            "the runs)"),
     )  # fmt: skip
     parser.add_argument(
-        "--by", choices=BY, default="epochs", help="what the horizontal axis shows (default: %(default)s)"
+        "--by", choices=BY, default="epochs", help="quantity on the horizontal axis (default: %(default)s)"
     )
     args = parser.parse_args(argv)
     if args.out and args.out.suffix.lower() != ".png":
-        raise FaceError(f"--out is a .png. Received: '{args.out}'.")
+        raise FaceError(f"--out must end in .png. Received: '{args.out}'.")
     return args
 
 

@@ -2,14 +2,14 @@
 
 python tools/quantize_aware.py runs/ms1m/embedder.h5 runs/ms1m_int8 --data data/ms1m --valid lfw.bin
 
-It is for networks that lose too much accuracy when pb_2_tflite.py --mode int8 measures the int8 ranges after the
-training. A copy of the network rounds its weights and activations to int8 while it learns the embeddings of EMBEDDER.h5
-on DATA. Labels are not used. The verification results of OUT are those of the rounded network. Export it like any other
-network: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py --mode int8, which then needs no --calibration. Run the same command
-again to resume.
+Use this script for networks that lose too much accuracy when pb_2_tflite.py --mode int8 measures the int8 ranges after
+the training. A copy of the network rounds its weights and activations to int8 while it learns the embeddings of
+EMBEDDER.h5 on DATA. Labels are not used. The verification results of OUT are those of the rounded network. Export OUT
+like any other network: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py --mode int8, which then needs no --calibration. Run
+the same command again to resume.
 
---target esp32s3 or esp32p4 trains for ESP-DL, whose scales are powers of two: then go on with pb_2_onnx.py --layout
-nchw --pixels outside --batch 1 and esp/onnx_2_espdl.py, which keeps the scales of the training.
+--target esp32s3 or esp32p4 trains for ESP-DL, whose scales are powers of two. After this training use pb_2_onnx.py
+--layout nchw --pixels outside --batch 1, and then esp/onnx_2_espdl.py, which keeps the scales of the training.
 """
 
 import sys
@@ -36,15 +36,16 @@ from facelib.training.stop_signals import exit_code
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    data_help = "training faces, as for train.py; they set the first int8 ranges too"
+    data_help = "training faces, as for train.py; they also set the first int8 ranges"
     add_flags(parser, learning_rate=1e-4, data_help=data_help)
-    target_help = "what the network is for: tflite, or a chip of ESP-DL (default: %(default)s)"
+    target_help = "target of the network: tflite, or a chip of ESP-DL (default: %(default)s)"
     parser.add_argument("--target", choices=("tflite", "esp32s3", "esp32p4"), default="tflite", help=target_help)
     args = parser.parse_args(argv)
     check_flags(args)
     if args.data is None:
         raise FaceError(
-            "Training for int8 needs faces. Received no --data. Pass the data directory of the training: --data DATA."
+            "Training for int8 needs face data. Received no --data. Pass the data directory of the training: "
+            "--data DATA."
         )
     return args
 

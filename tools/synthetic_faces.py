@@ -4,7 +4,7 @@
     python tools/synthetic_faces.py toy/valid/toy.bin --format bin --identities 100 --images 8 --num-pairs 2400
 
 The pictures of one person share the shape of the face, its colours and its marks. Pose, light, expression, glasses and
-the camera differ. A verification set (--format bin) shows other people than a training set, unless you set
+the camera differ. A verification set (--format bin) and a training set show different people, unless you set
 --first-identity. The same seed always gives the same faces: 112x112 JPEGs, aligned. They are not a substitute for
 photos of real people: a model trained on them recognises only faces like them.
 
@@ -32,7 +32,7 @@ from facelib.data.synthetic.files import HELD_OUT_IDENTITY, WRITERS, SyntheticSe
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
-    parser.add_argument("out", type=Path, help="folder or file to write; the table above says which")
+    parser.add_argument("out", type=Path, help="folder or file to write, as in the table above")
     parser.add_argument(
         "--format",
         choices=[*WRITERS, "bin"],
@@ -47,7 +47,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--num-pairs", type=int, default=1200, help="pairs in a .bin, half of them genuine (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other people (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the people and pictures (default: %(default)s)")
     return parser.parse_args(argv)
 
 

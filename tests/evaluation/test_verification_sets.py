@@ -173,5 +173,5 @@ def test_the_report_names_the_set_from_its_own_folder_and_the_sidecar_gets_thres
 def test_a_folder_without_bins_or_identities_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(FaceError, match=r"No .bin in the folder"):
+    with pytest.raises(FaceError, match=r"has no .bin"):
         find_sets(tmp_path / "empty")

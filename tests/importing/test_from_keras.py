@@ -155,5 +155,5 @@ def test_centres_are_left_out_where_classes_json_names_others(tmp_path, capsys):
     run(net.save(tmp_path / "net.h5"), tmp_path / "out.h5")
 
     assert load_head_centres(tmp_path / "out.h5") is None
-    assert "7 class centres left out" in capsys.readouterr().out
+    assert "7 class centres were left out" in capsys.readouterr().out
     assert read_json(tmp_path / "classes.json", "classes")["class_names"] == ["Ann", "Bo"]

@@ -526,7 +526,7 @@ def test_images_of_another_size_are_cut_or_scaled(data_dir, fit, size):
 def test_a_crop_larger_than_the_images_names_the_record(data_dir):
     data = TrainingData(data_dir, 7, image_size=(32, 32), fit="crop")
 
-    with pytest.raises(FaceError, match=r"record \d+.*takes 32x32 pixels, the faces have 16x16"):
+    with pytest.raises(FaceError, match=r"record \d+.*needs 32x32 pixels, but the faces have 16x16"):
         next(data.batches())
 
 

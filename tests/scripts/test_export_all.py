@@ -347,7 +347,7 @@ def test_ascend_and_k210_run_if_their_tools_are_there(toy, bring):
     (toy.folder / "k210" / ".venv").mkdir(parents=True)
     (toy.folder / "k210" / ".venv" / "ready").touch()
 
-    bring.refused["k210/check_k210.py"] = "The K210 does not take PReLU."
+    bring.refused["k210/check_k210.py"] = "The K210 cannot run PReLU."
     ran = bring()
 
     valid, far = ["--valid", str(toy.bin)], ["--far", "0.001"]
@@ -362,7 +362,7 @@ def test_ascend_and_k210_run_if_their_tools_are_there(toy, bring):
     ]
     table = table_of(toy)
     assert table["model.om"]["gate"] == "passed"
-    assert table["model.kmodel"]["gate"] == "not run: The K210 does not take PReLU."
+    assert table["model.kmodel"]["gate"] == "not run: The K210 cannot run PReLU."
 
     bring.refused.clear()
     assert bring()[:-1] == [

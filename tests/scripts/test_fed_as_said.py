@@ -90,7 +90,7 @@ def test_the_flags_are_kept_and_serve_the_next_command(folder, tmp_path, script)
 
 @pytest.mark.parametrize("script", ["test", "compare", "enroll", "clean", "overlap"])
 @pytest.mark.parametrize(
-    ("offset", "match"), [(1e12, "gives? .*(same one|for all)"), (np.nan, "The model gave a non-finite embedding")]
+    ("offset", "match"), [(1e12, "gives? .*(same one|for all)"), (np.nan, "The model returned a non-finite embedding")]
 )
 def test_a_model_that_tells_nobody_apart_is_one_line_and_nothing_is_written(folder, tmp_path, script, offset, match):
     model, out = write_model(tmp_path / "m.onnx", offset), tmp_path / "out"
@@ -129,7 +129,7 @@ class TestToolsThatTrainACopy:
         with pytest.raises(FaceError, match=r"has no sidecar 'net\.h5\.json' .* --pixels raw"):
             tool.main(words)
         for flags in (["--pixels", "pm1"], ["--color", "bgr"]):
-            with pytest.raises(FaceError, match=r"A training gives the net raw RGB pixels.*import the net first"):
+            with pytest.raises(FaceError, match=r"Training passes raw RGB pixels.*import the net first"):
                 tool.main([*words, *flags])
         assert not (tmp_path / "out").exists()
 
@@ -140,7 +140,7 @@ class TestToolsThatTrainACopy:
     def test_a_net_that_tells_nobody_apart_is_not_copied(self, folder, tmp_path, tool, more):
         save_h5(small_net(bias_alone=True), tmp_path / "net.h5")
 
-        with pytest.raises(FaceError, match="gives the same one for all 20 faces"):
+        with pytest.raises(FaceError, match="returns the same embedding for all 20 faces"):
             tool.main([*self.words(folder, tmp_path / "net.h5", tmp_path / "out", more), "--pixels", "raw"])
 
         assert [path.name for path in tmp_path.iterdir()] == ["net.h5"]
@@ -164,7 +164,7 @@ def test_an_export_that_gives_one_embedding_for_all_is_refused():
     def constant(pixels):
         return np.ones((len(pixels), 4), np.float32)
 
-    with pytest.raises(FaceError, match=r"model gives the same one for all 3 faces"):
+    with pytest.raises(FaceError, match=r"model returns the same embedding for all 3 faces"):
         check_parity("'a' and 'b'", "tflite_int8", constant, constant, np.zeros((3, 8, 8, 3), np.uint8))
 
 
@@ -174,7 +174,7 @@ def test_a_net_that_is_trained_on_says_what_it_takes(folder, tmp_path):
 
     with pytest.raises(FaceError, match=r"has no sidecar .* import_model\.py bare\.h5 OUT\.h5 --pixels raw\|pm1"):
         build_backbone(ModelConfig(backbone="imported", source=str(tmp_path / "bare.h5")))
-    with pytest.raises(FaceError, match="has no sidecar that says what it takes"):
+    with pytest.raises(FaceError, match="has no sidecar that describes its input"):
         apply_init(small_net(), None, tmp_path / "bare.h5", [])
     assert "weights loaded" in apply_init(load_model(folder / "net.h5"), None, folder / "net.h5", [])
     write_sidecar(tmp_path / "bare.h5", kind="h5", made_from=None, io=Io(colour="bgr"))

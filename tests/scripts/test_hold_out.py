@@ -147,7 +147,7 @@ def test_with_a_model_people_with_other_photos_are_left_out_too(faces, tmp_path,
         (["--hold-out", 31], "31, of 31 identities, 30 with two images or more"),
         (["--hold-out", 3, "--shard", "1/2"], "on one host"),
         (["--model", "X.onnx"], "without --leave-out"),
-        (["--leave-out", "nope.bin"], "No verification set at 'nope.bin'"),
+        (["--leave-out", "nope.bin"], "There is no verification set at 'nope.bin'"),
         (["--leave-out", "v.bin", "--model", "nope.onnx"], "nope.onnx"),
         (["--leave-out", "v.bin", "--model", "bare.onnx"], "has none: find the people with tools/check_overlap.py"),
     ],
@@ -173,7 +173,9 @@ def test_train_says_which_verification_images_it_trains_on(faces, tmp_path, veri
 
     (note,) = same_images_notes(records, named_images(sets))
 
-    assert note.startswith("2 training images are in v byte for byte. Its figures are too good: leave these people out")
+    assert note.startswith(
+        "2 training images are in v byte for byte. Its accuracy would be too high: leave these people out"
+    )
     monkeypatch.setattr("facelib.data.curation.same_images.LOOKED_AT", 90)
     (some,) = same_images_notes(records, named_images(sets))
     assert "of the first 90" in some

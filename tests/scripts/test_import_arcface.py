@@ -250,7 +250,7 @@ def test_a_layer_that_does_not_fit_its_map_and_a_double_precision_file_are_refus
     writer.add("Flatten", writer.at)
     writer.add("Gemm", writer.at, writer.constant(np.ones((4, 100))), transB=1)
     path = writer.save(tmp_path / "net.onnx")
-    with pytest.raises(FaceError, match=r"'Gemm_3' \(Gemm\), \[4, 100\], do not fit a map of \[8, 48, 32\]"):
+    with pytest.raises(FaceError, match=r"'Gemm_3' \(Gemm\), \[4, 100\], do not match a feature map of \[8, 48, 32\]"):
         import_model.main([str(path), str(tmp_path / "out.h5")])
 
     model = onnx.load(path)

@@ -94,7 +94,7 @@ def test_real_crops_with_lfw_names_make_a_set(tmp_path):
     [
         ("", "empty"),
         ("\n\n", "no pairs"),
-        ("1\t1\np00\t1\t2\n", "says that there are 2 pairs; the list has 1"),
+        ("1\t1\np00\t1\t2\n", "promises 2 pairs, but the list has 1"),
         ("p00\t1\n", "line 1"),
         ("1 1\np00 1 2\np00 one p01 2\n", "line 3"),
         ("p00\t1\t2\textra\tcolumn\n", "line 1"),
@@ -151,7 +151,7 @@ def test_a_bad_image_is_named(folders, tmp_path, damage, match, listed):
         (["{faces}", "{faces}/p00"], r"NAME\.bin"),
         (["{faces}", "a.bin", "--num-pairs", "7"], "multiple of 20"),
         (["{faces}", "a.bin", "--num-pairs", "0"], "multiple of 20"),
-        (["{faces}/p00", "a.bin"], "outside of them"),
+        (["{faces}/p00", "a.bin"], "in no identity folder"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(folders, tmp_path, monkeypatch, args, match):

@@ -48,7 +48,8 @@ def test_an_unknown_command_names_the_nearest():
 
     assert done.returncode == 1
     assert done.stderr == (
-        "error: mobilearc has no command 'trian'. Did you mean train? mobilearc alone lists all commands.\n"
+        "error: mobilearc has no command 'trian'. Did you mean train? "
+        "To list all commands, run mobilearc without a command.\n"
     )
 
 

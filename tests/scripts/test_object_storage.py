@@ -120,7 +120,7 @@ def test_another_source_for_the_same_address_is_refused(bucket, tmp_path):
     )  # fmt: skip
 
     assert done.returncode == 1
-    assert "'s3://faces/other' was made with other face data" in done.stderr
+    assert "'s3://faces/other' was made with different face data" in done.stderr
 
 
 def test_storage_that_does_not_answer_is_one_line(bucket, tmp_path):

@@ -158,7 +158,7 @@ def test_select_keeps_a_seeded_choice():
     assert np.bincount(labels[chosen], minlength=3).tolist() == [10, 0, 10]
     np.testing.assert_array_equal(chosen, select(labels, 3, 10, seed=0))
     assert set(chosen.tolist()) != set(select(labels, 3, 10, seed=1).tolist())
-    with pytest.raises(FaceError, match="the largest has 50"):
+    with pytest.raises(FaceError, match="The largest identity has 50"):
         select(labels, 51, None, seed=0)
 
 
@@ -181,10 +181,10 @@ def test_a_finished_conversion_is_not_repeated_and_other_options_are_refused(tmp
 
     assert "already there, nothing to do" in capsys.readouterr().out
     assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "data").iterdir()}
-    with pytest.raises(FaceError, match=r"--seed 0\. Choose another OUT"):
+    with pytest.raises(FaceError, match=r"--seed 0\. Choose a different OUT"):
         run(tmp_path / "faces", tmp_path / "data", "--seed", 1)
     (tmp_path / "faces" / "a" / "9.jpg").write_bytes(encoded(9))
-    with pytest.raises(FaceError, match="other face data"):
+    with pytest.raises(FaceError, match="different face data"):
         run(tmp_path / "faces", tmp_path / "data")
 
 
@@ -220,7 +220,7 @@ def test_a_declared_size_that_the_images_do_not_have_is_not_believed(tmp_path):
 def test_images_of_another_size_are_told_of_the_flag(tmp_path):
     write_sized(tmp_path / "casia0.tfrecord", (128, 128), [128, 96])
     with pytest.raises(
-        FaceError, match=r"96x96, but all must be 128x128.* If all have this size, give it with --image-"
+        FaceError, match=r"96x96, but all must be 128x128.* If all images have this size, pass it with --image-"
     ):
         run(tmp_path / "casia0.tfrecord", tmp_path / "data")
 
@@ -299,25 +299,25 @@ def test_a_damaged_shard_stops_a_conversion_or_is_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("args", "match"),
     [
-        (["nowhere", "out"], "No face data at"),
+        (["nowhere", "out"], "There are no face data at"),
         (["empty", "out"], "No images"),
         (["empty_file.rec", "out"], "empty"),
         (["text.rec", "out"], "begins with"),
         (["text.xyz", "out"], "none of these"),
         (["pairs.bin", "out"], "verification set"),
         (["text.txt", "out"], "line 1"),
-        (["loose", "out"], "outside of them"),
+        (["loose", "out"], "in no identity folder"),
         (["faces", "text.xyz"], "is a file"),
         (["faces", "text.xyz/out"], "is a file"),
         (["faces", "loose"], "not a data directory"),
-        (["faces", "faces/out"], "must not lie in SOURCE"),
-        (["faces", "out", "--shards", "0"], "--shards is 1"),
+        (["faces", "faces/out"], "must not be inside SOURCE"),
+        (["faces", "out", "--shards", "0"], "--shards must be from 1"),
         (["faces", "out", "--shards", "3"], "more than the 2 images"),
         (["faces", "out", "--min-images", "0"], "--min-images"),
-        (["faces", "out", "--min-images", "3"], "the largest has 2"),
+        (["faces", "out", "--min-images", "3"], "The largest identity has 2"),
         (["faces", "out", "--max-images", "0"], "--max-images"),
         (["faces", "out", "--seed", "-1"], "--seed"),
-        (["faces", "out", "--workers", "0"], "--workers is 1 or more"),
+        (["faces", "out", "--workers", "0"], "--workers must be 1 or more"),
         (["faces", "out", "--image-size", "96,96"], "must be 96x96"),
     ],
 )
@@ -455,7 +455,7 @@ def test_inspect_shows_damage_and_refuses_what_is_not_there(tmp_path, capsys):
     run("inspect", tmp_path / "faces", "--sheet", tmp_path / "s.png")
 
     assert "1 bad, the first" in capsys.readouterr().out
-    with pytest.raises(FaceError, match="No face data"):
+    with pytest.raises(FaceError, match="no face data"):
         run("inspect", tmp_path / "nowhere")
     with pytest.raises(FaceError, match=r"is a \.png"):
         run("inspect", tmp_path / "faces", "--sheet", tmp_path / "s.jpg")
@@ -504,12 +504,12 @@ class ResourceExhaustedError(Exception):
     ("error", "match"),
     [
         (MemoryError("Unable to allocate 9.3 GiB"), "The memory is full (Unable to allocate 9.3 GiB). Lower"),
-        (MemoryError(), "The memory is full. Lower what is held at once: the batch of a training"),
+        (MemoryError(), "The memory is full. To use less memory, lower the batch size of the training"),
         (
             ResourceExhaustedError("OOM when allocating\ntensor"),
             "The memory is full (OOM when allocating tensor). Lower",
         ),
-        (OSError(24, "Too many open files", "x"), "Too many files are open. Raise the limit: ulimit -n 4096."),
+        (OSError(24, "Too many open files", "x"), "Too many files are open. Raise this limit: ulimit -n 4096."),
         (OSError(36, "File name too long", "x"), "'x': File name too long."),
     ],
 )
@@ -534,13 +534,15 @@ def test_a_reader_that_stops_early_sees_no_traceback(tmp_path):
 def test_a_folder_name_that_is_no_text_is_refused(tmp_path):
     make_folders(tmp_path / "faces", {"a": 2})
     os.rename(tmp_path / "faces" / "a", os.fsencode(tmp_path / "faces") + b"/\xff\xfe raw")
-    with pytest.raises(FaceError, match=r"Names of identities are UTF-8\. Received: folder b'\\xff\\xfe raw'"):
+    with pytest.raises(
+        FaceError, match=r"The folder names of identities must be UTF-8\. Received: folder b'\\xff\\xfe raw'"
+    ):
         convert(tmp_path / "faces", tmp_path / "data", progress=False)
     assert not (tmp_path / "data").exists()
 
 
 def test_an_address_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(FaceError, match=r"Only train\.py and doctor\.py read addresses"):
+    with pytest.raises(FaceError, match=r"Only train\.py and doctor\.py read data from an address"):
         convert(Path("gs://bucket/faces"), tmp_path / "data", progress=False)
 
 

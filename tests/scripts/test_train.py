@@ -240,7 +240,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(toy, whole, tmp_path):
     (tmp_path / "full" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     cases = [
-        (["--data", tmp_path / "none"], "No training data"),
+        (["--data", tmp_path / "none"], "There are no training data"),
         (["--valid", tmp_path / "empty"], "make_bin.py"),
         (["--set", "stage.0.epoch=3"], "Did you mean 'stage.0.epochs'"),
         (["--set", "data.batch_size=many"], "must be int"),

@@ -133,6 +133,6 @@ def test_bad_input_is_one_line(folders, tmp_path):
     (folders / "ann" / "0.jpg").rename(tmp_path / "few" / "ann" / "0.jpg")
     with pytest.raises(FaceError, match=r"more than 30 images\. The largest identity of .* has 1"):
         balance_data.main([str(tmp_path / "few"), str(tmp_path / "out")])
-    with pytest.raises(FaceError, match="--workers is at least 1"):
+    with pytest.raises(FaceError, match="--workers must be at least 1"):
         balance_data.main([str(folders), str(tmp_path / "out"), "--workers", "0"])
     assert not (tmp_path / "out").exists()

@@ -210,11 +210,11 @@ def test_faces_that_stay_keep_their_bytes(folders):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--max-angle", "0"], "--max-angle is between 0 and 180 degrees. Received: 0"),
-        (["--merge-angle", "95"], "--merge-angle is between 0 and 90 degrees. Received: 95"),
-        (["--min-images", "0"], "--min-images is at least 1"),
-        (["--min-images", "50"], "After cleaning, an identity has at least 50 faces"),
-        (["--head", "x.h5", "--merge-angle", "5"], "--merge-angle would change the class centres that --head gives"),
+        (["--max-angle", "0"], "--max-angle must be between 0 and 180 degrees. Received: 0"),
+        (["--merge-angle", "95"], "--merge-angle must be between 0 and 90 degrees. Received: 95"),
+        (["--min-images", "0"], "--min-images must be at least 1"),
+        (["--min-images", "50"], "After cleaning, no identity has at least 50 faces"),
+        (["--head", "x.h5", "--merge-angle", "5"], "--merge-angle cannot be used with --head"),
         (["--sheet", "x.jpg"], "png"),
     ],
 )
@@ -226,7 +226,7 @@ def test_bad_input_is_one_line_and_nothing_is_left(folders, flags, message):
 
 def test_an_existing_out_is_not_touched(folders):
     (folders / "out").mkdir()
-    with pytest.raises(FaceError, match="exists: choose another name"):
+    with pytest.raises(FaceError, match="exists: choose a different name"):
         run(folders)
 
 
@@ -246,9 +246,9 @@ def test_a_finished_cleaning_is_not_repeated(folders, capsys, monkeypatch):
     assert {path.name: path.read_bytes() for path in (folders / "out").iterdir()} == first
     with pytest.raises(FaceError, match=r"was made with --max-angle 60\.0") as caught:
         run(folders, "--max-angle", "70")
-    assert "other face data" not in str(caught.value)
+    assert "different face data" not in str(caught.value)
     (folders / "faces" / "ann" / "00.png").unlink()
-    with pytest.raises(FaceError, match="other face data"):
+    with pytest.raises(FaceError, match="different face data"):
         run(folders, "--sheet", str(sheet), "--max-angle", "60")
 
 

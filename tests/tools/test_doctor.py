@@ -107,7 +107,7 @@ def test_the_slow_part_of_the_input_is_named(home, monkeypatch, capsys, part, sh
     assert rates[slow] <= 2 / NAP
     assert min(rates, key=lambda name: (rates[name], name == "the whole input")) in (slow, "the whole input")
     assert out.splitlines()[-1].startswith(
-        f"{doctor.DOING[part]}: {rates[slow]:,} images/s alone; the whole input feeds"
+        f"{doctor.DOING[part]}: {rates[slow]:,} images/s alone; the whole input pipeline delivers"
     )
     if part == "read":
         assert ("shuffle = 'blocks'" in out) == (shuffle == "records")
@@ -117,7 +117,7 @@ def test_a_slow_step_is_nothing_to_mend(home, tiny_net, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "step_rate", lambda *a: 3.0)
     run(home)
 
-    assert re.search(r"^The step: 3 images/s; the input could feed [\d,]+: \d+ times as many\. Nothing to do\.$",
+    assert re.search(r"^The step: 3 images/s; the input pipeline could deliver [\d,]+: \d+ times .*Nothing to do\.$",
                      capsys.readouterr().out, re.MULTILINE)  # fmt: skip
 
 
@@ -172,20 +172,20 @@ def test_a_real_step_is_timed(home, capsys):
 @pytest.mark.parametrize(
     ("change", "threads", "shuffle", "expected"),
     [
-        ({"step": 61.0, "pipeline": 5300.0}, 2, "records", r"The step: 61 .*feed 5,300: 87 times.*Nothing to do\.$"),
-        ({"decode": 3000.0, "step": 9000.0}, 8, "records", r"Decoding: 3,000 .*take 9,000\. Use more cores\.$"),
-        ({"step": 2000.0}, 2, "records", r"The step: 2,000 .*feed 2,500: 1\.2 times.*Nothing to do\.$"),
+        ({"step": 61.0, "pipeline": 5300.0}, 2, "records", r"The step: 61 .*deliver 5,300: 87 times.*Nothing to do\.$"),
+        ({"decode": 3000.0, "step": 9000.0}, 8, "records", r"Decoding: 3,000 .*use 9,000\. Use more cores\.$"),
+        ({"step": 2000.0}, 2, "records", r"The step: 2,000 .*deliver 2,500: 1\.2 times.*Nothing to do\.$"),
         (
             {"step": 2400.0, "read": 3000.0},
             2,
             "records",
-            r"Reading: 3,000 .*could take 2,400\. More.*'blocks'.*disk\.$",
+            r"Reading: 3,000 .*could use 2,400\. Use more.*'blocks'.*disk\.$",
         ),
         (
             {"read": 3000.0},
             2,
             "blocks",
-            r"Reading: 3,000 .*feeds 2,500\. If the step is faster than that: more --threads than 2 .*; .* disk\.$",
+            r"Reading: 3,000 .*delivers 2,500\. If the step is faster than that: use more than 2 --threads .* disk\.$",
         ),
         (
             {"decode": 3000.0},
@@ -199,7 +199,7 @@ def test_a_real_step_is_timed(home, capsys):
             {"pipeline": 900.0},
             8,
             "records",
-            r"Threads wait.*without that 2,639 images/s;.*feeds 900\. Try --threads 1\.$",
+            r"Threads wait.*without this delay 2,639 images/s;.*delivers 900\. Try --threads 1\.$",
         ),
         ({"pipeline": 900.0}, 3, "records", r"Threads wait.*Try --threads 8\.$"),
     ],
@@ -214,10 +214,10 @@ def test_the_sentence(change, threads, shuffle, expected):
 @pytest.mark.parametrize(
     ("args", "match"),
     [
-        (["--threads", "0"], "--threads is at least 1"),
-        (["--seconds", "0"], "--seconds is above 0"),
-        (["--seconds", "nan"], "--seconds is above 0"),
-        (["--data", "nowhere"], "No training data at"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--seconds", "0"], "--seconds must be above 0"),
+        (["--seconds", "nan"], "--seconds must be above 0"),
+        (["--data", "nowhere"], "no training data at"),
         (["--set", "data.shuffle=buffer"], "shuffle"),
     ],
 )

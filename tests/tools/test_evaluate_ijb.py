@@ -224,7 +224,7 @@ def test_the_chunks_do_not_show(mini, tmp_path, monkeypatch):
     "flags, words",
     [
         (["--far", "0"], "rate above 0"),
-        (["--threads", "0"], "at least one thread"),
+        (["--threads", "0"], "--threads must be at least 1"),
         (["--meta", "nope"], "which is not a folder"),
     ],
 )

@@ -23,7 +23,9 @@ def test_a_layer_of_mean_rows_gives_the_means_of_the_landmarks():
 def test_another_mesh_is_refused(tmp_path, content):
     (tmp_path / "assets.data").write_bytes(content)
 
-    with pytest.raises(FaceError, match=r"assets\.data' holds another mesh or none: get the right one with npm pack"):
+    with pytest.raises(
+        FaceError, match=r"assets\.data' holds a different mesh or none: download the right one with npm pack"
+    ):
         make_face_points.main([str(tmp_path / "assets.data"), str(tmp_path / "OUT.tflite")])
 
     assert not (tmp_path / "OUT.tflite").exists()

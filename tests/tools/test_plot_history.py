@@ -88,7 +88,7 @@ def test_a_folder_without_a_history_is_named(tmp_path, text, message):
 
 
 def test_a_picture_that_is_not_a_png_is_refused(tmp_path):
-    with pytest.raises(FaceError, match=r"--out is a .png. Received: 'x.jpg'"):
+    with pytest.raises(FaceError, match=r"--out must end in .png. Received: 'x.jpg'"):
         plot_history.main([str(tmp_path), "--out", "x.jpg"])
 
 

@@ -186,13 +186,13 @@ def test_slopes_of_each_pixel_are_kept_and_saved(monkeypatch, tmp_path):
 
 def test_a_slope_above_one_is_refused():
     with pytest.raises(
-        FaceError, match=r"slopes of at most 1\. 'a\.h5' has a slope of [1-3]\.\d+ in the layer 'slopes'"
+        FaceError, match=r"so slopes must be at most 1\. 'a\.h5' has a slope of [1-3]\.\d+ in the layer 'slopes'"
     ):
         fake_quantized(net_with_a_slope_a_pixel(3.0), "a.h5")
 
 
 def test_what_was_trained_for_int8_is_not_changed_again():
-    with pytest.raises(FaceError, match="was trained for int8 already"):
+    with pytest.raises(FaceError, match="was already trained for int8"):
         fake_quantized(fake_quantized(NETS["relu6"](), "a.h5"), "b.h5")
 
 

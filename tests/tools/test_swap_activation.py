@@ -98,7 +98,7 @@ def test_the_layers_of_the_copy_keep_their_names():
 def test_a_net_without_anything_to_swap_is_refused():
     copy, _ = swap_activations(two_layers(), "relu", "m.h5")
 
-    with pytest.raises(FaceError, match=r"'relu.h5' has none to change to relu \(ReLU\)"):
+    with pytest.raises(FaceError, match=r"'relu.h5' has no activation to change to relu \(ReLU\)"):
         swap_activations(copy, "relu", "relu.h5")
     assert swap_activations(copy, "relu6", "m.h5")[1] == 1  # ReLU with another ceiling is another activation
 
@@ -157,7 +157,7 @@ def test_without_data_the_swap_alone_is_written(toy, tmp_path, capsys):
     sidecar = check_sidecar(out / "embedder.h5")
     assert sidecar.licence == "Apache-2.0" and sidecar.io.embedding_size == 16
     assert "which is not trained" in capsys.readouterr().out
-    with pytest.raises(FaceError, match="exists: choose another OUT"):
+    with pytest.raises(FaceError, match="exists: choose a different OUT"):
         swap_activation.main(command)
 
 
@@ -169,9 +169,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(toy, tmp_path):
     cases = [
         (["nothing.h5", str(out), "--to", "relu"], "No model at 'nothing.h5'"),
         ([h5, str(out), "--to", "relu", "--data", "nowhere"], "nowhere"),
-        ([h5, str(out), "--to", "relu", "--data", data, "--epochs", "0"], "epochs is at least 1. Received: 0"),
-        ([h5, str(out), "--to", "relu", "--data", data, "--threads", "0"], "--threads is at least 1. Received: 0"),
-        ([h5, str(out), "--to", "relu", "--data", data, "--learning-rate", "-1"], "learning_rate is above 0"),
+        ([h5, str(out), "--to", "relu", "--data", data, "--epochs", "0"], "epochs must be at least 1. Received: 0"),
+        ([h5, str(out), "--to", "relu", "--data", data, "--threads", "0"], "--threads must be at least 1. Received: 0"),
+        ([h5, str(out), "--to", "relu", "--data", data, "--learning-rate", "-1"], "learning_rate must be above 0"),
         ([h5, str(tmp_path), "--to", "relu", "--data", data], "holds other files"),
     ]
     for command, message in cases:
