@@ -84,7 +84,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     points = "percentage points that an artefact may lose (default: %(default)s)"
     add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"largest allowed loss of ACC: {points}")
     add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"largest allowed loss of VR: {points}")
-    arm_help = "test each .tflite and .onnx on emulated ARM CPUs too (docs/arm.md); this takes hours"
+    arm_help = "also test each .tflite and .onnx on emulated ARM CPUs (docs/arm.md); this takes hours"
     add("--arm", action=argparse.BooleanOptionalAction, default=False, help=arm_help)
     add_strict_flag(add)
     args = parser.parse_args(argv)

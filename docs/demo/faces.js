@@ -37,7 +37,7 @@ export async function decode(blob, name) {
   try {
     return await createImageBitmap(blob, { colorSpaceConversion: 'none', premultiplyAlpha: 'none' });
   } catch {
-    throw new Error(`A photo is a JPEG, PNG or other image file. '${name}' is none that can be read.`);
+    throw new Error(`A photo must be a JPEG, PNG or other image file. '${name}' cannot be read.`);
   }
 }
 
@@ -61,7 +61,7 @@ export async function cutFace(photo, width, height, name, detector, template) {
   const faces = await findFaces(photo, width, height, detector, target);
   if (!faces.length) {
     throw new Error(
-      `A photo shows a face. None was found in '${name}' (${height}x${width}): take one with a larger face.`);
+      `A photo must show a face. No face was found in '${name}' (${height}x${width}): use a photo with a larger face.`);
   }
   const rank = ({ box }) => area(box) - 2 * ((box[0] - width / 2) ** 2 + (box[1] - height / 2) ** 2);
   const [central] = faces.sort((a, b) => rank(b) - rank(a));

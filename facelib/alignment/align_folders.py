@@ -108,7 +108,7 @@ def align_folders(
     outcome.folders = {folder.name for folder in folders if folder.photos}
     outcome.notes = folder_notes(folders)
     if not outcome.num_photos:
-        raise FaceError(f"PHOTOS is a folder of photos, or of folders of photos. There are none in '{root}'.")
+        raise FaceError(f"PHOTOS must be a folder of photos, or of folders of photos. There are none in '{root}'.")
     with _claimed(out, {"face": rule, "min_quality": min_quality}):
         outcome.skipped = _read_skipped(root, out)
         work = partial(_align_file, root, out, rule, min_quality, make_detector)
@@ -138,18 +138,16 @@ def _counts(folder: PhotoFolder) -> PhotoFolder:
 
 def _check_places(root: Path, out: Path) -> None:
     if not root.is_dir():
-        raise FaceError(f"PHOTOS is a folder. There is none at '{root}'. Check the path.")
+        raise FaceError(f"PHOTOS must be a folder. There is none at '{root}'. Check the path.")
     if out.exists() and not out.is_dir():
-        raise FaceError(f"OUT is a folder. '{out}' is a file: choose another name.")
+        raise FaceError(f"OUT must be a folder. '{out}' is a file: choose a different name.")
     if root.resolve().is_relative_to(target_of(out)):
-        raise FaceError(
-            f"The photos must not lie in the folder of the crops. OUT '{out}' contains PHOTOS '{root}': "
-            "choose another OUT."
-        )
+        raise FaceError(f"PHOTOS must not be inside OUT. OUT '{out}' contains PHOTOS '{root}': choose a different OUT.")
     sweep_parts(out, SETTINGS)  # a run that was killed while it wrote its first file leaves this alone
     if out.is_dir() and not (out / SETTINGS).exists() and any(out.iterdir()):
         raise FaceError(
-            f"OUT is a new folder, or one that align_faces.py made. '{out}' has other files: choose another OUT."
+            f"OUT must be a new folder, or a folder made by align_faces.py. '{out}' has other files: choose a "
+            "different OUT."
         )
 
 
@@ -160,7 +158,7 @@ def _claimed(out: Path, settings: dict) -> Iterator[None]:
     handle = open_folder(out)
     try:
         if handle is not None and is_held(handle):
-            raise FaceError(f"Another align_faces.py is writing '{out}' at this moment. Wait until it ends.")
+            raise FaceError(f"A different align_faces.py is writing '{out}' now. Wait until it ends.")
         sweep_parts(out)
         if not (out / SETTINGS).exists():
             write_json(out / SETTINGS, settings)
@@ -169,8 +167,8 @@ def _claimed(out: Path, settings: dict) -> Iterator[None]:
             if before.get(name) != value:
                 flag = f"--{name.replace('_', '-')}"
                 raise FaceError(
-                    f"All crops of a folder follow one rule. Those in '{out}' were made with {flag} "
-                    f"{before.get(name)}. Received: {flag} {value}. Choose another OUT, or the same rule."
+                    f"All crops of a folder must be made with the same options. '{out}' was made with {flag} "
+                    f"{before.get(name)}. Received: {flag} {value}. Choose a different OUT, or use the same options."
                 )
         yield
     finally:
@@ -214,8 +212,8 @@ def _in_processes(
                 yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise FaceError(
-            "The system or a user killed a worker process. Each takes about 0.3 GB of memory. Run the "
-            "command again with fewer --workers: it makes the missing crops."
+            "A worker process was killed, by the system or by a user. Each worker needs about 0.3 GB of memory. Run "
+            "the command again with fewer --workers: it makes the missing crops."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Mapping
 
 FACE_RULES = ("central", "largest", "all")
-MEANING = {"central": "the one that is large and near the middle", "largest": "the largest one", "all": "all of them"}
+MEANING = {"central": "the face that is large and near the middle", "largest": "the largest one", "all": "all of them"}
 NAMED = 3  # photos that a note names
 
 
@@ -18,7 +18,7 @@ def add_face_flags(parser: argparse.ArgumentParser, rules: tuple[str, ...] = FAC
         "--face",
         choices=rules,
         default=rules[0],
-        help=f"which face to take of a photo with several. {meaning} (default: %(default)s)",
+        help=f"which face to use if a photo shows several. {meaning} (default: %(default)s)",
     )
     if quality:
         parser.add_argument(
@@ -26,7 +26,10 @@ def add_face_flags(parser: argparse.ArgumentParser, rules: tuple[str, ...] = FAC
             type=_quality,
             default=0.0,
             metavar="Q",
-            help="refuse faces of a lower quality, 0 to 1: the smallest of size, sharpness and pose (default: 0)",
+            help=(
+                "refuse faces with a lower quality, 0 to 1; the quality is the smallest of the scores for size, "
+                "sharpness and pose (default: 0)"
+            ),
         )
 
 
@@ -46,11 +49,11 @@ def several_note(several: Mapping[str, int], rule: str) -> list[str]:
         shown = f"'{photo}' shows {count} faces"
     else:
         shown = f"{len(several):,} photos show several faces, such as {', '.join(named)}"
-    return [f"{shown}: {MEANING[rule]} {'were' if rule == 'all' else 'was'} taken ({others} choose otherwise)"]
+    return [f"{shown}: {MEANING[rule]} {'were' if rule == 'all' else 'was'} used ({others} choose differently)"]
 
 
 def _quality(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"a quality is a number from 0 to 1, not {text}")
+        raise argparse.ArgumentTypeError(f"a quality must be a number from 0 to 1. Received: {text}")
     return value

@@ -34,7 +34,7 @@ def decode_photo(data: bytes, where: str) -> np.ndarray:
     try:
         return decode_image(data)
     except BadRecord as error:
-        raise UnusablePhotoError(f"A photo is a JPEG, PNG or other image file. {where}: {error}.") from error
+        raise UnusablePhotoError(f"A photo must be a JPEG, PNG or other image file. {where}: {error}.") from error
 
 
 class PhotoFaces(NamedTuple):
@@ -84,14 +84,14 @@ class FaceCutter:
             crops, num_faces = self._find(photo)
         if not crops:
             raise UnusablePhotoError(
-                f"A photo shows a face. None was found in {where} ({photo.shape[0]}x{photo.shape[1]}): "
-                f"take one with a larger face."
+                f"A photo must show a face. No face was found in {where} ({photo.shape[0]}x{photo.shape[1]}): use a "
+                "photo with a larger face."
             )
         good = [crop for crop in crops if crop.quality.score >= self.min_quality]
         if not good:
             raise UnusablePhotoError(
-                f"The quality of a face must be at least {self.min_quality:g}. {where} has {crops[0].quality}: take "
-                "another photo, or a lower --min-quality."
+                f"The quality of a face must be at least {self.min_quality:g}. {where} has {crops[0].quality}: use a "
+                "different photo, or lower --min-quality."
             )
         return PhotoFaces(good, num_faces)
 
@@ -123,7 +123,9 @@ def crop_names(folder: PhotoFolder, has_further: bool = False) -> dict[str, str]
     twice = [name for name, times in Counter(names.values()).items() if times > 1]
     if twice:
         of = " and ".join(f"'{os.path.join(folder.name, photo)}'" for photo in names if names[photo] == twice[0])
-        raise FaceError(f"Two crops cannot have the same name. {of} would both be '{twice[0]}': rename one.")
+        raise FaceError(
+            f"Two crops must not have the same name. {of} would both become '{twice[0]}': rename one photo."
+        )
     if has_further:
         _check_further(folder, names)
     return names
@@ -136,8 +138,8 @@ def _check_further(folder: PhotoFolder, names: dict[str, str]) -> None:
         further = re.fullmatch(r"(.*)\.face\d+\.jpg", crop, re.DOTALL)
         if further and (other := photos.get(f"{further[1]}.jpg")):
             raise FaceError(
-                f"Two crops cannot have the same name. '{os.path.join(folder.name, photo)}' has the name of a further "
-                f"face of '{os.path.join(folder.name, other)}': rename it."
+                f"Two crops must not have the same name. '{os.path.join(folder.name, photo)}' has the name of a crop "
+                f"of a further face in '{os.path.join(folder.name, other)}': rename this photo."
             )
 
 

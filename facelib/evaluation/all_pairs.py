@@ -97,8 +97,8 @@ class AllPairs:
             )
         if num_pairs > MAX_PAIRS:
             raise FaceError(
-                f"A test of all pairs takes at most {MAX_PAIRS:,} pairs. Received: {len(labels):,} images, which "
-                f"make {num_pairs:,} pairs. Draw pairs instead: python make_bin.py FOLDERS OUT.bin"
+                f"A test of all pairs can have at most {MAX_PAIRS:,} pairs. Received: {len(labels):,} images, which "
+                f"make {num_pairs:,} pairs. Draw random pairs instead: python make_bin.py FOLDERS OUT.bin"
             )
 
     def kfold_accuracy(self) -> FoldAccuracy:

@@ -42,7 +42,7 @@ def read_attributes(path: Path, encoding: str | None = None) -> dict[str, str]:
                     continue
                 if len(row) != 2 or not row[0].strip() or not row[1].strip():
                     raise FaceError(
-                        f"An attribute table has two columns, name and group. '{path}' line {number}: "
+                        f"An attribute table must have two columns, name and group. '{path}' line {number}: "
                         f"{','.join(row)[:80]!r}. Correct the line."
                     )
                 name, group = unicodedata.normalize("NFC", row[0].strip()), row[1].strip()
@@ -50,13 +50,14 @@ def read_attributes(path: Path, encoding: str | None = None) -> dict[str, str]:
                     continue
                 if groups.setdefault(name, group) != group:
                     raise FaceError(
-                        f"A name belongs to one group. '{path}' line {number} puts '{name}' into '{group}', an earlier "
-                        f"line into '{groups[name]}'. Remove one of these lines."
+                        f"Each name must belong to only one group. '{path}' line {number} gives '{name}' the group "
+                        f"'{group}', but an earlier line gives it the group '{groups[name]}'. Remove one of these "
+                        "lines."
                     )
     except csv.Error as error:
-        raise FaceError(f"An attribute table is a CSV file. '{path}' is not: {error}.") from error
+        raise FaceError(f"An attribute table must be a CSV file. '{path}' is not: {error}.") from error
     if not groups:
-        raise FaceError(f"The attribute table '{path}' has no lines. Make it again.")
+        raise FaceError(f"The attribute table '{path}' is empty. Make the file again.")
     return groups
 
 
@@ -77,9 +78,12 @@ def group_faces(groups: dict[str, str], names: list[str], identities: list[str] 
     found = np.array([groups.get(name) or groups.get(owner, "") for name, owner in zip(*keys, strict=True)])
     if not np.any(found != ""):
         raise FaceError(
-            f"The attribute table names no face of {where}. It has {next(iter(groups))!r}, the set has {names[0]!r}"
+            (
+                f"The attribute table lists no face of {where}. The table has {next(iter(groups))!r}, the set has "
+                f"{names[0]!r}"
+            )
             + (f" of {identities[0]!r}" if identities is not None else "")
-            + ". Name identities or images as the set does."
+            + ". Use the names of identities or images in the set."
         )
     return found
 

@@ -101,9 +101,9 @@ class BesideReference(FirstFacesChecked):
         right = self.reference.raw(images)
         if embeddings.shape != right.shape:
             raise FaceError(
-                f"A model and its reference give embeddings of the same size. '{self.name}' gives "
-                f"{embeddings.shape[1]} values, '{self.reference.name}' {right.shape[1]}: name the right one with "
-                f"--reference."
+                f"A model and its reference must give embeddings of the same size. '{self.name}' gives "
+                f"{embeddings.shape[1]} values, '{self.reference.name}' gives {right.shape[1]}: use --reference with "
+                "the right model."
             )
         if not self._is_checked and len(images) >= MIN_FACES:
             self._is_checked = True

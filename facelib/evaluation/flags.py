@@ -17,17 +17,17 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """The flags of every test script; `evaluate_data.run_test` takes what they say."""
     parser = script_parser(description)
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="the artefact to test")
+    add("model", type=Path, metavar="MODEL", help="artefact to test")
     add(
         "--valid",
         type=Path,
         default=DEFAULT_VALID,
         metavar="DIR_OR_BIN",
-        help="a .bin, a folder of them, or a folder of identities (default: %(default)s/)",
+        help="verification sets: a .bin, a folder of .bin files, or a folder of identities (default: %(default)s/)",
     )
     pairs_help = (
-        "pair list of the photos in --valid, in the form of LFW's or CALFW's; or RFW's folder of lists; or how many "
-        "pairs of each .bin, chosen evenly"
+        "pair list for the photos in --valid, in the format of LFW or CALFW; or RFW's folder of lists; or a number "
+        "of pairs to test, chosen evenly from each .bin"
     )
     add("--pairs", type=_parse_pairs, metavar="TXT_OR_N", help=pairs_help)
     add(
@@ -36,9 +36,16 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         default=False,
         help="scale photos of any size to the input, with grey bars at the edges",
     )
-    add("--flip", action=argparse.BooleanOptionalAction, default=False, help="add the embedding of the mirrored image")
+    add(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="add the embedding of the mirrored image to each embedding",
+    )
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
-    gallery_help = "embed the second face of each pair with this artefact; thresholds are those of both models together"
+    gallery_help = (
+        "embed the second face of each pair with this artefact; the thresholds are then for both models together"
+    )
     add("--gallery-model", type=Path, metavar="OTHER", help=gallery_help)
     add_encoding_flag(parser)
     add_test_flags(parser)
@@ -56,46 +63,47 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
         help="CSV with lines `NAME,GROUP` (NAME is an identity or an image): ACC and VR of each group",
     )
     protocol_help = (
-        "how ACC and VR choose thresholds; for old tables: the grids of insightface, or the best threshold of the "
-        "whole set as keras_insightface has it, which is optimistic (default: %(default)s)"
+        "how thresholds for ACC and VR are chosen; to compare with old tables: insightface uses a grid of "
+        "thresholds, keras_insightface the best threshold of the whole set, which is optimistic (default: "
+        "%(default)s)"
     )
     add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
     add_far_flag(parser, "measure VR at these FARs (default: 0.001)")
     add("--report", type=Path, help="where to write the report (default: MODEL.report.json)")
     map_help = (
-        "write the folder MODEL.map too: up to 1,000 faces of each set on a plane (t-SNE), with small pictures, for "
+        "also write the folder MODEL.map: up to 1,000 faces of each set on a plane (t-SNE), with small pictures, for "
         "report.py and for TensorBoard's projector"
     )
     add("--map", action=argparse.BooleanOptionalAction, default=False, help=map_help)
-    calibrate_help = "deploy the thresholds of this test, whatever the sidecar has, and say what they replace"
+    calibrate_help = "replace the thresholds in the sidecar by those of this test, and print what was replaced"
     add("--calibrate", action=argparse.BooleanOptionalAction, default=False, help=calibrate_help)
     add = parser.add_argument_group("gate").add_argument
     add(
         "--against",
         type=Path,
         metavar="REPORT",
-        help="end with exit code 1 if ACC or VR is lower than in this report by more than the drops below",
+        help="end with exit code 1 if ACC or VR is lower than in this report by more than the allowed drops",
     )
     add(
         "--max-acc-drop",
         type=float,
         default=0.5,
         metavar="POINTS",
-        help="largest allowed drop in percentage points (default: %(default)s)",
+        help="largest allowed drop of ACC in percentage points (default: %(default)s)",
     )
     add(
         "--max-vr-drop",
         type=float,
         default=2.0,
         metavar="POINTS",
-        help="largest allowed drop in percentage points (default: %(default)s)",
+        help="largest allowed drop of VR in percentage points (default: %(default)s)",
     )
     add_strict_flag(add)
 
 
 def add_strict_flag(add: Callable[..., object]) -> None:
     """Adds --strict, by `add_argument` of a parser or a group."""
-    text = "for a release: the outcome 'too few pairs to tell' is a failure too"
+    text = "treat the outcome 'too few pairs to tell' as a failure, for instance before a release"
     add("--strict", action=argparse.BooleanOptionalAction, default=False, help=text)
 
 
@@ -114,7 +122,7 @@ def check_test_flags(args: argparse.Namespace) -> argparse.Namespace:
     args.far = check_fars(args.far or DEFAULT_FARS)
     for flag, value in (("--max-acc-drop", args.max_acc_drop), ("--max-vr-drop", args.max_vr_drop)):
         if not 0 <= value <= 100:
-            raise FaceError(f"{flag} is in percentage points, 0 to 100. Received: {value:g}.")
+            raise FaceError(f"{flag} must be in percentage points, from 0 to 100. Received: {value:g}.")
     if args.map:
         require("sklearn")
     if args.against:

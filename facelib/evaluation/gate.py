@@ -67,20 +67,23 @@ class Measurement:
         """The first of `differences` as a sentence, with both values and what to do."""
         first = self.differences(reference)[0]
         if first == "flip":
-            return "one report adds the mirrored face, the other does not. Test both with --flip or both without."
+            return (
+                "one report adds the mirrored face, but the other does not. Test both models with --flip, or both "
+                "without."
+            )
         if first == "protocol":
             return (
-                f"protocol '{self.protocol}' here, '{reference.protocol}' in the reference. "
-                f"Test both with the same --protocol."
+                f"protocol '{self.protocol}' here, '{reference.protocol}' in the reference. Test both models with the "
+                "same --protocol."
             )
         if self._has_other_counts(reference):
             return (
-                f"{self._counts()}, here, {reference._counts()}, in the reference. "
-                f"Test both with the same --valid and --pairs."
+                f"{self._counts()}, here, {reference._counts()}, in the reference. Test both models with the same "
+                "--valid and --pairs."
             )
         return (
-            f"other pairs, SHA-256 {self.sha256!s:.12} here, {reference.sha256!s:.12} in the reference. "
-            f"Test both with the same --valid and --pairs."
+            f"different pairs, SHA-256 {self.sha256!s:.12} here, {reference.sha256!s:.12} in the reference. Test both "
+            "models with the same --valid and --pairs."
         )
 
     def __str__(self) -> str:
@@ -149,14 +152,14 @@ def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: flo
     common = [name for name in reference["sets"] if name in report["sets"]]
     if not common:
         raise FaceError(
-            f"No set is in both reports: {', '.join(report['sets'])} against {', '.join(reference['sets'])}. "
-            "Test both models with the same --valid."
+            f"The two reports have no set in common: {', '.join(report['sets'])} against "
+            f"{', '.join(reference['sets'])}. Test both models with the same --valid."
         )
     findings = []
     for name in common:
         here, there = Measurement.of(report, name), Measurement.of(reference, name)
         if here.differences(there):
-            raise FaceError(f"The gate compares tests on the same pairs. Set '{name}': {here.explain(there)}")
+            raise FaceError(f"The gate can compare only tests on the same pairs. Set '{name}': {here.explain(there)}")
         findings += _judge_set(name, report["sets"][name], reference["sets"][name], max_acc_drop, max_vr_drop)
     return findings
 
@@ -189,7 +192,7 @@ def _judge_set(name: str, new: dict, old: dict, max_acc_drop: float, max_vr_drop
     fars = [far for far in old_vr if far in new_vr]
     if not fars:
         raise FaceError(
-            f"The gate compares VR at the same FAR. Set '{name}': no FAR is in both reports "
+            f"The gate can compare VR only at the same FAR. Set '{name}': the two reports have no FAR in common "
             f"({', '.join(new_vr) or 'none'} here, {', '.join(old_vr) or 'none'} in the reference). Use --far."
         )
     for far in fars:

@@ -115,11 +115,11 @@ def identify(
     probes, probe_ids = _checked("probes", probes, probe_ids)
     if gallery.shape[1] != probes.shape[1]:
         raise FaceError(
-            "The gallery and the probes must come from one model. Received: embeddings of "
-            f"{gallery.shape[1]} and of {probes.shape[1]} values."
+            f"The gallery and the probes must come from the same model. Received: embeddings of {gallery.shape[1]} "
+            f"and of {probes.shape[1]} values."
         )
     if not ranks or min(ranks) < 1:
-        raise FaceError(f"Ranks count from 1. Received: {list(ranks)}.")
+        raise FaceError(f"Ranks must be 1 or greater. Received: {list(ranks)}.")
     target, others = search_gallery(gallery, gallery_ids, probes, probe_ids, max(ranks))
     is_mated = target > -np.inf
     mated = int(is_mated.sum())
@@ -149,7 +149,7 @@ def miss_rates(target: np.ndarray, other: np.ndarray, unmated: np.ndarray, fpirs
     found = []
     for fpir in fpirs:
         if not 0 < fpir <= 1:
-            raise FaceError(f"An FPIR is a rate above 0 and at most 1, such as 0.01. Received: {fpir:g}.")
+            raise FaceError(f"An FPIR must be above 0 and at most 1, such as 0.01. Received: {fpir:g}.")
         needs = math.ceil(1 / fpir - 1e-9)
         if scores is None or not can_resolve(len(unmated), fpir):
             found.append(MissRate(fpir, None, None, None, None, needs))
@@ -228,8 +228,8 @@ def split_open_set(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
     several = random.permutation(np.flatnonzero(counts >= 2))
     if not len(several):
         raise FaceError(
-            f"A search enrols one image of a person and looks for another. None of the {len(identities)} identities "
-            f"has two images: add images."
+            "A search needs identities with at least two images: one is enrolled, and the others are searched. None "
+            f"of the {len(identities)} identities has two images: add images."
         )
     is_enrolled = np.zeros(len(labels), bool)
     is_enrolled[order[first[several[: (len(several) + 1) // 2]]]] = True

@@ -82,11 +82,14 @@ def write_thresholds(
 
 def _check_calibration(artefact: Path, sidecar: Sidecar | None, sets: dict[str, dict[str, Any]]) -> None:
     if sidecar is None:
-        raise FaceError(f"--calibrate writes thresholds into a sidecar. '{artefact}' has none. Leave out --calibrate.")
+        raise FaceError(
+            f"--calibrate needs a sidecar, because it writes thresholds into the sidecar. '{artefact}' has none. "
+            "Leave out --calibrate."
+        )
     largest = max(sets, key=lambda name: sets[name]["impostors"])
     if not sets[largest]["far"]:
         why = too_few_impostors(largest, sets[largest]["impostors"]) or f"'{largest}' gave no threshold for any FAR"
-        raise FaceError(f"--calibrate takes thresholds from a set. {why}. Take a larger set.")
+        raise FaceError(f"--calibrate needs a set that is large enough for a threshold. {why}. Use a larger set.")
 
 
 def _why_kept(name: str, new: dict[str, Any], old: dict[str, Any] | None, chosen: str | None) -> str | None:
@@ -94,7 +97,7 @@ def _why_kept(name: str, new: dict[str, Any], old: dict[str, Any] | None, chosen
     if old is None or _is_again(new, old):
         return None
     if name == chosen:
-        why = "they were chosen by --calibrate"
+        why = "they were set with --calibrate"
     elif is_usual(new) and not is_usual(old):
         return None  # whatever ran the lesser test
     elif None not in (old.get("executor"), new.get("executor")) and old["executor"] != new["executor"]:

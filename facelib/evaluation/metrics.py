@@ -70,12 +70,12 @@ class Scores:
         if not len(self.genuine) or not len(self.impostor):
             raise FaceError(
                 f"A verification set needs genuine and impostor pairs. Received: {len(self.genuine)} genuine, "
-                f"{len(self.impostor)} impostor. Use another pair list."
+                f"{len(self.impostor)} impostor. Use a different pair list."
             )
         self.genuine.sort()
         self.impostor.sort()
         if np.isnan(self.genuine[-1]) or np.isnan(self.impostor[-1]):  # they sort last
-            raise FaceError("Distances are numbers. One is NaN: check the embeddings.")
+            raise FaceError("Distances must be numbers. One distance is NaN: check the embeddings.")
 
     @classmethod
     def of(cls, distances: np.ndarray, is_same: np.ndarray) -> "Scores":
@@ -143,7 +143,7 @@ class Scores:
         if not can_resolve(n, far):
             raise FaceError(
                 f"FAR={far:g} cannot be measured with {n} impostor pairs: the smallest non-zero rate is {1 / n:g}. "
-                f"Ask for --far {1 / n:g} or larger, or use a longer pair list."
+                f"Use --far {1 / n:g} or larger, or use a longer pair list."
             )
         return self.point_at(allowed_accepts(n, far))
 
@@ -174,7 +174,7 @@ def tar_at_far(distances: np.ndarray, is_same: np.ndarray, far: float) -> Operat
 def check_far(far: float) -> float:
     """The same FAR. Refuses one that is not in (0, 1]; NaN is none."""
     if not 0 < far <= 1:
-        raise FaceError(f"A FAR is a rate above 0 and at most 1, such as 0.001. Received: --far {far:g}.")
+        raise FaceError(f"--far must be a rate above 0 and at most 1, such as 0.001. Received: --far {far:g}.")
     return far
 
 
@@ -193,19 +193,19 @@ def check_pairs(distances: np.ndarray, is_same: np.ndarray) -> tuple[np.ndarray,
     distances, is_same = np.asarray(distances), np.asarray(is_same, dtype=bool)
     if distances.ndim != 1 or distances.shape != is_same.shape:
         raise FaceError(
-            f"Every pair has one distance and one entry of is_same. "
-            f"Received: {distances.shape} distances, {is_same.shape} entries."
+            f"Every pair must have one distance and one entry of is_same. Received: {distances.shape} distances, "
+            f"{is_same.shape} entries."
         )
     if np.isnan(distances).any():
         pair = int(np.argmax(np.isnan(distances)))
         raise FaceError(
-            f"Distances are numbers. The distance of pair {pair} is NaN: check the embeddings of its images."
+            f"Distances must be numbers. The distance of pair {pair} is NaN: check the embeddings of its images."
         )
     num_genuine = int(is_same.sum())
     if num_genuine in (0, len(is_same)):
         raise FaceError(
-            f"A verification set needs genuine and impostor pairs. "
-            f"Received: {num_genuine} genuine, {len(is_same) - num_genuine} impostor. Use another pair list."
+            f"A verification set needs genuine and impostor pairs. Received: {num_genuine} genuine, "
+            f"{len(is_same) - num_genuine} impostor. Use a different pair list."
         )
     return distances, is_same
 

@@ -49,8 +49,8 @@ def embed_across(faces: FaceSet, probe: Embedder, gallery: Embedder, **options: 
     """
     if faces.is_same is None:
         raise FaceError(
-            f"--gallery-model takes listed pairs: the first face of a pair is the probe. '{faces.where}' is a folder "
-            f"of identities: make a .bin of it with make_bin.py."
+            f"--gallery-model needs listed pairs, because the first face of each pair is the probe. '{faces.where}' "
+            "is a folder of identities: make a .bin from it with make_bin.py."
         )
     sides = [
         embed_images(model, faces.images[k::2], where=faces.where, names=faces.names[k::2], **options)
@@ -59,8 +59,8 @@ def embed_across(faces: FaceSet, probe: Embedder, gallery: Embedder, **options: 
     sizes = [side.rows.shape[1] for side in sides]
     if sizes[0] != sizes[1]:
         raise FaceError(
-            f"A probe and a gallery have embeddings of one size. Received: {sizes[0]} and {sizes[1]} values. "
-            f"Name another --gallery-model."
+            f"The embeddings of probe and gallery must have the same size. Received: {sizes[0]} and {sizes[1]} "
+            "values. Use a different --gallery-model."
         )
     rows = np.stack([normalize(side.rows) for side in sides], axis=1).reshape(-1, sizes[0]).astype(np.float32)
     return Embedded(rows, None, sides[0].num_distinct, sides[0].seconds)

@@ -50,9 +50,9 @@ class Nearest:
         query = np.asarray(query, np.float32)
         if query.shape != (size,) or not np.isfinite(query).all():
             raise FaceError(
-                f"A query has {size} finite numbers, as every row of the gallery has. Received: "
-                f"{list(query.shape)}{'' if np.isfinite(query).all() else ', some not finite'}. Search with the "
-                "model that made the gallery."
+                f"A query must have {size} finite numbers, like every row of the gallery. Received: "
+                f"{list(query.shape)}{'' if np.isfinite(query).all() else ', some not finite'}. Search with the model "
+                "that made the gallery."
             )
         top = min(top, num_rows)
         if self._index is not None:

@@ -42,9 +42,9 @@ class BetterFeeding:
 
     def __str__(self) -> str:
         return (
-            f"it looks like {self.mistake}: fed as {self.flag} says, the model separates genuine from impostor pairs "
-            f"better (d' {self.better:.2f} instead of {self.separation:.2f}, {self.num_pairs} pairs of "
-            f"'{self.name}'). Test it again with {self.flag}"
+            f"the likely cause is {self.mistake}: with the setting {self.flag} the model separates genuine from "
+            f"impostor pairs better (d' {self.better:.2f} instead of {self.separation:.2f}, {self.num_pairs} pairs of "
+            f"'{self.name}'). Test the model again with {self.flag}"
         )
 
 

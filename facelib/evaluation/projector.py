@@ -30,7 +30,9 @@ def map_folder(report: Path) -> Path:
 def check_map_folder(folder: Path) -> None:
     """Refuses a folder that is not a map: what it holds would be lost."""
     if folder.exists() and not (folder / INDEX).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FaceError(f"--map writes the folder '{folder}'. Something else has this name: move it, or use --report.")
+        raise FaceError(
+            f"--map must write the folder '{folder}', but this path is something else: move it, or use --report."
+        )
 
 
 def write_maps(folder: Path, maps: Sequence[FaceMap], sha256: str | None) -> None:
@@ -83,11 +85,11 @@ def read_map(folder: Path, name: str, sha256: str | None, set_sha256: str | None
         places = np.array([row[4:] for row in rows], np.float32).reshape(len(faces), 2)
         pictures = _split(decode_image(_file(folder, name, "sprite.png").read_bytes()), len(faces))
         if len(vectors) != len(faces) or not np.isfinite(places).all() or {one.verdict for one in faces} - {*VERDICTS}:
-            raise ValueError("its files do not fit each other")
+            raise ValueError("its files do not match each other")
         return FaceMap(name, found["sha256"], faces, vectors, places, pictures, int(found["of"]))
     except (OSError, BadRecord, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FaceError(
-            f"A map has the files that --map wrote. '{folder}' has not: {error}. Test again: --map."
+            f"A map must have all the files that --map wrote. '{folder}' has not: {error}. Test again with --map."
         ) from error
 
 

@@ -313,8 +313,8 @@ def _describe_confused(errors: dict[str, Any]) -> str:
     worst = errors["worst"][0]
     hardest = f"; hardest: {printable(worst['identity'])} ({worst['confused']:,} of {worst['images']:,})"
     return (
-        f"{errors['confused']:,} of {errors['faces']:,} faces are nearest to a face of another identity"
-        f"{hardest if worst['confused'] else ''}"
+        f"{errors['confused']:,} of {errors['faces']:,} faces are nearest to a face of a different "
+        f"identity{hardest if worst['confused'] else ''}"
     )
 
 

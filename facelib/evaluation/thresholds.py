@@ -147,7 +147,7 @@ def read_thresholds(
     if sidecar is None or not sets:
         raise FaceError(f"'{artefact}' has no calibrated threshold. {mend}.")
     if set_name is not None and set_name not in sets:
-        raise FaceError(f"'{artefact}' is not calibrated on '{set_name}' but on {', '.join(sets)}. {mend}.")
+        raise FaceError(f"'{artefact}' is calibrated on {', '.join(sets)}, not on '{set_name}'. {mend}.")
     try:
         name = set_name or best_set(sets, calibration_set(sidecar, gallery_sha256), far)
         values, chosen = sets[name], sets[name]["far"].get(f"{far:g}")
@@ -201,9 +201,9 @@ def _no_threshold(artefact: Path, far: float, name: str, values: dict[str, Any])
             f"--threshold DISTANCE."
         )
     return (
-        f"'{name}' gave no threshold for FAR={far:g}. The set has {values['impostors']:,} impostor "
-        f"pairs, which gave thresholds for FAR {', '.join(values['far']) or 'none'}. "
-        f"{'Ask for one of these with --far, or c' if values['far'] else 'C'}alibrate on a larger set."
+        f"'{name}' gave no threshold for FAR={far:g}. The set has {values['impostors']:,} impostor pairs, which gave "
+        f"thresholds for FAR {', '.join(values['far']) or 'none'}. "
+        f"{'Use one of these with --far, or c' if values['far'] else 'C'}alibrate on a larger set."
     )
 
 

@@ -70,7 +70,7 @@ def find_sets(
         return [partial(_draw_pairs, load, pairs) for load in find_sets(valid, letterbox=letterbox)]
     if pairs is not None:
         if not valid.is_dir():
-            raise FaceError(f"With --pairs, --valid is the folder of the photos. There is no folder at '{valid}'.")
+            raise FaceError(f"With --pairs, --valid must be the folder of the photos. There is no folder '{valid}'.")
         if Path(pairs).is_dir():
             return [
                 partial(_load_listed, valid / group, file, letterbox, encoding, f"rfw_{group}")
@@ -81,7 +81,7 @@ def find_sets(
         return [partial(_load_folder, valid, letterbox)]
     if letterbox:
         raise FaceError(
-            f"--letterbox is for photos: folders, or --pairs. '{valid}' has .bin files. Leave --letterbox out."
+            f"--letterbox works only with photos: folders, or --pairs. '{valid}' has .bin files. Leave out --letterbox."
         )
     return [partial(_load_bin, path) for path in find_bins(valid)]
 
@@ -105,7 +105,8 @@ def _draw_pairs(load: Callable[[], FaceSet], num_pairs: int) -> FaceSet:
     faces = load()
     if faces.is_same is None:
         raise FaceError(
-            f"--pairs N takes N of the pairs of a .bin. '{faces.where}' is a folder of identities: name a .bin."
+            f"--pairs N needs a .bin, from which it uses N pairs. '{faces.where}' is a folder of identities: pass "
+            "a .bin."
         )
     if num_pairs >= len(faces.is_same):
         return faces
@@ -169,7 +170,7 @@ def _read(read: Callable[[], bytes], file: Path, letterbox: bool) -> bytes:
     try:
         data = read()
     except BadRecord as error:
-        raise FaceError(f"The photo '{file}': {error}. Replace or remove it.") from error
+        raise FaceError(f"The photo '{file}': {error}. Replace or remove this photo.") from error
     return letterboxed(data, str(file)) if letterbox else data
 
 
@@ -181,7 +182,7 @@ def letterboxed(image: bytes, where: str, size: tuple[int, int] = IMAGE_SIZE) ->
     try:
         pixels = decode_image(image)
     except BadRecord as error:
-        raise FaceError(f"'{where}': {error}. Replace or remove it.") from error
+        raise FaceError(f"'{where}': {error}. Replace or remove this image.") from error
     if pixels.shape[:2] == size:
         return image
     scale = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])

@@ -15,8 +15,8 @@ from facelib.models.registry import IRESNET_DEPTHS
 EPSILON = 1e-5  # of every normalisation there
 _INPUT, _OUTPUT = "input_1", "embeddings"
 _ROAD = (
-    "Known are the state dicts of InsightFace's arcface_torch: iresnet18, 34, 50, 100 and mbf. Export another net to "
-    "ONNX there (torch.onnx.export) and import the .onnx"
+    "Supported are the state dicts of InsightFace's arcface_torch: iresnet18, 34, 50, 100 and mbf. Export a "
+    "different net to ONNX in its own project (torch.onnx.export), and import the .onnx"
 )
 
 
@@ -58,7 +58,7 @@ class _Net:
         self.at, self.channels = _INPUT, 3
 
     def unknown(self, what: str) -> FaceError:
-        return FaceError(f"'{self.path}' is another net: {what}. {_ROAD}.")
+        return FaceError(f"'{self.path}' is a different net: {what}. {_ROAD}.")
 
     def count(self, prefix: str) -> int:
         """How many numbered parts begin with `prefix`: 'layer1.' -> blocks of the first group."""
@@ -68,7 +68,7 @@ class _Net:
         weights = self._take(f"{name}.weight", 4)
         out, inner, *kernel = weights.shape
         if not inner or self.channels % inner:
-            raise self.unknown(f"{name!a} takes other than {self.channels} channels")
+            raise self.unknown(f"{name!a} does not have {self.channels} input channels")
         words = {"kernel_shape": kernel, "strides": [stride] * 2, "pads": [pad] * 4, "group": self.channels // inner}
         self.add("Conv", self.at, f"{name}.weight", **words)
         self.channels = out
@@ -77,7 +77,7 @@ class _Net:
         parts = [f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
         for part in parts:
             if len(self._take(part, 1)) != self.channels:
-                raise self.unknown(f"{part!a} has other than {self.channels} values")
+                raise self.unknown(f"{part!a} does not have {self.channels} values")
         self.add("BatchNormalization", self.at, *parts, epsilon=EPSILON)
 
     def prelu(self, name: str) -> None:
@@ -156,7 +156,7 @@ def _block(net: _Net, name: str, stride: int) -> None:
 def _mbf(net: _Net) -> None:
     _conv_block(net, "layers.0", stride=2, pad=1)
     if "layers.1.layers.0.layers.0.layers.0.weight" in net.tensors:
-        raise net.unknown("it is the large mbf, of which there is none here")
+        raise net.unknown("it is the large mbf, which is not supported here")
     _conv_block(net, "layers.1", pad=1)
     for group in range(2, net.count("layers.")):
         if f"layers.{group}.layers.0.layers.0.layers.0.weight" in net.tensors:

@@ -52,15 +52,14 @@ def _choose_io(model, job: Job, usual: str) -> Io:
     known = sidecar.io if sidecar is not None else Io(pixels="raw" if _scales_itself(model) else usual)
     if job.layout == "nchw":
         raise FaceError(
-            f"A Keras net to import has its channels last. '{job.path}' is described as nchw: export it to "
-            "ONNX where it was trained (tf2onnx), and import that."
+            f"A Keras net must have its channels last to be imported. '{job.path}' is described as nchw: export the "
+            "net to ONNX where it was trained (tf2onnx), and import the ONNX file."
         )
     pixels = job.pixels or known.pixels
     if not pixels:
         raise FaceError(
-            f"Nothing in '{job.path}' says which pixels it was trained with. Name them: --pixels "
-            f"{'|'.join(IO_CHOICES['pixels'])} (pm1_exact is x/127.5 - 1), and --color bgr if it was trained "
-            "on BGR."
+            f"'{job.path}' does not say which pixels it was trained with. Use --pixels "
+            f"{'|'.join(IO_CHOICES['pixels'])} (pm1_exact is x/127.5 - 1), and --color bgr if it was trained on BGR."
         )
     return Io(pixels=pixels, colour=job.colour or known.colour, size=job.size or known.size)
 

@@ -45,8 +45,8 @@ def find_ending(model: keras.Model, heads: dict[str, str], name: str) -> Ending:
     if len(tensors) != 1:
         names = ", ".join(short_name(tensor._keras_history.operation.name) for tensor in tensors.values())
         raise FaceError(
-            f"An embedder has one output. '{name}' has the outputs {names}: save the net with only the one "
-            "that you want."
+            f"An embedder must have one output. '{name}' has the outputs {names}: save the net with only the output "
+            "that you need."
         )
     lines = list(dict.fromkeys(line for ending in endings for line in ending.lines))
     centres = next((ending.centres for ending in endings if ending.centres is not None), None)
@@ -59,12 +59,14 @@ def _strip(tensor: keras.KerasTensor, heads: dict[str, str]) -> Ending:
     while True:
         layer = ending.embedding._keras_history.operation
         if isinstance(layer, CutHead):
-            ending.lines.append(f"margin head {short_name(layer.name)} ({heads[layer.name]}) left out")
+            ending.lines.append(f"margin head {short_name(layer.name)} ({heads[layer.name]}) was left out")
         elif _normalises(layer):
-            ending.lines.append(f"normalisation {short_name(layer.name)} left out: embedders here give what is before")
+            ending.lines.append(
+                f"normalisation {short_name(layer.name)} was left out: embedders here return the values before it"
+            )
             ending.is_normalised = True
         elif isinstance(layer, keras.layers.Dense) and (is_softmax or layer.activation is keras.activations.softmax):
-            ending.lines.append(f"softmax head {short_name(layer.name)} left out: {layer.units:,} identities")
+            ending.lines.append(f"softmax head {short_name(layer.name)} was left out: {layer.units:,} identities")
             ending.centres, is_softmax = layer.kernel.numpy().T, False
         elif _is_softmax(layer):
             is_softmax = True

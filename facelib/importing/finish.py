@@ -37,16 +37,17 @@ def check_outputs(imported: Imported, path: Path) -> float | None:
     received = model(faces.astype(np.float32), training=False).numpy()
     if received.shape != expected.shape:
         raise FaceError(
-            f"'{path}' gives {list(expected.shape)}, the imported net {list(received.shape)}: it is another network."
+            f"The imported net must have the output of '{path}', {list(expected.shape)}, but it has "
+            f"{list(received.shape)}. The file holds a different network."
         )
     if imported.is_normalised:
         received = normalize(received, "face {}".format)
     difference = float(np.abs(received - expected).max() / np.abs(expected).max())
     if not difference <= imported.max_difference:
         raise FaceError(
-            f"The import must give the outputs of '{path}' within {imported.max_difference:g}. It differs by "
-            f"{difference:.2g}: the layers have the shapes of {model.name}, but they are connected in "
-            "another way, or --pixels is wrong."
+            f"The imported net must have the same outputs as '{path}', within {imported.max_difference:g}. The "
+            f"difference is {difference:.2g}: the layers have the shapes of {model.name}, but are connected in a "
+            "different way, or --pixels is wrong."
         )
     return difference
 

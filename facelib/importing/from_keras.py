@@ -24,9 +24,8 @@ def read_h5(job: Job) -> Imported:
     if job.known_as is not None:
         return read_known(job)
     raise FaceError(
-        f"'{job.path}' has weights only. Name their net: --structure model.json (net.to_json() gives "
-        "this JSON), or --as mobilefacenet, mobilenet or iresnet50 for the nets of "
-        "bubbliiiing/arcface-keras."
+        f"'{job.path}' has only weights. Pass the structure of the net: --structure model.json (written by "
+        "net.to_json()), or --as mobilefacenet, mobilenet or iresnet50 for the nets of bubbliiiing/arcface-keras."
     )
 
 

@@ -80,7 +80,7 @@ def rebuild(onnx_model, job: Job, is_file: bool = True) -> Imported:
 
 def _describe(num_steep: int, num_folded: int, statistics: dict | None):
     if num_steep:
-        yield f"{num_steep} PReLU slopes above 1 rewritten, without changing the function"
+        yield f"{num_steep} PReLU slopes above 1 were rewritten, without changing the function of the net"
     if num_folded:
         done = (
             f"statistics restored from {statistics['count']} crops" if statistics else "pass --faces to train further"
@@ -108,8 +108,8 @@ def recognise(steps: list[Step], path: Path) -> Net:
     kinds = {step.activation for step in steps} - {"linear"}
     if len(kinds) != 1:
         raise FaceError(
-            f"A face model has one kind of activation. '{path}' has {', '.join(sorted(kinds)) or 'none'}: it is "
-            f"another architecture."
+            f"A face model must have only one kind of activation. '{path}' has {', '.join(sorted(kinds)) or 'none'}: "
+            "this is a different architecture."
         )
     options = {"embedding_size": steps[-1].channels, "activation": kinds.pop()}
     if steps[0].strides == (1, 1):
@@ -130,8 +130,8 @@ def _name_iresnet(steps: list[Step], path: Path) -> str:
             return f"iresnet{depth}"
     known = ", ".join(f"{1 + 2 * sum(repeats)} (iresnet{depth})" for depth, repeats in IRESNET_DEPTHS.items())
     raise FaceError(
-        f"'{path}' begins with '{steps[0].name}', a {steps[0].describe()}, as an iresnet does, but it "
-        f"has {found} 3x3 convolutions and an iresnet has {known}: it is another architecture."
+        f"'{path}' begins with '{steps[0].name}', a {steps[0].describe()}, like an iresnet. But it has {found} 3x3 "
+        f"convolutions, and an iresnet has {known}: this is a different architecture."
     )
 
 

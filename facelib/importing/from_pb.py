@@ -42,7 +42,8 @@ def read(job: Job) -> Imported:
     graph, io = load_sized(job.path, io)
     if io.layout != "nhwc":
         raise FaceError(
-            f"A frozen graph to import is NHWC. '{job.path}' is {io.layout}: import the net's ONNX file instead."
+            f"A frozen graph must be NHWC to be imported. '{job.path}' is {io.layout}: import the net's ONNX file "
+            "instead."
         )
     embedder = without_normalisation(graph, io)
     model = _to_onnx(embedder, io)
@@ -72,11 +73,18 @@ def _find_io(job: Job) -> Io:
     inputs, outputs = find_ends(load_graph(job.path))
     if len(inputs) != 1 or len(outputs) != 1:
         raise FaceError(
-            f"'{job.path}' has the inputs {', '.join(inputs) or 'none'} and the outputs {', '.join(outputs[-5:])}: say "
-            f"which once, with ./optimize_pb.sh {job.path} --input NAME --output NAME. Then import it."
+            f"'{job.path}' has the inputs {', '.join(inputs) or 'none'} and the outputs {', '.join(outputs[-5:])}: "
+            f"choose one of each with ./optimize_pb.sh {job.path} --input NAME --output NAME. Then import the result."
         )
     if job.colour is None:
-        print_notes([f"'{job.path}' is taken for a net of RGB; if it takes BGR, as with cv2.imread, say --color bgr"])
+        print_notes(
+            [
+                (
+                    f"'{job.path}' has no colour order, so RGB is assumed; if it needs BGR, as with cv2.imread, use "
+                    "--color bgr"
+                )
+            ]
+        )
     return replace(Io(input=inputs[0], output=outputs[0]), **given)
 
 

@@ -12,7 +12,7 @@ from facelib.errors import FaceError, short_name
 from facelib.importing.job import Imported, Job
 from facelib.tensorflow_env import quiet_tensorflow
 
-_ROAD = "Convert it to ONNX (python -m tf2onnx.convert --saved-model FOLDER --output net.onnx), and import that."
+_ROAD = "Convert it to ONNX (python -m tf2onnx.convert --saved-model FOLDER --output net.onnx), and import this file."
 _NETS = ("_tf_keras_network", "_tf_keras_model", "_tf_keras_sequential")
 # Operations on the variables, and those that save and restore them: they are in every SavedModel.
 _OF_VARIABLES = {
@@ -129,7 +129,9 @@ def _fill(model, path: Path) -> None:
         shapes = reader.get_variable_to_shape_map()
         _fill_level(model, "", reader, shapes)
     except (ValueError, tf.errors.OpError) as error:
-        raise FaceError(f"The variables of '{path}' cannot be read ({str(error)[:120]}). Copy it again.") from error
+        raise FaceError(
+            f"The variables of '{path}' cannot be read ({str(error)[:120]}). Copy the whole folder again."
+        ) from error
 
 
 def _fill_level(net, prefix: str, reader, shapes: dict) -> None:

@@ -28,7 +28,7 @@ def read(job: Job) -> Imported:
     state = find_state(file)
     if (count := sum(math.prod(tensor.shape) for tensor in state.values())) > MAX_VALUES:
         raise FaceError(
-            f"'{job.path}' is not an iresnet100: its state has {count:,} values, that of an iresnet100 has 65 million."
+            f"'{job.path}' is not an iresnet100: its state has {count:,} values, but an iresnet100 has 65 million."
         )
     tensors = {name: file.values(tensor) for name, tensor in state.items()}
     return rebuild(to_onnx(tensors, job.path, job.size or (112, 112)), job, is_file=False)
@@ -43,7 +43,7 @@ def find_state(file: TorchFile) -> dict[str, Tensor]:
     states = [state for content in dicts_of(file.content) if (state := _tensors_of(content))]
     if not states:
         raise FaceError(
-            f"A PyTorch file to import holds a state dict (names and tensors). '{file.path}' has none. Save "
+            f"A PyTorch file must hold a state dict (names and tensors) to be imported. '{file.path}' has none. Save "
             "one in PyTorch: torch.save(net.state_dict(), 'net.pt')."
         )
     return next((state for state in states if any(name in state for name in _KNOWN)), states[0])

@@ -30,8 +30,8 @@ def find_image(model: keras.Model, name: str) -> keras.KerasTensor:
     if len(found) != 1:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in model.inputs)
         raise FaceError(
-            f"A face net takes one image [N, H, W, 3]. '{name}' takes {shapes}. Export it to ONNX where it was trained "
-            f"(tf2onnx), and import that."
+            f"A face net must have one input, an image [N, H, W, 3]. '{name}' takes {shapes}. Export the net to ONNX "
+            "where it was trained (tf2onnx), and import the ONNX file."
         )
     return found[0]
 

@@ -30,7 +30,8 @@ def read_structured(job: Job) -> tuple[Any, dict[str, str]]:
         config = json.loads(text)
     except ValueError as error:
         raise FaceError(
-            f"--structure is the JSON that net.to_json() gives. '{path}' is not JSON ({error}). Save it again."
+            f"--structure must be the JSON file that net.to_json() writes. '{path}' is not JSON ({error}). Save "
+            "the file again."
         ) from error
     version = config.get("keras_version") if isinstance(config, dict) else None
     model, heads = build(config, version, path, job.path.stat().st_size)
@@ -38,8 +39,8 @@ def read_structured(job: Job) -> tuple[Any, dict[str, str]]:
     rest = fill(model, stored, job.path, f"the structure '{path.name}'")
     if rest:
         raise FaceError(
-            f"'{job.path}' does not fit the structure '{path.name}', which ends before {rest[0].describe()}. "
-            "Name the JSON of the same net."
+            f"'{job.path}' does not match the structure '{path.name}', which ends before {rest[0].describe()}. Use "
+            "the JSON file of the same net."
         )
     return model, heads
 
@@ -53,7 +54,7 @@ def read_known(job: Job) -> Imported:
     name, stored, pixels = job.known_as, read_weights(job.path), job.pixels or known_nets.PIXELS
     if name != "mobilefacenet" and name not in known_nets.KNOWN:
         known = ", ".join(["mobilefacenet", *known_nets.KNOWN])
-        raise FaceError(f"--as is one of {known}. Received: {name}. Name one of them, or give --structure model.json.")
+        raise FaceError(f"--as must be one of {known}. Received: {name}. Use one of these, or --structure model.json.")
     norms = [one for one in stored if len(one.values) == 4]
     size = norms[-1].values[0].shape[0] if norms else 0
     if name == "mobilefacenet":
@@ -65,7 +66,7 @@ def read_known(job: Job) -> Imported:
         rest = fill(model, stored, job.path, name)
         imported = as_ours(model, {}, job, pixels)
     if rest:
-        imported.lines.append(f"margin head '{rest[0].name}' left out")
+        imported.lines.append(f"margin head '{rest[0].name}' was left out")
         imported.centres = rest[0].values[0].T if rest[0].values[0].ndim == 2 else None
     return imported
 
@@ -89,7 +90,7 @@ def _as_mobilefacenet(model, job: Job, pixels: str) -> Imported:
     imported = Imported(model, pixels, what="mobilefacenet", table=table)
     if max(slopes) > 1:  # our PReLU is max(x, a x)
         imported.model, imported.table = _with_steep_slopes(model), None
-        imported.lines.append("slopes above 1: PReLU layers of Keras instead of ours")
+        imported.lines.append("slopes above 1: PReLU layers of Keras are used instead of those of MobileArc")
     return imported
 
 
@@ -138,7 +139,7 @@ def _unpack(path: Path, folder: Path) -> tuple[dict, str, Path]:
             if sum(sizes.values()) > MAX_BYTES or sizes["config.json"] > MAX_CONFIG_BYTES:
                 raise FaceError(
                     f"'{path}' would unpack to {sum(sizes.values()) / 2**30:.1f} GiB: it is damaged or was made to "
-                    "fill the memory. Copy it again."
+                    "fill the memory. Copy the file again."
                 )
             config = parse_config(archive.read("config.json"), path)
             version = (
@@ -150,12 +151,12 @@ def _unpack(path: Path, folder: Path) -> tuple[dict, str, Path]:
                     target.write(block)
                     if target.tell() > MAX_BYTES:
                         raise FaceError(
-                            f"'{path}' unpacks to more than its header says: it is damaged or was made to fill the "
-                            "memory. Copy it again."
+                            f"The unpacked '{path}' is larger than its header says: the file is damaged or was made "
+                            "to fill the memory. Copy the file again."
                         )
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, AttributeError) as error:
         raise FaceError(
-            f"'{path}' is not a .keras file, or it is damaged ({str(error)[:100]}). Copy it again."
+            f"'{path}' is not a .keras file, or it is damaged ({str(error)[:100]}). Copy the file again."
         ) from error
     check_h5(weights)
     return config, str(version), weights
@@ -216,7 +217,7 @@ def named_errors(path: Path) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         raise FaceError(
             f"'{path}' is not a Keras model that can be read here ({reason}). Export the net to ONNX where it was "
-            f"trained (tf2onnx), and import that."
+            "trained (tf2onnx), and import the ONNX file."
         ) from error
 
 

@@ -14,9 +14,9 @@ from facelib.importing.job import Imported, Job
 
 # The roads of files that hold a model which cannot be read here.
 _ROADS = {
-    "tflite": "A .tflite is an end form: its weights may be rounded. Test it with tflite_test.py, and import the file "
-    "that it was made from",
-    "mxnet": "Export MXNet's parameters to ONNX there (mx2onnx.export_model), and import the .onnx",
+    "tflite": "A .tflite cannot be imported, because its weights may be rounded. Test it with tflite_test.py, and "
+    "import the file from which it was made",
+    "mxnet": "Export the parameters to ONNX in MXNet (mx2onnx.export_model), and import the .onnx",
 }
 
 
@@ -34,7 +34,7 @@ def find_kind(path: Path) -> str:
     kind = _find_by_head(path, head)
     if kind is None or kind in _ROADS:
         road = _ROADS.get(kind or "", f"Received: a file that begins with {head[:8]!r}")
-        raise FaceError(f"A model to import is {NAMED}. '{path}' is none of these. {road}.")
+        raise FaceError(f"A model to import must be {NAMED}. '{path}' is none of these. {road}.")
     return kind
 
 
@@ -63,7 +63,7 @@ def _find_in_zip(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = {Path(name).name for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise FaceError(f"'{path}' is damaged ({error}). Copy it again.") from error
+        raise FaceError(f"'{path}' is damaged ({error}). Copy the file again.") from error
     if {"config.json", "model.weights.h5"} <= names:
         return "keras_zip"
     return "torch" if "data.pkl" in names else None
@@ -77,7 +77,7 @@ def read(job: Job) -> Imported:
     """
     kind = find_kind(job.path)
     if kind not in READERS:
-        raise FaceError(f"A model to import is {NAMED}. '{job.path}' is a {kind}, which cannot be read here.")
+        raise FaceError(f"A model to import must be {NAMED}. '{job.path}' is a {kind}, which cannot be read here.")
     return READERS[kind](job)
 
 

@@ -46,8 +46,8 @@ def read_weights(path: Path) -> list[Stored]:
     with _opened(path) as file:
         if "layer_names" not in file.attrs:
             raise FaceError(
-                f"'{path}' is a weights file of Keras 3, which numbers its layers. Load it where the net was built, "
-                f"call net.save('net.keras'), and import that."
+                f"'{path}' is a weights file of Keras 3, which numbers its layers. Load the weights where the net was "
+                "built, call net.save('net.keras'), and import net.keras."
             )
         names = [name.decode() if isinstance(name, bytes) else name for name in file.attrs["layer_names"]]
         found = [Stored(str(name), _values(file[name])) for name in names]
@@ -97,8 +97,8 @@ def fill(model: keras.Model, stored: list[Stored], path: Path, what: str) -> lis
         if not _fits(layer, one):
             has = f"has {one.describe()}" if one else f"ends after {len(stored)} layers with weights"
             raise FaceError(
-                f"'{path}' does not fit {what}: it {has} where {short_name(layer.name)} with "
-                f"{_shapes(_ordered(layer))} belongs. Name another structure."
+                f"'{path}' does not match {what}: it {has}, but {short_name(layer.name)} with "
+                f"{_shapes(_ordered(layer))} is expected there. Use a different structure."
             )
         named[layer.name] = rest[number]
     for layer in targets:

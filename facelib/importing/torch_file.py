@@ -91,7 +91,7 @@ class TorchFile:
         dtype = np.dtype(_DTYPES[storage.kind]).newbyteorder("<")
         data = self.read_storage(storage)
         if len(data) < storage.size * dtype.itemsize:
-            raise FaceError(f"'{self.path}' is damaged: the storage {storage.key!a} is too short. Copy it again.")
+            raise FaceError(f"'{self.path}' is damaged: the storage {storage.key!a} is too short. Copy the file again.")
         memory = np.frombuffer(data, dtype, storage.size)
         strides = [stride * dtype.itemsize for stride in tensor.strides]
         view = np.lib.stride_tricks.as_strided(memory[tensor.offset :], tensor.shape, strides, writeable=False)
@@ -110,15 +110,14 @@ def read_torch_file(path: Path) -> TorchFile:
         return _read_zip(path) if zipfile.is_zipfile(path) else _read_older(path)
     except RefusedPickleError as error:
         raise FaceError(
-            f"Only tensors are read from a PyTorch file. '{path}' asks for {error}: nothing of it was run. "
-            "On a machine where you trust the file, save only the weights: torch.save(net.state_dict(), "
-            "'net.pt')."
+            f"Only tensors can be read from a PyTorch file. '{path}' asks for {error}: no code of the file was run. "
+            "On a machine where you trust the file, save only the weights: torch.save(net.state_dict(), 'net.pt')."
         ) from error
     except FaceError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything
         reason = " ".join(str(error).split())[:100]
-        raise FaceError(f"'{path}' is a damaged PyTorch file ({reason}). Copy it again.") from error
+        raise FaceError(f"'{path}' is a damaged PyTorch file ({reason}). Copy the file again.") from error
 
 
 def _read_zip(path: Path) -> TorchFile:
@@ -127,10 +126,14 @@ def _read_zip(path: Path) -> TorchFile:
     (pickled,) = (name for name in entries if name == "data.pkl" or name.endswith("/data.pkl"))
     root = pickled.removesuffix("data.pkl")
     if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
-        raise FaceError(f"A file of torch.save is not compressed. '{path}' is: save it again with torch.save.")
+        raise FaceError(
+            f"A file of torch.save must not be compressed. '{path}' is compressed: save it again with torch.save."
+        )
     order = archive.read(f"{root}byteorder") if f"{root}byteorder" in entries else b"little"
     if order.strip() != b"little":
-        raise FaceError(f"'{path}' was written on a big-endian machine. Save it again on a little-endian machine.")
+        raise FaceError(
+            f"'{path}' was written on a big-endian machine. Save the file again on a little-endian machine."
+        )
     if entries[pickled].file_size > MAX_PICKLE_BYTES:
         raise FaceError(
             f"'{path}' has {entries[pickled].file_size:,} bytes of names and shapes. Save only the weights."
@@ -140,7 +143,7 @@ def _read_zip(path: Path) -> TorchFile:
     def read_storage(storage: _Storage) -> bytes:
         name = f"{root}data/{storage.key}"
         if name not in entries:
-            raise FaceError(f"'{path}' is damaged: it has no storage {storage.key!a}. Copy it again.")
+            raise FaceError(f"'{path}' is damaged: it has no storage {storage.key!a}. Copy the file again.")
         return archive.read(name)
 
     return TorchFile(content, read_storage, path)
@@ -162,7 +165,7 @@ def _read_older(path: Path) -> TorchFile:
 
     def read_storage(storage: _Storage) -> bytes:
         if storage.key not in places:
-            raise FaceError(f"'{path}' is damaged: it has no storage {storage.key!a}. Copy it again.")
+            raise FaceError(f"'{path}' is damaged: it has no storage {storage.key!a}. Copy the file again.")
         return data[places[storage.key] : places[storage.key] + storage.size * 8]
 
     return TorchFile(content, read_storage, path)
@@ -206,7 +209,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in
 
     def persistent_load(self, pid: object) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or not isinstance(pid[1], _Kind):
-            raise RefusedPickleError("a persistent id that is no storage")
+            raise RefusedPickleError("a persistent id that is not a storage")
         _, kind, key, _, size = pid[:5]
         if not isinstance(key, str) or type(size) is not int or size < 0 or (len(pid) == 6 and pid[5] is not None):
             raise RefusedPickleError("a storage without a name or a size")
@@ -223,9 +226,9 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in
 
     def _set(self, key, value):
         if not isinstance(key, str | int | float | None):  # the hash of nested tuples may take for ever
-            raise RefusedPickleError("a dict whose keys are no names")
+            raise RefusedPickleError("a dict whose keys are not names")
         if not isinstance(self.stack[-1], dict):
-            raise RefusedPickleError("items of something that is no dict")
+            raise RefusedPickleError("items of something that is not a dict")
         self.stack[-1][key] = value
 
     dispatch[pickle.SETITEM[0]] = load_setitem
@@ -247,7 +250,7 @@ def _tensor(storage, offset, shape, strides, *_) -> Tensor:
         raise RefusedPickleError("a tensor without a storage, or of too many axes")
     numbers = (offset, *shape, *strides)
     if any(type(n) is not int or abs(n) > MAX_VALUES for n in numbers):
-        raise RefusedPickleError("a tensor whose sizes are no numbers, or too large")
+        raise RefusedPickleError("a tensor whose sizes are not numbers, or are too large")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     count = math.prod(shape)
     if min(numbers) < 0 or (count and last >= storage.size) or count > storage.size:
@@ -257,7 +260,7 @@ def _tensor(storage, offset, shape, strides, *_) -> Tensor:
 
 def _parameter(data, *_):
     if not isinstance(data, Tensor):
-        raise RefusedPickleError("a parameter that is no tensor")
+        raise RefusedPickleError("a parameter that is not a tensor")
     return data
 
 

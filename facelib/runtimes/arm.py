@@ -32,7 +32,7 @@ class ArmEmbedder(WorkerEmbedder):
     def __init__(self, path: Path, io: Io, threads: int = 1, cpu: str = CPUS[0]):
         suffix = require_file(path, "model").suffix
         if suffix not in EXECUTORS:
-            raise FaceError(f"The emulated ARM CPU runs {' and '.join(EXECUTORS)} files. Received: '{path}'.")
+            raise FaceError(f"The emulated ARM CPU can run only {' and '.join(EXECUTORS)} files. Received: '{path}'.")
         self.executor = executors.on_emulated(EXECUTORS[suffix], cpu)
         python = environment_python("arm", "The emulated ARM CPU")
         command = serve_command(python, WORKER, "load", os.path.abspath(path), json.dumps(io.as_dict()))

@@ -35,7 +35,7 @@ def environment_python(name: str, what: str) -> str:
     environment = scripts_folder() / f".venv-{name}"
     python = environment / "bin" / "python"
     if not (environment / "ready").is_file() or not python.is_file():
-        raise FaceError(f"{what} runs in a Python environment of its own. .venv-{name} is missing: make {name}")
+        raise FaceError(f"{what} needs its own Python environment. .venv-{name} is missing: make {name}")
     return str(python)
 
 
@@ -148,8 +148,8 @@ class WorkerEmbedder(RuntimeEmbedder):
         if worker.shape != (1, *face) or worker.dtype != takes:
             self.close()
             raise FaceError(
-                f"'{path}' takes {worker.dtype} {list(worker.shape)}, the faces come as {takes} {[1, *face]}: "
-                f"check --layout and --crop."
+                f"'{path}' needs {worker.dtype} {list(worker.shape)}, but the faces have {takes} {[1, *face]}: check "
+                "--layout and --crop."
             )
 
     def run(self, pixels: np.ndarray) -> np.ndarray:

@@ -34,9 +34,11 @@ class CoremlEmbedder(WorkerEmbedder):
     def __init__(self, path: Path, io: Io, threads: int = 1):
         with open(require_file(path, "Core ML model"), "rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
-                raise FaceError(f"A {SUFFIX} is a zip file. '{path}' is not one: pass that of coreml/onnx_2_coreml.py.")
+                raise FaceError(
+                    f"A {SUFFIX} must be a zip file. '{path}' is not: use the file written by coreml/onnx_2_coreml.py."
+                )
         python = environment_python("coreml", "coremltools")
         served = serve_command(python, WORKER, "load", os.path.abspath(path))
-        refused = f"'{path}' cannot be read back. Convert it again: coreml/onnx_2_coreml.py"
+        refused = f"'{path}' cannot be read. Convert the model again: coreml/onnx_2_coreml.py"
         command = ["env", "OPENBLAS_NUM_THREADS=1", *served]  # the processes are the threads
         super().__init__(path, replace(io, dtype="uint8", layout="nhwc"), command, refused, threads)

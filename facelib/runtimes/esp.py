@@ -34,14 +34,14 @@ class EspdlEmbedder(WorkerEmbedder):
         with open(require_file(path, "ESP-DL model"), "rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise FaceError(
-                    f"An .espdl begins with '{MAGIC.decode()}'. '{path}' does not: pass the file of "
-                    f"esp/onnx_2_espdl.py."
+                    f"An .espdl must begin with '{MAGIC.decode()}'. '{path}' does not: use the file written by "
+                    "esp/onnx_2_espdl.py."
                 )
         onnx = check_companion(path, float_path(path), "simulated", "esp/onnx_2_espdl.py")
         command = serve_command(
             environment_python("esp", "esp-ppq"), WORKER, "load", os.path.abspath(path), os.path.abspath(onnx)
         )  # fmt: skip
-        refused = f"esp-ppq cannot simulate '{path}'. Convert it again: esp/onnx_2_espdl.py"
+        refused = f"esp-ppq cannot simulate '{path}'. Convert the model again: esp/onnx_2_espdl.py"
         super().__init__(path, io, command, refused, threads)
 
 

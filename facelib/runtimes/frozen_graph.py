@@ -82,7 +82,8 @@ def open_graph(graph, path: Path | str, input_name: str = INPUT, output_name: st
             source, target = (inside.get_tensor_by_name(_tensor_name(name)) for name in (input_name, output_name))
         except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
             raise FaceError(
-                f"This TensorFlow cannot load the graph '{path}' ({_one_line(error)}). Make or copy it again."
+                f"This TensorFlow cannot load the graph '{path}' ({_one_line(error)}). Make the file again, or "
+                "copy it again."
             ) from error
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=threads or 0, inter_op_parallelism_threads=1, use_per_session_threads=True
@@ -95,11 +96,13 @@ def open_graph(graph, path: Path | str, input_name: str = INPUT, output_name: st
             return call(np.asarray(pixels, dtype))
         except (ValueError, tf.errors.InvalidArgumentError) as error:
             raise FaceError(
-                f"'{path}' takes {source.shape}, the faces come as {list(pixels.shape)}, and TensorFlow says: "
+                f"'{path}' needs {source.shape}, but the faces have {list(pixels.shape)}. TensorFlow says: "
                 f"{_one_line(error)}. Check --crop and --layout."
             ) from error
         except tf.errors.OpError as error:
-            raise FaceError(f"TensorFlow cannot run '{path}' ({_one_line(error)}). Make or copy it again.") from error
+            raise FaceError(
+                f"TensorFlow cannot run '{path}' ({_one_line(error)}). Make the file again, or copy it again."
+            ) from error
 
     return run
 
@@ -115,16 +118,16 @@ def load_graph(path: Path):
     variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
     if variables:
         raise FaceError(
-            f"A frozen graph holds constants only. '{path}' has {len(variables)} variables, such as "
-            f"{short_name(variables[0])}: freeze it first (h5_2_pb.py does)."
+            f"A frozen graph must hold only constants. '{path}' has {len(variables)} variables, such as "
+            f"{short_name(variables[0])}: freeze the graph first (h5_2_pb.py does this)."
         )
     check_ops(graph, path)
     names = {node.name for node in graph.node}
     missing = [name for node in graph.node for name in map(node_of, node.input) if name not in names]
     if missing:
         raise FaceError(
-            f"'{path}' is damaged: it needs a node {short_name(missing[0])}, which is missing. Make or copy "
-            "the file again."
+            f"'{path}' is damaged: it needs a node {short_name(missing[0])}, which is missing. Make the file again, "
+            "or copy it again."
         )
     fix_phase(graph)
     if any(function.signature.name for function in graph.library.function):
@@ -185,7 +188,9 @@ def check_names(graph, path: Path | str, input_name: str, output_name: str) -> N
             f"Use --input NAME."
         )
     if len(needed) > 1:
-        raise FaceError(f"An embedder has one input. {short_name(output_name)} of '{path}' needs {_listed(needed)}.")
+        raise FaceError(
+            f"An embedder must have only one input. {short_name(output_name)} of '{path}' needs {_listed(needed)}."
+        )
 
 
 def find_ends(graph) -> tuple[list[str], list[str]]:

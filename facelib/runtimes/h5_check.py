@@ -34,12 +34,12 @@ def check_h5(path: Path) -> None:
         code = subprocess.run(
             command, timeout=seconds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ).returncode
-        problem = f"ends its process with signal {-code}" if code < 0 else None
+        problem = f"ends the process with signal {-code}" if code < 0 else None
     except subprocess.TimeoutExpired:
-        code, problem = 0, f"does not end in {seconds:.0f} s"
+        code, problem = 0, f"takes more than {seconds:.0f} s"
     _refuse(path, {number: harm for harm, number in h5_scan.EXIT_CODES.items()}.get(code))
     if problem:
-        raise FaceError(f"'{path}' is damaged: reading it {problem}. Make or copy it again.")
+        raise FaceError(f"'{path}' is damaged: reading this file {problem}. Make the file again, or copy it again.")
 
 
 def is_vouched(path: Path) -> bool:
@@ -51,5 +51,6 @@ def is_vouched(path: Path) -> bool:
 def _refuse(path: Path, harm: str | None) -> None:
     if harm is not None:
         raise FaceError(
-            f"'{path}' {harm}: it is damaged or was made to do harm. It was not read. Get it again from its author."
+            f"'{path}' {harm}: the file is damaged or was made to do harm. It was not read. Get the file again "
+            "from its author."
         )

@@ -166,8 +166,7 @@ def _function(layer: dict) -> dict:
     if name not in _FUNCTIONS or len(nodes) != 1:
         raise FaceError(
             f"The layer {short_name(layer.get('name'))} calls TensorFlow's {short_name(config.get('function'))}, "
-            "which is not a function that a face net may call here. Save the model again with a Keras layer in its "
-            "place."
+            "which face nets may not call here. Save the model again with a Keras layer instead."
         )
     tensors: list[list] = []
 
@@ -199,9 +198,9 @@ def _node(layer: dict) -> dict:
     op = new["node_def"].get("op") if isinstance(new["node_def"], dict) else None
     if op not in PURE_OPS:
         raise FaceError(
-            f"The layers of a face net may only compute. The layer {short_name(layer.get('name'))} is "
-            f"TensorFlow's operation {short_name(op)}, which may do other things or is not known here. Save "
-            "the model again with a Keras layer in its place."
+            f"The layers of a face net must only compute. The layer {short_name(layer.get('name'))} is TensorFlow's "
+            f"operation {short_name(op)}, which may do other things or is not known here. Save the model again with a "
+            "Keras layer instead."
         )
     return {**layer, "class_name": "face>TensorFlowNode", "config": new}
 

@@ -22,7 +22,7 @@ _ACTIVATIONS = {"h_swish": "hard_swish", "hswish": "hard_swish", "relu_6": "relu
                 "hard_sigmoid": "face>hard_sigmoid_of_keras2", "silu": "swish"}  # fmt: skip
 _KNOWN = {"relu", "leaky_relu", "relu6", "softmax", "elu", "selu", "softplus", "softsign", "swish", "gelu", "tanh",
           "sigmoid", "exponential", "linear", "mish", "hard_swish", "hard_sigmoid"}  # fmt: skip
-_ROAD = "Export the net to ONNX where it was trained (tf2onnx), and import that."
+_ROAD = "Export the net to ONNX where it was trained (tf2onnx), and import the ONNX file."
 
 
 @keras.saving.register_keras_serializable(package="face", name="hard_sigmoid_of_keras2")
@@ -59,8 +59,8 @@ def renew_layer(kind: str, config: dict) -> tuple[str, dict]:
             new[key] = _plain(value)
         elif value not in _NEUTRAL:
             raise FaceError(
-                f"The layer {short_name(config.get('name'))} is a {kind} with {short_name(key)} = {short_repr(value)}, "
-                f"which Keras 3 does not have. {_ROAD}"
+                f"The layer {short_name(config.get('name'))} is a {kind} with {short_name(key)} = "
+                f"{short_repr(value)}, which Keras 3 does not support. {_ROAD}"
             )
     for key in ("activation", "recurrent_activation"):
         if key in new:
@@ -90,6 +90,6 @@ def _renew_activation(value: Any, layer: Any) -> Any:
     if name not in _KNOWN and name not in _ACTIVATIONS:
         raise FaceError(
             f"The layer {short_name(layer)} has the activation {short_name(name)}, a function that is not in the file "
-            f"and not known here. {_ROAD}"
+            f"and is unknown here. {_ROAD}"
         )
     return _ACTIVATIONS.get(name, name)

@@ -44,7 +44,9 @@ def parse_config(text: Any, path: Path) -> dict:
     """
     config = json.loads(text) if isinstance(text, str | bytes) else None
     if not isinstance(config, dict):
-        raise FaceError(f"'{path}' describes no Keras model. It may be another kind of HDF5 file: name an embedder.h5.")
+        raise FaceError(
+            f"'{path}' does not describe a Keras model. It may be a different kind of HDF5 file: use an embedder.h5."
+        )
     return config
 
 
@@ -68,9 +70,8 @@ def readable(config: dict, version: Any, path: Path) -> tuple[dict, dict[str, st
     found = _find_not_pure(config)
     if found is not None:
         raise FaceError(
-            f"The layers of a face net may only compute. '{path}' has a layer that can run Python code or "
-            f"read other files: {found}. It was not run. Save the model again with another Keras layer in "
-            "its place."
+            f"The layers of a face net must only compute. '{path}' has a layer that can run Python code or read other "
+            f"files: {found}. It was not run. Save the model again with a different Keras layer instead."
         )
     if is_keras3:
         _check_classes(config, path)
@@ -91,7 +92,7 @@ def _check_classes(config: dict, path: Path) -> None:
         if not is_keras and keras.saving.get_registered_object(str(registered or kind)) is None:
             raise FaceError(
                 f"'{path}' has the layer {short_name(layer.get('name'))} of the class {short_name(kind)}, whose code "
-                f"is not in the file. Export the net to ONNX where it was trained (tf2onnx), and import that."
+                "is not in the file. Export the net to ONNX where it was trained (tf2onnx), and import the ONNX file."
             )
 
 

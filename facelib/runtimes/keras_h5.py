@@ -63,7 +63,7 @@ class KerasEmbedder(RuntimeEmbedder):
             if shape[1:] == pixels.shape[1:]:
                 raise
             raise FaceError(
-                f"The model takes {shape}, the faces come as {pixels.shape}: check --crop and --layout."
+                f"The model needs {shape}, but the faces have {pixels.shape}: check --crop and --layout."
             ) from error
 
 
@@ -123,8 +123,8 @@ def check_weights(model, path: Path) -> None:
         values = np.asarray(variable.numpy())
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise FaceError(
-                f"The weights of a model are finite numbers. '{path}' has {int((~np.isfinite(values)).sum())} that are "
-                f"not, in {short_name(variable.path)}: take an earlier epoch of its training."
+                f"The weights of a model must be finite numbers. '{path}' has {int((~np.isfinite(values)).sum())} "
+                f"weights that are not finite, in {short_name(variable.path)}: use an earlier epoch of its training."
             )
 
 
@@ -139,9 +139,9 @@ def _for_keras3(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         text = file.attrs.get("model_config")
         if text is None and ("layer_names" in file.attrs or "layers" in file):  # of Keras 2, of Keras 3
             raise FaceError(
-                f"'{path}' has weights only, not the net that they belong to. Import it with the net: python "
-                f"import_model.py {path.name} embedder.h5 --structure model.json (net.to_json() writes model.json), or "
-                "with --as and the name of its structure in place of --structure."
+                f"'{path}' has only weights, not the net. Import the weights together with the net: python "
+                f"import_model.py {path.name} embedder.h5 --structure model.json (net.to_json() writes model.json), "
+                "or use --as and the name of the net instead of --structure."
             )
         config, version = parse_config(text, path), file.attrs.get("keras_version")
     renewed, heads = readable(config, version, path)
@@ -214,7 +214,7 @@ def check_model(model, path: Path) -> tuple[int, int]:
     _check_one_in_one_out(model, path)
     takes, gives = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
     if len(takes) != 4 or takes[3] != 3 or None in takes[1:] or len(gives) != 2 or gives[1] is None:
-        raise FaceError(f"An embedder maps [N, H, W, 3] to [N, D]. '{path}' maps {list(takes)} to {list(gives)}.")
+        raise FaceError(f"An embedder must map [N, H, W, 3] to [N, D]. '{path}' maps {list(takes)} to {list(gives)}.")
     return takes[1:3]
 
 
@@ -231,8 +231,8 @@ def in_float32(model):
 def _check_one_in_one_out(model, name: str | Path) -> None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise FaceError(
-            f"An embedder has one input and one output. {short_name(name)} has {len(model.inputs)} and "
-            f"{len(model.outputs)}: name the embedder.h5 of the run, which has no training head."
+            f"An embedder must have one input and one output. {short_name(name)} has {len(model.inputs)} and "
+            f"{len(model.outputs)}: use the embedder.h5 of the run, which has no training head."
         )
 
 

@@ -35,11 +35,12 @@ class KmodelEmbedder(WorkerEmbedder):
         with open(path, "rb") as file:
             if file.read(4) != MAGIC:
                 raise FaceError(
-                    f"A kmodel begins with 'LDMK'. '{path}' does not: name the file of k210/tflite_2_kmodel.py."
+                    f"A kmodel must begin with 'LDMK'. '{path}' does not: use the file written by "
+                    "k210/tflite_2_kmodel.py."
                 )
         python, script = nncase_command()
         command = serve_command(python, Path(script), "load", os.path.abspath(path))
-        refused = f"nncase's simulator cannot load '{path}'. Compile it again: k210/tflite_2_kmodel.py"
+        refused = f"nncase's simulator cannot load '{path}'. Compile the model again: k210/tflite_2_kmodel.py"
         super().__init__(path, replace(io, dtype="uint8"), command, refused, threads)
 
 
@@ -51,5 +52,5 @@ def nncase_command(*words: str) -> list[str]:
     """
     python = K210_DIR / ".venv" / "bin" / "python"
     if not (K210_DIR / ".venv" / "ready").is_file() or not python.is_file():
-        raise FaceError("nncase 1.9 compiles for the K210 and needs Python 3.10. k210/.venv is missing: make k210")
+        raise FaceError("nncase 1.9, which compiles for the K210, needs Python 3.10. k210/.venv is missing: make k210")
     return [str(python), str(K210_DIR / "nncase_worker.py"), *words]

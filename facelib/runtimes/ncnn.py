@@ -34,8 +34,8 @@ class NcnnEmbedder(WorkerEmbedder):
         with open(require_file(path, "ncnn model"), "rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise FaceError(
-                    f"An ncnn .param begins with {MAGIC.decode()}. '{path}' does not: name the file of "
-                    f"ncnn/onnx_2_ncnn.py."
+                    f"An ncnn .param must begin with {MAGIC.decode()}. '{path}' does not: use the file written by "
+                    "ncnn/onnx_2_ncnn.py."
                 )
         weights = check_companion(path, weights_path(path), "weights", "ncnn/onnx_2_ncnn.py")
         self.size_bytes = path.stat().st_size + weights.stat().st_size
@@ -44,7 +44,9 @@ class NcnnEmbedder(WorkerEmbedder):
             environment_python("ncnn", "ncnn"), WORKER, "load", os.path.abspath(path), os.path.abspath(weights),
             io.input, io.output, json.dumps(shape),
         )  # fmt: skip
-        refused = f"ncnn cannot load '{path}'. Convert it again: ncnn/onnx_2_ncnn.py, or check --input and --output"
+        refused = (
+            f"ncnn cannot load '{path}'. Convert the model again: ncnn/onnx_2_ncnn.py, or check --input and --output"
+        )
         super().__init__(path, io, command, refused, threads)
 
 

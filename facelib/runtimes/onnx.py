@@ -50,7 +50,7 @@ class OnnxEmbedder(RuntimeEmbedder):
             if not _is_onnx_error(error) and not isinstance(error, UnicodeDecodeError):  # of a damaged name
                 raise
             raise FaceError(
-                f"ONNX Runtime cannot load '{path}' ({_one_line(error)}). Make or copy it again."
+                f"ONNX Runtime cannot load '{path}' ({_one_line(error)}). Make the file again, or copy it again."
             ) from error
         source = _find_tensor(session.get_inputs(), io.input, path, "input")
         self._session, self._input, self._is_single = session, source.name, False
@@ -58,11 +58,12 @@ class OnnxEmbedder(RuntimeEmbedder):
         kind = source.type.removeprefix("tensor(").removesuffix(")")
         if kind not in _DTYPES:
             raise FaceError(
-                f"The input of an embedder is {', '.join(_DTYPES)}. {short_name(source.name)} of '{path}' is {kind}."
+                f"The input of an embedder must be {', '.join(_DTYPES)}. {short_name(source.name)} of '{path}' is "
+                f"{kind}."
             )
         if not source.shape:
             raise FaceError(
-                f"The input of an embedder has 4 axes. {short_name(source.name)} of '{path}' is one number."
+                f"The input of an embedder must have 4 axes. {short_name(source.name)} of '{path}' is one number."
             )
         fixed = source.shape[0] if isinstance(source.shape[0], int) else None
         super().__init__(Path(path).name, replace(io, dtype=_DTYPES[kind]), fixed or batch_size, unit=fixed or 1)
@@ -82,7 +83,9 @@ class OnnxEmbedder(RuntimeEmbedder):
                 self._run(pixels[:1])  # if that fails too, its error is said
         rows = np.concatenate([self._run(face[None]) for face in pixels])
         if not self._is_single:
-            print_notes([f"'{self.name}' declares a free batch and runs one face only: it is run face by face"])
+            print_notes(
+                [f"'{self.name}' declares a free batch size but can run only one face, so the faces are run one by one"]
+            )
         self._is_single = True
         return rows
 
@@ -93,7 +96,7 @@ class OnnxEmbedder(RuntimeEmbedder):
             if not _is_onnx_error(error):
                 raise
             raise FaceError(
-                f"'{self.name}' cannot take {list(pixels.shape)} ({_one_line(error)}). Check --crop and --layout."
+                f"'{self.name}' cannot process {list(pixels.shape)} ({_one_line(error)}). Check --crop and --layout."
             ) from error
 
 

@@ -31,7 +31,7 @@ def open_embedder(path: Path, io: Io, threads: int) -> RuntimeEmbedder:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _OPENERS:
-        raise FaceError(f"A model is a {', '.join(_OPENERS)} file. Received: '{path}'.")
+        raise FaceError(f"A model must be a {', '.join(_OPENERS)} file. Received: '{path}'.")
     return _OPENERS[suffix](path, io, threads)
 
 

@@ -68,23 +68,23 @@ def check_ops(graph, path: Path | str) -> None:
     if refused:
         more = f" and {len(refused) - MAX_LISTED} more" if len(refused) > MAX_LISTED else ""
         raise FaceError(
-            f"The operations of a face net may only compute. The graph '{path}' has operations that may do "
-            "other things (files, Python, loops) or that are not known here: "
-            f"{', '.join(map(short_name, refused[:MAX_LISTED]))}{more}. It was not run: freeze the net for "
+            f"The operations of a face net must only compute. The graph '{path}' has operations that may do other "
+            "things (files, Python, loops) or that are unknown here: "
+            f"{', '.join(map(short_name, refused[:MAX_LISTED]))}{more}. The graph was not run: freeze the net for "
             "inference only (python h5_2_pb.py MODEL.h5 does)."
         )
     calls = {name: {called for node in body for called in _called(node)} for name, body in functions.items()}
     if endless := _recursive(calls):
         raise FaceError(
-            f"A graph must not call itself without end. In '{path}' the function {short_name(endless)} calls "
-            "itself. The graph was not run."
+            f"A graph must not call itself endlessly. In '{path}' the function {short_name(endless)} calls itself. "
+            "The graph was not run."
         )
     num_bytes = sum(_const_bytes(node) for body in bodies for node in body if node.op == "Const")
     if num_bytes > MAX_CONST_BYTES:
         raise FaceError(
-            f"The constants of a graph may take up to {MAX_CONST_BYTES / 2**30:.0f} GiB as tensors. Those "
-            f"of '{path}' take {num_bytes / 2**30:.1f}: the file is damaged or was made to fill the "
-            "memory. Make or copy it again."
+            f"The constants of a graph may take up to {MAX_CONST_BYTES / 2**30:.0f} GiB as tensors. Those of '{path}' "
+            f"take {num_bytes / 2**30:.1f}: the file is damaged or was made to fill the memory. Make the file again, "
+            "or copy it again."
         )
 
 

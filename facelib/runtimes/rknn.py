@@ -33,13 +33,14 @@ class RknnEmbedder(WorkerEmbedder):
         with open(require_file(path, "RKNN model"), "rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise FaceError(
-                    f"A .rknn begins with '{MAGIC.decode()}'. '{path}' does not: pass the file of rknn/onnx_2_rknn.py."
+                    f"A .rknn must begin with '{MAGIC.decode()}'. '{path}' does not: use the file written by "
+                    "rknn/onnx_2_rknn.py."
                 )
         again = "rknn/onnx_2_rknn.py"
         simulator = check_companion(path, simulator_path(path), "simulator", again)
         python = environment_python("rknn", "RKNN-Toolkit2")
         command = serve_command(python, WORKER, "load", os.path.abspath(simulator))
-        refused = f"RKNN-Toolkit2 cannot simulate '{path}'. Convert it again: {again}"
+        refused = f"RKNN-Toolkit2 cannot simulate '{path}'. Convert the model again: {again}"
         super().__init__(path, replace(io, dtype="uint8"), command, refused, threads)
 
 

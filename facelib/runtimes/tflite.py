@@ -45,7 +45,7 @@ class TfliteEmbedder(RuntimeEmbedder):
         expected = (*io.size, 3) if io.layout == "nhwc" else (3, *io.size)
         if shape[1:] != expected or shape[0] < 1:
             raise FaceError(
-                f"'{path}' takes {list(shape)}, the faces come as {list(expected)}: check --crop and --layout."
+                f"'{path}' needs {list(shape)}, but the faces have {list(expected)}: check --crop and --layout."
             )
         io = replace(io, dtype="uint8" if lites[0].takes_pixels and io.pixels == "raw" else "float32")
         super().__init__(Path(path).name, io, threads * shape[0], unit=shape[0])
@@ -100,7 +100,7 @@ class Lite:
         data = path if isinstance(path, bytes) else require_file(path, "TFLite model").read_bytes()
         if data[4:8] != MAGIC:
             raise FaceError(
-                f"A TFLite model has 'TFL3' at byte 4, and {name} does not: name the .tflite of pb_2_tflite.py."
+                f"A TFLite model must have 'TFL3' at byte 4. {name} does not: use the .tflite made by pb_2_tflite.py."
             )
         check_tflite(data, name)
         try:
@@ -112,7 +112,9 @@ class Lite:
                 self._interpreter.allocate_tensors()
             inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         except (ValueError, RuntimeError) as error:
-            raise FaceError(f"LiteRT cannot load {name} ({_one_line(error)}). Make or copy it again.") from error
+            raise FaceError(
+                f"LiteRT cannot load {name} ({_one_line(error)}). Make the file again, or copy it again."
+            ) from error
         self._name = name
         self._input = _find_tensor(inputs, input, name, "input")
         self._output = _find_tensor(outputs, output, name, "output")
@@ -148,7 +150,9 @@ class Lite:
             self._interpreter.set_tensor(self._input["index"], self.quantise(pixels))
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
-            raise FaceError(f"LiteRT cannot run {self._name} ({_one_line(error)}). Make or copy it again.") from error
+            raise FaceError(
+                f"LiteRT cannot run {self._name} ({_one_line(error)}). Make the file again, or copy it again."
+            ) from error
         return self.dequantise(self._interpreter.get_tensor(self._output["index"]))
 
     def quantise(self, pixels: np.ndarray) -> np.ndarray:
@@ -228,8 +232,8 @@ def read_ops(model: Path | bytes) -> list[Op]:
     if len(content.subgraphs) != 1:
         name = "The model" if isinstance(model, bytes) else f"'{model}'"
         raise FaceError(
-            f"A TFLite embedder has one subgraph. {name} has {len(content.subgraphs)}: convert the net "
-            "without loops and conditions."
+            f"A TFLite embedder must have one subgraph. {name} has {len(content.subgraphs)}: convert the net without "
+            "loops and conditions."
         )
     graph = content.subgraphs[0]
     kinds, types = enumeration(schema.BuiltinOperator), enumeration(schema.TensorType)

@@ -50,12 +50,12 @@ def check_tflite(data: bytes, name: str) -> None:
         refused, problem = set(), f"its tables cannot be read: {' '.join(str(error).split())[:100]}"
     if refused:
         raise FaceError(
-            f"The operations of a face net may only compute. {name} has operations that loop, call other "
-            f"code or are not known here: {', '.join(sorted(refused)[:10])}. It was not run: convert the net "
-            "without them."
+            f"The operations of a face net must only compute. {name} has operations that loop, call other code or are "
+            f"unknown here: {', '.join(sorted(refused)[:10])}. The model was not run: convert the net without these "
+            "operations."
         )
     if problem:
-        raise FaceError(f"{name} is damaged: {problem}. Make or copy it again.")
+        raise FaceError(f"{name} is damaged: {problem}. Make the file again, or copy it again.")
 
 
 def enumeration(kind: type) -> dict[int, str]:
@@ -101,7 +101,7 @@ def _quantisation_problem(tensor, types: dict[int, str]) -> str | None:
         return None
     scales, zeros = np.atleast_1d(quantisation.scale), np.array(_ints(quantisation.zeroPoint), np.int64)
     if not np.all(np.isfinite(scales)) or np.any(scales < 0):
-        return "a scale that is no positive number"
+        return "a scale that is not a positive number"
     if len(zeros) not in (0, 1, len(scales)):
         return f"{len(scales)} scales and {len(zeros)} zero points"
     sides = _ints(tensor.shape)

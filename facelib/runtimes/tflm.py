@@ -38,7 +38,7 @@ class TflmEmbedder(WorkerEmbedder):
         self._lite = Lite(path, input=io.input, output=io.output)  # checks the file, and knows its edges
         dtype = "uint8" if self._lite.takes_pixels and io.pixels == "raw" else "float32"
         command = serve_command(python, WORKER, "load", os.path.abspath(path))
-        refused = f"TFLite Micro cannot run '{path}'. Convert with pb_2_tflite.py --mode int8"
+        refused = f"TFLite Micro cannot run '{path}'. Convert the model with pb_2_tflite.py --mode int8"
         super().__init__(path, replace(io, dtype=dtype), command, refused, threads, takes=self._lite.dtype.name)
         arena = self.head["arena"]
         self.memory = {

@@ -22,7 +22,7 @@ def test_pairs_are_balanced_unrepeated_and_fold_disjoint_or_refused(sizes, folds
     try:
         idx, is_same = sample_pairs(labels, num_pairs, seed, folds)
     except FaceError as error:
-        assert "Ask for at most" in str(error) or "Add identities" in str(error)
+        assert "Use at most" in str(error) or "Add identities" in str(error)
         return
 
     pairs = idx.reshape(-1, 2)
@@ -64,7 +64,7 @@ def test_pairs_depend_on_the_seed_and_on_nothing_else():
 
 @pytest.mark.parametrize("num_pairs", [0, -20, 30])
 def test_an_uneven_number_of_pairs_is_refused_with_a_number_that_works(num_pairs):
-    with pytest.raises(FaceError, match=r"multiple of 20.*Ask for (20|40)\."):
+    with pytest.raises(FaceError, match=r"multiple of 20.*Use (20|40)\."):
         sample_pairs(np.repeat(np.arange(40), 6), num_pairs, seed=0)
 
 

@@ -25,7 +25,7 @@ def test_a_table_is_read_with_or_without_its_first_line(tmp_path):
 @pytest.mark.parametrize(
     "text, words",
     [("Anna\n", "two columns.*line 1"), ("Anna,f\nBo,\n", "line 2"), ("Anna,f\nAnna,m", "puts 'Anna' into 'm'"),
-     ("name,group\n", "no lines")],
+     ("name,group\n", "is empty")],
 )  # fmt: skip
 def test_a_wrong_table_is_named_by_line(tmp_path, text, words):
     with pytest.raises(FaceError, match=words):
@@ -38,7 +38,7 @@ def test_images_go_before_identities_and_strangers_have_no_group():
     found = group_faces(groups, ["Anna/1.jpg", "Bo/1.jpg", "Bo/2.jpg"], ["Anna", "Bo", "Bo"], "faces")
 
     assert found.tolist() == ["f", "", "x"]
-    with pytest.raises(FaceError, match=r"names no face of toy.bin. It has 'Anna', the set has '0'"):
+    with pytest.raises(FaceError, match=r"lists no face of toy.bin. The table has 'Anna', the set has '0'"):
         group_faces(groups, ["0", "1"], None, "toy.bin")
 
 

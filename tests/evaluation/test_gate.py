@@ -121,12 +121,12 @@ def test_the_gate_names_set_numbers_and_the_allowed_loss(acc, vr, words):
 @pytest.mark.parametrize(
     "report, words",
     [
-        ({"flip": False, "sets": {"agedb_30": make_report()["sets"]["lfw"]}}, "No set is in both"),
+        ({"flip": False, "sets": {"agedb_30": make_report()["sets"]["lfw"]}}, "no set in common"),
         (make_report(flip=True), "mirrored"),
         (make_report(pairs=600), "600 pairs, 3000 genuine, here, 6000 pairs, 3000 genuine, in the reference.*--valid"),
         (make_report(genuine=2999), "2999 genuine"),
         (make_report(sha256="b" * 64), f"SHA-256 {'b' * 12} here, {'a' * 12} in the reference.*--valid"),
-        (make_report(vr={"0.01": {"vr": 1.0}}), "no FAR is in both"),
+        (make_report(vr={"0.01": {"vr": 1.0}}), "no FAR in common"),
         (make_report(protocol="insightface"), "protocol 'insightface' here, 'exact' in the reference.*--protocol"),
     ],
 )

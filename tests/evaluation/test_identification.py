@@ -176,8 +176,8 @@ def test_a_search_holds_blocks_not_the_table_of_all_scores():
         ({"probes": np.ones((2, 3))}, "of 2 and of 3 values"),
         ({"probes": np.array([[1, 0], [np.nan, 1]])}, "a non-finite embedding for row 1 of the probes"),
         ({"gallery": np.array([[0, 0], [1, 0]])}, "a zero embedding for row 0 of the gallery"),
-        ({"ranks": (0,)}, "count from 1"),
-        ({"fpirs": (0.0,)}, "FPIR is a rate above 0"),
+        ({"ranks": (0,)}, "must be 1 or greater"),
+        ({"fpirs": (0.0,)}, "FPIR must be above 0"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(change, words):

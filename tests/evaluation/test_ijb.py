@@ -95,7 +95,7 @@ def test_every_bad_pair_line_is_named_in_one_error(tmp_path, monkeypatch):
     lines = [good, *bad[:4], good, *bad[4:], good, good, bad[0]]
     folder = write_meta(tmp_path, **{"template_pair_label.txt": lines})
 
-    with pytest.raises(FaceError, match="label 0 or 1") as error:
+    with pytest.raises(FaceError, match="LABEL is 0 or 1") as error:
         read_pairs(find_meta(folder).pairs, np.array([10, 20, 30]))
 
     assert "has 9 other lines: 2-5, 7-10, 13 (the first: '10 20')" in str(error.value)
@@ -117,9 +117,9 @@ def test_a_file_of_bad_lines_makes_a_short_message(tmp_path):
     "file, lines, words",
     [
         ("name_5pts_score.txt", [f"1.jpg {POINTS}"], "1 other line: 1 .*'1.jpg 38"),
-        ("name_5pts_score.txt", [f"1.jpg {POINTS} 1", f"1.jpg {POINTS} 1"], "stands once.*: 2 "),
+        ("name_5pts_score.txt", [f"1.jpg {POINTS} 1", f"1.jpg {POINTS} 1"], "must occur in one line.*: 2 "),
         ("name_5pts_score.txt", [f"1.jpg {POINTS} nan", f"2.jpg {POINTS} -1", "3.jpg a"], "3 other lines: 1-3 "),
-        ("name_5pts_score.txt", [f"1.jpg {POINTS} 1", "2.jpg" + " 50" * 10 + " 1"], "points apart.* 2 "),
+        ("name_5pts_score.txt", [f"1.jpg {POINTS} 1", "2.jpg" + " 50" * 10 + " 1"], "five different points.* 2 "),
         ("face_tid_mid.txt", ["1.jpg 10 7", "9.jpg 10 7", "2.jpg ten 7"], "2 other lines: 2-3 .*'9.jpg 10 7'"),
         ("face_tid_mid.txt", [f"1.jpg {10**30} 7"], "1 other line: 1 "),
         ("1N_gallery_G1.csv", ["TEMPLATE_ID,SUBJECT_ID", "10,1", "10,2", "11,1", "x,1", "10"], "4 other lines: 3-6 "),

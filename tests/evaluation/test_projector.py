@@ -75,7 +75,7 @@ def test_a_map_replaces_a_map_and_nothing_else(tmp_path):
     (tmp_path / "y.map").mkdir()
     check_map_folder(tmp_path / "y.map")  # empty
     (tmp_path / "y.map" / "letters.txt").write_text("mine")
-    with pytest.raises(FaceError, match="Something else has this name"):
+    with pytest.raises(FaceError, match="this path is something else"):
         write_maps(tmp_path / "y.map", [draw_map()], "cd")
     assert (tmp_path / "y.map" / "letters.txt").exists()
 
@@ -89,6 +89,6 @@ def test_a_damaged_map_is_one_line_that_says_what_to_do(tmp_path, name, content)
     write_maps(tmp_path / "x.map", [draw_map()], "cd")
     (tmp_path / "x.map" / name).write_bytes(content)
 
-    with pytest.raises(FaceError, match="Test again: --map") as error:
+    with pytest.raises(FaceError, match="Test again with --map") as error:
         read_map(tmp_path / "x.map", "lfw", "cd", "ab")
     assert "\n" not in str(error.value)

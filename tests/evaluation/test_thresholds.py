@@ -88,7 +88,7 @@ def test_what_was_not_calibrated_is_said_with_what_to_do(artefact):
         match=r"FAR=1e-05. The set has 3,000 impostor pairs, which gave thresholds for FAR 0.01, 0.001",
     ):
         read_thresholds(artefact, 1e-5)
-    with pytest.raises(FaceError, match="not calibrated on 'cfp' but on lfw"):
+    with pytest.raises(FaceError, match="calibrated on lfw, not on 'cfp'"):
         read_thresholds(artefact, 1e-3, "cfp")
 
 

@@ -123,7 +123,7 @@ def test_a_listed_photo_that_is_missing_is_named(shades, people):
 
     with pytest.raises(FaceError, match=r"names image 1 of 'P00'"):
         run_main(shades / "model.fake", "--valid", people, "--pairs", pairs)
-    with pytest.raises(FaceError, match="--valid is the folder of the photos"):
+    with pytest.raises(FaceError, match="--valid must be the folder of the photos"):
         run_main(shades / "model.fake", "--valid", people / "nope", "--pairs", pairs)
 
 

@@ -211,7 +211,7 @@ def test_without_the_environment_one_line_says_so(room, stand_in):
     with pytest.raises(FaceError) as caught:
         run_tflm(room)
 
-    expected = "TFLite Micro runs in a Python environment of its own. .venv-mcu is missing: make mcu"
+    expected = "TFLite Micro needs its own Python environment. .venv-mcu is missing: make mcu"
     assert str(caught.value) == expected
 
 

@@ -98,7 +98,7 @@ def test_impossible_sizes_are_named(tmp_path, vectors):
         FaceError, match=r"256 bytes, which may be 128 of float16 or 64 of float32 or 32 of float64.*--embedding-size D"
     ):
         read_embeddings(tmp_path, 12)
-    with pytest.raises(FaceError, match=r"200 values has 400 bytes.*0_output_0\.bin' has 256"):
+    with pytest.raises(FaceError, match=r"200 values must have 400 bytes.*0_output_0\.bin' has 256"):
         read_embeddings(tmp_path, 12, 200)
     (tmp_path / "5_output_0.bin").write_bytes(bytes(100))
     with pytest.raises(FaceError, match=r"5_output_0\.bin' has 100"):

@@ -120,7 +120,7 @@ def test_an_mbf_of_insightface_becomes_ours(tmp_path, capsys):
     (mbf_state(extra=np.ones(3)), "it also has 'extra'"),
     ({name: value for name, value in mbf_state().items() if name != "conv_sep.layers.1.bias"},
      r"no 'conv_sep\.layers\.1\.bias'"),
-    (mbf_state(**{"conv_sep.layers.0.weight": np.ones((512, 100, 1, 1))}), "takes other than 256 channels"),
+    (mbf_state(**{"conv_sep.layers.0.weight": np.ones((512, 100, 1, 1))}), "does not have 256 input channels"),
     ({"layer1.0.bn1.weight": np.ones(64)}, r"groups have \(1, 0, 0, 0\) blocks"),
     (mbf_state(**{"layers.1.layers.0.layers.0.layers.0.weight": np.ones((1, 1, 1, 1))}), "large mbf"),
 ], ids=["other", "more", "less", "channels", "depth", "large"])  # fmt: skip

@@ -44,7 +44,7 @@ def test_a_saved_model_is_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("data, match", [
-    (b"\x1c\x00\x00\x00TFL3", "end form.*tflite_test.py"),
+    (b"\x1c\x00\x00\x00TFL3", "cannot be imported.*tflite_test.py"),
     (b"\x12\x01\x00\x00\x00\x00\x00\x00", "MXNet.*ONNX"),
     (b"{}", "begins with b'{}'"),
     (b"PK\x03\x04", "damaged"),

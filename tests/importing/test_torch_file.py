@@ -81,7 +81,7 @@ OBJECT = b"\x80\x02(cos\nmkdir\nX\x0b\x00\x00\x00payload_rano."
 EXTENSION = b"\x80\x02\x82\x01."
 
 HOSTILE = {
-    "a command": ({}, pickled({"w": Payload()}), r"asks for posix\.mkdir: nothing of it was run"),
+    "a command": ({}, pickled({"w": Payload()}), r"asks for posix\.mkdir: no code of the file was run"),
     "a whole net": ({}, lambda d, s: (b"\x80\x02cmodels\nNet\n)\x81.", s), r"NEWOBJ.*state_dict"),
     "a command of protocol 0": ({}, lambda d, s: (INSTANCE, s), "INST"),
     "a command as an object": ({}, lambda d, s: (OBJECT, s), "OBJ"),
@@ -93,10 +93,10 @@ HOSTILE = {
     "one value, many times": (larger("w", (10**9, 10**9), (0, 0)), None, "larger than its storage"),
     "steps beyond the end": (larger("w", (2, 2), (1, 3)), None, "larger than its storage"),
     "a start beyond the end": (larger("w", (1,), (1,), 4), None, "larger than its storage"),
-    "keys that hash for ever": ({}, lambda d, s: (hash_for_ever(), s), "keys are no names"),
+    "keys that hash for ever": ({}, lambda d, s: (hash_for_ever(), s), "keys are not names"),
     "a cut pickle": (tensors(STATE), lambda d, s: (d[:-40], s), "damaged"),
-    "no dict": ([1, 2], None, "holds a state dict"),
-    "no tensors": ({"epoch": 3}, None, "holds a state dict"),
+    "not a dict": ([1, 2], None, "must hold a state dict"),
+    "no tensors": ({"epoch": 3}, None, "must hold a state dict"),
 }  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def test_a_storage_that_is_cut_or_gone_is_one_line(tmp_path, change):
 
 def test_a_compressed_zip_is_no_work_of_torch_save(tmp_path):
     path = save_zip(tmp_path / "net.pt", tensors({"w": np.zeros(10**6)}), compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(FaceError, match="not compressed"):
+    with pytest.raises(FaceError, match="not be compressed"):
         read_torch_file(path)
 
 

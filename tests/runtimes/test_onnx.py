@@ -90,6 +90,6 @@ def test_a_free_batch_that_is_one_face_inside_is_run_face_by_face(tmp_path, capf
     expected = FACES.transpose(0, 3, 1, 2).reshape(5, -1) @ WEIGHTS
     np.testing.assert_allclose(embedder.raw(FACES), expected, rtol=0.01, atol=0.05)
     assert capfd.readouterr() == (
-        "note: 'm.onnx' declares a free batch and runs one face only: it is run face by face\n",
+        "note: 'm.onnx' declares a free batch size but can run only one face, so the faces are run one by one\n",
         "",
     )

@@ -85,7 +85,7 @@ def test_an_embedder_takes_any_number_of_faces(model, tmp_path):
 def test_a_model_of_another_size_is_refused(model, tmp_path):
     (tmp_path / "x.tflite").write_bytes(model)
 
-    with pytest.raises(FaceError, match=r"takes \[1, 8, 8, 3\], the faces come as \[112, 112, 3\]: check --crop"):
+    with pytest.raises(FaceError, match=r"needs \[1, 8, 8, 3\], but the faces have \[112, 112, 3\]: check --crop"):
         TfliteEmbedder(tmp_path / "x.tflite", Io())
 
 

@@ -288,7 +288,7 @@ def test_photos_that_differ_in_their_suffix_have_crops_of_their_own():
     assert crop_names(PhotoFolder("p", ["a.jpg", "a.png", "b.png", "c.JPG"], 0)) == {
         "a.jpg": "a.jpg.jpg", "a.png": "a.png.jpg", "b.png": "b.jpg", "c.JPG": "c.jpg",
     }  # fmt: skip
-    with pytest.raises(FaceError, match=r"'p/a\.jpg' and 'p/a\.jpg\.png' would both be 'a\.jpg\.jpg'"):
+    with pytest.raises(FaceError, match=r"'p/a\.jpg' and 'p/a\.jpg\.png' would both become 'a\.jpg\.jpg'"):
         crop_names(PhotoFolder("p", ["a.jpg", "a.jpg.png", "a.png"], 0))
 
 
@@ -435,8 +435,8 @@ def test_with_all_every_face_is_cut_out_and_a_second_run_has_nothing_to_do(tmp_p
     assert tree(tmp_path / "out") == {"p/1.jpg", "p/1.face2.jpg", "p/2.jpg", "p/2.face2.jpg"}
     assert first.several == {"p/1.png": 2, "p/2.png": 2} and (second.num_before, second.num_written) == (2, 0)
     assert several_note(first.several, "central") == [
-        "2 photos show several faces, such as 'p/1.png' (2), 'p/2.png' (2): the one that is large and near the middle "
-        "was taken (--face largest and --face all choose otherwise)"
+        "2 photos show several faces, such as 'p/1.png' (2), 'p/2.png' (2): the face that is large and near the middle "
+        "was used (--face largest and --face all choose differently)"
     ]
 
 

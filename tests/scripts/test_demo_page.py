@@ -317,8 +317,8 @@ def test_no_request_leaves_the_folder_that_is_served(demo, faces):
 # --------------------------------------------------------------------------------------------------------- mistakes
 
 
-NO_PHOTO = "A photo is a JPEG, PNG or other image file. '{}' is none that can be read."
-NO_FACE = "A photo shows a face. None was found in '{}' (200x300): take one with a larger face."
+NO_PHOTO = "A photo must be a JPEG, PNG or other image file. '{}' cannot be read."
+NO_FACE = "A photo must show a face. No face was found in '{}' (200x300): use a photo with a larger face."
 WALL = cv2.imencode(".png", np.full((200, 300, 3), 127, np.uint8))[1].tobytes()
 ALERTS = "[...document.querySelectorAll('[role=alert]')].filter((line) => !line.hidden).map((line) => line.innerText)"
 

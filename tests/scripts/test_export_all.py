@@ -438,7 +438,7 @@ def test_a_gate_that_cannot_compare_fails_one_artefact(toy, bring):
 
     with pytest.raises(
         FaceError,
-        match=rf"^1 of {len(export_all.TARGETS)} .*model\.onnx: failed: The gate compares tests on the same pairs",
+        match=rf"^1 of {len(export_all.TARGETS)} .*model\.onnx: failed: The gate can compare only tests",
     ):
         bring()
     path.write_bytes(kept)

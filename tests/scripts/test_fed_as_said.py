@@ -155,7 +155,7 @@ def test_a_weight_that_is_not_a_number_is_named(folder, tmp_path):
         )
 
     for main, words in ((evaluate_data.main, ["--valid", folder / "toy.bin"]), (h5_2_pb.main, [])):
-        with pytest.raises(FaceError, match=r"has 1 that are not, in 'conv/bias': take an earlier epoch"):
+        with pytest.raises(FaceError, match=r"has 1 weights that are not finite, in 'conv/bias': use an earlier epoch"):
             main([str(word) for word in (path, *words, "--pixels", "raw")])
     assert [each.name for each in tmp_path.iterdir()] == ["net.h5"]
 

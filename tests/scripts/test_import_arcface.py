@@ -207,14 +207,14 @@ def test_the_depth_of_an_iresnet_is_that_of_its_convolutions(tmp_path, depth):
     [
         (
             lambda: Arcface(True).iresnet((1, 2, 2, 2), SMALL),
-            r"15 3x3 convolutions and an iresnet has 17 \(iresnet18\), 33",
+            r"15 3x3 convolutions, and an iresnet has 17 \(iresnet18\), 33",
         ),
         (
             lambda: Arcface(True).iresnet(without=(0, 1)),
-            r"layer 6 of 30 \('Conv_\d+'\) is a 3x3 convolution, 64 to 64, stride 1; a normalisation alone, 64 "
-            r"channels belongs there, in layer 'group1_block2_bn1'",
+            r"layer 6 of 30 \('Conv_\d+'\) is a 3x3 convolution, 64 to 64, stride 1; expected: a normalisation alone, 64 "
+            r"channels, in layer 'group1_block2_bn1'",
         ),
-        (lambda: Arcface(True).mbf(middle=96), r"not fit mbf: layer 6 .* 128 to 128.* 'group1_block1_expand'"),
+        (lambda: Arcface(True).mbf(middle=96), r"not match mbf: layer 6 .* 128 to 128.* 'group1_block1_expand'"),
     ],
 )
 def test_what_does_not_fit_is_named_in_one_line(tmp_path, write, complaint):

@@ -164,7 +164,7 @@ def test_a_short_chain_and_a_foreign_operation_are_refused(tmp_path):
         import_model.main([str(writer.save(tmp_path / "a.onnx")), str(tmp_path / "out.h5")])
 
     writer.add("Sigmoid", writer.at)
-    with pytest.raises(FaceError, match=r"'Sigmoid'.*another architecture"):
+    with pytest.raises(FaceError, match=r"'Sigmoid'.*a different architecture"):
         import_model.main([str(writer.save(tmp_path / "b.onnx")), str(tmp_path / "out.h5")])
 
 
@@ -172,7 +172,7 @@ def test_layers_of_the_right_shape_in_another_order_are_caught_by_running_both(t
     writer = Mobile("relu", [1] * 4, True).network()
     add = [node for node in writer.nodes if node.op_type == "Add"][1]
     add.input[0] = add.input[1]  # twice the block instead of block plus shortcut
-    with pytest.raises(FaceError, match="connected in another way"):
+    with pytest.raises(FaceError, match="connected in a different way"):
         import_model.main([str(writer.save(tmp_path / "net.onnx")), str(tmp_path / "out.h5")])
 
 

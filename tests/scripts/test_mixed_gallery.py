@@ -83,14 +83,14 @@ def test_thresholds_of_two_models_stand_beside_those_of_one(room, faces):
 def test_a_gallery_model_of_another_size_or_a_folder_of_identities_is_refused(room, faces, tmp_path):
     wide = write_model(room / "wide.onnx", windows=7)
     write_sidecar(wide, kind="onnx", made_from=None, io=Io(layout="nchw"))
-    with pytest.raises(FaceError, match=r"embeddings of one size\. Received: 48 and \d+ values"):
+    with pytest.raises(FaceError, match=r"must have the same size\. Received: 48 and \d+ values"):
         run(room, faces, "--gallery-model", wide)
     for identity in range(3):
         folder = tmp_path / "people" / f"p{identity}"
         folder.mkdir(parents=True)
         for photo in range(2):
             cv2.imwrite(str(folder / f"{photo}.png"), np.full((112, 112, 3), 40 * identity + photo, np.uint8))
-    with pytest.raises(FaceError, match="--gallery-model takes listed pairs"):
+    with pytest.raises(FaceError, match="--gallery-model needs listed pairs"):
         run(room, tmp_path / "people", "--gallery-model", room / "Y.onnx")
 
 

@@ -112,7 +112,7 @@ def test_calibrate_replaces_the_threshold_and_says_what_it_replaced(larger, caps
     )
     chosen = read_sidecar(larger).rest
     run_main(larger, "--valid", larger.parent)  # as usual, but the other one was a decision
-    assert read_sidecar(larger).rest == chosen and "chosen by --calibrate" in capsys.readouterr().out
+    assert read_sidecar(larger).rest == chosen and "set with --calibrate" in capsys.readouterr().out
     assert read_thresholds(larger, 1e-2).flip
 
 
@@ -145,7 +145,10 @@ def test_a_set_too_small_for_any_far_says_so_at_the_test_and_in_predict(model, c
     with pytest.raises(FaceError, match=r"30 impostor pairs, too few.*larger set, or pass --threshold"):
         read_thresholds(model, 1e-3)
     before = read_sidecar(model).rest
-    with pytest.raises(FaceError, match=r"--calibrate takes thresholds from a set\. 'shades' has 30 impostor pairs"):
+    with pytest.raises(
+        FaceError,
+        match=r"--calibrate needs a set that is large enough for a threshold\. 'shades' has 30 impostor pairs",
+    ):
         run_main(model, "--valid", model.parent, "--calibrate")
     assert read_sidecar(model).rest == before
 

@@ -371,7 +371,7 @@ def spoil_gallery(toy):
         (["X.onnx", "new0.png", "--model", "X.onnx"], "'X.onnx': neither JPEG nor PNG", None),
         (["grey.png", "new0.png", "--model", "X.onnx"], "gave a zero embedding for 'grey.png'", None),
         (["new0.png", "new0.png", "--model", "nope.onnx"], "nope.onnx", None),
-        (["new0.png", "new0.png", "--model", "new0.png"], "A model is a .h5", lambda t: calibrate(t / "new0.png")),
+        (["new0.png", "new0.png", "--model", "new0.png"], "A model must be a .h5", lambda t: calibrate(t / "new0.png")),
         (["new0.png", "new1.png", "--model", "X.onnx", "--far", "1e-6"], "gave no threshold for FAR=1e-06", None),
         (["new0.png", "new1.png", "--model", "X.onnx", "--threshold", "4.1"], "0 to 4", None),
         (["new0.png", "new1.png", "--model", "X.onnx", "--threshold", "nan"], "0 to 4", None),

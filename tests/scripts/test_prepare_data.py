@@ -309,10 +309,10 @@ def test_a_damaged_shard_stops_a_conversion_or_is_skipped(tmp_path):
         (["loose", "out"], "in no identity folder"),
         (["faces", "text.xyz"], "is a file"),
         (["faces", "text.xyz/out"], "is a file"),
-        (["faces", "loose"], "not a data directory"),
+        (["faces", "loose"], "a new folder or a data directory"),
         (["faces", "faces/out"], "must not be inside SOURCE"),
         (["faces", "out", "--shards", "0"], "--shards must be from 1"),
-        (["faces", "out", "--shards", "3"], "more than the 2 images"),
+        (["faces", "out", "--shards", "3"], "--shards 3 for 2 images"),
         (["faces", "out", "--min-images", "0"], "--min-images"),
         (["faces", "out", "--min-images", "3"], "The largest identity has 2"),
         (["faces", "out", "--max-images", "0"], "--max-images"),
@@ -457,7 +457,7 @@ def test_inspect_shows_damage_and_refuses_what_is_not_there(tmp_path, capsys):
     assert "1 bad, the first" in capsys.readouterr().out
     with pytest.raises(FaceError, match="no face data"):
         run("inspect", tmp_path / "nowhere")
-    with pytest.raises(FaceError, match=r"is a \.png"):
+    with pytest.raises(FaceError, match=r"must end in \.png"):
         run("inspect", tmp_path / "faces", "--sheet", tmp_path / "s.jpg")
 
 
@@ -503,11 +503,11 @@ class ResourceExhaustedError(Exception):
 @pytest.mark.parametrize(
     ("error", "match"),
     [
-        (MemoryError("Unable to allocate 9.3 GiB"), "The memory is full (Unable to allocate 9.3 GiB). Lower"),
+        (MemoryError("Unable to allocate 9.3 GiB"), "The memory is full (Unable to allocate 9.3 GiB). To use"),
         (MemoryError(), "The memory is full. To use less memory, lower the batch size of the training"),
         (
             ResourceExhaustedError("OOM when allocating\ntensor"),
-            "The memory is full (OOM when allocating tensor). Lower",
+            "The memory is full (OOM when allocating tensor). To use",
         ),
         (OSError(24, "Too many open files", "x"), "Too many files are open. Raise this limit: ulimit -n 4096."),
         (OSError(36, "File name too long", "x"), "'x': File name too long."),

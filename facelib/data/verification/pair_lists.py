@@ -39,11 +39,7 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
         raise FaceError(
             f"{num_pairs} different pairs in {folds} folds without shared identities need more faces than these "
             f"{len(groups)} identities with {len(labels)} images. "
-            + (
-                f"Ask for at most {possible * 2 * folds} pairs."
-                if possible
-                else "Add identities with 2 images or more."
-            )
+            + (f"Use at most {possible * 2 * folds} pairs." if possible else "Add identities with 2 images or more.")
         )
     idx, is_same = [], []
     for block in blocks:

@@ -42,7 +42,7 @@ def check_images(faces: IjbFaces, folder: Path) -> None:
         FaceError: no such folder, or missing images.
     """
     if not Path(folder).is_dir():
-        raise FaceError(f"--images is the folder of the loose crops. Received: '{folder}', which is not a folder.")
+        raise FaceError(f"--images must be the folder of the loose crops. Received: '{folder}', which is not a folder.")
     missing = [name for name in faces.images if not os.path.isfile(os.path.join(folder, name))]
     if missing:
         raise FaceError(

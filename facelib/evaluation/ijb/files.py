@@ -85,12 +85,12 @@ def find_meta(folder: Path, protocols: tuple[str, ...] = PROTOCOLS) -> IjbPaths:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FaceError(f"--meta is the folder of the meta files. Received: '{folder}', which is not a folder.")
+        raise FaceError(f"--meta must be the folder of the meta files. Received: '{folder}', which is not a folder.")
     names = [name for name in SETS if (folder / f"{name}_face_tid_mid.txt").is_file()]
     if len(names) != 1:
         raise FaceError(
-            f"--meta holds ijbb_face_tid_mid.txt or ijbc_face_tid_mid.txt. '{folder}' has "
-            f"{'both' if names else 'none'}. Name the folder 'meta' of one of the two sets."
+            f"--meta must hold either ijbb_face_tid_mid.txt or ijbc_face_tid_mid.txt. '{folder}' has "
+            f"{'both' if names else 'none'}. Pass the folder 'meta' of one of the two sets."
         )
     name = names[0]
     paths = IjbPaths(
@@ -125,7 +125,10 @@ def read_faces(paths: IjbPaths) -> IjbFaces:
         number_of[fields[0]] = len(number_of)
         values.frombytes(numbers.tobytes())
 
-    rule = "Each image stands once, as 'NAME x1 y1 ... x5 y5 SCORE', points apart, the score not negative"
+    rule = (
+        "Each image must occur in one line 'NAME x1 y1 ... x5 y5 SCORE', with five different points and a SCORE of 0 "
+        "or more"
+    )
     _read_lines(paths.points, rule, str.split, take_points)
     rows = array("q")
 
@@ -133,7 +136,7 @@ def read_faces(paths: IjbPaths) -> IjbFaces:
         name, template, media = fields
         rows.extend((number_of[name], int(template), int(media)))
 
-    rule = f"Each line is 'NAME TEMPLATE MEDIA', the image one of '{paths.points.name}'"
+    rule = f"Each line must be 'NAME TEMPLATE MEDIA', where NAME is an image in '{paths.points.name}'"
     _read_lines(paths.faces, rule, str.split, take_row)
     image_idx, templates, media = np.frombuffer(rows, np.int64).reshape(-1, 3).T
     template_ids, template_idx = np.unique(templates, return_inverse=True)
@@ -178,7 +181,10 @@ def read_pairs(path: Path, template_ids: np.ndarray) -> tuple[np.ndarray, np.nda
         bad += (wrong + num_lines + 1).tolist()
         num_lines += len(table)
         tables.append((places[:, 0].copy(), places[:, 1].copy(), table[:, 2] == 1))
-    rule = "Each line is 'TEMPLATE TEMPLATE LABEL', the label 0 or 1, the templates those of the face_tid_mid file"
+    rule = (
+        "Each line must be 'TEMPLATE TEMPLATE LABEL', where LABEL is 0 or 1, and each TEMPLATE is in the "
+        "face_tid_mid file"
+    )
     _refuse(path, rule, bad, sample.decode(errors="replace"))
     first, second, is_same = (np.concatenate(parts) for parts in zip(*tables, strict=True))
     return first, second, is_same
@@ -204,10 +210,12 @@ def read_subjects(path: Path, template_ids: np.ndarray) -> tuple[np.ndarray, np.
         if template not in known or subject_of.setdefault(template, subject) != subject:
             raise ValueError
 
-    rule = "Each line is 'TEMPLATE_ID,SUBJECT_ID,...', a template of the face_tid_mid file with one subject"
+    rule = (
+        "Each line must be 'TEMPLATE_ID,SUBJECT_ID,...', with a template of the face_tid_mid file and its one subject"
+    )
     _read_lines(path, rule, lambda line: line.split(","), take, has_header=True)
     if not subject_of:
-        raise FaceError(f"A 1:N list names templates. '{path}' names none below its header. Copy it again.")
+        raise FaceError(f"A 1:N list must list templates. '{path}' has none below its header. Copy the file again.")
     templates, subjects = np.array(list(subject_of.items()), np.int64).T
     return find_templates(templates, template_ids).astype(np.int64), subjects.copy()
 
@@ -256,6 +264,6 @@ def _refuse(path: Path, rule: str, bad: list[int], sample: str) -> None:
     named = ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in ranges[:MAX_NAMED])
     more = f" and {sum(b - a + 1 for a, b in ranges[MAX_NAMED:])} more" if len(ranges) > MAX_NAMED else ""
     raise FaceError(
-        f"{rule}. '{path}' has {len(bad)} other {'line' if len(bad) == 1 else 'lines'}: {named}{more} "
-        f"(the first: {sample.strip()[:80]!r}). Copy the file again or correct it."
+        f"{rule}. '{path}' has {len(bad)} other {'line' if len(bad) == 1 else 'lines'}: {named}{more} (the first: "
+        f"{sample.strip()[:80]!r}). Copy the file again, or correct these lines."
     )
