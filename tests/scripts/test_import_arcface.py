@@ -211,8 +211,8 @@ def test_the_depth_of_an_iresnet_is_that_of_its_convolutions(tmp_path, depth):
         ),
         (
             lambda: Arcface(True).iresnet(without=(0, 1)),
-            r"layer 6 of 30 \('Conv_\d+'\) is a 3x3 convolution, 64 to 64, stride 1; expected: a normalisation alone, 64 "
-            r"channels, in layer 'group1_block2_bn1'",
+            r"layer 6 of 30 \('Conv_\d+'\) is a 3x3 convolution, 64 to 64, stride 1; expected: a normalisation alone, "
+            r"64 channels, in layer 'group1_block2_bn1'",
         ),
         (lambda: Arcface(True).mbf(middle=96), r"not match mbf: layer 6 .* 128 to 128.* 'group1_block1_expand'"),
     ],

@@ -154,7 +154,7 @@ def test_another_architecture_is_named_by_its_first_layer_that_does_not_fit(tmp_
     with pytest.raises(FaceError, match=complaint) as caught:
         import_model.main([str(source), str(tmp_path / "out.h5")])
 
-    assert "\n" not in str(caught.value) and "does not fit mobilefacenet" in str(caught.value)
+    assert "\n" not in str(caught.value) and "does not match mobilefacenet" in str(caught.value)
     assert not (tmp_path / "out.h5").exists()
 
 
