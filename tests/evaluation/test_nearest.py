@@ -52,6 +52,51 @@ def test_faiss_finds_the_same_rows_as_a_float64_sort_on_every_query():
             assert found.rows.tolist() == rows[:5].tolist()
 
 
+def test_a_large_gallery_is_scanned_in_a_byte_a_value_and_few_rows_are_compared(monkeypatch):
+    rng = np.random.default_rng(4)
+    vectors = unit_rows(rng, 20_000, 128).astype(np.float16)
+    search, counts = Nearest(vectors, large=1), []
+    scan = nearest._EightBit.__call__
+    monkeypatch.setattr(
+        nearest._EightBit, "__call__", lambda self, query, count: counts.append(count) or scan(self, query, count)
+    )
+
+    for query in unit_rows(rng, 10, 128).astype(np.float32):
+        assert search(query, 1).rows.tolist() == truth(vectors, query, 1)[0].tolist()
+
+    codes = sum(shard.codes.size() for shard in search._copies._shards)
+    assert codes == vectors.astype(np.float32).nbytes // 4
+    assert counts == [nearest.CANDIDATES] * 10
+
+
+def test_rows_that_8_bits_do_not_tell_apart_are_told_apart(monkeypatch):
+    monkeypatch.setattr(nearest, "CANDIDATES", 4)
+    rng = np.random.default_rng(5)
+    centre = unit_rows(rng, 1, 32)
+    close = centre + 1e-3 * rng.standard_normal((500, 32))
+    vectors = np.concatenate([close, unit_rows(rng, 2000, 32)]).astype(np.float16)
+    query = centre[0].astype(np.float32)
+
+    found = Nearest(vectors, large=1)(query, 3)
+
+    np.testing.assert_allclose(found.cosines, truth(vectors, query, 3)[1], atol=1e-6)
+    np.testing.assert_allclose(truth(vectors[found.rows], query, 3)[1], found.cosines, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 300), size=st.integers(1, 70), top=st.integers(1, 10))
+def test_the_bound_of_rows_that_are_no_candidates_holds(seed, count, size, top):
+    rng = np.random.default_rng(seed)
+    vectors, query = unit_rows(rng, count, size).astype(np.float16), unit_rows(rng, 1, size)[0].astype(np.float32)
+    top = min(top, count)
+
+    candidates, bound = nearest._EightBit(vectors)(query, top)
+
+    assert len(set(candidates.tolist())) == top
+    others = np.setdiff1d(np.arange(count), candidates)
+    assert not len(others) or (vectors[others].astype(np.float64) @ query).max() <= bound
+
+
 @pytest.mark.parametrize("large", [1, 1000])
 def test_a_search_on_a_memory_map_reads_the_file_as_it_is(tmp_path, large):
     vectors = unit_rows(np.random.default_rng(2), 50, 8).astype(np.float16)
