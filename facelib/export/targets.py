@@ -173,7 +173,7 @@ def _runs_on_arm(target: Target) -> bool:
 
 
 def _on_arm(target: Target, cpu: str) -> Target:
-    # What is quantised may round differently, which PReLU nets show.
+    # Dynamic models round differently, and a PReLU net whose slopes are all equal (docs/arm.md).
     floor = 0.9998 if target.min_mean_cosine is None else 0.98
     flags = f"--cpu {cpu} --valid {{bin}} --pairs {{pairs}} {{far}} --min-cosine {floor}"
     return replace(

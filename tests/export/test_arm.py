@@ -20,6 +20,7 @@ from facelib.sidecar import write_sidecar
 from facelib.unit_vectors import row_cosines
 from tests.helpers.chip_stand_in import load_script
 from tests.helpers.patches_onnx import write_model
+from tests.helpers.random_weights import random_weights
 
 ROOT = Path(__file__).parents[2]
 IO = Io(layout="nchw")
@@ -122,6 +123,11 @@ def test_the_first_stanza_of_a_debian_is_turned_to_its_backports(tmp_path, monke
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory):
     """A small MobileFaceNet as int8 .tflite and .onnx, and toy.bin."""
+    return convert_small_net(tmp_path_factory.mktemp("int8"), "relu6", (".tflite", ".onnx"))
+
+
+def convert_small_net(folder, activation, suffixes):
+    """Writes model.tflite and model.onnx, int8, of a net with random weights and slopes, and toy.bin."""
     import h5_2_pb
     import pb_2_onnx
     import pb_2_tflite
@@ -129,16 +135,16 @@ def int8(tmp_path_factory):
     from facelib.export import optimize
     from facelib.models.settings import ModelConfig
 
-    folder = tmp_path_factory.mktemp("int8")
     write_pairs(folder / "toy.bin", SyntheticSet(20, 4, first_identity=100), 40)
-    model = build_backbone(ModelConfig(width=0.25, embedding_size=16, activation="relu6"))
-    model.save(folder / "embedder.h5")
+    model = build_backbone(ModelConfig(width=0.25, embedding_size=16, activation=activation))
+    random_weights(model, spread=0.3).save(folder / "embedder.h5")
     write_sidecar(folder / "embedder.h5", kind="h5", made_from=None, io=Io(embedding_size=16))
     assert h5_2_pb.main([str(folder / "embedder.h5"), "--out", str(folder / "frozen.pb")]) == 0
     assert optimize.main([str(folder / "frozen.pb"), str(folder / "optimized.pb")]) == 0
     calibration = ["--calibration", str(folder / "toy.bin"), "--mode", "int8"]
-    for convert, name in ((pb_2_tflite, "model.tflite"), (pb_2_onnx, "model.onnx")):
-        assert convert.main([str(folder / "optimized.pb"), *calibration, "--out", str(folder / name)]) == 0
+    for suffix in suffixes:
+        convert, out = {".tflite": pb_2_tflite, ".onnx": pb_2_onnx}[suffix], str(folder / f"model{suffix}")
+        assert convert.main([str(folder / "optimized.pb"), *calibration, "--out", out]) == 0
     return folder
 
 
@@ -159,6 +165,21 @@ def test_int8_on_every_cpu_is_that_of_this_one(int8, cpu, name):
     assert row_cosines(received, expected).min() > 0.999
     if name == "model.tflite":  # ONNX Runtime scales the pixels as floats, and rounds them
         np.testing.assert_array_equal(received, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tool(".venv-arm")
+def test_an_int8_prelu_net_has_the_same_bits(tmp_path):
+    """Equal slopes, as before a training, would not: XNNPACK rounds exact ties of MUL in another way on ARM."""
+    model = convert_small_net(tmp_path, "prelu", [".tflite"]) / "model.tflite"
+    faces = np.random.default_rng(0).integers(0, 256, (4, 112, 112, 3)).astype(np.uint8)
+    embedder = ArmEmbedder(model, Io(embedding_size=16))
+    try:
+        received = embedder.raw(faces)
+    finally:
+        embedder.close()
+
+    np.testing.assert_array_equal(received, open_embedder(model, Io(embedding_size=16), 1).raw(faces))
 
 
 @pytest.mark.slow
