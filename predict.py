@@ -3,6 +3,7 @@
     python predict.py A.jpg B.jpg --model X [--out PNG]     same person or not, at the calibrated threshold
     python predict.py enroll FOLDERS GALLERY --model X      one folder per person -> GALLERY (.npy) and GALLERY.json
     python predict.py search PHOTO GALLERY                  which person of the gallery it is, or unknown
+    python predict.py gallery GALLERY [--remove NAME ...]   who is enrolled; add, remove or rename people
     python predict.py watch SOURCE GALLERY [--out MP4]      who is seen in a video, or by a camera (number, address)
 
 A 112x112 image is treated as an aligned crop; in any other photo, one face is found and aligned. If there are
@@ -37,15 +38,17 @@ from facelib.extras import require
 from facelib.files import read_image_file, require_file, sha256_of, write_bytes
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision, about, decide_by, verdict_picture
+from facelib.recognition.edit_gallery import add_people, people_table, remove_people, rename_person
+from facelib.recognition.enrolment import enrol_photos
 from facelib.recognition.gallery import (
     Gallery,
     check_gallery_model,
     check_gallery_path,
-    check_names,
     open_gallery,
+    save_gallery,
     write_gallery,
 )
-from facelib.recognition.photo_embeddings import Seen, class_centres, embed_photos, means_of, unit_vectors
+from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.recognition.video.command import add_watch_flags, check_watch_flags, run_watch, say
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.self_test import run_self_test
@@ -58,7 +61,7 @@ MANY_CHANCE_HITS = 0.01  # a search says so when a stranger is expected to be ta
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = {"enroll": enroll, "search": search, "watch": watch}.get(argv[0] if argv else "")
+    command = {"enroll": enroll, "search": search, "gallery": gallery, "watch": watch}.get(argv[0] if argv else "")
     return command(argv[1:]) if command else compare(argv)
 
 
@@ -66,7 +69,7 @@ def compare(argv: list[str]) -> int:
     """A B --model X: the distance of two faces, and the verdict."""
     parser = script_parser(__doc__)
     parser.add_argument(
-        "a", type=Path, metavar="A", help="a photo or crop (write a file called enroll, search or watch as ./enroll)"
+        "a", type=Path, metavar="A", help="a photo or crop (write a file called enroll, search or the like as ./enroll)"
     )
     parser.add_argument("b", type=Path, metavar="B", help="another photo or crop")
     parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw the two faces and the verdict")
@@ -167,34 +170,21 @@ def enroll(argv: list[str]) -> int:
     args = parse(parser, argv)
     check_gallery_path(args.gallery)
     source = open_source(args.folders)
-    check_names(source.class_names)
     sha256 = sha256_of(require_file(args.model, "model"))
     decision = threshold_or_none(args)
     embedder, io, sidecar = open_model(args)
     flip = bool(decision and decision.flip)
-    bad: list[str] = []
-    seen, cut = Seen(), FaceCutter(args.face, args.min_quality)
-    embedded = embed_photos(source, range(len(source)), embedder, flip, bad=bad, cut=cut, seen=seen, desc="enroll")
-    centres = class_centres(embedded, source.labels)
-    if not len(centres.labels):
-        raise FaceError(f"Nobody in '{args.folders}' could be enrolled. The first of {len(bad)} bad photos: {bad[0]}")
-    check_differ(centres.vectors, f"'{args.model}'")
-    names = [source.class_names[label] for label in centres.labels]
+    cut = FaceCutter(args.face, args.min_quality)
+    people = enrol_photos(source, args.folders, embedder, flip, cut, args.model)
     check_unchanged(args.model, sha256)
     keep_flags(args.model, kind_of(args.model), io, sidecar)
     write_gallery(
-        args.gallery, centres.vectors, names, centres.counts.tolist(),
-        model=args.model, io=io, flip=flip, decision=decision,
-        quality=means_of(seen.qualities, source.labels, centres.labels),
-        norms=means_of(seen.norms, source.labels, centres.labels),
+        args.gallery, people.vectors, people.names, people.num_photos, model=args.model, io=io, flip=flip,
+        decision=decision, quality=people.quality, norms=people.norms,
     )  # fmt: skip
-    print_notes([*source.notes, *several_note(seen.several, args.face)])
-    for line in bad:
-        print(f"left out: {line}")
-    for label in sorted(set(source.labels.tolist()) - set(centres.labels.tolist())):
-        print(f"not enrolled: {source.class_names[label]}, none of whose photos shows a face")
+    print("\n".join(people.notes), end="\n" * bool(people.notes))
     print(
-        f"wrote {args.gallery}: {len(names):,} people, {int(centres.counts.sum()):,} photos; "
+        f"wrote {args.gallery}: {len(people.names):,} people, {sum(people.num_photos):,} photos; "
         f"{decision or 'no threshold'}"
     )
     if decision is None:
@@ -239,6 +229,58 @@ def search(argv: list[str]) -> int:
     print_several([photo], [args.photo], args.face)
     print_notes(chance_notes(gallery, decision))
     return 0
+
+
+def gallery(argv: list[str]) -> int:
+    """GALLERY [--remove NAME ...] [--rename OLD NEW] [--add FOLDERS]: lists the people of a gallery, or changes them.
+
+    Several changes in one command are made in this order: remove, rename, add.
+    """
+    parser = argparse.ArgumentParser(
+        prog="predict.py gallery", description=gallery.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="the gallery that the command enroll wrote")
+    parser.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="remove these people")
+    parser.add_argument(
+        "--rename", nargs=2, action="append", default=[], metavar=("OLD", "NEW"), help="give a person another name"
+    )
+    add_help = "enrol the people of these folders too, with the model that made the gallery"
+    parser.add_argument("--add", type=Path, metavar="FOLDERS", help=add_help)
+    add_face_flags(parser, ("central", "largest"))
+    args = parse(parser, argv, has_gallery=True, has_threshold=False)
+    changed = before = open_gallery(args.gallery)
+    if args.remove:
+        changed = remove_people(changed, args.remove)
+    for old, new in args.rename:
+        changed = rename_person(changed, old, new)
+    if args.add:
+        changed, notes = with_added(changed, args)
+        print("\n".join(notes), end="\n" * bool(notes))
+    if changed is before:
+        print(people_table(before))
+        return 0
+    save_gallery(changed)
+    print(f"wrote {args.gallery}: {len(changed):,} people, {len(before):,} before")
+    return 0
+
+
+def with_added(changed: Gallery, args: argparse.Namespace) -> tuple[Gallery, list[str]]:
+    """(a gallery with the people of --add, what to say of their photos)."""
+    args.model, enrolled_by = check_gallery_model(changed, args.model)
+    if enrolled_by:
+        raise FaceError(
+            f"People are added by the model that made the gallery. '{changed.path}' was made with "
+            f"'{changed.model.name}', '{args.model}' is another model. Name the first one with --model."
+        )
+    embedder = open_searching(changed, args, check_sidecar(args.model), None)
+    cut = FaceCutter(args.face, args.min_quality)
+    people = enrol_photos(open_source(args.add), args.add, embedder, changed.flip, cut, args.model)
+    if people.vectors.shape[1] != changed.vectors.shape[1]:
+        raise FaceError(
+            f"All people of a gallery must have embeddings of one size. '{args.model}' gives {people.vectors.shape[1]} "
+            f"values, '{changed.path}' has {changed.vectors.shape[1]}. Enrol again."
+        )
+    return add_people(changed, people.in_gallery(changed)), people.notes
 
 
 def chance_notes(gallery: Gallery, decision: Decision) -> list[str]:
@@ -353,10 +395,26 @@ def embed_faces(embedder: Embedder, photo: PhotoFaces, path: Path, flip: bool) -
     return unit_vectors(embedder, faces, flip, [f"'{path}'"] * len(faces))
 
 
-def parse(parser: argparse.ArgumentParser, argv: list[str], has_gallery: bool = False) -> argparse.Namespace:
+def parse(
+    parser: argparse.ArgumentParser, argv: list[str], has_gallery: bool = False, has_threshold: bool = True
+) -> argparse.Namespace:
     """Adds the flags that the commands share, and parses. A gallery knows its model and how it is fed."""
     other = "X with the same content" if has_gallery else ".h5, .pb, .tflite or .onnx"
     parser.add_argument("--model", type=Path, required=not has_gallery, metavar="X", help=other)
+    if has_threshold:
+        add_threshold_flags(parser)
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)"
+    )
+    if not has_gallery:
+        add_io_flags(parser)
+    args = parser.parse_args(argv)
+    if args.threads < 1:
+        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
+    return args
+
+
+def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--far", type=float, metavar="RATE", help="use the threshold calibrated for this FAR (default: 0.001)"
@@ -367,15 +425,6 @@ def parse(parser: argparse.ArgumentParser, argv: list[str], has_gallery: bool = 
         metavar="DISTANCE",
         help="use this threshold instead, a squared L2 distance from 0 to 4",
     )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)"
-    )
-    if not has_gallery:
-        add_io_flags(parser)
-    args = parser.parse_args(argv)
-    if args.threads < 1:
-        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
-    return args
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     GALLERY          .npy, float16 [N, D], rows of unit length: opens as a memory map, 256 bytes an identity at D = 128
     GALLERY.json     names; photos, quality of the faces and norm of the embeddings, per identity; path and SHA-256 of
-                     the model, how it is fed, the threshold, SHA-256 of GALLERY; written last, so that an incomplete
-                     gallery is refused by `search`, and enrolled again
+                     the model, how it is fed, the threshold, SHA-256 of GALLERY
+    GALLERY.json.new what a writer leaves that was killed between the two. Whoever opens the gallery next moves it into
+                     place if it describes GALLERY. So a killed writer leaves the old gallery or the new one
 
 float16 changes a squared distance by about 3e-5 (D = 128) and by at most 2**-10; thresholds have intervals of 0.1.
 `facelib.evaluation.nearest` searches a gallery.
@@ -11,6 +12,7 @@ float16 changes a squared distance by about 3e-5 (D = 128) and by at most 2**-10
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,8 @@ class Gallery:
         io: how the model is fed.
         flip: whether the embeddings of mirrored faces were added.
         decision: the threshold at enrolment; None when the model had none.
+        quality: N numbers 0 to 1, the mean quality of each person's faces; None where it was not measured.
+        norms: N numbers, the mean norm of each person's embeddings before they were normalised; None as above.
     """
 
     path: Path
@@ -51,6 +55,8 @@ class Gallery:
     io: Io
     flip: bool
     decision: Decision | None
+    quality: list[float] | None = None
+    norms: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -101,29 +107,52 @@ def write_gallery(
     Raises:
         FaceError: a name that is not printable text.
     """
-    check_names(names)
-    with atomic_path(path) as part:
-        with open(part, "wb") as file:
-            np.save(file, np.ascontiguousarray(vectors, np.float16))
-        sha256 = sha256_of(part)
+    save_gallery(Gallery(path, vectors, names, num_photos, model, sha256_of(model), io, flip, decision, quality, norms))
+
+
+def save_gallery(gallery: Gallery) -> None:
+    """Writes both files of a gallery. A kill at any moment leaves the gallery that was there, or the new one.
+
+    Raises:
+        FaceError: a name that is not printable text.
+    """
+    check_names(gallery.names)
+    path = gallery.path
     value = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
-        "sha256": sha256,
+        "sha256": "",
         "model": {
-            "path": Path(os.path.relpath(Path(model).resolve(), path.resolve().parent)).as_posix(),
-            "sha256": sha256_of(model),
-            "io": io.as_dict(),
+            "path": Path(os.path.relpath(gallery.model.resolve(), path.resolve().parent)).as_posix(),
+            "sha256": gallery.model_sha256,
+            "io": gallery.io.as_dict(),
         },
-        "flip": flip,
-        "decision": decision.as_dict() if decision else None,
+        "flip": gallery.flip,
+        "decision": gallery.decision.as_dict() if gallery.decision else None,
         "made_by": {"git_commit": git_commit(), "versions": package_versions()},
-        "num_photos": num_photos,
-        "quality": quality,
-        "norms": norms,
-        "names": names,
+        "num_photos": gallery.num_photos,
+        "quality": gallery.quality,
+        "norms": gallery.norms,
+        "names": gallery.names,
     }
-    write_json(sidecar_path(path), value)
+    with atomic_path(path) as part:
+        with open(part, "wb") as file:
+            np.save(file, np.ascontiguousarray(gallery.vectors, np.float16))
+        write_json(_new_json(path), {**value, "sha256": sha256_of(part)})
+    with suppress(FileNotFoundError):  # who opened the gallery just now has moved it
+        os.replace(_new_json(path), sidecar_path(path))
+
+
+def _new_json(path: Path) -> Path:
+    json_path = sidecar_path(path)
+    return json_path.with_name(f"{json_path.name}.new")
+
+
+def _finish_save(path: Path) -> None:
+    """Moves the description that a killed writer left into place, if GALLERY is the file that it describes."""
+    left = _new_json(path)
+    if left.is_file() and read_json(left, "gallery's description").get("sha256") == sha256_of(path):
+        os.replace(left, sidecar_path(path))
 
 
 def open_gallery(path: Path) -> Gallery:
@@ -133,6 +162,7 @@ def open_gallery(path: Path) -> Gallery:
         FaceError: missing, cut short, changed, or not what `write_gallery` wrote.
     """
     path = require_file(path, "gallery")
+    _finish_save(path)
     json_path = sidecar_path(path)
     again = "Enrol again: python predict.py enroll FOLDERS GALLERY --model X"
     if not json_path.is_file():
@@ -158,9 +188,21 @@ def open_gallery(path: Path) -> Gallery:
             io=Io.from_dict(model["io"], str(json_path)),
             flip=bool(value["flip"]),
             decision=Decision.from_dict(value["decision"]) if value["decision"] else None,
+            quality=_numbers(value, "quality", len(names)),
+            norms=_numbers(value, "norms", len(names)),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, EOFError) as error:
         raise FaceError(f"The gallery '{path}' is damaged ({' '.join(str(error).split())}). {again}") from error
+
+
+def _numbers(value: dict, key: str, count: int) -> list[float] | None:
+    """A number for each identity; None where an older gallery has none."""
+    numbers = value.get(key)
+    if numbers is None:
+        return None
+    if len(numbers) != count or not all(type(number) in (int, float) for number in numbers):
+        raise ValueError(f"{key} must be {count} numbers")
+    return list(numbers)
 
 
 def check_gallery_model(gallery: Gallery, model: Path | None) -> tuple[Path, str | None]:

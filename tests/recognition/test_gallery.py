@@ -71,7 +71,7 @@ def test_a_gallery_finds_its_model_after_both_moved_together(gallery, tmp_path):
 
 
 @pytest.mark.parametrize("there_before", [False, True])
-@pytest.mark.parametrize("killed_at", [0, 1])
+@pytest.mark.parametrize("killed_at", [0, 1, 2])
 def test_enroll_killed_between_its_two_files_can_be_run_again(gallery, monkeypatch, there_before, killed_at):
     model = gallery.parent / "../models/x.onnx"
     if not there_before:
@@ -197,7 +197,7 @@ def test_a_changed_byte_of_the_npy_header_is_one_line_when_its_hash_is_right(gal
             open_gallery(gallery)
 
 
-def test_a_run_killed_between_the_two_files_leaves_nothing_that_opens(gallery, tmp_path, monkeypatch):
+def test_a_run_killed_before_its_description_is_written_leaves_the_old_gallery(gallery, tmp_path, monkeypatch):
     monkeypatch.setattr("facelib.recognition.gallery.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_gallery(
@@ -205,8 +205,7 @@ def test_a_run_killed_between_the_two_files_leaves_nothing_that_opens(gallery, t
             decision=None,
         )  # fmt: skip
 
-    with pytest.raises(FaceError, match="SHA-256"):
-        open_gallery(gallery)
+    assert open_gallery(gallery).num_photos == [1, 2, 3]
 
 
 def test_enrolling_overwrites_galleries_alone(gallery, tmp_path):

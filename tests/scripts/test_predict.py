@@ -21,6 +21,7 @@ from facelib.alignment.photos import FaceCutter, UnusablePhotoError, decode_phot
 from facelib.errors import FaceError
 from facelib.evaluation.nearest import Nearest
 from facelib.model_input import TEMPLATE_112, Io
+from facelib.recognition import enrolment
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.sidecar import write_sidecar
 from tests.helpers.patches_onnx import write_model
@@ -161,12 +162,36 @@ def test_a_model_that_is_replaced_while_people_are_enrolled_makes_no_gallery(toy
         calibrate(write_model(toy / "X.onnx", offset=-100.0))
         return rows
 
-    embed_photos = predict.embed_photos
-    monkeypatch.setattr(predict, "embed_photos", embed_and_replace)
+    embed_photos = enrolment.embed_photos
+    monkeypatch.setattr(enrolment, "embed_photos", embed_and_replace)
 
     with pytest.raises(FaceError, match=r"X\.onnx' was replaced while this command ran"):
         enrolled(toy, capsys)
     assert not list(toy.glob("g.npy*"))
+
+
+def test_people_are_listed_removed_renamed_and_added_without_new_enrolment(toy, capsys):
+    enrolled(toy, capsys)
+    whole = np.load(toy / "g.npy")
+    save(toy / "more" / "p9" / "0.png", draw(9, 0))
+
+    assert "p4 " in run(capsys, "gallery", toy / "g.npy")
+    said = run(capsys, "gallery", toy / "g.npy", "--add", toy / "more", "--remove", "p0", "p3", "--rename", "p5", "Eve")
+
+    assert "5 people, 6 before" in said
+    np.testing.assert_array_equal(np.load(toy / "g.npy")[:4], whole[[1, 2, 4, 5]])
+    assert run(capsys, "search", toy / "new5.png", toy / "g.npy").startswith("Eve: distance")
+    assert run(capsys, "search", toy / "more/p9/0.png", toy / "g.npy").startswith("p9: distance 0.000")
+    assert run(capsys, "search", toy / "new0.png", toy / "g.npy").startswith("unknown")
+    files = {path: path.read_bytes() for path in toy.glob("g.npy*")}
+    for words, message in (
+        (["--add", toy / "more"], "enrolled already, the first is 'p9'"),
+        (["--remove", "p1", "--add", toy / "nowhere"], "nowhere"),
+        (["--add", toy / "more", "--model", write_model(toy / "other.onnx", offset=-90.0)], "another model|calibrate"),
+    ):
+        with pytest.raises(FaceError, match=message):
+            predict.main(["gallery", str(toy / "g.npy"), *map(str, words)])
+    assert {path: path.read_bytes() for path in toy.glob("g.npy*")} == files
 
 
 def test_a_search_says_what_chance_alone_gives(toy, capsys):
@@ -281,7 +306,7 @@ def test_a_photo_with_several_faces_gets_a_note_that_says_which_was_taken(toy, c
     out = run(capsys, photo, toy / "new2.png", "--model", toy / "X.onnx")
 
     assert out.startswith("same person: distance 0.0000")
-    assert "note: 'group.png' shows 3 faces: the one that is large and near the middle was taken (--face largest" in out
+    assert "note: 'group.png' shows 3 faces: the face that is large and near the middle was used (--face largest" in out
     assert "note:" not in run(capsys, toy / "new2.png", toy / "new2.png", "--model", toy / "X.onnx")
 
 
@@ -369,7 +394,7 @@ def spoil_gallery(toy):
         (["nope.jpg", "new0.png", "--model", "X.onnx"], "No photo at 'nope.jpg'", None),
         (["people", "new0.png", "--model", "X.onnx"], "'people' is a folder", None),
         (["X.onnx", "new0.png", "--model", "X.onnx"], "'X.onnx': neither JPEG nor PNG", None),
-        (["grey.png", "new0.png", "--model", "X.onnx"], "gave a zero embedding for 'grey.png'", None),
+        (["grey.png", "new0.png", "--model", "X.onnx"], "returned a zero embedding for 'grey.png'", None),
         (["new0.png", "new0.png", "--model", "nope.onnx"], "nope.onnx", None),
         (["new0.png", "new0.png", "--model", "new0.png"], "A model must be a .h5", lambda t: calibrate(t / "new0.png")),
         (["new0.png", "new1.png", "--model", "X.onnx", "--far", "1e-6"], "gave no threshold for FAR=1e-06", None),
@@ -380,7 +405,7 @@ def spoil_gallery(toy):
         (["enroll", "empty", "h.npy", "--model", "X.onnx"], "No images", lambda t: (t / "empty").mkdir()),
         (["enroll", "nope", "h.npy", "--model", "X.onnx"], "'nope'", None),
         (["enroll", "people", "new0.png", "--model", "X.onnx"], "not overwritten", None),
-        (["enroll", "one", "h.npy", "--model", "X.onnx"], "gave a zero embedding", None),
+        (["enroll", "one", "h.npy", "--model", "X.onnx"], "returned a zero embedding", None),
         (["enroll", "blank", "h.npy", "--model", "X.onnx"], "Nobody in 'blank' could be enrolled", None),
         (["search", "new0.png", "new1.png"], "is not a gallery", None),
         (["search", "new0.png", "g.npy"], "SHA-256", spoil_gallery),
