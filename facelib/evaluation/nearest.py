@@ -86,7 +86,8 @@ class _EightBit:
         largest = max(int((bits[i : i + BLOCK_ROWS] & 0x7FFF).max()) for i in range(0, len(bits), BLOCK_ROWS))
         self._scale = np.float32(127) / np.uint16(largest).view(np.float16).astype(np.float32)
         self._error = 0.0
-        self._index = faiss.IndexShards(size, True, True)  # in threads; the rows count on from shard to shard
+        # In threads; the rows count on from shard to shard.
+        self._index = faiss.IndexShards(size, True, True)  # type: ignore[call-arg]
         self._shards = []  # IndexShards does not own them
         count = -(-len(vectors) // faiss.omp_get_max_threads())
         for start in range(0, len(vectors), count):
