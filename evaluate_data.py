@@ -82,7 +82,7 @@ class Evaluation:
         for result in self.results:
             if result.pairs > 1 and result.dist_max - result.dist_min <= SAME_DISTANCE:
                 raise FaceError(
-                    f"Distances differ from pair to pair. '{model}' gives {result.dist_max:.4f} for all "
+                    f"Distances must differ from pair to pair. '{model}' gives {result.dist_max:.4f} for all "
                     f"{result.pairs:,} pairs of '{result.name}'. Nothing was written. "
                     + (f"{cause[0].upper()}{cause[1:]}." if cause else "Check how the model is fed, or train it again.")
                 )
@@ -223,7 +223,7 @@ def run_test(args: argparse.Namespace, open_embedder: OpenEmbedder, kind: str) -
     if args.map:
         check_map_folder(map_folder(args.report or default_report(args)))
     if args.threads < 1:
-        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
+        raise FaceError(f"--threads must be at least 1. Received: {args.threads}.")
     sets = find_sets(args.valid, args.pairs, letterbox=args.letterbox, encoding=args.encoding)
     attributes = read_attributes(args.attributes, args.encoding) if args.attributes else None
     sidecar = check_sidecar(args.model)
@@ -288,7 +288,7 @@ def run_test_beside_reference(
     """
     args.far = args.far or [FAR_OF_FEW_PAIRS]
     if not -1 <= args.min_cosine <= 1:
-        raise FaceError(f"A cosine is between -1 and 1. Received: --min-cosine {args.min_cosine:g}.")
+        raise FaceError(f"--min-cosine must be between -1 and 1. Received: {args.min_cosine:g}.")
     opened: list[RuntimeEmbedder] = []
     compared: list[BesideReference] = []
 
@@ -316,7 +316,8 @@ def run_test_beside_reference(
     if mean < args.min_cosine:
         raise FaceError(
             f"A converted model must give the embeddings of its reference: mean cosine >= {args.min_cosine:g}. "
-            f"Received: {mean:.4f} for '{args.model}'. Convert it again, calibrated on other or more crops."
+            f"Received: {mean:.4f} for '{args.model}'. Convert the model again, with different or more calibration "
+            "crops."
         )
     return 0
 

@@ -6,9 +6,9 @@
     python predict.py gallery GALLERY [--remove NAME ...]   who is enrolled; add, remove or rename people
     python predict.py watch SOURCE GALLERY [--out MP4]      who is seen in a video, or by a camera (number, address)
 
-A 112x112 image is treated as an aligned crop; in any other photo, one face is found and aligned. If there are
-several, it is the one that is large and near the middle, as in align_faces.py. With --face all, comparing and searching
-take all faces. The
+A 112x112 image is treated as an aligned crop. In any other photo, one face is found and aligned: if there are several,
+the face that is large and near the middle, as in align_faces.py. With --face all, comparing and searching use all
+faces. The
 distance is the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test script
 writes it).
 """
@@ -69,18 +69,18 @@ def compare(argv: list[str]) -> int:
     """A B --model X: the distance of two faces, and the verdict."""
     parser = script_parser(__doc__)
     parser.add_argument(
-        "a", type=Path, metavar="A", help="a photo or crop (write a file called enroll, search or the like as ./enroll)"
+        "a", type=Path, metavar="A", help="photo or crop (for a file with the name of a command, write ./enroll)"
     )
-    parser.add_argument("b", type=Path, metavar="B", help="another photo or crop")
-    parser.add_argument("--out", type=Path, metavar="PNG", help="where to draw the two faces and the verdict")
-    prior_help = "chance of the same person before the faces are seen (default: %(default)s)"
+    parser.add_argument("b", type=Path, metavar="B", help="second photo or crop")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="PNG to write, with the two faces and the verdict")
+    prior_help = "probability that the two people are the same, before the faces are compared (default: %(default)s)"
     parser.add_argument("--prior", type=float, default=0.5, metavar="P", help=prior_help)
     add_face_flags(parser, quality=False)
     args = parse(parser, argv)
     if not 0 < args.prior < 1:
-        raise FaceError(f"A prior is a probability between 0 and 1. Received: --prior {args.prior:g}.")
+        raise FaceError(f"A prior must be a probability between 0 and 1. Received: --prior {args.prior:g}.")
     if args.out and args.out.suffix.lower() != ".png":
-        raise FaceError(f"The picture is a .png. Received: --out {args.out}.")
+        raise FaceError(f"The name of the picture must end in .png. Received: --out {args.out}.")
     if args.out:
         require("matplotlib")
     decision = decide_by(args.model, args.far, args.threshold)
@@ -163,7 +163,9 @@ def enroll(argv: list[str]) -> int:
     """FOLDERS GALLERY --model X: the mean embedding of each person's photos, one folder per person."""
     parser = argparse.ArgumentParser(prog="predict.py enroll", description=enroll.__doc__)
     parser.add_argument(
-        "folders", type=Path, help="one folder per person, or face data of another format that prepare_data.py takes"
+        "folders",
+        type=Path,
+        help="one folder per person, or face data in any other format that prepare_data.py accepts",
     )
     parser.add_argument("gallery", type=Path, metavar="GALLERY", help="file to write, such as people.npy")
     add_face_flags(parser, ("central", "largest"))
@@ -189,7 +191,8 @@ def enroll(argv: list[str]) -> int:
     )
     if decision is None:
         print(
-            "the model has no calibrated threshold: search with --threshold DISTANCE, or calibrate by its test script"
+            "the model has no calibrated threshold: search with --threshold DISTANCE, or calibrate the model "
+            "with its test script"
         )
     print_next("python", "predict.py", "search", "PHOTO", args.gallery)
     return 0
@@ -198,15 +201,15 @@ def enroll(argv: list[str]) -> int:
 def search(argv: list[str]) -> int:
     """PHOTO GALLERY [--top K]: the nearest people of the gallery; unknown when none is within the threshold."""
     parser = argparse.ArgumentParser(prog="predict.py search", description=search.__doc__)
-    parser.add_argument("photo", type=Path, metavar="PHOTO", help="a photo or crop")
-    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="the gallery that the command enroll wrote")
+    parser.add_argument("photo", type=Path, metavar="PHOTO", help="photo or crop")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="gallery that the command enroll wrote")
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="number of people to list (default: %(default)s)"
     )
     add_face_flags(parser, quality=False)
     args = parse(parser, argv, has_gallery=True)
     if args.top < 1:
-        raise FaceError(f"A search lists one person or more. Received: --top {args.top}.")
+        raise FaceError(f"A search must list at least one person. Received: --top {args.top}.")
     gallery = open_gallery(args.gallery)
     args.model, enrolled_by = check_gallery_model(gallery, args.model)
     sidecar = check_sidecar(args.model)
@@ -216,8 +219,8 @@ def search(argv: list[str]) -> int:
     queries = embed_faces(embedder, photo, args.photo, gallery.flip)
     if queries.shape[1] != gallery.vectors.shape[1]:
         raise FaceError(
-            f"A probe and a gallery have embeddings of one size. '{args.model}' gives {queries.shape[1]} values, "
-            f"'{gallery.path}' has {gallery.vectors.shape[1]}. Enrol again."
+            f"A photo and a gallery must have embeddings of the same size. '{args.model}' gives {queries.shape[1]} "
+            f"values, '{gallery.path}' has {gallery.vectors.shape[1]}. Enrol the gallery again with this model."
         )
     nearest = Nearest(gallery.vectors)
     for crop, query in zip(photo.crops, queries, strict=True):
@@ -297,9 +300,9 @@ def chance_notes(gallery: Gallery, decision: Decision) -> list[str]:
 def watch(argv: list[str]) -> int:
     """SOURCE GALLERY [--out MP4]: who is seen in a video or by a camera; a line of JSON for each appearance."""
     parser = argparse.ArgumentParser(prog="predict.py watch", description=watch.__doc__)
-    source_help = "a video file, the number of a camera, or an address such as rtsp://HOST/PATH"
+    source_help = "video file, the number of a camera, or an address such as rtsp://HOST/PATH"
     parser.add_argument("source", metavar="SOURCE", help=source_help)
-    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="the gallery that the command enroll wrote")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="gallery that the command enroll wrote")
     add_watch_flags(parser)
     args = parse(parser, argv, has_gallery=True)
     check_watch_flags(args)
@@ -355,9 +358,9 @@ def search_decision(gallery: Gallery, args: argparse.Namespace, enrolled_by: str
     decision = decide_by(args.model, args.far, args.threshold, enrolled_by)
     if decision.calibrated and decision.flip != gallery.flip:
         raise FaceError(
-            f"A threshold and a gallery are both made with mirrored faces, or both without. '{gallery.path}' was "
+            f"A threshold and a gallery must both be made with mirrored faces, or both without. '{gallery.path}' was "
             f"enrolled {'with' if gallery.flip else 'without'} them, and '{args.model}' was calibrated "
-            f"{'with' if decision.flip else 'without'} them. Enrol again."
+            f"{'with' if decision.flip else 'without'} them. Enrol the gallery again."
         )
     return decision
 
@@ -385,7 +388,7 @@ def read_faces(path: Path, cut: FaceCutter) -> PhotoFaces:
     try:
         data = read_image_file(require_file(path, "photo"))
     except BadRecord as error:
-        raise FaceError(f"The photo '{path}': {error}. Take another one.") from error
+        raise FaceError(f"The photo '{path}': {error}. Use a different photo.") from error
     return cut.cut(data, f"'{path}'")
 
 
@@ -410,7 +413,7 @@ def parse(
         add_io_flags(parser)
     args = parser.parse_args(argv)
     if args.threads < 1:
-        raise FaceError(f"A runtime has at least one thread. Received: --threads {args.threads}.")
+        raise FaceError(f"--threads must be at least 1. Received: {args.threads}.")
     return args
 
 

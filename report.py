@@ -28,36 +28,44 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
     parser.add_argument("paths", type=Path, nargs="+", metavar="RUN_DIR_OR_REPORT",
-                        help="the --out of train.py, or *.report.json files")  # fmt: skip
+                        help="run directory (the --out of train.py), or *.report.json files")  # fmt: skip
     parser.add_argument("--out", type=Path, help="where to write the page (default: RUN_DIR/report.html)")
     parser.add_argument(
         "--valid",
         type=Path,
         metavar="DIR_OR_BIN",
-        help="folder or file of the verification sets, to show the hardest pairs",
+        help="verification sets (file or folder), to show the hardest pairs",
     )
     parser.add_argument(
-        "--data", type=Path, help="training data, to show some faces (default: the data that the run was trained on)"
+        "--data",
+        type=Path,
+        help="training data, to show some of its faces (default: the data that the run was trained on)",
     )
     parser.add_argument("--faces", action=argparse.BooleanOptionalAction, default=True,
                         help="show faces of the hardest pairs and of the training data on the page")  # fmt: skip
     parser.add_argument("--watch", action=argparse.BooleanOptionalAction, default=False,
-                        help="make the page again when the run changes, until Ctrl-C; it reloads itself")  # fmt: skip
+                        help="update the page while the run changes, until Ctrl-C; it reloads itself")  # fmt: skip
     args = parser.parse_args(argv)
     if args.valid is not None and not args.valid.exists():
-        raise FaceError(f"--valid is a .bin or a folder. There is nothing at '{args.valid}'.")
+        raise FaceError(f"--valid must be a .bin or a folder. There is nothing at '{args.valid}'.")
     if len(args.paths) > 1 and any(path.is_dir() for path in args.paths):
-        raise FaceError("report.py shows one run. To compare several: python tools/compare_runs.py RUN_A RUN_B.")
+        raise FaceError(
+            "report.py shows only one run. To compare several runs: python tools/compare_runs.py RUN_A RUN_B."
+        )
     if args.watch and not (len(args.paths) == 1 and args.paths[0].is_dir()):
-        raise FaceError(f"--watch goes with the RUN_DIR of a training. Received: '{args.paths[0]}'. Name that folder.")
+        raise FaceError(
+            f"--watch needs the RUN_DIR of a training. Received: '{args.paths[0]}'. Pass a RUN_DIR instead."
+        )
     if len(args.paths) == 1 and not args.paths[0].is_file():
         args.out = args.out or args.paths[0] / "report.html"
     elif args.out is None:
-        raise FaceError("A page of reports without a run has no default name. Name the page: --out compare.html.")
+        raise FaceError(
+            "A page without a run needs --out, because it has no default name. Use, for instance: --out compare.html."
+        )
     elif args.data is not None:
-        raise FaceError("--data goes with a RUN_DIR. Leave --data out, or name one RUN_DIR instead of reports.")
+        raise FaceError("--data needs a RUN_DIR. Leave out --data, or pass one RUN_DIR instead of reports.")
     elif args.out.resolve() in [path.resolve() for path in args.paths]:
-        raise FaceError(f"--out would overwrite the report '{args.out}'. Name another file.")
+        raise FaceError(f"--out would overwrite the report '{args.out}'. Choose a different file.")
     return args
 
 

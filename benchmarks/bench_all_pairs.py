@@ -27,7 +27,9 @@ SINGLES = 0.7  # share of identities with one image, as in LFW
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=13233, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=13233, metavar="N", help="number of images (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     labels = draw_labels(args.images)
     random = np.random.default_rng(0)

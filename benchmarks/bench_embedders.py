@@ -116,18 +116,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "artefacts", nargs="+", metavar="ARTEFACT", help="[RUNTIME:]FILE; the others are compared with the first"
+        "artefacts",
+        nargs="+",
+        metavar="ARTEFACT",
+        help="[RUNTIME:]FILE; files to measure; the others are compared with the first",
     )
     parser.add_argument(
         "--valid", type=Path, metavar="BIN", help="measure ACC and VR on this set if no report has them"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER_OR_MD", help="where the table goes; the picture is beside it"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER_OR_MD",
+        help="path of the table; the picture is written beside it",
     )
     parser.add_argument("--rounds", type=int, default=12, help="number of measured rounds (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.rounds < 1:
-        raise FaceError(f"--rounds is at least 1. Received: {args.rounds}.")
+        raise FaceError(f"--rounds must be at least 1. Received: {args.rounds}.")
     if args.valid is not None:
         require_file(args.valid, "verification .bin")
     return args
@@ -153,7 +160,8 @@ def open_here(artefact: Artefact, threads: int) -> str:
     sidecar = check_sidecar(artefact.path)
     if sidecar is None and artefact.runtime != "ncnn":
         raise FaceError(
-            f"A sidecar says how to feed a model. '{artefact.path}' has none: make it with the scripts of this project."
+            f"A model needs a sidecar that describes its input. '{artefact.path}' has none: make the model with "
+            "the scripts of this project."
         )
     opener = EXTRA.get(artefact.runtime, open_embedder)
     embedder = opener(artefact.path, sidecar.io if sidecar else Io(), threads)

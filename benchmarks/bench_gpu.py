@@ -260,15 +260,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--small", action="store_true", help="a few rows of small batches; always on a CPU")
-    add("--batch-size", type=int, default=128, metavar="N", help="images of one GPU in a step (%(default)s)")
-    add("--steps", type=int, default=50, metavar="N", help="measured steps of each speed (%(default)s)")
+    add("--batch-size", type=int, default=128, metavar="N", help="images per GPU and step (%(default)s)")
+    add("--steps", type=int, default=50, metavar="N", help="steps measured for each speed (%(default)s)")
     add("--row", help=argparse.SUPPRESS)
     add("--data", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     for flag, least in (("batch_size", 2), ("steps", 1)):
         if getattr(args, flag) < least:
             name = f"--{flag.replace('_', '-')}"
-            raise FaceError(f"{name} is at least {least}. Received: {getattr(args, flag)}.")
+            raise FaceError(f"{name} must be at least {least}. Received: {getattr(args, flag)}.")
     return args
 
 

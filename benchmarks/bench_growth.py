@@ -205,25 +205,31 @@ def numbers(text: str) -> list[int]:
 def parse_args(argv) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--workers", type=numbers, default=[1, 2, 4], metavar="W,W", help="(default: 1,2,4)")
+    add("--workers", type=numbers, default=[1, 2, 4], metavar="W,W", help="numbers of workers (default: 1,2,4)")
     add("--classes", type=numbers, default=[10_000, 100_000, 1_000_000, 4_000_000], metavar="C,C",
-        help="(default: 10000,100000,1000000,4000000)")  # fmt: skip
-    add("--size", type=int, default=128, metavar="D", help="of an embedding (default: %(default)s)")
-    add("--batch", type=int, default=128, metavar="B", help="faces of all workers a step (default: %(default)s)")
+        help="numbers of classes (default: 10000,100000,1000000,4000000)")  # fmt: skip
+    add("--size", type=int, default=128, metavar="D", help="values of an embedding (default: %(default)s)")
+    add("--batch", type=int, default=128, metavar="B", help="faces per step, over all workers (default: %(default)s)")
     add("--rate", type=float, default=0.1, metavar="R", help="share of the classes in a step (default: %(default)s)")
-    add("--parameters", type=int, default=1_000_000, metavar="P", help="of the backbone (default: %(default)s)")
-    add("--steps", type=int, default=5, metavar="N", help="measured, of each run (default: %(default)s)")
+    add(
+        "--parameters",
+        type=int,
+        default=1_000_000,
+        metavar="P",
+        help="parameters of the backbone (default: %(default)s)",
+    )
+    add("--steps", type=int, default=5, metavar="N", help="measured steps of each run (default: %(default)s)")
     add("--worker", metavar="JOB", help=argparse.SUPPRESS)
     add("--speeds", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     for name in ("size", "batch", "parameters", "steps"):
         if getattr(args, name) < 1:
-            raise FaceError(f"--{name} is at least 1. Received: {getattr(args, name)}.")
+            raise FaceError(f"--{name} must be at least 1. Received: {getattr(args, name)}.")
     if not 0 < args.rate < 1:
-        raise FaceError(f"--rate is a share of the classes, above 0 and below 1. Received: {args.rate:g}.")
+        raise FaceError(f"--rate must be a share of the classes, above 0 and below 1. Received: {args.rate:g}.")
     if min(args.workers) < 1 or max(args.workers) > args.batch or min(args.classes) < max(2, *args.workers):
         raise FaceError(
-            "Every worker holds at least one class and one face. Use fewer workers or more classes and faces."
+            "Every worker must hold at least one class and one face. Use fewer workers or more classes and faces."
         )
     return args
 

@@ -34,9 +34,11 @@ BLOCK_ROWS, BLOCK_PROBES = 4096, 512  # of `products alone`: 8 MB of scores at a
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=15_658_489, metavar="N", help="of templates (%(default)s)")
-    parser.add_argument("--gallery", type=int, default=1_000_000, metavar="G", help="rows to search (%(default)s)")
-    parser.add_argument("--probes", type=int, default=10_000, metavar="P", help="searches (%(default)s)")
+    parser.add_argument(
+        "--pairs", type=int, default=15_658_489, metavar="N", help="number of template pairs (%(default)s)"
+    )
+    parser.add_argument("--gallery", type=int, default=1_000_000, metavar="G", help="rows of the gallery (%(default)s)")
+    parser.add_argument("--probes", type=int, default=10_000, metavar="P", help="number of searches (%(default)s)")
     args = parser.parse_args(argv)
     measure_pairs(args.pairs)
     measure_search(args.gallery, args.probes)

@@ -38,7 +38,7 @@ FACES = SyntheticSet(100, 30)
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, metavar="DIR", help="data directory (default: synthetic faces)")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images a batch (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images per batch (%(default)s)")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         records = open_records(args.data or write_synthetic_data(Path(folder)))

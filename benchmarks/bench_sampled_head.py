@@ -182,14 +182,14 @@ def parse_args(argv) -> argparse.Namespace:
     add = parser.add_argument
     add("--classes", type=int, default=1_000_000, metavar="C", help="(default: %(default)s)")
     add("--size", type=int, default=512, metavar="D", help="values of an embedding (default: %(default)s)")
-    add("--batch", type=int, default=128, metavar="B", help="faces a step (default: %(default)s)")
+    add("--batch", type=int, default=128, metavar="B", help="faces per step (default: %(default)s)")
     add("--rate", type=float, default=0.1, metavar="R", help="share of the classes in a step (default: %(default)s)")
     add(
         "--steps",
         type=int,
         default=3,
         metavar="N",
-        help="measured steps of a process, after 2 others (default: %(default)s)",
+        help="measured steps of a process, after 2 warm-up steps (default: %(default)s)",
     )
     add("--rounds", type=int, default=2, metavar="N", help="processes of each kind (default: %(default)s)")
     add("--exact", action="store_true", help="compare the head with all classes with matrix products instead")
@@ -198,9 +198,9 @@ def parse_args(argv) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for name in ("classes", "size", "batch", "steps", "rounds", "repeats"):
         if getattr(args, name) < 1:
-            raise FaceError(f"--{name} is at least 1. Received: {getattr(args, name)}.")
+            raise FaceError(f"--{name} must be at least 1. Received: {getattr(args, name)}.")
     if not 0 < args.rate < 1:
-        raise FaceError(f"--rate is a share of the classes, above 0 and below 1. Received: {args.rate:g}.")
+        raise FaceError(f"--rate must be a share of the classes, above 0 and below 1. Received: {args.rate:g}.")
     return args
 
 

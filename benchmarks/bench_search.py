@@ -36,8 +36,12 @@ BLOCK = 100_000  # rows
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="identities (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=128, metavar="D", help="of an embedding (default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=1_000_000, metavar="N", help="number of identities (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=128, metavar="D", help="values of an embedding (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     vectors, queries = draw(args.rows, args.size)
     half = half_float_index(vectors)

@@ -23,7 +23,9 @@ from facelib.runtimes.tflite import Lite
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+", metavar="TFLITE", help="the others are compared with the first")
+    parser.add_argument(
+        "models", type=Path, nargs="+", metavar="TFLITE", help="models; the others are compared with the first"
+    )
     parser.add_argument("--runs", type=int, default=60, help="runs of each model (default: %(default)s)")
     args = parser.parse_args(argv)
     lites = [Lite(path) for path in args.models]

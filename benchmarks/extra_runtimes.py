@@ -40,7 +40,7 @@ class OpenvinoEmbedder(RuntimeEmbedder):
         source, target = self._model.inputs[0], self._model.outputs[0]
         if not target.element_type.is_real():
             raise FaceError(
-                f"OpenVINO hides the zero point of an integer output, and '{path}' has one. Take the float model."
+                f"OpenVINO hides the zero point of an integer output, and '{path}' has one. Use the float model."
             )
         chosen = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         fixed = source.partial_shape[0].get_length() if source.partial_shape[0].is_static else None
@@ -65,7 +65,7 @@ class NcnnEmbedder(RuntimeEmbedder):
         self._net, self._mat = ncnn.Net(), ncnn.Mat
         self._net.opt.num_threads = threads
         if self._net.load_param(str(require_file(path, "ncnn model"))) or self._net.load_model(str(weights)):
-            raise FaceError(f"ncnn cannot load '{path}' and '{weights}'. Make them again with pnnx.")
+            raise FaceError(f"ncnn cannot load '{path}' and '{weights}'. Make both files again with pnnx.")
         (self._input,), (self._output,) = self._net.input_names(), self._net.output_names()
         super().__init__("ncnn", replace(io, dtype="float32"), 1)
 

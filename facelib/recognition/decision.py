@@ -63,7 +63,7 @@ class Decision:
             calibrated = Calibrated(**{**calibrated, **ends})
         decision = cls(float(value["distance"]), calibrated)
         if not 0 <= decision.distance <= MAX_DISTANCE:
-            raise ValueError(f"a threshold is 0 to {MAX_DISTANCE:g}")
+            raise ValueError(f"a threshold must be from 0 to {MAX_DISTANCE:g}")
         str(decision)  # raises for a value that is no number where one is printed
         return decision
 
@@ -87,7 +87,7 @@ def decide_by(model: Path, far: float | None, threshold: float | None, gallery_s
     """
     if threshold is not None:
         if not 0 <= threshold <= MAX_DISTANCE:  # also refuses NaN
-            raise FaceError(f"A threshold is a squared L2 distance, 0 to 4. Received: --threshold {threshold:g}.")
+            raise FaceError(f"--threshold must be a squared L2 distance from 0 to 4. Received: {threshold:g}.")
         return Decision(threshold)
     far = check_far(DEFAULT_FAR if far is None else far)
     calibrated = read_thresholds(model, far, gallery_sha256=gallery_sha256)

@@ -63,7 +63,9 @@ def enrol_photos(source, folders: Path, embedder: Embedder, flip: bool, cut: Fac
     embedded = embed_photos(source, range(len(source)), embedder, flip, bad=bad, cut=cut, seen=seen, desc="enroll")
     centres = class_centres(embedded, source.labels)
     if not len(centres.labels):
-        raise FaceError(f"Nobody in '{folders}' could be enrolled. The first of {len(bad)} bad photos: {bad[0]}")
+        raise FaceError(
+            f"None of the people in '{folders}' could be enrolled. The first of {len(bad)} bad photos: {bad[0]}"
+        )
     check_differ(centres.vectors, f"'{model}'")
     lost = sorted(set(source.labels.tolist()) - set(centres.labels.tolist()))
     return Enrolled(
@@ -73,6 +75,6 @@ def enrol_photos(source, folders: Path, embedder: Embedder, flip: bool, cut: Fac
         notes=[
             *(f"note: {printable(note)}" for note in (*source.notes, *several_note(seen.several, cut.rule))),
             *(f"left out: {line}" for line in bad),
-            *(f"not enrolled: {source.class_names[label]}, none of whose photos shows a face" for label in lost),
+            *(f"not enrolled: {source.class_names[label]}, because none of the photos shows a face" for label in lost),
         ],
     )  # fmt: skip

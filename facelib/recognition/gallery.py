@@ -65,16 +65,18 @@ class Gallery:
 def check_gallery_path(path: Path) -> None:
     """Raises FaceError when `path` holds something that is not a gallery: enrolling would overwrite it."""
     if path.is_dir():
-        raise FaceError(f"A gallery is a file. '{path}' is a folder: name a file in it, such as '{path}/people.npy'.")
+        raise FaceError(
+            f"GALLERY must be a file. '{path}' is a folder: choose a file in this folder, such as '{path}/people.npy'."
+        )
     if path.exists() and not _is_gallery_json(sidecar_path(path)) and not _is_unfinished(path):
-        raise FaceError(f"'{path}' exists and is not a gallery, so it is not overwritten. Choose another name.")
+        raise FaceError(f"'{path}' exists and is not a gallery, so it is not overwritten. Choose a different name.")
 
 
 def check_names(names: Sequence[str]) -> None:
     """Raises FaceError unless every name is one line of Unicode text."""
     for name in names:
         if not name.isprintable():  # lone surrogates, which stand for broken UTF-8, are not
-            raise FaceError(f"The name of an identity is printable text. Received: {name!r}. Rename the folder.")
+            raise FaceError(f"The name of an identity must be printable text. Received: {name!r}. Rename the folder.")
 
 
 def write_gallery(
@@ -166,12 +168,12 @@ def open_gallery(path: Path) -> Gallery:
     json_path = sidecar_path(path)
     again = "Enrol again: python predict.py enroll FOLDERS GALLERY --model X"
     if not json_path.is_file():
-        raise FaceError(f"'{path}' is not a gallery: '{json_path.name}' is not beside it. Copy both files. {again}")
+        raise FaceError(f"'{path}' is not a gallery: the file '{json_path.name}' is missing. Copy both files. {again}")
     value = read_json(json_path, "gallery's description")
     if value.get("kind") != KIND or value.get("format_version") != FORMAT_VERSION:
         raise FaceError(f"'{path}' is not a gallery of version {FORMAT_VERSION}, as '{json_path.name}' shows. {again}")
     if sha256_of(path) != value.get("sha256"):
-        raise FaceError(f"'{path}' was changed or cut short after it was written (SHA-256 disagrees). {again}")
+        raise FaceError(f"'{path}' was changed or cut short after the gallery was written (SHA-256 disagrees). {again}")
     try:
         vectors = map_npy(path, np.float16, 2)
         names, num_photos, model = list(value["names"]), list(value["num_photos"]), value["model"]
@@ -180,7 +182,7 @@ def open_gallery(path: Path) -> Gallery:
         if not len(vectors):
             raise ValueError("it is empty")
         if not all(type(name) is str for name in names) or not all(type(count) is int for count in num_photos):
-            raise ValueError("names are texts, num_photos are whole numbers")
+            raise ValueError("names must be text, and num_photos whole numbers")
         return Gallery(
             path, vectors, names, num_photos,
             model=path.parent / model["path"],
@@ -217,16 +219,18 @@ def check_gallery_model(gallery: Gallery, model: Path | None) -> tuple[Path, str
     """
     chosen = model or gallery.model
     if model is None and not os.path.isfile(chosen):
-        raise FaceError(f"'{gallery.path}' was made with '{chosen}', which is not there. Name the model: --model X")
+        raise FaceError(
+            f"'{gallery.path}' was made with '{chosen}', but this file does not exist. Pass the model: --model X"
+        )
     if sha256_of(require_file(chosen, "model")) == gallery.model_sha256:
         return chosen, None
     if not sets_of(read_sidecar(chosen), gallery.model_sha256):
         raise FaceError(
-            f"A gallery is searched with the model that made it. '{gallery.path}' was made with "
-            f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is another model. "
-            "Name the first one with --model, or enrol again: python predict.py enroll FOLDERS "
-            f"{gallery.path} --model {chosen}. Or calibrate the two together: run the test script of '{chosen}' with "
-            f"--gallery-model {gallery.model.name}"
+            f"A gallery must be searched with the model that made it. '{gallery.path}' was made with "
+            f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is a different model. Pass the "
+            f"first model with --model, or enrol again: python predict.py enroll FOLDERS {gallery.path} --model "
+            f"{chosen}. Or calibrate both models together: run the test script of '{chosen}' with --gallery-model "
+            f"{gallery.model.name}"
         )
     return chosen, gallery.model_sha256
 

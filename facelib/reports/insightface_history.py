@@ -24,16 +24,16 @@ def read_history(path: Path) -> TrainingLog:
     losses = lists.get("loss")
     if not isinstance(losses, list) or not losses:
         raise FaceError(
-            f"A history of Keras_insightface has a list 'loss' with one number per epoch. '{path}' has none: "
-            "name a *_hist.json, or the --out of a train.py."
+            f"A history of Keras_insightface must have a list 'loss' with one number per epoch. '{path}' has none: "
+            "use a *_hist.json, or a run directory (the --out of train.py)."
         )
     names = [name for name in lists if name + THRESHOLD in lists]
     for key in ("loss", "accuracy", "lr", *names):
         values = lists.get(key, [])
         if not isinstance(values, list) or any(not _is_number(value) for value in values):
             raise FaceError(
-                f"Each list of a history holds one finite number per epoch. '{path}' has another value in the "
-                f"list '{key}': remove it."
+                f"Each list of a history must hold one finite number per epoch. '{path}' has a different value in the "
+                f"list '{key}': remove this value."
             )
     log = TrainingLog()
     for number, loss in enumerate(losses, 1):

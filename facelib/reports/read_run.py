@@ -138,13 +138,13 @@ def read_run(path: Path, may_be_empty: bool = False) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        raise FaceError(f"RUN_DIR is a folder that train.py made. Received: '{path}'.")
+        raise FaceError(f"RUN_DIR must be a folder made by train.py. Received: '{path}'.")
     log = read_training_log(path / "metrics.jsonl")
     artefacts, ijb, tinyface = _read_reports(path)
     if log.is_empty and not (artefacts or ijb or tinyface or may_be_empty):
         raise FaceError(
-            f"A run directory has a metrics.jsonl or a *{REPORT_SUFFIX}. '{path}' has neither. "
-            "Give the folder that was the --out of train.py."
+            f"A run directory must have a metrics.jsonl or a *{REPORT_SUFFIX}. '{path}' has neither. Use the --out "
+            "folder of train.py."
         )
     return Run(path, _read_toml(path / "config.toml"), _read_provenance(path), log, artefacts, ijb, tinyface)
 
@@ -158,9 +158,9 @@ def read_artefacts(paths: Sequence[Path]) -> list[Artefact]:
     files = [Path(path) for path in paths]
     for i, file in enumerate(files):
         if file.resolve() in [other.resolve() for other in files[:i]]:
-            raise FaceError(f"Each report is compared with the others. '{file}' is named twice: name it once.")
+            raise FaceError(f"The same report cannot be compared with itself. '{file}' is passed twice: pass it once.")
         if file.is_dir() or not file.name.endswith(REPORT_SUFFIX) or _suffix_of(file) != REPORT_SUFFIX:
-            raise FaceError(f"Artefacts are compared by their X{REPORT_SUFFIX} files. Received: '{file}'.")
+            raise FaceError(f"To compare artefacts, pass their X{REPORT_SUFFIX} files. Received: '{file}'.")
     artefacts = [_read_artefact(file) for file in files]
     full = [artefact.folder.resolve() / artefact.name for artefact in artefacts]
     short = [path.parents[1] / path.name if path.parent.name == "export" else path for path in full]
@@ -190,7 +190,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise FaceError(f"config.toml is TOML. '{path}' is not: {error}.") from error
+        raise FaceError(f"config.toml must be valid TOML. '{path}' is not: {error}.") from error
 
 
 def _read_provenance(run: Path) -> dict[str, Any]:
@@ -198,7 +198,9 @@ def _read_provenance(run: Path) -> dict[str, Any]:
     provenance = read_json(path, "provenance") if path.is_file() else {}
     data = provenance.get("data", {})
     if not isinstance(data, dict) or not isinstance(data.get("path", ""), str):
-        raise FaceError(f"provenance.json names the training data as {{'path': TEXT}}. '{path}' does not. Remove it.")
+        raise FaceError(
+            f"provenance.json must describe the training data as {{'path': TEXT}}. '{path}' does not. Remove this file."
+        )
     return provenance
 
 
@@ -267,8 +269,8 @@ def read_training_log(path: Path) -> TrainingLog:
             if number == len(lines):
                 break
             raise FaceError(
-                f"Each line of metrics.jsonl is a JSON object with its step. Line {number} of '{path}' is not. Remove "
-                "that line."
+                f"Each line of metrics.jsonl must be a JSON object with its step. Line {number} of '{path}' is not. "
+                "Remove that line."
             ) from error
     return TrainingLog(*([entries[key] for key in sorted(entries)] for entries in found.values()))
 
@@ -296,7 +298,7 @@ def require_training_log(run: Path) -> TrainingLog:
     log = read_training_log(path)
     if log.is_empty:
         raise FaceError(
-            f"A run directory has a metrics.jsonl that lists the steps. '{path}' is missing or lists none. "
-            "Give the folder that was the --out of train.py."
+            f"A run directory must have a metrics.jsonl that lists the steps. '{path}' is missing or lists none. Use "
+            "the --out folder of train.py."
         )
     return log

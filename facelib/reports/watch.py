@@ -49,7 +49,7 @@ def watch_run(
                     write_bytes(out, page.replace(_HEAD, _HEAD + _RELOAD, 1).encode())
                     line = f"wrote {out}: {line}"
                 except (FaceError, FileNotFoundError) as error:  # half-written, or just replaced
-                    line = f"the page stays as it was: {error}"
+                    line = f"the page was not changed: {error}"
                 if line != said:
                     print(line, flush=True)
                 said = line
@@ -58,7 +58,7 @@ def watch_run(
     except KeyboardInterrupt:
         if page:
             write_bytes(out, page.encode())
-        print(f"stopped; {out} reloads no longer" if page else "stopped")
+        print(f"stopped; {out} no longer reloads" if page else "stopped")
 
 
 def stamps_of(run: Path) -> Stamps:

@@ -92,7 +92,7 @@ def test_what_cannot_be_measured_is_one_line(toy, tmp_path):
     for words, message in (
         ([str(toy / "nothing.onnx")], "No model"),
         ([f"ncnn:{toy / 'nothing.param'}"], "No model"),
-        ([str(toy / "mean.onnx"), "--rounds", "0"], "--rounds is at least 1"),
+        ([str(toy / "mean.onnx"), "--rounds", "0"], "--rounds must be at least 1"),
     ):
         with pytest.raises(FaceError, match=message):
             bench.main([*words, "--out", str(tmp_path / "card.md")])

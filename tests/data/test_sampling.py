@@ -59,7 +59,7 @@ def test_the_order_is_of_seed_and_epoch_alone():
 
 @pytest.mark.parametrize("labels, batch_size, k", [([0, 0, 0], 8, 2), ([0, 1, 2], 5, 4)])
 def test_a_batch_without_two_identities_is_refused(labels, batch_size, k):
-    with pytest.raises(FaceError, match="holds at least two identities"):
+    with pytest.raises(FaceError, match="must hold at least two identities"):
         pk_order(np.array(labels), batch_size, k, 0, 0)
 
 

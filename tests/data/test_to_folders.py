@@ -61,7 +61,7 @@ def test_numbers_are_padded_so_that_folders_sort_as_labels_do():
 
 @pytest.mark.parametrize("name", ["/etc", "../up", "a/../../b", ".hidden", "a/.b", "", "nul\0"])
 def test_a_class_name_that_leaves_the_folder_is_refused(name):
-    with pytest.raises(FaceError, match="must be a folder name"):
+    with pytest.raises(FaceError, match="must be a valid folder name"):
         folder_names(["ann", name])
 
 

@@ -374,7 +374,7 @@ def test_the_header_has_the_threshold_of_the_sidecar_and_the_points_of_the_crop(
     [
         ("float.tflite", ("--threshold", "1"), r"takes float32 and gives float32.*--mode int8 --edges int8"),
         ("int8.tflite", (), r"no calibrated threshold\. Calibrate it"),
-        ("int8.tflite", ("--threshold", "5"), r"0 to 4\. Received: --threshold 5"),
+        ("int8.tflite", ("--threshold", "5"), r"0 to 4\. Received: 5"),
     ],
 )
 def test_c_source_is_refused_with_a_way_out(model, words, message, room, tmp_path):

@@ -113,7 +113,7 @@ def test_a_camera_that_vanishes_is_waited_for_and_said(monkeypatch, said):
     assert [frame.number for frame in seen] == [0, 1, 2, 3, 4] and Camera.opened == 4
     assert source.is_live and source.fps == 25.0
     assert said == [
-        "rtsp://me:***@host/stream gives no frames any more: waiting for it",
+        "rtsp://me:***@host/stream gives no more frames: waiting until it does",
         "rtsp://me:***@host/stream is back after 0 s",
     ]
 

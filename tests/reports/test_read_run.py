@@ -52,7 +52,7 @@ def test_a_damaged_provenance_is_refused(tmp_path, provenance):
     write_report(tmp_path / "embedder.h5.report.json")
     (tmp_path / "provenance.json").write_text(json.dumps(provenance))
 
-    with pytest.raises(FaceError, match="names the training data"):
+    with pytest.raises(FaceError, match="must describe the training data"):
         read_run(tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_a_damaged_recipe_is_refused(tmp_path):
     write_report(tmp_path / "embedder.h5.report.json")
     (tmp_path / "config.toml").write_text("seed = ")
 
-    with pytest.raises(FaceError, match=r"config\.toml is TOML"):
+    with pytest.raises(FaceError, match=r"config\.toml must be valid TOML"):
         read_run(tmp_path)
 
 

@@ -250,7 +250,7 @@ def test_a_run_without_tests_has_a_page_and_plots(tmp_path):
     assert plots == ["accuracy.png", "history.png", "learning_rate.png", "loss.png", "verification.png"]
 
 
-@pytest.mark.parametrize(("make", "message"), [(False, "RUN_DIR is a folder"), (True, "has neither")])
+@pytest.mark.parametrize(("make", "message"), [(False, "RUN_DIR must be a folder"), (True, "has neither")])
 def test_a_folder_without_a_run_is_refused(tmp_path, make, message):
     folder = tmp_path / "nothing"
     if make:
@@ -312,7 +312,7 @@ def test_artefacts_of_different_runs_are_compared_on_one_page(run, tmp_path, cap
     text = (tmp_path / "page.html").read_text()
     assert "roc toy" in Page(text).alts
     assert Page(text).cells.count("a/model_int8.tflite") == 2  # artefacts, thresholds
-    with pytest.raises(FaceError, match="named twice"):
+    with pytest.raises(FaceError, match="passed twice"):
         script.main([reports[0], reports[0], "--out", str(tmp_path / "page.html")])
     with pytest.raises(FaceError, match="overwrite"):
         script.main([*reports, "--out", reports[0]])

@@ -108,9 +108,9 @@ def test_reports_of_a_finished_run_are_seen_and_only_a_folder_can_be_watched(tmp
     lines, _, _ = follow(lambda: build_run(run, tmp_path).rename(tmp_path / "export"))  # export/*.report.json
 
     assert len([line for line in lines if line.startswith("wrote")]) == 2
-    with pytest.raises(FaceError, match="--watch goes with the RUN_DIR"):
+    with pytest.raises(FaceError, match="--watch needs the RUN_DIR"):
         script.main(
             [str(tmp_path / "export" / "embedder.h5.report.json"), "--watch", "--out", str(tmp_path / "x.html")]
         )
-    with pytest.raises(FaceError, match="--watch goes with the RUN_DIR"):
+    with pytest.raises(FaceError, match="--watch needs the RUN_DIR"):
         script.main([str(tmp_path / "nowhere"), "--watch"])

@@ -451,7 +451,7 @@ def test_a_model_that_the_page_cannot_run_is_one_line(models, tmp_path):
         ([bare], "has no sidecar"),
         ([blind], "has no calibrated threshold"),
         ([bgr], "The page feeds raw RGB pixels"),
-        ([models["float"], "--threshold", "5"], "A threshold is a squared L2 distance"),
+        ([models["float"], "--threshold", "5"], "--threshold must be a squared L2 distance"),
         ([models["float"], "--out", tmp_path], "holds other files than an earlier build"),
     ):
         out = [] if "--out" in words else ["--out", tmp_path / "site"]

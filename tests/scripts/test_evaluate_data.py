@@ -168,7 +168,7 @@ def test_a_third_party_model_is_fed_as_the_flags_say(shades, tmp_path):
         (["--color", "bgr"], "--color bgr contradicts the sidecar"),
         (["--crop", "112,96"], "--crop .* contradicts"),
         (["--far", "0"], "rate above 0"),
-        (["--threads", "0"], "at least one thread"),
+        (["--threads", "0"], "--threads must be at least 1"),
         (["--max-acc-drop", "-1"], "percentage points"),
         (["--against", "nope.json"], r"No report at 'nope\.json'"),
         (["--valid", "nowhere"], "There is no verification set at 'nowhere'"),

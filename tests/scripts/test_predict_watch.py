@@ -238,7 +238,7 @@ def test_an_event_does_not_wait_for_a_camera_that_is_away(place, capsys, monkeyp
     monkeypatch.setattr(command, "event_of", event_then_ctrl_c)
 
     assert predict.main(["watch", "0", "people.npy"]) == 0
-    assert len(told) == 1 and told[0] > 2 and "gives no frames any more: waiting for it" in capsys.readouterr().err
+    assert len(told) == 1 and told[0] > 2 and "gives no more frames: waiting until it does" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_a_file_leaves_nothing_half_written(place, capsys, monkeypatch):
@@ -269,7 +269,7 @@ def test_a_video_that_the_disk_did_not_take_whole_is_refused(place, monkeypatch)
 
     monkeypatch.setattr(cv2, "VideoWriter", Full)
 
-    assert "Is the disk full?" in refused(place, ["film.mp4", "people.npy", "--out", "seen.mp4"])
+    assert "Check that the disk is not full" in refused(place, ["film.mp4", "people.npy", "--out", "seen.mp4"])
     assert not list(place.glob(".*"))
 
 
@@ -305,14 +305,14 @@ def refused(place, words):
     ("words", "line"),
     [
         (["none.mp4", "people.npy"], "No video at 'none.mp4'"),
-        (["text.mp4", "people.npy"], "has none: it is damaged, empty or not a video"),
-        (["cut.mp4", "people.npy"], "has none: it is damaged, empty or not a video"),
+        (["text.mp4", "people.npy"], "has none: the file is damaged, empty or not a video"),
+        (["cut.mp4", "people.npy"], "has none: the file is damaged, empty or not a video"),
         (["film.mp4", "none.npy"], "No gallery at 'none.npy'"),
         (["film.mp4", "people.npy", "--model", "other.tflite"], "searched with the model that made it"),
-        (["film.mp4", "people.npy", "--every", "0"], "N is 1 or more"),
+        (["film.mp4", "people.npy", "--every", "0"], "--every must be 1 or more"),
         (["film.mp4", "people.npy", "--max-fps", "nan"], "above 0. Received: --max-fps nan"),
-        (["film.mp4", "people.npy", "--out", "seen.avi"], r"is an \.mp4"),
-        (["film.mp4", "people.npy", "--out", "film.mp4"], "would replace its source"),
+        (["film.mp4", "people.npy", "--out", "seen.avi"], r"must end in \.mp4"),
+        (["film.mp4", "people.npy", "--out", "film.mp4"], "must not be the source"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value),
 )
@@ -371,7 +371,7 @@ def test_an_event_has_a_probability_where_the_model_is_calibrated(place, capsys)
 def test_an_embedding_of_another_size_is_one_line(place, monkeypatch):
     monkeypatch.setattr(Patches, "__call__", lambda self, images: np.ones((len(images), 7), np.float32))
 
-    assert "A query has 48 finite numbers" in refused(place, ["film.mp4", "people.npy", "--out", "seen.mp4"])
+    assert "A query must have 48 finite numbers" in refused(place, ["film.mp4", "people.npy", "--out", "seen.mp4"])
 
 
 @pytest.mark.slow

@@ -77,7 +77,8 @@ def test_unfinished_older_and_killed_runs_are_plotted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, message", [(None, "lists none. Give the folder"), ("", "lists none"), ("x\n{}\n", "Line 1 of .* is not")]
+    "text, message",
+    [(None, "lists none. Use the --out folder"), ("", "lists none"), ("x\n{}\n", "Line 1 of .* is not")],
 )
 def test_a_folder_without_a_history_is_named(tmp_path, text, message):
     if text is not None:
@@ -137,8 +138,8 @@ def test_a_history_alone_is_plotted_beside_its_file(tmp_path, by):
     ("change", "message"),
     [
         ({"loss": []}, "has a list 'loss'"),
-        ({"lfw": [0.8, None, 0.9]}, "another value in the list 'lfw'"),
-        ({"lr": "0.1"}, "another value in the list 'lr'"),
+        ({"lfw": [0.8, None, 0.9]}, "a different value in the list 'lfw'"),
+        ({"lr": "0.1"}, "a different value in the list 'lr'"),
     ],
 )
 def test_a_history_with_other_values_is_one_line(tmp_path, change, message):

@@ -106,14 +106,14 @@ class VideoOut:
             FaceError: it has not all frames.
         """
         if not self._written:
-            raise FaceError("No frame was looked at, so there is no annotated video. Leave out --out.")
+            raise FaceError("No frame was processed, so there is no annotated video. Leave out --out.")
         capture = cv2.VideoCapture(str(self._path))
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0.0
         capture.release()
         if round(count) != self._written:
             raise FaceError(
                 f"The annotated video has {count:,.0f} of {self._written:,} frames: the others could not be written. "
-                "Is the disk full? Choose another place."
+                "Check that the disk is not full, or choose a different path."
             )
 
     def _start(self, pixels: np.ndarray) -> None:
@@ -121,8 +121,8 @@ class VideoOut:
         self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, self._size)
         if not self._writer.isOpened():
             raise FaceError(
-                f"The annotated video is written by OpenCV, which cannot write MP4 of {self._size[0]}x{self._size[1]} "
-                "pixels here. Leave out --out, or install opencv-python-headless from PyPI."
+                f"OpenCV cannot write the annotated video as MP4 of {self._size[0]}x{self._size[1]} pixels here. "
+                "Leave out --out, or install opencv-python-headless from PyPI."
             )
 
 
@@ -137,12 +137,12 @@ class Window:
         has_screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         try:
             if not has_screen:
-                raise FaceError("--show opens a window, and there is no screen (DISPLAY is not set). Use --out MP4.")
+                raise FaceError("--show needs a screen, but DISPLAY is not set. Use --out MP4 instead.")
             cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL)
         except cv2.error as error:
             raise FaceError(
-                "--show opens a window, and the installed OpenCV has none. Use --out MP4, or replace the package: pip "
-                "uninstall opencv-python-headless, pip install opencv-python."
+                "--show needs an OpenCV that can open windows, and the installed one cannot. Use --out MP4 instead, "
+                "or replace the package: pip uninstall opencv-python-headless, pip install opencv-python."
             ) from error
 
     def show(self, pixels: np.ndarray) -> bool:

@@ -29,11 +29,11 @@ NAMED = 5  # people that the last line names
 
 def add_watch_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that only `watch` has."""
-    parser.add_argument("--out", type=Path, metavar="MP4", help="write the frames with boxes and names")
+    parser.add_argument("--out", type=Path, metavar="MP4", help="write a video of the frames with boxes and names")
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="look at every Nth frame (default: %(default)s)"
+        "--every", type=int, default=1, metavar="N", help="process every Nth frame (default: %(default)s)"
     )
-    parser.add_argument("--max-fps", type=float, metavar="N", help="look at no more than N frames a second")
+    parser.add_argument("--max-fps", type=float, metavar="N", help="process at most N frames per second")
     parser.add_argument("--show", action="store_true", help="open a window; needs opencv-python and a screen")
 
 
@@ -44,13 +44,17 @@ def check_watch_flags(args: argparse.Namespace) -> None:
         FaceError: a rate that is none, or an output that is no .mp4 or the source itself.
     """
     if args.every < 1:
-        raise FaceError(f"--every N looks at every Nth frame; N is 1 or more. Received: --every {args.every}.")
+        raise FaceError(f"--every must be 1 or more. Received: --every {args.every}.")
     if args.max_fps is not None and not 0 < args.max_fps < float("inf"):
-        raise FaceError(f"--max-fps is a number of frames a second, above 0. Received: --max-fps {args.max_fps:g}.")
+        raise FaceError(
+            f"--max-fps must be a number of frames per second, above 0. Received: --max-fps {args.max_fps:g}."
+        )
     if args.out and args.out.suffix.lower() != ".mp4":
-        raise FaceError(f"The annotated video is an .mp4. Received: --out {args.out}.")
+        raise FaceError(f"The name of the annotated video must end in .mp4. Received: --out {args.out}.")
     if args.out and args.out.exists() and os.path.exists(args.source) and args.out.samefile(args.source):
-        raise FaceError(f"The annotated video would replace its source. Received: --out {args.out}: name another file.")
+        raise FaceError(
+            f"--out must not be the source of the video. Received: --out {args.out}: choose a different file."
+        )
 
 
 def run_watch(

@@ -84,8 +84,8 @@ class VideoSource:
                 pixels = self._reopened()
         if number < CUT_SHORT * self.num_frames:
             self._say(
-                f"'{self.name}' ends after {number:,} of {self.num_frames:,} frames: it is cut short or damaged. "
-                "Copy it again"
+                f"'{self.name}' ends after {number:,} of {self.num_frames:,} frames: the file is cut short or "
+                "damaged. Copy the file again"
             )
 
     def stop(self) -> None:
@@ -117,7 +117,7 @@ class VideoSource:
     def _reopened(self) -> np.ndarray | None:
         """Waits until the source gives frames again; returns the first one, or None if it is stopped."""
         lost, wait = time.monotonic(), FIRST_WAIT
-        self._say(f"{self.name} gives no frames any more: waiting for it")
+        self._say(f"{self.name} gives no more frames: waiting until it does")
         self.close()
         while not self._stopped.wait(wait):
             self._capture = self._open()
@@ -131,12 +131,12 @@ class VideoSource:
     def _refusal(self) -> str:
         if not self.is_live:
             return (
-                f"A video has frames that OpenCV can decode. '{self.name}' has none: it is damaged, empty or "
-                "not a video. Copy it again, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+                f"A video must have frames that OpenCV can decode. '{self.name}' has none: the file is damaged, empty "
+                "or not a video. Copy the file again, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
             )
         return (
-            f"A camera gives frames when it is opened. {self.name} gave none: check that it is connected, that the "
-            "number or the address is right, and that no other program uses it."
+            f"A camera must give frames when it is opened. {self.name} gave none: check that the camera is connected, "
+            "that its number or address is right, and that no other program uses it."
         )
 
 
