@@ -84,7 +84,11 @@ class Evaluation:
                 raise FaceError(
                     f"Distances must differ from pair to pair. '{model}' gives {result.dist_max:.4f} for all "
                     f"{result.pairs:,} pairs of '{result.name}'. Nothing was written. "
-                    + (f"{cause[0].upper()}{cause[1:]}." if cause else "Check how the model is fed, or train it again.")
+                    + (
+                        f"{cause[0].upper()}{cause[1:]}."
+                        if cause
+                        else "Check the input of the model, or train the model again."
+                    )
                 )
 
     def thresholds(self, flip: bool, executor: str | None = None) -> dict[str, dict]:

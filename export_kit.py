@@ -118,8 +118,8 @@ def find_graph(run: Path, far: float) -> tuple[Path, Sidecar, Calibrated]:
     graph = run / "export" / "optimized.pb"
     if not graph.is_file():
         raise FaceError(
-            f"A kit needs an optimised graph. There is no '{graph}'. Make it: python h5_2_pb.py {run}/embedder.h5, "
-            f"then ./optimize_pb.sh {run}/export/frozen.pb."
+            f"A kit needs an optimised graph. There is no '{graph}'. Make the graph: python h5_2_pb.py "
+            f"{run}/embedder.h5, then ./optimize_pb.sh {run}/export/frozen.pb."
         )
     sidecar = check_sidecar(graph)
     if sidecar is None:

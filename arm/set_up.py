@@ -1,4 +1,4 @@
-"""Prepares an emulated ARM computer: QEMU, Debian's Python for arm64, and what requirements-board.txt has. `make arm`.
+"""Prepare an emulated ARM computer (`make arm`): QEMU, Debian's Python for arm64, and requirements-board.txt.
 
 python arm/set_up.py
 
@@ -111,7 +111,7 @@ def put_qemu(work: Path, folder: Path) -> None:
     if here and qemu_version(Path(here)) >= OLDEST_QEMU:
         (folder / QEMU).symlink_to(here)
         return
-    native = call(["dpkg", "--print-architecture"], "dpkg does not say the architecture").strip()
+    native = call(["dpkg", "--print-architecture"], "dpkg does not report the architecture").strip()
     release = Path("/etc/os-release")
     described = release.read_text(encoding="utf-8") if release.is_file() else ""
     backports, suite = backports_of(Path("/etc/apt"), described)

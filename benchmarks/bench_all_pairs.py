@@ -1,9 +1,10 @@
-"""Seconds and memory of measuring every pair of LFW's size: 13,233 images of 5,749 identities, 87.5 million pairs.
+"""Measure time and memory of a test of all pairs with LFW's size: 13,233 images, 5,749 identities, 87.5 million pairs.
 
     python benchmarks/bench_all_pairs.py [--images 13233]
 
-Random embeddings of 128 values; all that `evaluate_data.py --valid FOLDER` does after embedding: distances, ROC with
-intervals, AUC, EER, folds, thresholds, hardest pairs, identification. The bar: under 60 s and 4 GB on two cores.
+The embeddings are random and have 128 values. The test does everything that `evaluate_data.py --valid FOLDER` does
+after embedding: distances, ROC with intervals, AUC, EER, folds, thresholds, hardest pairs, identification. Limits: 60 s
+and 4 GB on two cores.
 """
 
 import argparse

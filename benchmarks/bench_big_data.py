@@ -1,12 +1,13 @@
-"""Opening a data directory of millions of records, and one epoch's order: seconds, and bytes of memory a record.
+"""Measure how long it takes to open millions of records and to order one epoch, and the memory per record.
 
     python benchmarks/bench_big_data.py [--records 42_000_000]        default: 5.8 M records, as many as MS1MV2 has
 
-The directory is synthetic: a true index and meta.json, shards that are holes of the right size, in a temporary folder.
-Each measurement is of a fresh process, the median of them; the files are in the page cache. The bars: open < 5 s, order
-< 2 s, memory < 24 bytes a record. Each is judged twice. Seconds: by the wall, and in core-seconds of the process, which
-a busy machine changes less. Memory, beyond what the imports take: `peak` of opening and one order, names of identities
-included; and `with_index`, which adds the index once all of it was touched, pages that are the system's to drop.
+The data directory is synthetic, in a temporary folder: it has a real index and meta.json, but the shards are sparse
+files without content. Each figure is the median over fresh processes; the files are in the page cache. Limits: open < 5
+s, order < 2 s, memory < 24 bytes per record. Times are measured twice: as wall time, and as core-seconds of the
+process, which depend less on other work of the machine. Memory is measured twice, without the memory of the imports:
+`peak` for opening and one order, with the names of identities; and `with_index`, which also counts the whole index,
+whose pages the system can drop.
 """
 
 import argparse
@@ -48,7 +49,7 @@ BARS = {
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=RECORDS, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="fresh processes (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="number of fresh processes (%(default)s)")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # the fresh process
     args = parser.parse_args(argv)
     if args.measure:

@@ -1,13 +1,14 @@
-"""Speed, memory, size and accuracy of artefacts and runtimes, as one table and one picture.
+"""Compare speed, memory, size and accuracy of artefacts and runtimes in one table and one picture.
 
     python benchmarks/bench_embedders.py runs/demo/export/*.tflite openvino:runs/demo/export/model.onnx --out card
 
-Each artefact runs in its own process, one for each number of threads. In every round each is measured once, in turn, so
+Each artefact runs in its own process, one for each number of threads. In every round, each process is measured once, so
 that other work on the machine affects all of them: ten single faces, then one batch of 64. Figures are medians over all
-rounds after a warm-up round. Ratios are against the first artefact.
+rounds after a warm-up round. Ratios are relative to the first artefact.
 
-A prefix chooses another runtime, if it is installed (benchmarks/extra_runtimes.py): openvino:, openvino-f32:, ncnn:.
-ACC and VR are taken from X.report.json if that is of this artefact and set; otherwise they are measured on --valid.
+A prefix chooses a different runtime, if it is installed (benchmarks/extra_runtimes.py): openvino:, openvino-f32:,
+ncnn:. ACC and VR come from X.report.json if this report is for the same artefact and set; otherwise they are measured
+on --valid.
 """
 
 import argparse

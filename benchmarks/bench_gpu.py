@@ -1,11 +1,11 @@
-"""Images per second of trainings on the GPUs of this machine, as a Markdown table.
+"""Measure the images per second of trainings on the GPUs of this machine, as a Markdown table.
 
     python benchmarks/bench_gpu.py [--small] [--batch-size 128] [--steps 50]
 
-ArcFace and SGD on synthetic faces; each row is measured in processes of its own. "step alone" repeats one batch that is
-in the memory of the device, "with input" reads, decodes and copies batches as train.py does. A row is input-bound if
-the input takes more than a twentieth of that speed. A row that fails says why, and the next one follows. On a CPU, and
-with --small, a few rows of small batches show only that everything runs; their figures are no speeds.
+Each row is a training with ArcFace and SGD on synthetic faces, in its own processes. "step alone" repeats one batch in
+the memory of the device. "with input" reads, decodes and copies batches as train.py does. A row is input-bound if the
+input makes it more than a twentieth slower. A row that fails shows the reason, and the next row follows. On a CPU, and
+with --small, a few rows with small batches show only that everything runs: their figures are not real speeds.
 """
 
 import argparse

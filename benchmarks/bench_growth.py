@@ -1,4 +1,4 @@
-"""How step time, bytes sent and memory grow with the classes and the workers, each beside its planned value.
+"""Measure how step time, sent bytes and memory grow with classes and workers, and compare with the planned values.
 
     python benchmarks/bench_growth.py [--workers 1,2,4] [--classes 10000,100000,1000000,4000000] [--size 128]
 
@@ -10,10 +10,10 @@ memory is free, all of them. Each line is a run of fresh processes:
 - `sent_bytes`: bytes over the loopback interface, for each step and worker.
 - `head_bytes`: the highest peak (VmHWM) of a worker, minus its memory before the head was built.
 
-`model_...` beside each is the value by the formulas of docs/scaling.md, "Planning". Limit: bytes and memory are at most
-1.25 x the planned value, wherever they are above 1 MB and 256 MB. Time has no limit: the workers share the cores of one
-machine, so more workers are not faster. `model_step_s` is the time of one machine for the work of all workers, computed
-from its speed at a matrix product and at a copy, which are measured first.
+The fields `model_...` are the values from the formulas of docs/scaling.md, "Planning". Limit: bytes and memory are at
+most 1.25 x the planned value, wherever they are above 1 MB and 256 MB. Time has no limit: the workers share the cores
+of one machine, so more workers are not faster. `model_step_s` is the time of one machine for the work of all workers,
+computed from its speed at a matrix product and at a copy, which are measured first.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Images per second of dataset.py with all cores, against cv2.imdecode alone on one core, in one run.
+"""Measure the images per second of dataset.py on all cores, and compare with cv2.imdecode alone on one core.
 
     python benchmarks/bench_input_pipeline.py [--data DIR]        default: synthetic faces in a temporary folder
 
-The bar: `ratio` = pipeline / (cores x imdecode on one core) >= 0.6 for both ways to shuffle. The three are measured in
-turn, ROUNDS times, because a shared machine is faster at some minutes than at others; medians, and the ratio is of
-neighbours in time. `core_ratio` is the same in core-seconds of this process, which a busy machine does not change: it
-leaves out what threads wait for each other. Files are in the page cache after the warm-up; batches are dropped at once.
+Limit: `ratio` = pipeline / (cores x imdecode on one core) >= 0.6 for both ways to shuffle. The three measurements
+alternate, ROUNDS times, because the speed of a shared machine changes with time. Figures are medians, and each ratio
+compares measurements that follow each other. `core_ratio` is the same ratio in core-seconds of this process: other work
+on the machine does not change it, and it does not count the time that threads wait for each other. Files are in the
+page cache after the warm-up. Batches are dropped at once.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Records per second and core of prepare_data.py, and of reading its result. Best of 3 after one warm-up.
+"""Measure the records per second and core of prepare_data.py, and of reading its result.
 
     python benchmarks/bench_prepare_data.py [SOURCE]        default: ../shared/data/faces_mix
 
-Core-seconds are user + system time of the process, so that a busy machine does not count; the source is in the page
-cache after the warm-up. The aim for conversion is 20,000 records a second and core.
+Figures are the best of 3 runs after one warm-up. Core-seconds are the user + system time of the process, so that other
+work on the machine does not count. The source is in the page cache after the warm-up. The aim for the conversion is
+20,000 records per second and core.
 """
 
 import argparse

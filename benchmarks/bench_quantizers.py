@@ -1,11 +1,11 @@
-"""int8 of TensorFlow's converter against ai-edge-quantizer: cosine to the float model, milliseconds on one thread.
+"""Compare int8 models of TensorFlow's converter and ai-edge-quantizer: cosine to the float model, time on one thread.
 
 pip install ai-edge-quantizer
 python benchmarks/bench_quantizers.py runs/demo/export/optimized.pb --calibration DATA --faces lfw.bin
 
-Both measure ranges on the same crops; cosines are measured on other crops. Median of 60 runs each, in turn, after 5
-warm-ups. One JSON line for each model; `times_faster` is against the float model of the same run. docs/int8.md has the
-figures, which are why pb_2_tflite.py uses TensorFlow's converter.
+Both converters measure ranges on the same crops; cosines are measured on different crops. Times are medians of 60 runs
+of each model, alternating, after 5 warm-ups. The script prints one JSON line for each model; `times_faster` is relative
+to the float model of the same run. Because of the results in docs/int8.md, pb_2_tflite.py uses TensorFlow's converter.
 """
 
 import argparse

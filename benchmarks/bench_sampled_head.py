@@ -1,17 +1,17 @@
-"""Seconds and memory of a training step with a million classes: all classes against a tenth of them.
+"""Measure time and memory of a training step with a million classes, and with only a tenth of them sampled.
 
     python benchmarks/bench_sampled_head.py [--classes 1000000] [--size 512] [--batch 128] [--rate 0.1] [--steps 3]
     python benchmarks/bench_sampled_head.py --exact
 
 One worker runs the step of the trainer with ArcFace and SGD with momentum: forward, backward, clipping, weight decay,
-update. The backbone is one small dense layer. Each measurement is a fresh process, the two kinds in turn; the medians
-are over all steps of all `--rounds`. Memory is the peak of the process (VmHWM) minus its memory before the head was
-built; `build_gb` is the memory for building it. Limits: `speedup` >= 5, and the peak of the sampled head < 1.3 x its
-centres and momentum (4.1 GB). All classes need 20 GB; if less is free they are left out, and a line says so.
+update. The backbone is one small dense layer. Each measurement is a fresh process, and the two kinds alternate; the
+medians are over all steps of all `--rounds`. Memory is the peak of the process (VmHWM) minus its memory before the head
+was built; `build_gb` is the memory for building it. Limits: `speedup` >= 5, and the peak of the sampled head < 1.3 x
+its centres and momentum (4.1 GB). All classes need 20 GB: if less is free, this measurement is left out, with a note.
 
-`--exact`: forward and backward pass of the head alone with all classes, 85,742 x 128, batch 64, without optimizer,
-against the three matrix products that it needs (x W^T, g W, g^T x). The two alternate in one process, medians of
-`--repeats`. Limit: `ratio` <= 2.
+`--exact` measures the forward and backward pass of the head alone with all classes, 85,742 x 128, batch 64, without
+optimizer, and compares it with the three matrix products in it (x W^T, g W, g^T x). The two alternate in one process.
+Figures are medians of `--repeats`. Limit: `ratio` <= 2.
 """
 
 import argparse
@@ -101,7 +101,9 @@ def run_fresh(args: argparse.Namespace, rate: float) -> dict:
     flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     done = subprocess.run([sys.executable, __file__, *flags], stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise FaceError(f"The measurement of rate {rate:g} ended with exit code {done.returncode}. Free some memory.")
+        raise FaceError(
+            f"The measurement of rate {rate:g} ended with exit code {done.returncode}. Make more memory available."
+        )
     return json.loads(done.stdout)
 
 
@@ -192,7 +194,7 @@ def parse_args(argv) -> argparse.Namespace:
         help="measured steps of a process, after 2 warm-up steps (default: %(default)s)",
     )
     add("--rounds", type=int, default=2, metavar="N", help="processes of each kind (default: %(default)s)")
-    add("--exact", action="store_true", help="compare the head with all classes with matrix products instead")
+    add("--exact", action="store_true", help="instead, compare the head of all classes with its matrix products")
     add("--repeats", type=int, default=30, metavar="N", help="measurements of --exact (default: %(default)s)")
     add("--measure", type=float, metavar="RATE", help=argparse.SUPPRESS)  # the fresh process
     args = parser.parse_args(argv)

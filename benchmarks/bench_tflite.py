@@ -1,9 +1,10 @@
-"""Speed of TFLite models on one thread, such as int8 against float: median of 60 runs each, in turn, after 5 warm-ups.
+"""Compare the speed of TFLite models on one thread, such as int8 and float.
 
 python benchmarks/bench_tflite.py runs/demo/export/model_float.tflite runs/demo/export/model_int8.tflite
 
-Prints one JSON line for each model; `times_faster` is against the first. Other work on the machine slows int8 more than
-float. So `busy` gives the share of all cores in use meanwhile: 0.5 on two cores that were idle before.
+Times are medians of 60 runs of each model, alternating, after 5 warm-ups. The script prints one JSON line for each
+model; `times_faster` is relative to the first. Other work on the machine slows down int8 more than float. So `busy`
+shows the share of all cores in use during the test: 0.5 on two cores that are otherwise idle.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Training steps per second of MobileFaceNet 128, ours against the same network from stock Keras layers, in one run.
+"""Measure training steps per second of MobileFaceNet 128: ours, and the same network from stock Keras layers.
 
     python benchmarks/bench_train_step.py [--steps 20]
 
-Batch 64, 1,000 classes, PReLU, ArcFace, SGD with momentum, float32. Both share head, optimizer, loop and data; only
-BatchNormalization and PReLU differ. Single steps alternate, since a shared machine is faster at some seconds than at
-others; medians after the warm-up. The bar: `ratio` >= 1.5 on the CPU.
+Batch 64, 1,000 classes, PReLU, ArcFace, SGD with momentum, float32. Both networks share head, optimizer, loop and data;
+only BatchNormalization and PReLU differ. Single steps of the two alternate, because the speed of a shared machine
+changes with time. Figures are medians after the warm-up. Limit: `ratio` >= 1.5 on the CPU.
 """
 
 import argparse
@@ -31,7 +31,9 @@ STAGE = Stage(optimizer="sgd", learning_rate=1e-4)
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="measured steps of each (%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="measured steps of each network (%(default)s)"
+    )
     args = parser.parse_args(argv)
     set_up_tensorflow(
         Recipe().seed, Recipe().precision, Recipe().deterministic

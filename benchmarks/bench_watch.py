@@ -1,10 +1,11 @@
-"""Where the time of predict.py watch goes: ms a frame by part, for films of synthetic faces, in 3 rounds in turn.
+"""Measure the parts of predict.py watch in ms per frame, for films of synthetic faces, in 3 alternating rounds.
 
     python benchmarks/bench_watch.py --model runs/toy/export/model_int8.tflite [--frames 100] [--threads 1]
 
-`ms`: work of each part, the median of the rounds: read (decode), detect, align, embed, identify, draw (and write the
-annotated video). `share`: of their sum. `fps`: frames a second; the parts overlap, so it is more than 1000 / sum of ms.
-`busy`: share of all cores in use meanwhile. The films have 1 and 4 faces in 640x360 and in 1920x1080.
+`ms`: time of each part, the median of the rounds: read (decode), detect, align, embed, identify, draw (and write the
+annotated video). `share`: share of the sum of all parts. `fps`: frames per second; the parts overlap, so `fps` is more
+than 1000 / sum of ms. `busy`: share of all cores in use during the test. The films have 1 and 4 faces in 640x360 and in
+1920x1080.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""The nodes of a training step's graph: on a GPU each is a launch of some microseconds.
+"""Count the nodes in the graph of a training step: on a GPU each node is a launch of some microseconds.
 
     python benchmarks/step_nodes.py [--backbone mobilefacenet] [--precision float32]
 
-A table for each optimizer: all nodes, functions included, and those that run. TensorFlow drops the others, which lead
-to no result and change no variable.
+For each optimizer, the table has the number of all nodes, functions included, and of the nodes that run. TensorFlow
+drops the other nodes, because they affect no result and no variable.
 """
 
 import argparse

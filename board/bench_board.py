@@ -2,9 +2,9 @@
 
 board/bench_board.sh runs/demo/export/model_int8.tflite runs/demo/export/model_float.tflite --out board.json
 
-It needs only the board install (docs/board.md), for .onnx files ONNX Runtime too. It prints one Markdown row for each
-model and writes a JSON file: both are there to be sent. Energy is not measured. On an emulated CPU it runs the self
-tests and leaves out times, memory, temperature and clock.
+The script needs only the board install (docs/board.md), and ONNX Runtime for .onnx files. It prints one Markdown row
+for each model and writes a JSON file, so that you can send both. Energy is not measured. On an emulated CPU the script
+runs the self tests and leaves out times, memory, temperature and clock.
 """
 
 import sys
@@ -48,12 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("models", type=Path, nargs="+", metavar="MODEL", help=".tflite and .onnx files with their sidecars")
-    add("--out", type=Path, default=Path("board.json"), metavar="JSON", help="default: %(default)s")
-    seconds_help = "time for the calls at each number of threads (default: %(default)g)"
+    add(
+        "--out", type=Path, default=Path("board.json"), metavar="JSON", help="JSON file to write (default: %(default)s)"
+    )
+    seconds_help = "measuring time for each number of threads (default: %(default)g)"
     add("--seconds", type=float, default=5.0, metavar="S", help=seconds_help)
     args = parser.parse_args(argv)
     if not 0 < args.seconds <= 3600:
-        raise FaceError(f"--seconds is above 0 and at most 3600. Received: {args.seconds:g}.")
+        raise FaceError(f"--seconds must be above 0 and at most 3600. Received: {args.seconds:g}.")
     for path in args.models:
         read_feeding(path)  # errors show before the first measurement
     seconds = None if machine.is_emulated() else args.seconds
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(format_rows(found))
     print("ms: median / 95th percentile of calls with one face. °C and MHz: before -> after.")
     if found["emulated"]:
-        print("This CPU is emulated: times, memory, temperature and clock say nothing and are left out.")
+        print("This CPU is emulated: times, memory, temperature and clock would mean nothing and are left out.")
     print(f"wrote {args.out}")
     return 0
 
@@ -74,10 +76,12 @@ def read_feeding(path: Path) -> Sidecar:
         FaceError: no such file, another kind of file, or one without a sidecar.
     """
     if require_file(path, "model").suffix not in (".tflite", ".onnx"):
-        raise FaceError(f"A model for a board is a .tflite or .onnx file. Received: '{path}'.")
+        raise FaceError(f"A model for a board must be a .tflite or .onnx file. Received: '{path}'.")
     sidecar = check_sidecar(path)
     if sidecar is None:
-        raise FaceError(f"'{path}' has no sidecar, which says how it is fed. Copy '{path}.json' beside it.")
+        raise FaceError(
+            f"'{path}' has no sidecar, which describes its input. Copy the sidecar '{path}.json' to the same folder."
+        )
     return sidecar
 
 

@@ -62,7 +62,7 @@ def check_opcodes(stream: IO[bytes], allowed: frozenset[str]) -> None:
         argument = opcode.arg.reader(stream) if opcode.arg else None  # type: ignore[attr-defined]
         if opcode.name == "FRAME":
             if frame_end:
-                raise pickle.UnpicklingError("a frame begins inside another one")
+                raise pickle.UnpicklingError("a frame begins inside another frame")
             frame_end = stream.tell() + int(argument or 0)
         # The C unpickler sizes its memo by the index it is told: honest writers number objects in order.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument is None or int(argument) > count):

@@ -3,9 +3,9 @@
     python docs/demo/build.py runs/toy/export/model_float.tflite [--out DIR]
     python -m http.server --directory docs/demo/dist
 
-The page compares two photos, or a camera frame with a photo, in the browser. LiteRT.js is installed from npm once, at
-the version of package-lock.json; the face detector is that of align_faces.py. The built page loads nothing from
-elsewhere. It uses the threshold in the model's sidecar, which its test script wrote, as predict.py does.
+The page compares two photos, or a camera frame with a photo, in the browser. LiteRT.js is installed from npm once, in
+the version of package-lock.json. The face detector is the same as in align_faces.py. The built page loads nothing from
+other sites. Like predict.py, the page uses the threshold in the model's sidecar, which the test script wrote.
 """
 
 import sys
@@ -55,11 +55,20 @@ EXAMPLES = (("the same person", ((0, 0), (0, 1))), ("two people", ((0, 0), (1, 0
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL.tflite", help="float, fp16 or dynamic, with its sidecar")
-    parser.add_argument("--out", type=Path, default=HERE / "dist", metavar="DIR", help="default: docs/demo/dist")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL.tflite", help="float, fp16 or dynamic model, with its sidecar"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "dist", metavar="DIR", help="folder to write (default: docs/demo/dist)"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--far", type=float, metavar="RATE", help="use the threshold for this FAR (default: 0.001)")
-    which.add_argument("--threshold", type=float, metavar="DISTANCE", help="use this squared L2 distance, 0 to 4")
+    which.add_argument(
+        "--threshold",
+        type=float,
+        metavar="DISTANCE",
+        help="use this threshold instead, a squared L2 distance from 0 to 4",
+    )
     return parser.parse_args(argv)
 
 
@@ -68,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sidecar = check_model(args.model)
     decision = decide_by(args.model, args.far, args.threshold)
     if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / SETTINGS).is_file():
-        raise FaceError(f"'{args.out}' holds other files than an earlier build. Choose another --out.")
+        raise FaceError(
+            f"--out must be a new folder or an earlier build. '{args.out}' holds other files. Choose a different --out."
+        )
     packages = install_packages()
     with working_folder(args.out) as folder:
         fill(folder, args.model, sidecar, decision, packages)
@@ -83,25 +94,27 @@ def check_model(model: Path) -> Sidecar:
     """Refuses a model that the page cannot feed or LiteRT.js cannot read. Returns its sidecar."""
     require_file(model, "model")
     if model.suffix != ".tflite":
-        raise FaceError(f"The page runs a .tflite. Received: '{model}'. Make one with pb_2_tflite.py.")
+        raise FaceError(f"The page needs a .tflite. Received: '{model}'. Make a .tflite with pb_2_tflite.py.")
     sidecar = check_sidecar(model)
     if sidecar is None:
-        raise FaceError(f"'{model}' has no sidecar, which describes its input. Name a .tflite of pb_2_tflite.py.")
+        raise FaceError(f"'{model}' has no sidecar, which describes its input. Use a .tflite made by pb_2_tflite.py.")
     io = sidecar.io
     if (io.layout, io.colour, io.pixels) != ("nhwc", "rgb", "raw"):
         raise FaceError(
-            f"The page feeds raw RGB pixels, NHWC. '{model}' takes {io.pixels}, {io.colour}, {io.layout}: name one of "
-            f"pb_2_tflite.py."
+            f"The model must take raw RGB pixels, NHWC. '{model}' takes {io.pixels}, {io.colour}, {io.layout}: use a "
+            ".tflite made by pb_2_tflite.py."
         )
     lite = Lite(model, input=io.input, output=io.output)
     if lite.shape != SHAPE:
         raise FaceError(
-            f"The page feeds {list(SHAPE)}. '{model}' takes {list(lite.shape)}: name one of pb_2_tflite.py."
+            f"The model must take the shape {list(SHAPE)}. '{model}' takes {list(lite.shape)}: use a .tflite made "
+            "by pb_2_tflite.py."
         )
     if not (lite.dtype == "float32" or lite.takes_pixels) or lite.output_dtype != "float32":
         raise FaceError(
-            f"LiteRT.js takes and gives float32. '{model}' takes {lite.dtype} and gives {lite.output_dtype}: name "
-            f"the float, fp16 or dynamic one, such as --mode dynamic of pb_2_tflite.py makes."
+            f"LiteRT.js needs a model with float32 input and output. '{model}' has {lite.dtype} input and "
+            f"{lite.output_dtype} output: use a float, fp16 or dynamic model, such as from pb_2_tflite.py --mode "
+            "dynamic."
         )
     return sidecar
 
@@ -118,11 +131,13 @@ def install_packages() -> Path:
         subprocess.run(argv, cwd=HERE, check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise FaceError(
-            "'npm' is not on PATH. It installs LiteRT.js. Install Node.js with npm, a recent version."
+            "'npm', which installs LiteRT.js, is not on PATH. Install a recent version of Node.js with npm."
         ) from error
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split())[-300:]
-        raise FaceError(f"'{' '.join(argv)}' in '{HERE}' failed ({reason}). It needs the npm registry once.") from error
+        raise FaceError(
+            f"'{' '.join(argv)}' in '{HERE}' failed ({reason}). The installation needs access to the npm registry."
+        ) from error
     done.write_text(digest, encoding="utf-8")
     return packages
 

@@ -158,7 +158,7 @@ def _claimed(out: Path, settings: dict) -> Iterator[None]:
     handle = open_folder(out)
     try:
         if handle is not None and is_held(handle):
-            raise FaceError(f"A different align_faces.py is writing '{out}' now. Wait until it ends.")
+            raise FaceError(f"Another run of align_faces.py is writing '{out}' now. Wait until it ends.")
         sweep_parts(out)
         if not (out / SETTINGS).exists():
             write_json(out / SETTINGS, settings)

@@ -55,7 +55,7 @@ class TinyFaceFiles:
         """Says which folders have another number of images than the published set."""
         return [
             f"{folder} of TinyFace has {count:,} images; here it has {len(self.files[folder]):,}, so the rates cannot "
-            "be compared with published ones"
+            "be compared with published rates"
             for folder, count in PUBLISHED.items()
             if len(self.files[folder]) != count
         ]
@@ -73,8 +73,8 @@ def find_tinyface(folder: Path) -> TinyFaceFiles:
         files[role] = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files[role]:
             raise FaceError(
-                f"TinyFace has the folders {', '.join(PUBLISHED)}. There are no images in '{place}'. Name the folder "
-                "Testing_Set, or that of its aligned crops."
+                f"TinyFace must have the folders {', '.join(PUBLISHED)}. There are no images in '{place}'. Pass the "
+                "folder Testing_Set, or the folder of its aligned crops."
             )
     return TinyFaceFiles(files, _people(files[PROBES]), _people(files[GALLERY]))
 
@@ -84,7 +84,9 @@ def _people(files: Sequence[Path]) -> np.ndarray:
     for file in files:
         match = re.match(r"(\d{1,9})_", file.name)
         if match is None:
-            raise FaceError(f"Images of TinyFace are called PERSON_NUMBER.jpg. Received: '{file}'. Copy the set again.")
+            raise FaceError(
+                f"The names of TinyFace images must be PERSON_NUMBER.jpg. Received: '{file}'. Copy the set again."
+            )
         people.append(int(match[1]))
     return np.array(people, np.int64)
 

@@ -36,7 +36,9 @@ class ArmEmbedder(WorkerEmbedder):
         self.executor = executors.on_emulated(EXECUTORS[suffix], cpu)
         python = environment_python("arm", "The emulated ARM CPU")
         command = serve_command(python, WORKER, "load", os.path.abspath(path), json.dumps(io.as_dict()))
-        refused = f"'{path}' does not run on an emulated {cpu}. Try it on this CPU first, or another --cpu"
+        refused = (
+            f"'{path}' does not run on an emulated {cpu}. Try the model on this CPU first, or try a different --cpu"
+        )
         faces = Io(dtype="uint8", embedding_size=io.embedding_size)  # the worker does the rest
         super().__init__(path, faces, ["env", f"ARM_CPU={cpu}", *command], refused, threads)
 

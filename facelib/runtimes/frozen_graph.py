@@ -145,7 +145,7 @@ def read_graph(path: Path):
     import tensorflow as tf
 
     data = require_file(path, "frozen graph").read_bytes()
-    hint = "Make or copy it again"
+    hint = "Make the file again, or copy it again"
     if Path(path).name == "saved_model.pb":
         hint = "It belongs to a SavedModel: freeze the Keras model instead (python h5_2_pb.py MODEL.h5)"
     graph = tf.compat.v1.GraphDef()

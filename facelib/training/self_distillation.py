@@ -191,7 +191,7 @@ def write_untrained(args: argparse.Namespace, change: Change) -> int:
     io = replace(io, embedding_size=copy.outputs[0].shape[-1])
     test = make_self_test(KerasEmbedder(copy, io), "h5")
     write_sidecar(path, kind="h5", made_from=args.model, io=io, **change.notes, self_test=test)
-    print(f"wrote {path}, which is not trained; next: the same command with --data DATA and another OUT")
+    print(f"wrote {path}, which is not trained; next: the same command with --data DATA and a different OUT")
     return 0
 
 

@@ -372,7 +372,7 @@ def test_the_header_has_the_threshold_of_the_sidecar_and_the_points_of_the_crop(
 @pytest.mark.parametrize(
     ("model", "words", "message"),
     [
-        ("float.tflite", ("--threshold", "1"), r"takes float32 and gives float32.*--mode int8 --edges int8"),
+        ("float.tflite", ("--threshold", "1"), r"has float32 input and float32 output.*--mode int8 --edges int8"),
         ("int8.tflite", (), r"no calibrated threshold\. Calibrate it"),
         ("int8.tflite", ("--threshold", "5"), r"0 to 4\. Received: 5"),
     ],

@@ -22,7 +22,7 @@ def test_a_given_threshold_needs_no_calibration(tmp_path):
 
 @pytest.mark.parametrize("threshold", [-0.1, 4.1, float("nan")])
 def test_a_threshold_that_is_no_distance_is_refused(tmp_path, threshold):
-    with pytest.raises(FaceError, match="squared L2 distance, 0 to 4"):
+    with pytest.raises(FaceError, match="squared L2 distance from 0 to 4"):
         decide_by(tmp_path / "x", None, threshold)
 
 

@@ -97,7 +97,7 @@ def test_what_cannot_be_measured_is_refused_before_the_first_model(folder, tmp_p
         with pytest.raises(FaceError, match=message):
             bench_board.main([str(tmp_path / words[0]), *words[1:]])
     (tmp_path / "net.h5").write_bytes(b"h5")
-    with pytest.raises(FaceError, match=r"is a \.tflite or \.onnx file"):
+    with pytest.raises(FaceError, match=r"must be a \.tflite or \.onnx file"):
         bench_board.main([str(tmp_path / "net.h5")])
 
 

@@ -447,12 +447,12 @@ def test_a_model_that_the_page_cannot_run_is_one_line(models, tmp_path):
     write_json(tmp_path / "bgr.tflite.json", {**sidecar, "io": {**sidecar["io"], "colour": "bgr"}})
     for words, message in (
         ([tmp_path / "none.tflite"], "No model at"),
-        ([tmp_path / "model.onnx"], "The page runs a .tflite"),
+        ([tmp_path / "model.onnx"], "The page needs a .tflite"),
         ([bare], "has no sidecar"),
         ([blind], "has no calibrated threshold"),
-        ([bgr], "The page feeds raw RGB pixels"),
+        ([bgr], "The model must take raw RGB pixels"),
         ([models["float"], "--threshold", "5"], "--threshold must be a squared L2 distance"),
-        ([models["float"], "--out", tmp_path], "holds other files than an earlier build"),
+        ([models["float"], "--out", tmp_path], "a new folder or an earlier build"),
     ):
         out = [] if "--out" in words else ["--out", tmp_path / "site"]
         with pytest.raises(FaceError, match=message) as caught:
@@ -465,7 +465,7 @@ def test_an_int8_output_is_refused_by_name(models, tmp_path, monkeypatch):
     int8 = SimpleNamespace(shape=build.SHAPE, dtype=np.dtype("uint8"), takes_pixels=True, output_dtype=np.dtype("int8"))
     monkeypatch.setattr(build, "Lite", lambda *_, **__: int8)
 
-    with pytest.raises(FaceError, match="takes uint8 and gives int8: name the float, fp16 or dynamic one"):
+    with pytest.raises(FaceError, match="has uint8 input and int8 output: use a float, fp16 or dynamic model"):
         build.main([str(models["float"]), "--out", str(tmp_path / "site")])
 
 
@@ -474,7 +474,7 @@ def test_without_npm_it_says_what_to_install(models, tmp_path, monkeypatch):
     (tmp_path / "package-lock.json").write_text("{}")
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(FaceError, match=r"'npm' is not on PATH.*Install Node\.js"):
+    with pytest.raises(FaceError, match=r"'npm', which installs LiteRT.js, is not on PATH"):
         build.main([str(models["float"]), "--out", str(tmp_path / "site")])
 
     assert not (tmp_path / "site").exists()

@@ -154,8 +154,8 @@ def find_shot(folders: Path, shot: Shot) -> Path:
                 return file
     expected = short_repr(str(folders / name / f"{name}_{number:04d}.jpg"), 300)
     raise FaceError(
-        f"The pair list names image {number} of {short_repr(name)}, but there is no file {expected}. Check FOLDERS, "
-        "or align all photos."
+        f"The pair list has image {number} of {short_repr(name)}, but there is no file {expected}. Check FOLDERS, or "
+        "align all photos."
     )
 
 

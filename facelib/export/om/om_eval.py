@@ -26,8 +26,8 @@ from facelib.sidecar import check_sidecar
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__, prog="om_eval.sh")
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.om", help="an Ascend model with one input and one output")
-    add("bin_dir", type=Path, metavar="BIN_DIR", help="the folder that image2bin.py wrote")
+    add("model", type=Path, metavar="MODEL.om", help="Ascend model with one input and one output")
+    add("bin_dir", type=Path, metavar="BIN_DIR", help="folder that image2bin.py wrote")
     add("out_dir", type=Path, metavar="OUT_DIR", help="msame creates its result folder in this folder")
     add(
         "--outfmt",
