@@ -404,7 +404,7 @@ def finish_test(
     wrote += [f"{map_folder(path)}/, with pictures of the faces"] if evaluation.maps else []
     wrote += [f"the thresholds in {calibrated.path}"] if calibrated.path else []
     if whole:
-        print_notes([f"'{path}' keeps the test of {whole}; to keep this one too, name a file: --report FILE"])
+        print_notes([f"'{path}' keeps the test of {whole}; to keep this test as well, use --report FILE"])
     print_notes([one.say_bound() for one in evaluation.maps if len(one.faces) < one.num_faces])
     if wrote:
         print(f"wrote {' and '.join(wrote)}{next_step(*_next_command(report.kind, args.model))}")
@@ -425,7 +425,7 @@ def _gate(report: Report, reference: dict[str, Any], args: argparse.Namespace) -
         print(f"{finding}{': passed' if finding.outcome == 'passed' else ''}")
     is_sure = all(finding.outcome == "passed" for finding in findings)
     limit = f"{args.max_acc_drop:g} points of ACC, {args.max_vr_drop:g} of VR"
-    print(f"no worse than {args.against} by {limit}{'' if is_sure else ', as far as so few pairs tell'}")
+    print(f"no worse than {args.against} by {limit}{'' if is_sure else ' (too few pairs to be certain)'}")
 
 
 def _costs(report: Report) -> str:

@@ -15,7 +15,7 @@ from facelib.models.registry import IRESNET_DEPTHS
 EPSILON = 1e-5  # of every normalisation there
 _INPUT, _OUTPUT = "input_1", "embeddings"
 _ROAD = (
-    "Supported are the state dicts of InsightFace's arcface_torch: iresnet18, 34, 50, 100 and mbf. Export a "
+    "Only nets of InsightFace's arcface_torch are supported: iresnet18, 34, 50, 100 and mbf. Export a "
     "different net to ONNX in its own project (torch.onnx.export), and import the .onnx"
 )
 

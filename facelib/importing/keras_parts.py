@@ -138,8 +138,8 @@ def _unpack(path: Path, folder: Path) -> tuple[dict, str, Path]:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
             if sum(sizes.values()) > MAX_BYTES or sizes["config.json"] > MAX_CONFIG_BYTES:
                 raise FaceError(
-                    f"'{path}' would unpack to {sum(sizes.values()) / 2**30:.1f} GiB: it is damaged or was made to "
-                    "fill the memory. Copy the file again."
+                    f"'{path}' would unpack to {sum(sizes.values()) / 2**30:.1f} GiB: the file is damaged or was made "
+                    "to fill the memory. Copy the file again."
                 )
             config = parse_config(archive.read("config.json"), path)
             version = (

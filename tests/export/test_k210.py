@@ -112,8 +112,8 @@ ERRORS = {
     "uneven_pad_layer": (
         (layers.ZeroPadding2D(((1, 0), (1, 0))), conv(stride=2)), {}, "c", r"pads 1, 0 \(before, after\)",
     ),
-    "channels": ((conv(1032, 1),), {"size": (4, 4)}, "c", r"1,032 channels, the KPU at most 1,024: lower model.width"),
-    "map": ((conv(2),), {"size": (244, 16)}, "c", r"a map of 244x16, the KPU at most 240x320"),
+    "channels": ((conv(1032, 1),), {"size": (4, 4)}, "c", r"1,032 channels, but the KPU supports at most 1,024"),
+    "map": ((conv(2),), {"size": (244, 16)}, "c", r"a map of 244x16, but the KPU supports at most 240x320"),
     "maps_of_kpu": ((conv(64), conv(256, 1, name="d")), {"size": (114, 114)}, "d", r"maps of 4.4 MiB for its input"),
     "unknown": ((conv(), layers.Activation("elu", name="act")), {}, "act", r"is ELU, which nncase 1.9 does not"),
     "ram": ((conv(20, 5), layers.Activation("tanh", name="t")), {"size": (204, 204)}, "the whole", r"needs 6.1 MiB"),

@@ -174,7 +174,7 @@ def test_train_says_which_verification_images_it_trains_on(faces, tmp_path, veri
     (note,) = same_images_notes(records, named_images(sets))
 
     assert note.startswith(
-        "2 training images are in v byte for byte. Its accuracy would be too high: leave these people out"
+        "2 training images are in v byte for byte, so the accuracy on this set would be too high: leave"
     )
     monkeypatch.setattr("facelib.data.curation.same_images.LOOKED_AT", 90)
     (some,) = same_images_notes(records, named_images(sets))

@@ -64,8 +64,8 @@ def same_images_notes(records: Records, sets: Iterable[tuple[str, Iterable[bytes
     found = Counter(name for image in _first(records, looked_at) if (name := known.set_of(image)))
     of = "" if looked_at == len(records) else f" of the first {looked_at:,}"
     return [
-        f"{counted(count, 'training image')}{of} {'is' if count == 1 else 'are'} in {name} byte for byte. Its "
-        "accuracy would be too high: leave these people out with prepare_data.py --leave-out"
+        f"{counted(count, 'training image')}{of} {'is' if count == 1 else 'are'} in {name} byte for byte, so the "
+        "accuracy on this set would be too high: leave these people out with prepare_data.py --leave-out"
         for name, count in found.items()
     ]
 

@@ -241,6 +241,6 @@ def _tface_shard(path: Path, name: str, shard: int) -> Path:
         if os.path.isfile(place):
             return place
     raise FaceError(
-        f"'{path}' lists the shard '{file}', but this file is not beside the index. Looked for: "
+        f"'{path}' lists the shard '{file}', but this file is not beside the index. There is no file "
         f"{', '.join(map(str, places))}."
     )

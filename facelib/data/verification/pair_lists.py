@@ -27,8 +27,8 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
     """
     if num_pairs < 1 or num_pairs % (2 * folds):
         raise FaceError(
-            f"The number of pairs must be a multiple of {2 * folds}: {folds} folds, and half of the pairs of each "
-            f"fold are genuine. Received: {num_pairs}. Use {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
+            f"The number of pairs must be a multiple of {2 * folds}: there are {folds} folds, and half of the pairs of "
+            f"each fold are genuine. Received: {num_pairs}. Use {max(1, round(num_pairs / (2 * folds))) * 2 * folds}."
         )
     rng = np.random.default_rng([seed, 0x9A125])
     groups = _images_by_identity(np.asarray(labels))

@@ -127,10 +127,13 @@ def _check_convolution(op: Op, made_by: dict[int, Op], lint: Lint) -> bool:
     kernel, stride = op.inputs[1].shape[1:3], (op.options["strideH"], op.options["strideW"])
     errors = []
     if max(channels, filters) > MAX_CHANNELS:
-        errors.append(f"has {max(channels, filters):,} channels, the KPU at most {MAX_CHANNELS:,}: lower model.width")
+        errors.append(
+            f"has {max(channels, filters):,} channels, but the KPU supports at most {MAX_CHANNELS:,}: lower model.width"
+        )
     if height > MAX_HEIGHT or width > MAX_WIDTH:
         errors.append(
-            f"sees a map of {height}x{width}, the KPU at most {MAX_HEIGHT}x{MAX_WIDTH}: use smaller faces (--crop)"
+            f"sees a map of {height}x{width}, but the KPU supports at most {MAX_HEIGHT}x{MAX_WIDTH}: "
+            "use smaller faces (--crop)"
         )
     padding = _padding(op, padded_by, (height, width), kernel, stride)
     is_even = all(pad_before == pad_after for pad_before, pad_after in padding)
