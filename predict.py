@@ -8,9 +8,8 @@
 
 A 112x112 image is treated as an aligned crop. In any other photo, one face is found and aligned: if there are several,
 the face that is large and near the middle, as in align_faces.py. With --face all, comparing and searching use all
-faces. The
-distance is the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test script
-writes it).
+faces. The distance is the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test
+script writes it).
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -242,12 +241,12 @@ def gallery(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="predict.py gallery", description=gallery.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="the gallery that the command enroll wrote")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="gallery that the command enroll wrote")
     parser.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="remove these people")
     parser.add_argument(
-        "--rename", nargs=2, action="append", default=[], metavar=("OLD", "NEW"), help="give a person another name"
+        "--rename", nargs=2, action="append", default=[], metavar=("OLD", "NEW"), help="change the name of a person"
     )
-    add_help = "enrol the people of these folders too, with the model that made the gallery"
+    add_help = "also enrol the people of these folders, with the model that made the gallery"
     parser.add_argument("--add", type=Path, metavar="FOLDERS", help=add_help)
     add_face_flags(parser, ("central", "largest"))
     args = parse(parser, argv, has_gallery=True, has_threshold=False)
@@ -272,16 +271,17 @@ def with_added(changed: Gallery, args: argparse.Namespace) -> tuple[Gallery, lis
     args.model, enrolled_by = check_gallery_model(changed, args.model)
     if enrolled_by:
         raise FaceError(
-            f"People are added by the model that made the gallery. '{changed.path}' was made with "
-            f"'{changed.model.name}', '{args.model}' is another model. Name the first one with --model."
+            f"People must be added with the model that made the gallery. '{changed.path}' was made with "
+            f"'{changed.model.name}', '{args.model}' is a different model. Pass the first model with --model."
         )
     embedder = open_searching(changed, args, check_sidecar(args.model), None)
     cut = FaceCutter(args.face, args.min_quality)
     people = enrol_photos(open_source(args.add), args.add, embedder, changed.flip, cut, args.model)
     if people.vectors.shape[1] != changed.vectors.shape[1]:
         raise FaceError(
-            f"All people of a gallery must have embeddings of one size. '{args.model}' gives {people.vectors.shape[1]} "
-            f"values, '{changed.path}' has {changed.vectors.shape[1]}. Enrol again."
+            f"All people of a gallery must have embeddings of the same size. '{args.model}' gives "
+            f"{people.vectors.shape[1]} values, '{changed.path}' has {changed.vectors.shape[1]}. Enrol the gallery "
+            "again."
         )
     return add_people(changed, people.in_gallery(changed)), people.notes
 

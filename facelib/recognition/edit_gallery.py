@@ -23,7 +23,7 @@ def remove_people(gallery: Gallery, names: Sequence[str]) -> Gallery:
     kept = [row for row, name in enumerate(gallery.names) if name not in set(names)]
     if not kept:
         raise FaceError(
-            f"A gallery must have at least one person. --remove names all {len(gallery)} people of '{gallery.path}'. "
+            f"A gallery must have at least one person. --remove lists all {len(gallery)} people of '{gallery.path}'. "
             f"Delete '{gallery.path}' and '{gallery.path.name}.json' instead."
         )
     return _rows(gallery, kept)
@@ -37,7 +37,9 @@ def rename_person(gallery: Gallery, old: str, new: str) -> Gallery:
     """
     _check_enrolled(gallery, old)
     if new in gallery.names:
-        raise FaceError(f"Each person of a gallery must have a different name. '{new}' is taken. {ENDING}")
+        raise FaceError(
+            f"Each person of a gallery must have a different name. The name '{new}' is already used. {ENDING}"
+        )
     return replace(gallery, names=[new if name == old else name for name in gallery.names])
 
 
@@ -49,8 +51,8 @@ def add_people(gallery: Gallery, more: Gallery) -> Gallery:
     """
     if twice := sorted(set(gallery.names) & set(more.names)):
         raise FaceError(
-            f"Each person of a gallery must have a different name. {len(twice)} of the new people are enrolled "
-            f"already, the first is '{twice[0]}'. To enrol a person again, add --remove NAME. {ENDING}"
+            f"Each person of a gallery must have a different name. {len(twice)} of the new people are already "
+            f"enrolled, the first one is '{twice[0]}'. To enrol a person again, add --remove NAME. {ENDING}"
         )
     return replace(
         gallery,
@@ -76,7 +78,7 @@ def people_table(gallery: Gallery) -> str:
 def _check_enrolled(gallery: Gallery, name: str) -> None:
     if name not in gallery.names:
         raise FaceError(
-            f"Nobody in '{gallery.path}' is called '{name}'. List the people: python predict.py gallery "
+            f"'{gallery.path}' has no person with the name '{name}'. List the people: python predict.py gallery "
             f"{gallery.path}. {ENDING}"
         )
 

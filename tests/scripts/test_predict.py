@@ -185,7 +185,7 @@ def test_people_are_listed_removed_renamed_and_added_without_new_enrolment(toy, 
     assert run(capsys, "search", toy / "new0.png", toy / "g.npy").startswith("unknown")
     files = {path: path.read_bytes() for path in toy.glob("g.npy*")}
     for words, message in (
-        (["--add", toy / "more"], "enrolled already, the first is 'p9'"),
+        (["--add", toy / "more"], "already enrolled, the first one is 'p9'"),
         (["--remove", "p1", "--add", toy / "nowhere"], "nowhere"),
         (["--add", toy / "more", "--model", write_model(toy / "other.onnx", offset=-90.0)], "another model|calibrate"),
     ):
