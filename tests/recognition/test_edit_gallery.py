@@ -71,7 +71,7 @@ def test_added_people_come_last_and_what_is_not_known_of_all_is_not_kept(gallery
         (lambda g: remove_people(g, ["Ada", "Eve"]), ".*g.npy' has no person with the name 'Eve'"),
         (lambda g: remove_people(g, NAMES), "at least one person"),
         (lambda g: rename_person(g, "Eve", "Ada"), ".* has no person with the name 'Eve'"),
-        (lambda g: rename_person(g, "Bo", "Ada"), "'Ada' is taken"),
+        (lambda g: rename_person(g, "Bo", "Ada"), "'Ada' is already used"),
         (lambda g: save_gallery(rename_person(g, "Bo", "two\nlines")), "printable text"),
         (lambda g: add_people(g, g), "3 of the new people are already enrolled, the first one is 'Ada'"),
     ],
