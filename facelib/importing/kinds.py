@@ -16,7 +16,7 @@ from facelib.importing.job import Imported, Job
 _ROADS = {
     "tflite": "A .tflite cannot be imported, because its weights may be rounded. Test it with tflite_test.py, and "
     "import the file from which it was made",
-    "mxnet": "Export the parameters to ONNX in MXNet (mx2onnx.export_model), and import the .onnx",
+    "mxnet": "This is an MXNet file: export it to ONNX with MXNet (mx2onnx.export_model), and import the .onnx",
 }
 
 

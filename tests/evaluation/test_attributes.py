@@ -24,7 +24,7 @@ def test_a_table_is_read_with_or_without_its_first_line(tmp_path):
 
 @pytest.mark.parametrize(
     "text, words",
-    [("Anna\n", "two columns.*line 1"), ("Anna,f\nBo,\n", "line 2"), ("Anna,f\nAnna,m", "puts 'Anna' into 'm'"),
+    [("Anna\n", "two columns.*line 1"), ("Anna,f\nBo,\n", "line 2"), ("Anna,f\nAnna,m", "gives 'Anna' the group 'm'"),
      ("name,group\n", "is empty")],
 )  # fmt: skip
 def test_a_wrong_table_is_named_by_line(tmp_path, text, words):

@@ -121,7 +121,7 @@ def test_a_listed_photo_that_is_missing_is_named(shades, people):
     pairs = write_pairs_txt(people)
     (people / "P00" / "P00_0001.png").unlink()
 
-    with pytest.raises(FaceError, match=r"names image 1 of 'P00'"):
+    with pytest.raises(FaceError, match=r"has image 1 of 'P00'"):
         run_main(shades / "model.fake", "--valid", people, "--pairs", pairs)
     with pytest.raises(FaceError, match="--valid must be the folder of the photos"):
         run_main(shades / "model.fake", "--valid", people / "nope", "--pairs", pairs)

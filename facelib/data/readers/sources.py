@@ -223,12 +223,12 @@ class RecSource:
             raise FaceError(
                 f"Labels must be whole numbers from 0 to {bound - 1:,}"
                 + (
-                    " (float32 is exact no further)"
+                    " (the largest number that float32 holds exactly)"
                     if num_classes is None
                     else f" (record 0: {num_classes} identities)"
                 )
-                + f". '{self.path}', {self.describe(i)}, has {labels[i]:.9g}; {int(is_bad.sum())} such records. "
-                "Make the .rec again."
+                + f". '{self.path}', {self.describe(i)}, has {labels[i]:.9g}; {int(is_bad.sum())} records have a "
+                "wrong label. Make the .rec again."
             )
         return labels.astype(np.int64)
 

@@ -117,7 +117,7 @@ def _ranges(stage: Stage, batch_size: int) -> list[Rule]:
             "final_learning_rate must be from 0 to learning_rate",
             stage.final_learning_rate,
         ),
-        (1 <= stage.images_per_identity <= most, f"images_per_identity must be from 1 to {most}, half a batch",
+        (1 <= stage.images_per_identity <= most, f"images_per_identity must be from 1 to {most} (half a batch)",
          stage.images_per_identity),
         (1 <= stage.micro_batches <= most, f"micro_batches must be from 1 to {most}, so that each part has two images",
          stage.micro_batches),
