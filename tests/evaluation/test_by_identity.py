@@ -97,5 +97,7 @@ def test_the_result_of_a_folder_has_them_at_the_threshold_of_the_smallest_far():
 
     assert result.by_identity["threshold"] == result.vr[1].threshold  # 1e-9 was not measured
     worst = result.by_identity["worst"][0]
-    line = f"{result.by_identity['confused']} of {result.by_identity['faces']} faces are nearest to a face of another"
+    line = (
+        f"{result.by_identity['confused']} of {result.by_identity['faces']} faces are nearest to a face of a different"
+    )
     assert f"people: {line} identity; hardest: {worst['identity']} (" in format_findings((result,))

@@ -236,6 +236,6 @@ def test_the_self_test_finds_a_wrong_emulation_before_any_table(int8, wrong_sme,
     done = wrong_sme("max", "tflite_test.py", model, "--valid", int8 / "toy.bin", "--pairs", "20", "--report", report)
 
     assert done.returncode == 1 and not done.stdout and not report.exists()
-    assert "does not give the embedding of its self test" in done.stderr and "computes wrongly" in done.stderr
+    assert "does not return the embedding of its self test" in done.stderr and "computes wrongly" in done.stderr
     right = wrong_sme("max,sme=off", "board/bench_board.py", model, "--out", tmp_path / "board.json")
     assert right.returncode == 0 and "same bits" in right.stdout

@@ -160,7 +160,7 @@ def test_other_names_and_files_are_refused(room):
     path.write_bytes(b"layers")
     write_sidecar(path, kind="coreml_fp16", made_from=None, io=Io(dtype="uint8"))
 
-    with pytest.raises(FaceError, match="is a zip file"):
+    with pytest.raises(FaceError, match="must be a zip file"):
         run_test(room)
 
 

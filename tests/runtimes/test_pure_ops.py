@@ -215,5 +215,5 @@ def test_a_name_of_any_length_gives_a_short_line_that_still_says_what_to_do(tmp_
 
     message = str(error.value)
     assert len(message) < 1000 and message.endswith(
-        ("copy the file again.", "Use --input NAME.", "h5_2_pb.py MODEL.h5 does).")
+        ("copy it again.", "Use --input NAME.", "h5_2_pb.py MODEL.h5 does).")
     )

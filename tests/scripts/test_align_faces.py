@@ -444,7 +444,9 @@ def test_a_photo_whose_crop_would_take_the_name_of_another_face_is_refused(tmp_p
     save(tmp_path / "photos" / "1.png")
     save(tmp_path / "photos" / "1.face2.png")
 
-    with pytest.raises(FaceError, match=r"'1\.face2\.png' has the name of a further face of '1\.png'.*rename"):
+    with pytest.raises(
+        FaceError, match=r"'1\.face2\.png' has the name of a crop of a further face in '1\.png'.*rename"
+    ):
         align(tmp_path / "photos", tmp_path / "out", rule="all")
     assert align(tmp_path / "photos", tmp_path / "other").num_written == 2
 

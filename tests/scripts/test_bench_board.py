@@ -83,7 +83,7 @@ def test_a_model_that_is_run_wrongly_is_one_line_and_no_json(folder, here, tmp_p
     sidecar = sidecar_path(tmp_path / "net.tflite")
     sidecar.write_text(sidecar.read_text().replace('"unit"', '"raw"'))
 
-    with pytest.raises(FaceError, match="does not give the embedding of its self test"):
+    with pytest.raises(FaceError, match="does not return the embedding of its self test"):
         bench(tmp_path, str(tmp_path / "net.tflite"))
     assert not (tmp_path / "board.json").exists()
 

@@ -157,5 +157,5 @@ def test_flags_that_other_flags_beat_are_noted(red, capsys, script, name, wrong,
     finally:
         sidecar_path(red / name).unlink(missing_ok=True)
 
-    assert f"note: it looks like {cause}: fed as {right} says, the model separates" in printed
-    assert "it looks like" not in capsys.readouterr().out
+    assert f"the likely cause is {cause}: with the setting {right} the model separates" in printed
+    assert "the likely cause" not in capsys.readouterr().out

@@ -71,7 +71,7 @@ def test_each_compilation_with_xla_is_said_with_its_seconds(monkeypatch):
         step(np.zeros(size))
 
     assert said == [
-        f"compile: the first step of {size} images, including the compilation with XLA, took 42 s" for size in (4, 3)
+        f"compile: the first step with {size} images, including the compilation with XLA, took 42 s" for size in (4, 3)
     ]
 
 
