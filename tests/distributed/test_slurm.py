@@ -120,8 +120,8 @@ def test_wrong_slurm_variables_are_one_line(change, said):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST. It is not set"),
-        ({"SLURM_TASKS_PER_NODE": ""}, "SLURM_STEP_TASKS_PER_NODE. It is not set"),
+        ({"SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST to find each other. It is not set"),
+        ({"SLURM_TASKS_PER_NODE": ""}, "SLURM_STEP_TASKS_PER_NODE to find each other. It is not set"),
         (
             {"SLURM_NODEID": "0", "SLURM_LOCALID": "1"},
             "SLURM_NODEID=0, but this order would give 1",

@@ -90,7 +90,7 @@ def test_the_flags_are_kept_and_serve_the_next_command(folder, tmp_path, script)
 
 @pytest.mark.parametrize("script", ["test", "compare", "enroll", "clean", "overlap"])
 @pytest.mark.parametrize(
-    ("offset", "match"), [(1e12, "gives? .*(same one|for all)"), (np.nan, "The model returned a non-finite embedding")]
+    ("offset", "match"), [(1e12, "(gives|returns) .*for all"), (np.nan, "The model returned a non-finite embedding")]
 )
 def test_a_model_that_tells_nobody_apart_is_one_line_and_nothing_is_written(folder, tmp_path, script, offset, match):
     model, out = write_model(tmp_path / "m.onnx", offset), tmp_path / "out"
@@ -178,7 +178,7 @@ def test_a_net_that_is_trained_on_says_what_it_takes(folder, tmp_path):
         apply_init(small_net(), None, tmp_path / "bare.h5", [])
     assert "weights loaded" in apply_init(load_model(folder / "net.h5"), None, folder / "net.h5", [])
     write_sidecar(tmp_path / "bare.h5", kind="h5", made_from=None, io=Io(colour="bgr"))
-    with pytest.raises(FaceError, match="takes raw bgr pixels"):
+    with pytest.raises(FaceError, match="needs raw bgr pixels"):
         apply_init(net, None, tmp_path / "bare.h5", [])
 
 

@@ -145,7 +145,7 @@ def test_with_faces_training_begins_where_inference_is(tmp_path):
     [
         (lambda: Mobile("relu", [1] * 4, True).network(expand_last=48), "head_conv"),
         (lambda: Mobile("relu", [1] * 4, True).network(shortcuts=False), "no shortcut, but one is expected"),
-        (lambda: Mobile("relu", [1, 1, 0, 0], True).network(), r"pads \[1, 1, 0, 0\] where \[0, 0, 1, 1\]"),
+        (lambda: Mobile("relu", [1, 1, 0, 0], True).network(), r"pads \[1, 1, 0, 0\], but \[0, 0, 1, 1\]"),
     ],
 )
 def test_another_architecture_is_named_by_its_first_layer_that_does_not_fit(tmp_path, build, complaint):

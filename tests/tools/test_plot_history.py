@@ -137,7 +137,7 @@ def test_a_history_alone_is_plotted_beside_its_file(tmp_path, by):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss": []}, "has a list 'loss'"),
+        ({"loss": []}, "must have a list 'loss'"),
         ({"lfw": [0.8, None, 0.9]}, "a different value in the list 'lfw'"),
         ({"lr": "0.1"}, "a different value in the list 'lr'"),
     ],
