@@ -155,7 +155,7 @@ def test_what_the_worker_says_is_passed_on(room, stand_in, monkeypatch):
 
 
 def test_other_names_and_files_are_refused(room):
-    assert "is written as a .mlpackage.zip" in refused(room, "--out", str(room / "model.mlmodel"))
+    assert "--out must end in .mlpackage.zip" in refused(room, "--out", str(room / "model.mlmodel"))
     path = room / "model_fp16.mlpackage.zip"
     path.write_bytes(b"layers")
     write_sidecar(path, kind="coreml_fp16", made_from=None, io=Io(dtype="uint8"))
