@@ -231,7 +231,7 @@ def test_unreadable_images_are_listed_and_left_out(toy, tmp_path, capsys):
     ("words", "match"),
     [
         (["nope", "v.bin", "--model", "X.onnx"], "There are no face data at 'nope'"),
-        (["train", "nope.bin", "--model", "X.onnx"], "There is no verification set at 'nope.bin'"),
+        (["train", "nope.bin", "--model", "X.onnx"], "No verification set at 'nope.bin'"),
         (["v.bin", "v.bin", "--model", "X.onnx"], "verification set"),
         (["train", "v.bin", "--model", "X.onnx", "--threshold", "-1"], "0 to 4"),
         (["train", "v.bin", "--model", "X.onnx", "--chance-hits", "0"], "above 0"),
