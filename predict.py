@@ -47,6 +47,7 @@ from facelib.recognition.gallery import (
     save_gallery,
     write_gallery,
 )
+from facelib.recognition.open_set import check_fpir, for_its_size, open_set_decision, size_notes
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.recognition.video.command import add_watch_flags, check_watch_flags, run_watch, say
 from facelib.runtimes.open_embedder import open_embedder
@@ -168,7 +169,7 @@ def enroll(argv: list[str]) -> int:
     )
     parser.add_argument("gallery", type=Path, metavar="GALLERY", help="file to write, such as people.npy")
     add_face_flags(parser, ("central", "largest"))
-    args = parse(parser, argv)
+    args = parse(parser, argv, is_search=True)
     check_gallery_path(args.gallery)
     source = open_source(args.folders)
     sha256 = sha256_of(require_file(args.model, "model"))
@@ -177,6 +178,8 @@ def enroll(argv: list[str]) -> int:
     flip = bool(decision and decision.flip)
     cut = FaceCutter(args.face, args.min_quality)
     people = enrol_photos(source, args.folders, embedder, flip, cut, args.model)
+    if args.fpir is not None:
+        decision = open_set_decision(people.vectors, args.fpir, args.model, flip)
     check_unchanged(args.model, sha256)
     keep_flags(args.model, kind_of(args.model), io, sidecar)
     write_gallery(
@@ -188,6 +191,7 @@ def enroll(argv: list[str]) -> int:
         f"wrote {args.gallery}: {len(people.names):,} people, {sum(people.num_photos):,} photos; "
         f"{decision or 'no threshold'}"
     )
+    print_notes(size_notes(decision))
     if decision is None:
         print(
             "the model has no calibrated threshold: search with --threshold DISTANCE, or calibrate the model "
@@ -206,7 +210,7 @@ def search(argv: list[str]) -> int:
         "--top", type=int, default=5, metavar="K", help="number of people to list (default: %(default)s)"
     )
     add_face_flags(parser, quality=False)
-    args = parse(parser, argv, has_gallery=True)
+    args = parse(parser, argv, has_gallery=True, is_search=True)
     if args.top < 1:
         raise FaceError(f"A search must list at least one person. Received: --top {args.top}.")
     gallery = open_gallery(args.gallery)
@@ -261,8 +265,10 @@ def gallery(argv: list[str]) -> int:
     if changed is before:
         print(people_table(before))
         return 0
+    changed, notes = for_its_size(changed)
     save_gallery(changed)
     print(f"wrote {args.gallery}: {len(changed):,} people, {len(before):,} before")
+    print_notes(notes)
     return 0
 
 
@@ -288,12 +294,14 @@ def with_added(changed: Gallery, args: argparse.Namespace) -> tuple[Gallery, lis
 
 def chance_notes(gallery: Gallery, decision: Decision) -> list[str]:
     """The note that a stranger is often taken for somebody in this gallery; none if it is rare."""
+    if decision.open_set:
+        return size_notes(decision)
     expected = (decision.far or 0.0) * len(gallery)
     if expected <= MANY_CHANCE_HITS:
         return []
     return [
         f"{len(gallery):,} comparisons at this FAR match a stranger with {about(expected)} people on average; "
-        f"choose a smaller --far or a --threshold"
+        f"choose an --fpir, a smaller --far or a --threshold"
     ]
 
 
@@ -304,7 +312,7 @@ def watch(argv: list[str]) -> int:
     parser.add_argument("source", metavar="SOURCE", help=source_help)
     parser.add_argument("gallery", type=Path, metavar="GALLERY", help="gallery that the command enroll wrote")
     add_watch_flags(parser)
-    args = parse(parser, argv, has_gallery=True)
+    args = parse(parser, argv, has_gallery=True, is_search=True)
     check_watch_flags(args)
     gallery = open_gallery(args.gallery)
     args.model, enrolled_by = check_gallery_model(gallery, args.model)
@@ -340,19 +348,31 @@ def print_found(gallery: Gallery, rows: list[int], distances: list[float], decis
 
 
 def threshold_or_none(args: argparse.Namespace) -> Decision | None:
-    """The threshold to record. A model without a calibrated threshold can enrol, unless --far is given."""
+    """The threshold to record if --fpir does not set it. A model without one can enrol, unless --far is given."""
     if args.far is None and args.threshold is None:
         sidecar = check_sidecar(args.model)
         if sidecar is None or not sidecar.rest.get("thresholds"):
             return None
-    return decide_by(args.model, args.far, args.threshold)
+    try:
+        return decide_by(args.model, args.far, args.threshold)
+    except FaceError:
+        if args.fpir is None:
+            raise
+        return None
 
 
 def search_decision(gallery: Gallery, args: argparse.Namespace, enrolled_by: str | None) -> Decision:
-    """The threshold: of --threshold; else the model's for --far; else the one in the gallery; else the model's.
+    """The threshold: of --threshold or --fpir; else the model's for --far; else the gallery's; else the model's.
 
     If another model enrolled the gallery, whose SHA-256 is `enrolled_by`, the model's threshold for the two together.
     """
+    if args.fpir is not None and enrolled_by:
+        raise FaceError(
+            f"--fpir is for a gallery and a search by one model. '{gallery.path}' was made with "
+            f"'{gallery.model.name}', '{args.model}' is another model. Give --far or --threshold."
+        )
+    if args.fpir is not None:
+        return open_set_decision(gallery.vectors, args.fpir, args.model, gallery.flip)
     if args.threshold is None and args.far is None and gallery.decision is not None and enrolled_by is None:
         return gallery.decision
     decision = decide_by(args.model, args.far, args.threshold, enrolled_by)
@@ -399,13 +419,17 @@ def embed_faces(embedder: Embedder, photo: PhotoFaces, path: Path, flip: bool) -
 
 
 def parse(
-    parser: argparse.ArgumentParser, argv: list[str], has_gallery: bool = False, has_threshold: bool = True
+    parser: argparse.ArgumentParser,
+    argv: list[str],
+    has_gallery: bool = False,
+    has_threshold: bool = True,
+    is_search: bool = False,
 ) -> argparse.Namespace:
     """Adds the flags that the commands share, and parses. A gallery knows its model and how it is fed."""
     other = "X with the same content" if has_gallery else ".h5, .pb, .tflite or .onnx"
     parser.add_argument("--model", type=Path, required=not has_gallery, metavar="X", help=other)
     if has_threshold:
-        add_threshold_flags(parser)
+        add_threshold_flags(parser, is_search)
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)"
     )
@@ -414,10 +438,12 @@ def parse(
     args = parser.parse_args(argv)
     if args.threads < 1:
         raise FaceError(f"--threads must be at least 1. Received: {args.threads}.")
+    if is_search and args.fpir is not None:
+        check_fpir(args.fpir)
     return args
 
 
-def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
+def add_threshold_flags(parser: argparse.ArgumentParser, is_search: bool) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--far", type=float, metavar="RATE", help="use the threshold calibrated for this FAR (default: 0.001)"
@@ -428,6 +454,9 @@ def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DISTANCE",
         help="use this threshold instead, a squared L2 distance from 0 to 4",
     )
+    if is_search:
+        fpir_help = "set the threshold for this gallery: the share of searches for strangers that may find somebody"
+        which.add_argument("--fpir", type=float, metavar="RATE", help=fpir_help)
 
 
 if __name__ == "__main__":

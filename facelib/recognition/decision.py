@@ -19,16 +19,31 @@ MAX_DISTANCE = 4.0  # squared L2 of opposite unit vectors
 
 
 @dataclass(frozen=True)
+class OpenSet:
+    """What a threshold for a gallery is made for.
+
+    Attributes:
+        fpir: the share of strangers who are taken for somebody in the gallery.
+        people: who are in the gallery.
+    """
+
+    fpir: float
+    people: int
+
+
+@dataclass(frozen=True)
 class Decision:
     """A threshold: the same person when squared L2 <= `distance`.
 
     Attributes:
         distance: squared L2 of unit vectors, 0 to 4.
-        calibrated: where the distance came from; None when the user gave it.
+        calibrated: where the distance came from; None when the user gave it, or the people of a gallery.
+        open_set: the gallery that it was made for; None for a threshold of one comparison.
     """
 
     distance: float
     calibrated: Calibrated | None = None
+    open_set: OpenSet | None = None
 
     @property
     def far(self) -> float | None:
@@ -41,12 +56,14 @@ class Decision:
         return bool(self.calibrated and self.calibrated.flip)
 
     def __str__(self) -> str:
+        size = f"for FPIR {self.open_set.fpir:g} among {self.open_set.people:,} people" if self.open_set else ""
         if self.calibrated is None:
-            return f"threshold {self.distance:.4f}, given"
+            return f"threshold {self.distance:.4f}" + (f" {size}, measured among them" if size else ", given")
+        way = f"{size}, by" if size else "for"
         low, high = self.calibrated.far_ci95
         source = f"{self.calibrated.set_name}: {self.calibrated.impostors:,} impostor pairs{_when(self.calibrated)}"
         return (
-            f"threshold {self.distance:.4f} for FAR {self.far:g} ({low:.2g} to {high:.2g} with 95 % confidence), "
+            f"threshold {self.distance:.4f} {way} FAR {self.far:g} ({low:.2g} to {high:.2g} with 95 % confidence), "
             f"calibrated on {source}"
         )
 
@@ -61,7 +78,10 @@ class Decision:
         if calibrated is not None:
             ends = {key: tuple(map(float, calibrated[key])) for key in ("distance_ci95", "far_ci95")}
             calibrated = Calibrated(**{**calibrated, **ends})
-        decision = cls(float(value["distance"]), calibrated)
+        open_set = value.get("open_set")  # galleries of version 0.2 have none
+        if open_set is not None:
+            open_set = OpenSet(float(open_set["fpir"]), int(open_set["people"]))
+        decision = cls(float(value["distance"]), calibrated, open_set)
         if not 0 <= decision.distance <= MAX_DISTANCE:
             raise ValueError(f"a threshold must be from 0 to {MAX_DISTANCE:g}")
         str(decision)  # raises for a value that is no number where one is printed

@@ -12,10 +12,10 @@ from facelib.errors import FaceError
 from facelib.evaluation.thresholds import Calibrated
 from facelib.files import sha256_of
 from facelib.model_input import Io
-from facelib.recognition.decision import Decision
+from facelib.recognition.decision import Decision, OpenSet
 from facelib.recognition.gallery import check_gallery_model, check_gallery_path, open_gallery, write_gallery
 
-DECISION = Decision(1.25, Calibrated("lfw", 3000, 1e-3, 1.25, 0.375, (1.2, 1.3), (3e-4, 3e-3), True))
+DECISION = Decision(1.25, Calibrated("lfw", 3000, 1e-3, 1.25, 0.375, (1.2, 1.3), (3e-4, 3e-3), True), OpenSet(0.01, 3))
 NAMES = ["Ada", "Zoë/Ωmega", 'bob\'s, "x"']
 
 

@@ -138,8 +138,9 @@ def test_a_model_without_sidecar_is_fed_by_flags_and_needs_a_threshold(toy, caps
 # --------------------------------------------------------------------------------------------------------- 1:N
 
 
-def enrolled(toy, capsys, *words):
-    return run(capsys, "enroll", toy / "people", toy / "g.npy", "--model", toy / "X.onnx", "--far", 0.01, *words)
+def enrolled(toy, capsys, *words, fpir=None):
+    threshold = ("--fpir", fpir) if fpir else ("--far", 0.01)
+    return run(capsys, "enroll", toy / "people", toy / "g.npy", "--model", toy / "X.onnx", *threshold, *words)
 
 
 def test_a_search_finds_who_was_enrolled_and_calls_others_unknown(toy, capsys):
@@ -199,6 +200,17 @@ def test_a_search_says_what_chance_alone_gives(toy, capsys):
 
     assert "match a stranger with 0.06 people" in run(capsys, "search", toy / "new0.png", toy / "g.npy")
     assert "stranger" not in run(capsys, "search", toy / "new0.png", toy / "g.npy", "--far", 0.001)
+
+
+def test_the_threshold_is_set_for_the_size_of_the_gallery(toy, capsys):
+    assert "for FPIR 0.1 among 6 people, by FAR 0.01" in enrolled(toy, capsys, fpir=0.1)
+
+    out = run(capsys, "search", toy / "new0.png", toy / "g.npy")
+    assert f"within the threshold {THRESHOLD:.4f} for FPIR 0.1" in out and "6 people are too few" in out
+    out = run(capsys, "search", toy / "new0.png", toy / "g.npy", "--fpir", 0.01)
+    assert f"within the threshold {STRICT:.4f} for FPIR 0.01" in out and "match a stranger" not in out
+    assert "too few" in run(capsys, "gallery", toy / "g.npy", "--remove", "p1")
+    assert "for FPIR 0.1 among 5 people" in run(capsys, "search", toy / "new0.png", toy / "g.npy")
 
 
 def test_a_large_gallery_answers_as_a_small_one(toy, capsys, monkeypatch):
@@ -410,6 +422,9 @@ def spoil_gallery(toy):
         (["search", "new0.png", "new1.png"], "is not a gallery", None),
         (["search", "new0.png", "g.npy"], "SHA-256", spoil_gallery),
         (["search", "new0.png", "g.npy", "--top", "0"], "at least one person", None),
+        (["search", "new0.png", "g.npy", "--fpir", "1"], "above 0 and below 1", None),
+        (["search", "new0.png", "g.npy", "--fpir", "0.001"], "needs a gallery of 10,000 people", None),
+        (["enroll", "people", "h.npy", "--model", "X.onnx", "--fpir", "0.001"], "needs a gallery of 10,000", None),
         (["search", "g.npy", "new0.png"], "is not a gallery", None),
     ],
 )
