@@ -233,7 +233,7 @@ def test_a_gallery_enrolled_without_flip_is_not_searched_with_a_threshold_calibr
     enrolled(toy, capsys)
     calibrate(toy / "X.onnx", flip=True)
 
-    with pytest.raises(FaceError, match="Enrol again"):
+    with pytest.raises(FaceError, match="Enrol the gallery again"):
         predict.main(["search", str(toy / "new0.png"), str(toy / "g.npy"), "--far", "0.001"])
 
 
