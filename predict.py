@@ -18,7 +18,7 @@ import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,7 @@ from facelib.recognition.gallery import (
 )
 from facelib.recognition.open_set import check_fpir, for_its_size, open_set_decision, size_notes
 from facelib.recognition.photo_embeddings import unit_vectors
+from facelib.recognition.score_normalisation import Found, NormalisedSearch, open_normalised
 from facelib.recognition.video.command import add_watch_flags, check_watch_flags, run_watch, say
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.self_test import run_self_test
@@ -209,6 +210,8 @@ def search(argv: list[str]) -> int:
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="number of people to list (default: %(default)s)"
     )
+    cohort_help = "gallery of other people, whose cosines to each face normalise the scores (AS-norm; with --fpir)"
+    parser.add_argument("--cohort", type=Path, metavar="GALLERY", help=cohort_help)
     add_face_flags(parser, quality=False)
     args = parse(parser, argv, has_gallery=True, is_search=True)
     if args.top < 1:
@@ -216,7 +219,14 @@ def search(argv: list[str]) -> int:
     gallery = open_gallery(args.gallery)
     args.model, enrolled_by = check_gallery_model(gallery, args.model)
     sidecar = check_sidecar(args.model)
-    decision = search_decision(gallery, args, enrolled_by)
+    threshold: Decision | NormalisedSearch
+    find: Callable[[np.ndarray, int], Found]
+    if args.cohort:
+        threshold = find = open_by_cohort(gallery, args, enrolled_by)
+        notes = []
+    else:
+        threshold = search_decision(gallery, args, enrolled_by)
+        find, notes = by_distance(gallery, threshold), chance_notes(gallery, threshold)
     photo = read_faces(args.photo, FaceCutter(args.face))
     embedder = open_searching(gallery, args, sidecar, enrolled_by)
     queries = embed_faces(embedder, photo, args.photo, gallery.flip)
@@ -225,16 +235,33 @@ def search(argv: list[str]) -> int:
             f"A photo and a gallery must have embeddings of the same size. '{args.model}' gives {queries.shape[1]} "
             f"values, '{gallery.path}' has {gallery.vectors.shape[1]}. Enrol the gallery again with this model."
         )
-    nearest = Nearest(gallery.vectors)
     for crop, query in zip(photo.crops, queries, strict=True):
-        found = nearest(query, args.top)
-        distances = np.clip(2.0 - 2.0 * found.cosines.astype(np.float64), 0.0, 4.0)
-        face = f"face {place_of(crop)}: " if len(queries) > 1 else ""
-        print_found(gallery, found.rows.tolist(), distances.tolist(), decision, face)
-    print(f"* within the {decision}")
+        print_found(gallery, find(query, args.top), f"face {place_of(crop)}: " if len(queries) > 1 else "")
+    print(f"* within the {threshold}")
     print_several([photo], [args.photo], args.face)
-    print_notes(chance_notes(gallery, decision))
+    print_notes(notes)
     return 0
+
+
+def by_distance(gallery: Gallery, decision: Decision) -> Callable[[np.ndarray, int], Found]:
+    """The search of a gallery for the nearest people: (query, how many people) -> who."""
+    nearest = Nearest(gallery.vectors)
+
+    def find(query: np.ndarray, top: int) -> Found:
+        found = nearest(query, top)
+        return Found(found.rows, found.cosines, distances_of(found.cosines) <= decision.distance)
+
+    return find
+
+
+def open_by_cohort(gallery: Gallery, args: argparse.Namespace, enrolled_by: str | None) -> NormalisedSearch:
+    """The search with the cohort of --cohort."""
+    if enrolled_by or args.far is not None or args.threshold is not None:
+        raise FaceError(
+            "--cohort is for a gallery and a search by one model, with --fpir. Leave out --far, --threshold and other "
+            "models."
+        )
+    return open_normalised(gallery, args.cohort, args.fpir)
 
 
 def gallery(argv: list[str]) -> int:
@@ -325,26 +352,34 @@ def watch(argv: list[str]) -> int:
     return run_watch(args, gallery, decision, embedder, calibrated[0] if calibrated else None)
 
 
-def print_found(gallery: Gallery, rows: list[int], distances: list[float], decision: Decision, face: str) -> None:
+def print_found(gallery: Gallery, found: Found, face: str) -> None:
     """Prints who a face is, or that it is unknown, and the nearest people.
 
     Args:
         gallery: that was searched.
-        rows: of the nearest people, the nearest first.
-        distances: theirs, squared L2.
-        decision: the threshold.
+        found: in it.
         face: what stands before the answer where a photo has several faces.
     """
-    if distances[0] <= decision.distance:
-        print(f"{face}{gallery.names[rows[0]]}: distance {distances[0]:.4f}, cosine {1 - distances[0] / 2:.4f}")
+    distances, scores = distances_of(found.cosines), found.scores
+    if found.is_within[0]:
+        score = "" if scores is None else f", score {scores[0]:.4f}"
+        name = gallery.names[found.rows[0]]
+        print(f"{face}{name}: distance {distances[0]:.4f}, cosine {1 - distances[0] / 2:.4f}{score}")
     else:
         print(f"{face}unknown: none of {len(gallery):,} people is within the threshold")
-    print(f"  {'':2} {'identity':<28} {'distance':>8} {'cosine':>8} {'photos':>6}")
-    for row, distance in zip(rows, distances, strict=True):
-        mark = "*" if distance <= decision.distance else ""
+    head = "" if scores is None else f" {'score':>8}"
+    print(f"  {'':2} {'identity':<28} {'distance':>8} {'cosine':>8} {'photos':>6}{head}")
+    for i, (row, distance) in enumerate(zip(found.rows.tolist(), distances, strict=True)):
+        mark, score = "*" if found.is_within[i] else "", "" if scores is None else f" {scores[i]:8.4f}"
         print(
-            f"  {mark:2} {gallery.names[row]:<28} {distance:8.4f} {1 - distance / 2:8.4f} {gallery.num_photos[row]:6d}"
+            f"  {mark:2} {gallery.names[row]:<28} {distance:8.4f} {1 - distance / 2:8.4f} "
+            f"{gallery.num_photos[row]:6d}{score}"
         )
+
+
+def distances_of(cosines: np.ndarray) -> np.ndarray:
+    """Squared L2 distances of unit vectors, float64, from their cosines."""
+    return np.clip(2.0 - 2.0 * cosines.astype(np.float64), 0.0, 4.0)
 
 
 def threshold_or_none(args: argparse.Namespace) -> Decision | None:

@@ -28,6 +28,15 @@ def people_needed(fpir: float) -> int:
     return int(np.ceil(LEAST_REACHING / fpir - 1e-6))
 
 
+def check_people(people: int, fpir: float) -> None:
+    """Raises FaceError unless so many enrolled people can tell the threshold for an FPIR."""
+    if min(people, MOST_SEARCHED) < people_needed(fpir):
+        raise FaceError(
+            f"The threshold for FPIR {fpir:g} needs a gallery of {people_needed(fpir):,} people. The gallery has "
+            f"{people:,}, of whom at most {MOST_SEARCHED:,} are searched. Choose a larger --fpir."
+        )
+
+
 def check_fpir(fpir: float) -> float:
     """Raises FaceError unless `fpir` is above 0 and below 1."""
     if not 0 < fpir < 1:  # also refuses NaN
@@ -49,7 +58,7 @@ def open_set_decision(vectors: np.ndarray, fpir: float, model: Path, flip: bool)
     """
     people = len(vectors)
     if min(people, MOST_SEARCHED) >= people_needed(fpir):
-        return Decision(_distance_among(closest_others(vectors), fpir), open_set=OpenSet(fpir, people))
+        return Decision(max(0.0, threshold_among(closest_others(vectors), fpir)), open_set=OpenSet(fpir, people))
     asked = 1.0 - (1.0 - fpir) ** (1.0 / people)
     for far in (far for far in DEPLOYMENT_FARS if far <= asked):
         try:
@@ -106,15 +115,15 @@ def closest_others(vectors: np.ndarray) -> np.ndarray:
     return np.sort(np.clip(2.0 - 2.0 * cosines.astype(np.float64), 0.0, MAX_DISTANCE))
 
 
-def _distance_among(distances: np.ndarray, fpir: float) -> float:
-    """The threshold that `fpir` of strangers pass, where each person is `distances` from the closest other one.
+def threshold_among(values: np.ndarray, fpir: float) -> float:
+    """The threshold that `fpir` of strangers pass, where each person is `values` from the closest other one.
 
-    Two people who are closest to each other have one distance, and count as two.
+    Two people who are closest to each other have one value, and count as two.
 
     Args:
-        distances: float64 [N], ascending.
+        values: float64 [N], ascending; smaller is more similar.
         fpir: at least 2 / N.
     """
-    allowed = int(fpir * (len(distances) + 1) + 1e-9)
-    reached = np.searchsorted(distances, distances, side="right")  # how many people are at most so far from another one
-    return float(np.nextafter(distances[np.flatnonzero(reached <= allowed)[-1]], 0.0))
+    allowed = int(fpir * (len(values) + 1) + 1e-9)
+    reached = np.searchsorted(values, values, side="right")  # how many people are at most so far from another one
+    return float(np.nextafter(values[np.flatnonzero(reached <= allowed)[-1]], -np.inf))

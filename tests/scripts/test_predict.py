@@ -22,6 +22,7 @@ from facelib.errors import FaceError
 from facelib.evaluation.nearest import Nearest
 from facelib.model_input import TEMPLATE_112, Io
 from facelib.recognition import enrolment
+from facelib.recognition.gallery import write_gallery
 from facelib.recognition.photo_embeddings import unit_vectors
 from facelib.sidecar import write_sidecar
 from tests.helpers.patches_onnx import write_model
@@ -211,6 +212,39 @@ def test_the_threshold_is_set_for_the_size_of_the_gallery(toy, capsys):
     assert f"within the threshold {STRICT:.4f} for FPIR 0.01" in out and "match a stranger" not in out
     assert "too few" in run(capsys, "gallery", toy / "g.npy", "--remove", "p1")
     assert "for FPIR 0.1 among 5 people" in run(capsys, "search", toy / "new0.png", toy / "g.npy")
+
+
+def gallery_of(toy, name, count, *first, flip=False):
+    """A gallery of X.onnx: `first`, then random people, `count` in all."""
+    rows = np.random.default_rng(count).standard_normal((count, 48))
+    rows[: len(first)] = first or rows[:0]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    names = [f"q{i}" for i in range(count)]
+    write_gallery(toy / name, rows, names, [1] * count, model=toy / "X.onnx", io=Io(layout="nchw", embedding_size=48),
+                  flip=flip, decision=None)  # fmt: skip
+    return toy / name
+
+
+def test_a_cohort_normalises_the_scores_of_a_search(toy, capsys):
+    gallery, cohort = gallery_of(toy, "h.npy", 40, vector(draw(0, 0))), gallery_of(toy, "cohort.npy", 200)
+    (toy / "people.npy").mkdir()
+    gallery_of(toy, "flipped.npy", 200, flip=True)
+
+    out = run(capsys, "search", toy / "people/p0/0.png", gallery, "--cohort", cohort, "--fpir", 0.3, "--top", 2)
+
+    head, first = out.splitlines()[1:3]
+    assert out.startswith("q0: distance 0.00") and head.endswith("score") and first.split()[:2] == ["*", "q0"]
+    assert "of normalised scores for FPIR 0.3 among 40 people" in out and "cohort of 200 people" in out
+    for words, match in [
+        ([cohort], "must have an FPIR"),
+        ([cohort, "--threshold", 1], "Leave out --far, --threshold"),
+        ([gallery, "--fpir", 0.3], "must not be in the gallery"),
+        ([toy / "people.npy", "--fpir", 0.3], "is a folder. Enrol it first"),
+        ([toy / "flipped.npy", "--fpir", 0.3], "was enrolled differently"),
+        ([cohort, "--fpir", 0.1], "needs a gallery of 100 people"),
+    ]:
+        with pytest.raises(FaceError, match=match):
+            predict.main([str(word) for word in ["search", toy / "new0.png", gallery, "--cohort", *words]])
 
 
 def test_a_large_gallery_answers_as_a_small_one(toy, capsys, monkeypatch):
