@@ -8,8 +8,8 @@
 
 A 112x112 image is treated as an aligned crop. In any other photo, one face is found and aligned: if there are several,
 the face that is large and near the middle, as in align_faces.py. With --face all, comparing and searching use all
-faces. The distance is the squared L2 of unit embeddings, 0 to 4; the threshold comes from the model's sidecar (its test
-script writes it).
+faces. The distance is the squared L2 distance between unit embeddings, from 0 to 4. The threshold is read from the
+model's sidecar, where the model's test script writes it.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback

@@ -108,7 +108,9 @@ def convert_part(source_path: Path, out: Path, part: int, count: int, **options)
         check_made_from(folder, old.meta["source"], job.made_from)
         return _conversion(old, was_finished=True)
     if folder.exists():
-        raise FaceError(f"Each part must be written to a new folder. '{folder}' exists and is not a part: remove it.")
+        raise FaceError(
+            f"Each part must be written to a new folder. '{folder}' already exists and does not hold a part: remove it."
+        )
     with working_folder(folder) as working:
         _write_part(job, part, count, working)
     return _conversion(_open_part(folder))
