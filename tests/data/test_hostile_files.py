@@ -127,7 +127,7 @@ def test_image_paths_of_a_tfrecord_stay_below_the_folders_searched(tmp_path, lay
         assert read_path(home, path, layout) == JPEG
     outside = [f"i/{tmp_path.name}.jpg", "../5/i/5.jpg", "i/../i/5.jpg", tmp_path / f"i/{tmp_path.name}.jpg"]
     for path in [*outside, "/etc/hostname", "etc/hostname", "../" * 20 + "etc/hostname", "/dev/zero", "a\0b"]:
-        with pytest.raises(BadRecord, match="not there"):
+        with pytest.raises(BadRecord, match="there is no image file"):
             read_path(home, path, layout)
 
 

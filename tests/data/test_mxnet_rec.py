@@ -192,7 +192,7 @@ def test_a_label_beyond_the_identities_of_record_0_is_refused(tmp_path):
     payloads[2] = pack(jpeg(2), 2.0, 2)
     write_rec(tmp_path / "train.rec", payloads)
 
-    with pytest.raises(FaceError, match=r"record 2 .* has 2; 1 such"):
+    with pytest.raises(FaceError, match=r"record 2 .* has 2; 1 records have"):
         open_source(tmp_path)
 
 

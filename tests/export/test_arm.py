@@ -75,7 +75,7 @@ def test_what_cannot_run_is_one_line(folder, emulated, tmp_path):
     with pytest.raises(FaceError, match=r"model\.onnx' does not run on an emulated nocpu\. Try"):
         ArmEmbedder(folder / "model.onnx", IO, cpu="nocpu")
     (tmp_path / "x.h5").write_bytes(b"h5")
-    with pytest.raises(FaceError, match=r"runs \.tflite and \.onnx files\. Received: '.*x\.h5'"):
+    with pytest.raises(FaceError, match=r"can run only \.tflite and \.onnx files\. Received: '.*x\.h5'"):
         ArmEmbedder(tmp_path / "x.h5", Io())
     (tmp_path / ".venv-arm" / "ready").unlink()
     with pytest.raises(FaceError, match=r"\.venv-arm is missing: make arm"):

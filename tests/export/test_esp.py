@@ -209,7 +209,7 @@ def test_what_esp_ppq_says_is_passed_on(room, stand_in, monkeypatch):
 def test_a_file_that_is_no_espdl_is_refused(room):
     (room / "model.espdl").write_bytes(b"layers")
 
-    with pytest.raises(FaceError, match="begins with 'EDL2'"):
+    with pytest.raises(FaceError, match="must begin with 'EDL2'"):
         espdl_test.main([str(room / "model.espdl"), "--valid", str(room / "toy.bin"), "--layout", "nchw"])
 
 

@@ -50,7 +50,7 @@ def test_slopes_up_to_one_pass_and_steeper_ones_name_their_layer(tmp_path):
     check_slopes(model, "a.h5")
 
     model.get_layer("act").alpha.assign([1.0, 0.5, 1.01, 0.0])
-    with pytest.raises(FaceError, match=r"at most 1\. 'a\.h5' has 1\.0100 in layer 'act'"):
+    with pytest.raises(FaceError, match=r"at most 1\. 'a\.h5' has the slope 1\.0100 in layer 'act'"):
         check_slopes(model, "a.h5")
 
 

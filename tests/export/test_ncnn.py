@@ -160,7 +160,7 @@ def test_what_pnnx_says_is_passed_on(room, stand_in, monkeypatch):
 def test_a_file_that_is_no_param_is_refused(room):
     (room / "model.param").write_bytes(b"layers")
 
-    with pytest.raises(FaceError, match="begins with 7767517"):
+    with pytest.raises(FaceError, match="must begin with 7767517"):
         ncnn_test.main([str(room / "model.param"), "--valid", str(room / "toy.bin"), "--layout", "nchw"])
 
 

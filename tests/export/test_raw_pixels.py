@@ -103,6 +103,6 @@ def test_an_embedding_of_another_length_than_the_sidecar_says_is_refused(tmp_pat
     io = Io(output="embeddings/l2_normalize", pixels="pm1", embedding_size=99)
     write_sidecar(pb, kind="frozen_pb", made_from=None, io=io)
 
-    with pytest.raises(FaceError, match=r"says embedding_size=99, and embeddings/l2_normalize gives 8"):
+    with pytest.raises(FaceError, match=r"says embedding_size=99, but embeddings/l2_normalize has 8"):
         pb_2_tflite.main([str(pb)])
     assert not (tmp_path / "model_float.tflite").exists()

@@ -220,7 +220,7 @@ def test_a_file_that_is_no_rknn_is_refused(room):
     (room / "model_fp16.rknn").write_bytes(b"layers")
     write_sidecar(room / "model_fp16.rknn", kind="rknn_fp16", made_from=None, io=Io(dtype="uint8"))
 
-    with pytest.raises(FaceError, match="begins with 'RKNN'"):
+    with pytest.raises(FaceError, match="must begin with 'RKNN'"):
         run_test(room, "fp16")
 
 

@@ -57,7 +57,7 @@ def test_a_lambda_that_normalises_is_known_by_its_names_and_cut_off(tmp_path, ca
     model = run(net.save(tmp_path / "net.h5"), tmp_path / "out.h5")
 
     np.testing.assert_allclose(embeddings(model), net.expected(PM1), atol=1e-4)
-    assert "normalisation 'l2' left out" in capsys.readouterr().out
+    assert "normalisation 'l2' was left out" in capsys.readouterr().out
 
 
 def heads():

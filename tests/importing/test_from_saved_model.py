@@ -54,7 +54,7 @@ def test_the_net_that_a_saved_model_describes_gets_its_variables(tmp_path, capsy
 
     received = load_model(tmp_path / "out.h5")(FACES, training=False).numpy()
     np.testing.assert_allclose(received, net.expected((FACES - 127.5) / 127.5), atol=1e-4)
-    assert "margin head 'arcface' (NormDense) left out" in capsys.readouterr().out
+    assert "margin head 'arcface' (NormDense) was left out" in capsys.readouterr().out
 
 
 def test_a_saved_model_that_reads_files_is_refused_by_the_operation(tmp_path):

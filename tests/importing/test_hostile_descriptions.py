@@ -21,7 +21,7 @@ def files(tmp_path_factory):
     """net.h5 and net.keras of a small net."""
     folder = tmp_path_factory.mktemp("hostile")
     faces = keras.Input((16, 16, 3), name="faces")
-    x = keras.layers.Dense(4, activation="relu", name="d")(keras.layers.Flatten(name="f")(faces))
+    x = keras.layers.Dense(32, activation="relu", name="d")(keras.layers.Flatten(name="f")(faces))
     model = keras.Model(faces, keras.layers.Dense(5, name="embeddings")(x), name="net")
     save_h5(model, folder / "net.h5")
     model.save(folder / "net.keras")

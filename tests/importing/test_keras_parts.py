@@ -103,7 +103,7 @@ def test_a_mobilefacenet_by_name_is_ours_with_the_epsilon_of_ours(tmp_path, caps
     said = capsys.readouterr().out
     assert ('pixels = "pm1_exact"' in said) == (steepest < 1)
     assert (
-        "margin head 'ArcMargin' left out" in said
+        "margin head 'ArcMargin' was left out" in said
         and f'backbone = "{"imported" if steepest > 1 else "mobilefacenet"}"' in said
     )
 
@@ -146,7 +146,7 @@ def test_a_keras_file_of_keras_3(tmp_path, capsys):
     model = imported(tmp_path / "net.keras", tmp_path / "out.h5", "--pixels", "pm1_exact")
 
     same(model, net(PM1).numpy())
-    assert "normalisation 'unit' left out" in capsys.readouterr().out
+    assert "normalisation 'unit' was left out" in capsys.readouterr().out
 
 
 def rewritten(path, config=None, **members):

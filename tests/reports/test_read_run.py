@@ -78,7 +78,7 @@ def test_export_is_named_when_it_alone_tells_two_artefacts_apart(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.pb", "model.pb.ijb.report.json"])
 def test_only_reports_of_test_scripts_are_compared(tmp_path, name):
-    with pytest.raises(FaceError, match=r"by their X\.report\.json files"):
+    with pytest.raises(FaceError, match=r"pass their X\.report\.json files"):
         read_artefacts([write_report(tmp_path / name)])
 
 

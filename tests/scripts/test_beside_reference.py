@@ -79,7 +79,9 @@ def test_a_mistake_in_feeding_is_named_and_nothing_is_written(mistake, room):
 
 
 def test_a_rough_model_is_tested_and_then_refused(room, capsys):
-    with pytest.raises(FaceError, match=r"mean cosine >= 0\.95\. Received: 0\.\d+ for '.*chip\.bin'\. Convert it"):
+    with pytest.raises(
+        FaceError, match=r"mean cosine >= 0\.95\. Received: 0\.\d+ for '.*chip\.bin'\. Convert the model again"
+    ):
         run(room, noise=40.0)
 
     assert (room / "chip.bin.report.json").is_file() and "data set | AUC" in capsys.readouterr().out

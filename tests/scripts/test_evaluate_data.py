@@ -232,7 +232,7 @@ def test_an_output_that_is_no_embedding_is_refused(shades):
 
     with pytest.raises(FaceError, match="--output"):
         embed_images(Strange(None, Io(), 1), images, where="shades")
-    with pytest.raises(FaceError, match="embedding_size=128, the model gives 6"):
+    with pytest.raises(FaceError, match="embedding_size=128, but the model returns 6"):
         embed_images(MeanColour(None, Io(embedding_size=128), 1), images, where="shades")
 
 

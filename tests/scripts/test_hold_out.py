@@ -57,7 +57,7 @@ def test_identities_are_held_out_into_folders_that_make_bin_takes(faces, tmp_pat
 
     assert len(people(held)) == 20 and len(people(tmp_path / "data")) == 11 and "single" in people(tmp_path / "data")
     assert people(held) | people(tmp_path / "data") == people(faces) and len(open_source(held)) == 60
-    assert f"held out: 20 identities in {held}" in said
+    assert f"wrote held-out identities: 20 identities in {held}" in said
     assert f"next: python make_bin.py {held} valid_dataset/data-held-out.bin" in said
     assert make_bin.main([str(held), str(tmp_path / "held.bin")]) == 0
     trained = {open_records(tmp_path / "data").read(i)[0] for i in range(31)}

@@ -136,5 +136,5 @@ def test_a_gallery_of_another_model_is_searched_once_the_two_were_calibrated_tog
 def test_the_flip_of_the_gallery_must_be_that_of_the_calibration(people, faces):
     run(people, faces, "--flip", "--gallery-model", people / "Y.onnx")
 
-    with pytest.raises(FaceError, match="Enrol again"):
+    with pytest.raises(FaceError, match="Enrol the gallery again"):
         search(people, "--far", "0.01")

@@ -96,7 +96,7 @@ def test_the_report_is_written_and_read_by_run_and_card(mini, monkeypatch, capsy
     assert [report["rank"][k]["rate"] for k in ("1", "5", "20")] == pytest.approx(expected)
     assert (report["probes"], report["gallery"], report["distractors"], report["not_in_gallery"]) == (20, 20, 40, 0)
     assert f"rank-1  {expected[0]:.4f}" in printed and "Probe of TinyFace has 3,728 images; here it has 20" in printed
-    with pytest.raises(FaceError, match="compared by their"):
+    with pytest.raises(FaceError, match="To compare artefacts"):
         read_artefacts([path])
     write_test_report(model)
     run = read_run(model.parent)

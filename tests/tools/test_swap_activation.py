@@ -199,6 +199,6 @@ def test_a_net_that_does_not_take_raw_pixels_is_refused(toy, tmp_path):
     write_sidecar(copy, kind="h5", made_from=None, io=Io(pixels="pm1"))
 
     for more in ([], ["--data", str(toy / "data")]):
-        with pytest.raises(FaceError, match=r"takes pm1 rgb pixels, nhwc: import the net first"):
+        with pytest.raises(FaceError, match=r"needs pm1 rgb pixels, nhwc: import the net first"):
             swap_activation.main([str(copy), str(tmp_path / "out"), "--to", "relu", *more])
     assert not (tmp_path / "out").exists()

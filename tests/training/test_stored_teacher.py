@@ -55,8 +55,8 @@ def test_each_face_learns_the_embedding_that_is_stored_for_its_image(data, tmp_p
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"leave_out": 2}, "does not know 2 of 12, such as"),
-        ({"value": np.nan}, "gave a non-finite embedding for .* in '"),
+        ({"leave_out": 2}, "has none for 2 of 12 images, such as"),
+        ({"value": np.nan}, "returned a non-finite embedding for .* in '"),
     ],
 )
 def test_a_face_without_an_embedding_is_one_line_and_nothing_is_kept(data, tmp_path, options, match):
