@@ -51,6 +51,7 @@ def draw(seed=0, num_identities=120, images=4, hard_from=60):
     return rows, labels, np.where(labels < hard_from, "easy", "hard")
 
 
+@pytest.mark.slow
 def test_the_groups_of_a_folder_are_measured_at_the_thresholds_of_all():
     rows, labels, groups = draw()
 

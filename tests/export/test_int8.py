@@ -80,6 +80,7 @@ def test_edges_have_the_requested_types_and_embeddings_stay_the_same(net, edges,
     np.testing.assert_allclose(vectors, TfliteEmbedder(default, Io(), 1)(net.faces), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_named_layers_are_computed_in_float_and_no_other(net):
     path = run(net, "kept.tflite", "--keep-float", "group2", "gdc")
 

@@ -218,6 +218,7 @@ def test_float16_embeddings_are_taken_to_float32_first():
     assert logits[0, 0].numpy() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_training_graph_makes_no_one_hot_matrix():
     head = made_head(np.random.default_rng(0).normal(size=(1000, 8)))
 

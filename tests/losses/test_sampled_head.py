@@ -22,6 +22,7 @@ def draw(split, num_classes, labels, step=0, sub_centres=1):
     return sample_classes(split, keras.Variable(values), num_classes, labels, tf.constant(step, tf.int64)), values
 
 
+@pytest.mark.slow
 @given(
     num_classes=st.integers(3, 400),
     rate=st.floats(0.001, 0.999),

@@ -211,6 +211,7 @@ def test_the_output_is_finite_and_not_normalised():
     assert norms.std() > 0
 
 
+@pytest.mark.slow
 def test_each_row_depends_on_its_own_image_alone():
     keras.utils.set_random_seed(0)
     model = mobilefacenet(width=0.25, image_size=(32, 32))
@@ -321,6 +322,7 @@ def test_stride_2_pads_as_pytorch_or_as_tensorflow(padding, before, after, is_de
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [mobilefacenet, my_mobilenet])
 def test_both_paddings_give_maps_of_the_same_size(build):
     same, symmetric = (build(padding=p, width=0.25, image_size=(64, 64)) for p in ("same", "symmetric"))
@@ -373,6 +375,7 @@ def count_iresnet(repeats, embedding_size=512):
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "depth, repeats, published",
     slow_unless_quick(
@@ -402,6 +405,7 @@ def test_iresnet_shrinks_in_its_second_convolutions():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_mbf_has_insightfaces_parameters_and_multiply_adds():
     model = mbf()
 
@@ -626,6 +630,7 @@ def test_an_application_with_its_own_activations_can_be_written_and_read_again(n
     np.testing.assert_array_equal(load_model(tmp_path / "a.h5")(faces, training=False), model(faces, training=False))
 
 
+@pytest.mark.slow
 def test_a_network_that_scales_its_own_input_is_refused(monkeypatch):
     monkeypatch.setattr(backbones, "APPLICATIONS", ("EfficientNetB0",))
     with pytest.raises(ValueError, match=r"EfficientNetB0 scales its input.*rescaling"):

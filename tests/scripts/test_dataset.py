@@ -119,6 +119,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(shuffle):
             assert np.mean(first == second) < 0.01  # chance: 0.00005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", ["records", "scattered"])
 def test_every_permutation_comes_as_often(shuffle):
     orders = Counter(tuple(ORDERS[shuffle](4, 0, epoch).tolist()) for epoch in range(4800))

@@ -38,7 +38,13 @@ DEMO = ROOT / "docs" / "demo"
 DATA = ROOT.parent / "shared" / "data"
 PRETRAINED = DATA / "pretrained" / "mobilefacenet_relu6_128.onnx"
 PHOTOS, CROPS = DATA / "raw" / "photos", DATA / "raw" / "expected_crops"
-needs_chromium = pytest.mark.needs_tool("chromium")
+
+
+def needs_chromium(test):
+    """Marks a test that opens the page in a browser; starting it takes as long as twenty other tests."""
+    return pytest.mark.slow(pytest.mark.needs_tool("chromium")(test))
+
+
 needs_faces = pytest.mark.needs_data(PRETRAINED, PHOTOS)
 MIN_COSINE = 0.999
 STARTED = "document.querySelector('#status')?.hidden"

@@ -243,6 +243,7 @@ def test_the_table_shows_the_report_and_sidecar_of_each_artefact(toy, bring, cap
     assert (toy.export / "export.md").read_text().strip() in printed and str(toy.run / "report.html") in printed
 
 
+@pytest.mark.slow
 def test_an_artefact_that_lost_too_much_is_named_and_the_others_are_made(toy, bring):
     bring()
     path = report_path(toy.export / "model_int8.tflite")
@@ -382,6 +383,7 @@ def test_ascend_and_k210_run_if_their_tools_are_there(toy, bring):
     Path(f"{kmodel}.parent.json").write_bytes(before)
 
 
+@pytest.mark.slow
 def test_with_arm_each_file_is_tested_on_each_emulated_cpu(toy, bring):
     """The stand-in for arm_test.py gives other bits on the CPU max."""
     assert all(".cortex-a53" not in name for name in table_of_a_run(toy, bring))
@@ -431,6 +433,7 @@ def test_a_test_that_failed_after_its_report_does_not_count_as_passed(toy, bring
     path.write_bytes(kept)
 
 
+@pytest.mark.slow
 def test_a_gate_that_cannot_compare_fails_one_artefact(toy, bring):
     path = report_path(toy.export / "model.onnx")
     bring()

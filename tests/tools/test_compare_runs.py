@@ -60,6 +60,7 @@ def test_results_are_those_of_the_reports_with_their_intervals(runs, tmp_path, c
     assert "n/a: toy at FAR=1e-4 needs >= 11,112 impostors" in text
 
 
+@pytest.mark.slow
 def test_runs_that_were_tested_differently_have_separate_tables_and_a_warning(runs, tmp_path, capsys):
     text, page = run_script(runs, tmp_path / "c.html", capsys)
 
@@ -71,6 +72,7 @@ def test_runs_that_were_tested_differently_have_separate_tables_and_a_warning(ru
     assert ["flipped" in section for section in sections] == [False, True]
 
 
+@pytest.mark.slow
 def test_curves_of_the_runs_are_in_one_figure_for_each_artefact(runs, tmp_path, capsys):
     _, page = run_script(runs[:2], tmp_path / "c.html", capsys)
 
@@ -125,6 +127,7 @@ def test_a_run_whose_embedder_was_not_tested_is_named(runs, tmp_path, capsys):
     assert "warning: margin_05: embedder.h5 was not tested." in text
 
 
+@pytest.mark.slow
 def test_without_an_int8_the_smallest_export_is_compared(runs):
     for run in runs[:2]:
         (run / "export" / "model_int8.tflite.report.json").unlink()

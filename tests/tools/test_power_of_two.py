@@ -102,6 +102,7 @@ def trained(request, tmp_path_factory):
     return request.param, load_model(folder / "embedder.h5"), folder / "model.onnx", faces
 
 
+@pytest.mark.slow
 def test_the_onnx_model_carries_the_scale_of_every_activation(trained):
     _, copy, path, _ = trained
     model = onnx.load(path)

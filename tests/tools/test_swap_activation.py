@@ -85,6 +85,7 @@ def test_the_copy_computes_the_other_activation_with_the_same_weights(kind, form
     assert not {id(w) for w in copy.weights} & {id(w) for w in model.weights}  # the original can be the teacher
 
 
+@pytest.mark.slow
 def test_the_layers_of_the_copy_keep_their_names():
     model = mbf(embedding_size=16)
 

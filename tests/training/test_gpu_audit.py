@@ -121,6 +121,7 @@ def test_a_step_in_float16_runs_on_a_gpu():
     assert sum(len(nodes) for nodes in found.fetched.values()) <= 2  # the flags of Keras's loss scale
 
 
+@pytest.mark.slow
 def test_a_step_of_two_workers_runs_on_gpus_and_sends_its_messages_in_one_order():
     traced = trace(Stage(mixup=0.2, **SAMPLED), count=2)
 

@@ -299,6 +299,7 @@ def test_mixup_is_the_mean_of_both_losses_on_the_mixed_images(tmp_path):
     assert lines(tmp_path / "run", "step")[0]["loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_plateau_lowers_the_rate_and_a_resume_keeps_it_low(tmp_path):
     stage = replace(STAGE, epochs=4, schedule="plateau", lr_drop=0.5, patience=1)
     recipe = replace(RECIPE, stage=(stage,))
@@ -360,6 +361,7 @@ def test_a_rate_that_the_user_changes_on_a_resume_is_not_halved(tmp_path, capsys
     )
 
 
+@pytest.mark.slow
 def test_the_halved_rate_of_a_stage_stays_when_that_of_a_later_one_is_changed(tmp_path):
     recipe = replace(RECIPE, stage=(replace(STAGE, schedule="constant"), Stage(loss="softmax", epochs=1)))
     fit(tmp_path / "run", recipe, callbacks=[SpoilOnce(1)], max_steps=STEPS + 1)
@@ -464,6 +466,7 @@ def test_a_plot_that_fails_is_a_warning(tmp_path, capsys):
     assert all(f"warning: the plots of epoch {n} were not drawn: Double subscript\n" in out for n in (1, 2))
 
 
+@pytest.mark.slow
 def test_metrics_of_steps_before_any_checkpoint_are_not_kept_twice(tmp_path):
     with pytest.raises(OSError):
         fit(tmp_path / "run", data=Data(fails_at=3), checkpoint_every=1000)
@@ -486,6 +489,7 @@ def test_a_line_that_a_full_disk_cut_is_removed(tmp_path):
     assert [line["step"] for line in lines(tmp_path / "run", "step")] == list(range(1, 2 * STEPS + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("later", "best"),
     slow_unless_quick([({"a": 0.5}, 1), ({"b": 0.5}, 2), ({"a": 0.5, "b": 0.5}, 2)], [({"b": 0.5}, 2)]),
