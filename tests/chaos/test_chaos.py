@@ -57,6 +57,7 @@ def test_a_kill_finds_what_looks_finished_and_what_stays(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_some_kills_and_a_full_disk_change_no_data_directory():
     printed, code = python("-m", "tests.chaos.run", "--writers", "prepare_data", "--tries", "3", "--levels", "1")
 

@@ -43,6 +43,7 @@ def folds_by_identity(pairs, labels):
     return fold
 
 
+@pytest.mark.slow
 def test_folds_share_no_identity_and_thresholds_come_from_the_others():
     embeddings, labels = draw_faces(1)
     a, b, distances, is_same = list_pairs(embeddings, labels)

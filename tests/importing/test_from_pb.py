@@ -88,6 +88,7 @@ def test_a_frozen_mobilefacenet_becomes_ours(tmp_path, capsys, form, two_linear)
     assert read_sidecar(tmp_path / "net.h5").io == Io(size=SIZE, embedding_size=16)
 
 
+@pytest.mark.slow
 def test_a_slope_for_each_pixel_and_other_connections_are_one_line(tmp_path):
     for pb, match in (
         (freeze_linzmin(tmp_path / "s0.pb"), r"s0\.pb"),

@@ -173,6 +173,7 @@ def test_the_variants_have_the_known_counts(options, millions, mega_madds):
         assert multiply_adds(model) / 1e6 == pytest.approx(mega_madds, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedding_size", [128, 512])
 def test_my_mobilenet_has_the_counts_of_its_table(embedding_size):
     model, count = my_mobilenet(embedding_size), count_my_mobilenet(embedding_size)

@@ -123,6 +123,7 @@ def test_another_source_for_the_same_address_is_refused(bucket, tmp_path):
     assert "'s3://faces/other' was made with different face data" in done.stderr
 
 
+@pytest.mark.slow
 def test_storage_that_does_not_answer_is_one_line(bucket, tmp_path):
     environ = {**bucket[1], "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
     done = subprocess.run(

@@ -164,6 +164,7 @@ def test_a_frozen_backbone_stays_bit_for_bit_and_the_centres_do_not(tmp_path):
     assert np.abs(made.parts.centres_head.centres.numpy() - trained.parts.centres_head.centres.numpy()).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_frozen_layers_stay_for_their_stage_alone(tmp_path):
     frozen = replace(STAGE, epochs=1, freeze_layers=("embed",))
     made, _ = fit(tmp_path / "one", replace(RECIPE, stage=(frozen,)))
@@ -373,6 +374,7 @@ def test_the_halved_rate_of_a_stage_stays_when_that_of_a_later_one_is_changed(tm
     assert made.position.rollbacks == 1
 
 
+@pytest.mark.slow
 def test_roll_backs_are_bounded_and_a_kill_does_not_give_new_ones(tmp_path):
     with pytest.raises(FaceError, match=r"must stay finite.*This happened 4 times.*Lower stage.0.learning_rate"):
         fit(tmp_path / "run", callbacks=[SpoilOnce(1, times=99)])
