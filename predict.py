@@ -53,7 +53,7 @@ from facelib.recognition.score_normalisation import Found, NormalisedSearch, ope
 from facelib.recognition.video.command import add_watch_flags, check_watch_flags, run_watch, say
 from facelib.runtimes.open_embedder import open_embedder
 from facelib.self_test import run_self_test
-from facelib.sidecar import Sidecar, check_sidecar, check_unchanged, keep_flags, kind_of
+from facelib.sidecar import Sidecar, check_sidecar, check_unchanged, keep_flags, kind_of, sidecar_path
 from facelib.unit_vectors import check_differ
 
 SHOWN_PAIRS = 20  # of two photos of groups; all pairs of one person are shown
@@ -282,6 +282,8 @@ def gallery(argv: list[str]) -> int:
     add_face_flags(parser, ("central", "largest"))
     args = parse(parser, argv, has_gallery=True, has_threshold=False)
     changed = before = open_gallery(args.gallery)
+    description = sidecar_path(args.gallery)
+    sha256 = sha256_of(description)
     if args.remove:
         changed = remove_people(changed, args.remove)
     for old, new in args.rename:
@@ -293,6 +295,7 @@ def gallery(argv: list[str]) -> int:
         print(people_table(before))
         return 0
     changed, notes = for_its_size(changed)
+    check_unchanged(description, sha256)  # by another edit, which would be lost
     save_gallery(changed)
     print(f"wrote {args.gallery}: {len(changed):,} people, {len(before):,} before")
     print_notes(notes)

@@ -123,7 +123,15 @@ def threshold_among(values: np.ndarray, fpir: float) -> float:
     Args:
         values: float64 [N], ascending; smaller is more similar.
         fpir: at least 2 / N.
+
+    Raises:
+        FaceError: so many people are equally close to another one that no threshold lets few enough pass.
     """
     allowed = int(fpir * (len(values) + 1) + 1e-9)
     reached = np.searchsorted(values, values, side="right")  # how many people are at most so far from another one
+    if reached[0] > allowed:
+        raise FaceError(
+            f"No threshold gives FPIR {fpir:g}: {reached[0]:,} of {len(values):,} people are equally close to another "
+            "person of the gallery. Remove people who are enrolled twice, or choose --far or --threshold."
+        )
     return float(np.nextafter(values[np.flatnonzero(reached <= allowed)[-1]], -np.inf))

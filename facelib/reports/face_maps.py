@@ -138,7 +138,8 @@ def _wrong(found: FaceMap) -> list[int]:
 
 def _at(found: FaceMap, i: int) -> tuple[float, float]:
     x, y = found.places[i].tolist()
-    return tuple(round(_MARGIN + (WIDTH - 2 * _MARGIN) * value, 1) for value in (x, 1 - y))  # type: ignore[return-value]
+    side = WIDTH - 2 * _MARGIN
+    return round(_MARGIN + side * x, 1), round(_MARGIN + side * (1 - y), 1)
 
 
 def _spread(found: FaceMap, order: Iterable[int]) -> set[int]:

@@ -1,7 +1,6 @@
 """Editing a gallery: the others stay bit for bit, a refusal changes nothing, a kill leaves the old or the new one."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from facelib.errors import FaceError
 from facelib.model_input import Io
 from facelib.recognition.edit_gallery import add_people, people_table, remove_people, rename_person
 from facelib.recognition.gallery import open_gallery, save_gallery, write_gallery
+from tests.helpers.killed_replace import kill_at_replace
 
 NAMES = ["Ada", "Bo", "Çelik"]
 
@@ -88,15 +88,7 @@ def test_a_refusal_is_one_line_and_changes_nothing(gallery, edit, message):
 
 @pytest.mark.parametrize("killed_at", range(3))
 def test_a_killed_edit_leaves_the_old_gallery_or_the_new_one(gallery, monkeypatch, killed_at):
-    replaced, replace = [], os.replace
-
-    def killed(part, path):
-        if len(replaced) == killed_at:
-            raise KeyboardInterrupt
-        replaced.append(path)
-        replace(part, path)
-
-    monkeypatch.setattr("os.replace", killed)
+    replaced = kill_at_replace(monkeypatch, killed_at)
     with pytest.raises(KeyboardInterrupt):
         save_gallery(remove_people(gallery, ["Ada"]))
     monkeypatch.undo()

@@ -1,7 +1,6 @@
 """Galleries: what was enrolled comes back, and anything changed, cut or mismatched is one line."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from facelib.files import sha256_of
 from facelib.model_input import Io
 from facelib.recognition.decision import Decision, OpenSet
 from facelib.recognition.gallery import check_gallery_model, check_gallery_path, open_gallery, write_gallery
+from tests.helpers.killed_replace import kill_at_replace
 
 DECISION = Decision(1.25, Calibrated("lfw", 3000, 1e-3, 1.25, 0.375, (1.2, 1.3), (3e-4, 3e-3), True), OpenSet(0.01, 3))
 NAMES = ["Ada", "Zoë/Ωmega", 'bob\'s, "x"']
@@ -77,19 +77,12 @@ def test_enroll_killed_between_its_two_files_can_be_run_again(gallery, monkeypat
     if not there_before:
         gallery.unlink()
         gallery.with_name("g.npy.json").unlink()
-    replaced, replace = [], os.replace
-
-    def killed(part, path):
-        if len(replaced) == killed_at:
-            raise KeyboardInterrupt
-        replaced.append(path)
-        replace(part, path)
 
     def enroll():
         check_gallery_path(gallery)
         write_gallery(gallery, -vectors(), NAMES, [1, 1, 1], model=model, io=Io(), flip=False, decision=None)
 
-    monkeypatch.setattr("os.replace", killed)
+    kill_at_replace(monkeypatch, killed_at)
     with pytest.raises(KeyboardInterrupt):
         enroll()
     monkeypatch.undo()

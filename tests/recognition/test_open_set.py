@@ -10,7 +10,13 @@ from facelib.model_input import Io
 from facelib.recognition import open_set
 from facelib.recognition.decision import Decision, OpenSet
 from facelib.recognition.gallery import Gallery
-from facelib.recognition.open_set import closest_others, for_its_size, open_set_decision, people_needed
+from facelib.recognition.open_set import (
+    closest_others,
+    for_its_size,
+    open_set_decision,
+    people_needed,
+    threshold_among,
+)
 from facelib.sidecar import write_sidecar
 from tests.helpers.patches_onnx import write_model
 
@@ -96,3 +102,9 @@ def test_a_gallery_that_shrinks_has_a_threshold_for_the_same_fpir(model, tmp_pat
     changed, notes = for_its_size(replace(gallery, vectors=people(0, 20), flip=True))
     assert changed.decision is None and "has no threshold any more" in notes[0]
     assert for_its_size(replace(gallery, decision=Decision(0.9)))[0].decision == Decision(0.9)
+
+
+def test_people_who_are_enrolled_twice_leave_no_threshold_and_that_is_one_line():
+    with pytest.raises(FaceError, match=r"120 of 150 people are equally close.*enrolled twice") as refusal:
+        threshold_among(np.sort(np.r_[np.zeros(120), np.linspace(0.5, 1, 30)]), 0.1)
+    assert "\n" not in str(refusal.value)

@@ -196,6 +196,22 @@ def test_people_are_listed_removed_renamed_and_added_without_new_enrolment(toy, 
     assert {path: path.read_bytes() for path in toy.glob("g.npy*")} == files
 
 
+def test_an_edit_does_not_undo_one_that_was_made_meanwhile(toy, capsys, monkeypatch):
+    enrolled(toy, capsys)
+    rename = predict.rename_person
+
+    def slowly(*args):
+        monkeypatch.setattr(predict, "rename_person", rename)
+        run(capsys, "gallery", toy / "g.npy", "--rename", "p1", "Bo")
+        return rename(*args)
+
+    monkeypatch.setattr(predict, "rename_person", slowly)
+
+    with pytest.raises(FaceError, match="was replaced while this command ran"):
+        predict.main(["gallery", str(toy / "g.npy"), "--rename", "p2", "Cy"])
+    assert "Bo" in run(capsys, "gallery", toy / "g.npy")
+
+
 def test_a_search_says_what_chance_alone_gives(toy, capsys):
     enrolled(toy, capsys)
 
