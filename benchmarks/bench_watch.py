@@ -1,11 +1,12 @@
-"""Measure the parts of predict.py watch in ms per frame, for films of synthetic faces, in 3 alternating rounds.
+"""Measure the time of each part of the command `predict.py watch`, in ms per frame.
 
     python benchmarks/bench_watch.py --model runs/toy/export/model_int8.tflite [--frames 100] [--threads 1]
 
-`ms`: time of each part, the median of the rounds: read (decode), detect, align, embed, identify, draw (and write the
-annotated video). `share`: share of the sum of all parts. `fps`: frames per second; the parts overlap, so `fps` is more
-than 1000 / sum of ms. `busy`: share of all cores in use during the test. The films have 1 and 4 faces in 640x360 and in
-1920x1080.
+The films show synthetic faces: 1 or 4 faces, in 640x360 or 1920x1080. Each of the 3 rounds processes every film once.
+The parts are read (decode), detect, align, embed, identify and draw (this part also writes the annotated video). `ms`:
+the time of a part, as the median of the rounds. `share`: `ms` of a part, divided by the sum of all parts. `fps`: frames
+per second. The parts overlap, so `fps` is more than 1000 / sum of `ms`. `busy`: share of all cores in use during the
+test.
 """
 
 import argparse

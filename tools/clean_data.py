@@ -3,12 +3,12 @@
     python tools/clean_data.py DATA CLEANED --model runs/first/embedder.h5 --sheet dropped.png
     python tools/clean_data.py DATA CLEANED --model X --relabel --merge-angle 35
 
-A face further than --max-angle from the centre of its identity is dropped. With --relabel the face moves to a
-different identity, if the centre of that identity is within --max-angle and at least 20 degrees nearer. The centre
-is the mean of the half of the faces that is nearest to it, so wrong faces do not move it. For a model with sub-centres
-(--head RUN/epoch-NNN.h5) the centre is the dominant sub-centre (Sub-center ArcFace, ECCV 2020). The image bytes are
-not changed. CLEANED/clean.json lists every changed record and the reason. If CLEANED is already finished, the script
-does not make it again.
+A face further than --max-angle from the centre of its identity is dropped. With --relabel the face moves to a different
+identity, if the centre of that identity is within --max-angle and at least 20 degrees nearer. The centre is the mean of
+only half of the faces: the half nearest to the centre. So wrong faces do not move the centre. For a model with
+sub-centres (--head RUN/epoch-NNN.h5) the centre is the dominant sub-centre (Sub-center ArcFace, ECCV 2020). The image
+bytes are not changed. CLEANED/clean.json lists every changed record and the reason. If CLEANED is already finished, the
+script does not make it again.
 """
 
 import sys
