@@ -1,4 +1,4 @@
-"""Measure time and memory of a test of all pairs with LFW's size: 13,233 images, 5,749 identities, 87.5 million pairs.
+"""Measure the time and memory of testing all pairs of 13,233 images: 5,749 identities, 87.5 million pairs, as in LFW.
 
     python benchmarks/bench_all_pairs.py [--images 13233]
 

@@ -1,13 +1,13 @@
-"""Measure how long it takes to open millions of records and to order one epoch, and the memory per record.
+"""Measure the time to open millions of records and to shuffle them for one epoch, and the memory per record.
 
     python benchmarks/bench_big_data.py [--records 42_000_000]        default: 5.8 M records, as many as MS1MV2 has
 
 The data directory is synthetic, in a temporary folder: it has a real index and meta.json, but the shards are sparse
 files without content. Each figure is the median over fresh processes; the files are in the page cache. Limits: open < 5
 s, order < 2 s, memory < 24 bytes per record. Times are measured twice: as wall time, and as core-seconds of the
-process, which depend less on other work of the machine. Memory is measured twice, without the memory of the imports:
-`peak` for opening and one order, with the names of identities; and `with_index`, which also counts the whole index,
-whose pages the system can drop.
+process, which depend less on other work of the machine. Memory is also given in two ways, both without the memory of
+the imports. `peak` is the memory for opening and for one order, with the names of the identities. `with_index` also
+counts the whole index, although the system can drop its pages.
 """
 
 import argparse

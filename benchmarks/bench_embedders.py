@@ -2,9 +2,9 @@
 
     python benchmarks/bench_embedders.py runs/demo/export/*.tflite openvino:runs/demo/export/model.onnx --out card
 
-Each artefact runs in its own process, one for each number of threads. In every round, each process is measured once, so
-that other work on the machine affects all of them: ten single faces, then one batch of 64. Figures are medians over all
-rounds after a warm-up round. Ratios are relative to the first artefact.
+For each artefact and each number of threads there is one process. Every round measures each process once: ten single
+faces, then one batch of 64. So other work on the machine affects all processes in the same way. Figures are medians
+over all rounds after a warm-up round. Ratios are relative to the first artefact.
 
 A prefix chooses a different runtime, if it is installed (benchmarks/extra_runtimes.py): openvino:, openvino-f32:,
 ncnn:. ACC and VR come from X.report.json if this report is for the same artefact and set; otherwise they are measured

@@ -2,18 +2,19 @@
 
     python benchmarks/bench_growth.py [--workers 1,2,4] [--classes 10000,100000,1000000,4000000] [--size 128]
 
-Workers of launch.py on loopback run the step of the trainer: ArcFace, SGD with momentum, one dense layer of
-`--parameters` as the backbone, a batch of `--batch` over all workers. A step uses a tenth of the classes and, if enough
-memory is free, all of them. Each line is a run of fresh processes:
+launch.py starts the workers on this machine; they connect over loopback and run the step of the trainer. The step has
+ArcFace, SGD with momentum, a batch of `--batch` over all workers, and one dense layer of `--parameters` as the
+backbone. There is a run with a tenth of the classes in each step and, if enough memory is free, a run with all classes.
+Each line is one run, in fresh processes:
 
 - `step_s`: the median of `--steps` steps after 2 warm-up steps.
 - `sent_bytes`: bytes over the loopback interface, for each step and worker.
 - `head_bytes`: the highest peak (VmHWM) of a worker, minus its memory before the head was built.
 
-The fields `model_...` are the values from the formulas of docs/scaling.md, "Planning". Limit: bytes and memory are at
-most 1.25 x the planned value, wherever they are above 1 MB and 256 MB. Time has no limit: the workers share the cores
-of one machine, so more workers are not faster. `model_step_s` is the time of one machine for the work of all workers,
-computed from its speed at a matrix product and at a copy, which are measured first.
+The fields `model_...` are the values from the formulas of docs/scaling.md, "Planning". Limit: bytes above 1 MB and
+memory above 256 MB must be at most 1.25 x the planned value. Time has no limit: the workers share the cores of one
+machine, so more workers are not faster. `model_step_s` is the time that one machine needs for the work of all workers.
+It is computed from two speeds of this machine, which are measured first: that of a matrix product and that of a copy.
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""Measure time and memory of IJB-C's 1:1 scores at full size, and of a 1:N search in a large gallery.
+"""Measure the time and memory of all 1:1 scores of IJB-C, and of a 1:N search in a large gallery.
 
     python benchmarks/bench_ijb_scores.py [--pairs N] [--gallery G] [--probes P]
 
-The vectors are random: 23,124 templates with 512 values, and 15,658,489 pairs of 3,531 gallery and 19,593 probe
-templates in random order, 19,557 of them genuine. `score_pairs` uses blocks of the template matrix. `gathers` is a
-second method: it sorts the pairs by their first template and fetches two rows for each pair. `verify` computes the
-table: six FARs, AUC, EER. `identify` searches a gallery of 1,000,000 x 128 with 10,000 probes, half of them mated, and
-`products alone` measures only the matrix products of this search. Each part runs once. `peak` is the memory of the
-whole process so far, `inputs` the size of the arrays.
+The vectors are random: 23,124 templates with 512 values, of which 3,531 are gallery templates and 19,593 are probe
+templates. There are 15,658,489 pairs of a gallery and a probe template, in random order; 19,557 pairs are genuine.
+`score_pairs` uses blocks of the template matrix. `gathers` is a second method: it sorts the pairs by their first
+template and fetches two rows for each pair. `verify` computes the table: six FARs, AUC, EER. `identify` searches a
+gallery of 1,000,000 x 128 with 10,000 probes, half of them mated, and `products alone` measures only the matrix
+products of this search. Each part runs once. `peak` is the memory of the whole process so far, `inputs` the size of the
+arrays.
 """
 
 import argparse

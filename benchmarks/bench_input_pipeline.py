@@ -2,11 +2,11 @@
 
     python benchmarks/bench_input_pipeline.py [--data DIR]        default: synthetic faces in a temporary folder
 
-Limit: `ratio` = pipeline / (cores x imdecode on one core) >= 0.6 for both ways to shuffle. The three measurements
-alternate, ROUNDS times, because the speed of a shared machine changes with time. Figures are medians, and each ratio
-compares measurements that follow each other. `core_ratio` is the same ratio in core-seconds of this process: other work
-on the machine does not change it, and it does not count the time that threads wait for each other. Files are in the
-page cache after the warm-up. Batches are dropped at once.
+`ratio` is pipeline / (cores x imdecode on one core). Limit: `ratio` >= 0.6 for both ways to shuffle. The three
+measurements alternate, ROUNDS times, because the speed of a shared machine changes with time. Figures are medians, and
+each ratio compares measurements that follow each other. `core_ratio` is the same ratio in core-seconds of this process.
+Other work on the machine does not change `core_ratio`, and the time that threads wait for each other is not counted.
+Files are in the page cache after the warm-up. Nothing uses the batches.
 """
 
 import argparse

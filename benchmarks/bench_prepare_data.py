@@ -1,4 +1,4 @@
-"""Measure the records per second and core of prepare_data.py, and of reading its result.
+"""Measure how many records per second and core prepare_data.py converts, and how fast its result is read.
 
     python benchmarks/bench_prepare_data.py [SOURCE]        default: ../shared/data/faces_mix
 

@@ -3,9 +3,10 @@
 pip install ai-edge-quantizer
 python benchmarks/bench_quantizers.py runs/demo/export/optimized.pb --calibration DATA --faces lfw.bin
 
-Both converters measure ranges on the same crops; cosines are measured on different crops. Times are medians of 60 runs
-of each model, alternating, after 5 warm-ups. The script prints one JSON line for each model; `times_faster` is relative
-to the float model of the same run. Because of the results in docs/int8.md, pb_2_tflite.py uses TensorFlow's converter.
+Both converters measure the ranges on the crops of --calibration. The cosines are measured on other crops, those of
+--faces. The models run alternately, each 60 times after 5 warm-ups, and times are medians. The script prints one JSON
+line for each model; `times_faster` is relative to the float model of the same run. Because of the results in
+docs/int8.md, pb_2_tflite.py uses TensorFlow's converter.
 """
 
 import argparse

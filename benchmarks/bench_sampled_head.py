@@ -1,17 +1,18 @@
-"""Measure time and memory of a training step with a million classes, and with only a tenth of them sampled.
+"""Measure the time and memory of a training step with all of a million classes, and with a sampled tenth of them.
 
     python benchmarks/bench_sampled_head.py [--classes 1000000] [--size 512] [--batch 128] [--rate 0.1] [--steps 3]
     python benchmarks/bench_sampled_head.py --exact
 
 One worker runs the step of the trainer with ArcFace and SGD with momentum: forward, backward, clipping, weight decay,
-update. The backbone is one small dense layer. Each measurement is a fresh process, and the two kinds alternate; the
-medians are over all steps of all `--rounds`. Memory is the peak of the process (VmHWM) minus its memory before the head
-was built; `build_gb` is the memory for building it. Limits: `speedup` >= 5, and the peak of the sampled head < 1.3 x
-its centres and momentum (4.1 GB). All classes need 20 GB: if less is free, this measurement is left out, with a note.
+update. The backbone is one small dense layer. Each measurement runs in a fresh process. Measurements with all classes
+and with the sample alternate, and medians are over all steps of all `--rounds`. Memory is the peak of the process
+(VmHWM) minus its memory before the head was built; `build_gb` is the memory for building the head. Limits: `speedup` >=
+5, and the peak of the sampled head must be below 1.3 x the size of its centres and momentum (4.1 GB). All classes need
+20 GB: if less is free, this measurement is left out, with a note.
 
-`--exact` measures the forward and backward pass of the head alone with all classes, 85,742 x 128, batch 64, without
-optimizer, and compares it with the three matrix products in it (x W^T, g W, g^T x). The two alternate in one process.
-Figures are medians of `--repeats`. Limit: `ratio` <= 2.
+`--exact` measures only the head: its forward and backward pass with all classes, 85,742 x 128, batch 64, without
+optimizer. The time of these passes is compared with that of their three matrix products (x W^T, g W, g^T x). The two
+measurements alternate in one process. Figures are medians of `--repeats`. Limit: `ratio` <= 2.
 """
 
 import argparse

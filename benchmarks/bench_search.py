@@ -1,15 +1,16 @@
-"""Measure the time of one 1:N search: median of 50 single queries, in 5 rounds of 10 after 3 warm-ups each.
+"""Measure the time of one 1:N search: the median of 50 single queries. Each of 5 rounds has 3 warm-ups and 10 queries.
 
     python benchmarks/bench_search.py [--rows 1000000] [--size 128]
 
-`gallery` is the search of predict.py (for a large gallery: faiss over 8-bit copies, then the stored float16 rows of the
-candidates). `faiss float16` scans float16 copies. `numpy float32` is one matrix product and a partial sort, from memory
-and from a memory-mapped file. `open_s`: seconds to open, verify and load a gallery, once per process. `gallery_mb`:
-memory of the gallery, with the names and without the mapped file. `ratio`: median relative to that of `faiss float16`.
-`top1`: share of the queries whose nearest row is the same as with the float32 vectors, computed in float64. `recall`:
-share of the 5 nearest rows that the engine also finds. `busy`: share of all cores in use during the search. The engines
-run in rounds, because the threads of one engine stay active for about 30 ms and would slow down the next engine. Files
-are in the system's temporary folder: 0.8 GB for a million rows.
+`gallery` is the search of predict.py. In a large gallery it searches 8-bit copies with faiss, and then compares the
+stored float16 rows of the candidates. `faiss float16` scans float16 copies. `numpy float32` is one matrix product and a
+partial sort, from memory and from a memory-mapped file. `open_s`: seconds to open, verify and load a gallery, once per
+process. `gallery_mb`: memory of the gallery, with the names and without the mapped file. `ratio`: median divided by the
+median of `faiss float16`. `top1`: share of the queries for which the engine finds the truly nearest row. The true rows
+are computed in float64 from the float32 vectors. `recall`: share of the true 5 nearest rows that the engine finds.
+`busy`: share of all cores in use during the search. The engines run in rounds, because the threads of one engine stay
+active for about 30 ms and would slow down the next engine. Files are in the system's temporary folder: 0.8 GB for a
+million rows.
 """
 
 import argparse

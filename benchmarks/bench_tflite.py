@@ -2,9 +2,9 @@
 
 python benchmarks/bench_tflite.py runs/demo/export/model_float.tflite runs/demo/export/model_int8.tflite
 
-Times are medians of 60 runs of each model, alternating, after 5 warm-ups. The script prints one JSON line for each
-model; `times_faster` is relative to the first. Other work on the machine slows down int8 more than float. So `busy`
-shows the share of all cores in use during the test: 0.5 on two cores that are otherwise idle.
+The models run alternately, each 60 times after 5 warm-ups, and times are medians. The script prints one JSON line for
+each model; `times_faster` is relative to the first. Other work on the machine slows down int8 more than float. So
+`busy` shows the share of all cores in use during the test: 0.5 on two cores that are otherwise idle.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Runtimes that only bench_embedders.py uses, each an `Embedder`. They are optional: pip install openvino ncnn.
 
 OpenVINO reads model.onnx, model_float.tflite, model_fp16.tflite, model_dynamic.tflite and the graphs (.pb) directly.
-ncnn needs a conversion of the ONNX: pip install pnnx (which installs PyTorch), then
-`pnnx model.onnx inputshape=[1,112,112,3] fp16=0` writes model.ncnn.param and model.ncnn.bin.
+For ncnn, first convert the ONNX model: pip install pnnx (this also installs PyTorch). Then `pnnx model.onnx
+inputshape=[1,112,112,3] fp16=0` writes model.ncnn.param and model.ncnn.bin.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""A training step that consists mostly of its head: one dense layer over random faces, then the trainer's parts."""
+"""A training step with a small backbone, to measure the head: one dense layer over random faces, then the trainer's
+parts."""
 
 import time
 from dataclasses import dataclass

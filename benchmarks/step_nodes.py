@@ -1,9 +1,9 @@
-"""Count the nodes in the graph of a training step: on a GPU each node is a launch of some microseconds.
+"""Count the nodes in the graph of a training step. On a GPU, launching each node takes some microseconds.
 
     python benchmarks/step_nodes.py [--backbone mobilefacenet] [--precision float32]
 
-For each optimizer, the table has the number of all nodes, functions included, and of the nodes that run. TensorFlow
-drops the other nodes, because they affect no result and no variable.
+For each optimizer, the table has the number of all nodes (also those inside functions) and the number of nodes that
+run. TensorFlow drops the other nodes, because they affect no result and no variable.
 """
 
 import argparse
