@@ -3,8 +3,8 @@
 python arm/arm_test.py runs/demo/export/model_int8.tflite --cpu cortex-a53 --valid lfw.bin
 
 The table, the report and the gate are the same as in every test script. The reference is the same file on this
-computer. The last line says for how many faces the embeddings have the same bits. Times are left out, because they
-would be times of QEMU.
+computer. The last line says how many embeddings are the same on both CPUs, bit for bit. The script measures no times:
+on QEMU they would not be those of a real CPU.
 """
 
 import sys

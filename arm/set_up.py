@@ -4,7 +4,8 @@ python arm/set_up.py
 
 The script needs Debian or Ubuntu (apt-get and dpkg-deb), but no root rights. The downloads go to ~/.cache/mobilearc/arm
 (400 MB), outside the project, and `.venv-arm` is a link to this folder. `.venv-arm/bin/python` is Python on the
-emulated CPU, whose name is in ARM_CPU. This Python runs every script that works with the board install.
+emulated CPU; the variable ARM_CPU chooses this CPU. Every script that works with the board install also runs on this
+Python.
 """
 
 import sys

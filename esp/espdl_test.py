@@ -1,10 +1,10 @@
-"""Test an .espdl in esp-ppq's simulator of ESP-DL, and compare its embeddings with the ONNX model.
+"""Test an .espdl in esp-ppq's simulator of ESP-DL, and compare its embeddings with those of the ONNX model.
 
 python esp/espdl_test.py runs/demo/export/model_esp32s3.espdl --valid lfw.bin
 
 Simulating a face takes about a tenth of a second. So the test uses 600 pairs of the set, always the same ones: 30
-genuine and 30 impostor pairs of each fold. --far is 0.01 by default, because 300 impostor pairs cannot show 0.001. Make
-the report for --against with `--pairs 600 --far 0.01` too; every test script takes these flags.
+genuine and 30 impostor pairs of each fold. --far is 0.01 by default, because 300 impostor pairs cannot show a FAR of
+0.001. If you use --against, make its report with `--pairs 600 --far 0.01` too; every test script takes these flags.
 """
 
 import sys

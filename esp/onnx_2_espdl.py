@@ -6,9 +6,9 @@ python esp/onnx_2_espdl.py X.onnx --chip esp32s3 --calibration DATA
 Scales are powers of two. The ESP32-S3 has one scale for all weights of a layer, the ESP32-P4 one for each output
 channel. So the weights of neighbouring layers are equalised first, which does not change the result of the net. If 8
 bits still lose too much accuracy, the layers that lose most get 16 bits, until the mean cosine to the ONNX model
-reaches --min-cosine. The quantisation uses esp-ppq, which `make esp` installs. The model needs scaled pixels; the
-sidecar has mean and std. The float model with equalised weights, model_esp32s3.onnx, is also written: the simulator
-needs this file, but the chip does not.
+reaches --min-cosine. The quantisation uses esp-ppq, which `make esp` installs. The model needs scaled pixels: the
+sidecar has the mean and std for the scaling. The float model with equalised weights, model_esp32s3.onnx, is also
+written: the simulator needs this file, but the chip does not.
 """
 
 import sys

@@ -3,7 +3,8 @@
 python ppq_worker.py convert FOLDER     reads model.onnx, pixels.npy (float32 [N, 3, H, W]) and settings.json; writes
                                         model.espdl and report.json
 
-`load` is for facelib/runtimes/worker_loop.py: esp-ppq's simulator, float32 [1, 3, H, W] -> embedding, float32 [1, D].
+facelib/runtimes/worker_loop.py calls `load`. The model runs in esp-ppq's simulator, takes float32 [1, 3, H, W] and
+returns the embedding, float32 [1, D].
 """
 
 import json

@@ -3,7 +3,8 @@
 python nncase_worker.py compile FOLDER     reads model.tflite, crops.npy (uint8 [N, 3, H, W]) and settings.json; writes
                                            model.kmodel; prints nncase's report
 
-`load` is for facelib/runtimes/worker_loop.py: nncase's simulator, uint8 [1, 3, H, W] -> the embedding, float32 [1, D].
+facelib/runtimes/worker_loop.py calls `load`. The model runs in nncase's simulator, takes uint8 [1, 3, H, W] and returns
+the embedding, float32 [1, D].
 """
 
 import json

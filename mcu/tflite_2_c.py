@@ -1,10 +1,10 @@
-"""Write an int8 .tflite as C source, with the code from pixels to the decision.
+"""Write an int8 .tflite as C source, together with the code for all steps from the pixels to the decision.
 
 python mcu/tflite_2_c.py runs/demo/export/model_int8.tflite --out firmware/
 
-face_model.h, face_model.c    the file as an array; sizes, scales, zero points, threshold, alignment points
+face_model.h, face_model.c    the .tflite as an array; sizes, scales, zero points, threshold, alignment points
 face.h, face.c                pixels to the input tensor; output tensor to a unit embedding; distance and decision
-example.c                     both as a program for a PC: compile this first
+example.c                     a program for a PC that uses these files: compile this first
 """
 
 import sys

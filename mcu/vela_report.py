@@ -1,8 +1,8 @@
-"""Estimate the cost of an int8 .tflite on Arm's Ethos-U with Vela: time, memory, operations on the CPU, each layer.
+"""Estimate with Vela what an int8 .tflite costs on Arm's Ethos-U: time, memory, and operations that run on the CPU.
 
 python mcu/vela_report.py runs/demo/export/model_int8.tflite
 
-Vela compiles the model for each accelerator and estimates its cost; no accelerator is used. The script writes
+Vela compiles the model for each accelerator and estimates the cost; this needs no real accelerator. The script writes
 X.vela.json, and X.vela.png with the layers that take most time.
 """
 

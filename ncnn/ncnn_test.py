@@ -1,9 +1,9 @@
-"""Test an ncnn model on this CPU, and compare its embeddings with the ONNX model.
+"""Test an ncnn model on this CPU, and compare its embeddings with those of the ONNX model.
 
 python ncnn/ncnn_test.py runs/demo/export/model_fp16.param --valid lfw.bin
 
-The table, the report and the gate are the same as in every test script. Here ncnn computes in float32 for any type of
-the stored weights; a phone's CPU may compute in half precision.
+The table, the report and the gate are the same as in every test script. Here ncnn always computes in float32, whatever
+the type of the stored weights. A phone's CPU may compute in half precision.
 """
 
 import sys

@@ -2,7 +2,8 @@
 
 python ncnn_worker.py convert FOLDER SHAPE FP16   reads model.onnx, writes model.param and model.bin
 
-`load` is for facelib/runtimes/worker_loop.py: ncnn on this CPU, float32 [1, 3, H, W] -> the embedding, float32 [D].
+facelib/runtimes/worker_loop.py calls `load`. The model runs in ncnn on this CPU, takes float32 [1, 3, H, W] and returns
+the embedding, float32 [D].
 """
 
 import importlib.util

@@ -3,7 +3,7 @@
 python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --out runs/demo/export/model_nchw.onnx
 python ncnn/onnx_2_ncnn.py runs/demo/export/model_nchw.onnx --mode fp16
 
-The model takes raw pixels in three planes, as from ncnn::Mat::from_pixels(..., PIXEL_RGB, ...), without
+The model takes raw pixels in three planes, as ncnn::Mat::from_pixels(..., PIXEL_RGB, ...) gives them. Do not call
 substract_mean_normalize. The input is `in0`, the embedding before L2 normalisation is `out0`. The conversion uses pnnx,
 which `make ncnn` installs.
 """

@@ -1,10 +1,10 @@
-"""Test an Ascend model on the results of msame, with the same table, report and gate as the other test scripts.
+"""Test an Ascend model: read the embeddings that msame wrote. Table, report and gate are as in the other test scripts.
 
 python om/calculate_om_acc.py om_output valid_dataset/lfw.bin --model runs/demo/export/model.om
 
-OUT_DIR is the folder that om_eval.sh wrote (the newest run in this folder is used), or a folder of results. Files are
-matched by name. The size of a file shows whether its values are float16 or float32. If there are results of mirrored
-faces, their embeddings are added.
+OUT_DIR is the folder that om_eval.sh wrote (the newest run in this folder is used), or a folder of results. The name of
+each result file says to which face it belongs. The size of a file shows whether its values are float16 or float32. If
+there are results of mirrored faces, their embeddings are added.
 """
 
 import sys

@@ -3,8 +3,9 @@
 python rknn_worker.py convert FOLDER   reads settings.json, model.onnx and, for int8, crops.npy (uint8 [N, 3, H, W]);
                                        writes model.rknn and simulator.zip, for int8 also layers.txt
 
-`load` is for facelib/runtimes/worker_loop.py: the simulator, uint8 [1, H, W, 3] -> the embedding, float32 [D]. The
-simulator takes no .rknn, but what one is compiled from: that is in simulator.zip.
+facelib/runtimes/worker_loop.py calls `load`. The model runs in the simulator, takes uint8 [1, H, W, 3] and returns the
+embedding, float32 [D]. The simulator cannot read a .rknn. It needs the files that a .rknn is compiled from; these are
+in simulator.zip.
 """
 
 import importlib.machinery
