@@ -5,7 +5,7 @@
     python align_faces.py PHOTOS OUT --face all        every face: a.jpg, a.face2.jpg, ...
 
 BlazeFace finds a face, and a face mesh finds its five landmarks. The face is rotated, scaled and shifted onto ArcFace's
-template. Crops are JPEGs of quality 95 with the names of the photos. Run the command again to make missing crops.
+template. Each crop is a JPEG of quality 95 and has the name of its photo. Run the command again to make missing crops.
 Photos that cannot be read or show no face are listed in OUT/skipped.csv.
 """
 

@@ -1,9 +1,9 @@
 """Training batches: an exact shuffle of all records, decoding in threads, and resuming at any step.
 
-Each epoch visits every record exactly once, in an order that is a function of (seed, epoch) alone. The order is a
-permutation of all records. A shuffle buffer is not enough, because face data are stored one identity after another. So
-the batch of any step of any epoch can be computed: a run resumes there at once, with the batches that it would have had
-without the interruption.
+Each epoch visits every record exactly once. The order is a permutation of all records and depends only on the seed and
+the epoch. So the batch of any step can be computed, and an interrupted run resumes at its step at once, with the same
+batches as without the interruption. A shuffle buffer would not be enough, because face data are stored one identity
+after another.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Test a trained embedder (.h5) on verification sets: one table and one report, as in all *_test.py and train.py.
+"""Test a trained embedder (.h5) on verification sets, and write one table and one report, as all test scripts do.
 
 python evaluate_data.py runs/demo/embedder.h5 --valid valid_dataset/
 """

@@ -2,9 +2,10 @@
 
 python export_all.py runs/demo --valid valid_dataset/ --calibration DATA
 
-Each step runs one of the other scripts. Its command is printed, and its output goes to RUN/export/logs. An artefact
-passes the gate if its ACC and VR fall by at most --max-acc-drop and --max-vr-drop, compared with its parent and with
-embedder.h5. Artefacts and reports that are up to date are not made again, so an interrupted run continues.
+Each step runs one of the other scripts. The command is printed, and the output goes to RUN/export/logs. An artefact is
+compared with the model that it was made from, and with embedder.h5. It passes the gate if its ACC and VR are lower by
+at most --max-acc-drop and --max-vr-drop. Artefacts and reports that are up to date are not made again, so an
+interrupted run continues.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback

@@ -1,9 +1,9 @@
-"""Write a kit for a chip without a converter here: models, crops, expected embeddings, and a test script.
+"""Write a kit for a chip that MobileArc has no converter for: models, crops, expected embeddings and a test script.
 
 python export_kit.py runs/demo --valid lfw.bin --calibration DATA
 
 The kit has ONNX models (channels first and channels last), float TFLite, calibration crops, 64 test crops with their
-embeddings, thresholds, and accept.py. That script reads the embeddings of the device and prints cosine, ACC, VR, pass
+embeddings, thresholds, and accept.py. accept.py reads the embeddings of the device and prints the cosine, ACC, VR, pass
 or fail, and the likely mistake. It needs only NumPy. The kit contains your crops, so keep it as private as the crops.
 """
 

@@ -5,11 +5,11 @@ ArcFace is in facelib/losses/fixed_margins.py; import it from here.
     from face_loss_k import ArcFace, make_head
     head = make_head("arcface", num_classes=1000, options={"margin": 0.5, "scale": 64.0})
 
-Margin heads are Keras layers with class centres: fixed margins (facelib/losses/fixed_margins.py) and adaptive ones
-(facelib/losses/adaptive_margins.py), on top of the common part in facelib/losses/margin_head.py. Metric losses compare
-the faces of a batch (facelib/losses/metric_losses.py), distillation compares them with a teacher
-(facelib/losses/distillation.py). The names, options and defaults of all losses are in facelib/losses/registry.py.
-Formulas: docs/losses.md.
+Margin heads are Keras layers with class centres. Fixed margins are in facelib/losses/fixed_margins.py, adaptive margins
+in facelib/losses/adaptive_margins.py, and their common part in facelib/losses/margin_head.py. Metric losses compare the
+faces of a batch with each other (facelib/losses/metric_losses.py). Distillation compares the embeddings with those of a
+teacher (facelib/losses/distillation.py). The names, options and defaults of all losses are in
+facelib/losses/registry.py. Formulas: docs/losses.md.
 """
 
 from facelib.losses.adaptive_margins import AdaCos, AdaFace, CurricularFace, MagFace

@@ -2,8 +2,9 @@
 
 The structure is that of deepinsight/insightface, recognition/arcface_torch/backbones/iresnet.py. A block has batch
 normalisation before its first convolution and after each one, PReLU in the middle, and the stride in its second
-convolution. The last layer is fully connected over the whole 7x7 map. Here it is a 7x7 convolution with the kernel [7,
-7, 512, D], in the order height, width, channel. InsightFace flattens the map in the order channel, height, width.
+convolution. The last layer is fully connected over the whole 7x7 map. Here this layer is a 7x7 convolution with the
+kernel [7, 7, 512, D], in the order height, width, channel. InsightFace flattens the map in the order channel, height,
+width.
 
 References: He et al., https://arxiv.org/abs/1512.03385; Deng et al., https://arxiv.org/abs/1801.07698, section 3.1.
 """

@@ -7,8 +7,8 @@
 A pair list must have the format of LFW, or of CALFW and CPLFW. The folder 'txts' of RFW has one list for each group of
 people: each list and the crops in FOLDERS/GROUP become one rfw_GROUP.bin.
 
-Half of the random pairs are genuine. They are in 10 blocks for 10-fold evaluation; no identity is in two blocks, and no
-pair occurs twice. Images are aligned 112x112 JPEG or PNG; their bytes are not changed.
+Half of the random pairs are genuine. The pairs are in 10 blocks for 10-fold evaluation: no identity is in two blocks,
+and no pair occurs twice. Images are aligned 112x112 JPEG or PNG; their bytes are not changed.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback

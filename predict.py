@@ -6,10 +6,10 @@
     python predict.py gallery GALLERY [--remove NAME ...]   who is enrolled; add, remove or rename people
     python predict.py watch SOURCE GALLERY [--out MP4]      who is seen in a video, or by a camera (number, address)
 
-A 112x112 image is treated as an aligned crop. In any other photo, one face is found and aligned: if there are several,
-the face that is large and near the middle, as in align_faces.py. With --face all, comparing and searching use all
-faces. The distance is the squared L2 distance between unit embeddings, from 0 to 4. The threshold is read from the
-model's sidecar, where the model's test script writes it.
+A 112x112 image is treated as an aligned crop. In any other photo, one face is found and aligned. If there are several
+faces, predict.py uses the one that is large and near the middle, like align_faces.py. With --face all, comparing and
+searching use all faces. The distance is the squared L2 distance between unit embeddings, from 0 to 4. The threshold is
+in the model's sidecar: the model's test script writes it there.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback

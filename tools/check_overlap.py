@@ -5,10 +5,11 @@
 TRAIN: a data directory, identity folders, .rec, ...: the mean embedding of each identity, over --max-images faces.
 VALID: a .bin or identity folders: every distinct image is compared with every identity.
 
-T identities x V images at a false-accept rate f give T*V*f hits by chance: 22 thousand for 2,818 x 7,701 at 1e-3. So by
-default the threshold is the distance at which --chance-hits (1) are expected. It is computed from a normal distribution
-fitted to these comparisons. Lookalikes cause a few more hits. Look at the sheet before you decide. Images that are in
-both sets byte for byte are listed too; prepare_data.py --leave-out makes a training set without these people.
+Comparing T identities with V images at a false-accept rate f gives T*V*f hits by chance: 22 thousand for 2,818 x 7,701
+at 1e-3. So by default the threshold is the distance at which --chance-hits (1) hits are expected by chance. This
+distance is computed from a normal distribution that is fitted to the cosines of these comparisons. Lookalikes cause a
+few more hits. Look at the sheet before you decide. Images that are in both sets byte for byte are listed too;
+prepare_data.py --leave-out makes a training set without these people.
 """
 
 import sys

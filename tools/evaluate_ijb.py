@@ -2,10 +2,11 @@
 
     python tools/evaluate_ijb.py runs/demo/embedder.h5 --meta IJBC/meta --images IJBC/loose_crop
 
-MODEL is any artefact: .h5, .pb, .tflite or .onnx. By default the embeddings keep their norms (N1), are weighted by the
+MODEL is any artefact: .h5, .pb, .tflite or .onnx. By default, embeddings keep their norms (N1), each is weighted by the
 detector score (D1), and the embedding of the mirrored image is added (F1). TAR@FAR is measured at the loosest threshold
-whose FAR is not above the stated one. The usual scripts use the point of scikit-learn's ROC with the nearest FAR,
-which may be above the stated one, so their TAR can be higher. To compare with their tables, add --nearest.
+whose FAR is not above the stated one. Other scripts usually take the point of scikit-learn's ROC whose FAR is nearest
+to the stated FAR. That FAR may be above the stated one, so the TAR of these scripts can be higher. To compare with
+their tables, add --nearest.
 """
 
 import sys

@@ -4,12 +4,12 @@
     python tools/make_face_points.py package/face_mesh_solution_packed_assets.data OUT.tflite
 
 The last layer of the mesh is linear and gives 468 landmarks. The five points are means of landmarks. So the rows of
-that layer can be averaged in the same way, without training: the new layer has 10 outputs instead of 1404, and the file
-a third of the size. The rest is copied unchanged. The same input gives the same file, byte for byte.
+that layer can be averaged in the same way, without training: the new layer has 10 outputs instead of 1404, and the new
+file has a third of the size. The rest is copied unchanged. The same input gives the same file, byte for byte.
 
-OFFSETS then moves the points to the places of the landmarks of InsightFace's detector. The offsets are averages,
-computed on 1,279 images of LFW that InsightFace cropped. Crops that resemble a person of the 150 test photos were left
-out (cosine of the embeddings above 0.35).
+OFFSETS then moves the points to where InsightFace's detector puts its landmarks. The offsets are averages, computed on
+1,279 images of LFW that InsightFace cropped. Crops that resemble a person of the 150 test photos were left out (cosine
+of the embeddings above 0.35).
 """
 
 import sys

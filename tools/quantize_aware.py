@@ -3,10 +3,10 @@
 python tools/quantize_aware.py runs/ms1m/embedder.h5 runs/ms1m_int8 --data data/ms1m --valid lfw.bin
 
 Use this script for networks that lose too much accuracy when pb_2_tflite.py --mode int8 measures the int8 ranges after
-the training. A copy of the network rounds its weights and activations to int8 while it learns the embeddings of
-EMBEDDER.h5 on DATA. Labels are not used. The verification results of OUT are those of the rounded network. Export OUT
-like any other network: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py --mode int8, which then needs no --calibration. Run
-the same command again to resume.
+the training. A copy of the network learns to give the same embeddings as EMBEDDER.h5 on DATA. During this training, the
+weights and activations of the copy are rounded to int8. Labels are not used. The verification results of OUT are those
+of the rounded network. Export OUT like any other network: h5_2_pb.py, optimize_pb.sh, pb_2_tflite.py --mode int8, which
+then needs no --calibration. Run the same command again to resume.
 
 --target esp32s3 or esp32p4 trains for ESP-DL, whose scales are powers of two. After this training use pb_2_onnx.py
 --layout nchw --pixels outside --batch 1, and then esp/onnx_2_espdl.py, which keeps the scales of the training.

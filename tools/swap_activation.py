@@ -3,8 +3,9 @@
 python tools/swap_activation.py runs/ms1m/embedder.h5 runs/ms1m_relu --to relu --data data/ms1m --valid lfw.bin
 
 PReLU gives a more accurate network, but the K210 does not support it, and ReLU is faster in int8. A copy of the network
-starts with the same weights and learns the embeddings of EMBEDDER.h5 on DATA. Labels are not used. Without --data the
-copy is not trained: use it to start a training with train.py --init-from. To resume, run the same command again.
+starts with the same weights and learns to give the same embeddings as EMBEDDER.h5 on DATA. Labels are not used. Without
+--data the copy is not trained: use it to start a training with train.py --init-from. To resume, run the same command
+again.
 """
 
 import sys
