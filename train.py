@@ -41,7 +41,7 @@ from facelib.reports.schedule_plot import plot_schedule
 from facelib.reports.training_plots import write_training_plots
 from facelib.runtimes.keras_h5 import KerasEmbedder
 from facelib.sidecar import check_sidecar
-from facelib.tensorflow_env import set_up_tensorflow
+from facelib.tensorflow_env import set_lanes, set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import load_recipe, says_table, to_toml
 from facelib.training.run_dir import open_run
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return dry_run(recipe, records, sets, Path(f"{out}.schedule.png"), threads)
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+    set_lanes(recipe.num_lanes(threads, cluster.count), threads)
     from backbones import build_backbone
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
     from facelib.distributed.rendezvous import open_workers
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = tuple(embedder.input_shape[1:3])
     if workers.is_chief:
         print(training_on())
-        print_notes([*device_notes(recipe.precision), *model_notes(recipe)])
+        print_notes([*device_notes(recipe.precision, recipe.train.batch_norm == "part"), *model_notes(recipe)])
         print(
             f"{len(records):,} images, {records.num_classes:,} identities, "
             f"{len(sets)} verification set{'s' * (len(sets) != 1)}; {recipe.model.backbone} of "
@@ -136,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def dry_run(recipe: Recipe, records: Records, sets: list, picture: Path, threads: int) -> int:
     """Prints what the training would do, draws its schedule, and measures some steps of its longest stage."""
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+    set_lanes(recipe.num_lanes(threads), threads)
     from backbones import build_backbone
     from face_loss_k import make_head
     from facelib.distributed.workers import ONE_WORKER
@@ -150,7 +152,7 @@ def dry_run(recipe: Recipe, records: Records, sets: list, picture: Path, threads
     steps = [each.steps_per_epoch for each in of_stages]
     totals = [stage.epochs * per_epoch for stage, per_epoch in zip(stages, steps, strict=True)]
     print(training_on())
-    print_notes([*device_notes(recipe.precision), *model_notes(recipe)])
+    print_notes([*device_notes(recipe.precision, recipe.train.batch_norm == "part"), *model_notes(recipe)])
     print(
         f"data:   {len(records):,} images, {records.num_classes:,} identities; {data.batch_size} images a step, "
         f"{', '.join(f'{n:,}' for n in dict.fromkeys(steps))} steps an epoch; "

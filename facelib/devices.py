@@ -7,7 +7,7 @@ from collections import Counter
 from facelib.errors import FaceError
 from facelib.machine import cores
 from facelib.nvidia import DEV, OLDEST_DRIVER, Nvidia, can_load, device_files, find_nvidia, missing_libraries
-from facelib.tensorflow_env import import_tensorflow
+from facelib.tensorflow_env import import_tensorflow, num_lanes
 
 DEVICES = ("auto", "cpu", "gpu")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -118,26 +118,34 @@ def num_threads() -> int:
 
 
 def training_on() -> str:
-    """The first line of a training: 'training on: 1 GPU (NAME, 40 GiB)' or 'training on the CPU, 2 threads'."""
+    """The first line of a training: 'training on: 1 GPU (NAME, 40 GiB)', 'training on the CPU, 2 lanes of 1 thread'."""
     names, threads = gpu_names(), num_threads()
     if not names:
-        return f"training on the CPU, {threads} thread{'s' * (threads != 1)}"
+        lanes = num_lanes()
+        of_lanes = f"{lanes} lanes of " if lanes > 1 else ""
+        return f"training on the CPU, {of_lanes}{threads} thread{'s' * (threads != 1)}"
     memory = {gpu.name: gpu.total for gpu in find_nvidia().gpus}.get(names[0], 0)
     of_all = f" of {len(names)} GPUs" if len(names) > 1 else " GPU"
     return f"training on: 1{of_all} ({names[0]}{f', {memory / (1 << 30):.0f} GiB' if memory else ''})"
 
 
-def device_notes(precision: str) -> list[str]:
+def device_notes(precision: str, is_in_parts: bool = False) -> list[str]:
     """What the user should know of the device of a training.
 
     Args:
         precision: of the recipe.
+        is_in_parts: whether the recipe normalises by parts of a batch.
     """
     names = gpu_names()
     problem = "" if names or are_hidden() else find_nvidia().problem
     notes = [f"{problem}; install or repair the driver to use one"] if problem else []
+    if names and is_in_parts:
+        notes.append("a GPU takes the whole batch at once: train.batch_norm = 'part' has no effect")
     if len(names) > 1:
-        return [f"one process uses one GPU: python launch.py -n {len(names)} train.py ... uses all {len(names)}"]
+        return [
+            *notes,
+            f"one process uses one GPU: python launch.py -n {len(names)} train.py ... uses all {len(names)}",
+        ]
     if names or precision != "mixed_float16":
         return notes
     slower = (

@@ -112,6 +112,24 @@ def has_gpu() -> bool:
     return bool(tf.config.get_visible_devices("GPU"))
 
 
+def num_lanes() -> int:
+    """How many operations TensorFlow computes at the same time on the CPU, each on its own threads; 1 by default."""
+    import tensorflow as tf
+
+    return tf.config.threading.get_inter_op_parallelism_threads() or 1
+
+
+def set_lanes(count: int, cores: int) -> None:
+    """Lets TensorFlow compute so many operations at the same time, on a CPU; see `facelib.training.lanes`.
+
+    Args:
+        count: of lanes; 1 leaves TensorFlow's threads as they are.
+        cores: that the lanes share.
+    """
+    if count > 1 and not has_gpu():
+        set_threads(max(1, cores // count), count)
+
+
 def set_up_tensorflow(seed: int, precision: str, deterministic: bool) -> None:
     """Sets memory growth, random seeds, Keras's dtype policy and determinism for a training.
 
@@ -129,3 +147,17 @@ def set_up_tensorflow(seed: int, precision: str, deterministic: bool) -> None:
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(precision)
+
+
+def set_threads(each: int, operations: int = 1) -> None:
+    """Sets the threads of TensorFlow on the CPU, unless it computes already.
+
+    Args:
+        each: threads of one operation.
+        operations: that run at the same time.
+    """
+    import tensorflow as tf
+
+    with suppress(RuntimeError):  # TensorFlow is running: its threads are fixed
+        tf.config.threading.set_intra_op_parallelism_threads(each)
+        tf.config.threading.set_inter_op_parallelism_threads(operations)

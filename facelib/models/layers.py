@@ -54,6 +54,7 @@ class FusedBatchNorm(keras.layers.Layer):
 
     Attributes:
         workers: a `Workers`, to use the statistics of the images of all workers; None for those of this worker.
+        parts: (mean, variance) of each part of a batch so far, from `begin_parts` to `end_parts`; else None.
 
     Call: float `[N, H, W, C]` -> same.
 
@@ -65,6 +66,7 @@ class FusedBatchNorm(keras.layers.Layer):
         self.momentum = momentum
         self.epsilon = epsilon
         self.workers = None
+        self.parts = None
 
     def build(self, input_shape):
         # The operation takes float16 activations with float32 parameters, so the parameters are not cast.
@@ -78,6 +80,12 @@ class FusedBatchNorm(keras.layers.Layer):
         use_batch = bool(training) and self.trainable
         if use_batch and self.workers:
             return self._over_workers(x, self.workers)
+        if use_batch and self.parts is not None:
+            y, *statistics = tf.compat.v1.nn.fused_batch_norm(
+                x, _tensor(self.gamma), _tensor(self.beta), epsilon=self.epsilon, is_training=True
+            )
+            self.parts.append(statistics)
+            return y
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             x, *(_tensor(v) for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)),
             epsilon=self.epsilon, is_training=use_batch, exponential_avg_factor=1.0 - self.momentum,
@@ -86,6 +94,19 @@ class FusedBatchNorm(keras.layers.Layer):
             self.moving_mean.value.assign(mean, read_value=False)
             self.moving_variance.value.assign(variance, read_value=False)
         return y
+
+    def begin_parts(self):
+        """From here on each call has one part of a batch and normalises by it; the moving statistics stay."""
+        self.parts = []
+
+    def end_parts(self):
+        """Ends `begin_parts`. The moving statistics follow the mean of those of the parts.
+
+        Once for all parts, because parts that are computed at the same time would move them in any order.
+        """
+        parts, self.parts = self.parts, None
+        if parts:
+            self._follow(*(tf.add_n(list(values)) / len(parts) for values in zip(*parts, strict=True)))
 
     def _over_workers(self, x, workers):
         """As the fused operation in training, with mean and variance over the images of all workers.

@@ -1,5 +1,6 @@
 """Keras models (.h5): run as an `Embedder`, written, and read for inference."""
 
+import itertools
 import json
 import os
 import tempfile
@@ -18,7 +19,7 @@ from facelib.model_input import Io
 from facelib.runtimes import executors
 from facelib.runtimes.declared_size import check_declared
 from facelib.runtimes.h5_check import check_h5, is_vouched
-from facelib.tensorflow_env import quiet_tensorflow
+from facelib.tensorflow_env import num_lanes, quiet_tensorflow, set_threads
 
 # What h5py and Keras raise for a file that is no model.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError,
@@ -43,17 +44,24 @@ class KerasEmbedder(RuntimeEmbedder):
 
         self._threads = threads
         if threads is not None:
-            _set_tensorflow_threads(threads)
+            set_threads(threads)
         self.model = load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
         _check_one_in_one_out(self.model, self.model.name)
         super().__init__(self.model.name, io or Io(), batch_size)
         spec = tf.TensorSpec(self.model.inputs[0].shape, tf.float32)  # any number of faces: traced once
-        self._call = tf.function(
-            lambda pixels: self.model(pixels, training=False), input_signature=[spec], autograph=False
-        )
+        self._call = tf.function(self._in_lanes, input_signature=[spec], autograph=False)
 
     def on_one_thread(self) -> "KerasEmbedder | None":
         return self if self._threads == 1 else None  # TensorFlow's threads are those of the process
+
+    def _in_lanes(self, pixels):
+        """The embeddings of a batch, a share in each lane of this process: an operation there has a core, not all."""
+        import tensorflow as tf
+
+        count, num_faces = num_lanes(), tf.shape(pixels)[0]
+        bounds = [tf.math.floordiv(k * num_faces, count) for k in range(count + 1)]
+        shares = [pixels[first:last] for first, last in itertools.pairwise(bounds)] if count > 1 else [pixels]
+        return tf.concat([self.model(share, training=False) for share in shares], 0)
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         try:
@@ -234,16 +242,6 @@ def _check_one_in_one_out(model, name: str | Path) -> None:
             f"An embedder must have one input and one output. {short_name(name)} has {len(model.inputs)} and "
             f"{len(model.outputs)}: use the embedder.h5 of the run, which has no training head."
         )
-
-
-def _set_tensorflow_threads(threads: int) -> None:
-    import tensorflow as tf
-
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:  # TensorFlow is running: its threads are fixed
-        return
 
 
 def _not_a_model(path: Path, error: Exception) -> FaceError:

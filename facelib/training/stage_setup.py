@@ -10,6 +10,9 @@ from facelib.losses.distillation import Distiller
 from facelib.losses.metric_losses import CenterLoss
 from facelib.losses.partial_fc import ClassSplit
 from facelib.losses.protocols import Loss, MakeHead, MarginLoss, has_class_centres
+from facelib.models.pointwise import use_products
+from facelib.tensorflow_env import has_gpu, num_lanes
+from facelib.training.lanes import WHOLE_BATCH, Lanes
 from facelib.training.optimizers import RowOptimizer, copy_state, make_optimizer
 from facelib.training.recipe.schema import Recipe, Stage
 from facelib.training.step import Objective, make_step
@@ -44,10 +47,11 @@ class StageParts:
         self, recipe: Recipe, embedder, make_head: MakeHead, num_classes: int, teacher_size: int,
         workers: Workers = ONE_WORKER, batch_size: int = 0, say: Callable[[str], object] = print,
     ):  # fmt: skip
-        self.workers, self.say = workers, say
+        self.workers, self.say, self.batch_size = workers, say, batch_size
         workers.expect(batch_size)
         self.recipe, self.embedder, self.make_head = recipe, embedder, make_head
         self.num_classes, self.teacher_size = num_classes, teacher_size
+        use_products(embedder)
         self._freeze(())
         self.backbone = list(embedder.trainable_variables)  # all of it, also what a stage freezes
         self.last = last_layers(embedder)
@@ -90,8 +94,15 @@ class StageParts:
             self.workers,
             self._compile(),
             self.say,
+            self._lanes(stage),
         )
         self.number = number
+
+    def _lanes(self, stage: Stage) -> Lanes:
+        if has_gpu():
+            return WHOLE_BATCH
+        at_once = self.batch_size // self.workers.count // stage.micro_batches
+        return Lanes(self.recipe.train.num_parts(at_once), num_lanes())
 
     def _compile(self) -> str:
         """`compile` of the recipe. A measured choice may be another one after a resume, so not with `deterministic`."""

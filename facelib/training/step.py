@@ -11,6 +11,7 @@ from facelib.losses.partial_fc import SampledClasses
 from facelib.losses.protocols import Loss, MarginLoss, has_class_centres
 from facelib.losses.rows import by_row
 from facelib.training.compiling import compiled_step
+from facelib.training.lanes import WHOLE_BATCH, Lanes
 from facelib.training.recipe.schema import Stage
 from facelib.training.variable_groups import group_variables
 from facelib.training.weight_update import Updater
@@ -123,6 +124,7 @@ class LossAndGradients(NamedTuple):
 def make_step(
     embedder: keras.Model, objective: Objective, update: Updater, stage: Stage, teacher_size: int,
     workers: Workers = ONE_WORKER, compile: str = "none", say: Callable[[str], object] = print,
+    lanes: Lanes = WHOLE_BATCH,
 ) -> Callable:  # fmt: skip
     """The step of a stage as one `tf.function`.
 
@@ -137,6 +139,7 @@ def make_step(
         workers: the processes that train together.
         compile: whether XLA compiles it, see `facelib.training.compiling.compiled_step`.
         say: gets a line about `compile`.
+        lanes: how the images go through the network.
 
     Returns:
         `(images uint8 [B, H, W, 3], labels int64 [B], teacher_vectors float32 [B, T], margin_share float32,
@@ -153,7 +156,7 @@ def make_step(
         scalar,
         tf.TensorSpec([], tf.int32),  # a GPU has it on the host, which draws the seeds of a step from it
     ]
-    step = _Step(embedder, objective, update, stage, workers)
+    step = _Step(embedder, objective, update, stage, workers, lanes)
     obstacle = "which has no messages between workers" if workers.count > 1 else ""
     if objective.sampled_head is not None:
         obstacle = "which needs the number of sampled classes beforehand"
@@ -163,9 +166,9 @@ def make_step(
 class _Step:
     """The computations of one step; see `make_step`."""
 
-    def __init__(self, embedder, objective: Objective, update: Updater, stage: Stage, workers: Workers):
+    def __init__(self, embedder, objective: Objective, update: Updater, stage: Stage, workers: Workers, lanes: Lanes):
         self.embedder, self.objective, self.update, self.stage = embedder, objective, update, stage
-        self.workers = workers
+        self.workers, self.lanes = workers, lanes
         self.training = not stage.freeze_backbone
 
     def take(self, images, labels, teacher_vectors, margin_share, mix, number):
@@ -194,7 +197,7 @@ class _Step:
         if self.stage.mixup:
             images = tf.cast(images, tf.float32)
             images = mix * images + (1.0 - mix) * images[::-1]
-        embeddings = gather(self.embedder(images, training=self.training))
+        embeddings = gather(self.lanes.embed(self.embedder, images, self.training))
 
         def compare(labels, vectors):
             labels = gather(labels)

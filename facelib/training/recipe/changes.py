@@ -7,7 +7,7 @@ from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import differences
 
 # Keys that name no variable of a checkpoint and leave the order of the records as it is. docs/train.md lists them.
-MAY_CHANGE = ("compile", "nan_retries", "data.batch_size", "data.flip", "data.augment")
+MAY_CHANGE = ("compile", "nan_retries", "data.batch_size", "data.flip", "data.augment", "train")
 STAGE_MAY_CHANGE = (  # in the stage that is trained now; the stages after it may change in every key
     "epochs", "learning_rate", "backbone_rate", "warmup_steps", "warmup_epochs", "warmup_start", "warmup_power",
     "schedule", "final_learning_rate", "final_epoch", "power", "lr_drop_epochs", "lr_drop", "patience", "margin",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from facelib.training.recipe.schema import Recipe
 
 Rule = tuple[bool, str, object]  # is met, the rule, what was received
+SMALLEST_PART = 8  # images: the statistics of fewer are too noisy to normalise by
 _AT_LEAST_0 = (
     "weight_decay", "last_layer_decay", "clip_norm", "warmup_steps", "warmup_epochs", "margin_warmup_steps",
     "center_loss", "norm_penalty", "distill_weight", "backbone_rate", "mixup", "sam",
@@ -65,6 +66,7 @@ def _rules(recipe: "Recipe") -> list[Rule]:
         ),
         (data.batch_size >= 2, "data.batch_size must be at least 2", data.batch_size),
         *check_augment(data.augment, "data.augment"),
+        *_of_the_parts(recipe),
     ]
     for number, stage in enumerate(recipe.stage):
         rules += [(met, f"stage.{number}.{rule}", got) for met, rule, got in _ranges(stage, data.batch_size)]
@@ -83,6 +85,25 @@ def _of_the_layers(model: "ModelConfig") -> list[Rule]:
             slope is None or has_slopes,
             "model.slope can be used only with prelu and leaky_relu",
             f"'{model.activation}'",
+        ),
+    ]
+
+
+def _of_the_parts(recipe: "Recipe") -> list[Rule]:
+    train = recipe.train
+    has_parts = train.batch_norm == "part"
+    return [
+        (train.part >= SMALLEST_PART, f"train.part must be at least {SMALLEST_PART} images", train.part),
+        (train.lanes == "auto" or int(train.lanes) >= 1, "train.lanes must be at least 1, or 'auto'", train.lanes),
+        (
+            has_parts or train.lanes in ("auto", 1),
+            "train.lanes above 1 needs train.batch_norm = 'part': statistics of a whole batch need all of its parts",
+            f"train.lanes = {train.lanes} with train.batch_norm = '{train.batch_norm}'",
+        ),
+        (
+            not (has_parts and recipe.sync_batch_norm),
+            "sync_batch_norm uses the images of all workers, so it cannot be used with train.batch_norm = 'part'",
+            "both",
         ),
     ]
 

@@ -25,6 +25,8 @@ CHOICES = {
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
     "optimizer": ("sgd", "adam", "adamw", "nadam", "lion"),
     "schedule": ("cosine", "step", "polynomial", "plateau", "constant"),
+    "batch_norm": ("batch", "part"),
+    "lanes": ("auto",),
     "distill": ("cosine", "l2", "kl", "relational"),
     **IO_CHOICES,
     "model.pixels": ("own", *IO_CHOICES["pixels"]),
@@ -179,6 +181,36 @@ class TeacherIo:
 
 
 @dataclass(frozen=True)
+class TrainConfig:
+    """The [train] table: how a CPU computes a step.
+
+    Attributes:
+        batch_norm: in training, 'batch' normalises by the statistics of the whole batch (of a worker), 'part' by those
+            of each part of it. Only parts can be computed side by side, which is faster. On a GPU it is always 'batch'.
+        part: images of a part, about: a batch is cut into batch_size // part parts.
+        lanes: parts that are computed at the same time, each on one thread; 'auto' for one on each core.
+    """
+
+    batch_norm: str = "batch"
+    part: int = 16
+    lanes: int | str = "auto"
+
+    def num_parts(self, num_images: int) -> int:
+        """The number of parts, at least 1, of so many images that go through the network at once."""
+        return max(1, num_images // self.part) if self.batch_norm == "part" else 1
+
+    def num_lanes(self, num_images: int, cores: int) -> int:
+        """The number of lanes, at least 1.
+
+        Args:
+            num_images: that go through the network at once.
+            cores: that this process may use.
+        """
+        wanted = cores if self.lanes == "auto" else int(self.lanes)
+        return max(1, min(wanted, self.num_parts(num_images)))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole recipe.
 
@@ -195,6 +227,7 @@ class Recipe:
         teacher_io: of a teacher without a sidecar.
         model: the backbone.
         data: batches and augmentation.
+        train: parts of a batch side by side.
         stage: the schedule, one stage after another.
     """
 
@@ -209,7 +242,18 @@ class Recipe:
     teacher_io: TeacherIo = field(default_factory=TeacherIo)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
     stage: tuple[Stage, ...] = (Stage(),)
+
+    def num_lanes(self, cores: int, num_workers: int = 1) -> int:
+        """The number of lanes of a worker, at least 1; see `TrainConfig`.
+
+        Args:
+            cores: that this worker may use.
+            num_workers: that share a batch.
+        """
+        fewest = max(stage.micro_batches for stage in self.stage)
+        return self.train.num_lanes(self.data.batch_size // num_workers // fewest, cores)
 
     def face_io(self, size: tuple[int, int]) -> Io:
         """How the net of this recipe is fed when it is used; see `facelib.model_input.Io`.

@@ -78,7 +78,8 @@ def flatten(value, prefix: str = "") -> dict[str, typing.Any]:
 def _tables(recipe: Recipe) -> list[tuple[str, object]]:
     """Every table below the top, with its header."""
     tables = [("[teacher_io]", recipe.teacher_io), ("[model]", recipe.model), ("[data]", recipe.data)]
-    return [*tables, ("[data.augment]", recipe.data.augment), *(("[[stage]]", stage) for stage in recipe.stage)]
+    tables += [("[data.augment]", recipe.data.augment), ("[train]", recipe.train)]
+    return [*tables, *(("[[stage]]", stage) for stage in recipe.stage)]
 
 
 def _keys(table) -> list[str]:
@@ -188,18 +189,22 @@ def _every_key(cls, prefix: str) -> typing.Iterator[str]:
 def _convert(hint, value, key: str, source: str):
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, f"{key}.", source)
+    is_word_or_number = False
     if isinstance(hint, types.UnionType):  # float | None: absent is None, which TOML cannot say otherwise
-        hint = typing.get_args(hint)[0]
+        hints = typing.get_args(hint)
+        is_word_or_number = set(hints) == {int, str}
+        hint = str if is_word_or_number and type(value) is not hints[0] else hints[0]
     if isinstance(hint, types.GenericAlias):
         if not isinstance(value, list) or (not value and key == "stage"):
             raise FaceError(f"{source}: '{key}' must be a list of at least one item. Received: {short_repr(value)}.")
         return tuple(_convert(typing.get_args(hint)[0], item, f"{key}.{i}", source) for i, item in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not hint:
-        raise FaceError(f"{source}: '{key}' must be {hint.__name__}. Received: {short_repr(value)}.")
     choices = CHOICES.get(key) or CHOICES.get(key.split(".")[-1])
-    if choices and value not in choices:
-        rule = f"{source}: '{key}' must be one of {', '.join(choices)}."
+    if type(value) is not hint:
+        kind = f"a whole number or '{choices[0]}'" if is_word_or_number and choices else hint.__name__
+        raise FaceError(f"{source}: '{key}' must be {kind}. Received: {short_repr(value)}.")
+    if choices and hint is str and value not in choices:
+        rule = f"{source}: '{key}' must be {'a whole number or ' * is_word_or_number}one of {', '.join(choices)}."
         raise FaceError(f"{rule} Received: '{_cut(value)}'.{did_you_mean(value, choices)}")
     return value
