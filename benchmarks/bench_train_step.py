@@ -1,18 +1,35 @@
-"""Measure training steps per second of MobileFaceNet 128: ours, and the same network from stock Keras layers.
+"""Measure training steps per second of MobileFaceNet 128: ours in lanes and as a whole batch, and stock Keras layers.
 
-    python benchmarks/bench_train_step.py [--steps 20]
+    python benchmarks/bench_train_step.py [--steps 20] [--batch 64] [--part 16] [--shares]
 
-Batch 64, 1,000 classes, PReLU, ArcFace, SGD with momentum, float32. Both networks share head, optimizer, loop and data;
-only BatchNormalization and PReLU differ. Single steps of the two alternate, because the speed of a shared machine
-changes with time. Figures are medians after the warm-up. Limit: `ratio` >= 1.5 on the CPU.
+1,000 classes, PReLU, ArcFace, SGD with momentum, float32, on the CPU. All share head, optimizer, loop and data:
+
+    lanes          parts of 16 images side by side, one on each core (train.batch_norm = "part")
+    whole batch    all cores on one operation (train.batch_norm = "batch")
+    convolutions   as whole batch, without matrix products for 1x1 convolutions
+    stock keras    the same network with Keras's BatchNormalization, PReLU and Conv2D
+
+TensorFlow's threads are those of a process, so each has its own process. They take their steps in turn, and the others
+wait: the speed of a shared machine changes with time. Figures are medians after the warm-up. Limits on the CPU: `whole
+batch` at least 1.5 x `stock keras`, `lanes` at least 1.3 x `convolutions`.
+
+The figure to beat is that of arcface_torch's MobileFaceNet through torch.compile, channels last: 89 to 99.5 images/s
+where `convolutions` had 98 (two cores of an AMD EPYC with AVX-512, PyTorch 2.13, 2026-11-27, batch 64):
+
+    net = torch.compile(get_mbf(fp16=False, num_features=128).to(memory_format=torch.channels_last))
+
+--shares: the parts of a step, from TensorFlow's profiler: the time of each kind of operation, added up over all
+threads, as a share of the whole.
 """
 
 import argparse
 import json
-import os
-import platform
+import multiprocessing
 import sys
+import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -21,49 +38,114 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.machine import machine, peak_memory, versions  # noqa: E402
 from facelib.cli import run_cli  # noqa: E402
-from facelib.tensorflow_env import set_up_tensorflow  # noqa: E402
-from facelib.training.recipe.schema import Recipe, Stage  # noqa: E402
+from facelib.machine import cores  # noqa: E402
+from facelib.tensorflow_env import quiet_tensorflow, set_lanes, set_up_tensorflow  # noqa: E402
+from facelib.training.recipe.schema import DataConfig, Recipe, Stage, TrainConfig  # noqa: E402
 
-BATCH, CLASSES, WARM_UP = 64, 1000, 3
+CLASSES, WARM_UP, TURN = 1000, 3, 2  # TURN: steps that one takes before the next
 STAGE = Stage(optimizer="sgd", learning_rate=1e-4)
+VARIANTS = ("lanes", "whole batch", "convolutions", "stock keras")
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--steps", type=int, default=20, metavar="N", help="measured steps of each network (%(default)s)"
-    )
+    add = parser.add_argument
+    add("--steps", type=int, default=20, metavar="N", help="measured steps of each (%(default)s)")
+    add("--batch", type=int, default=64, metavar="N", help="images of a step (%(default)s)")
+    add("--part", type=int, default=16, metavar="N", help="images of a part (%(default)s)")
+    add("--shares", action="store_true", help="also print the parts of a step")
     args = parser.parse_args(argv)
-    set_up_tensorflow(
-        Recipe().seed, Recipe().precision, Recipe().deterministic
-    )  # the environment and precision of a real training, for both
-    import keras
+    processes = {name: Measured(name, args) for name in VARIANTS}
+    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    while len(seconds["lanes"]) < args.steps:
+        for name, process in processes.items():
+            seconds[name] += process.ask("steps")
+    for name, values in seconds.items():
+        quartiles = [round(args.batch / s, 1) for s in np.percentile(values, [75, 25])]
+        rate = round(args.batch / float(np.median(values)), 1)
+        line = {"name": name, "images_per_s": rate, "quartiles": quartiles}
+        print(json.dumps({**line, "peak_mb": processes[name].ask("memory") >> 20}))
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    ratios = {
+        "lanes / convolutions": medians["convolutions"] / medians["lanes"],
+        "lanes / stock keras": medians["stock keras"] / medians["lanes"],
+        "whole batch / stock keras": medians["stock keras"] / medians["whole batch"],
+    }
+    print(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}))
+    if args.shares:
+        for name, process in processes.items():
+            print(json.dumps({"name": name, "shares": process.ask("shares")}))
+    for process in processes.values():
+        process.ask("end")
+    quiet_tensorflow()
+    print(f"{args.steps} steps of {args.batch}; {machine()}, {versions()}")
+    return 0
+
+
+class Measured:
+    """A process that takes steps of one variant when it is asked to."""
+
+    def __init__(self, name: str, args: argparse.Namespace):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        context.Process(target=answer, args=(theirs, name, args.batch, args.part), daemon=True).start()
+        theirs.close()
+        self.ask("ready")
+
+    def ask(self, question: str):
+        """Sends a question, and returns the answer."""
+        self._connection.send(question)
+        return self._connection.recv()
+
+
+def answer(connection, name: str, batch: int, part: int) -> None:
+    """Answers 'ready', 'steps', 'memory', 'shares' and 'end' for one variant."""
+    train = TrainConfig("part", part) if name == "lanes" else TrainConfig()
+    recipe = Recipe(data=DataConfig(batch), train=train, stage=(STAGE,))
+    set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
+    set_lanes(recipe.num_lanes(cores()), cores())
+    take = make_step(recipe, name)
+    for _ in range(WARM_UP):
+        take()
+    questions: dict[str, Callable] = {
+        "ready": lambda: None,
+        "steps": lambda: [take() for _ in range(TURN)],
+        "memory": lambda: peak_memory() or 0,
+        "shares": lambda: shares_of(take),
+        "end": lambda: None,
+    }
+    while (question := connection.recv()) != "end":
+        connection.send(questions[question]())
+    connection.send(None)
+
+
+def make_step(recipe: Recipe, name: str) -> Callable[[], float]:
+    """A function that takes one step of the trainer and returns its seconds."""
     import tensorflow as tf
 
-    networks = {"ours": build_ours(), "stock keras": build_stock()}
-    check_same(networks)
-    steps = {name: make_step(network) for name, network in networks.items()}
-    rng = np.random.default_rng(0)
-    images = tf.constant(rng.integers(0, 256, (BATCH, 112, 112, 3)), tf.uint8)
-    labels = tf.constant(rng.integers(0, CLASSES, BATCH), tf.int64)
-    seconds = {name: [] for name in steps}
-    for number in range(WARM_UP + args.steps):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step(
-                images, labels, tf.zeros([BATCH, 0]), tf.constant(1.0), tf.constant(1.0), tf.constant(number, tf.int32)
-            )[0].numpy()
-            if number >= WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    for name, values in seconds.items():
-        quartiles = [round(BATCH / s, 1) for s in np.percentile(values, [75, 25])]
-        line = {"name": name, "images_per_s": round(BATCH / float(np.median(values)), 1), "quartiles": quartiles}
-        print(json.dumps(line))
-    print(json.dumps({"ratio": round(float(np.median(seconds["stock keras"]) / np.median(seconds["ours"])), 3)}))
-    versions = f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}"
-    print(f"{args.steps} steps of {BATCH}; {os.cpu_count()} cores, {processor()}, {versions}, {time.strftime('%F')}")
-    return 0
+    from face_loss_k import make_head
+    from facelib.training import stage_setup
+
+    network = build_ours()
+    if name == "stock keras":
+        ours, network = network, build_stock()
+        check_same(ours, network)
+    with mock.patch.object(stage_setup, "use_products", *([] if name in VARIANTS[:2] else [lambda model: None])):
+        parts = stage_setup.StageParts(recipe, network, make_head, CLASSES, 0, batch_size=recipe.data.batch_size)
+    parts.begin(0)
+    rng, batch = np.random.default_rng(0), recipe.data.batch_size
+    images = tf.constant(rng.integers(0, 256, (batch, 112, 112, 3)), tf.uint8)
+    labels = tf.constant(rng.integers(0, CLASSES, batch), tf.int64)
+    none, one, number = tf.zeros([batch, 0]), tf.constant(1.0), tf.constant(0, tf.int32)
+
+    def take() -> float:
+        start = time.perf_counter()
+        parts.step(images, labels, none, one, one, number)[0].numpy()
+        return time.perf_counter() - start
+
+    return take
 
 
 def build_ours():
@@ -93,9 +175,8 @@ def build_stock():
     return network
 
 
-def check_same(networks) -> None:
+def check_same(ours, stock) -> None:
     """Both must compute the same: with the weights of one, the other gives the same embeddings."""
-    ours, stock = networks.values()
     kinds = [{type(layer) for layer in network.layers} for network in (ours, stock)]
     own = {kind for kind in kinds[0] - kinds[1] if kind.__module__.startswith("facelib")}
     if len(own) != 2 or ours.count_params() != stock.count_params():
@@ -106,27 +187,42 @@ def check_same(networks) -> None:
     np.testing.assert_allclose(ours(images), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def make_step(network):
-    """The trainer's own step of an ArcFace stage."""
-    from face_loss_k import make_head
-    from facelib.training import step
-    from facelib.training.optimizers import make_optimizer
-    from facelib.training.step import Objective
-    from facelib.training.weight_update import Updater, last_layers, weight_decays
+def shares_of(take: Callable[[], float]) -> dict[str, float]:
+    """The share of each kind of operation in a step, in percent."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    head = make_head("arcface", CLASSES)
-    head.build((None, 128), (None,))
-    variables = [*network.trainable_variables, *head.trainable_variables]
-    optimizer = make_optimizer(STAGE)
-    decays = weight_decays(variables, [*last_layers(network), *head.trainable_variables], STAGE)
-    update = Updater(optimizer, STAGE, variables, decays, network.variables)
-    return step.make_step(network, Objective(STAGE, head, None, None), update, STAGE, teacher_size=0)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        take()
+        tf.profiler.experimental.stop()
+        space = xplane_pb2.XSpace.FromString(next(Path(folder).rglob("*.xplane.pb")).read_bytes())
+    totals: Counter[str] = Counter()
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                if kind := kind_of(plane.event_metadata[event.metadata_id].name):
+                    totals[kind] += event.duration_ps
+    return {kind: round(100 * total / totals.total(), 1) for kind, total in totals.most_common()}
 
 
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
+def kind_of(event: str) -> str:
+    """The kind of an operation from "node name:operation", as the profiler names it; '' for other events."""
+    node, colon, operation = event.rpartition(":")
+    if not colon or operation == "Run" or operation.startswith("__inference"):  # what holds all the others
+        return ""
+    if operation == "ExecuteAsyncOnStream":
+        return "PReLU"
+    is_backward = "gradient_tape" in node
+    if "Depthwise" in operation:
+        return "depthwise convolution"
+    if "BackpropFilter" in operation or ("MatMul" in operation and is_backward and "MatMul_1" in node):
+        return "convolution, by weights"
+    if "BackpropInput" in operation or ("MatMul" in operation and is_backward):
+        return "convolution, by data"
+    if "Conv2D" in operation or "MatMul" in operation:
+        return "convolution, forward"
+    return "batch normalisation" if "BatchNorm" in operation else "rest"
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@
 First comes a table of the machine: driver, CUDA, cuDNN, TensorFlow, devices, cores, memory, and the disk of DIR. Then
 each part is measured alone, in the same way as in training: reading, decoding and augmenting on all threads, the whole
 input pipeline, and the step of the recipe's first stage on a fixed batch. A batch that does not fit into the memory is
-not run. On a CPU the step and the input share the cores, so a training is a little slower than the slower of the two.
-Data that were read recently come from memory instead of the disk: to measure a disk, use data that are larger than the
-memory.
+not run. On a CPU the step is also measured in parts of a batch side by side (train.batch_norm = "part"), for several
+sizes of a part. There the step and the input share the cores, so a training is a little slower than the slower of the
+two. Data that were read recently come from memory instead of the disk: to measure a disk, use data that are larger than
+the memory.
 """
 
 import sys
@@ -19,9 +20,10 @@ import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without
 # isort: split
 import argparse
 import itertools
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +41,7 @@ from facelib.machine import cores, machine_rows
 from facelib.models.registry import IMPORTED
 from facelib.nvidia import find_nvidia
 from facelib.sidecar import require_raw_pixels
-from facelib.tensorflow_env import set_up_tensorflow
+from facelib.tensorflow_env import set_lanes, set_up_tensorflow
 from facelib.training.recipe.schema import Recipe
 from facelib.training.recipe.toml import load_recipe
 
@@ -47,8 +49,10 @@ SAMPLE = 2048  # images that are decoded and augmented again and again
 PIECE = 32  # images of one task
 ENOUGH = 1.2  # ratio of input and step speed above which the input does not limit the training
 WARM_UP = 3  # steps
+MUST_GAIN = 1.05  # of a step in parts: less is within the noise
 MUCH_WAITING = 0.4  # share of the expected pipeline speed; below it threads wait for each other
 DOING = {"read": "Reading", "decode": "Decoding", "augment": "Augmenting"}
+PART_SIZES = (8, 16, 32)  # images
 SHOWN = {name: f"{doing.lower()} alone" for name, doing in DOING.items()} | {
     "pipeline": "the whole input",
     "step": "the training step alone",
@@ -79,6 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             other = replace(recipe, precision="float32")
             rates["float32"] = step_rate(other, build(other), data, args.seconds)
             show("float32", rates["float32"], None)
+        if args.parts and not gpu_names():
+            for images in PART_SIZES:
+                if recipe.data.batch_size >= 2 * images:
+                    rates[part_name(images)] = rate_in_parts(recipe, images, args)
+                    show(part_name(images), rates[part_name(images)], None)
     print(verdict(rates, data.num_threads, cores(), data.shuffle, step_advice(rates)))
     if problem:
         print(problem)
@@ -118,7 +127,7 @@ def show_memory(recipe: Recipe, embedder, num_classes: int) -> str:
 def show(name: str, rate: float, threads: int | None) -> None:
     """Prints one measurement; `threads` is None for the training step."""
     with_threads = f" ({threads} thread{'s' * (threads != 1)})" if threads else ""
-    print(f"{SHOWN[name]:24} {rate:10,.0f} images/s{with_threads}", flush=True)
+    print(f"{SHOWN.get(name, name):24} {rate:10,.0f} images/s{with_threads}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------ the verdict
@@ -131,13 +140,17 @@ def step_advice(rates: dict[str, float]) -> str:
     """What makes the step faster on this machine.
 
     Args:
-        rates: images/s of 'step' and, if it was measured, of the step in 'float32'.
+        rates: images/s of 'step' and, if they were measured, of the step in 'float32' and in parts.
     """
     if are_hidden() and find_nvidia().signs:
         return f"This machine has a GPU that is not used: leave out --device cpu and {VISIBLE}."
     step, other = rates.get("step", 0.0), rates.get("float32", 0.0)
     if step and other > step:
         return f"--set precision=float32 is {other / step:.1f} times as fast on this CPU."
+    best = max(PART_SIZES, key=lambda size: rates.get(part_name(size), 0.0))
+    gain = rates.get(part_name(best), 0.0) / step if step else 0.0
+    if gain >= MUST_GAIN:
+        return f"--set train.batch_norm=part train.part={best} is {gain:.2f} times as fast on this CPU."
     return NOTHING
 
 
@@ -268,13 +281,38 @@ def pipeline_rate(data: TrainingData, seconds: float) -> float:
         batches.close()
 
 
+def part_name(size: int) -> str:
+    """What the table calls the step in parts of so many images."""
+    return f"the step, parts of {size}"
+
+
+def rate_in_parts(recipe: Recipe, size: int, args: argparse.Namespace) -> float:
+    """Images/s of the step in parts of `size` images, in a process of its own: TensorFlow's threads cannot change."""
+    recipe = replace(recipe, train=replace(recipe.train, batch_norm="part", part=size))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        return executor.submit(step_in_lanes, recipe, args.data, args.seconds).result()
+
+
+def step_in_lanes(recipe: Recipe, data: Path, seconds: float) -> float:
+    """Images/s of the step of a recipe, in the lanes that it asks for, on the CPU."""
+    settle_device("cpu")
+    embedder = build(recipe)
+    set_lanes(recipe.num_lanes(cores()), cores())
+    return step_rate(
+        recipe, embedder, TrainingData.of_recipe(recipe, open_records(data), embedder.input_shape[1:3]), seconds
+    )
+
+
 def step_rate(recipe: Recipe, embedder, data: TrainingData, seconds: float) -> float:
     """Images/s of the recipe's first stage on one batch; with constant vectors if the recipe has a teacher."""
     from face_loss_k import make_head
     from facelib.training.stage_setup import StageParts
 
     batch, teacher_size = next(data.batches()), recipe.model.embedding_size if recipe.teacher else 0
-    parts = StageParts(recipe, embedder, make_head, data.records.num_classes, teacher_size)
+    parts = StageParts(
+        recipe, embedder, make_head, data.records.num_classes, teacher_size, batch_size=recipe.data.batch_size
+    )
     parts.begin(0)
     parts.optimizer.learning_rate = 1e-6
     targets, one = np.ones((len(batch.labels), teacher_size), np.float32), np.float32(1)
@@ -312,6 +350,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add_set_flag(parser, "data.shuffle=blocks")
     add("--step", action=argparse.BooleanOptionalAction, default=True, help="also measure the training step")
+    add(
+        "--parts",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also measure the step in parts side by side, on a CPU",
+    )
     add_device_flag(parser)
     args = parser.parse_args(argv)
     if args.threads is not None and args.threads < 1:

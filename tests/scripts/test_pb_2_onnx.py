@@ -21,7 +21,7 @@ from facelib.export.onnx.int8 import quantise_onnx
 from facelib.export.optimize import optimize
 from facelib.model_input import Io, scaling_of, to_model_input
 from facelib.models.layers import PixelScale
-from facelib.models.registry import BACKBONES, ModelConfig
+from facelib.models.registry import BACKBONES, IMPORTED, ModelConfig
 from facelib.runtimes.frozen_graph import open_graph, save_graph
 from facelib.runtimes.onnx import OnnxEmbedder
 from facelib.sidecar import read_sidecar, write_sidecar
@@ -29,7 +29,9 @@ from facelib.unit_vectors import row_cosines
 from tests.helpers.slow import slow_unless_quick
 
 QUICK = {("mobilefacenet", "prelu")}
-OTHERS = {("mobilefacenet", "relu6"), ("mobilefacenet", "leaky_relu")} | {(name, "prelu") for name in BACKBONES}
+OTHERS = {("mobilefacenet", "relu6"), ("mobilefacenet", "leaky_relu")} | {
+    (name, "prelu") for name in BACKBONES if name != IMPORTED
+}
 OTHERS |= {(name, "own") for name in ("MobileNetV2", "MobileNetV3Small", "EfficientNetV2B0", "ResNet50V2")}
 WIDTHS = {"mobilefacenet": 0.5, "my_mobilenet": 0.5, "ghostfacenet_v1": 0.5, "MobileNetV2": 0.35}
 

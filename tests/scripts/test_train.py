@@ -188,8 +188,8 @@ def test_kill_minus_nine_and_resume_is_bitwise_the_uninterrupted_run(toy, whole,
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_writes_a_checkpoint_and_ends_cleanly(toy, tmp_path, number):
     process = start(toy, tmp_path / "run", "--checkpoint-every", "1000", "--set", "stage.0.epochs=50")
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    deadline, metrics = time.monotonic() + 200, tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and '"kind": "step"' in metrics.read_text()) and time.monotonic() < deadline:
         time.sleep(0.01)
 
     process.send_signal(number)

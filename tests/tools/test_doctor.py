@@ -61,9 +61,9 @@ def tiny_net(monkeypatch):
 
 
 def run(home, *args):
-    return doctor.main(
-        [str(home / "recipe.toml"), "--data", str(home / "data"), "--seconds", "0.3", "--threads", "2", *args]
-    )
+    """Runs the doctor; without the processes that measure parts, unless `args` says otherwise."""
+    flags = ["--data", str(home / "data"), "--seconds", "0.3", "--threads", "2", "--no-parts"]
+    return doctor.main([str(home / "recipe.toml"), *flags, *args])
 
 
 def slowed(function):
@@ -162,11 +162,29 @@ def test_mixed_float16_on_a_cpu_is_measured_against_float32(home, tiny_net, monk
     assert capsys.readouterr().out.endswith("--set precision=float32 is 4.0 times as fast on this CPU.\n")
 
 
-@pytest.mark.slow
-def test_a_real_step_is_timed(home, capsys):
-    run(home)
+def test_the_fastest_size_of_a_part_is_advised(home, tiny_net, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "step_rate", lambda *a: 10.0)
+    monkeypatch.setattr(doctor, "rate_in_parts", lambda recipe, size, args: {8: 11.0, 16: 13.5, 32: 12.0}[size])
+    run(home, "--set", "data.batch_size=64", "--parts")
+    out = capsys.readouterr().out
+    assert rates_of(out)["the step, parts of 32"] == 12
+    assert out.endswith("--set train.batch_norm=part train.part=16 is 1.35 times as fast on this CPU.\n")
 
-    assert rates_of(capsys.readouterr().out)["the training step alone"] > 0
+
+def test_parts_that_are_hardly_faster_are_not_advised(home, tiny_net, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "step_rate", lambda *a: 10.0)
+    monkeypatch.setattr(doctor, "rate_in_parts", lambda *a: 10.4)
+    run(home, "--parts")
+    assert capsys.readouterr().out.endswith("Nothing to do.\n")
+
+
+@pytest.mark.slow
+def test_a_real_step_is_timed_whole_and_in_parts(home, capsys):
+    run(home, "--parts")
+
+    rates = rates_of(capsys.readouterr().out)
+    assert rates["the training step alone"] > 0
+    assert rates["the step, parts of 8"] > 0
 
 
 @pytest.mark.parametrize(
