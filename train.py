@@ -34,7 +34,7 @@ from facelib.evaluation.results import format_text_table
 from facelib.evaluation.verification_sets import find_sets, named_images
 from facelib.extras import require
 from facelib.files import require_file, write_bytes
-from facelib.machine import free_bytes
+from facelib.machine import cores, free_bytes
 from facelib.model_input import PIXEL_SCALINGS, Io
 from facelib.models.registry import IMPORTED
 from facelib.reports.schedule_plot import plot_schedule
@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"Training needs at least 2 identities. '{args.data}' has {records.num_classes}. Use different data."
         )
     cluster = find_cluster()
-    threads = args.threads or cores_of_worker(cluster)  # open_workers changes the environment
+    worker_cores = cores_of_worker(cluster)  # open_workers changes the environment
+    threads = args.threads or worker_cores
     settle_device(args.device)
     if args.dry_run:
         if cluster.count > 1:
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return dry_run(recipe, records, sets, Path(f"{out}.schedule.png"), threads)
     run = open_run(out, recipe, args.data, records.fingerprint, cluster.rank == 0)
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
-    set_lanes(recipe.num_lanes(threads, cluster.count), threads)
+    set_lanes(recipe.num_lanes(worker_cores, cluster.count), worker_cores)
     from backbones import build_backbone
     from face_loss_k import make_head  # TensorFlow comes with these: only now that all arguments are right
     from facelib.distributed.rendezvous import open_workers
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def dry_run(recipe: Recipe, records: Records, sets: list, picture: Path, threads: int) -> int:
     """Prints what the training would do, draws its schedule, and measures some steps of its longest stage."""
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
-    set_lanes(recipe.num_lanes(threads), threads)
+    set_lanes(recipe.num_lanes(cores()), cores())
     from backbones import build_backbone
     from face_loss_k import make_head
     from facelib.distributed.workers import ONE_WORKER
