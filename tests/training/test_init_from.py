@@ -87,7 +87,7 @@ def test_sub_centres_move_together(tmp_path):
 
     np.testing.assert_array_equal(mine.centres.numpy()[2:4], head.centres.numpy()[4:6])
     np.testing.assert_array_equal(other.centres.numpy(), fresh)
-    assert "class centres re-initialised: the file has 8 for 4 identities" in said
+    assert "class centres re-initialised: the file has 8 centres for 4 identities" in said
 
 
 @pytest.mark.parametrize(
