@@ -70,7 +70,10 @@ def compare(argv: list[str]) -> int:
     """A B --model X: the distance of two faces, and the verdict."""
     parser = script_parser(__doc__)
     parser.add_argument(
-        "a", type=Path, metavar="A", help="photo or crop (for a file with the name of a command, write ./enroll)"
+        "a",
+        type=Path,
+        metavar="A",
+        help="photo or crop (if the file has the name of a command, write it as a path, such as ./enroll)",
     )
     parser.add_argument("b", type=Path, metavar="B", help="second photo or crop")
     parser.add_argument("--out", type=Path, metavar="PNG", help="PNG to write, with the two faces and the verdict")
@@ -210,7 +213,7 @@ def search(argv: list[str]) -> int:
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="number of people to list (default: %(default)s)"
     )
-    cohort_help = "gallery of other people, whose cosines to each face normalise the scores (AS-norm; with --fpir)"
+    cohort_help = "gallery of other people. Their cosines to each face normalise the scores (AS-norm); needs --fpir"
     parser.add_argument("--cohort", type=Path, metavar="GALLERY", help=cohort_help)
     add_face_flags(parser, quality=False)
     args = parse(parser, argv, has_gallery=True, is_search=True)
@@ -258,8 +261,8 @@ def open_by_cohort(gallery: Gallery, args: argparse.Namespace, enrolled_by: str 
     """The search with the cohort of --cohort."""
     if enrolled_by or args.far is not None or args.threshold is not None:
         raise FaceError(
-            "--cohort is for a gallery and a search by one model, with --fpir. Leave out --far, --threshold and other "
-            "models."
+            "--cohort works only with --fpir, and only if the gallery is searched with the model that made it. Leave "
+            "out --far, --threshold and other models."
         )
     return open_normalised(gallery, args.cohort, args.fpir)
 
@@ -308,7 +311,7 @@ def with_added(changed: Gallery, args: argparse.Namespace) -> tuple[Gallery, lis
     if enrolled_by:
         raise FaceError(
             f"People must be added with the model that made the gallery. '{changed.path}' was made with "
-            f"'{changed.model.name}', '{args.model}' is a different model. Pass the first model with --model."
+            f"'{changed.model.name}', '{args.model}' is a different model. Pass '{changed.model.name}' with --model."
         )
     embedder = open_searching(changed, args, check_sidecar(args.model), None)
     cut = FaceCutter(args.face, args.min_quality)
@@ -406,8 +409,8 @@ def search_decision(gallery: Gallery, args: argparse.Namespace, enrolled_by: str
     """
     if args.fpir is not None and enrolled_by:
         raise FaceError(
-            f"--fpir is for a gallery and a search by one model. '{gallery.path}' was made with "
-            f"'{gallery.model.name}', '{args.model}' is another model. Give --far or --threshold."
+            f"--fpir works only if the gallery is searched with the model that made it. '{gallery.path}' was made "
+            f"with '{gallery.model.name}', '{args.model}' is another model. Use --far or --threshold instead."
         )
     if args.fpir is not None:
         return open_set_decision(gallery.vectors, args.fpir, args.model, gallery.flip)
@@ -493,7 +496,10 @@ def add_threshold_flags(parser: argparse.ArgumentParser, is_search: bool) -> Non
         help="use this threshold instead, a squared L2 distance from 0 to 4",
     )
     if is_search:
-        fpir_help = "set the threshold for this gallery: the share of searches for strangers that may find somebody"
+        fpir_help = (
+            "choose the threshold for this gallery so that at most this share of the searches for strangers finds "
+            "somebody"
+        )
         which.add_argument("--fpir", type=float, metavar="RATE", help=fpir_help)
 
 

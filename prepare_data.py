@@ -57,13 +57,13 @@ def prepare(argv: list[str]) -> int:
     source, out, shard, model = (options.pop(name) for name in ("source", "out", "shard", "model"))
     if args.hold_out is not None and (isinstance(out, StoredPath) or shard is not None):
         raise FaceError(
-            "--hold-out must write its folders beside OUT, on one host. First use --hold-out with a folder OUT. Then "
-            "convert again with --leave-out and the .bin made of the held-out folders."
+            "--hold-out cannot be used with --shard or with an address as OUT. First run --hold-out with a folder as "
+            "OUT, and make a .bin from OUT-held-out. Then convert again with --leave-out and this .bin."
         )
     if model and not args.leave_out:
         raise FaceError(
-            f"--model needs --leave-out, because it finds the people of --leave-out. Received: --model {model} "
-            "without --leave-out."
+            "--model needs --leave-out, because the model only finds the people of that set. Received: --model "
+            f"{model} without --leave-out."
         )
     options["leave_out"] = leave_out_of(args) if args.leave_out else None
     if isinstance(out, StoredPath):

@@ -108,7 +108,7 @@ def align_folders(
     outcome.folders = {folder.name for folder in folders if folder.photos}
     outcome.notes = folder_notes(folders)
     if not outcome.num_photos:
-        raise FaceError(f"PHOTOS must be a folder of photos, or of folders of photos. There are none in '{root}'.")
+        raise FaceError(f"PHOTOS must be a folder of photos, or of folders of photos. There are no photos in '{root}'.")
     with _claimed(out, {"face": rule, "min_quality": min_quality}):
         outcome.skipped = _read_skipped(root, out)
         work = partial(_align_file, root, out, rule, min_quality, make_detector)

@@ -27,8 +27,8 @@ def add_face_flags(parser: argparse.ArgumentParser, rules: tuple[str, ...] = FAC
             default=0.0,
             metavar="Q",
             help=(
-                "refuse faces with a lower quality, 0 to 1; the quality is the smallest of the scores for size, "
-                "sharpness and pose (default: 0)"
+                "refuse faces whose quality is lower than this, from 0 to 1. The quality is the lowest of three "
+                "scores: size, sharpness and pose (default: 0)"
             ),
         )
 

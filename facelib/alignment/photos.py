@@ -138,8 +138,8 @@ def _check_further(folder: PhotoFolder, names: dict[str, str]) -> None:
         further = re.fullmatch(r"(.*)\.face\d+\.jpg", crop, re.DOTALL)
         if further and (other := photos.get(f"{further[1]}.jpg")):
             raise FaceError(
-                f"Two crops must not have the same name. '{os.path.join(folder.name, photo)}' has the name of a crop "
-                f"of a further face in '{os.path.join(folder.name, other)}': rename this photo."
+                f"Two crops must not have the same name. '{os.path.join(folder.name, photo)}' has the name that the "
+                f"crop of a second face in '{os.path.join(folder.name, other)}' may get: rename this photo."
             )
 
 

@@ -46,7 +46,7 @@ def pk_order(labels: np.ndarray, batch_size: int, images_per_identity: int, seed
     num_classes = len(counts)
     if num_classes < 2 or per_batch < 2:
         raise FaceError(
-            f"A batch of {images_per_identity} images of each identity must hold at least two identities. Received: "
+            f"A batch must hold at least two identities, with {images_per_identity} images of each. Received: "
             f"batch_size={batch_size}, {num_classes} identities. Lower images_per_identity or raise data.batch_size."
         )
     per_batch = min(per_batch, num_classes)

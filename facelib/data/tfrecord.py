@@ -56,7 +56,7 @@ def check_frame(data: bytes, length: int) -> None:
     size, size_crc = _HEAD.unpack_from(data)
     crc = crc32c(data[:8])  # masked_crc written out: this runs once a record and epoch
     if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != size_crc:
-        raise BadRecord("the checksum of its length fails: the bytes changed, or the index points elsewhere")
+        raise BadRecord("the checksum of its length fails: the bytes changed, or the index points to a wrong place")
     if size != length:
         raise BadRecord(f"it has {size} bytes, but the index says {length}")
     crc = crc32c(memoryview(data)[12:-4])

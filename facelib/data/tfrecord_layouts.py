@@ -154,8 +154,8 @@ def _read_path(name: bytes, folder: Path) -> bytes:
             except BadRecord as error:
                 raise BadRecord(f"its image file '{candidate}': {error}") from error
     raise BadRecord(
-        f"there is no image file {short_repr(str(path))}: an image path must stay inside '{folder}' or one of the "
-        f"{_FOLDERS_ABOVE} folders above it, without '..'"
+        f"there is no image file {short_repr(str(path))}: an image path must have no '..', and its file must be "
+        f"inside '{folder}' or one of the {_FOLDERS_ABOVE} folders above it"
     )
 
 

@@ -227,10 +227,10 @@ def check_gallery_model(gallery: Gallery, model: Path | None) -> tuple[Path, str
     if not sets_of(read_sidecar(chosen), gallery.model_sha256):
         raise FaceError(
             f"A gallery must be searched with the model that made it. '{gallery.path}' was made with "
-            f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is a different model. Pass the "
-            f"first model with --model, or enrol again: python predict.py enroll FOLDERS {gallery.path} --model "
-            f"{chosen}. Or calibrate both models together: run the test script of '{chosen}' with --gallery-model "
-            f"{gallery.model.name}"
+            f"'{gallery.model.name}' (SHA-256 {gallery.model_sha256[:12]}), '{chosen}' is a different model. Pass "
+            f"'{gallery.model.name}' with --model, or enrol again: python predict.py enroll FOLDERS {gallery.path} "
+            f"--model {chosen}. Or calibrate both models together: run the test script of '{chosen}' with "
+            f"--gallery-model {gallery.model.name}"
         )
     return chosen, gallery.model_sha256
 

@@ -113,7 +113,10 @@ class NormalisedSearch:
     def _seen(self, rows: np.ndarray) -> Statistics:
         statistics = cohort_statistics(rows, self._cohort)
         if (statistics.deviation < LEAST_DEVIATION).any():
-            raise FaceError("The people of a cohort must differ. All that are closest to a face have the same cosine.")
+            raise FaceError(
+                "The people of a cohort must differ. Here, all people who are closest to a face have the same cosine "
+                "to it."
+            )
         return statistics
 
     def _best_others(self) -> np.ndarray:
@@ -153,10 +156,12 @@ def open_normalised(gallery: Gallery, path: Path, fpir: float | None) -> Normali
         )
     cohort = open_gallery(path)
     if path.samefile(gallery.path):
-        raise FaceError(f"The people of a cohort must not be in the gallery. '{path}' is both.")
+        raise FaceError(
+            f"The people of a cohort must not be in the gallery. '{path}' is both the cohort and the gallery."
+        )
     if (cohort.model_sha256, cohort.flip) != (gallery.model_sha256, gallery.flip):
         raise FaceError(
-            f"A cohort must be enrolled as the gallery was: by the same model, with or without mirrored faces. "
-            f"'{path}' was enrolled differently from '{gallery.path}'. Enrol it again."
+            "A cohort and a gallery must be enrolled in the same way: with the same model, and both with or both "
+            f"without mirrored faces. '{path}' was enrolled differently from '{gallery.path}'. Enrol it again."
         )
     return NormalisedSearch(gallery.vectors, cohort.vectors, fpir)

@@ -201,7 +201,7 @@ def test_a_header_record_that_float32_cannot_hold_is_refused(tmp_path):
     payloads[0] = pack(b"", [2.0**24 + 2, 2.0**24 + 4], 0)
     write_rec(tmp_path / "train.rec", payloads)
 
-    with pytest.raises(FaceError, match="the largest that float32 holds exactly"):
+    with pytest.raises(FaceError, match="the largest number that float32 holds exactly"):
         open_source(tmp_path)
 
 

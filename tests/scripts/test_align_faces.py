@@ -338,7 +338,7 @@ def make_place(case, tmp_path):
 @pytest.mark.parametrize(
     ("case", "match"),
     [
-        ("missing", "There is none at"), ("empty", "There are none in"), ("file", "is a file"),
+        ("missing", "There is none at"), ("empty", "There are no photos in"), ("file", "is a file"),
         ("same", "contains PHOTOS"), ("around", "contains PHOTOS"), ("around by a link", "contains PHOTOS"),
         ("another's", "has other files"), ("an identity", "has other files"),
     ],
@@ -445,7 +445,7 @@ def test_a_photo_whose_crop_would_take_the_name_of_another_face_is_refused(tmp_p
     save(tmp_path / "photos" / "1.face2.png")
 
     with pytest.raises(
-        FaceError, match=r"'1\.face2\.png' has the name of a crop of a further face in '1\.png'.*rename"
+        FaceError, match=r"'1\.face2\.png' has the name that the crop of a second face in '1\.png' may get: rename"
     ):
         align(tmp_path / "photos", tmp_path / "out", rule="all")
     assert align(tmp_path / "photos", tmp_path / "other").num_written == 2

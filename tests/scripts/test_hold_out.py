@@ -145,7 +145,7 @@ def test_with_a_model_people_with_other_photos_are_left_out_too(faces, tmp_path,
     [
         (["--hold-out", 0], "--hold-out N needs"),
         (["--hold-out", 31], "31; 31 identities, 30 of them with two or more images"),
-        (["--hold-out", 3, "--shard", "1/2"], "on one host"),
+        (["--hold-out", 3, "--shard", "1/2"], "cannot be used with --shard"),
         (["--model", "X.onnx"], "without --leave-out"),
         (["--leave-out", "nope.bin"], "verification set at 'nope.bin'"),
         (["--leave-out", "v.bin", "--model", "nope.onnx"], "nope.onnx"),

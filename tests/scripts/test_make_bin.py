@@ -94,7 +94,7 @@ def test_real_crops_with_lfw_names_make_a_set(tmp_path):
     [
         ("", "empty"),
         ("\n\n", "no pairs"),
-        ("1\t1\np00\t1\t2\n", "promises 2 pairs, but the list has 1"),
+        ("1\t1\np00\t1\t2\n", "says 2 pairs, but the list has 1"),
         ("p00\t1\n", "line 1"),
         ("1 1\np00 1 2\np00 one p01 2\n", "line 3"),
         ("p00\t1\t2\textra\tcolumn\n", "line 1"),

@@ -464,7 +464,11 @@ def spoil_gallery(toy):
         (["new0.png", "new1.png", "--model", "X.onnx", "--threshold", "nan"], "0 to 4", None),
         (["new0.png", "new1.png", "--model", "X.onnx", "--out", "x.jpg"], "must end in .png", None),
         (["new0.png", "new1.png", "--model", "X.onnx", "--threads", "0"], "--threads must be at least 1", None),
-        (["enroll", "empty", "h.npy", "--model", "X.onnx"], "No images", lambda t: (t / "empty").mkdir()),
+        (
+            ["enroll", "empty", "h.npy", "--model", "X.onnx"],
+            "has no folders with images",
+            lambda t: (t / "empty").mkdir(),
+        ),
         (["enroll", "nope", "h.npy", "--model", "X.onnx"], "'nope'", None),
         (["enroll", "people", "new0.png", "--model", "X.onnx"], "not overwritten", None),
         (["enroll", "one", "h.npy", "--model", "X.onnx"], "returned a zero embedding", None),

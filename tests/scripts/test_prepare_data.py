@@ -300,7 +300,7 @@ def test_a_damaged_shard_stops_a_conversion_or_is_skipped(tmp_path):
     ("args", "match"),
     [
         (["nowhere", "out"], "There are no face data at"),
-        (["empty", "out"], "No images"),
+        (["empty", "out"], "has no folders with images"),
         (["empty_file.rec", "out"], "empty"),
         (["text.rec", "out"], "begins with"),
         (["text.xyz", "out"], "none of these"),

@@ -219,8 +219,8 @@ def _open_parts(out: Path) -> list[Part]:
     found = _find_parts(out)
     if not found:
         raise FaceError(
-            f"'{out}' is merged from the parts beside it, but there are no parts. Make each part with prepare_data.py "
-            f"SOURCE {out} --shard I/N."
+            f"merge makes '{out}' from the parts beside it, but there are no parts. Make each part with "
+            f"prepare_data.py SOURCE {out} --shard I/N."
         )
     counts = sorted({count for count, _, _ in found})
     if len(counts) > 1:
@@ -240,8 +240,8 @@ def _open_parts(out: Path) -> list[Part]:
         check_made_from(part.path, part.meta["source"], parts[0].meta["source"])
         if part.meta["num_shards"] != parts[0].meta["num_shards"]:
             raise FaceError(
-                f"All parts must come from the same conversion. '{part.path}' and '{parts[0].path}' do not. Make the "
-                "first one again."
+                f"All parts must come from the same conversion. '{part.path}' and '{parts[0].path}' do not. Make "
+                f"'{part.path}' again."
             )
     return parts
 

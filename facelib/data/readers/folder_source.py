@@ -41,7 +41,7 @@ class FolderSource:
         self._folders = [folder for folder in folders if len(folder.photos)]
         if not self._folders:
             raise FaceError(
-                f"No images ({', '.join(IMAGE_SUFFIXES)}) in folders below '{path}', and no train.rec, TFRecords or "
+                f"'{path}' has no folders with images ({', '.join(IMAGE_SUFFIXES)}), and no train.rec, TFRecords or "
                 "data directory. Face data must be one folder of images for each identity."
             )
         if not self._folders[0].name:

@@ -184,9 +184,9 @@ class RecSource:
         (stop, end), bound = unpack(self._payload(position))[0].labels, FLOAT32_EXACT
         if not (1 < stop < end <= bound and stop == int(stop) and end == int(end)):
             raise FaceError(
-                "Record 0 of an InsightFace .rec must hold [images + 1, images + 1 + identities], whole numbers up "
-                f"to {bound:,} (the largest that float32 holds exactly). '{self.path}' has [{stop:.9g}, {end:.9g}]. "
-                "Write larger sets with im2rec, without this record."
+                "Record 0 of an InsightFace .rec must hold two whole numbers, [images + 1, images + 1 + identities]. "
+                f"Both must be at most {bound:,} (the largest number that float32 holds exactly). '{self.path}' has "
+                f"[{stop:.9g}, {end:.9g}]. Write larger sets with im2rec, without this record."
             )
         if self.file.bad and not self.file.has_idx:  # keys are counted, so they say nothing: images are what has pixels
             payload_bytes = np.where(self.file.flags > 0, 32 + 4 * self.file.flags.astype(np.int64), 32)

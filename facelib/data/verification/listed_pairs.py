@@ -93,7 +93,7 @@ def _read_name_lines(path: Path, lines: list[str]) -> tuple[list[tuple[Shot, Sho
         raise FaceError(f"The pair list '{path}' has no pairs. Copy the list again.")
     if promised is not None and promised != len(pairs):
         raise FaceError(
-            f"The first line of '{path}' promises {promised} pairs, but the list has {len(pairs)}. Copy the list again."
+            f"The first line of '{path}' says {promised} pairs, but the list has {len(pairs)}. Copy the list again."
         )
     return pairs, is_same
 

@@ -37,8 +37,8 @@ def sample_pairs(labels: np.ndarray, num_pairs: int, seed: int, folds: int = 10)
     possible = min(min(_num_genuine(block), _num_impostor(block)) for block in blocks)
     if wanted > possible:
         raise FaceError(
-            f"{num_pairs} different pairs in {folds} folds without shared identities need more faces than these "
-            f"{len(groups)} identities with {len(labels)} images. "
+            f"{len(groups)} identities with {len(labels)} images are too few to draw {num_pairs} different pairs in "
+            f"{folds} folds that share no identity. "
             + (f"Use at most {possible * 2 * folds} pairs." if possible else "Add identities with 2 images or more.")
         )
     idx, is_same = [], []
