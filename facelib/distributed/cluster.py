@@ -235,8 +235,8 @@ def from_slurm(environ: Mapping[str, str]) -> Cluster | None:
     for key, ours in zip(("SLURM_NODEID", "SLURM_LOCALID"), places[rank], strict=True):
         if environ.get(key, str(ours)) != str(ours):
             raise FaceError(
-                f"Slurm must fill one node after the other with tasks. Task {rank} has {key}={environ[key]}, but this "
-                f"order would give {ours}. Start the tasks with: srun --distribution=block ..."
+                f"Slurm must fill one node with tasks before it uses the next node. In this order, task {rank} would "
+                f"have {key}={ours}, but it has {environ[key]}. Start the tasks with: srun --distribution=block ..."
             )
     base = _base_port(environ, max(counts))
     return Cluster(rank, tuple(f"{hosts[node]}:{base + number}" for node, number in places))

@@ -104,8 +104,8 @@ class Rendezvous:
         if ranks and not os.environ.get(IN_KUBERNETES):
             names = ", ".join(f"{rank} ({self.cluster.peers[rank]})" for rank in ranks)
             raise FaceError(
-                f"Every host must know the names in the addresses of the workers. Worker{'s' * (len(ranks) > 1)} "
-                f"{names}: this host does not know the name. Correct the list of hosts, or use IP addresses."
+                "Every host must know the host names of all workers. This host does not know the name of "
+                f"worker{'s' * (len(ranks) > 1)} {names}. Correct the list of hosts, or use IP addresses."
             )
 
     def take_connections(self) -> dict[int, socket.socket]:

@@ -189,7 +189,7 @@ class Workers:
                 raise
             names = self.held[1].name_lost() if self.held else ""
             raise FaceError(
-                f"Training needs all its workers. Worker {self.rank} has lost contact to other "
+                f"Training needs all its workers. Worker {self.rank} has lost contact with other "
                 f"workers{names and f': {names}'} ({_reason(error)}). See the output of the lost workers. Run the "
                 "same command again to continue from the last checkpoint."
             ) from error

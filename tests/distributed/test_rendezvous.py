@@ -220,7 +220,8 @@ def test_a_host_whose_name_nobody_knows_ends_the_wait_early(monkeypatch, capfd):
     with (
         refusing() as missing,
         pytest.raises(
-            FaceError, match=r"Every host must know .*\. Worker 2 \(no-such-host\.invalid:23456\): this host"
+            FaceError,
+            match=r"Every host must know .*\. This host does not know .* worker 2 \(no-such-host\.invalid:23456\)",
         ),
         JoinWatch(Cluster(0, (free_address(), missing, UNKNOWN)), SOON, interval=0.05),
     ):

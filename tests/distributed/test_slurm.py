@@ -122,11 +122,8 @@ def test_wrong_slurm_variables_are_one_line(change, said):
     [
         ({"SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST to find each other. It is not set"),
         ({"SLURM_TASKS_PER_NODE": ""}, "SLURM_STEP_TASKS_PER_NODE to find each other. It is not set"),
-        (
-            {"SLURM_NODEID": "0", "SLURM_LOCALID": "1"},
-            "SLURM_NODEID=0, but this order would give 1",
-        ),  # as srun -m cyclic
-        ({"SLURM_NODEID": "1", "SLURM_LOCALID": "0"}, "SLURM_LOCALID=0, but this order would give 1"),
+        ({"SLURM_NODEID": "0", "SLURM_LOCALID": "1"}, "would have SLURM_NODEID=1, but it has 0"),  # as srun -m cyclic
+        ({"SLURM_NODEID": "1", "SLURM_LOCALID": "0"}, "would have SLURM_LOCALID=1, but it has 0"),
     ],
 )
 def test_tasks_that_cannot_be_placed_are_one_line(change, said):

@@ -94,5 +94,5 @@ def sample_of(classes):
 
 @pytest.mark.parametrize("name", ["UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError"])
 def test_every_error_about_a_lost_worker_is_one_line(name):
-    with pytest.raises(FaceError, match="has lost contact to other workers"), Workers(0, 2).naming_losses():
+    with pytest.raises(FaceError, match="has lost contact with other workers"), Workers(0, 2).naming_losses():
         raise getattr(tf.errors, name)(None, None, "a frozen worker")
