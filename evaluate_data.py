@@ -311,7 +311,10 @@ def run_test_beside_reference(
         for embedder in opened:
             getattr(embedder, "close", lambda: None)()
     if not compared:
-        print("no cosine: the reference of the sidecar is missing, changed or does not run here; use --reference MODEL")
+        print(
+            "no cosine: the reference that the sidecar names is missing, has changed or does not run here; use "
+            "--reference MODEL"
+        )
         return 0
     mean, worst = compared[0].mean_cosine or 0.0, compared[0].min_cosine or 0.0
     name, num_faces = compared[0].reference.name, compared[0].num_faces
@@ -319,7 +322,7 @@ def run_test_beside_reference(
     print(f"mean cosine to {name} on {num_faces} faces: {mean:.6f}, worst {worst:.6f}{same}")
     if mean < args.min_cosine:
         raise FaceError(
-            f"A converted model must give the embeddings of its reference: mean cosine >= {args.min_cosine:g}. "
+            f"A converted model must give the same embeddings as its reference: mean cosine >= {args.min_cosine:g}. "
             f"Received: {mean:.4f} for '{args.model}'. Convert the model again, with different or more calibration "
             "crops."
         )
@@ -391,7 +394,7 @@ def finish_test(
         write_maps(map_folder(path), evaluation.maps, sha256)
     print_notes(evaluation.notes)
     if gallery:
-        print(f"probes by {args.model.name}, gallery by {gallery.name}")
+        print(f"probes embedded by {args.model.name}, gallery by {gallery.name}")
     print(report.table())
     if findings := report.findings():
         print(findings)

@@ -82,9 +82,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--far", type=float, nargs="+", default=DEFAULT_FARS, metavar="RATE", help=far_help)
     pairs_help = "quick test with only N pairs of each .bin; the reports and the table go into RUN/export/pairs_N"
     add("--pairs", type=int, metavar="N", help=pairs_help)
-    points = "percentage points that an artefact may lose (default: %(default)s)"
-    add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"largest allowed loss of ACC: {points}")
-    add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"largest allowed loss of VR: {points}")
+    points = "in percentage points (default: %(default)s)"
+    add("--max-acc-drop", type=float, default=0.5, metavar="POINTS", help=f"largest allowed loss of ACC, {points}")
+    add("--max-vr-drop", type=float, default=2.0, metavar="POINTS", help=f"largest allowed loss of VR, {points}")
     arm_help = "also test each .tflite and .onnx on emulated ARM CPUs (docs/arm.md); this takes hours"
     add("--arm", action=argparse.BooleanOptionalAction, default=False, help=arm_help)
     add_strict_flag(add)
@@ -294,7 +294,7 @@ def run_command(words: Sequence[str], log: Path) -> None:
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         why = said[-1].removeprefix("error: ") if said else f"{script} ended with exit code {done.returncode}"
-        print(f"failed: {why} All that it printed: {log}", flush=True)
+        print(f"failed: {why} Its whole output: {log}", flush=True)
         raise Refused(why)
 
 

@@ -45,9 +45,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="RUN",
         help="run directory (the --out of train.py) with export/optimized.pb and its test report",
     )
-    valid_help = "the .bin with the test crops, or a folder, whose first .bin is used (default: %(default)s/)"
+    valid_help = "the .bin with the test crops; if this is a folder, its first .bin is used (default: %(default)s/)"
     add("--valid", type=Path, default=DEFAULT_VALID, metavar="DIR_OR_BIN", help=valid_help)
-    add("--calibration", type=Path, metavar="DATA", help="face crops for int8 (default: crops of --valid)")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="DATA",
+        help="face crops to calibrate int8 models (default: crops of --valid)",
+    )
     add(
         "--num-calibration",
         type=int,

@@ -26,8 +26,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=Path, metavar="IN", help=f"trained face net: {NAMED}")
     parser.add_argument("out", type=Path, metavar="OUT.h5")
     faces_help = (
-        "training crops, only for further training: 256 of them restore the statistics of folded batch "
-        "normalisation. The outputs do not change, but without these crops the training loss starts too high"
+        "training crops, needed only to train the net further: 256 crops restore the statistics of folded batch "
+        "normalisation. The outputs stay the same, but without these crops the training loss starts too high"
     )
     parser.add_argument("--faces", type=Path, metavar="DATA", help=faces_help)
     parser.add_argument(
@@ -42,9 +42,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="JSON",
         help="for an .h5 with weights only: the JSON file of its net, written by net.to_json()",
     )
-    as_help = "for an .h5 with weights only: the name of its net: mobilefacenet, mobilenet, iresnet50 (bubbliiiing's)"
+    as_help = (
+        "name of the net, for an .h5 with weights only: mobilefacenet, mobilenet or iresnet50, as bubbliiiing built "
+        "them"
+    )
     parser.add_argument("--as", dest="known_as", metavar="NAME", help=as_help)
-    add_pixel_flags(parser.add_argument_group("pixel scaling of the input of IN, if its layers do not show this"))
+    add_pixel_flags(parser.add_argument_group("pixel scaling of the input of IN, if the layers of IN do not show it"))
     return parser.parse_args(argv)
 
 

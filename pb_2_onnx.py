@@ -76,8 +76,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     layout_help = "order of the axes of the input: [N, H, W, 3] or [N, 3, H, W] (default: nhwc)"
     add("--layout", choices=IO_CHOICES["layout"], help=layout_help)
     pixels_help = (
-        "inside: the model scales raw RGB pixels itself; outside: the model needs scaled pixels (default: as the "
-        "graph). The other values are for a graph without a sidecar and name its pixel scaling: raw, (x-127.5)/128, "
+        "inside: the model scales raw RGB pixels itself; outside: the model needs scaled pixels (default: like the "
+        "graph). The other values say how a graph without a sidecar needs its pixels scaled: raw, (x-127.5)/128, "
         "(x-127.5)/127.5, x/255, ImageNet"
     )
     add("--pixels", choices=(*PLACES, *IO_CHOICES["pixels"]), help=pixels_help)
@@ -100,8 +100,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         )
     if args.mode == "int8" and (args.opset < FIRST_PER_CHANNEL or args.prelu_nodes):
         raise FaceError(
-            f"int8 needs --opset {FIRST_PER_CHANNEL} or later, which has scales per channel, and cannot be used with "
-            f"--prelu-nodes, which ONNX Runtime computes only in float. Received: --opset {args.opset}."
+            f"int8 needs --opset {FIRST_PER_CHANNEL} or later, because earlier opsets have no scales per channel. It "
+            "cannot be used with --prelu-nodes, because ONNX Runtime computes PRelu nodes only in float. Received: "
+            f"--opset {args.opset}."
         )
     return args
 

@@ -65,8 +65,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_calibration_flags(int8, 300, calibration_help)
     add = int8.add_argument
     edges_help = (
-        "types of an int8 model's input and output; uint8: pixels; int8: pixels - 128; float: float32 pixels and "
-        "embedding (default: %(default)s)"
+        "type of the input of an int8 model: uint8 takes pixels, int8 takes pixels - 128, and float takes float32 "
+        "pixels and returns a float32 embedding (default: %(default)s)"
     )
     add("--edges", choices=tuple(EDGES), default="uint8", help=edges_help)
     keep_help = "compute these layers in float, for instance those that lose most accuracy (prefixes of layer names)"

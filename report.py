@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--faces", action=argparse.BooleanOptionalAction, default=True,
                         help="show faces of the hardest pairs and of the training data on the page")  # fmt: skip
     parser.add_argument("--watch", action=argparse.BooleanOptionalAction, default=False,
-                        help="update the page while the run changes, until Ctrl-C; it reloads itself")  # fmt: skip
+                        help="update the page as the run changes, until Ctrl-C; the page reloads itself")  # fmt: skip
     args = parser.parse_args(argv)
     if args.valid is not None and not args.valid.exists():
         raise FaceError(f"--valid must be a .bin or a folder. There is nothing at '{args.valid}'.")

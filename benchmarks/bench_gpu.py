@@ -260,7 +260,7 @@ def measure(row: Row, path: Path, steps: int) -> None:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--small", action="store_true", help="a few rows of small batches; always on a CPU")
+    add("--small", action="store_true", help="measure only a few rows with small batches; on a CPU this is always so")
     add("--batch-size", type=int, default=128, metavar="N", help="images per GPU and step (%(default)s)")
     add("--steps", type=int, default=50, metavar="N", help="steps measured for each speed (%(default)s)")
     add("--row", help=argparse.SUPPRESS)

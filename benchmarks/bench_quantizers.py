@@ -36,8 +36,12 @@ SHAPE = (1, 112, 112, 3)
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("graph", type=Path, metavar="PB", help="optimised graph with raw pixels as input")
-    parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help="crops to measure the ranges")
-    parser.add_argument("--faces", type=Path, required=True, metavar="DATA", help="other crops, to measure the cosines")
+    parser.add_argument(
+        "--calibration", type=Path, required=True, metavar="DATA", help="crops on which the ranges are measured"
+    )
+    parser.add_argument(
+        "--faces", type=Path, required=True, metavar="DATA", help="other crops, on which the cosines are measured"
+    )
     parser.add_argument("--runs", type=int, default=60, help="runs of each model (default: %(default)s)")
     args = parser.parse_args(argv)
     crops, _ = load_crops(args.calibration, 300, 0)

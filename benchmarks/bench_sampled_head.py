@@ -195,7 +195,11 @@ def parse_args(argv) -> argparse.Namespace:
         help="measured steps of a process, after 2 warm-up steps (default: %(default)s)",
     )
     add("--rounds", type=int, default=2, metavar="N", help="processes of each kind (default: %(default)s)")
-    add("--exact", action="store_true", help="instead, compare the head of all classes with its matrix products")
+    add(
+        "--exact",
+        action="store_true",
+        help="instead, compare the time of the head with all classes with that of its matrix products",
+    )
     add("--repeats", type=int, default=30, metavar="N", help="measurements of --exact (default: %(default)s)")
     add("--measure", type=float, metavar="RATE", help=argparse.SUPPRESS)  # the fresh process
     args = parser.parse_args(argv)

@@ -40,7 +40,7 @@ FILMS = [(360, 640, 1), (360, 640, 4), (1080, 1920, 1), (1080, 1920, 4)]  # heig
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, metavar="X", help="artefact to embed the faces")
+    parser.add_argument("--model", type=Path, required=True, metavar="X", help="artefact that embeds the faces")
     parser.add_argument("--frames", type=int, default=100, metavar="N", help="frames of a film (default: %(default)s)")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: %(default)s)"

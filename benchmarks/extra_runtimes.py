@@ -40,7 +40,8 @@ class OpenvinoEmbedder(RuntimeEmbedder):
         source, target = self._model.inputs[0], self._model.outputs[0]
         if not target.element_type.is_real():
             raise FaceError(
-                f"OpenVINO hides the zero point of an integer output, and '{path}' has one. Use the float model."
+                f"OpenVINO does not show the zero point of an integer output, so the output of '{path}' cannot be "
+                "read. Use the float model."
             )
         chosen = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         fixed = source.partial_shape[0].get_length() if source.partial_shape[0].is_static else None

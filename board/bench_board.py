@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--out", type=Path, default=Path("board.json"), metavar="JSON", help="JSON file to write (default: %(default)s)"
     )
-    seconds_help = "measuring time for each number of threads (default: %(default)g)"
+    seconds_help = "seconds to measure each number of threads (default: %(default)g)"
     add("--seconds", type=float, default=5.0, metavar="S", help=seconds_help)
     args = parser.parse_args(argv)
     if not 0 < args.seconds <= 3600:

@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = check_out_file(args.out or args.model.parent / name)
     if out.suffix != ".espdl" or float_path(out).absolute() == args.model.absolute():
         raise FaceError(
-            "--out must end in .espdl, and must not have the name of X.onnx, because an .onnx with the name of --out "
-            f"is also written. Received: '{out}' from '{args.model}'. Choose a different --out."
+            "--out must end in .espdl. It must not have the name of X.onnx, because the script also writes an .onnx "
+            f"with the name of --out. Received: '{out}' from '{args.model}'. Choose a different --out."
         )
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)
@@ -148,7 +148,7 @@ def compare(espdl: bytes, even: bytes, onnx: Path, io: Io, crops: np.ndarray) ->
 def print_result(made: Espdl, cosines: np.ndarray, args: argparse.Namespace) -> None:
     """Prints the layers with 16 bits and the cosine to the ONNX model."""
     if made.trained:
-        print(f"scales of the training: {made.trained} of {len(made.exponents)} tensors")
+        print(f"scales kept from the training: {made.trained} of {len(made.exponents)} tensors")
     if made.int16:
         print(f"16 bits in {len(made.int16)} layers: {' '.join(made.int16)}")
     print(f"cosine to the ONNX model on {len(cosines)} crops: worst {cosines.min():.4f}, mean {cosines.mean():.4f}")

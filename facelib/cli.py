@@ -213,7 +213,11 @@ class _ScriptParser(argparse.ArgumentParser):
 def add_set_flag(parser: argparse.ArgumentParser, example: str) -> None:
     """Adds --set KEY=VALUE, which changes keys of the recipe and may be given several times."""
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"one or more changes of recipe keys: {example}"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"change one or more keys of the recipe: {example}",
     )
 
 

@@ -49,8 +49,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     add_reference_flags(parser, MIN_COSINE)
     add = parser.add_argument_group("memory").add_argument
-    add("--max-arena", type=float, metavar="KIB", help="fail if the tensor arena needs more RAM, in KiB")
-    add("--max-flash", type=float, metavar="KIB", help="fail if the file is larger, in KiB")
+    add("--max-arena", type=float, metavar="KIB", help="fail if the tensor arena needs more than this RAM, in KiB")
+    add("--max-flash", type=float, metavar="KIB", help="fail if the file is larger than this, in KiB")
     args = parser.parse_args(argv)
     args.report = args.report or default_report(args, "tflm")  # beside that of tflite_test.py
     for flag, value in (("--max-arena", args.max_arena), ("--max-flash", args.max_flash)):
@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for what, limit in (("arena", args.max_arena), ("flash", args.max_flash)):
             if limit is not None and sizes[what] > limit:
                 raise FaceError(
-                    f"'{path}' must fit the chip: {what} <= {limit:g} KiB. Received: {sizes[what]:.1f} KiB. Lower "
-                    f"model.width or model.input_size in the recipe (recipes/mcu_mobilefacenet.toml)."
+                    f"'{path}' must fit into the chip's memory: {what} <= {limit:g} KiB. Received: {sizes[what]:.1f} "
+                    "KiB. Lower model.width or model.input_size in the recipe (recipes/mcu_mobilefacenet.toml)."
                 )
         return opened[0]
 

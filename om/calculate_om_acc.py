@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="D",
-        help="number of values of an embedding; needed for .bin results of a model without a sidecar",
+        help="number of values in an embedding; needed if the results are .bin files and the model has no sidecar",
     )
     add(
         "--flip",

@@ -83,7 +83,8 @@ def find_io(args: argparse.Namespace, sidecar: Sidecar | None) -> Io:
     io = choose_io(sidecar, args) if sidecar or given != ["dtype"] else Io()
     if sidecar and args.dtype not in (None, io.dtype):
         raise FaceError(
-            f"--dtype {args.dtype} contradicts the sidecar '{sidecar.path}': {io.dtype}. Leave out this flag."
+            f"--dtype {args.dtype} contradicts the sidecar '{sidecar.path}', which says {io.dtype}. Leave out this "
+            "flag."
         )
     return replace(io, dtype=args.dtype or io.dtype)
 

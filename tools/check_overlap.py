@@ -224,7 +224,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed that chooses these faces (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--chance-hits", type=float, default=1.0, metavar="N", help="number of chance hits to allow (default: 1)"
+        "--chance-hits", type=float, default=1.0, metavar="N", help="number of hits by chance to allow (default: 1)"
     )
     which.add_argument(
         "--threshold",

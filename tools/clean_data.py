@@ -202,7 +202,10 @@ def report(source: Source, rows: np.ndarray, verdict: Verdict, merged: np.ndarra
         captions = [f"{source.class_names[source.labels[rows[i]]]} {verdict.angle[i]:.0f}" for i in shown]
         images = [decode_or_blank(source.read(int(rows[i]))) for i in shown]
         save_png(args.sheet, contact_sheet(images, captions, 10))
-        print(f"wrote {args.sheet}: the {len(shown)} furthest of those dropped or relabelled: identity, degrees")
+        print(
+            f"wrote {args.sheet}: the {len(shown)} dropped or relabelled faces with the largest angles, with identity "
+            "and degrees"
+        )
     elif args.sheet:
         print(f"nothing was dropped or relabelled: no {args.sheet}")
 
@@ -213,7 +216,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("data", type=Path, help="data directory, or face data in any other format")
     add("out", type=Path, help="data directory to make")
     add("--model", type=Path, required=True, metavar="X", help="trained face model: .h5, .pb, .tflite or .onnx")
-    add("--head", type=Path, metavar="H5", help="epoch-NNN.h5 whose dominant sub-centres are the class centres")
+    add(
+        "--head",
+        type=Path,
+        metavar="H5",
+        help="epoch-NNN.h5 whose dominant sub-centres are used as the centres of the identities",
+    )
     add(
         "--max-angle",
         type=float,

@@ -176,7 +176,11 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--detector-score", action=switch, default=True, help="D1: weight each image by its detector score")
     add("--flip", action=switch, default=True, help="F1: add the embedding of the mirrored image")
     add_far_flag(parser, "measure TAR at these FARs (default: 1e-6 to 0.1)")
-    add("--nearest", action="store_true", help="TAR at the nearest FAR of the ROC, as in InsightFace's scripts")
+    add(
+        "--nearest",
+        action="store_true",
+        help="show TAR at the ROC point whose FAR is nearest to the stated FAR, as InsightFace's scripts do",
+    )
     add("--report", type=Path, help="where to write the report (default: MODEL.ijb.report.json)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (default: all, %(default)s)")
     add_io_flags(parser)

@@ -79,8 +79,8 @@ def group_faces(groups: dict[str, str], names: list[str], identities: list[str] 
     if not np.any(found != ""):
         raise FaceError(
             (
-                f"The attribute table lists no face of {where}. The table has {next(iter(groups))!r}, the set has "
-                f"{names[0]!r}"
+                f"The attribute table lists no face of {where}. The first name in the table is "
+                f"{next(iter(groups))!r}, the first in the set is {names[0]!r}"
             )
             + (f" of {identities[0]!r}" if identities is not None else "")
             + ". Use the names of identities or images in the set."

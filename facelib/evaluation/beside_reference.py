@@ -137,6 +137,6 @@ def refuse_mistake(
     findings = compare_with(first, fit_faces(images, io.size, io.fit), as_function_of_values(reference))
     if findings.mistake is not None or (str(findings) and not named_alone):
         raise FaceError(
-            f"'{name}' must give the embeddings of '{reference.name}'. Received: mean cosine {findings.cosine:.2f} on "
-            f"{len(images)} faces. {findings}"
+            f"'{name}' must give the same embeddings as '{reference.name}'. Received: mean cosine "
+            f"{findings.cosine:.2f} on {len(images)} faces. {findings}"
         )

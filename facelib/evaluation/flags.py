@@ -26,8 +26,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         help="verification sets: a .bin, a folder of .bin files, or a folder of identities (default: %(default)s/)",
     )
     pairs_help = (
-        "pair list for the photos in --valid, in the format of LFW or CALFW; or RFW's folder of lists; or a number "
-        "of pairs to test, chosen evenly from each .bin"
+        "test these pairs of the photos in --valid: a pair list in the format of LFW or CALFW, or RFW's folder of "
+        "lists. If this is a number N: test N pairs of each .bin, chosen evenly"
     )
     add("--pairs", type=_parse_pairs, metavar="TXT_OR_N", help=pairs_help)
     add(
@@ -60,12 +60,12 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
         "--attributes",
         type=Path,
         metavar="CSV",
-        help="CSV with lines `NAME,GROUP` (NAME is an identity or an image): ACC and VR of each group",
+        help="show ACC and VR of each group: a CSV with lines `NAME,GROUP`, where NAME is an identity or an image",
     )
     protocol_help = (
-        "how thresholds for ACC and VR are chosen; to compare with old tables: insightface uses a grid of "
-        "thresholds, keras_insightface the best threshold of the whole set, which is optimistic (default: "
-        "%(default)s)"
+        "how thresholds for ACC and VR are chosen (default: %(default)s). To compare with old tables: insightface "
+        "uses a grid of thresholds; keras_insightface uses the best threshold of the whole set, so its results are "
+        "too high"
     )
     add("--protocol", choices=tuple(PROTOCOLS), default="exact", help=protocol_help)
     add_far_flag(parser, "measure VR at these FARs (default: 0.001)")

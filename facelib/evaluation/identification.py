@@ -240,7 +240,7 @@ def _checked(what: str, rows: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, 
     rows, ids = np.asarray(rows, np.float32), np.asarray(ids)
     if rows.ndim != 2 or ids.shape != rows.shape[:1] or not len(rows):
         raise FaceError(
-            f"The {what} of a search needs at least one embedding [N, D], and an identity for each. "
+            f"The {what} of a search needs at least one embedding [N, D], and one identity for each embedding. "
             f"Received: {list(rows.shape)} embeddings, {list(ids.shape)} identities."
         )
     return rows, ids

@@ -31,7 +31,8 @@ def check_map_folder(folder: Path) -> None:
     """Refuses a folder that is not a map: what it holds would be lost."""
     if folder.exists() and not (folder / INDEX).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FaceError(
-            f"--map must write the folder '{folder}', but this path is something else: move it, or use --report."
+            f"--map writes the folder '{folder}', but something else is at this path: move it, or choose a different "
+            "path with --report."
         )
 
 
@@ -89,7 +90,8 @@ def read_map(folder: Path, name: str, sha256: str | None, set_sha256: str | None
         return FaceMap(name, found["sha256"], faces, vectors, places, pictures, int(found["of"]))
     except (OSError, BadRecord, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FaceError(
-            f"A map must have all the files that --map wrote. '{folder}' has not: {error}. Test again with --map."
+            f"A map must have all the files that --map wrote. '{folder}' does not have them: {error}. Test again with "
+            "--map."
         ) from error
 
 

@@ -81,7 +81,8 @@ def find_sets(
         return [partial(_load_folder, valid, letterbox)]
     if letterbox:
         raise FaceError(
-            f"--letterbox works only with photos: folders, or --pairs. '{valid}' has .bin files. Leave out --letterbox."
+            f"--letterbox works only with photos, in folders or with --pairs. '{valid}' has .bin files. Leave out "
+            "--letterbox."
         )
     return [partial(_load_bin, path) for path in find_bins(valid)]
 
@@ -104,10 +105,7 @@ def _draw_pairs(load: Callable[[], FaceSet], num_pairs: int) -> FaceSet:
     """The set with `num_pairs` of its pairs, or with all where it has no more."""
     faces = load()
     if faces.is_same is None:
-        raise FaceError(
-            f"--pairs N needs a .bin, from which it uses N pairs. '{faces.where}' is a folder of identities: pass "
-            "a .bin."
-        )
+        raise FaceError(f"--pairs N tests N pairs of a .bin. '{faces.where}' is a folder of identities: pass a .bin.")
     if num_pairs >= len(faces.is_same):
         return faces
     picked = draw_listed(faces.is_same, num_pairs)

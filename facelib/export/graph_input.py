@@ -148,8 +148,8 @@ def without_scaling(graph, io: Io, path: Path):
         found = (at, name) if (name := _scaling_name(scale, offset, io)) else found
     if found is None or found[0] == node_of(io.output):
         raise FaceError(
-            "--pixels outside removes the pixel scaling from the graph, which must be one of "
-            f"{', '.join(PIXEL_SCALINGS)}. '{path}' does not begin with any of these. Use --pixels inside."
+            "--pixels outside removes the pixel scaling from the beginning of the graph. The scaling must be one of "
+            f"{', '.join(PIXEL_SCALINGS)}. '{path}' begins with none of these. Use --pixels inside."
         )
     nodes = []
     for node in graph.node:

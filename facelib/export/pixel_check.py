@@ -49,7 +49,7 @@ def check_pixels(run: Callable[[np.ndarray], np.ndarray], crops: np.ndarray, io:
     if 1 - cosine > max(MIN_GAIN * (1 - stated), MIN_SPREAD):
         raise FaceError(
             f"The net needs the same pixel scaling as in its training. '{path}': {what}; with --pixels {other} the "
-            f"cosine is {cosine:.2f}. Use the --pixels of its training."
+            f"mean cosine is {cosine:.2f}. Use the --pixels with which the net was trained."
         )
     print_notes([f"'{path}': {what}; check --pixels and --output, and check that the net is trained"])
 

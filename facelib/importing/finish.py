@@ -37,7 +37,7 @@ def check_outputs(imported: Imported, path: Path) -> float | None:
     received = model(faces.astype(np.float32), training=False).numpy()
     if received.shape != expected.shape:
         raise FaceError(
-            f"The imported net must have the output of '{path}', {list(expected.shape)}, but it has "
+            f"The imported net must have the output shape of '{path}', {list(expected.shape)}, but it has "
             f"{list(received.shape)}. The file holds a different network."
         )
     if imported.is_normalised:

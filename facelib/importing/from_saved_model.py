@@ -150,7 +150,7 @@ def _fill_level(net, prefix: str, reader, shapes: dict) -> None:
             name = next((name for name in names if shapes.get(name) == list(variable.shape)), None)
             if name is None:
                 raise FaceError(
-                    f"The SavedModel has no {short_name(variable.name)} {list(variable.shape)} of the layer "
+                    f"The SavedModel has no variable {short_name(variable.name)} {list(variable.shape)} for the layer "
                     f"{short_name(layer.name)} ('{place}'). {_ROAD}"
                 )
             variable.assign(reader.get_tensor(name))

@@ -193,7 +193,9 @@ def _thresholds(tested: list[Tested]) -> str:
     for one in tested:
         sets = sets_of(one.sidecar)
         if not sets or one.sidecar is None:
-            parts.append(f"{_code(one.name)} has no thresholds of its own; those of another file do not hold for it.")
+            parts.append(
+                f"{_code(one.name)} has no thresholds of its own. Do not use the thresholds of another file for it."
+            )
             continue
         name = best_set(sets, calibration_set(one.sidecar))
         entry = sets[name]

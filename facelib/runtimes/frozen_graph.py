@@ -184,7 +184,8 @@ def check_names(graph, path: Path | str, input_name: str, output_name: str) -> N
     needed = [node.name for node in prune(graph, [node_of(output_name)]).node if node.op == "Placeholder"]
     if node_of(input_name) not in needed:
         raise FaceError(
-            f"{short_name(output_name)} of '{path}' depends on {_listed(needed)}, not on {short_name(input_name)}. "
+            f"The output {short_name(output_name)} of '{path}' depends on {_listed(needed)}, not on "
+            f"{short_name(input_name)}. "
             f"Use --input NAME."
         )
     if len(needed) > 1:

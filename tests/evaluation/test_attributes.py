@@ -38,7 +38,9 @@ def test_images_go_before_identities_and_strangers_have_no_group():
     found = group_faces(groups, ["Anna/1.jpg", "Bo/1.jpg", "Bo/2.jpg"], ["Anna", "Bo", "Bo"], "faces")
 
     assert found.tolist() == ["f", "", "x"]
-    with pytest.raises(FaceError, match=r"lists no face of toy.bin. The table has 'Anna', the set has '0'"):
+    with pytest.raises(
+        FaceError, match=r"lists no face of toy.bin. The first name in the table is 'Anna', the first in the set is '0'"
+    ):
         group_faces(groups, ["0", "1"], None, "toy.bin")
 
 

@@ -75,7 +75,7 @@ def test_a_map_replaces_a_map_and_nothing_else(tmp_path):
     (tmp_path / "y.map").mkdir()
     check_map_folder(tmp_path / "y.map")  # empty
     (tmp_path / "y.map" / "letters.txt").write_text("mine")
-    with pytest.raises(FaceError, match="this path is something else"):
+    with pytest.raises(FaceError, match="something else is at this path"):
         write_maps(tmp_path / "y.map", [draw_map()], "cd")
     assert (tmp_path / "y.map" / "letters.txt").exists()
 

@@ -170,7 +170,7 @@ def test_a_float_model_that_is_another_or_missing_is_refused(room, stand_in):
 
 
 def test_the_float_model_does_not_replace_the_one_that_is_converted(room):
-    with pytest.raises(FaceError, match=r"an \.onnx with the name of --out is also written"):
+    with pytest.raises(FaceError, match=r"the script also writes an \.onnx with the name of --out"):
         convert(room, "--out", str(room / "model.espdl"))
 
 

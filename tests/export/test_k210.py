@@ -472,7 +472,7 @@ def test_a_folder_has_no_pairs_to_draw_from(room, small, tmp_path):
         (tmp_path / "people" / person).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / "people" / person / "1.png"), np.zeros((112, 112, 3), np.uint8))
 
-    with pytest.raises(FaceError, match="uses N pairs"):
+    with pytest.raises(FaceError, match="tests N pairs"):
         kmodel_test.main([str(room / "model.kmodel"), "--valid", str(tmp_path / "people")])
 
 

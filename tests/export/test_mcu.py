@@ -185,8 +185,12 @@ def test_the_table_has_the_arena_and_the_cosines(model, room, stand_in, capsys):
 @pytest.mark.parametrize(
     ("flag", "limit", "message"),
     [
-        ("--max-arena", "255", r"must fit the chip: arena <= 255 KiB\. Received: 256\.0 KiB\. Lower model\.width"),
-        ("--max-flash", "1", r"must fit the chip: flash <= 1 KiB\. Received: \d+\.\d KiB"),
+        (
+            "--max-arena",
+            "255",
+            r"must fit into the chip's memory: arena <= 255 KiB\. Received: 256\.0 KiB\. Lower model\.width",
+        ),
+        ("--max-flash", "1", r"must fit into the chip's memory: flash <= 1 KiB\. Received: \d+\.\d KiB"),
         ("--max-arena", "0", r"--max-arena must be a size in KiB above 0\. Received: 0"),
     ],
 )
@@ -201,7 +205,7 @@ def test_what_does_not_fit_is_refused_before_the_test(flag, limit, message, room
 def test_mistakes_in_feeding_are_named(mistake, room, stand_in, monkeypatch):
     monkeypatch.setenv("MISTAKE", mistake.name)
 
-    with pytest.raises(FaceError, match=rf"embeddings of 'float\.tflite'\. .*The likely cause: {mistake.name}"):
+    with pytest.raises(FaceError, match=rf"embeddings as 'float\.tflite'\. .*The likely cause: {mistake.name}"):
         run_tflm(room)
 
 

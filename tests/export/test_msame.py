@@ -95,7 +95,8 @@ def test_a_second_result_and_one_of_no_face_are_named(tmp_path, vectors, name, m
 def test_impossible_sizes_are_named(tmp_path, vectors):
     write_results(tmp_path, vectors, np.float16)
     with pytest.raises(
-        FaceError, match=r"256 bytes, which may be 128 of float16 or 64 of float32 or 32 of float64.*--embedding-size D"
+        FaceError,
+        match=r"256 bytes\. This can mean 128 of float16 or 64 of float32 or 32 of float64.*--embedding-size D",
     ):
         read_embeddings(tmp_path, 12)
     with pytest.raises(FaceError, match=r"200 values must have 400 bytes.*0_output_0\.bin' has 256"):

@@ -182,7 +182,7 @@ def test_a_mistake_in_feeding_is_named(net, road, tmp_path, mistake):
         (tmp_path / "out" / f"{number}_output_0.bin").write_bytes(row.tobytes())
 
     with pytest.raises(
-        FaceError, match=rf"'half\.om' must give the embeddings of '.*'\. .*The likely cause: {mistake}"
+        FaceError, match=rf"'half\.om' must give the same embeddings as '.*'\. .*The likely cause: {mistake}"
     ):
         test_of(net, tmp_path / "out", "--model", road.half)
     assert not (tmp_path / "om.report.json").exists()

@@ -72,7 +72,9 @@ def test_the_cosine_to_the_parent_is_printed(room, capsys):
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "_"))
 def test_a_mistake_in_feeding_is_named_and_nothing_is_written(mistake, room):
-    with pytest.raises(FaceError, match=rf"'chip\.bin' must give the embeddings of 'net\.onnx'\. .*{mistake.name}"):
+    with pytest.raises(
+        FaceError, match=rf"'chip\.bin' must give the same embeddings as 'net\.onnx'\. .*{mistake.name}"
+    ):
         run(room, change=mistake.apply)
 
     assert not (room / "chip.bin.report.json").exists()
@@ -92,7 +94,7 @@ def test_another_reference_is_named_by_a_flag(room, capsys):
     shutil.copy(room / "net.onnx.json", room / "other.onnx.json")
     (room / "net.onnx").unlink()
     assert run(room) == 0
-    assert "no cosine: the reference of the sidecar" in capsys.readouterr().out
+    assert "no cosine: the reference that the sidecar names" in capsys.readouterr().out
 
     assert run(room, "--reference", str(room / "other.onnx")) == 0
 

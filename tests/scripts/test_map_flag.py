@@ -33,7 +33,7 @@ def test_a_map_without_scikit_learn_or_over_other_files_ends_before_the_test(sha
     flags = [shades / "model.fake", "--valid", shades, "--map", "--report", tmp_path / "a.report.json"]
     (tmp_path / "a.map").mkdir()
     (tmp_path / "a.map" / "letters.txt").write_text("mine")
-    with pytest.raises(FaceError, match="this path is something else"):
+    with pytest.raises(FaceError, match="something else is at this path"):
         run_main(*flags)
 
     monkeypatch.setitem(sys.modules, "sklearn", None)

@@ -58,7 +58,7 @@ def test_the_second_face_of_each_pair_is_embedded_by_the_other_model(room, faces
 
     assert run(room, faces, "--gallery-model", room / "Y.onnx") == 0
 
-    assert "probes by X.onnx, gallery by Y.onnx" in capsys.readouterr().out
+    assert "probes embedded by X.onnx, gallery by Y.onnx" in capsys.readouterr().out
     report = json.loads((room / "X.onnx.gallery_Y.report.json").read_text())
     assert report["gallery_model"] == {"name": "Y.onnx", "sha256": sha256_of(room / "Y.onnx")}
     assert report["sets"]["toy"]["dist_max"] == pytest.approx(distances.max(), abs=1e-5)

@@ -88,7 +88,7 @@ def test_a_mistake_is_named_beside_the_parent_and_nothing_is_written(folder, mon
     parent = "small" if name == "frozen.pb" else "frozen.pb"
 
     with pytest.raises(
-        FaceError, match=rf"'{name}' must give the embeddings of '{parent}'\. .*The likely cause: {mistake}"
+        FaceError, match=rf"'{name}' must give the same embeddings as '{parent}'\. .*The likely cause: {mistake}"
     ):
         run(folder, name)
 

@@ -156,7 +156,7 @@ def main(argv=None, folder=None):
     parser.add_argument(
         "--self-test",
         action="store_true",
-        help="OUTPUT holds only the embedding of self_test.png: check this one",
+        help="OUTPUT holds only one embedding, that of self_test.png: check this embedding",
     )
     args = parser.parse_args(argv)
     folder = Path(folder or Path(__file__).resolve().parent)

@@ -181,7 +181,7 @@ def _deduce_size(row: bytes | np.ndarray, file: Path) -> int:
         return len(row)
     choices = [f"{len(row) // size} of {dtype.__name__}" for size, dtype in _DTYPES.items() if len(row) % size == 0]
     raise FaceError(
-        f"'{file}' has {len(row)} bytes, which may be {' or '.join(choices)}. Pass --embedding-size D, or --model "
+        f"'{file}' has {len(row)} bytes. This can mean {' or '.join(choices)}. Pass --embedding-size D, or --model "
         "X.om if X.om has a sidecar."
     )
 

@@ -66,9 +66,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--insert_op_conf",
         type=Path,
         metavar="CFG",
-        help="AIPP configuration, with which the model takes uint8 pixels; see om/aipp.cfg",
+        help="AIPP configuration; with it, the model takes uint8 pixels (see om/aipp.cfg)",
     )
-    add("--fusion_switch_file", type=Path, metavar="CFG", help="fusion rules to turn off")
+    add("--fusion_switch_file", type=Path, metavar="CFG", help="file that turns fusion rules off")
     add_io_flags(parser)
     return parser.parse_args(argv)
 
@@ -140,7 +140,7 @@ def make_static(path: Path, graph, io: Io, out: Path, has_sidecar: bool) -> Path
     copy = out.with_name(f"{out.stem}_batch1.pb")
     if copy.resolve() == path.resolve():
         raise FaceError(
-            f"The graph for one face, which is written first, would overwrite '{path}'. Choose a different OUT."
+            f"The script first writes the graph for one face, which would overwrite '{path}'. Choose a different OUT."
         )
     run_one = open_graph(fixed, copy, io.input, io.output)
     height, width = input_shape(graph, io.input, path)[1:3]
@@ -269,7 +269,7 @@ def io_with_aipp(io: Io, path: Path) -> Io:
                 else f"the net needs pixels scaled as '{io.pixels}'"
             )
             raise FaceError(
-                f"AIPP must compute the input of the net, and {why}: channel {channel} needs min_chn {shift:g} and "
+                f"AIPP must compute the input of the net. Here, {why}: channel {channel} needs min_chn {shift:g} and "
                 f"var_reci_chn {scale:.9g}. '{path}' has mean_chn {mean:g}, min_chn {low:g}, var_reci_chn "
                 f"{factor:.9g}. Correct these values."
             )
