@@ -1,9 +1,9 @@
 """Training batches: an exact shuffle of all records, decoding in threads, and resuming at any step.
 
 Each epoch visits every record exactly once. The order is a permutation of all records and depends only on the seed and
-the epoch. So the batch of any step can be computed, and an interrupted run resumes at its step at once, with the same
-batches as without the interruption. A shuffle buffer would not be enough, because face data are stored one identity
-after another.
+the epoch. So the batch of any step can be computed. An interrupted run therefore resumes at once, with the same batches
+as without the interruption. A shuffle buffer would not be enough, because face data are stored one identity after
+another.
 """
 
 import copy

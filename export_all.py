@@ -3,8 +3,8 @@
 python export_all.py runs/demo --valid valid_dataset/ --calibration DATA
 
 Each step runs one of the other scripts. The command is printed, and the output goes to RUN/export/logs. An artefact is
-compared with the model that it was made from, and with embedder.h5. It passes the gate if its ACC and VR are lower by
-at most --max-acc-drop and --max-vr-drop. Artefacts and reports that are up to date are not made again, so an
+compared with the model that it was made from, and with embedder.h5. The artefact passes the gate if its ACC and VR are
+lower by at most --max-acc-drop and --max-vr-drop. Artefacts and reports that are up to date are not made again, so an
 interrupted run continues.
 """
 

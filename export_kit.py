@@ -3,8 +3,9 @@
 python export_kit.py runs/demo --valid lfw.bin --calibration DATA
 
 The kit has ONNX models (channels first and channels last), float TFLite, calibration crops, 64 test crops with their
-embeddings, thresholds, and accept.py. accept.py reads the embeddings of the device and prints the cosine, ACC, VR, pass
-or fail, and the likely mistake. It needs only NumPy. The kit contains your crops, so keep it as private as the crops.
+embeddings, thresholds, and the script accept.py. This script reads the embeddings of the device and prints the cosine,
+ACC, VR, pass or fail, and the likely mistake; it needs only NumPy. The kit contains your crops, so keep it as private
+as the crops.
 """
 
 import facelib  # noqa: F401  first: from here on Ctrl-C ends the script without a traceback
@@ -129,7 +130,7 @@ def find_graph(run: Path, far: float) -> tuple[Path, Sidecar, Calibrated]:
     sidecar = check_sidecar(graph)
     if sidecar is None:
         raise FaceError(
-            f"A graph needs a sidecar that describes its input. '{graph}' has none: make the graph again with "
+            f"A graph needs a sidecar that describes its input. '{graph}' has no sidecar: make the graph again with "
             "optimize_pb.sh."
         )
     threshold = read_thresholds(graph, far)

@@ -8,12 +8,12 @@ Each worker gets its own TF_CONFIG. Worker i uses the i-th visible GPU; without 
 worker fails, the others are ended, and launch.py returns the exit code of the failed worker. Ctrl-C and SIGTERM go to
 every worker.
 
-Each worker runs a TensorFlow server, which listens on all addresses without a password: anyone who can reach its port
-can run programs with your rights. Therefore the workers of one host get a private network, if the kernel allows one;
-otherwise a warning names the addresses and ports. From this private network the workers reach neither the internet nor
-other hosts. The workers use the normal network of the host in two cases: with --no-private, and if an argument contains
-"://", such as --data s3://... No other program can pose as a worker: each worker must prove that it knows
-MOBILEARC_TOKEN, a random text. If all workers run on one host, launch.py creates this text. With --hosts, set the
+Each worker runs a TensorFlow server, which listens on all addresses and asks for no password. Anyone who can reach the
+port of this server can run programs with your rights. Therefore the workers of one host get a private network. If the
+kernel does not allow this, a warning names the addresses and ports. From this private network the workers reach neither
+the internet nor other hosts. The workers use the normal network of the host in two cases: with --no-private, and if an
+argument contains "://", such as --data s3://... No other program can pose as a worker: each worker must prove that it
+knows MOBILEARC_TOKEN, a random text. If all workers run on one host, launch.py creates this text. With --hosts, set the
 variable to the same text on every host. See docs/scaling.md.
 """
 

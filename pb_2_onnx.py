@@ -5,7 +5,7 @@ python pb_2_onnx.py runs/demo/export/optimized.pb
 The script also converts an embedder.h5. The input of the ONNX model is `input_1`: raw RGB pixels, float32
 [N, 112, 112, 3], any number of faces. The output is `embeddings`: the embeddings before L2 normalisation.
 
---mode int8 measures the ranges of the activations on the crops of --calibration, as pb_2_tflite.py does:
+With --mode int8, the script measures the ranges of the activations on the crops of --calibration, like pb_2_tflite.py:
 
 python pb_2_onnx.py runs/demo/export/optimized.pb --mode int8 --calibration DATA
 
@@ -100,9 +100,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         )
     if args.mode == "int8" and (args.opset < FIRST_PER_CHANNEL or args.prelu_nodes):
         raise FaceError(
-            f"int8 needs --opset {FIRST_PER_CHANNEL} or later, because earlier opsets have no scales per channel. It "
-            "cannot be used with --prelu-nodes, because ONNX Runtime computes PRelu nodes only in float. Received: "
-            f"--opset {args.opset}."
+            f"int8 needs --opset {FIRST_PER_CHANNEL} or later, because earlier opsets have no scales per channel. "
+            "With int8, --prelu-nodes cannot be used, because ONNX Runtime computes PRelu nodes only in float. "
+            f"Received: --opset {args.opset}."
         )
     return args
 

@@ -168,8 +168,8 @@ def check_edges(lite: Lite, args: argparse.Namespace) -> None:
         return
     if args.keep_float and "float32" in found:
         raise FaceError(
-            f"With --edges {args.edges} the first and last layers compute in integers, but --keep-float lists one of "
-            "these. Leave this layer out of --keep-float, or use --edges float."
+            f"With --edges {args.edges} the first and last layers compute in integers, but --keep-float lists such a "
+            "layer. Leave this layer out of --keep-float, or use --edges float."
         )
     raise FaceError(
         f"The input of an int8 model must be {EDGES[args.edges][0]} pixels with scale 1. From '{args.model}' TFLite "

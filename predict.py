@@ -420,8 +420,8 @@ def search_decision(gallery: Gallery, args: argparse.Namespace, enrolled_by: str
     if decision.calibrated and decision.flip != gallery.flip:
         raise FaceError(
             f"A threshold and a gallery must both be made with mirrored faces, or both without. '{gallery.path}' was "
-            f"enrolled {'with' if gallery.flip else 'without'} them, and '{args.model}' was calibrated "
-            f"{'with' if decision.flip else 'without'} them. Enrol the gallery again."
+            f"enrolled {'with' if gallery.flip else 'without'} mirrored faces, and '{args.model}' was calibrated "
+            f"{'with' if decision.flip else 'without'} mirrored faces. Enrol the gallery again."
         )
     return decision
 

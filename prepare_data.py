@@ -115,8 +115,8 @@ def leave_out_of(args: argparse.Namespace) -> "LeaveOut":
         sidecar = check_sidecar(args.model)
         if sidecar is None:
             raise FaceError(
-                f"--model needs a model with a sidecar, which describes its input. '{args.model}' has none: find the "
-                "people with tools/check_overlap.py, which has the flags --color, --pixels and --layout."
+                f"--model needs a model with a sidecar, which describes its input. '{args.model}' has no sidecar: "
+                "find the people with tools/check_overlap.py, which has the flags --color, --pixels and --layout."
             )
     return LeaveOut(described, lambda source: shared_people(source, args, sidecar.io if sidecar else None))
 

@@ -1,7 +1,7 @@
 """The worker that runs a model on an emulated ARM CPU. Not a script for users.
 
 facelib/runtimes/worker_loop.py calls `load`, in `.venv-arm`. The model runs on the project's own runtime for .tflite or
-.onnx. It takes one face, uint8 [1, 112, 112, 3] RGB, and returns the embedding, float32 [D], not normalised.
+.onnx. The model takes one face, uint8 [1, 112, 112, 3] RGB, and returns the embedding, float32 [D], not normalised.
 """
 
 import json

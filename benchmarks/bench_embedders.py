@@ -161,7 +161,7 @@ def open_here(artefact: Artefact, threads: int) -> str:
     sidecar = check_sidecar(artefact.path)
     if sidecar is None and artefact.runtime != "ncnn":
         raise FaceError(
-            f"A model needs a sidecar that describes its input. '{artefact.path}' has none: make the model with "
+            f"A model needs a sidecar that describes its input. '{artefact.path}' has no sidecar: make the model with "
             "the scripts of this project."
         )
     opener = EXTRA.get(artefact.runtime, open_embedder)

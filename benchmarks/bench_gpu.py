@@ -5,8 +5,8 @@
 Each row is a training with ArcFace and SGD on synthetic faces, in its own processes. "step alone" repeats one batch in
 the memory of the device. "with input" reads, decodes and copies batches as train.py does. A row is input-bound if it is
 more than a twentieth slower "with input" than "step alone". A row that fails shows the reason, and the next row
-follows. On a CPU, and with --small, the table has only a few rows with small batches. They show that everything runs;
-their figures are not real speeds.
+follows. On a CPU, and with --small, the table has only a few rows with small batches. These rows show only that
+everything runs: their figures are not real speeds.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_growth.py [--workers 1,2,4] [--classes 10000,100000,1000000,4000000] [--size 128]
 
-launch.py starts the workers on this machine; they connect over loopback and run the step of the trainer. The step has
+On this machine, launch.py starts the workers, which connect over loopback and run the step of the trainer. The step has
 ArcFace, SGD with momentum, a batch of `--batch` over all workers, and one dense layer of `--parameters` as the
 backbone. There is a run with a tenth of the classes in each step and, if enough memory is free, a run with all classes.
 Each line is one run, in fresh processes:
@@ -14,7 +14,7 @@ Each line is one run, in fresh processes:
 The fields `model_...` are the values from the formulas of docs/scaling.md, "Planning". Limit: bytes above 1 MB and
 memory above 256 MB must be at most 1.25 x the planned value. Time has no limit: the workers share the cores of one
 machine, so more workers are not faster. `model_step_s` is the time that one machine needs for the work of all workers.
-It is computed from two speeds of this machine, which are measured first: that of a matrix product and that of a copy.
+For this time, two speeds of the machine are measured first: the speed of a matrix product and the speed of a copy.
 """
 
 import argparse

@@ -6,9 +6,8 @@ The vectors are random: 23,124 templates with 512 values, of which 3,531 are gal
 templates. There are 15,658,489 pairs of a gallery and a probe template, in random order; 19,557 pairs are genuine.
 `score_pairs` uses blocks of the template matrix. `gathers` is a second method: it sorts the pairs by their first
 template and fetches two rows for each pair. `verify` computes the table: six FARs, AUC, EER. `identify` searches a
-gallery of 1,000,000 x 128 with 10,000 probes, half of them mated, and `products alone` measures only the matrix
-products of this search. Each part runs once. `peak` is the memory of the whole process so far, `inputs` the size of the
-arrays.
+gallery of 1,000,000 x 128 with 10,000 probes, half of them mated. `products alone` measures only the matrix products of
+this search. Each part runs once. `peak` is the memory of the whole process so far, `inputs` the size of the arrays.
 """
 
 import argparse

@@ -7,8 +7,8 @@ One worker runs the step of the trainer with ArcFace and SGD with momentum: forw
 update. The backbone is one small dense layer. Each measurement runs in a fresh process. Measurements with all classes
 and with the sample alternate, and medians are over all steps of all `--rounds`. Memory is the peak of the process
 (VmHWM) minus its memory before the head was built; `build_gb` is the memory for building the head. Limits: `speedup` >=
-5, and the peak of the sampled head must be below 1.3 x the size of its centres and momentum (4.1 GB). All classes need
-20 GB: if less is free, this measurement is left out, with a note.
+5, and the peak of the sampled head must be below 1.3 x the size of its centres and momentum (4.1 GB). The measurement
+with all classes needs 20 GB: if less is free, it is left out, with a note.
 
 `--exact` measures only the head: its forward and backward pass with all classes, 85,742 x 128, batch 64, without
 optimizer. The time of these passes is compared with that of their three matrix products (x W^T, g W, g^T x). The two

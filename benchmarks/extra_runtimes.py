@@ -1,4 +1,4 @@
-"""Runtimes that only bench_embedders.py uses, each an `Embedder`. They are optional: pip install openvino ncnn.
+"""Runtimes that only bench_embedders.py uses, each an `Embedder`. The packages are optional: pip install openvino ncnn.
 
 OpenVINO reads model.onnx, model_float.tflite, model_fp16.tflite, model_dynamic.tflite and the graphs (.pb) directly.
 For ncnn, first convert the ONNX model: pip install pnnx (this also installs PyTorch). Then `pnnx model.onnx

@@ -2,9 +2,9 @@
 
 board/bench_board.sh runs/demo/export/model_int8.tflite runs/demo/export/model_float.tflite --out board.json
 
-The script needs only the board install (docs/board.md), and ONNX Runtime for .onnx files. It prints one Markdown row
-for each model and writes a JSON file, so that you can send both. Energy is not measured. On an emulated CPU the script
-runs the self tests and leaves out times, memory, temperature and clock.
+The script needs only the board install (docs/board.md), and ONNX Runtime for .onnx files. The script prints one
+Markdown row for each model and writes a JSON file, so that you can send both. Energy is not measured. On an emulated
+CPU the script runs the self tests and leaves out times, memory, temperature and clock.
 """
 
 import sys

@@ -4,8 +4,9 @@ python coreml/coreml_test.py runs/demo/export/model_fp16.mlpackage.zip --valid l
 
 The table, the report and the gate are the same as in every test script. Core ML runs on Apple's systems only, so this
 test checks the weights and operations in the file, but not the results on a phone. NumPy is slow, so the test uses 600
-pairs of the set, always the same ones: 30 genuine and 30 impostor pairs of each fold. --far is 0.01 by default, because
-300 impostor pairs cannot show a FAR of 0.001. If you use --against, make its report with `--pairs 600 --far 0.01` too.
+pairs of the set, always the same pairs: 30 genuine and 30 impostor pairs of each fold. The default of --far is 0.01,
+because 300 impostor pairs cannot show a FAR of 0.001. If you use --against, make its report with `--pairs 600 --far
+0.01` too.
 """
 
 import sys

@@ -3,9 +3,9 @@
 python coreml_worker.py convert FOLDER   reads net.json and tensors.npz (facelib/export/coreml/convert.py writes them);
                                          writes model.mlpackage.zip and interface.json
 
-facelib/runtimes/worker_loop.py calls `load`. The model runs the operations of a .mlpackage in NumPy. It takes uint8 [1,
-H, W, 3], with the colours in the model's order, and returns the embedding, float32 [D]. Core ML itself runs on Apple's
-systems only.
+facelib/runtimes/worker_loop.py calls `load`. The model runs the operations of a .mlpackage in NumPy. The model takes
+uint8 [1, H, W, 3], with the colours in the model's order, and returns the embedding, float32 [D]. Core ML itself runs
+on Apple's systems only.
 """
 
 import json

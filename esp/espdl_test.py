@@ -2,9 +2,9 @@
 
 python esp/espdl_test.py runs/demo/export/model_esp32s3.espdl --valid lfw.bin
 
-Simulating a face takes about a tenth of a second. So the test uses 600 pairs of the set, always the same ones: 30
-genuine and 30 impostor pairs of each fold. --far is 0.01 by default, because 300 impostor pairs cannot show a FAR of
-0.001. If you use --against, make its report with `--pairs 600 --far 0.01` too; every test script takes these flags.
+Simulating a face takes about a tenth of a second. So the test uses 600 pairs of the set, always the same pairs: 30
+genuine and 30 impostor pairs of each fold. The default of --far is 0.01, because 300 impostor pairs cannot show a FAR
+of 0.001. If you use --against, make its report with `--pairs 600 --far 0.01` too; every test script takes these flags.
 """
 
 import sys

@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = check_out_file(args.out or args.model.parent / name)
     if out.suffix != ".espdl" or float_path(out).absolute() == args.model.absolute():
         raise FaceError(
-            "--out must end in .espdl. It must not have the name of X.onnx, because the script also writes an .onnx "
-            f"with the name of --out. Received: '{out}' from '{args.model}'. Choose a different --out."
+            "--out must end in .espdl. The name of --out must differ from that of X.onnx, because the script also "
+            f"writes an .onnx with the name of --out. Received: '{out}' from '{args.model}'. Choose a different --out."
         )
     sidecar = check_sidecar(args.model)
     sha256 = sha256_of(args.model)

@@ -327,7 +327,7 @@ def working_folder(out: Path) -> Iterator[Path]:
     real = target_of(out)
     if real == Path.cwd() or os.path.ismount(real):
         what = "the current folder" if real == Path.cwd() else "a mount point"
-        raise FaceError(f"OUT must be a new folder. '{out}' is {what}: choose a new folder in it.")
+        raise FaceError(f"OUT must be a new folder. '{out}' is {what}: choose a new folder inside this folder.")
     folder = real.with_name(f".{real.name}.part")
     if folder.is_symlink():
         raise FaceError(f"The temporary folder '{folder}' must not be a link. Remove the link.")

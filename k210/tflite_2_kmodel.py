@@ -3,7 +3,7 @@
 python k210/tflite_2_kmodel.py runs/k210/export/model_float.tflite --calibration DATA
 
 The input of the kmodel is raw pixels, uint8 [1, 3, 112, 112], RGB, in three planes as from the K210's camera. The
-output is the embedding in float32, before L2 normalisation. nncase, which `make k210` installs, compiles the model and
+output is the embedding in float32, before L2 normalisation. The compiler is nncase, which `make k210` installs. It
 measures the 8-bit ranges on face crops.
 """
 

@@ -2,9 +2,9 @@
 
 python mcu/tflm_test.py runs/demo/export/model_int8.tflite --valid lfw.bin --max-arena 512 --max-flash 1024
 
-The kernels are plain C++ and slow here, so the test uses 600 pairs of the set, always the same ones: 30 genuine and 30
-impostor pairs of each fold. --far is 0.01 by default, because 300 impostor pairs cannot show a FAR of 0.001. If you use
---against, make its report with `--pairs 600 --far 0.01` too; every test script takes these flags.
+The kernels are plain C++ and slow here, so the test uses 600 pairs of the set, always the same pairs: 30 genuine and 30
+impostor pairs of each fold. The default of --far is 0.01, because 300 impostor pairs cannot show a FAR of 0.001. If you
+use --against, make its report with `--pairs 600 --far 0.01` too; every test script takes these flags.
 """
 
 import sys

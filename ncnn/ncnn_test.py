@@ -2,8 +2,8 @@
 
 python ncnn/ncnn_test.py runs/demo/export/model_fp16.param --valid lfw.bin
 
-The table, the report and the gate are the same as in every test script. Here ncnn always computes in float32, whatever
-the type of the stored weights. A phone's CPU may compute in half precision.
+The table, the report and the gate are the same as in every test script. In this test, ncnn always computes in float32,
+whatever the type of the stored weights. A phone's CPU may compute in half precision.
 """
 
 import sys

@@ -5,7 +5,7 @@ python pb_2_onnx.py runs/demo/export/optimized.pb --layout nchw --pixels outside
 python rknn/onnx_2_rknn.py runs/demo/export/model_scaled.onnx --mode int8 --chip rk3588 --calibration DATA
 
 The .rknn takes raw RGB pixels, uint8 [1, 112, 112, 3], and scales them itself: mean and std come from the sidecar of
-X.onnx. Its output is the embedding in float32, before L2 normalisation. RKNN-Toolkit2, which `make rknn` installs,
+X.onnx. The output is the embedding in float32, before L2 normalisation. RKNN-Toolkit2, which `make rknn` installs,
 measures the 8-bit ranges on face crops, and shows which layers lose the most accuracy. The .zip is for
 rknn/rknn_test.py.
 """

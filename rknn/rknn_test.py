@@ -2,11 +2,11 @@
 
 python rknn/rknn_test.py runs/demo/export/model_int8.rknn --valid lfw.bin
 
-The table, the report and the gate are the same as in every test script. The simulator cannot read a .rknn. It runs
-X.rknn.simulator.zip, the files from which the .rknn was compiled. Simulating a face takes about 0.1 s, so the test uses
-600 pairs of the set, always the same ones: 30 genuine and 30 impostor pairs of each fold. --far is 0.01 by default,
-because 300 impostor pairs cannot show a FAR of 0.001. If you use --against, make its report with `--pairs 600 --far
-0.01` too.
+The table, the report and the gate are the same as in every test script. The simulator cannot read a .rknn, so the test
+runs X.rknn.simulator.zip: the files from which the .rknn was compiled. Simulating a face takes about 0.1 s, so the test
+uses 600 pairs of the set, always the same pairs: 30 genuine and 30 impostor pairs of each fold. The default of --far is
+0.01, because 300 impostor pairs cannot show a FAR of 0.001. If you use --against, make its report with `--pairs 600
+--far 0.01` too.
 """
 
 import sys

@@ -4,8 +4,8 @@ python rknn_worker.py convert FOLDER   reads settings.json, model.onnx and, for 
                                        writes model.rknn and simulator.zip, for int8 also layers.txt
 
 facelib/runtimes/worker_loop.py calls `load`. The model runs in the simulator, takes uint8 [1, H, W, 3] and returns the
-embedding, float32 [D]. The simulator cannot read a .rknn. It needs the files that a .rknn is compiled from; these are
-in simulator.zip.
+embedding, float32 [D]. The simulator cannot read a .rknn, so simulator.zip holds the files from which the .rknn was
+compiled.
 """
 
 import importlib.machinery

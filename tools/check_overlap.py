@@ -1,4 +1,4 @@
-"""Find identities that are in both a training set and a verification set. They make the scores on that set too high.
+"""Find identities that are in both a training set and a verification set. Such identities make the scores too high.
 
     python tools/check_overlap.py data/ms1m lfw.bin --model embedder.h5 --out overlap.csv --sheet overlap.png
 

@@ -118,8 +118,8 @@ def read_sub_centres(path: Path, class_names: Sequence[str]) -> np.ndarray:
     if (known < 0).any():
         missing = class_names[int(np.argmin(known))]
         raise FaceError(
-            f"--head must have a class centre for every identity of DATA. '{path}' has none for '{missing}': "
-            "clean without --head."
+            f"--head must have a class centre for every identity of DATA. '{path}' has no class centre for "
+            f"'{missing}': clean without --head."
         )
     centres = centres.reshape(len(names), -1, centres.shape[1])[known]
     return centres / np.linalg.norm(centres, axis=-1, keepdims=True)

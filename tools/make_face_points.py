@@ -4,7 +4,7 @@
     python tools/make_face_points.py package/face_mesh_solution_packed_assets.data OUT.tflite
 
 The last layer of the mesh is linear and gives 468 landmarks. The five points are means of landmarks. So the rows of
-that layer can be averaged in the same way, without training: the new layer has 10 outputs instead of 1404, and the new
+that layer can be averaged in the same way, without training. The new layer has 10 outputs instead of 1404, and the new
 file has a third of the size. The rest is copied unchanged. The same input gives the same file, byte for byte.
 
 OFFSETS then moves the points to where InsightFace's detector puts its landmarks. The offsets are averages, computed on
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hashlib.sha256(mesh).hexdigest() != SOURCE:
         raise FaceError(
             f"The face mesh must be that of @mediapipe/face_mesh {VERSION}. '{args.assets}' holds a different mesh or "
-            f"none: download the right one with npm pack @mediapipe/face_mesh@{VERSION}."
+            f"no mesh: download the right one with npm pack @mediapipe/face_mesh@{VERSION}."
         )
     data = replace_last_layer(mesh)
     write_bytes(args.out, data)

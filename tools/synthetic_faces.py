@@ -5,8 +5,8 @@
 
 The pictures of one person share the shape of the face, its colours and its marks. Pose, light, expression, glasses and
 the camera differ. A verification set (--format bin) and a training set show different people, unless you set
---first-identity. The same seed always gives the same faces: 112x112 JPEGs, aligned. They are not a substitute for
-photos of real people: a model trained on them recognises only faces like them.
+--first-identity. The same seed always gives the same faces: 112x112 JPEGs, aligned. Synthetic faces are not a
+substitute for photos of real people: a model trained on synthetic faces recognises only such faces.
 
 --format    writes                                             next
 folders     OUT/0001/0001.jpg, ...: a folder for each person   python prepare_data.py OUT DATA

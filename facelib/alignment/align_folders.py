@@ -138,7 +138,7 @@ def _counts(folder: PhotoFolder) -> PhotoFolder:
 
 def _check_places(root: Path, out: Path) -> None:
     if not root.is_dir():
-        raise FaceError(f"PHOTOS must be a folder. There is none at '{root}'. Check the path.")
+        raise FaceError(f"PHOTOS must be a folder. There is no folder at '{root}'. Check the path.")
     if out.exists() and not out.is_dir():
         raise FaceError(f"OUT must be a folder. '{out}' is a file: choose a different name.")
     if root.resolve().is_relative_to(target_of(out)):

@@ -152,7 +152,7 @@ def compare(report: dict, reference: dict, max_acc_drop: float, max_vr_drop: flo
     common = [name for name in reference["sets"] if name in report["sets"]]
     if not common:
         raise FaceError(
-            f"The two reports have no set in common. One has {', '.join(report['sets'])}, the other has "
+            f"The two reports have no set in common: one has {', '.join(report['sets'])}, the other has "
             f"{', '.join(reference['sets'])}. Test both models with the same --valid."
         )
     findings = []

@@ -90,8 +90,8 @@ def read_map(folder: Path, name: str, sha256: str | None, set_sha256: str | None
         return FaceMap(name, found["sha256"], faces, vectors, places, pictures, int(found["of"]))
     except (OSError, BadRecord, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FaceError(
-            f"A map must have all the files that --map wrote. '{folder}' does not have them: {error}. Test again with "
-            "--map."
+            f"A map must have all the files that --map wrote. '{folder}' does not have all these files: {error}. Test "
+            "again with --map."
         ) from error
 
 

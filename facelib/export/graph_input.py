@@ -149,7 +149,7 @@ def without_scaling(graph, io: Io, path: Path):
     if found is None or found[0] == node_of(io.output):
         raise FaceError(
             "--pixels outside removes the pixel scaling from the beginning of the graph. The scaling must be one of "
-            f"{', '.join(PIXEL_SCALINGS)}. '{path}' begins with none of these. Use --pixels inside."
+            f"{', '.join(PIXEL_SCALINGS)}. '{path}' begins with a different operation. Use --pixels inside."
         )
     nodes = []
     for node in graph.node:

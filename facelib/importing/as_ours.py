@@ -59,7 +59,8 @@ def _choose_io(model, job: Job, usual: str) -> Io:
     if not pixels:
         raise FaceError(
             f"'{job.path}' does not say which pixels it was trained with. Use --pixels "
-            f"{'|'.join(IO_CHOICES['pixels'])} (pm1_exact is x/127.5 - 1), and --color bgr if it was trained on BGR."
+            f"{'|'.join(IO_CHOICES['pixels'])} (pm1_exact is x/127.5 - 1), and --color bgr if the net was trained on "
+            "BGR."
         )
     return Io(pixels=pixels, colour=job.colour or known.colour, size=job.size or known.size)
 

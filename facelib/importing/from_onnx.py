@@ -130,8 +130,8 @@ def _name_iresnet(steps: list[Step], path: Path) -> str:
             return f"iresnet{depth}"
     known = ", ".join(f"{1 + 2 * sum(repeats)} (iresnet{depth})" for depth, repeats in IRESNET_DEPTHS.items())
     raise FaceError(
-        f"'{path}' begins with '{steps[0].name}', a {steps[0].describe()}, like an iresnet. But it has {found} 3x3 "
-        f"convolutions, and an iresnet has {known}: this is a different architecture."
+        f"'{path}' begins with '{steps[0].name}', a {steps[0].describe()}, like an iresnet. But the model has {found} "
+        f"3x3 convolutions, and an iresnet has {known}: this is a different architecture."
     )
 
 

@@ -153,8 +153,8 @@ def class_centres(embedded: Iterator[tuple[np.ndarray, np.ndarray]], labels: np.
     if (norms < 1e-6).any():
         i = int(np.argmin(norms))
         raise FaceError(
-            f"The embeddings of an identity must have a mean direction. Those of identity {present[i]} cancel out: "
-            "check the photos of this identity, or test the model."
+            f"The embeddings of an identity must have a mean direction. The embeddings of identity {present[i]} "
+            "cancel out: check the photos of this identity, or test the model."
         )
     return Centres(present, counts[present], (centres / norms).astype(np.float32))
 

@@ -114,8 +114,8 @@ class NormalisedSearch:
         statistics = cohort_statistics(rows, self._cohort)
         if (statistics.deviation < LEAST_DEVIATION).any():
             raise FaceError(
-                "The people of a cohort must differ. Here, all people who are closest to a face have the same cosine "
-                "to it."
+                "The people of a cohort must differ. All people of this cohort who are closest to a face have the "
+                "same cosine to this face."
             )
         return statistics
 

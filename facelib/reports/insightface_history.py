@@ -24,8 +24,8 @@ def read_history(path: Path) -> TrainingLog:
     losses = lists.get("loss")
     if not isinstance(losses, list) or not losses:
         raise FaceError(
-            f"A history of Keras_insightface must have a list 'loss' with one number per epoch. '{path}' has none: "
-            "use a *_hist.json, or a run directory (the --out of train.py)."
+            f"A history of Keras_insightface must have a list 'loss' with one number per epoch. '{path}' has no such "
+            "list: use a *_hist.json, or a run directory (the --out of train.py)."
         )
     names = [name for name in lists if name + THRESHOLD in lists]
     for key in ("loss", "accuracy", "lr", *names):

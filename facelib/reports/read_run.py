@@ -298,7 +298,7 @@ def require_training_log(run: Path) -> TrainingLog:
     log = read_training_log(path)
     if log.is_empty:
         raise FaceError(
-            f"A run directory must have a metrics.jsonl that lists the steps. '{path}' is missing or lists none. Use "
-            "the --out folder of train.py."
+            f"A run directory must have a metrics.jsonl that lists the steps. '{path}' is missing or lists no steps. "
+            "Use the --out folder of train.py."
         )
     return log

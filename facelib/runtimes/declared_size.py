@@ -41,6 +41,6 @@ def check_declared(make: Callable[[], Any], num_bytes: int, path: Path) -> None:
     declared = 4 * sum(math.prod(variable.shape) for variable in variables)
     if declared > max(SMALL_BYTES, MAX_RATIO * num_bytes):
         raise FaceError(
-            f"'{path}' describes a net with {declared / 2**30:,.1f} GiB of weights, which are not in the file: the "
+            f"'{path}' describes a net with {declared / 2**30:,.1f} GiB of weights, which are not in the file. The "
             "file is damaged or was made to fill the memory. The net was not built. Get the file from its author."
         )

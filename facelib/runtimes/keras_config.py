@@ -45,7 +45,8 @@ def parse_config(text: Any, path: Path) -> dict:
     config = json.loads(text) if isinstance(text, str | bytes) else None
     if not isinstance(config, dict):
         raise FaceError(
-            f"'{path}' does not describe a Keras model. It may be a different kind of HDF5 file: use an embedder.h5."
+            f"'{path}' does not describe a Keras model. The file may be a different kind of HDF5 file: use an "
+            "embedder.h5."
         )
     return config
 

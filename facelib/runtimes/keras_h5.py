@@ -239,8 +239,8 @@ def in_float32(model):
 def _check_one_in_one_out(model, name: str | Path) -> None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise FaceError(
-            f"An embedder must have one input and one output. {short_name(name)} has {len(model.inputs)} and "
-            f"{len(model.outputs)}: use the embedder.h5 of the run, which has no training head."
+            f"An embedder must have one input and one output. {short_name(name)} has {len(model.inputs)} inputs and "
+            f"{len(model.outputs)} outputs: use the embedder.h5 of the run, which has no training head."
         )
 
 

@@ -82,9 +82,9 @@ def check_ops(graph, path: Path | str) -> None:
     num_bytes = sum(_const_bytes(node) for body in bodies for node in body if node.op == "Const")
     if num_bytes > MAX_CONST_BYTES:
         raise FaceError(
-            f"The constants of a graph may take up to {MAX_CONST_BYTES / 2**30:.0f} GiB as tensors. Those of '{path}' "
-            f"take {num_bytes / 2**30:.1f} GiB: the file is damaged or was made to fill the memory. Make the file "
-            "again, or copy it again."
+            f"The constants of a graph may take up to {MAX_CONST_BYTES / 2**30:.0f} GiB as tensors. The constants of "
+            f"'{path}' take {num_bytes / 2**30:.1f} GiB: the file is damaged or was made to fill the memory. Make the "
+            "file again, or copy it again."
         )
 
 

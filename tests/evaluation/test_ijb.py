@@ -123,7 +123,7 @@ def test_a_file_of_bad_lines_makes_a_short_message(tmp_path):
         ("face_tid_mid.txt", ["1.jpg 10 7", "9.jpg 10 7", "2.jpg ten 7"], "2 other lines: 2-3 .*'9.jpg 10 7'"),
         ("face_tid_mid.txt", [f"1.jpg {10**30} 7"], "1 other line: 1 "),
         ("1N_gallery_G1.csv", ["TEMPLATE_ID,SUBJECT_ID", "10,1", "10,2", "11,1", "x,1", "10"], "4 other lines: 3-6 "),
-        ("1N_gallery_G1.csv", ["TEMPLATE_ID,SUBJECT_ID"], "none below its header"),
+        ("1N_gallery_G1.csv", ["TEMPLATE_ID,SUBJECT_ID"], "no template below its header"),
     ],
 )
 def test_bad_meta_lines_are_named(tmp_path, file, lines, words):
@@ -187,7 +187,7 @@ def test_a_template_does_not_depend_on_the_order_of_its_lines(tmp_path):
 def test_a_template_without_direction_is_named(tmp_path):
     faces = faces_of(write_meta(tmp_path, **{"name_5pts_score.txt": [f"{image} {POINTS} 0" for image in IMAGES]}))
 
-    with pytest.raises(FaceError, match="Those of template 10 add up to 0"):
+    with pytest.raises(FaceError, match="The embeddings of template 10 add up to 0"):
         pool_templates(EMBEDDINGS, faces)
 
 

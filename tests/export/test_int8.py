@@ -164,7 +164,7 @@ def test_bad_requests_are_one_line_and_leave_nothing(net):
     int8 = [graph, "--mode", "int8", "--calibration", crops, "--out", str(out)]
     cases = [
         ([*int8, "--keep-float", "grup2"], r"No layer name begins with 'grup2'. Similar names: .*group"),
-        ([*int8, "--keep-float", "pixel_scale"], r"--keep-float lists one of"),
+        ([*int8, "--keep-float", "pixel_scale"], r"--keep-float lists such a layer"),
         ([graph, "--mode", "fp16", "--edges", "float"], "--mode int8"),
         ([graph, "--mode", "float", "--keep-float", "gdc"], "--mode int8"),
         ([*int8[:3], "--out", str(out)], "--calibration DATA"),

@@ -150,7 +150,7 @@ def test_ops_that_ascend_may_not_know_are_listed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("change", "match"), [
-    (("var_reci_chn_1: 1.0", "var_reci_chn_1: 0.0078125"), "scales pixels itself: channel 1 needs"),
+    (("var_reci_chn_1: 1.0", "var_reci_chn_1: 0.0078125"), "scales pixels itself, so channel 1 needs"),
     (("RGB888_U8", "YUV420SP_U8"), "input_format: RGB888_U8"),
     (("src_image_size_w: 112", "src_image_size_w: 250"), "112x112"),
     (("csc_switch: false", "csc_switch: true"), "csc_switch: false"), (("aipp_op {", "op {"), "aipp_op")])  # fmt: skip
@@ -176,7 +176,7 @@ def test_aipp_may_scale_pixels_for_a_net_that_does_not(pb, tmp_path, pixels, col
     (tmp_path / "scaling.cfg").write_text(text)
 
     run_without_atc([str(foreign), "--insert_op_conf", str(tmp_path / "scaling.cfg")])
-    with pytest.raises(FaceError, match=f"needs pixels scaled as '{pixels}': channel 0 needs min_chn {shifts[0]:g}"):
+    with pytest.raises(FaceError, match=f"needs pixels scaled as '{pixels}', so channel 0 needs min_chn {shifts[0]:g}"):
         pb_2_om.main([str(foreign), "--insert_op_conf", str(ROOT / "om" / "aipp.cfg")])
 
 

@@ -338,7 +338,7 @@ def make_place(case, tmp_path):
 @pytest.mark.parametrize(
     ("case", "match"),
     [
-        ("missing", "There is none at"), ("empty", "There are no photos in"), ("file", "is a file"),
+        ("missing", "There is no folder at"), ("empty", "There are no photos in"), ("file", "is a file"),
         ("same", "contains PHOTOS"), ("around", "contains PHOTOS"), ("around by a link", "contains PHOTOS"),
         ("another's", "has other files"), ("an identity", "has other files"),
     ],

@@ -149,7 +149,10 @@ def test_with_a_model_people_with_other_photos_are_left_out_too(faces, tmp_path,
         (["--model", "X.onnx"], "without --leave-out"),
         (["--leave-out", "nope.bin"], "verification set at 'nope.bin'"),
         (["--leave-out", "v.bin", "--model", "nope.onnx"], "nope.onnx"),
-        (["--leave-out", "v.bin", "--model", "bare.onnx"], "has none: find the people with tools/check_overlap.py"),
+        (
+            ["--leave-out", "v.bin", "--model", "bare.onnx"],
+            "has no sidecar: find the people with tools/check_overlap.py",
+        ),
     ],
 )
 def test_bad_flags_are_one_line_and_write_nothing(faces, tmp_path, verification, monkeypatch, words, match):

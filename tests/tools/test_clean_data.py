@@ -277,5 +277,5 @@ def test_dominant_sub_centres_come_from_the_head_of_a_run(folders):
     with pytest.raises(FaceError, match="8 centres for 3 identities"):
         run(folders, "--head", str(folders / "run" / "epoch-001.h5"), out="other")
     write_classes(folders / "run", ["cid", "bob2", "bob", "eve"])
-    with pytest.raises(FaceError, match="has none for 'ann'"):
+    with pytest.raises(FaceError, match="has no class centre for 'ann'"):
         run(folders, "--head", str(folders / "run" / "epoch-001.h5"), out="other")

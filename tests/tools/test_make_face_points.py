@@ -24,7 +24,7 @@ def test_another_mesh_is_refused(tmp_path, content):
     (tmp_path / "assets.data").write_bytes(content)
 
     with pytest.raises(
-        FaceError, match=r"assets\.data' holds a different mesh or none: download the right one with npm pack"
+        FaceError, match=r"assets\.data' holds a different mesh or no mesh: download the right one with npm pack"
     ):
         make_face_points.main([str(tmp_path / "assets.data"), str(tmp_path / "OUT.tflite")])
 

@@ -78,7 +78,7 @@ def test_unfinished_older_and_killed_runs_are_plotted(tmp_path):
 
 @pytest.mark.parametrize(
     "text, message",
-    [(None, "lists none. Use the --out folder"), ("", "lists none"), ("x\n{}\n", "Line 1 of .* is not")],
+    [(None, "lists no steps. Use the --out folder"), ("", "lists no steps"), ("x\n{}\n", "Line 1 of .* is not")],
 )
 def test_a_folder_without_a_history_is_named(tmp_path, text, message):
     if text is not None:

@@ -324,7 +324,8 @@ def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
             values = np.fromstring(text.decode("ascii"), np.int64, sep=" ")
     except (DeprecationWarning, ValueError) as error:
         raise FaceError(
-            f"Each line of an .idx must be 'key TAB offset', two integers. This file has other lines. {hint}"
+            "Each line of an .idx must be 'key TAB offset', two integers. This file has lines of a different form. "
+            f"{hint}"
         ) from error
     num_lines = text.count(b"\n") + (not text.endswith(b"\n"))
     if num_lines != len(values) // 2:  # blank lines do not count

@@ -95,7 +95,8 @@ def open_source(path: Path, skip_bad: bool = False, encoding: str | None = None)
         return _open_tfrecords(path, skip_bad) if _is_tface_index(path) else ListSource(path, encoding)
     if path.suffix == ".bin":
         raise FaceError(
-            f"'{path}' is a verification set. It has pairs, not identities, so it cannot be used for training."
+            f"'{path}' is a verification set. A verification set has pairs, not identities, so it cannot be used for "
+            "training."
         )
     if path.suffix == ".gz":
         raise FaceError(
@@ -185,8 +186,8 @@ class RecSource:
         if not (1 < stop < end <= bound and stop == int(stop) and end == int(end)):
             raise FaceError(
                 "Record 0 of an InsightFace .rec must hold two whole numbers, [images + 1, images + 1 + identities]. "
-                f"Both must be at most {bound:,} (the largest number that float32 holds exactly). '{self.path}' has "
-                f"[{stop:.9g}, {end:.9g}]. Write larger sets with im2rec, without this record."
+                f"Both numbers must be at most {bound:,} (the largest number that float32 holds exactly). "
+                f"'{self.path}' has [{stop:.9g}, {end:.9g}]. Write larger sets with im2rec, without this record."
             )
         if self.file.bad and not self.file.has_idx:  # keys are counted, so they say nothing: images are what has pixels
             payload_bytes = np.where(self.file.flags > 0, 32 + 4 * self.file.flags.astype(np.int64), 32)
@@ -206,8 +207,8 @@ class RecSource:
             where = self.file.idx_path if self.file.has_idx else self.path
             raise FaceError(
                 f"Record 0 of '{self.path}' says that there are {len(keys)} images. '{where}' does not list "
-                f"{int((~is_there).sum())} of them, the first one with key {keys[~is_there][0]}. Copy the .rec and "
-                ".idx again."
+                f"{int((~is_there).sum())} of these images; the first has key {keys[~is_there][0]}. Copy the .rec "
+                "and .idx again."
             )
         return int(end) - int(stop)
 

@@ -64,7 +64,7 @@ def load_bin(path: Path) -> Pairs:
     except RefusedPickleError as error:
         raise FaceError(
             f"A verification set must be a plain list of images. The pickle '{path}' tries to load {error}. Nothing "
-            f"in it was executed. Do not use this file. {MAKE_HINT}"
+            f"in the pickle was executed. Do not use this file. {MAKE_HINT}"
         ) from error
     except MemoryError:
         raise

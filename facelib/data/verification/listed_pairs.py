@@ -114,7 +114,9 @@ def _read_image_list(path: Path, lines: list[str]) -> tuple[list[tuple[Shot, Sho
         numbers.append(int(match[2]))
         places.append(place)
     if len(shots) % 2:
-        raise FaceError(f"Each pair must have two lines. The last pair of '{path}' has only one. Copy the list again.")
+        raise FaceError(
+            f"Each pair must have two lines. The last pair of '{path}' has only one line. Copy the list again."
+        )
     for i in range(0, len(shots), 2):
         if numbers[i] != numbers[i + 1]:
             raise FaceError(

@@ -75,7 +75,7 @@ def draw_listed(is_same: np.ndarray, num_pairs: int, folds: int = 10, seed: int 
             if len(kind) < each:
                 raise FaceError(
                     f"--pairs {num_pairs} needs {each} genuine and {each} impostor pairs in each fold. Fold {number} "
-                    f"of {folds} has only {len(kind)} of one kind. Use at most --pairs {2 * folds * len(kind)}."
+                    f"of {folds} has only {len(kind)} pairs of one kind. Use at most --pairs {2 * folds * len(kind)}."
                 )
             picked.append(rng.choice(kind, size=each, replace=False))
     return np.sort(np.concatenate(picked))

@@ -215,7 +215,9 @@ def read_subjects(path: Path, template_ids: np.ndarray) -> tuple[np.ndarray, np.
     )
     _read_lines(path, rule, lambda line: line.split(","), take, has_header=True)
     if not subject_of:
-        raise FaceError(f"A 1:N list must list templates. '{path}' has none below its header. Copy the file again.")
+        raise FaceError(
+            f"A 1:N list must list templates. '{path}' has no template below its header. Copy the file again."
+        )
     templates, subjects = np.array(list(subject_of.items()), np.int64).T
     return find_templates(templates, template_ids).astype(np.int64), subjects.copy()
 

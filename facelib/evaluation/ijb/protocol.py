@@ -260,8 +260,8 @@ def _lengths(sums: np.ndarray, template_ids: np.ndarray) -> np.ndarray:
     is_bad = ~(np.isfinite(lengths) & (lengths > 0)).ravel()
     if is_bad.any():
         raise FaceError(
-            "The embeddings of a template's images must not cancel out. Those of template "
-            f"{template_ids[np.argmax(is_bad)]} add up to {lengths[np.argmax(is_bad), 0]:g}: check their "
-            "detector scores, or use --no-detector-score."
+            "The embeddings of a template's images must not cancel out. The embeddings of template "
+            f"{template_ids[np.argmax(is_bad)]} add up to {lengths[np.argmax(is_bad), 0]:g}: check their detector "
+            "scores, or use --no-detector-score."
         )
     return lengths

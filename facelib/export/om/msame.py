@@ -138,8 +138,8 @@ def _index(folder: Path, num_faces: int) -> dict[str, Path]:
         )
     if doubles:
         raise FaceError(
-            f"Each face must have only one result. '{folder}' has more than one: {_named(doubles)}. Run msame "
-            "with an empty OUT_DIR."
+            f"Each face must have only one result. In '{folder}', some faces have several results: {_named(doubles)}. "
+            "Run msame with an empty OUT_DIR."
         )
     return found
 

@@ -230,8 +230,8 @@ def read_aipp(path: Path) -> dict[str, str]:
             )
     if len(re.findall(r"aipp_op\s*\{", text)) != 1:
         raise FaceError(
-            f"An AIPP file for a net with one input must have exactly one aipp_op {{ }} block. '{path}' has none or "
-            "several. Write one block as in om/aipp.cfg."
+            f"An AIPP file for a net with one input must have exactly one aipp_op {{ }} block. '{path}' has no such "
+            "block, or several such blocks. Write one block as in om/aipp.cfg."
         )
     return settings
 
@@ -269,7 +269,7 @@ def io_with_aipp(io: Io, path: Path) -> Io:
                 else f"the net needs pixels scaled as '{io.pixels}'"
             )
             raise FaceError(
-                f"AIPP must compute the input of the net. Here, {why}: channel {channel} needs min_chn {shift:g} and "
+                f"AIPP must compute the input of the net: {why}, so channel {channel} needs min_chn {shift:g} and "
                 f"var_reci_chn {scale:.9g}. '{path}' has mean_chn {mean:g}, min_chn {low:g}, var_reci_chn "
                 f"{factor:.9g}. Correct these values."
             )

@@ -218,6 +218,6 @@ BINARY = ("AddV2", "Add", "Sub", "Mul", "RealDiv", "Maximum", "Minimum")
 def unknown(node, why: str) -> FaceError:
     """The error for a node that has no ONNX form here."""
     return FaceError(
-        f"Every node of the graph must have an ONNX form. '{node.name}' ({node.op}) has none: {why}. Convert a graph "
-        "made by h5_2_pb.py and optimize_pb.sh, or use the original ONNX model of the net."
+        f"Every node of the graph must have an ONNX form. '{node.name}' ({node.op}) has no ONNX form: {why}. Convert "
+        "a graph made by h5_2_pb.py and optimize_pb.sh, or use the original ONNX model of the net."
     )

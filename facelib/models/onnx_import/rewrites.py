@@ -29,8 +29,8 @@ def flatten_slopes(steps: list[Step], path: Path) -> int:
         if step.is_added:
             raise FaceError(
                 f"PReLU slopes must be at most 1 here. '{path}' has a slope of {slope.max():.4f} after '{step.name}', "
-                "where a shortcut begins. Such a layer can be rewritten only if convolutions or normalisations "
-                "follow it."
+                "where a shortcut begins. A layer with larger slopes can be rewritten only if a convolution or a "
+                "normalisation follows it."
             )
         steep = slope > 1
         factor = np.where(steep, -slope, 1).astype(np.float32)

@@ -141,8 +141,8 @@ class Window:
             cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL)
         except cv2.error as error:
             raise FaceError(
-                "--show needs an OpenCV that can open windows, and the installed one cannot. Use --out MP4 instead, "
-                "or replace the package: pip uninstall opencv-python-headless, pip install opencv-python."
+                "--show needs an OpenCV that can open windows, and the installed OpenCV cannot. Use --out MP4 "
+                "instead, or replace the package: pip uninstall opencv-python-headless, pip install opencv-python."
             ) from error
 
     def show(self, pixels: np.ndarray) -> bool:
