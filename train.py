@@ -295,14 +295,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--init-from",
         type=Path,
         metavar="H5",
-        help="start with the weights of an embedder.h5; an epoch-NNN.h5 also has the class centres of the identities "
-        "in both data sets",
+        help="start with the weights of an embedder.h5. An epoch-NNN.h5 also gives the class centres, for identities "
+        "that are in both data sets",
     )
     add(
         "--steps",
         type=int,
         metavar="N",
-        help="end after N steps, with a checkpoint; the schedules stay those of the full training",
+        help="end after N steps and write a checkpoint; the schedules stay those of the full training",
     )
     add(
         "--dry-run",
@@ -315,7 +315,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=1000,
         metavar="STEPS",
-        help="steps between checkpoints; each epoch also ends with one (default: %(default)s)",
+        help="steps between checkpoints; each epoch also ends with a checkpoint (default: %(default)s)",
     )
     add(
         "--log-every",

@@ -1,25 +1,26 @@
-"""Measure training steps per second of MobileFaceNet 128: ours in lanes and as a whole batch, and stock Keras layers.
+"""Measure the training speed of MobileFaceNet 128 in four variants: three with our layers, one with stock Keras layers.
 
     python benchmarks/bench_train_step.py [--steps 20] [--batch 64] [--part 16] [--shares]
 
-1,000 classes, PReLU, ArcFace, SGD with momentum, float32, on the CPU. All share head, optimizer, loop and data:
+All variants run on the CPU, with 1,000 classes, PReLU, ArcFace, SGD with momentum and float32. Head, optimizer, loop
+and data are the same:
 
     lanes          parts of 16 images side by side, one on each core (train.batch_norm = "part")
     whole batch    all cores on one operation (train.batch_norm = "batch")
     convolutions   as whole batch, without matrix products for 1x1 convolutions
     stock keras    the same network with Keras's BatchNormalization, PReLU and Conv2D
 
-TensorFlow's threads are those of a process, so each has its own process. They take their steps in turn, and the others
-wait: the speed of a shared machine changes with time. Figures are medians after the warm-up. Limits on the CPU: `whole
-batch` at least 1.5 x `stock keras`, `lanes` at least 1.3 x `convolutions`.
+Each variant runs in its own process, because all networks of a process share TensorFlow's threads. The variants run
+their steps in turn, because the speed of a shared machine changes with time. Figures are medians after the warm-up.
+Limits on the CPU: `whole batch` at least 1.5 x `stock keras`, `lanes` at least 1.3 x `convolutions`.
 
-The figure to beat is that of arcface_torch's MobileFaceNet through torch.compile, channels last: 89 to 99.5 images/s
-where `convolutions` had 98 (two cores of an AMD EPYC with AVX-512, PyTorch 2.13, 2026-11-27, batch 64):
+For comparison, arcface_torch's MobileFaceNet with torch.compile and channels last reached 89 to 99.5 images/s, and
+`convolutions` reached 98 (two cores of an AMD EPYC with AVX-512, PyTorch 2.13, 2026-11-27, batch 64):
 
     net = torch.compile(get_mbf(fp16=False, num_features=128).to(memory_format=torch.channels_last))
 
---shares: the parts of a step, from TensorFlow's profiler: the time of each kind of operation, added up over all
-threads, as a share of the whole.
+With --shares, TensorFlow's profiler measures the time of each kind of operation, added up over all threads. The script
+prints each time as a share of the sum of all times.
 """
 
 import argparse
@@ -52,10 +53,10 @@ VARIANTS = ("lanes", "whole batch", "convolutions", "stock keras")
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--steps", type=int, default=20, metavar="N", help="measured steps of each (%(default)s)")
-    add("--batch", type=int, default=64, metavar="N", help="images of a step (%(default)s)")
-    add("--part", type=int, default=16, metavar="N", help="images of a part (%(default)s)")
-    add("--shares", action="store_true", help="also print the parts of a step")
+    add("--steps", type=int, default=20, metavar="N", help="measured steps of each variant (%(default)s)")
+    add("--batch", type=int, default=64, metavar="N", help="images per step (%(default)s)")
+    add("--part", type=int, default=16, metavar="N", help="images per part, for `lanes` (%(default)s)")
+    add("--shares", action="store_true", help="also print which share of a step each kind of operation takes")
     args = parser.parse_args(argv)
     processes = {name: Measured(name, args) for name in VARIANTS}
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}

@@ -138,7 +138,7 @@ def device_notes(precision: str, is_in_parts: bool = False) -> list[str]:
     """
     names = gpu_names()
     problem = "" if names or are_hidden() else find_nvidia().problem
-    notes = [f"{problem}; install or repair the driver to use one"] if problem else []
+    notes = [f"{problem}; to use a GPU, install or repair the driver"] if problem else []
     if names and is_in_parts:
         notes.append("a GPU takes the whole batch at once: train.batch_norm = 'part' has no effect")
     if len(names) > 1:

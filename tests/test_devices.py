@@ -94,8 +94,8 @@ def test_mixed_float16_on_a_cpu_is_a_note_with_its_factor(tmp_path, monkeypatch)
 def test_an_nvidia_smi_that_fails_is_a_note(tmp_path, monkeypatch):
     fake_gpu(tmp_path, monkeypatch, "NVIDIA-SMI has failed", code=9)
     settle_device("auto")
-    assert device_notes("float32") == ["nvidia-smi shows no GPU: NVIDIA-SMI has failed; install or repair the driver "
-                                       "to use one"]  # fmt: skip
+    assert device_notes("float32") == ["nvidia-smi shows no GPU: NVIDIA-SMI has failed; to use a GPU, install "
+                                       "or repair the driver"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

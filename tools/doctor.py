@@ -3,12 +3,12 @@
     python tools/doctor.py RECIPE --data DIR [--seconds 5] [--threads N]
 
 First comes a table of the machine: driver, CUDA, cuDNN, TensorFlow, devices, cores, memory, and the disk of DIR. Then
-each part is measured alone, in the same way as in training: reading, decoding and augmenting on all threads, the whole
-input pipeline, and the step of the recipe's first stage on a fixed batch. A batch that does not fit into the memory is
-not run. On a CPU the step is also measured in parts of a batch side by side (train.batch_norm = "part"), for several
-sizes of a part. There the step and the input share the cores, so a training is a little slower than the slower of the
-two. Data that were read recently come from memory instead of the disk: to measure a disk, use data that are larger than
-the memory.
+each part of a training is measured alone. Reading, decoding and augmenting run on all threads, as in training; then
+follow the whole input pipeline, and the step of the recipe's first stage on a fixed batch. If the batch does not fit
+into the memory, the step is not run. On a CPU, the step is also measured on parts of the batch that run side by side
+(train.batch_norm = "part"), for several sizes of a part. On a CPU, the step and the input share the cores, so a
+training is a little slower than the slower of the two. Data that were read recently come from memory instead of the
+disk: to measure a disk, use data that are larger than the memory.
 """
 
 import sys
@@ -354,7 +354,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--parts",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also measure the step in parts side by side, on a CPU",
+        help="on a CPU, also measure the step on parts of the batch that run side by side",
     )
     add_device_flag(parser)
     args = parser.parse_args(argv)

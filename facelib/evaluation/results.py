@@ -303,8 +303,9 @@ def format_findings(sets: "tuple[SetResult, ...]") -> str:
 
 def _describe_folder(identities: dict[str, Any]) -> str:
     return (
-        f"{identities['count']:,} identities, {identities['images']:,} images ({identities['median_images']:g} in the "
-        f"middle, {identities['max_images']:,} at most; {identities['single']:,} identities with one)"
+        f"{identities['count']:,} identities, {identities['images']:,} images (per identity: median "
+        f"{identities['median_images']:g}, at most {identities['max_images']:,}; {identities['single']:,} identities "
+        "with one image)"
     )
 
 

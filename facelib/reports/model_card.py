@@ -48,8 +48,8 @@ def render_card(run: Run) -> tuple[str, list[str]]:
     if not tested:
         state = f"{', '.join(changed)} changed after the test" if changed else "there is no report"
         raise FaceError(
-            f"A model card needs a tested artefact. In '{run.path}' {state}. Test it: python evaluate_data.py "
-            f"{run.path}/embedder.h5."
+            f"A model card needs a tested artefact. In '{run.path}' {state}. Test an artefact: python "
+            f"evaluate_data.py {run.path}/embedder.h5."
         )
     name, main = run.path.resolve().name, tested[0]
     parts = [

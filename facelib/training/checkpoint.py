@@ -235,7 +235,7 @@ def restore_parts(path: Path, arrays: dict, state: dict, parts: "StageParts") ->
         odd = sorted(variables.keys() ^ arrays.keys())[0]
         raise FaceError(
             f"A checkpoint can be loaded only by the network that wrote it. '{path}' was written by a different "
-            f"network (they differ at '{odd}'). Use a different --out for a new run."
+            f"network (the networks differ at '{odd}'). Use a different --out for a new run."
         )
     for name, variable in variables.items():
         variable.assign(arrays[name])

@@ -80,8 +80,8 @@ def _check_scaling(old, new, path: Path) -> None:
     if first is not None and second is not None and not np.allclose(first, second):
         raise FaceError(
             f"--init-from needs a model with the pixel scaling of the recipe, (x - mean) / std. '{path}' has mean and "
-            f"std {first}, {new.name} has {second}. Train this model as it is (--set model.backbone=imported), set "
-            "its scaling in the recipe (model.pixels), or use the model as a teacher."
+            f"std {first}, but {new.name} has {second}. Train this model as it is (--set model.backbone=imported), "
+            "set its scaling in the recipe (model.pixels), or use the model as a teacher."
         )
 
 
@@ -118,7 +118,7 @@ def _read_classes(path: Path) -> list[str] | None:
     names = read_json(note, "list of classes").get("class_names")
     if not isinstance(names, list):
         raise FaceError(
-            f"A {CLASSES} must have a list 'class_names'. '{note}' has none: copy the file again, or delete it."
+            f"A {CLASSES} must have a list 'class_names'. '{note}' has no such list: copy the file again, or delete it."
         )
     return names
 

@@ -103,11 +103,13 @@ def add_flags(parser: argparse.ArgumentParser, *, learning_rate: float, data_hel
         type=int,
         default=1000,
         metavar="STEPS",
-        help="steps between checkpoints; each epoch also ends with one (default: %(default)s)",
+        help="steps between checkpoints; each epoch also ends with a checkpoint (default: %(default)s)",
     )
     add("--threads", type=int, metavar="N", help="threads that read and decode images (default: all cores)")
     add_device_flag(parser)
-    add_pixel_flags(parser.add_argument_group("a network without a sidecar, which must take raw RGB pixels"))
+    add_pixel_flags(
+        parser.add_argument_group("for a network without a sidecar (this network must take raw RGB pixels)")
+    )
 
 
 def check_flags(args: argparse.Namespace) -> None:

@@ -52,7 +52,7 @@ def open_stored_teacher(path: Path, records: Records) -> Teacher:
         missing = [i for i, row in enumerate(rows) if row is None]
         if missing:
             raise FaceError(
-                f"A stored teacher must have an embedding for every image of the data. '{path}' has none for "
+                f"A stored teacher must have an embedding for every image of the data. '{path}' has no embedding for "
                 f"{len(missing):,} of {len(rows):,} images, such as {records.describe(missing[0])} of "
                 f"'{records.path}'. Train on the images of the stored teacher, or use the model of the teacher "
                 "instead."
@@ -60,7 +60,8 @@ def open_stored_teacher(path: Path, records: Records) -> Teacher:
         found = [row for row in rows if row is not None]
         if len({len(row) for row in found}) != 1:
             raise FaceError(
-                f"All embeddings of a teacher must have the same length. Those in '{path}' differ: make the file again."
+                f"All embeddings of a teacher must have the same length. The lengths in '{path}' differ: make the "
+                "file again."
             )
         units = normalize(np.stack(found), lambda i: f"{records.describe(i)} in '{path}'")
         return np.repeat(units[:, None], 2, axis=1).astype(np.float16)

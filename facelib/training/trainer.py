@@ -377,8 +377,8 @@ class Trainer:
         if rollbacks > self.recipe.nan_retries:
             raise FaceError(
                 f"{error} This happened {rollbacks} times, most recently after {good}. Lower "
-                f"stage.{stage}.learning_rate, and the same command continues from there. Or raise warmup_steps and "
-                "use a different --out."
+                f"stage.{stage}.learning_rate and run the same command: it continues from this checkpoint. Or raise "
+                "warmup_steps and use a different --out."
             ) from error
         self.losses.forget()
         self._load(good)

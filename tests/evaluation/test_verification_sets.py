@@ -65,7 +65,9 @@ def test_a_folder_of_identities_is_measured_on_all_its_pairs(shades, people, cap
     assert {"rank", "fnir"} <= set(result["identification"])
     assert all(name.endswith(".png") for name in result["hardest"]["false_accepts"][0]["images"])
     printed = capsys.readouterr().out
-    assert "people: 30 identities, 90 images (3 in the middle, 3 at most; 0 identities with one)" in printed
+    assert (
+        "people: 30 identities, 90 images (per identity: median 3, at most 3; 0 identities with one image)" in printed
+    )
     assert "people: 1:N, 15 enrolled, 30 probes: rank-1" in printed and "people: FAR 0.01: same person at" in printed
 
 

@@ -55,7 +55,7 @@ def test_each_face_learns_the_embedding_that_is_stored_for_its_image(data, tmp_p
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"leave_out": 2}, "has none for 2 of 12 images, such as"),
+        ({"leave_out": 2}, "has no embedding for 2 of 12 images, such as"),
         ({"value": np.nan}, "returned a non-finite embedding for .* in '"),
     ],
 )

@@ -97,7 +97,8 @@ def _of_the_parts(recipe: "Recipe") -> list[Rule]:
         (train.lanes == "auto" or int(train.lanes) >= 1, "train.lanes must be at least 1, or 'auto'", train.lanes),
         (
             has_parts or train.lanes in ("auto", 1),
-            "train.lanes above 1 needs train.batch_norm = 'part': statistics of a whole batch need all of its parts",
+            "train.lanes above 1 needs train.batch_norm = 'part': statistics of a whole batch need all parts of the "
+            "batch",
             f"train.lanes = {train.lanes} with train.batch_norm = '{train.batch_norm}'",
         ),
         (
