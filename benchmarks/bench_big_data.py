@@ -6,8 +6,8 @@ The data directory is synthetic, in a temporary folder: it has a real index and 
 files without content. Each figure is the median over fresh processes; the files are in the page cache. Limits: open < 5
 s, order < 2 s, memory < 24 bytes per record. Times are measured twice: as wall time, and as core-seconds of the
 process, which depend less on other work of the machine. Memory is also given in two ways, both without the memory of
-the imports. `peak` is the memory for opening and for one order, with the names of the identities. `with_index` also
-counts the whole index, although the system can drop its pages.
+the imports. `peak` is the memory for opening the data and shuffling one epoch, with the names of the identities.
+`with_index` also counts the whole index, although the system can drop its pages.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Measure how step time, sent bytes and memory grow with classes and workers, and compare with the planned values.
+"""Measure how step time, sent bytes and memory grow with classes and workers, and compare them with the planned values.
 
     python benchmarks/bench_growth.py [--workers 1,2,4] [--classes 10000,100000,1000000,4000000] [--size 128]
 

@@ -1,4 +1,4 @@
-"""Measure the images per second of dataset.py on all cores, and compare with cv2.imdecode alone on one core.
+"""Measure the images per second of dataset.py on all cores, and compare them with those of cv2.imdecode on one core.
 
     python benchmarks/bench_input_pipeline.py [--data DIR]        default: synthetic faces in a temporary folder
 

@@ -2,15 +2,15 @@
 
     python benchmarks/bench_search.py [--rows 1000000] [--size 128]
 
-`gallery` is the search of predict.py. In a large gallery it searches 8-bit copies with faiss, and then compares the
-stored float16 rows of the candidates. `faiss float16` scans float16 copies. `numpy float32` is one matrix product and a
-partial sort, from memory and from a memory-mapped file. `open_s`: seconds to open, verify and load a gallery, once per
-process. `gallery_mb`: memory of the gallery, with the names and without the mapped file. `ratio`: median divided by the
-median of `faiss float16`. `top1`: share of the queries for which the engine finds the truly nearest row. The true rows
-are computed in float64 from the float32 vectors. `recall`: share of the true 5 nearest rows that the engine finds.
-`busy`: share of all cores in use during the search. The engines run in rounds, because the threads of one engine stay
-active for about 30 ms and would slow down the next engine. Files are in the system's temporary folder: 0.8 GB for a
-million rows.
+`gallery` is the search of predict.py. In a large gallery, this search scans 8-bit copies with faiss, and then compares
+the stored float16 rows of the candidates. `faiss float16` scans float16 copies. `numpy float32` is one matrix product
+and a partial sort, from memory and from a memory-mapped file. `open_s`: seconds to open, verify and load a gallery,
+once per process. `gallery_mb`: memory of the gallery, with the names and without the mapped file. `ratio`: median
+divided by the median of `faiss float16`. `top1`: share of the queries for which the engine finds the truly nearest row.
+The true rows are computed in float64 from the float32 vectors. `recall`: share of the true 5 nearest rows that the
+engine finds. `busy`: share of all cores in use during the search. The engines run in rounds, because the threads of one
+engine stay active for about 30 ms and would slow down the next engine. Files are in the system's temporary folder: 0.8
+GB for a million rows.
 """
 
 import argparse

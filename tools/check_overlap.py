@@ -2,8 +2,8 @@
 
     python tools/check_overlap.py data/ms1m lfw.bin --model embedder.h5 --out overlap.csv --sheet overlap.png
 
-TRAIN: a data directory, identity folders, .rec, ...: the mean embedding of each identity, over --max-images faces.
-VALID: a .bin or identity folders: every distinct image is compared with every identity.
+TRAIN is a data directory, identity folders, a .rec, ...; the mean embedding of --max-images faces stands for an
+identity. VALID is a .bin or identity folders. Every distinct image of VALID is compared with every identity of TRAIN.
 
 Comparing T identities with V images at a false-accept rate f gives T*V*f hits by chance: 22 thousand for 2,818 x 7,701
 at 1e-3. So by default the threshold is the distance at which --chance-hits (1) hits are expected by chance. This

@@ -7,7 +7,7 @@ each part of a training is measured alone. Reading, decoding and augmenting run 
 follow the whole input pipeline, and the step of the recipe's first stage on a fixed batch. If the batch does not fit
 into the memory, the step is not run. On a CPU, the step is also measured on parts of the batch that run side by side
 (train.batch_norm = "part"), for several sizes of a part. On a CPU, the step and the input share the cores, so a
-training is a little slower than the slower of the two. Data that were read recently come from memory instead of the
+training is a little slower than either of them alone. Data that were read recently come from memory instead of the
 disk: to measure a disk, use data that are larger than the memory.
 """
 

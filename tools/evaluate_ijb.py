@@ -4,7 +4,7 @@
 
 MODEL is any artefact: .h5, .pb, .tflite or .onnx. By default, embeddings keep their norms (N1), each is weighted by the
 detector score (D1), and the embedding of the mirrored image is added (F1). TAR@FAR is measured at the loosest threshold
-whose FAR is not above the stated one. Other scripts usually take the point of scikit-learn's ROC whose FAR is nearest
+whose FAR is not above the stated FAR. Other scripts usually take the point of scikit-learn's ROC whose FAR is nearest
 to the stated FAR. The FAR of this point may be above the stated FAR, so the TAR of other scripts can be higher. To
 compare with their tables, add --nearest.
 """

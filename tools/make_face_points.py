@@ -7,9 +7,9 @@ The last layer of the mesh is linear and gives 468 landmarks. The five points ar
 that layer can be averaged in the same way, without training. The new layer has 10 outputs instead of 1404, and the new
 file has a third of the size. The rest is copied unchanged. The same input gives the same file, byte for byte.
 
-OFFSETS then moves the points to where InsightFace's detector puts its landmarks. The offsets are averages, computed on
-1,279 images of LFW that InsightFace cropped. Crops that resemble a person of the 150 test photos were left out (cosine
-of the embeddings above 0.35).
+The constant OFFSETS then moves the points to where InsightFace's detector puts its landmarks. The offsets are averages,
+computed on 1,279 images of LFW that InsightFace cropped. Crops that resemble a person of the 150 test photos were left
+out (cosine of the embeddings above 0.35).
 """
 
 import sys
