@@ -1,6 +1,6 @@
 """Builds the backbone that a recipe names (`build_backbone`), and adapts the networks of keras.applications.
 
-Our own networks are beside this file: mobilefacenet.py, my_mobilenet.py, iresnet.py and ghostfacenet.py.
+Our own networks are beside this file: mobilefacenet.py, my_mobilenet.py, iresnet.py, ghostfacenet.py, edgeface.py.
 """
 
 from pathlib import Path
@@ -31,12 +31,13 @@ def build_backbone(model: ModelConfig) -> keras.Model:
     """
     if model.backbone == IMPORTED:
         return open_imported(model.source)
+    from edgeface import edgeface
     from ghostfacenet import ghostfacenet_v1
     from iresnet import iresnet
     from mobilefacenet import mbf, mobilefacenet, mobilefacenet_s
     from my_mobilenet import my_mobilenet
 
-    builders = (application, iresnet, mobilefacenet, mobilefacenet_s, my_mobilenet, mbf, ghostfacenet_v1)
+    builders = (application, edgeface, iresnet, mobilefacenet, mobilefacenet_s, my_mobilenet, mbf, ghostfacenet_v1)
     net = build_network(model, {builder.__name__: builder for builder in builders})
     apply_settings(net, model)
     return net

@@ -11,7 +11,7 @@ from facelib.runtimes.frozen_graph import node_of, prune
 
 _PURE = ("Rsqrt", "Sqrt", "Square", "Add", "AddV2", "Sub", "Mul", "RealDiv", "Neg", "Maximum", "Minimum", "Reshape",
          "Identity", "Cast", "ExpandDims", "Squeeze", "Abs", "Max", "Round", "StopGradient", "StridedSlice", "Pack",
-         "ConcatV2", "Prod", "Less", "Sum", "GatherV2")  # fmt: skip
+         "ConcatV2", "Prod", "Less", "Sum", "GatherV2", "MatMul")  # fmt: skip
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 MAX_FOLDED_BYTES = 64 << 20  # a larger constant stays a computation

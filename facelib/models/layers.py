@@ -234,6 +234,32 @@ class SwapHalves(keras.layers.Layer):
         return input_shape
 
 
+@keras.saving.register_keras_serializable(package="face")
+class ChannelSlice(keras.layers.Layer):
+    """The channels from `start` to `stop - 1`. A layer, because Keras cannot load `x[...]` from an .h5.
+
+    Args:
+        start: first channel.
+        stop: the channel after the last one.
+
+    Call: float `[N, H, W, C]` -> `[N, H, W, stop - start]`.
+    """
+
+    def __init__(self, start, stop, **kwargs):
+        super().__init__(**kwargs)
+        self.start = start
+        self.stop = stop
+
+    def call(self, x):
+        return x[..., self.start : self.stop]
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.stop - self.start)
+
+    def get_config(self):
+        return {**super().get_config(), "start": self.start, "stop": self.stop}
+
+
 def activation(kind, name):
     """Makes an activation layer.
 

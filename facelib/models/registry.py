@@ -26,6 +26,7 @@ APPLICATIONS = (
 # Blocks of the four groups of an iresnet, by its depth.
 IRESNET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
 IRESNETS = tuple(f"iresnet{depth}" for depth in IRESNET_DEPTHS)
+EDGEFACES = ("edgeface_xxs", "edgeface_xs", "edgeface_s")
 IMPORTED = "imported"  # the net of an .h5, whatever its structure
 BACKBONES = (
     IMPORTED,
@@ -34,6 +35,7 @@ BACKBONES = (
     "my_mobilenet",
     "mbf",
     "ghostfacenet_v1",
+    *EDGEFACES,
     *IRESNETS,
     *APPLICATIONS,
 )
@@ -47,6 +49,8 @@ TAKEN = {
     "ghostfacenet_v1": ("width",),
     **dict.fromkeys(APPLICATIONS, ("width", "output_layer")),
 }
+# Backbones whose published activation is none of 'prelu', 'relu', 'relu6' and 'leaky_relu'.
+KEEP_ACTIVATION = (*APPLICATIONS, *EDGEFACES)
 OPTIONAL = ("stem", "padding", "width", "output_layer")
 
 
@@ -58,7 +62,7 @@ class ModelConfig:
         backbone: one of `BACKBONES`. 'imported' takes the net in the file `source` as it is, with its weights.
         source: path of that .h5; the key `from` of a recipe.
         embedding_size: D, length of an embedding.
-        activation: 'prelu', 'relu', 'relu6' or 'leaky_relu'; 'own' keeps that of a keras.applications network.
+        activation: 'prelu', 'relu', 'relu6' or 'leaky_relu'; 'own' keeps the published one of `KEEP_ACTIVATION`.
         stem: of mobilefacenet: 'paper', or 'separable' with one 1x1 convolution more.
         output_layer: of the keras.applications networks: 'GDC', 'E' or 'GAP'.
         padding: 'same' as TensorFlow pads, or 'symmetric' as PyTorch does.
@@ -110,8 +114,8 @@ def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
 
     Args:
         model: the table; its backbone is not 'imported'.
-        builders: functions by name of the backbone; 'application' (name, ...) for `APPLICATIONS`, 'iresnet' (depth,
-            ...) for `IRESNETS`.
+        builders: functions by name of the backbone; 'application' (name, ...) for `APPLICATIONS`, 'edgeface' (name,
+            ...) for `EDGEFACES`, 'iresnet' (depth, ...) for `IRESNETS`.
 
     Raises:
         FaceError: an option that this backbone does not have.
@@ -132,13 +136,15 @@ def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
         options["image_size"] = model.size
     if model.pixels != "own":
         options["pixel_mean"], options["pixel_std"] = PIXEL_SCALINGS[model.pixels]
-    if name in APPLICATIONS:
-        return builders["application"](name, **options)
-    if model.activation == "own":
+    if model.activation == "own" and name not in KEEP_ACTIVATION:
         raise FaceError(
-            f"model.activation = 'own' works only with {', '.join(APPLICATIONS)}. Received: {name}. Choose a "
+            f"model.activation = 'own' works only with {', '.join(KEEP_ACTIVATION)}. Received: {name}. Choose a "
             "different activation."
         )
+    if name in APPLICATIONS:
+        return builders["application"](name, **options)
+    if name in EDGEFACES:
+        return builders["edgeface"](name, **options)
     if name in IRESNETS:
         return builders["iresnet"](int(name.removeprefix("iresnet")), **options)
     return builders[name](**options)

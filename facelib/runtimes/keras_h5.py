@@ -111,6 +111,7 @@ def load_with_heads(path: Path) -> tuple[Any, dict[str, str]]:
     import tensorflow as tf
 
     import facelib.losses.adaptive_margins
+    import facelib.models.attention
     import facelib.models.fake_quant
     import facelib.models.layers  # noqa: F401 - these register our layers with Keras
 

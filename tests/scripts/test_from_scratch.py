@@ -1,9 +1,12 @@
-"""ArcFace at scale 64 and margin 0.5 starts from random weights at learning rate 0.1, on every backbone.
+"""ArcFace at scale 64 and margin 0.5 starts from random weights, on every backbone.
+
+The learning rate is 0.1 with SGD, and 0.001 with AdamW for nets with attention.
 
 It is the case that sends users of older systems to a softmax stage first.
 """
 
 import json
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -14,7 +17,7 @@ from dataset import TrainingData
 from face_loss_k import make_head
 from facelib.data.conversion.job import convert
 from facelib.data.synthetic.files import SyntheticSet, write_folders
-from facelib.models.registry import BACKBONES, IMPORTED, ModelConfig
+from facelib.models.registry import BACKBONES, EDGEFACES, IMPORTED, ModelConfig
 from facelib.training.recipe.schema import DataConfig, Recipe, Stage
 from facelib.training.trainer import Trainer
 
@@ -23,6 +26,8 @@ STAGE = Stage(
     loss="arcface", epochs=EPOCHS, scale=64.0, margin=0.5, warmup_scale=16.0, margin_warmup_steps=20, optimizer="sgd",
     learning_rate=0.1, warmup_steps=10, schedule="constant",
 )  # fmt: skip
+ADAMW = replace(STAGE, optimizer="adamw", learning_rate=1e-3)  # nets with attention do not learn with SGD at 0.1
+STAGES = dict.fromkeys(EDGEFACES, ADAMW)
 WIDTHS = {"mobilefacenet": 0.5, "my_mobilenet": 0.5, "ghostfacenet_v1": 0.5, "MobileNet": 0.5}
 
 
@@ -39,7 +44,9 @@ def data(tmp_path_factory):
 def test_arcface_starts_from_scratch(data, tmp_path, backbone):
     keras.utils.set_random_seed(0)
     model = ModelConfig(backbone=backbone, embedding_size=64, width=WIDTHS.get(backbone, 1.0))
-    recipe = Recipe(name="scratch", nan_retries=0, model=model, data=DataConfig(BATCH), stage=(STAGE,))
+    recipe = Recipe(
+        name="scratch", nan_retries=0, model=model, data=DataConfig(BATCH), stage=(STAGES.get(backbone, STAGE),)
+    )
     trainer = Trainer(
         build_backbone(model), TrainingData(data, BATCH), tmp_path / "run", make_head=make_head, recipe=recipe,
         log_every=1, checkpoint_every=10_000,

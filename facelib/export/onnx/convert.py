@@ -13,7 +13,7 @@ import numpy as np
 from facelib.errors import FaceError
 from facelib.export.fold_batch_norm import constants_of
 from facelib.export.graph_input import static_shapes
-from facelib.export.onnx.nodes import BINARY, CONVOLUTIONS, TO_CHANNELS_FIRST, WINDOWED, WRITERS, unknown
+from facelib.export.onnx.nodes import CONVOLUTIONS, TO_CHANNELS_FIRST, TWO_VALUES, WINDOWED, WRITERS, unknown
 from facelib.runtimes.frozen_graph import node_of
 
 OPSETS = range(11, 22)  # the operators are written alike in all of them
@@ -168,7 +168,9 @@ class _Builder:
             node = self.bias_of(node)
         if node.op in WINDOWED:
             return [node_of(self.unpadded(node)[0])]
-        count = {"ConcatV2": len(node.input) - 1}.get(node.op, 2 if node.op in BINARY else 1)
+        if (rows := self.unturned(node)) is not None:
+            return [rows]
+        count = {"ConcatV2": len(node.input) - 1}.get(node.op, 2 if node.op in TWO_VALUES else 1)
         return [node_of(name) for name in node.input[:count] if node_of(name) not in self.constants]
 
     def _write(self, node) -> str:
@@ -195,6 +197,21 @@ class _Builder:
         before = self.by_name[node_of(node.input[0])]
         is_only_reader = before.op in CONVOLUTIONS and self.uses[before.name] == 1
         return before if is_only_reader and node_of(node.input[1]) in self.constants else None
+
+    def unturned(self, node) -> str | None:
+        """The node of x, if `node` and the node before it exchange the two axes of the rows of x, for [N, H * W, C].
+
+        A map is channels first already. Either x is a map and the result is [N, C, H * W], or the other way round.
+        """
+        if node.op not in ("Transpose", "Reshape"):
+            return None
+        before = self.by_name[node_of(node.input[0])]
+        first, second = (before, node) if node.op == "Transpose" else (node, before)
+        if (first.op, second.op) != ("Reshape", "Transpose") or self.rank(second.name) != 3:
+            return None
+        is_of_map = self.rank(node_of(before.input[0]) if first is before else node.name) == 4
+        is_exchange = is_of_map and self.constant(second, second.input[1]).tolist() == [0, 2, 1]
+        return node_of(before.input[0]) if is_exchange else None
 
     def unpadded(self, node) -> tuple[str, list[int]]:
         """(input of the window operation `node`, zeros around it [top, left, bottom, right])."""

@@ -127,13 +127,23 @@ def _pool(op):
 
 
 def _mean(builder, node) -> str:
-    axes = sorted(np.atleast_1d(builder.constant(node, node.input[1])).tolist())
-    if builder.rank(node_of(node.input[0])) != 4 or axes != [1, 2]:
+    rank, source = builder.rank(node_of(node.input[0])), builder.value(node.input[0])
+    axes = sorted(axis % rank for axis in np.atleast_1d(builder.constant(node, node.input[1])).tolist())
+    if rank == 4 and axes == [3] and node.attr["keep_dims"].b:
+        return _mean_of_channels(builder, node, source)
+    if rank != 4 or axes != [1, 2]:
         raise unknown(node, f"a mean over axes {axes}")
     pooled = f"{node.name}/pooled"
     if node.attr["keep_dims"].b:
-        return builder.add("GlobalAveragePool", [builder.value(node.input[0])], node.name)
-    return builder.add("Flatten", [builder.add("GlobalAveragePool", [builder.value(node.input[0])], pooled)], node.name)
+        return builder.add("GlobalAveragePool", [source], node.name)
+    return builder.add("Flatten", [builder.add("GlobalAveragePool", [source], pooled)], node.name)
+
+
+def _mean_of_channels(builder, node, source: str) -> str:
+    """A 1x1 convolution: ReduceMean has its axes in another place from opset 18 on."""
+    channels = builder.shapes[node_of(node.input[0])][3]
+    weights = np.full((1, channels, 1, 1), 1 / channels, np.float32)
+    return builder.add("Conv", [source, builder.tensor(f"{node.name}/weights", weights)], node.name)
 
 
 def _concat(builder, node) -> str:
@@ -157,7 +167,9 @@ def _slice(builder, node) -> str:
 
 
 def _reshape(builder, node) -> str:
-    """Between a map and [N, D]. In [N, D], the values of a map are in TensorFlow's order, channels last."""
+    """Between a map, [N, D] and [N, A, B], all but the map in TensorFlow's order: the channels of a map are last."""
+    if builder.unturned(node):
+        return _rows(builder, node)
     x, takes, gives = builder.value(node.input[0]), builder.shapes[node_of(node.input[0])], builder.shapes[node.name]
     if None in (*takes[1:], *gives[1:]):
         raise unknown(node, f"from {takes} to {gives}")
@@ -165,10 +177,69 @@ def _reshape(builder, node) -> str:
         x = builder.add("Transpose", [x], f"{node.name}/channels_last", perm=TO_CHANNELS_LAST)
     if len(gives) == 2:
         return builder.add("Flatten", [x], node.name)
+    if len(gives) == 3:
+        return _reshaped(builder, x, gives, node.name, node.name)
     if len(gives) == 4 and max(gives[1:3]) == 1:
-        shape = builder.tensor(f"{node.name}/shape", np.array([-1, gives[3], 1, 1], np.int64))
-        return builder.add("Reshape", [x, shape], node.name)
+        return _reshaped(builder, x, (None, gives[3], 1, 1), node.name, node.name)
+    if len(gives) == 4 and len(takes) == 3:
+        x = _reshaped(builder, x, gives, node.name, f"{node.name}/map")
+        return builder.add("Transpose", [x], node.name, perm=TO_CHANNELS_FIRST)
     raise unknown(node, f"from {takes} to {gives}")
+
+
+def _reshaped(builder, x: str, gives, prefix: str, name: str) -> str:
+    """`x` in the shape [-1, *gives[1:]]."""
+    shape = builder.tensor(f"{prefix}/shape", np.array([-1, *gives[1:]], np.int64))
+    return builder.add("Reshape", [x, shape], name)
+
+
+def _rows(builder, node) -> str:
+    """Between a map and its rows [N, C, H * W]."""
+    gives = builder.shapes[node.name]
+    gives = gives if len(gives) == 3 else [gives[axis] for axis in TO_CHANNELS_FIRST]
+    return _reshaped(builder, builder.value(builder.unturned(node)), gives, node.name, node.name)
+
+
+def _transpose(builder, node) -> str:
+    if builder.unturned(node):
+        return _rows(builder, node)
+    order = builder.constant(node, node.input[1]).tolist()
+    if len(order) != 3:
+        raise unknown(node, f"an exchange of the axes {order}")
+    return builder.add("Transpose", [builder.value(node.input[0])], node.name, perm=order)
+
+
+def _softmax(builder, node) -> str:
+    if builder.rank(node.name) == 4:
+        raise unknown(node, "a softmax over a map")
+    return builder.add("Softmax", [builder.value(node.input[0])], node.name, axis=builder.rank(node.name) - 1)
+
+
+def _reciprocal_root(builder, node) -> str:
+    root = builder.add("Sqrt", [builder.value(node.input[0])], f"{node.name}/root")
+    return builder.add("Reciprocal", [root], node.name)
+
+
+def _error_function(builder, node) -> str:
+    """The complementary error function is 1 - erf(x)."""
+    name = f"{node.name}/erf" if node.op == "Erfc" else node.name
+    value = builder.add("Erf", [builder.value(node.input[0])], name)
+    if node.op == "Erf":
+        return value
+    return builder.add("Sub", [builder.tensor(f"{node.name}/one", np.float32(1)), value], node.name)
+
+
+def _batch_matmul(builder, node) -> str:
+    """A product of two values [N, A, B], either of them transposed."""
+    if builder.rank(node.name) != 3 or any(node_of(name) in builder.constants for name in node.input):
+        raise unknown(node, "a product of anything but two values of rank 3")
+    operands: list[str] = []
+    for name, is_transposed in zip(node.input, (node.attr["adj_x"].b, node.attr["adj_y"].b), strict=True):
+        value = builder.value(name)
+        if is_transposed:
+            value = builder.add("Transpose", [value], f"{node.name}/operand_{len(operands)}", perm=(0, 2, 1))
+        operands.append(value)
+    return builder.add("MatMul", operands, node.name)
 
 
 def _matmul(builder, node) -> str:
@@ -195,6 +266,12 @@ WRITERS = {
     "Reshape": _reshape,
     "Squeeze": _reshape,
     "MatMul": _matmul,
+    "BatchMatMulV2": _batch_matmul,
+    "Transpose": _transpose,
+    "Softmax": _softmax,
+    "Rsqrt": _reciprocal_root,
+    "Erf": _error_function,
+    "Erfc": _error_function,
     "Identity": _unary("Identity"),
     **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), _batch_norm),
     "IdentityN": _unary("Identity"),  # Keras's swish; its first output is its first input
@@ -213,6 +290,7 @@ WRITERS = {
     "RealDiv": _binary("Div"),
 }
 BINARY = ("AddV2", "Add", "Sub", "Mul", "RealDiv", "Maximum", "Minimum")
+TWO_VALUES = (*BINARY, "BatchMatMulV2")
 
 
 def unknown(node, why: str) -> FaceError:
