@@ -1,6 +1,6 @@
 """Measure the training speed of MobileFaceNet 128 in four variants: three with our layers, one with stock Keras layers.
 
-    python benchmarks/bench_train_step.py [--steps 20] [--batch 64] [--part 16] [--shares]
+    python benchmarks/bench_train_step.py [--rounds 3] [--steps 10] [--batch 64] [--part 16] [--shares]
 
 All variants run on the CPU, with 1,000 classes, PReLU, ArcFace, SGD with momentum and float32. Head, optimizer, loop
 and data are the same:
@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -45,7 +46,7 @@ from facelib.machine import cores  # noqa: E402
 from facelib.tensorflow_env import quiet_tensorflow, set_lanes, set_up_tensorflow  # noqa: E402
 from facelib.training.recipe.schema import DataConfig, Recipe, Stage, TrainConfig  # noqa: E402
 
-CLASSES, WARM_UP, TURN = 1000, 3, 2  # TURN: steps that one takes before the next
+CLASSES, WARM_UP = 1000, 3
 STAGE = Stage(optimizer="sgd", learning_rate=1e-4)
 VARIANTS = ("lanes", "whole batch", "convolutions", "stock keras")
 
@@ -53,21 +54,23 @@ VARIANTS = ("lanes", "whole batch", "convolutions", "stock keras")
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--steps", type=int, default=20, metavar="N", help="measured steps of each variant (%(default)s)")
+    add("--rounds", type=int, default=3, metavar="N", help="processes per variant, one after another (%(default)s)")
+    add("--steps", type=int, default=10, metavar="N", help="measured steps per process (%(default)s)")
     add("--batch", type=int, default=64, metavar="N", help="images per step (%(default)s)")
     add("--part", type=int, default=16, metavar="N", help="images per part, for `lanes` (%(default)s)")
     add("--shares", action="store_true", help="also print which share of a step each kind of operation takes")
     args = parser.parse_args(argv)
-    processes = {name: Measured(name, args) for name in VARIANTS}
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    while len(seconds["lanes"]) < args.steps:
-        for name, process in processes.items():
-            seconds[name] += process.ask("steps")
+    peaks: dict[str, int] = dict.fromkeys(VARIANTS, 0)
+    shares: dict[str, dict[str, float]] = {}
+    for _ in range(args.rounds):
+        for name in VARIANTS:
+            found, peaks[name], shares[name] = measure_alone(name, args)
+            seconds[name] += found
     for name, values in seconds.items():
         quartiles = [round(args.batch / s, 1) for s in np.percentile(values, [75, 25])]
         rate = round(args.batch / float(np.median(values)), 1)
-        line = {"name": name, "images_per_s": rate, "quartiles": quartiles}
-        print(json.dumps({**line, "peak_mb": processes[name].ask("memory") >> 20}))
+        print(json.dumps({"name": name, "images_per_s": rate, "quartiles": quartiles, "peak_mb": peaks[name] >> 20}))
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     ratios = {
         "lanes / convolutions": medians["convolutions"] / medians["lanes"],
@@ -75,51 +78,28 @@ def main(argv=None) -> int:
         "whole batch / stock keras": medians["stock keras"] / medians["whole batch"],
     }
     print(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}))
-    if args.shares:
-        for name, process in processes.items():
-            print(json.dumps({"name": name, "shares": process.ask("shares")}))
-    for process in processes.values():
-        process.ask("end")
+    for name in VARIANTS if args.shares else ():
+        print(json.dumps({"name": name, "shares": shares[name]}))
     quiet_tensorflow()
-    print(f"{args.steps} steps of {args.batch}; {machine()}, {versions()}")
+    print(f"{args.rounds} x {args.steps} steps of {args.batch}; {machine()}, {versions()}")
     return 0
 
 
-class Measured:
-    """A process that takes steps of one variant when it is asked to."""
-
-    def __init__(self, name: str, args: argparse.Namespace):
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        context.Process(target=answer, args=(theirs, name, args.batch, args.part), daemon=True).start()
-        theirs.close()
-        self.ask("ready")
-
-    def ask(self, question: str):
-        """Sends a question, and returns the answer."""
-        self._connection.send(question)
-        return self._connection.recv()
+def measure_alone(name: str, args: argparse.Namespace) -> tuple[list[float], int, dict[str, float]]:
+    """`measure` in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(measure, name, args).result()
 
 
-def answer(connection, name: str, batch: int, part: int) -> None:
-    """Answers 'ready', 'steps', 'memory', 'shares' and 'end' for one variant."""
-    train = TrainConfig("part", part) if name == "lanes" else TrainConfig()
-    recipe = Recipe(data=DataConfig(batch), train=train, stage=(STAGE,))
+def measure(name: str, args: argparse.Namespace) -> tuple[list[float], int, dict[str, float]]:
+    """(seconds of each step, bytes of memory at most, with --shares the parts of a step) of one variant."""
+    train = TrainConfig("part", args.part) if name == "lanes" else TrainConfig()
+    recipe = Recipe(data=DataConfig(args.batch), train=train, stage=(STAGE,))
     set_up_tensorflow(recipe.seed, recipe.precision, recipe.deterministic)
     set_lanes(recipe.num_lanes(cores()), cores())
     take = make_step(recipe, name)
-    for _ in range(WARM_UP):
-        take()
-    questions: dict[str, Callable] = {
-        "ready": lambda: None,
-        "steps": lambda: [take() for _ in range(TURN)],
-        "memory": lambda: peak_memory() or 0,
-        "shares": lambda: shares_of(take),
-        "end": lambda: None,
-    }
-    while (question := connection.recv()) != "end":
-        connection.send(questions[question]())
-    connection.send(None)
+    seconds = [take() for _ in range(WARM_UP + args.steps)][WARM_UP:]
+    return seconds, peak_memory() or 0, shares_of(take) if args.shares else {}
 
 
 def make_step(recipe: Recipe, name: str) -> Callable[[], float]:
