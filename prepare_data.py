@@ -57,8 +57,8 @@ def prepare(argv: list[str]) -> int:
     source, out, shard, model = (options.pop(name) for name in ("source", "out", "shard", "model"))
     if args.hold_out is not None and (isinstance(out, StoredPath) or shard is not None):
         raise FaceError(
-            "--hold-out cannot be used with --shard or with an address as OUT. First run --hold-out with a folder as "
-            "OUT, and make a .bin from OUT-held-out. Then convert again with --leave-out and this .bin."
+            "--hold-out cannot be used with --shard or with an address as OUT. First convert with --hold-out to a "
+            "folder, and make a .bin from the folder OUT-held-out. Then convert again with --leave-out and this .bin."
         )
     if model and not args.leave_out:
         raise FaceError(

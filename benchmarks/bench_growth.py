@@ -211,7 +211,13 @@ def parse_args(argv) -> argparse.Namespace:
         help="numbers of classes (default: 10000,100000,1000000,4000000)")  # fmt: skip
     add("--size", type=int, default=128, metavar="D", help="values of an embedding (default: %(default)s)")
     add("--batch", type=int, default=128, metavar="B", help="faces per step, over all workers (default: %(default)s)")
-    add("--rate", type=float, default=0.1, metavar="R", help="share of the classes in a step (default: %(default)s)")
+    add(
+        "--rate",
+        type=float,
+        default=0.1,
+        metavar="R",
+        help="share of all classes that each step uses (default: %(default)s)",
+    )
     add(
         "--parameters",
         type=int,

@@ -186,7 +186,13 @@ def parse_args(argv) -> argparse.Namespace:
     add("--classes", type=int, default=1_000_000, metavar="C", help="(default: %(default)s)")
     add("--size", type=int, default=512, metavar="D", help="values of an embedding (default: %(default)s)")
     add("--batch", type=int, default=128, metavar="B", help="faces per step (default: %(default)s)")
-    add("--rate", type=float, default=0.1, metavar="R", help="share of the classes in a step (default: %(default)s)")
+    add(
+        "--rate",
+        type=float,
+        default=0.1,
+        metavar="R",
+        help="share of all classes that each step uses (default: %(default)s)",
+    )
     add(
         "--steps",
         type=int,

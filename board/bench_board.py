@@ -80,7 +80,7 @@ def read_feeding(path: Path) -> Sidecar:
     sidecar = check_sidecar(path)
     if sidecar is None:
         raise FaceError(
-            f"'{path}' has no sidecar, which describes its input. Copy the sidecar '{path}.json' to the same folder."
+            f"'{path}' needs a sidecar that describes the input of the model. Copy '{path}.json' to the same folder."
         )
     return sidecar
 

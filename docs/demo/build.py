@@ -97,7 +97,9 @@ def check_model(model: Path) -> Sidecar:
         raise FaceError(f"The page needs a .tflite. Received: '{model}'. Make a .tflite with pb_2_tflite.py.")
     sidecar = check_sidecar(model)
     if sidecar is None:
-        raise FaceError(f"'{model}' has no sidecar, which describes its input. Use a .tflite made by pb_2_tflite.py.")
+        raise FaceError(
+            f"'{model}' needs a sidecar that describes the input of the model. Use a .tflite made by pb_2_tflite.py."
+        )
     io = sidecar.io
     if (io.layout, io.colour, io.pixels) != ("nhwc", "rgb", "raw"):
         raise FaceError(
