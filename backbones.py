@@ -1,6 +1,7 @@
 """Builds the backbone that a recipe names (`build_backbone`), and adapts the networks of keras.applications.
 
-Our own networks are beside this file: mobilefacenet.py, my_mobilenet.py, iresnet.py, ghostfacenet.py, edgeface.py.
+Our own networks are beside this file: mobilefacenet.py, my_mobilenet.py, iresnet.py, ghostfacenet.py, edgeface.py,
+mixfacenet.py.
 """
 
 from pathlib import Path
@@ -34,10 +35,12 @@ def build_backbone(model: ModelConfig) -> keras.Model:
     from edgeface import edgeface
     from ghostfacenet import ghostfacenet_v1
     from iresnet import iresnet
+    from mixfacenet import mixfacenet
     from mobilefacenet import mbf, mobilefacenet, mobilefacenet_s
     from my_mobilenet import my_mobilenet
 
-    builders = (application, edgeface, iresnet, mobilefacenet, mobilefacenet_s, my_mobilenet, mbf, ghostfacenet_v1)
+    families = (application, edgeface, iresnet, mixfacenet)
+    builders = (*families, mobilefacenet, mobilefacenet_s, my_mobilenet, mbf, ghostfacenet_v1)
     net = build_network(model, {builder.__name__: builder for builder in builders})
     apply_settings(net, model)
     return net

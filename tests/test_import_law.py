@@ -50,7 +50,7 @@ LAW = {
     "reports": ("evaluation", "data", "export"),
     "hall": (),
 }
-NETS = ("mobilefacenet", "my_mobilenet", "iresnet", "ghostfacenet", "edgeface")
+NETS = ("mobilefacenet", "my_mobilenet", "iresnet", "ghostfacenet", "edgeface", "mixfacenet")
 # What the modules at the top level that others import may import: rooms and each other.
 ROOT_LAW = {
     **dict.fromkeys(NETS, ("models",)),

@@ -27,6 +27,7 @@ APPLICATIONS = (
 IRESNET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
 IRESNETS = tuple(f"iresnet{depth}" for depth in IRESNET_DEPTHS)
 EDGEFACES = ("edgeface_xxs", "edgeface_xs", "edgeface_s")
+MIXFACENETS = ("mixfacenet_xs", "mixfacenet_s")
 IMPORTED = "imported"  # the net of an .h5, whatever its structure
 BACKBONES = (
     IMPORTED,
@@ -36,6 +37,7 @@ BACKBONES = (
     "mbf",
     "ghostfacenet_v1",
     *EDGEFACES,
+    *MIXFACENETS,
     *IRESNETS,
     *APPLICATIONS,
 )
@@ -47,10 +49,13 @@ TAKEN = {
     "my_mobilenet": ("padding", "width"),
     "mbf": ("padding",),
     "ghostfacenet_v1": ("width",),
+    **dict.fromkeys(MIXFACENETS, ("padding",)),
     **dict.fromkeys(APPLICATIONS, ("width", "output_layer")),
 }
-# Backbones whose published activation is none of 'prelu', 'relu', 'relu6' and 'leaky_relu'.
-KEEP_ACTIVATION = (*APPLICATIONS, *EDGEFACES)
+# Backbones whose published activations are not one of 'prelu', 'relu', 'relu6' and 'leaky_relu'.
+KEEP_ACTIVATION = (*APPLICATIONS, *EDGEFACES, *MIXFACENETS)
+# Backbones that a function (name, ...) builds.
+FAMILIES = {"application": APPLICATIONS, "edgeface": EDGEFACES, "mixfacenet": MIXFACENETS}
 OPTIONAL = ("stem", "padding", "width", "output_layer")
 
 
@@ -114,8 +119,8 @@ def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
 
     Args:
         model: the table; its backbone is not 'imported'.
-        builders: functions by name of the backbone; 'application' (name, ...) for `APPLICATIONS`, 'edgeface' (name,
-            ...) for `EDGEFACES`, 'iresnet' (depth, ...) for `IRESNETS`.
+        builders: functions by name of the backbone or of its family: the keys of `FAMILIES` (name, ...), and 'iresnet'
+            (depth, ...) for `IRESNETS`.
 
     Raises:
         FaceError: an option that this backbone does not have.
@@ -141,10 +146,9 @@ def build_network(model: ModelConfig, builders: Mapping[str, Callable]):
             f"model.activation = 'own' works only with {', '.join(KEEP_ACTIVATION)}. Received: {name}. Choose a "
             "different activation."
         )
-    if name in APPLICATIONS:
-        return builders["application"](name, **options)
-    if name in EDGEFACES:
-        return builders["edgeface"](name, **options)
+    for family, names in FAMILIES.items():
+        if name in names:
+            return builders[family](name, **options)
     if name in IRESNETS:
         return builders["iresnet"](int(name.removeprefix("iresnet")), **options)
     return builders[name](**options)

@@ -84,7 +84,7 @@ def test_onnx_equals_the_graph_on_every_backbone(backbone, activation):
     config = ModelConfig(
         backbone=backbone, embedding_size=32, width=WIDTHS.get(backbone, 1.0), activation=activation
     )  # fmt: skip
-    model = randomise(build_backbone(config), normalised=backbone.startswith("EfficientNet"))
+    model = randomise(build_backbone(config), normalised=backbone.startswith(("EfficientNet", "mixfacenet")))
 
     exported = assert_same(freeze(model), pixels(5))
 

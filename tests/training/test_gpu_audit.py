@@ -241,8 +241,8 @@ def test_dropout_fetches_its_seed_and_nothing_else(precision):
 
 
 # One of each family; the others have the same operations, only more of them.
-FAMILIES = ("mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", "edgeface_xxs", "iresnet18", "MobileNet",
-            "MobileNetV2", "MobileNetV3Small", "ResNet50V2", "EfficientNetV2B0")  # fmt: skip
+FAMILIES = ("mobilefacenet", "my_mobilenet", "mbf", "ghostfacenet_v1", "edgeface_xxs", "mixfacenet_xs", "iresnet18",
+            "MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50V2", "EfficientNetV2B0")  # fmt: skip
 
 
 @pytest.mark.slow
