@@ -162,7 +162,7 @@ def test_int8_on_every_cpu_is_that_of_this_one(int8, cpu, name):
         embedder.close()
 
     expected = open_embedder(int8 / name, io, 1).raw(faces)
-    assert row_cosines(received, expected).min() > 0.999
+    assert row_cosines(received, expected).min() > 0.99  # one step in one layer shows in a net of random weights
     if name == "model.tflite":  # ONNX Runtime scales the pixels as floats, and rounds them
         np.testing.assert_array_equal(received, expected)
 
