@@ -74,7 +74,7 @@ def test_variables_of_another_shape_are_named(tmp_path):
     net.weights["dense"][0] = np.zeros((3, 3), np.float32)
     source = saved_model(tmp_path / "saved", net)
 
-    with pytest.raises(FaceError, match=r"no 'kernel' \[80, 6\] of the layer 'dense'"):
+    with pytest.raises(FaceError, match=r"no variable 'kernel' \[80, 6\] for the layer 'dense'"):
         import_model.main([str(source), str(tmp_path / "out.h5"), "--pixels", "raw"])
 
 

@@ -41,7 +41,7 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path, line):
 
 def test_a_missing_file_is_an_empty_log_unless_a_log_is_required(tmp_path):
     assert read_training_log(tmp_path / "metrics.jsonl").is_empty
-    with pytest.raises(FaceError, match=r"lists none[.] Use the --out folder of train"):
+    with pytest.raises(FaceError, match=r"lists no steps[.] Use the --out folder of train"):
         require_training_log(tmp_path)
 
 

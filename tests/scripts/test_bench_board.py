@@ -91,7 +91,7 @@ def test_a_model_that_is_run_wrongly_is_one_line_and_no_json(folder, here, tmp_p
 def test_what_cannot_be_measured_is_refused_before_the_first_model(folder, tmp_path):
     shutil.copy(folder / "net.tflite", tmp_path / "alone.tflite")
     for words, message in (
-        (["alone.tflite"], "has no sidecar"), (["none.onnx"], "No model"), (["board.json"], "No model"),
+        (["alone.tflite"], "needs a sidecar"), (["none.onnx"], "No model"), (["board.json"], "No model"),
         (["alone.tflite", "--seconds", "0"], "above 0"),
     ):  # fmt: skip
         with pytest.raises(FaceError, match=message):

@@ -454,7 +454,7 @@ def test_a_model_that_the_page_cannot_run_is_one_line(models, tmp_path):
     for words, message in (
         ([tmp_path / "none.tflite"], "No model at"),
         ([tmp_path / "model.onnx"], "The page needs a .tflite"),
-        ([bare], "has no sidecar"),
+        ([bare], "needs a sidecar"),
         ([blind], "has no calibrated threshold"),
         ([bgr], "The model must take raw RGB pixels"),
         ([models["float"], "--threshold", "5"], "--threshold must be a squared L2 distance"),
