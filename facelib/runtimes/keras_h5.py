@@ -49,23 +49,30 @@ class KerasEmbedder(RuntimeEmbedder):
         _check_one_in_one_out(self.model, self.model.name)
         super().__init__(self.model.name, io or Io(), batch_size)
         spec = tf.TensorSpec(self.model.inputs[0].shape, tf.float32)  # any number of faces: traced once
-        self._call = tf.function(self._in_lanes, input_signature=[spec], autograph=False)
+        self._lanes = num_lanes()
+        self._whole, self._in_lanes = (
+            tf.function(call, input_signature=[spec], autograph=False) for call in (self._embed, self._embed_in_lanes)
+        )
 
     def on_one_thread(self) -> "KerasEmbedder | None":
         return self if self._threads == 1 else None  # TensorFlow's threads are those of the process
 
-    def _in_lanes(self, pixels):
-        """The embeddings of a batch, a share in each lane of this process: an operation there has a core, not all."""
+    def _embed(self, pixels):
+        return self.model(pixels, training=False)
+
+    def _embed_in_lanes(self, pixels):
+        """A share of the faces in each lane of this process, because there an operation has one core and not all."""
         import tensorflow as tf
 
-        count, num_faces = num_lanes(), tf.shape(pixels)[0]
-        bounds = [tf.math.floordiv(k * num_faces, count) for k in range(count + 1)]
-        shares = [pixels[first:last] for first, last in itertools.pairwise(bounds)] if count > 1 else [pixels]
-        return tf.concat([self.model(share, training=False) for share in shares], 0)
+        num_faces = tf.shape(pixels)[0]
+        bounds = [tf.math.floordiv(k * num_faces, self._lanes) for k in range(self._lanes + 1)]
+        return tf.concat([self._embed(pixels[first:last]) for first, last in itertools.pairwise(bounds)], 0)
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
+        # A share without a face would end in an error: oneDNN's convolutions of no image have the wrong shape.
+        call = self._in_lanes if 1 < self._lanes <= len(pixels) else self._whole
         try:
-            return self._call(np.asarray(pixels, np.float32)).numpy()
+            return call(np.asarray(pixels, np.float32)).numpy()
         except (TypeError, ValueError) as error:
             shape = tuple(self.model.inputs[0].shape)
             if shape[1:] == pixels.shape[1:]:

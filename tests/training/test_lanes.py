@@ -213,12 +213,14 @@ from facelib.devices import training_on
 from facelib.runtimes.keras_h5 import KerasEmbedder
 from facelib.model_input import Io
 faces = keras.Input((8, 8, 3), name="input_1")
-model = keras.Model(faces, keras.layers.Dense(4)(keras.layers.Flatten()(faces)))
+x = keras.layers.DepthwiseConv2D(3)(keras.layers.Conv2D(8, 3)(faces))
+model = keras.Model(faces, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
 crops = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
 expected = model(crops.astype("float32")).numpy()
 expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-found = KerasEmbedder(model, Io(size=(8, 8)))(crops)
-print(json.dumps([num_lanes(), training_on(), float(np.abs(found - expected).max())]))
+embedder = KerasEmbedder(model, Io(size=(8, 8)))
+errors = [float(np.abs(embedder(crops[:count]) - expected[:count]).max()) for count in (1, 2, 7)]
+print(json.dumps([num_lanes(), training_on(), max(errors)]))
 """
 
 
