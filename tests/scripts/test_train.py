@@ -202,6 +202,15 @@ def test_a_signal_writes_a_checkpoint_and_ends_cleanly(toy, tmp_path, number):
 
 
 @pytest.mark.slow
+def test_a_training_in_lanes_trains_and_measures(toy, tmp_path):
+    result = run(toy, tmp_path / "run", "--set", "train.batch_norm=part", "train.part=8", "train.lanes=2")
+
+    assert result.returncode == 0, result.stderr
+    assert "training on the CPU, 2 lanes of" in result.stdout
+    assert lines(tmp_path / "run", "epoch")[-1]["sets"]
+
+
+@pytest.mark.slow
 def test_n_and_enter_ends_after_the_epoch(toy, tmp_path):
     result = run(toy, tmp_path / "run", input="n\n")
 
