@@ -206,7 +206,21 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     report = read_json(path, "report")
     check_json(report, SCHEMA, path, "report", "Run the test script of the artefact again.")
+    for name, result in report["sets"].items():
+        confusion = (result.get("by_identity") or {}).get("confusion")
+        if confusion and not _is_square(confusion):
+            raise FaceError(
+                f"The matrix of who is taken for whom must have a row and a column for each identity. '{path}' has "
+                f"another one for the set '{name}'. Run the test script of the artefact again."
+            )
     return report
+
+
+def _is_square(confusion: dict[str, Any]) -> bool:
+    """Whether both tables of a confusion matrix have a row and a column for each identity, which no schema can say."""
+    size = len(confusion["identities"])
+    tables = confusion["nearest"], confusion["distance"]
+    return all(len(table) == size and all(len(row) == size for row in table) for table in tables)
 
 
 def find_whole_test(path: Path, report: Report) -> str | None:

@@ -76,6 +76,18 @@ def test_a_part_of_another_form_is_one_line_that_names_it(written, tmp_path, par
     assert str(path) in str(error.value) and "toy" in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["nearest", "distance", "identities"])
+def test_a_matrix_that_is_not_square_is_one_line(written, key):
+    path, report = written
+    report = copy.deepcopy(report)
+    report["sets"]["people"]["by_identity"]["confusion"][key] = []
+    damaged = path.with_name("not_square.report.json")
+    damaged.write_text(json.dumps(report))
+
+    with pytest.raises(FaceError, match=r"a row and a column for each identity.*'people'"):
+        read_artefacts([damaged])
+
+
 @given(data=st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_is_refused_or_shown_but_never_a_traceback(written, data):
