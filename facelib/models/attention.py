@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from facelib.models.layers import tensor_of
+
 
 @keras.saving.register_keras_serializable(package="face")
 class ChannelNorm(keras.layers.Layer):
@@ -36,7 +38,7 @@ class ChannelNorm(keras.layers.Layer):
         wide = tf.cast(x, tf.float32)
         centred = wide - tf.reduce_mean(wide, -1, keepdims=True)
         variance = tf.reduce_mean(centred * centred, -1, keepdims=True)
-        y = centred * tf.math.rsqrt(variance + self.epsilon) * _tensor(self.gamma) + _tensor(self.beta)
+        y = centred * tf.math.rsqrt(variance + self.epsilon) * tensor_of(self.gamma) + tensor_of(self.beta)
         return tf.cast(y, x.dtype)
 
     def compute_output_shape(self, input_shape):
@@ -69,7 +71,7 @@ class ChannelScale(keras.layers.Layer):
         )
 
     def call(self, x):
-        return x * tf.cast(_tensor(self.gamma), x.dtype)
+        return x * tf.cast(tensor_of(self.gamma), x.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -108,7 +110,7 @@ class FourierPositions(keras.layers.Layer):
 
     def call(self, x):
         waves = tf.constant(self.waves.reshape(-1, 2 * self.num_waves), x.dtype)
-        kernel, bias = (tf.cast(_tensor(weight), x.dtype) for weight in (self.kernel, self.bias))
+        kernel, bias = (tf.cast(tensor_of(weight), x.dtype) for weight in (self.kernel, self.bias))
         return x + tf.reshape(tf.matmul(waves, kernel) + bias, [1, *x.shape[1:]])
 
     def compute_output_shape(self, input_shape):
@@ -169,7 +171,7 @@ class CrossCovariance(keras.layers.Layer):
         q, k, v = maps
         each = q.shape[-1] // self.num_heads
         # With tf.repeat, the host would fetch a shape from the GPU.
-        factors = tf.reshape(tf.reshape(_tensor(self.temperature), [-1, 1]) * tf.ones([1, each]), [-1])
+        factors = tf.reshape(tf.reshape(tensor_of(self.temperature), [-1, 1]) * tf.ones([1, each]), [-1])
         q = self._heads(tf.cast(_unit(q) * factors, q.dtype))
         k, v = self._heads(tf.cast(_unit(k), k.dtype)), self._heads(v)
         weights = tf.nn.softmax(tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32))
@@ -194,7 +196,3 @@ def _unit(x):
     x = tf.cast(x, tf.float32)
     mean = tf.reduce_mean(x * x, [1, 2], keepdims=True)
     return x * tf.math.rsqrt(mean * float(x.shape[1] * x.shape[2]) + 1e-12)
-
-
-def _tensor(variable):
-    return tf.convert_to_tensor(variable.value)

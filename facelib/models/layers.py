@@ -82,12 +82,12 @@ class FusedBatchNorm(keras.layers.Layer):
             return self._over_workers(x, self.workers)
         if use_batch and self.parts is not None:
             y, *statistics = tf.compat.v1.nn.fused_batch_norm(
-                x, _tensor(self.gamma), _tensor(self.beta), epsilon=self.epsilon, is_training=True
+                x, tensor_of(self.gamma), tensor_of(self.beta), epsilon=self.epsilon, is_training=True
             )
             self.parts.append(statistics)
             return y
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            x, *(_tensor(v) for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)),
+            x, *(tensor_of(v) for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)),
             epsilon=self.epsilon, is_training=use_batch, exponential_avg_factor=1.0 - self.momentum,
         )  # fmt: skip
         if use_batch:  # the operation has moved them
@@ -121,7 +121,7 @@ class FusedBatchNorm(keras.layers.Layer):
         count, mean = sums[0], sums[1 : size + 1] / sums[0]
         variance = tf.maximum(sums[size + 1 :] / count - tf.square(mean), 0.0)
         self._follow(tf.stop_gradient(mean), tf.stop_gradient(variance) * count / tf.maximum(count - 1.0, 1.0))
-        y = tf.nn.batch_normalization(wide, mean, variance, _tensor(self.beta), _tensor(self.gamma), self.epsilon)
+        y = tf.nn.batch_normalization(wide, mean, variance, tensor_of(self.beta), tensor_of(self.gamma), self.epsilon)
         return tf.cast(y, x.dtype)
 
     def _follow(self, mean, variance):
@@ -141,7 +141,8 @@ def _sum_by_channel(x):
     return tf.reshape(x, [-1])
 
 
-def _tensor(variable):
+def tensor_of(variable):
+    """The value of a Keras variable, not cast to the compute dtype."""
     return tf.convert_to_tensor(variable.value)
 
 
@@ -212,7 +213,7 @@ class PReLU(keras.layers.Layer):
         )
 
     def call(self, x, training=False):
-        slope = tf.cast(_tensor(self.alpha), x.dtype)
+        slope = tf.cast(tensor_of(self.alpha), x.dtype)
         return prelu(x, slope) if training else tf.maximum(x, x * slope)  # converters know the plain operations
 
     def compute_output_shape(self, input_shape):

@@ -202,12 +202,22 @@ def test_a_signal_writes_a_checkpoint_and_ends_cleanly(toy, tmp_path, number):
 
 
 @pytest.mark.slow
-def test_a_training_in_lanes_trains_and_measures(toy, tmp_path):
-    result = run(toy, tmp_path / "run", "--set", "train.batch_norm=part", "train.part=8", "train.lanes=2")
+def test_in_lanes_kill_minus_nine_and_resume_is_bitwise_the_uninterrupted_run(toy, tmp_path):
+    lanes = ["--set", "train.batch_norm=part", "train.part=8", "train.lanes=2"]
+    uninterrupted = run(toy, tmp_path / "whole", *lanes)
+    process = start(toy, tmp_path / "run", *lanes)
+    wait_for_step(tmp_path / "run", 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
-    assert result.returncode == 0, result.stderr
-    assert "training on the CPU, 2 lanes of" in result.stdout
-    assert lines(tmp_path / "run", "epoch")[-1]["sets"]
+    result = run(toy, tmp_path / "run", *lanes)
+
+    assert uninterrupted.returncode == result.returncode == 0, result.stderr
+    assert "training on the CPU, 2 lanes of" in result.stdout and "resuming at epoch" in result.stdout
+    for kind in ("step", "epoch"):
+        resumed, whole = ([(line["loss"], line.get("sets")) for line in lines(tmp_path / name, kind)]
+                          for name in ("run", "whole"))  # fmt: skip
+        assert resumed == whole
 
 
 @pytest.mark.slow

@@ -141,6 +141,9 @@ class Faces(Data):
     def __len__(self):
         return 31
 
+    def balanced(self, images_per_identity):
+        return self  # each batch has every identity several times
+
     def stream(self, epoch, step, *, last_epoch):
         pixels = images(31)
         for e in range(epoch, last_epoch + 1):
@@ -152,11 +155,11 @@ class Faces(Data):
                 )  # fmt: skip
 
 
-def train(path, recipe=PARTS, **options):
+def train(path, recipe=PARTS, norm=None, **options):
+    norm = norm or FusedBatchNorm(name="norm")
     trainer = Trainer(
-        normalised_embedder(FusedBatchNorm(name="norm")), Faces(), path, make_head=make_head, recipe=recipe,
-        checkpoint_every=1, **options,
-    )  # fmt: skip
+        normalised_embedder(norm), Faces(), path, make_head=make_head, recipe=recipe, checkpoint_every=1, **options
+    )
     trainer.fit()
     trainer.run.close()
     return trainer
@@ -173,6 +176,29 @@ def test_a_training_in_parts_resumes_bitwise(tmp_path):
     assert resumed.position.global_step == 4
     for ours, theirs in zip(resumed.embedder.variables, whole.embedder.variables, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sam": 0.1},
+        {"sample_rate": 0.4, "loss_options": {}},
+        {"loss": "semi_hard_triplet", "images_per_identity": 2, "scale": None, "margin": 0.3, "mixup": 0.0},
+        {"micro_batches": 2},
+        {"center_loss": 0.1, "clip_norm": 0.01},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_without_batch_normalisation_every_loss_trains_as_on_the_whole_batch(tmp_path, change):
+    stage = replace(PARTS.stage[0], **change)
+    trained = []
+    for train_config in (TrainConfig("part", part=8), TrainConfig()):
+        keras.utils.set_random_seed(0)
+        recipe = replace(PARTS, train=train_config, stage=(stage,))
+        trained.append(train(tmp_path / train_config.batch_norm, recipe, keras.layers.Identity(name="norm")).embedder)
+
+    for in_parts, whole in zip(*(embedder.variables for embedder in trained), strict=True):
+        np.testing.assert_allclose(in_parts.numpy(), whole.numpy(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("micro_batches, parts", [(1, 2), (2, 1)])
